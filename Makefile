@@ -1,0 +1,31 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help run test check setup vulkan
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
+
+run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> learner -> report and video in runs/
+	$(BIN)/python -m experiments.peg_insert $(ARGS)
+
+test: setup vulkan  ## every test
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup  ## lint, types and the tests that need neither Ray nor pictures, in about a minute
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q -m "not ray and not render and not slow"
+
+setup: $(STAMP)  ## virtual environment and packages
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --progress-bar off -e ".[dev]"
+	touch $@
+
+vulkan: setup  ## make sure pictures can be rendered without a GPU
+	bash scripts/ensure_vulkan.sh $(BIN)/python

@@ -1,0 +1,142 @@
+"""RLlib glue: hands the pictures of running episodes to a Labeller and writes its rewards into the fragments.
+
+The callback never raises: an exception inside an env runner costs a minute and the actor. Whatever goes wrong is
+logged and counted, and the fragment's potential is held and marked invalid.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ray.rllib.callbacks.callbacks import RLlibCallback
+
+from actors.labeller import Labeller, LabellerConfig
+from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.types import EpisodeContext, LabelColumns, Views
+
+logger = logging.getLogger(__name__)
+
+ContextOf = Callable[[str, Views], EpisodeContext]
+"""Builds an episode's context from its id and first frame (instruction, references and goal come from demonstrations)."""
+
+
+class LabellingCallback(RLlibCallback):
+    """Labels the fragments of one env runner.
+
+    Args:
+        config: mode, discount, deadline.
+        make_client: builds the reward client inside the actor; None where the mode asks no model.
+        context_of: builds an episode's context.
+    """
+
+    def __init__(
+        self, config: LabellerConfig, make_client: Callable[[], RewardClient] | None, context_of: ContextOf
+    ) -> None:
+        super().__init__()
+        self._config, self._make_client, self._context_of = config, make_client, context_of
+        self._labeller: Labeller | None = None
+        self._success: dict[str, bool] = {}
+        self._task_return: dict[str, float] = {}
+        self._running: dict[int, str] = {}
+
+    def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
+        """Begin an episode with the pictures of its first frame."""
+        if not env_runner.config.in_evaluation:
+            self._guard(self._start, episode, env_index)
+
+    def on_episode_step(self, *, episode: Any, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
+        """Send the pictures of a scored frame; they leave the episode here and never reach the learner."""
+        if not env_runner.config.in_evaluation:
+            self._guard(self._step, episode)
+
+    def on_episode_end(self, *, env_index: int, **_: Any) -> None:
+        """Mark an episode as ended in its own time; its labels are collected with its last fragment."""
+        self._running.pop(env_index, None)
+
+    def on_sample_end(self, *, env_runner: Any, metrics_logger: Any, samples: list[Any], **_: Any) -> None:  # type: ignore[override]
+        """Collect the labels of the fragments just sampled and write them back."""
+        if env_runner.config.in_evaluation:
+            return
+        deadline = time.monotonic() + self._config.deadline_s
+        for chunk in samples:
+            self._guard(self._label, chunk, metrics_logger, deadline)
+        self._guard(self._log_counts, metrics_logger)
+
+    def _get(self) -> Labeller:
+        if self._labeller is None:
+            client = self._make_client() if self._make_client is not None else None
+            self._labeller = Labeller(self._config, client)
+        return self._labeller
+
+    def _guard(self, action: Callable[..., None], *args: Any) -> None:
+        try:
+            action(*args)
+        except Exception:
+            logger.exception("Labelling failed; the potential of the fragment concerned is held.")
+            if self._labeller is not None:
+                self._labeller.counts.errors += 1
+
+    def _start(self, episode: Any, env_index: int) -> None:
+        views = episode.get_infos(-1).pop("scored_views", None)
+        labeller = self._get()
+        abandoned = self._running.get(env_index)
+        if abandoned is not None:
+            labeller.drop(abandoned)
+            self._success.pop(abandoned, None)
+            self._task_return.pop(abandoned, None)
+        self._running[env_index] = episode.id_
+        context = self._context_of(episode.id_, views) if labeller.asks_model else None
+        labeller.begin(episode.id_, context)
+
+    def _step(self, episode: Any) -> None:
+        infos = episode.get_infos(-1)
+        views = infos.pop("scored_views", None)
+        self._success[episode.id_] = bool(infos.get("success", False))
+        labeller = self._get()
+        if not labeller.knows(episode.id_):
+            return
+        if labeller.asks_model and views is not None:
+            labeller.observe(episode.id_, episode.t, views)
+        elif labeller.config.mode == "oracle" and (episode.is_done or episode.t % self._config.stride == 0):
+            labeller.observe_truth(episode.id_, episode.t, infos["oracle_progress"])
+
+    def _label(self, chunk: Any, metrics_logger: Any, deadline: float) -> None:
+        task_rewards = np.asarray(chunk.get_rewards(), np.float32)
+        labels: list[tuple[np.ndarray, LabelColumns]] = []
+        self._guard(lambda: labels.append(self._collect(chunk, task_rewards, deadline)))
+        rewards, columns = labels[0] if labels else self._get().hold(chunk.id_, task_rewards, chunk.is_terminated)
+        chunk.set_rewards(new_data=rewards)
+        chunk.custom_data[f"labels/{chunk.t_started}"] = columns
+        self._task_return[chunk.id_] = self._task_return.get(chunk.id_, 0.0) + float(task_rewards.sum())
+        if chunk.is_done:
+            self._end(chunk, metrics_logger)
+
+    def _collect(self, chunk: Any, task_rewards: np.ndarray, deadline: float) -> tuple[np.ndarray, LabelColumns]:
+        labeller = self._get()
+        if not labeller.knows(chunk.id_):
+            raise LookupError(f"episode {chunk.id_} was never begun")
+        return labeller.collect(chunk.id_, chunk.t_started, task_rewards, chunk.is_terminated, deadline)
+
+    def _end(self, chunk: Any, metrics_logger: Any) -> None:
+        success = self._success.pop(chunk.id_, False)
+        metrics_logger.log_value("task_success_rate", float(success), reduce="mean", window=100)
+        metrics_logger.log_value("task_return_mean", self._task_return.pop(chunk.id_), reduce="mean", window=100)
+        labeller = self._get()
+        if not labeller.knows(chunk.id_):
+            return
+        if labeller.config.mode != "sparse":
+            metrics_logger.log_value("final_potential_mean", labeller.level(chunk.id_), reduce="mean", window=100)
+        record = labeller.finish(chunk.id_)
+        if record is not None and self._config.records_dir is not None:
+            record.save(self._config.records_dir)
+
+    def _log_counts(self, metrics_logger: Any) -> None:
+        counts = self._get().take_counts()
+        for name in ("asked", "answered", "invalid", "late", "rejected", "retried", "errors"):
+            metrics_logger.log_value(("labels", name), getattr(counts, name), reduce="sum")
+        for latency in counts.latencies_ms:
+            metrics_logger.log_value(("labels", "latencies_ms"), latency, reduce="item_series", window=10_000)

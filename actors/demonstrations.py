@@ -1,0 +1,118 @@
+"""Recording scripted experts as demonstrations, with pictures at the scored frames and keyframes at stage changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import gymnasium
+import numpy as np
+
+from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
+from actors.experts.peg import PegInsertionExpert
+from actors.maniskill import INSTRUCTIONS
+from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
+from dopamine_rl.errors import BadInput
+from dopamine_rl.interfaces import Expert
+from dopamine_rl.types import Demonstration
+
+KINDS: dict[str, Callable[[], Expert]] = {
+    "expert": PegInsertionExpert,
+    "near_miss": NearMiss,
+    "stall": Stall,
+    "retreat": Retreat,
+    "drop": Drop,
+    "straight_push": StraightPush,
+}
+"""Name of a scripted behaviour -> how to make it. All but `expert` are meant to fail."""
+
+
+def record(
+    env: gymnasium.Env, expert: Expert, seed: int, rng: np.random.Generator, episode_id: str = ""
+) -> Demonstration:
+    """Run one episode and keep it.
+
+    Args:
+        env: a PegInsertionEnv that renders views, wrapped or not.
+        expert: acts.
+        seed: of the environment.
+        rng: of the expert.
+        episode_id: name; `seed_000012` where left out.
+    Raises:
+        BadInput: the environment renders no views.
+    """
+    observation, infos = env.reset(seed=seed)
+    if "scored_views" not in infos:
+        raise BadInput("env.views", (), "name at least one view; a demonstration has pictures")
+    expert.reset(env, rng)
+    observations, actions, rewards = [observation], [], []
+    frames, frame_steps, frame_stages = [infos["scored_views"]], [0], [expert.stage]
+    truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
+    terminated = truncated = False
+    while not (terminated or truncated):
+        action = expert.act(env)
+        observation, reward, terminated, truncated, infos = env.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+        if "scored_views" in infos:
+            frames.append(infos["scored_views"])
+            frame_steps.append(len(actions))
+            frame_stages.append(expert.stage)
+            truths += [infos["oracle_progress"]] if truths else []
+    keyframes, stages = find_keyframes(frame_stages, expert.stages)
+    return Demonstration(
+        episode_id=episode_id or f"seed_{seed:06d}",
+        instructions=INSTRUCTIONS,
+        frames=np.stack(frames),
+        frame_steps=np.array(frame_steps, np.int64),
+        keyframes=keyframes,
+        stages=stages,
+        observations=np.stack(observations).astype(np.float32),
+        actions=np.stack(actions).astype(np.float32),
+        task_rewards=np.array(rewards, np.float32),
+        terminated=bool(terminated),
+        success=bool(infos["success"]),
+        seed=seed,
+        true_progress=np.array(truths, np.float32) if truths else None,
+    )
+
+
+def find_keyframes(frame_stages: Sequence[int], names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Cut an episode at its stage changes.
+
+    Args:
+        frame_stages: F stage indices, the one under way when each frame was taken.
+        names: of the stages.
+    Returns:
+        keyframes int [N+1], indices of frames: the first, every frame that is the first of a later stage, the last;
+        and the N stages' names. A stage that began only with the last frame has no segment of its own.
+    """
+    last = len(frame_stages) - 1
+    starts = [0]
+    for i in range(1, last):
+        if frame_stages[i] > frame_stages[starts[-1]]:
+            starts.append(i)
+    return np.array([*starts, last], np.int64), tuple(names[frame_stages[i]] for i in starts)
+
+
+def episode_folder(kind: str, seed: int, out_dir: Path) -> Path:
+    """Where `record_missing` puts an episode."""
+    return out_dir / f"{kind}_{seed:06d}"
+
+
+def record_missing(env: gymnasium.Env, kind: str, seed: int, out_dir: Path) -> Demonstration:
+    """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from kind and seed.
+
+    Raises:
+        BadInput: there is no such kind.
+    """
+    if kind not in KINDS:
+        raise BadInput("kind", kind, f"choose from {', '.join(KINDS)}")
+    folder = episode_folder(kind, seed, out_dir)
+    if folder.exists():
+        return read_demonstration(folder)
+    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
+    episode = record(env, KINDS[kind](), seed, rng, folder.name)
+    write_demonstration(out_dir, episode)
+    return episode

@@ -1,0 +1,186 @@
+"""A scripted expert for the peg insertion: it steers the peg, not the gripper, and goes in only when it fits."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from actors.maniskill import PegInsertionEnv
+from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, Matrix, PegState, pose, rotation_vector
+
+OPEN, SHUT = 1.0, -1.0
+TRACKING_GAIN = 1.2
+"""Commanded movement over error. The arm lags by about two environment steps; with twice as much it swings."""
+LARGEST_MOVE_M = 0.05
+"""Largest command per environment step and axis; with more the arm overshoots."""
+FINE_MOVE_M, FINE_BELOW_M = 0.02, 0.05
+"""Largest command where the error is below the second number: slower there, or the peg swings about the hole."""
+BASE_XY = np.array([-0.615, 0.0])
+REACH_M, FETCHED_M = 0.77, 0.68
+"""The hand reaches the table pointing straight down so far from the base; a peg further out is dragged in to the second."""
+HOVER_M = 0.06
+"""Height over the grasp at which the gripper turns and centres before it comes down."""
+RETREAT_M = 0.025
+"""Gap to the plate at which the peg is aligned."""
+TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0025, 0.02
+"""Outside and off by more than this: retreat, because the peg would jam."""
+ALIGNED_M, ALIGNED_RAD = 0.0015, 0.012
+"""Off by less than this: advance."""
+INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
+"""The weight of the peg pulls the arm down; the integral action takes the remaining error out."""
+
+
+def simulated(env: gymnasium.Env) -> PegInsertionEnv:
+    """The simulated environment under any wrappers."""
+    return cast(PegInsertionEnv, env.unwrapped)
+
+
+def _from_base_m(position: Matrix) -> float:
+    """Horizontal distance from the robot's base."""
+    return float(np.linalg.norm(position[:2] - BASE_XY))
+
+
+def _shorten(vector: Matrix, largest: float) -> Matrix:
+    """The vector, shorter where an entry would exceed `largest`, in the same direction."""
+    return vector * min(1.0, largest / max(float(np.abs(vector).max()), 1e-9))
+
+
+class PegInsertionExpert:
+    """Solves both starts. Stages: reach above the peg, grasp it, align it with the hole, insert.
+
+    Args:
+        noise: standard deviation of Gaussian noise on every commanded movement (not the gripper), in action units, for
+            demonstrations that also show how to recover. The action returned includes the noise.
+    """
+
+    stages: tuple[str, ...] = ("reach", "grasp", "align", "insert")
+
+    def __init__(self, noise: float = 0.0) -> None:
+        self.noise = noise
+
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode; with the insertion start the first two stages are over."""
+        self._rng = rng
+        self._held = simulated(env).config.start == "insertion"
+        self._stage = 2 if self._held else 0
+        self._grasp_offset_m = GRASP_OFFSET_M + (0.0 if self._held else float(rng.uniform(-0.01, 0.0)))
+        self._lowering = False
+        self._blocked = 0
+        self._tool = np.eye(4)
+        self._squeezing = self._opening = 0
+        self._fetching = False
+        self._advancing = False
+        self._integral = np.zeros(3)
+
+    @property
+    def stage(self) -> int:
+        """Index into `stages`."""
+        return self._stage
+
+    def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """The next action, float32 [A]."""
+        state = simulated(env).state()
+        self._notice_blockage(state)
+        if self._stage < 2:
+            return self._pick_up(env, state)
+        return self._carry(env, state)
+
+    def head_target(self, state: PegState) -> Matrix:
+        """Where the peg's head should be going, a pose in the hole's frame."""
+        head = state.head
+        off_m = float(np.abs(head[1:3, 3]).max())
+        off_rad = float(np.linalg.norm(rotation_vector(head[:3, :3])))
+        outside = head[0, 3] < -state.half_length + 0.002
+        if outside and (off_m > TOO_FAR_OFF_M or off_rad > TOO_FAR_OFF_RAD):
+            self._advancing = False
+        elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
+            self._advancing = True
+        if self._advancing:
+            self._stage = 3
+            return pose([min(0.0, head[0, 3] + 0.03), 0.0, 0.0])
+        return pose([-state.half_length - RETREAT_M, 0.0, 0.0])
+
+    def _notice_blockage(self, state: PegState) -> None:
+        """Count the steps in which the tool stood still; on the way down to the grasp, try further back on the peg."""
+        moved_m = float(np.linalg.norm(state.tool[:3, 3] - self._tool[:3, 3]))
+        turned_rad = float(np.linalg.norm(rotation_vector(state.tool[:3, :3] @ self._tool[:3, :3].T)))
+        self._blocked = self._blocked + 1 if moved_m < 0.0005 and turned_rad < 0.002 else 0
+        self._tool = state.tool
+        if self._stage == 0 and self._lowering and self._blocked > 3:
+            self._lowering = False
+            self._grasp_offset_m = min(self._grasp_offset_m + 0.03, state.half_length - 0.015)
+
+    def _pick_up(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
+        grasp = (state.peg @ pose([-self._grasp_offset_m, 0.0, 0.0]))[:3, 3]
+        self._fetching |= self._stage == 0 and self._squeezing == 0 and _from_base_m(grasp) > REACH_M
+        if self._fetching:
+            return self._fetch(env, state)
+        if self._stage == 0:
+            arrived, action = self._approach(env, state, self._grasp_offset_m)
+            self._stage = int(arrived)
+            return action
+        self._squeezing += 1
+        if self._squeezing >= 4:
+            self._stage = 2
+        return self._command(env, np.zeros(3), np.zeros(3), SHUT)
+
+    def _fetch(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
+        """Drag a peg whose tail is out of reach nearer by its middle, and let go of it again."""
+        if self._squeezing == 0:
+            arrived, action = self._approach(env, state, 0.0)
+            self._squeezing = int(arrived)
+            return action
+        self._squeezing += 1
+        tool = state.tool[:3, 3]
+        if self._squeezing <= 5:
+            return self._command(env, np.zeros(3), np.zeros(3), SHUT)
+        if _from_base_m(tool) > FETCHED_M:
+            inwards = np.array([*(BASE_XY - tool[:2]), 0.0])
+            return self._command(env, 0.05 * inwards / np.linalg.norm(inwards), np.zeros(3), SHUT)
+        self._opening += 1
+        if self._opening == 4:
+            self._fetching, self._lowering, self._squeezing = False, False, 0
+        return self._command(env, np.zeros(3), np.zeros(3), OPEN)
+
+    def _approach(self, env: gymnasium.Env, state: PegState, offset_m: float) -> tuple[bool, NDArray[np.float32]]:
+        """Turn and centre above a point of the peg, come down; whether the tool has arrived, and the action."""
+        target = state.peg @ pose([-offset_m, 0.0, 0.0], GRASP_ROTATION)
+        error_m = target[:3, 3] - state.tool[:3, 3]
+        sideways_m = float(np.linalg.norm(error_m[:2]))
+        turn = rotation_vector(target[:3, :3] @ state.tool[:3, :3].T)
+        turn_rad = float(np.linalg.norm(turn))
+        self._lowering |= sideways_m < 0.01 and turn_rad < 0.1
+        arrived = sideways_m < 0.006 and abs(error_m[2]) < 0.006 and turn_rad < 0.06
+        hover = np.array([0.0, 0.0, 0.0 if self._lowering else HOVER_M])
+        return arrived, self._command(env, error_m + hover, turn, OPEN)
+
+    def _carry(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
+        target = state.hole @ self.head_target(state)
+        head = state.peg @ pose([state.half_length, 0.0, 0.0])
+        turn = rotation_vector(target[:3, :3] @ head[:3, :3].T)
+        error_m = target[:3, 3] - head[:3, 3]
+        if np.linalg.norm(error_m) < 0.03:
+            self._integral = np.clip(self._integral + INTEGRAL_GAIN * error_m, -INTEGRAL_LIMIT_M, INTEGRAL_LIMIT_M)
+        # The tool turns about itself; it must also move by what that turn does to the peg's head.
+        arm = head[:3, 3] - state.tool[:3, 3]
+        swing = Rotation.from_rotvec(turn).apply(arm) - arm
+        return self._command(env, error_m + self._integral / TRACKING_GAIN - swing, turn, SHUT)
+
+    def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
+        """Towards a displacement in the base frame, as far as one action goes; straight also where it is cut."""
+        config = simulated(env).config
+        largest_m = FINE_MOVE_M if np.linalg.norm(move_m) < FINE_BELOW_M else LARGEST_MOVE_M
+        move = _shorten(TRACKING_GAIN * move_m, min(largest_m, config.translation_m)) / config.translation_m
+        turn = _shorten(TRACKING_GAIN * turn_rad, config.rotation_rad) / config.rotation_rad
+        movement = np.concatenate([move, turn])
+        if self._stage < 3 and self._blocked % 2 == 1:
+            # Where the arm is nearly stretched, its inverse kinematics finds no answer to a large command, and it stays.
+            movement *= 0.3
+        if self.noise:
+            movement = np.clip(movement + self._rng.normal(0.0, self.noise, 6), -1.0, 1.0)
+        action = movement if self._held else np.append(movement, gripper)
+        return action.astype(np.float32)

@@ -1,0 +1,322 @@
+"""Turns the pictures of running episodes into shaped rewards: pending requests, deadlines, held potential.
+
+Knows a RewardClient, not Ray. One `Labeller` serves all episodes of an actor; each episode's state lives in an
+`EpisodeLabels`. Requests go out as frames appear and are collected when a fragment ends, before a deadline. A frame
+whose answer is late, unreadable or refused holds the potential and is counted; it is never a number.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.records import EpisodeRecord, ScoredFrame
+from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
+from dopamine_rl.interfaces import PendingScore, RewardClient
+from dopamine_rl.progress import FoldState, fold
+from dopamine_rl.shaping import held_potential, next_potentials, phase, shaped_reward
+from dopamine_rl.types import (
+    EpisodeContext,
+    FusionConfig,
+    LabelColumns,
+    LabelCounts,
+    Outcome,
+    RewardMode,
+    ScoreRequest,
+    Views,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LabellerConfig:
+    """How progress becomes reward.
+
+    Args:
+        mode: where the potential comes from and how it is paid.
+        gamma: discount of shaping; the learner's own.
+        stride: a frame is scored every this many environment steps.
+        fusion: how three perspectives become one progress.
+        deadline_s: a fragment's answers are awaited this long after it ends, and no request may take longer.
+        records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
+    """
+
+    mode: RewardMode
+    gamma: float
+    stride: int
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    deadline_s: float = 10.0
+    records_dir: Path | None = None
+
+
+@dataclass
+class _Pending:
+    """A frame that was asked for and whose outcome is not known yet."""
+
+    time: int
+    views: Views
+    anchor_time: int
+    score: PendingScore | None
+    error: Exception | None = None
+
+
+@dataclass
+class EpisodeLabels:
+    """One episode's labelling state: the frames asked for, their outcomes, and the potential held between them."""
+
+    context: EpisodeContext | None
+    version: str = ""
+    state: FoldState = field(default_factory=lambda: FoldState(0.0, 0.0))
+    last_sent: tuple[int, Views | None] = (0, None)
+    last_valid: tuple[int, Views | None] = (0, None)
+    pending: list[_Pending] = field(default_factory=list)
+    scored: list[ScoredFrame] = field(default_factory=list)
+    level: float = 0.0
+    """Potential at the end of the last collected fragment."""
+
+    def potential(self, end: int) -> NDArray[np.float32]:
+        """Held potential at environment steps 0 … `end`, float32 [end + 1]."""
+        answered = [f for f in self.scored if f.outcome == "answered"]
+        times = np.array([f.time for f in answered], np.int64)
+        return held_potential(times, np.array([f.progress for f in answered], np.float32), end, 0.0)
+
+    def validity(self, end: int) -> NDArray[np.bool_]:
+        """bool [end + 1]: the latest frame asked for at or before each environment step has a value."""
+        times = np.array([0] + [f.time for f in self.scored])
+        known = np.array([True] + [f.outcome == "answered" for f in self.scored])
+        return known[np.searchsorted(times, np.arange(end + 1), side="right") - 1]
+
+
+class Labeller:
+    """Labels the episodes of one actor.
+
+    Args:
+        config: mode, discount, deadline.
+        client: the reward service; None where the mode asks no model.
+        clock: seconds, monotonic (a test may pass its own).
+    """
+
+    def __init__(
+        self, config: LabellerConfig, client: RewardClient | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.config, self.client, self.counts = config, client, LabelCounts()
+        self._clock = clock
+        self._version: str | None = None
+        self._episodes: dict[str, EpisodeLabels] = {}
+
+    @property
+    def asks_model(self) -> bool:
+        """True if the potential comes from the reward model."""
+        return self.config.mode in ("grm", "naive")
+
+    def begin(self, episode_id: str, context: EpisodeContext | None) -> None:
+        """Start an episode; its potential is 0 until a frame after the first is scored.
+
+        The model version that answers for the whole episode is fixed here: the one being served now, or, where the
+        service cannot say so in time, the last one it named.
+        """
+        if not self.asks_model:
+            self._episodes[episode_id] = EpisodeLabels(None)
+            return
+        assert context is not None
+        assert self.client is not None
+        # Once a version is known, a service in trouble must not hold up every episode.
+        patience_s = self.config.deadline_s if self._version is None else min(0.5, self.config.deadline_s)
+        try:
+            self._version = self.client.model_version(timeout_s=patience_s)
+        except ScoringError as error:
+            logger.warning("The reward service did not name its model version: %s", error)
+        context = replace(context, model_version=self._version)
+        start = (0, context.init)
+        self._episodes[episode_id] = EpisodeLabels(context, self._version or "", last_sent=start, last_valid=start)
+
+    def knows(self, episode_id: str) -> bool:
+        """True between `begin` and the fragment that ends the episode."""
+        return episode_id in self._episodes
+
+    def version(self, episode_id: str) -> str:
+        """The model version that an episode keeps; "" where none is known."""
+        episode = self._episodes.get(episode_id)
+        return episode.version if episode else ""
+
+    def observe(self, episode_id: str, time: int, views: Views) -> None:
+        """Ask for the progress at environment step `time`; returns at once."""
+        episode = self._episodes[episode_id]
+        assert episode.context is not None
+        anchor_time, anchor = episode.last_sent
+        assert anchor is not None
+        self.counts.asked += 1
+        episode.pending.append(self._send(episode, (time, views), (anchor_time, anchor), self.config.deadline_s))
+        episode.last_sent = (time, views)
+
+    def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
+        """Take a potential from the simulator's truth (mode oracle, a diagnostic)."""
+        frame = ScoredFrame(time=time, outcome="answered", progress=float(progress))
+        self._episodes[episode_id].scored.append(frame)
+
+    def collect(
+        self,
+        episode_id: str,
+        start: int,
+        task_rewards: NDArray[np.float32],
+        terminated: bool,
+        deadline: float | None = None,
+    ) -> tuple[NDArray[np.float32], LabelColumns]:
+        """Close a fragment of T environment steps that began at step `start`.
+
+        Args:
+            task_rewards: float32 [T].
+            terminated: the fragment's last step ended the task (not: time ran out).
+            deadline: on this labeller's clock; by default `deadline_s` from now. Frames without an answer by then
+                are late for good.
+        Returns:
+            shaped rewards float32 [T] and the columns beside them.
+        """
+        episode = self._episodes[episode_id]
+        self._resolve(episode, self._clock() + self.config.deadline_s if deadline is None else deadline)
+        steps = len(task_rewards)
+        potential = episode.potential(start + steps)[start:]
+        episode.level = float(potential[-1])
+        columns = LabelColumns(
+            task_reward=np.asarray(task_rewards, np.float32),
+            potential=potential[:-1],
+            next_potential=next_potentials(potential, terminated),
+            valid=episode.validity(start + steps)[start + 1 :],
+            phase=self._phase(episode, start + steps)[start:-1],
+            model_version=episode.version,
+        )
+        rewards = shaped_reward(
+            columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
+        )
+        return rewards, columns
+
+    def hold(
+        self, episode_id: str, task_rewards: NDArray[np.float32], terminated: bool
+    ) -> tuple[NDArray[np.float32], LabelColumns]:
+        """Labels of a fragment that could not be collected: the last potential is held, and nothing is claimed."""
+        steps = len(task_rewards)
+        potential = np.full(steps + 1, self.level(episode_id), np.float32)
+        columns = LabelColumns(
+            task_reward=np.asarray(task_rewards, np.float32),
+            potential=potential[:-1],
+            next_potential=next_potentials(potential, terminated),
+            valid=np.zeros(steps, bool),
+            phase=np.zeros(steps, np.float32),
+            model_version=self.version(episode_id),
+        )
+        rewards = shaped_reward(
+            columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
+        )
+        return rewards, columns
+
+    def level(self, episode_id: str) -> float:
+        """The potential at the end of an episode's last collected fragment; 0 where the episode is not known."""
+        episode = self._episodes.get(episode_id)
+        return episode.level if episode else 0.0
+
+    def finish(self, episode_id: str) -> EpisodeRecord | None:
+        """Forget an episode whose last fragment was collected; its scored frames are returned where a model was asked."""
+        episode = self._episodes.pop(episode_id)
+        self._abandon(episode)
+        if episode.context is None:
+            return None
+        return EpisodeRecord(episode.context, tuple(episode.scored), self.config.fusion)
+
+    def drop(self, episode_id: str) -> None:
+        """Forget an episode that will never be collected (its environment failed); its open frames count as late."""
+        episode = self._episodes.pop(episode_id, None)
+        if episode is not None:
+            self._abandon(episode)
+
+    def take_counts(self) -> LabelCounts:
+        """The counts since the last call."""
+        counts, self.counts = self.counts, LabelCounts()
+        return counts
+
+    def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
+        if self.config.mode == "sparse":
+            return np.zeros(end + 1, np.float32)
+        return phase(np.array([f.time for f in episode.scored], np.int64), end, self.config.stride)
+
+    def _send(
+        self, episode: EpisodeLabels, frame: tuple[int, Views], anchor: tuple[int, Views], remaining_s: float
+    ) -> _Pending:
+        assert episode.context is not None
+        assert self.client is not None
+        try:
+            if not episode.version:
+                raise ServiceUnavailable("the service has not named a model version yet")
+            request = ScoreRequest(episode.context, anchor[1], frame[1][None], (frame[0],), remaining_s * 1e3)
+            return _Pending(*frame, anchor[0], self.client.submit(request))
+        except Exception as error:  # whatever went wrong, the frame was asked for and gets its outcome
+            return _Pending(*frame, anchor[0], None, error)
+
+    def _resolve(self, episode: EpisodeLabels, deadline: float) -> None:
+        while episode.pending:
+            pending = episode.pending.pop(0)
+            frame = self._outcome(episode, pending, deadline)
+            if frame.outcome == "answered":
+                episode.last_valid = (frame.time, pending.views)
+            setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
+            episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+
+    def _outcome(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+        frame = self._wait(episode, pending, deadline)
+        anchor_time, anchor = episode.last_valid
+        if pending.anchor_time != anchor_time and frame.outcome in ("answered", "invalid"):
+            # The frame was compared with one that has no value; the hop means nothing to a chain that held.
+            assert anchor is not None
+            again = self._send(episode, (frame.time, pending.views), (anchor_time, anchor), deadline - self._clock())
+            self.counts.retried += 1
+            frame = self._wait(episode, again, deadline)
+        if frame.outcome != "answered":
+            return replace(frame, progress=episode.state.progress)
+        try:
+            folded, episode.state = fold(
+                episode.state, frame.gain[None], frame.loss[None], np.array([True]), self.config.fusion
+            )
+        except BadInput as error:
+            return ScoredFrame(frame.time, "invalid", str(error), progress=episode.state.progress)
+        return replace(frame, progress=float(folded.progress[0]), perspectives=folded.perspectives[0])
+
+    def _wait(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+        remaining = max(0.0, deadline - self._clock())
+        try:
+            if pending.error is not None:
+                raise pending.error
+            assert pending.score is not None
+            reply = pending.score.result(remaining)
+        except ScoringTimeout as error:
+            return ScoredFrame(pending.time, "late", reason=str(error))
+        except Exception as error:
+            if not isinstance(error, ScoringError):
+                logger.exception("Asking for progress failed; the frame counts as rejected.")
+                self.counts.errors += 1
+            return ScoredFrame(pending.time, "rejected", reason=f"{type(error).__name__}: {error}")
+        finally:
+            self.counts.retried += pending.score.retries if pending.score is not None else 0
+        if reply.model_version != episode.version:
+            return ScoredFrame(pending.time, "rejected", reason=f"answered by version {reply.model_version}")
+        self.counts.latencies_ms.append(reply.queue_ms + reply.model_ms)
+        outcome: Outcome = "answered" if reply.valid[0] else "invalid"
+        return ScoredFrame(
+            pending.time,
+            outcome,
+            reply.reasons[0],
+            pending.anchor_time,
+            reply.gain[0],
+            reply.loss[0],
+            reply.entropy[0],
+        )
+
+    def _abandon(self, episode: EpisodeLabels) -> None:
+        self.counts.late += len(episode.pending)
+        episode.scored += [ScoredFrame(p.time, "late", reason="abandoned") for p in episode.pending]
+        episode.pending.clear()

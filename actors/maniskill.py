@@ -1,0 +1,178 @@
+"""PegInsertionSide-v1 as a plain gymnasium environment whose pictures are rendered only where they are scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from actors.peg_state import OBSERVATION_SIZE, PegState, observation, pose, true_progress
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import Views
+
+INSTRUCTIONS = (
+    "insert the peg into the hole in the side of the box",
+    "put the orange end of the peg into the box's hole",
+    "push the peg into the box",
+)
+# ManiSkill's pd_ee_delta_pose moves this much for an action of one, metres and rad.
+FULL_SCALE_M = 0.1
+FULL_SCALE_RAD = 0.1
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The simulated task: where episodes start, how long they last, what is seen and how large actions are."""
+
+    task: str = "PegInsertionSide-v1"
+    """ManiSkill's name of the task; the peg insertion is the one there is."""
+    start: Literal["standard", "insertion"] = "insertion"
+    """Standard: peg on the table, geometry drawn anew at every reset (the published protocol). Insertion: the peg is held
+    before the hole, one geometry."""
+    geometry_seed: int = 0
+    """Seed of peg, box and hole of the insertion start."""
+    lateral_m: float = 0.015
+    """Insertion start: the peg's head is off by up to this much in both directions across the hole's axis."""
+    angle_rad: float = 0.087
+    """Insertion start: the peg is turned by up to this much about each axis."""
+    standoff_m: float = 0.03
+    """Insertion start: gap between the peg's head and the box's plate."""
+    horizon: int = 80
+    """Environment steps after which an episode is truncated."""
+    stride: int = 4
+    """A frame is scored every so many environment steps."""
+    image_size: int = 112
+    """Height and width of every view in pixels."""
+    views: tuple[str, ...] = ("front", "wrist", "close")
+    """Cameras in the order of the V axis; with none, no picture is rendered and no Vulkan driver is needed."""
+    translation_m: float = 0.015
+    """Commanded translation of the tool for an action of one, metres per environment step and axis."""
+    rotation_rad: float = 0.05
+    """Commanded rotation of the tool for an action of one, rad per environment step and axis."""
+    oracle: bool = False
+    """Also report the simulator-true progress, for comparisons; never for a learner that must do without."""
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("task", self.task == "PegInsertionSide-v1", "write PegInsertionSide-v1"),
+            ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
+            ("lateral_m", 0.0 <= self.lateral_m <= 0.05, "choose 0 to 0.05"),
+            ("angle_rad", 0.0 <= self.angle_rad <= 0.3, "choose 0 to 0.3"),
+            ("standoff_m", 0.03 <= self.standoff_m <= 0.1, "choose 0.03 to 0.1: a turned peg must not touch the plate"),
+            ("horizon", self.horizon >= 1, "choose at least 1"),
+            ("stride", self.stride >= 1, "choose at least 1"),
+            ("image_size", 16 <= self.image_size <= 1024, "choose 16 to 1024"),
+            ("views", set(self.views) <= {"front", "wrist", "close"}, "choose from front, wrist and close"),
+            ("views", len(set(self.views)) == len(self.views), "name each view once"),
+            ("translation_m", 0.0 < self.translation_m <= FULL_SCALE_M, f"choose up to {FULL_SCALE_M}"),
+            ("rotation_rad", 0.0 < self.rotation_rad <= FULL_SCALE_RAD, f"choose up to {FULL_SCALE_RAD}"),
+        )
+        for name, good, fix in checks:
+            if not good:
+                raise BadInput(f"env.{name}", getattr(self, name), fix)
+
+
+class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """One simulated robot with a peg.
+
+    Observation: float32 [30] (`actors.peg_state.observation`). Action: float32 in [−1, 1]; translation (3) and rotation
+    vector (3) of the tool in the robot's base frame, scaled by the config; with the standard start a seventh entry opens
+    (1) or shuts (−1) the gripper, with the insertion start it stays shut. Reward: 1.0 on success, else 0.0. Success
+    terminates, the horizon truncates; nothing resets by itself.
+
+    infos hold `success` (bool); `scored_views` (uint8 [V, H, W, 3]) at reset, every `stride` steps and at the episode's
+    last step; and `oracle_progress` (float in [0, 1]) where the config asks for it.
+
+    Raises:
+        RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        from actors.peg_scene import PegScene  # imports torch and SAPIEN
+
+        self.config = config
+        self._insertion = config.start == "insertion"
+        self._scene = PegScene(config.views, config.image_size, rebuild_at_reset=not self._insertion)
+        if self._insertion:
+            self._scene.build(config.geometry_seed)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (6 if self._insertion else 7,), np.float32)
+        self.environment_step = 0
+        self._pictures = bool(config.views)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """Begin an episode; the same seed gives the same start, bit for bit, whatever came before.
+
+        Args:
+            options: {"pictures": False} renders nothing in this episode, for evaluations that only count.
+        """
+        super().reset(seed=seed)
+        self._pictures = bool(self.config.views) and (options or {}).get("pictures", True)
+        episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        if self._insertion:
+            self._scene.place_grasped(self._start(np.random.default_rng(episode_seed)))
+        else:
+            self._scene.reset(seed=episode_seed)
+        self.environment_step = 0
+        state = self.state()
+        return observation(state), self._infos(state, success=False, scored=True)
+
+    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+        """Act for one control period (50 ms)."""
+        success = bool(self._scene.step(self._to_simulator(action))[-1]["success"][0])
+        self.environment_step += 1
+        truncated = not success and self.environment_step >= self.config.horizon
+        scored = success or truncated or self.environment_step % self.config.stride == 0
+        state = self.state()
+        return observation(state), float(success), success, truncated, self._infos(state, success, scored)
+
+    def state(self) -> PegState:
+        """The simulator's true state, for scripted experts and evaluation."""
+        return self._scene.state()
+
+    def render_views(self) -> Views:
+        """Render all views now, scored or not: uint8 [V, H, W, 3]."""
+        if not self.config.views:
+            raise BadInput("env.views", self.config.views, "name the cameras to render")
+        return self._scene.pictures()
+
+    def close(self) -> None:
+        """Give the scene's memory back."""
+        self._scene.close()
+
+    def _start(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the pose of the peg's head in the hole's frame."""
+        config = self.config
+        y, z = rng.uniform(-config.lateral_m, config.lateral_m, 2)
+        turn = Rotation.from_rotvec(rng.uniform(-config.angle_rad, config.angle_rad, 3)).as_matrix()
+        return pose([-self.state().half_length - config.standoff_m, y, z], turn)
+
+    def _to_simulator(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Our action in ManiSkill's units, whose rotation is turned the other way; the gripper shut unless it is ours."""
+        clipped = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
+        if clipped.shape != self.action_space.shape:
+            raise BadInput("action", clipped.shape, f"give an action of shape {self.action_space.shape}")
+        translation = clipped[:3] * (self.config.translation_m / FULL_SCALE_M)
+        rotation = clipped[3:6] * (-self.config.rotation_rad / FULL_SCALE_RAD)
+        gripper = [-1.0] if self._insertion else clipped[6:]
+        return np.concatenate([translation, rotation, gripper]).astype(np.float32)
+
+    def _infos(self, state: PegState, success: bool, scored: bool) -> dict[str, Any]:
+        infos: dict[str, Any] = {"success": success}
+        if scored and self._pictures:
+            infos["scored_views"] = self._scene.pictures()
+        if self.config.oracle:
+            progress = true_progress(state, self._scene.grasped(), from_grasp=self._insertion)
+            infos["oracle_progress"] = 1.0 if success else progress
+        return infos
+
+
+def make_env(config: EnvConfig) -> PegInsertionEnv:
+    """Build the environment that a config describes."""
+    return PegInsertionEnv(config)

@@ -1,0 +1,219 @@
+"""Configuration: a tree of frozen dataclasses, values from a TOML preset, overrides from the command line.
+
+A field's sentence is the string literal below it; `--help` shows it. The tree may hold bool, int, float, str, Literal,
+Path, tuples of these, `X | None` (None is a key left out) and further dataclasses.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from dopamine_rl.errors import BadInput
+
+Config = TypeVar("Config")
+
+
+def load_preset(cls: type[Config], path: Path | str) -> Config:
+    """Return an instance of the dataclass `cls` with the values of a TOML file; keys left out keep their defaults.
+
+    Raises:
+        BadInput: the file cannot be read, a key is unknown, a value has the wrong type, a required key is missing;
+            names the dotted field, its value and what to write instead.
+    """
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput("preset", str(path), f"give a readable TOML file: {error}") from error
+    return _build(cls, table, "", cls)
+
+
+def preset_names(preset_dir: Path | str) -> list[str]:
+    """Return the names that `--preset` takes: the TOML files of a folder, sorted."""
+    return sorted(path.stem for path in Path(preset_dir).glob("*.toml"))
+
+
+def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], prog: str | None = None) -> Config:
+    """Return the configuration that a command line asks for: `--preset NAME`, then overrides `--section.field value`.
+
+    Prints help and exits where `argv` holds `--help`; exits with a message where a flag is unknown or mistyped. A bool
+    is written `--flag True` or `--flag False`.
+
+    Args:
+        cls: the dataclass of the whole configuration.
+        preset_dir: folder of NAME.toml files; without `--preset` the defaults of `cls` are the base.
+        argv: arguments without the program's name.
+        prog: name shown in the help.
+    Raises:
+        BadInput: no such preset (the fix lists those there are), or the preset is wrong (see `load_preset`).
+    """
+    import tyro
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset")
+    chosen, rest = parser.parse_known_args(list(argv))
+    names = preset_names(preset_dir)
+    base: dict[str, Any] = {}
+    if chosen.preset is not None:
+        if chosen.preset not in names:
+            raise BadInput("--preset", chosen.preset, f"give one of: {', '.join(names) or '(no preset found)'}")
+        base["default"] = load_preset(cls, Path(preset_dir) / f"{chosen.preset}.toml")
+    return tyro.cli(
+        cls,
+        prog=prog,
+        description=f"{_first_line(cls)}\n\n--preset NAME sets every value first; NAME is one of: {', '.join(names)}.",
+        args=rest,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
+        **base,
+    )
+
+
+def dump_toml(instance: Any) -> str:
+    """Return the TOML text of a configuration; `load_preset` reads it back as an equal one.
+
+    Raises:
+        BadInput: a field holds something TOML has no notation for.
+    """
+    return "\n".join(_dump(instance, "")).lstrip("\n") + "\n"
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().split("\n")[0]
+
+
+def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: Any = None) -> Any:
+    """Return an instance of the dataclass `cls` from a table, other values from `base` or the class's defaults.
+
+    `prefix` is the dotted name of the table with a final dot; `root` is the class of the whole tree.
+    """
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    for key, value in table.items():
+        if key not in fields:
+            raise BadInput(prefix + key, value, _suggest(key, prefix, list(fields), root))
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        default = _default(field) if base is None else getattr(base, name)
+        if name not in table:
+            values[name] = default
+        elif dataclasses.is_dataclass(default) and isinstance(table[name], dict):
+            values[name] = _build(type(default), table[name], f"{prefix}{name}.", root, default)
+        else:
+            values[name] = _convert(prefix + name, table[name], hints[name], root)
+        if values[name] is dataclasses.MISSING:
+            raise BadInput(prefix + name, "(missing)", f"write a value of type {_show(hints[name])}")
+    try:
+        return cls(**values)
+    except BadInput:
+        raise
+    except (TypeError, ValueError) as error:
+        raise BadInput(prefix.rstrip(".") or "preset", dict(table), str(error)) from error
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """Return a field's default, or MISSING."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def _suggest(key: str, prefix: str, siblings: list[str], root: type) -> str:
+    """Return a fix for an unknown key: the nearest sibling, else the nearest name anywhere in the tree."""
+    near = difflib.get_close_matches(key, siblings, 1)
+    if near:
+        return f"write {prefix}{near[0]}"
+    paths = _paths(root, "")
+    leaves = difflib.get_close_matches(key, [path.rsplit(".", 1)[-1] for path in paths], 1)
+    if leaves:
+        return f"write {next(path for path in paths if path.rsplit('.', 1)[-1] == leaves[0])}"
+    return f"remove it, or write one of: {', '.join(prefix + name for name in siblings)}"
+
+
+def _paths(cls: Any, prefix: str) -> list[str]:
+    """Return the dotted names of every field of a tree."""
+    paths = []
+    for name, hint in typing.get_type_hints(cls).items():
+        paths.append(prefix + name)
+        if dataclasses.is_dataclass(hint):
+            paths += _paths(hint, f"{prefix}{name}.")
+    return paths
+
+
+def _convert(name: str, value: Any, hint: Any, root: type) -> Any:
+    """Return a TOML value as the type that a field wants."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in args if option is not type(None)]
+        if len(options) == 1:
+            return _convert(name, value, options[0], root)
+    elif origin is Literal:
+        if any(type(value) is type(option) and value == option for option in args):
+            return value
+    elif origin is tuple:
+        if isinstance(value, list):
+            return _convert_tuple(name, value, args, root)
+    elif dataclasses.is_dataclass(hint):
+        if isinstance(value, dict):
+            return _build(hint, value, f"{name}.", root)
+    elif hint is float and type(value) in (int, float):
+        if abs(value) <= sys.float_info.max:
+            return float(value)
+    elif hint is Path and type(value) is str:
+        return Path(value)
+    elif hint in (bool, int, str) and type(value) is hint:
+        return value
+    raise BadInput(name, value, f"write a value of type {_show(hint)}")
+
+
+def _convert_tuple(name: str, value: list[Any], args: tuple[Any, ...], root: type) -> tuple[Any, ...]:
+    if len(args) == 2 and args[1] is Ellipsis:
+        args = (args[0],) * len(value)
+    if len(value) != len(args):
+        raise BadInput(name, value, f"write a list of {len(args)} values")
+    return tuple(_convert(f"{name}[{i}]", *pair, root) for i, pair in enumerate(zip(value, args, strict=True)))
+
+
+def _show(hint: Any) -> str:
+    """Return a type as its reader would write it."""
+    if typing.get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+    if dataclasses.is_dataclass(hint):
+        return "table"
+    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+
+
+def _dump(instance: Any, prefix: str) -> list[str]:
+    """Return the lines of one table: its own values first, as TOML wants, then its sub-tables."""
+    own, tables = [], []
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if dataclasses.is_dataclass(value):
+            tables += ["", f"[{prefix}{field.name}]", *_dump(value, f"{prefix}{field.name}.")]
+        elif value is None:
+            if field.default is not None:
+                raise BadInput(prefix + field.name, None, "make None the field's default: TOML cannot write it")
+        else:
+            own.append(f"{field.name} = {_literal(prefix + field.name, value)}")
+    return own + tables
+
+
+def _literal(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and abs(value) <= sys.float_info.max):
+        return repr(value)
+    if isinstance(value, (str, Path)):
+        # A JSON string is a TOML basic string, but for the delete character.
+        return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(_literal(f'{name}[{i}]', item) for i, item in enumerate(value))}]"
+    raise BadInput(name, value, "use bool, int, float, str, tuple or a dataclass")

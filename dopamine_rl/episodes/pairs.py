@@ -1,0 +1,149 @@
+"""Balanced hop pairs: which two frames of which demonstration the reward model is asked about in training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.states import state_progress
+from dopamine_rl.errors import BadInput
+from dopamine_rl.progress import HOP_BINS, hop, hop_bin
+
+GAP_BINS = 4
+"""Quantiles of the distance in states, taken within each hop bin."""
+
+ZERO_WINDOW = (0.075, 0.1)
+"""How far apart the frames of a zero-hop pair lie, as a share of the distance to the neighbouring state."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HopPairs:
+    """N training pairs, each within one demonstration, in random order.
+
+    Args:
+        episode_index: int64 [N], which demonstration.
+        before_index, after_index: int64 [N], frame indices within it.
+        hop: float32 [N], ground truth in [−1, 1].
+        cell_counts: int64 [25, 4], pairs drawn from each cell of hop bin × gap quantile.
+        zero_hop_count: pairs drawn beside them whose frames show the same progress.
+    """
+
+    episode_index: NDArray[np.int64]
+    before_index: NDArray[np.int64]
+    after_index: NDArray[np.int64]
+    hop: NDArray[np.float32]
+    cell_counts: NDArray[np.int64]
+    zero_hop_count: int
+
+
+def sample_pairs(
+    states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Generator, zero_share: float = 0.05
+) -> HopPairs:
+    """Draw n pairs that fill 25 hop bins × 4 gap quantiles evenly, plus a share of zero-hop pairs.
+
+    All ordered pairs of states of every demonstration are enumerated, so the balance is exact: hop bins that hold any
+    pair differ by at most one draw, and so do the cells of one bin. A pair repeats only after its whole cell is used.
+
+    Args:
+        states: for each demonstration int [M + 1] from `sample_states`; at least 2 states each.
+        n: number of pairs.
+        rng: the only source of randomness; the same state of it gives the same pairs.
+        zero_share: share of zero-hop pairs, in [0, 1).
+    Raises:
+        BadInput: no demonstration, n below 1, zero_share out of range, or states not strictly increasing.
+    Source: arXiv:2512.23703, balanced sampling. Differs: pairs are enumerated, gap quantiles are those of each hop
+        bin, one seed.
+    """
+    _check(states, n, zero_share)
+    n_zero = round(n * zero_share)
+    pool = _enumerate(states)
+    cell = _cells(pool, rng)
+    chosen, counts = _fill(cell, n - n_zero, rng)
+    balanced = [column[chosen] for column in pool[:4]]
+    columns = [np.concatenate(pair) for pair in zip(balanced, _zero_pairs(states, n_zero, rng), strict=True)]
+    order = rng.permutation(n)
+    episode, before, after, hops = (column[order] for column in columns)
+    return HopPairs(episode, before, after, hops.astype(np.float32), counts, n_zero)
+
+
+_Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
+
+
+def _enumerate(states: Sequence[NDArray[np.int64]]) -> _Columns:
+    """Return every ordered pair of states: episode, before frame, after frame, hop, gap in states."""
+    parts = []
+    for episode, frames in enumerate(states):
+        before, after = np.nonzero(~np.eye(len(frames), dtype=bool))
+        progress = state_progress(len(frames))
+        hops = hop(progress[before], progress[after])
+        parts.append((np.full(len(before), episode), frames[before], frames[after], hops, np.abs(after - before)))
+    episode_index, before_frame, after_frame, hops, gap = (
+        np.concatenate(column) for column in zip(*parts, strict=True)
+    )
+    return episode_index, before_frame, after_frame, hops, gap
+
+
+def _cells(pool: _Columns, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the cell of each pair, hop bin × 4 + gap quantile; equal gaps are split at random between quantiles."""
+    bins = hop_bin(pool[3])
+    order = np.lexsort((rng.random(len(bins)), pool[4], bins))
+    sizes = np.bincount(bins, minlength=HOP_BINS)
+    rank = np.empty(len(bins), np.int64)
+    rank[order] = np.arange(len(bins)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return bins * GAP_BINS + rank * GAP_BINS // sizes[bins]
+
+
+def _fill(cell: NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw n pairs, evenly over the hop bins that hold any and within each over its cells; return counts too."""
+    sizes = np.bincount(cell, minlength=HOP_BINS * GAP_BINS).reshape(HOP_BINS, GAP_BINS)
+    quota = np.zeros_like(sizes)
+    filled = np.flatnonzero(sizes.sum(1))
+    for hop_index, share in zip(filled, _split(n, len(filled), rng), strict=True):
+        columns = np.flatnonzero(sizes[hop_index])
+        quota[hop_index, columns] = _split(share, len(columns), rng)
+    shuffled = rng.permutation(len(cell))
+    members = shuffled[np.argsort(cell[shuffled], kind="stable")]
+    starts = (np.cumsum(sizes.ravel()) - sizes.ravel()).astype(np.int64)
+    chosen = [
+        members[start + np.arange(wanted) % size]
+        for start, size, wanted in zip(starts, sizes.ravel(), quota.ravel(), strict=True)
+        if wanted
+    ]
+    return np.concatenate(chosen), quota
+
+
+def _split(total: int, parts: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return `parts` whole numbers that add up to `total` and differ by at most one, the larger ones at random."""
+    shares = np.full(parts, total // parts)
+    shares[rng.permutation(parts)[: total % parts]] += 1
+    return shares
+
+
+def _zero_pairs(states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Generator) -> list[NDArray]:
+    """Return n pairs of a state's frame and one too close to it to have made progress, in either order."""
+    episode = rng.integers(len(states), size=n)
+    share = rng.uniform(*ZERO_WINDOW, size=n)
+    draw, later, swap = rng.random(n), rng.random(n) < 0.5, rng.random(n) < 0.5
+    anchor, near = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    for i, index in enumerate(episode):
+        frames = states[index]
+        segment = int(draw[i] * (len(frames) - 1))
+        start, end = frames[segment], frames[segment + 1]
+        delta = round(float(share[i] * (end - start)))
+        anchor[i], near[i] = (end, end - delta) if later[i] else (start, start + delta)
+    return [episode, np.where(swap, near, anchor), np.where(swap, anchor, near), np.zeros(n)]
+
+
+def _check(states: Sequence[NDArray[np.int64]], n: int, zero_share: float) -> None:
+    if len(states) == 0:
+        raise BadInput("states", 0, "give at least one demonstration")
+    for index, frames in enumerate(states):
+        if np.ndim(frames) != 1 or len(frames) < 2 or np.any(np.diff(frames) <= 0):
+            raise BadInput(f"states[{index}]", frames, "give at least 2 strictly increasing frame indices")
+    if n < 1:
+        raise BadInput("n", n, "draw at least one pair")
+    if not 0.0 <= zero_share < 1.0:
+        raise BadInput("zero_share", zero_share, "give a share in [0, 1)")

@@ -1,0 +1,272 @@
+"""Raw GRM episode folders: instructions, annotated keyframes, one video a camera, and our transitions beside them.
+
+    raw/task_instruction.json
+    raw/episode_001/annotated_keyframes.json  cam_high.mp4  cam_left_wrist.mp4  cam_right_wrist.mp4  [transitions.npz]
+
+Source: METHOD.md section 6 (format of the released Robo-Dopamine pipeline). Differs: `transitions.npz` is ours and
+optional; with fewer than three views only the first cameras are there.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.video import read_pictures, write_video
+from dopamine_rl.errors import EpisodeError
+from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.types import Demonstration, check_views
+
+CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
+"""Video names in the order of the V axis: front view, then up to two more."""
+KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
+# name -> number of axes
+ARRAYS = {
+    "observations": 2,
+    "actions": 2,
+    "task_rewards": 1,
+    "frame_steps": 1,
+    "terminated": 0,
+    "success": 0,
+    "seed": 0,
+}
+OPTIONAL_ARRAYS = {"true_progress": 1}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class RawEpisode:
+    """What the plain raw format holds of one episode.
+
+    Args:
+        episode_id: folder name.
+        instructions: ways to say the task.
+        keyframes: int [N+1], video frame ids of the sub-task boundaries, strictly increasing.
+        stages: N names.
+        frame_ids: int [F], which video frames `frames` are.
+        frames: uint8 [F, V, H, W, 3].
+        frame_count: frames in every video.
+    """
+
+    episode_id: str
+    instructions: tuple[str, ...]
+    keyframes: NDArray[np.int64]
+    stages: tuple[str, ...]
+    frame_ids: NDArray[np.int64]
+    frames: NDArray[np.uint8]
+    frame_count: int
+
+
+def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
+    """Write an episode into a folder of raw episodes; it appears there complete or not at all. Pictures are lossless.
+
+    Returns:
+        The episode's folder.
+    Raises:
+        EpisodeError: an episode of this name is there already, the folder holds another task, or the frames do not fit.
+    """
+    folder = Path(raw_folder) / demonstration.episode_id
+    check_views("frames", demonstration.frames, 5)
+    views = demonstration.frames.shape[1]
+    if views > len(CAMERAS):
+        raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
+    if folder.exists():
+        raise _error(folder, "", "episode_id", demonstration.episode_id, "choose another name; it is there already")
+    _write_instructions(folder, demonstration.instructions)
+
+    def fill(temporary: Path) -> None:
+        for view, camera in enumerate(CAMERAS[:views]):
+            write_video(temporary / f"{camera}.mp4", demonstration.frames[:, view])
+        (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2))
+        known = {name: getattr(demonstration, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
+        write_npz(temporary / TRANSITIONS, {name: value for name, value in known.items() if value is not None})
+
+    # Its temporary name begins with a dot, which keeps `list_episodes` from seeing it before it is complete.
+    return write_folder_atomically(folder, fill)
+
+
+def list_episodes(raw_folder: Path) -> list[Path]:
+    """The complete episodes of a folder, by name."""
+    return sorted(path.parent for path in Path(raw_folder).glob(f"[!.]*/{KEYFRAMES}"))
+
+
+def read_raw_episode(
+    folder: Path, frame_ids: Sequence[int] | NDArray[np.int64] | None = None, size: tuple[int, int] | None = None
+) -> RawEpisode:
+    """Read an episode of the plain raw format.
+
+    Args:
+        folder: the episode's.
+        frame_ids: which video frames to keep, strictly increasing; None keeps all.
+        size: (height, width) to scale pictures to; None keeps them as they are.
+    Raises:
+        EpisodeError: naming episode, file and field.
+    """
+    folder = Path(folder)
+    instructions = _read_instructions(folder)
+    keyframes, stages = _read_keyframes(folder)
+    wanted = None if frame_ids is None else np.asarray(frame_ids, np.int64)
+    if wanted is not None and (wanted.ndim != 1 or not len(wanted) or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
+        raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
+    cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
+    if cameras != list(CAMERAS[: max(1, len(cameras))]):
+        raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+    videos = [_read_video(folder, camera, wanted, size) for camera in cameras]
+    counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
+    frame_count = videos[0][0]
+    if len(set(counts.values())) > 1:
+        raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
+    for name, ids in ((KEYFRAMES, keyframes), ("", wanted)):
+        if ids is not None and ids[-1] >= frame_count:
+            raise _error(folder, name, "frame id", int(ids[-1]), f"the videos have {frame_count} frames, from 0")
+    try:
+        frames = np.stack([pictures for _, pictures in videos], axis=1)
+    except ValueError:
+        shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
+        raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or ask for one `size`") from None
+    ids = np.arange(frame_count) if wanted is None else wanted
+    return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
+
+
+def read_demonstration(folder: Path) -> Demonstration:
+    """Read an episode that was written by `write_demonstration`.
+
+    Raises:
+        EpisodeError: naming episode, file and field.
+    """
+    folder = Path(folder)
+    arrays = _read_transitions(folder)
+    raw = read_raw_episode(folder)
+    steps, count = arrays["frame_steps"], len(arrays["actions"])
+    if len(steps) != raw.frame_count or steps[0] != 0 or (np.diff(steps) <= 0).any() or steps[-1] > count:
+        raise _error(
+            folder, TRANSITIONS, "frame_steps", steps, f"give {raw.frame_count} increasing steps from 0 to {count}"
+        )
+    if len(arrays["observations"]) != count + 1 or len(arrays["task_rewards"]) != count:
+        lengths = {name: len(arrays[name]) for name in ("observations", "actions", "task_rewards")}
+        raise _error(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
+    truth = arrays.get("true_progress")
+    if truth is not None and len(truth) != len(steps):
+        raise _error(
+            folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} pictures"
+        )
+    return Demonstration(
+        episode_id=raw.episode_id,
+        instructions=raw.instructions,
+        frames=raw.frames,
+        frame_steps=steps.astype(np.int64),
+        keyframes=raw.keyframes,
+        stages=raw.stages,
+        observations=arrays["observations"].astype(np.float32),
+        actions=arrays["actions"].astype(np.float32),
+        task_rewards=arrays["task_rewards"].astype(np.float32),
+        terminated=bool(arrays["terminated"]),
+        success=bool(arrays["success"]),
+        seed=int(arrays["seed"]),
+        true_progress=None if truth is None else truth.astype(np.float32),
+    )
+
+
+def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
+    return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
+
+
+def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
+    # The released pipeline reads the misspelt key, so that is the one written.
+    ends = zip(demonstration.stages, demonstration.keyframes[:-1], demonstration.keyframes[1:], strict=True)
+    return [{"anotation": stage, "start_frame_id": int(a), "end_frame_id": int(b)} for stage, a, b in ends]
+
+
+def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
+    path = folder.parent / INSTRUCTIONS
+    if path.exists():
+        if _read_instructions(folder) != instructions:
+            raise _error(
+                folder, INSTRUCTIONS, "instructions", instructions, "one folder holds one task; choose another"
+            )
+        return
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(list(instructions), indent=2)))
+
+
+def _load_json(folder: Path, path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise _error(folder, path.name, "content", str(error), "give a readable JSON file") from error
+
+
+def _read_instructions(folder: Path) -> tuple[str, ...]:
+    content = _load_json(folder, folder.parent / INSTRUCTIONS)
+    if isinstance(content, dict):
+        content = content.get("instructions")
+    if not isinstance(content, list) or not content or not all(isinstance(text, str) and text for text in content):
+        raise _error(folder, INSTRUCTIONS, "instructions", content, "give a list of at least one sentence")
+    return tuple(content)
+
+
+def _read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    segments = _load_json(folder, folder / KEYFRAMES)
+    if not isinstance(segments, list) or not segments:
+        raise _error(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")
+    ids: list[int] = []
+    stages: list[str] = []
+    for i, segment in enumerate(segments):
+        start, end, stage = _read_segment(folder, i, segment)
+        if ids and start != ids[-1]:
+            raise _error(
+                folder, KEYFRAMES, f"[{i}].start_frame_id", start, f"begin where the last one ended, {ids[-1]}"
+            )
+        if end <= start or start < 0:
+            raise _error(
+                folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}, which is at least 0"
+            )
+        ids = ids or [start]
+        ids.append(end)
+        stages.append(stage)
+    return np.array(ids, np.int64), tuple(stages)
+
+
+def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
+    if not isinstance(segment, dict):
+        raise _error(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
+    for key in ("start_frame_id", "end_frame_id"):
+        if type(segment.get(key)) is not int:
+            raise _error(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
+    stage = segment.get("annotation", segment.get("anotation"))
+    if not isinstance(stage, str) or not stage:
+        raise _error(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
+    return segment["start_frame_id"], segment["end_frame_id"], stage
+
+
+def _read_video(
+    folder: Path, camera: str, wanted: NDArray[np.int64] | None, size: tuple[int, int] | None
+) -> tuple[int, NDArray[np.uint8]]:
+    """Decode the whole video: its true frame count, and the wanted pictures, uint8 [F, H, W, 3]."""
+    try:
+        count, pictures = read_pictures(
+            folder / f"{camera}.mp4", None if wanted is None else set(wanted.tolist()), size
+        )
+    except ValueError as error:
+        raise _error(folder, f"{camera}.mp4", "content", str(error), "give a video that can be decoded") from error
+    if not pictures:
+        raise _error(folder, f"{camera}.mp4", "frame count", count, "ask for frames that are there; ids are from 0")
+    return count, np.stack(pictures)
+
+
+def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in (*ARRAYS, *(OPTIONAL_ARRAYS.keys() & set(file.files)))}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise _error(folder, TRANSITIONS, "content", str(error), f"give arrays {', '.join(ARRAYS)}") from error
+    for name, array in arrays.items():
+        ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
+        if array.ndim != ndim or not np.isfinite(array).all():
+            raise _error(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
+    return arrays

@@ -1,0 +1,138 @@
+"""Settings of the reward model and its training. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from dopamine_rl.errors import BadInput
+
+
+@dataclass(frozen=True)
+class GRMConfig:
+    """Shape of an embedded reward model that is built from nothing. The section `[grm]` of a preset."""
+
+    image_size: int = 112
+    """Side of the square picture the model sees, in pixels; a multiple of twice the patch."""
+    patch: int = 28
+    """Side of one vision patch in pixels; four patches become one token of the prompt. 14 as in the released models has
+    four times the tokens and learns no better per update, at almost twice the cost."""
+    vision_width: int = 128
+    """Channels of the vision tower; a multiple of 4 · vision_heads."""
+    vision_depth: int = 2
+    """Blocks of the vision tower, all with full attention inside one picture."""
+    vision_heads: int = 4
+    """Attention heads of the vision tower."""
+    text_width: int = 128
+    """Channels of the language model; a multiple of 8 · text_heads."""
+    text_depth: int = 3
+    """Layers of the language model."""
+    text_heads: int = 4
+    """Attention heads of the language model; a quarter of them hold keys and values."""
+    mlp_ratio: float = 2.5
+    """Inner width of every feed-forward block over its outer width."""
+    seed: int = 0
+    """Seed of the initial weights."""
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.image_size < 1 or self.image_size % (2 * self.patch):
+            raise BadInput("grm.image_size", self.image_size, f"give a multiple of {2 * self.patch}, twice grm.patch")
+        for name, width, unit in (
+            ("vision_width", self.vision_width, 4 * self.vision_heads),
+            ("text_width", self.text_width, 8 * self.text_heads),
+        ):
+            if width < 1 or width % unit:
+                raise BadInput(f"grm.{name}", width, f"give a multiple of {unit}")
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """What one batch asks about each of its episodes. The section `[sft.train.plan]` of a preset."""
+
+    episodes: int = 4
+    """Episodes in a batch."""
+    runs: int = 2
+    """Runs of neighbouring frames shown of an episode; every frame shown is asked forward and backward."""
+    run_length: int = 4
+    """Frames in a run."""
+    neighbours: int = 8
+    """Incremental questions about an episode: frames up to three apart, in either direction."""
+    balanced: int = 4
+    """Questions about an episode from the pool of balanced pairs."""
+    blank_view: float = 0.0
+    """Probability that one of several views is blank throughout the questions about an episode."""
+    blank_reference: float = 0.05
+    """Probability, for START and END each, that the reference is blank."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "runs", "run_length"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give at least 1")
+        for name in ("neighbours", "balanced"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give 0 or more")
+        for name in ("blank_view", "blank_reference"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give a probability in [0, 1]")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a reward model is trained, and for how long. The section `[sft.train]` of a preset."""
+
+    budget_s: float = 120.0
+    """Most seconds of training, evaluations and checkpoints not counted; 0 means no limit."""
+    updates: int = 200
+    """Most updates; 0 means no limit. Whichever limit is reached first ends the training, and the learning rate falls to
+    its end by then. With a limit on updates alone a training is reproducible."""
+    learning_rate: float = 1.5e-3
+    """Peak of the learning rate (AdamW); 1e-5 is right for billions of weights, not for a few million new ones."""
+    weight_decay: float = 0.02
+    """Decay of all matrices."""
+    warmup: float = 0.05
+    """Share of the training in which the learning rate rises."""
+    clip: float = 1.0
+    """Largest norm of a gradient."""
+    label_sigma: float = 0.05
+    """Width of the soft label in hops: neighbouring bins are nearly right."""
+    hop_weight: float = 5.0
+    """Weight of the squared error of E[H⁺] and E[H⁻] beside the cross-entropy."""
+    plan: BatchPlan = field(default_factory=BatchPlan)
+    """What a batch asks."""
+    seed: int = 0
+    """Seed of the order of training."""
+
+    def __post_init__(self) -> None:
+        if self.updates < 0:
+            raise BadInput("sft.train.updates", self.updates, "give a number of updates, or 0 for no limit")
+        if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
+            raise BadInput("sft.train.budget_s", self.budget_s, "give a number of seconds, or 0 for no limit")
+        if not self.updates and not self.budget_s:
+            raise BadInput("sft.train.budget_s", self.budget_s, "limit the training by seconds or by sft.train.updates")
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """The Ray Train job that fits the reward model."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """The training itself."""
+    start_from: str = ""
+    """Folder of the reward model to begin with; empty builds one from `[grm]`."""
+    workers: int = 1
+    """Processes that share the training."""
+    num_cpus: float = 0.5
+    """Logical CPUs of each."""
+    threads: int = 2
+    """Torch threads of each."""
+    use_gpu: bool = False
+    """Give each process a GPU."""
+    checkpoint_updates: int = 100
+    """Updates between two states that a failed job can go on from; held-out episodes are judged at the same moments."""
+    max_failures: int = 1
+    """How often a failed job is started again."""
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads", "checkpoint_updates"):
+            if getattr(self, name) < 1:
+                raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")

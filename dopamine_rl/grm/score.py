@@ -1,0 +1,51 @@
+"""The score grammar: the one line with which the model answers, and its 201 whole-percent forms.
+
+`<score>+33%</score>`: AFTER is 33 % of the remaining way further than BEFORE. `<score>-8%</score>`: 8 % of what had
+been covered is lost. `<score>0%</score>`: no difference.
+Source: METHOD.md section 4. One decimal is accepted on reading, as the released fine-tuning data carries it.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dopamine_rl.errors import BadInput
+
+HOP_BINS = 201
+"""Whole percents from −100 to +100; bin b stands for the hop (b − 100) / 100."""
+
+_SCORE = re.compile(r"<score>([+-]?)(0|[1-9][0-9]{0,2})(\.[0-9])?%</score>")
+
+
+def format_score(hop: float) -> str:
+    """The answer that says `hop`, rounded to a whole percent. Raises BadInput unless hop is in [−1, 1]."""
+    if not -1.0 <= hop <= 1.0:
+        raise BadInput("hop", hop, "give a hop in [-1, 1]")
+    percent = round(hop * 100)
+    return f"<score>{percent:+d}%</score>" if percent else "<score>0%</score>"
+
+
+def answers() -> tuple[str, ...]:
+    """The 201 answers in the order of the hop bins, from −100 % to +100 %."""
+    return tuple(format_score((index - 100) / 100) for index in range(HOP_BINS))
+
+
+def parse_score(text: str) -> float:
+    """Read an answer strictly; white space around it is allowed, anything else is not.
+
+    Returns:
+        The hop in [−1, 1].
+    Raises:
+        BadInput: no score, two scores, text beside it, not a number, a missing sign, or out of range. Such an answer
+            has no value: the caller marks its estimate invalid with the message as the reason.
+    """
+    match = _SCORE.fullmatch(text.strip())
+    if match is None:
+        raise BadInput("score", text, "answer with exactly one score like <score>+33%</score>, <score>-8%</score>")
+    sign, whole, tenth = match.groups()
+    percent = float(whole + (tenth or ""))
+    if percent > 100.0:
+        raise BadInput("score", text, "answer with a score from -100% to +100%")
+    if percent > 0.0 and not sign:
+        raise BadInput("score", text, "answer with a sign before every score but 0%")
+    return -percent / 100 if sign == "-" and percent else percent / 100

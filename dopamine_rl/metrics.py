@@ -1,0 +1,197 @@
+"""How far a reward model, or a policy, can be trusted: functions of arrays of hops, progress and outcomes.
+
+Rank correlation with time alone is gameable (all hops above 0 gives VOC+ = 1), so nothing here is reported alone.
+An unreadable hop is NaN; each function says whether it holds or refuses it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.progress import HOP_BINS, Floats, apply_hop, check_interval, hop_bin
+from dopamine_rl.types import Rate
+
+MIN_POINTS = 8
+"""Fewer points than this make a rank correlation with time meaningless."""
+
+EpisodeOutcome = Literal["success", "partial", "failure"]
+
+
+def voc_plus(hops: ArrayLike) -> float:
+    """Return VOC+: Spearman correlation of time with the incremental chain from 0; a constant curve counts 0.
+
+    Args:
+        hops: float [n], hop from frame i to frame i + 1 for i = 0 … n − 1; NaN holds the chain.
+    Raises:
+        BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
+    Source: arXiv:2512.23703, value-order correlation.
+    """
+    return _time_correlation(_chain(hops, 0.0))
+
+
+def voc_minus(swapped_hops: ArrayLike) -> float:
+    """Return VOC−: as VOC+ with BEFORE and AFTER swapped, processed from the end in a chain from 1; ideally +1.
+
+    Args:
+        swapped_hops: float [n], hop from frame i + 1 back to frame i for i = 0 … n − 1, in order of time; NaN holds.
+    Raises:
+        BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
+    Source: arXiv:2512.23703, value-order correlation of the reversed video.
+    """
+    return _time_correlation(_chain(np.asarray(swapped_hops, np.float64)[::-1], 1.0)[::-1])
+
+
+def spearman(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Spearman's rank correlation of [n] and [n]; ties share their mean rank; 0 where either is constant."""
+    x, y = _same_length(a, b)
+    x, y = _ranks(x) - (len(x) + 1) / 2, _ranks(y) - (len(y) + 1) / 2
+    scale = np.sqrt((x @ x) * (y @ y))
+    return float(np.clip(x @ y / scale, -1.0, 1.0)) if scale > 0 else 0.0
+
+
+def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Kendall's τ-b of float [n] and [n], in [−1, 1]; 0 where either is constant."""
+    x, y = _same_length(a, b)
+    i, j = np.triu_indices(len(x), 1)
+    dx, dy = np.sign(x[j] - x[i]), np.sign(y[j] - y[i])
+    scale = np.sqrt(np.sum(dx != 0) * np.sum(dy != 0))
+    return float(dx @ dy / scale) if scale > 0 else 0.0
+
+
+def hop_mae_by_bin(
+    predicted: ArrayLike, truth: ArrayLike, bins: int = HOP_BINS
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the mean absolute error of predicted hops in each bin of the true hop.
+
+    Args:
+        predicted: float [N] in [−1, 1]; NaN (unreadable) is left out.
+        truth: float [N] in [−1, 1].
+    Returns:
+        float64 [bins], NaN where a bin is empty, and the number of pairs int64 [bins] behind each.
+    Raises:
+        BadInput: lengths differ, a value outside [−1, 1].
+    """
+    predicted, truth = _same_length(predicted, truth)
+    readable = ~np.isnan(predicted)
+    predicted, truth = check_interval("predicted", predicted[readable], -1.0, 1.0), truth[readable]
+    index = hop_bin(truth, bins)
+    counts = np.bincount(index, minlength=bins)
+    sums = np.bincount(index, np.abs(predicted - truth), minlength=bins)
+    return np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0), counts.astype(np.int64)
+
+
+def progress_mae(predicted: ArrayLike, truth: ArrayLike) -> float:
+    """Return the mean absolute error of progress, float [T] and [T] in [0, 1]. Raises BadInput where they are not."""
+    predicted, truth = _same_length(predicted, truth)
+    return float(np.mean(np.abs(check_interval("predicted", predicted) - check_interval("truth", truth))))
+
+
+def false_progress(hops: ArrayLike, tolerance: float) -> Rate:
+    """Return how often a hop above `tolerance` is claimed where nothing was gained (pairs whose true hop is 0).
+
+    Args:
+        hops: float [N] in [−1, 1]; leave unreadable answers out and count them apart.
+    Raises:
+        BadInput: no pair, or a hop that is not finite.
+    """
+    claimed = check_interval("hops", hops, -1.0, 1.0) > tolerance
+    return wilson(int(claimed.sum()), claimed.size)
+
+
+def false_success(final_progress: ArrayLike, threshold: float) -> Rate:
+    """Return how often a failed episode ends at or above `threshold`, from the final progress [N] of failures.
+
+    Raises:
+        BadInput: no episode, or a progress outside [0, 1].
+    """
+    claimed = check_interval("final_progress", final_progress) >= threshold
+    return wilson(int(claimed.sum()), claimed.size)
+
+
+def outcome(progress: ArrayLike) -> EpisodeOutcome:
+    """Return what a finished episode's progress curve, float [T] in [0, 1], says about its outcome.
+
+    The mean is that of the curve's last third, ceil(T / 3) points.
+
+    Raises:
+        BadInput: an empty curve, or a value outside [0, 1].
+    Source: arXiv:2512.23703, Eq. 58.
+    """
+    curve = check_interval("progress", progress)
+    if curve.ndim != 1 or len(curve) == 0:
+        raise BadInput("progress", curve.shape, "give the progress curve of one episode, [T] with T ≥ 1")
+    mean = float(np.mean(curve[-((len(curve) + 2) // 3) :]))
+    if curve[-1] > 0.8 and mean > 0.6:
+        return "success"
+    return "partial" if mean >= 0.4 else "failure"
+
+
+def auc(successes: ArrayLike, failures: ArrayLike) -> float:
+    """Return the chance that a success ends higher than a failure, ties counting half: 1 separates, 0.5 is blind.
+
+    Args:
+        successes, failures: final progress of each episode, float [S] and [F].
+    Raises:
+        BadInput: one of them is empty or not finite.
+    """
+    high, low = np.ravel(np.asarray(successes, np.float64)), np.ravel(np.asarray(failures, np.float64))
+    for name, values in (("successes", high), ("failures", low)):
+        if values.size == 0 or not np.all(np.isfinite(values)):
+            raise BadInput(name, values, "give the final progress of at least one episode, all finite")
+    difference = high[:, None] - low[None, :]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Rate:
+    """Return a rate with its Wilson score interval.
+
+    Args:
+        successes, n: how many of how many.
+        z: normal quantile; the default gives 95 %.
+    Raises:
+        BadInput: n is 0 (no trial is no rate), or successes lies outside 0 … n.
+    Source: Wilson, Journal of the American Statistical Association 22 (1927).
+    """
+    if n < 1:
+        raise BadInput("n", n, "run at least one trial before stating a rate")
+    if not 0 <= successes <= n:
+        raise BadInput("successes", successes, f"give a count in 0 … {n}")
+    p, scale = successes / n, 1.0 + z * z / n
+    center = (p + z * z / (2 * n)) / scale
+    half = z / scale * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low, high = max(0.0, float(center - half)), min(1.0, float(center + half))
+    return Rate(mean=p, low=min(low, p), high=max(high, p), n=n)  # rounding may put an end of 0 or 1 beyond the mean
+
+
+def _chain(hops: ArrayLike, start: float) -> Floats:
+    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds."""
+    steps = np.asarray(hops, np.float64)
+    if steps.ndim != 1 or len(steps) + 1 < MIN_POINTS:
+        raise BadInput("hops", steps.shape, f"give [n] with n ≥ {MIN_POINTS - 1}: {MIN_POINTS} points an episode")
+    check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
+    values = [start]
+    for step in steps:
+        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
+    return np.array(values)
+
+
+def _time_correlation(progress: Floats) -> float:
+    return spearman(np.arange(len(progress)), progress)
+
+
+def _ranks(values: Floats) -> Floats:
+    """Return ranks 1 … n, ties sharing their mean."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2.0)[inverse]
+
+
+def _same_length(a: ArrayLike, b: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if x.ndim != 1 or x.shape != y.shape or len(x) == 0:
+        raise BadInput("values", (x.shape, y.shape), "give two arrays of one shape [n], n ≥ 1")
+    return x, y

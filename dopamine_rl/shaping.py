@@ -1,0 +1,220 @@
+"""Potential-based shaping with a held potential, and the detector that turns progress into success.
+
+The potential of environment step t is the fused progress of the last frame scored at or before t. Every step is shaped,
+so shaping telescopes over any window for any stride, and never depends on an action before it shows in a scored frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.progress import check_interval
+from dopamine_rl.types import RewardMode
+
+
+def held_potential(score_times: ArrayLike, progress: ArrayLike, T: int, start: float) -> NDArray[np.float32]:
+    """Return the potential at the T + 1 observations of a fragment, held between scored frames.
+
+    Args:
+        score_times: int [F], observation index (0 … T) of each scored frame, strictly increasing.
+        progress: float [F], fused Φ* of each scored frame (already held where its answer was invalid), in [0, 1].
+        T: number of environment steps of the fragment.
+        start: Φ* of the last frame scored before the fragment, in [0, 1]; 0 at the start of an episode.
+    Returns:
+        float32 [T + 1] in [0, 1]; entry t uses only frames scored at or before t.
+    Raises:
+        BadInput: times out of order or range, shapes differ, a progress outside [0, 1].
+    Source: arXiv:2512.23703, Eq. 14; holding between scored frames is ours.
+    """
+    times = _check_times(score_times, T)
+    values = check_interval("progress", progress)
+    if values.shape != times.shape:
+        raise BadInput("progress", values.shape, f"give one value for each of the {len(times)} scored frames")
+    known = np.concatenate([[float(check_interval("start", start))], values])
+    return known[_frames_seen(times, T)].astype(np.float32)
+
+
+def phase(score_times: ArrayLike, T: int, stride: int, start: int = 0) -> NDArray[np.float32]:
+    """Return how old the held potential is at each observation: environment steps since the last scored frame / stride.
+
+    Args:
+        score_times: int [F], observation index (0 … T) of each scored frame, strictly increasing.
+        T: number of environment steps of the fragment.
+        stride: environment steps between scored frames.
+        start: environment steps between the last frame scored before the fragment and its first observation.
+    Returns:
+        float32 [T + 1] in [0, 1).
+    Raises:
+        BadInput: times out of order or range, or further apart than the stride.
+    """
+    if stride < 1:
+        raise BadInput("stride", stride, "give at least 1 environment step")
+    times = _check_times(score_times, T)
+    known = np.concatenate([[-start], times])
+    age = np.arange(T + 1) - known[_frames_seen(times, T)]
+    if age.max() >= stride or start < 0:
+        raise BadInput("score_times", times, f"score a frame at least every {stride} environment steps")
+    return (age / stride).astype(np.float32)
+
+
+def next_potentials(potential: ArrayLike, terminated: bool) -> NDArray[np.float32]:
+    """Return the potential after each step: shifted by one, and 0 after a step that ends the task.
+
+    Truncation is not termination: where time ran out, or a fragment was cut, the potential keeps its value and the
+    learner bootstraps.
+
+    Args:
+        potential: float [T + 1], `held_potential` of the fragment.
+        terminated: the last step ended the task.
+    Returns:
+        float32 [T].
+    """
+    after = np.array(potential, np.float32)[1:]
+    if terminated:
+        after[-1:] = 0.0
+    return after
+
+
+def shaped_reward(
+    task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, mode: RewardMode
+) -> NDArray[np.float32]:
+    """Return the reward a learner is paid. The labeller writes it and replay recomputes it with this one function.
+
+    Values are rounded to float32 first, as the columns store them, so both get the same bits.
+
+    Args:
+        task_reward: from the task; any shape.
+        potential, next_potential: held Φ before and after the step (0 after termination), same shape.
+        gamma: the learner's discount in (0, 1]; γ^k where it acts in macro-steps of k environment steps.
+        mode: grm and oracle pay task + γΦ' − Φ, naive task + Φ' − Φ (the semantic trap), sparse the task alone.
+    Returns:
+        float32 of the same shape.
+    Raises:
+        BadInput: unknown mode, γ out of range, shapes differ, or a value that is not finite.
+    Source: arXiv:2512.23703, Eq. 14.
+    """
+    if not 0.0 < gamma <= 1.0:
+        raise BadInput("gamma", gamma, "give a discount in (0, 1]")
+    task = _float32("task_reward", task_reward)
+    if mode == "sparse":
+        return task.astype(np.float32)
+    if mode not in ("grm", "oracle", "naive"):
+        raise BadInput("mode", mode, "give one of grm, sparse, naive, oracle")
+    before, after = _float32("potential", potential), _float32("next_potential", next_potential)
+    if not task.shape == before.shape == after.shape:
+        raise BadInput("potential", (before.shape, after.shape), f"give the shape of task_reward, {task.shape}")
+    return (task + (1.0 if mode == "naive" else gamma) * after - before).astype(np.float32)
+
+
+def n_step_shaping(
+    task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, n: int, mode: RewardMode
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Return the shaped n-step returns of a fragment, and how many steps each really spans.
+
+    In the modes grm and oracle entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t, to be bootstrapped with γ^m; the
+    m of a window cut by the fragment's end is what is left, not n.
+
+    Args:
+        task_reward, potential, next_potential: float [T], as for `shaped_reward`, of consecutive steps of one episode.
+        gamma: discount of one environment step.
+        n: the longest window, in environment steps.
+        mode: as for `shaped_reward`.
+    Returns:
+        float32 [T] returns and int64 [T] spans m = min(n, T − t).
+    Raises:
+        BadInput: as for `shaped_reward`; n below 1; more than one axis.
+    """
+    if n < 1:
+        raise BadInput("n", n, "give at least 1 environment step")
+    reward = shaped_reward(task_reward, potential, next_potential, gamma, mode).astype(np.float64)
+    if reward.ndim != 1:
+        raise BadInput("task_reward", reward.shape, "give the consecutive steps of one episode, [T]")
+    spans = np.minimum(n, np.arange(len(reward), 0, -1))
+    returns = np.zeros_like(reward)
+    for i in range(min(n, len(reward))):
+        returns[: len(reward) - i] += gamma**i * reward[i:]
+    return returns.astype(np.float32), spans
+
+
+@dataclass(slots=True)
+class SuccessDetector:
+    """Says when progress has become success: at or above a threshold for some scored frames in a row.
+
+    It fires once. It can fire again only after progress has fallen below a lower threshold, so that noise around the
+    upper one is not paid twice. A frame without a valid answer neither counts nor breaks the row.
+
+    Args:
+        threshold: progress that counts as success, in (0, 1]; fit it on held-out demonstrations.
+        rearm: progress below which it may fire again, below `threshold`.
+        frames: consecutive valid scored frames needed.
+    Raises:
+        BadInput: a field is out of range.
+    Source: arXiv:2512.23703 uses 1 − δ = 0.95. Differs: several frames, hysteresis.
+    """
+
+    threshold: float
+    rearm: float
+    frames: int = 2
+    _streak: int = field(default=0, init=False)
+    _armed: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 1.0:
+            raise BadInput("success.threshold", self.threshold, "give a progress in (0, 1]")
+        if not 0.0 <= self.rearm < self.threshold:
+            raise BadInput("success.rearm", self.rearm, f"give a progress in [0, {self.threshold:g})")
+        if self.frames < 1:
+            raise BadInput("success.frames", self.frames, "give at least 1 scored frame")
+
+    def reset(self) -> None:
+        """Begin an episode."""
+        self._streak, self._armed = 0, True
+
+    def update(self, progress: float, valid: bool = True) -> bool:
+        """Take the next scored frame's Φ*, in order of time; return True where the detector fires.
+
+        Raises:
+            BadInput: a progress marked valid is not finite.
+        """
+        if not valid:
+            return False
+        if not math.isfinite(progress):
+            raise BadInput("progress", progress, "give a finite progress, or mark the frame invalid")
+        if progress < self.rearm:
+            self._armed = True
+        self._streak = self._streak + 1 if progress >= self.threshold else 0
+        if self._armed and self._streak >= self.frames:
+            self._armed = False
+            return True
+        return False
+
+
+def _check_times(score_times: ArrayLike, T: int) -> NDArray[np.int64]:
+    """Return the times as int64 [F]; BadInput unless they increase strictly within 0 … T."""
+    times = np.asarray(score_times)
+    if times.size == 0:
+        times = np.zeros(0, np.int64)
+    if T < 0 or times.ndim != 1 or not np.issubdtype(times.dtype, np.integer):
+        raise BadInput("score_times", score_times, "give whole observation indices [F] of a fragment of T ≥ 0 steps")
+    if len(times) and (times[0] < 0 or times[-1] > T or np.any(np.diff(times) <= 0)):
+        raise BadInput("score_times", times, f"give strictly increasing observation indices in 0 … {T}")
+    return times.astype(np.int64)
+
+
+def _frames_seen(times: NDArray[np.int64], T: int) -> NDArray[np.int64]:
+    """Return the number of frames scored at or before each observation 0 … T."""
+    return np.searchsorted(times, np.arange(T + 1), side="right")
+
+
+def _float32(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    """Return the values rounded to float32, as float64; RLlib would take a NaN reward silently, so it stops here."""
+    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below
+        array = np.asarray(values, np.float32).astype(np.float64)
+    if not np.all(np.isfinite(array)):
+        raise BadInput(name, array, "give finite values")
+    return array

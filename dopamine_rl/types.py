@@ -1,0 +1,337 @@
+"""The values that cross package boundaries: frozen dataclasses, every field with shape, dtype and unit.
+
+Shapes use T (scored frames of a fragment, or environment steps where a field says so), V (views), H and W (pixels),
+P = 3 (perspectives, in the order of `PERSPECTIVES`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, require
+
+Perspective = Literal["incremental", "forward", "backward"]
+PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
+"""Which comparison is asked: against the previous scored frame, the first one, the goal. The order of every P axis."""
+
+RewardMode = Literal["grm", "sparse", "naive", "oracle"]
+"""grm: γΦ' − Φ from the GRM. naive: Φ' − Φ from the GRM (the semantic trap). oracle: simulator-true potential. sparse: none."""
+
+Outcome = Literal["answered", "invalid", "late", "rejected"]
+"""What became of one scored frame that was asked for. asked = answered + invalid + late + rejected, always."""
+
+Views = NDArray[np.uint8]
+"""All cameras at one instant: uint8 [V, H, W, 3], RGB."""
+
+
+def check_views(field_name: str, frames: NDArray[np.uint8], ndim: int = 4) -> None:
+    """Raise BadInput unless `frames` is uint8 [..., H, W, 3] with `ndim` axes, none of them empty."""
+    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
+        raise BadInput(field_name, getattr(frames, "dtype", type(frames)), "give a numpy array of uint8 RGB pixels")
+    if frames.ndim != ndim or frames.shape[-1] != 3 or 0 in frames.shape:
+        wanted = {3: "[H, W, 3]", 4: "[V, H, W, 3]", 5: "[T, V, H, W, 3]"}[ndim]
+        raise BadInput(field_name, frames.shape, f"give an array of shape {wanted} with no empty axis")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EpisodeContext:
+    """What stays the same in every question of one episode.
+
+    Args:
+        episode_id: unique name of the episode.
+        instruction: the task in words.
+        reference_start, reference_end: uint8 [H, W, 3], front view of a demonstration's first and last frame.
+        init: uint8 [V, H, W, 3], first frame of this episode (anchor of the forward perspective).
+        goal: uint8 [V, H, W, 3], final frame of a demonstration (anchor of the backward perspective). Never rendered
+            from the running episode.
+        model_version: the version every answer must come from; None accepts, and the reply names, the current one.
+    Raises:
+        BadInput: a picture has another dtype or shape; init and goal differ in shape.
+    """
+
+    episode_id: str
+    instruction: str
+    reference_start: NDArray[np.uint8]
+    reference_end: NDArray[np.uint8]
+    init: Views
+    goal: Views
+    model_version: str | None = None
+
+    def __post_init__(self) -> None:
+        check_views("reference_start", self.reference_start, 3)
+        check_views("reference_end", self.reference_end, 3)
+        check_views("init", self.init)
+        check_views("goal", self.goal)
+        if self.goal.shape != self.init.shape:
+            raise BadInput("goal", self.goal.shape, f"give the same views as init, {self.init.shape}")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class TaskReference:
+    """What a demonstration says about a task: its words, its first and last picture, and the goal in every view.
+
+    Args:
+        instruction: the task in words.
+        reference_start, reference_end: uint8 [H, W, 3], front view.
+        goal: uint8 [V, H, W, 3].
+    """
+
+    instruction: str
+    reference_start: NDArray[np.uint8]
+    reference_end: NDArray[np.uint8]
+    goal: Views
+
+    @classmethod
+    def of(cls, demonstration: Demonstration) -> TaskReference:
+        """Take the references from a demonstration; the front view is its first."""
+        frames = demonstration.frames
+        return cls(demonstration.instructions[0], frames[0, 0], frames[-1, 0], frames[-1])
+
+    def context(self, episode_id: str, init: Views) -> EpisodeContext:
+        """The context of an episode that begins with the pictures `init`."""
+        return EpisodeContext(episode_id, self.instruction, self.reference_start, self.reference_end, init, self.goal)
+
+
+@dataclass(frozen=True, slots=True)
+class FusionConfig:
+    """How three perspectives become one progress (METHOD.md section 2).
+
+    Args:
+        kind: "mean" (Eq. 8) or "consistency" (Eq. 9-11).
+        alpha: sharpness of the consistency weight exp(−α Δ²).
+        epsilon: added to Φ̄ in the denominator of Δ (unstated in the paper).
+        chain: what the incremental perspective adds its hop to, the "fused" progress or its "own".
+    """
+
+    kind: Literal["mean", "consistency"] = "mean"
+    alpha: float = 20.0
+    epsilon: float = 1e-6
+    chain: Literal["fused", "own"] = "fused"
+
+    def __post_init__(self) -> None:
+        require(
+            "fusion",
+            self,
+            ("alpha", 0.0 <= self.alpha < np.inf, "give a finite number of at least 0; the paper uses 20"),
+            ("epsilon", 0.0 < self.epsilon < np.inf, "give a small finite number above 0, such as 1e-6"),
+        )
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScoreRequest:
+    """One question to the reward service: how far along are these frames of one episode?
+
+    The service is stateless: a request carries everything, so that any replica can answer it and a retry is harmless.
+    Frame 0 is compared with `previous`, frame i with frame i−1 (or with the last frame before it whose answer was valid).
+
+    Args:
+        context: what stays the same in the episode.
+        previous: uint8 [V, H, W, 3], the last scored frame before `frames`.
+        frames: uint8 [T, V, H, W, 3], in order of time.
+        times: int [T], environment step of each frame, strictly increasing; with the episode id it names the frame.
+        remaining_ms: time left for the answer when the request leaves its sender.
+        start_progress: Φ* at `previous`; where given, the service folds the fragment and the reply carries Φ*.
+        fusion: how it folds.
+    Raises:
+        BadInput: shapes, dtypes or order are wrong.
+    """
+
+    context: EpisodeContext
+    previous: Views
+    frames: NDArray[np.uint8]
+    times: tuple[int, ...]
+    remaining_ms: float
+    start_progress: float | None = None
+    fusion: FusionConfig = FusionConfig()
+
+    def __post_init__(self) -> None:
+        check_views("previous", self.previous)
+        check_views("frames", self.frames, 5)
+        if self.previous.shape != self.context.init.shape:
+            raise BadInput("previous", self.previous.shape, f"give the same views as init, {self.context.init.shape}")
+        if self.frames.shape[1:] != self.previous.shape:
+            raise BadInput("frames", self.frames.shape, f"give [T, *{self.previous.shape}], the views of `previous`")
+        if len(self.times) != len(self.frames):
+            raise BadInput("times", len(self.times), f"give one time for each of the {len(self.frames)} frames")
+        if any(b <= a for a, b in zip(self.times, self.times[1:], strict=False)):
+            raise BadInput("times", self.times, "give strictly increasing environment steps")
+        if not np.isfinite(self.remaining_ms):
+            raise BadInput("remaining_ms", self.remaining_ms, "give a finite number of milliseconds")
+        if self.start_progress is not None and not 0.0 <= self.start_progress <= 1.0:
+            raise BadInput("start_progress", self.start_progress, "give a progress in [0, 1], or None")
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class HopEstimates:
+    """The model's answers to N questions, each a distribution over hops reduced to what fusion needs.
+
+    Args:
+        gain: float32 [N], E[H⁺] in [0, 1]; NaN where invalid.
+        loss: float32 [N], E[H⁻] in [0, 1]; NaN where invalid. The expected hop is gain − loss.
+        entropy: float32 [N], nats; NaN where the readout gives no distribution or the answer is invalid.
+        reasons: N strings, "" where the answer is valid, else why it has no value.
+    """
+
+    gain: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    reasons: tuple[str, ...]
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """bool [N]: the answer could be read."""
+        return np.array([not reason for reason in self.reasons], bool)
+
+    @property
+    def hop(self) -> NDArray[np.float32]:
+        """float32 [N] in [−1, 1], NaN where invalid."""
+        return self.gain - self.loss
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class FoldedProgress:
+    """Progress after each scored frame, folded in order from a starting value.
+
+    Args:
+        progress: float32 [T], fused Φ* in [0, 1]; held where invalid.
+        perspectives: float32 [T, P], progress of each perspective alone; held where invalid.
+        valid: bool [T].
+        weight: float32 [T], weight of the new evidence: 1 for mean fusion, w of Eq. 10 for consistency; 0 where held.
+    """
+
+    progress: NDArray[np.float32]
+    perspectives: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScoreReply:
+    """The answer to a ScoreRequest: hops for each frame and perspective. Pictures in, hops out; folding is the core's.
+
+    Args:
+        gain, loss: float32 [T, P], E[H⁺] and E[H⁻]; NaN where invalid.
+        entropy: float32 [T, P], nats; NaN where unknown.
+        reasons: T strings: "" where all three perspectives are valid, else why the frame has no value.
+        anchor_times: int [T], the time of the frame that each incremental question compared with; `previous` is −1.
+        model_version: the version that answered; one for the whole reply.
+        queue_ms, model_ms: time the request waited and time its batch spent in the model.
+        folded: progress after each frame, where the request carried a starting progress; else None.
+    """
+
+    gain: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    reasons: tuple[str, ...]
+    anchor_times: tuple[int, ...]
+    model_version: str
+    queue_ms: float = 0.0
+    model_ms: float = 0.0
+    folded: FoldedProgress | None = None
+
+    @property
+    def valid(self) -> NDArray[np.bool_]:
+        """bool [T]: all three perspectives of the frame could be read."""
+        return np.array([not reason for reason in self.reasons], bool)
+
+    @property
+    def hops(self) -> NDArray[np.float32]:
+        """float32 [T, P] in [−1, 1], NaN where invalid."""
+        return self.gain - self.loss
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LabelColumns:
+    """What the labeller knows of a fragment of T environment steps, kept beside the reward that it wrote.
+
+    Args:
+        task_reward: float32 [T].
+        potential: float32 [T], held Φ_t before each step.
+        next_potential: float32 [T], held Φ_{t+1} after each step; 0 where the step terminated the episode.
+        valid: bool [T], no frame scored at or before t+1 since the last valid one went without a value.
+        phase: float32 [T], environment steps since the last scored frame over the stride, in [0, 1).
+        model_version: the version behind every potential of the fragment's episode; "" where no model is asked.
+    """
+
+    task_reward: NDArray[np.float32]
+    potential: NDArray[np.float32]
+    next_potential: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    phase: NDArray[np.float32]
+    model_version: str
+
+
+@dataclass(slots=True)
+class LabelCounts:
+    """What became of the frames that were asked for. `asked` equals the sum of the other four once all is collected.
+
+    Args:
+        asked, answered, invalid, late, rejected: frames.
+        retried: requests sent again (a dead replica, an anchor without a value); the frames are not counted again.
+        errors: failures inside the labelling callback, each logged.
+        latencies_ms: one for each reply, from its arrival at the service to its answer.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    invalid: int = 0
+    late: int = 0
+    rejected: int = 0
+    retried: int = 0
+    errors: int = 0
+    latencies_ms: list[float] = field(default_factory=list)
+
+    @property
+    def closed(self) -> bool:
+        """True if every frame asked for has exactly one outcome."""
+        return self.asked == self.answered + self.invalid + self.late + self.rejected
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Demonstration:
+    """One recorded episode: pictures at the scored frames, transitions at every environment step.
+
+    Args:
+        episode_id: folder name.
+        instructions: ways to say the task; the first is the canonical one.
+        frames: uint8 [F, V, H, W, 3], the recorded pictures.
+        frame_steps: int [F], environment step of each picture, strictly increasing from 0.
+        keyframes: int [N+1], indices into `frames` of the sub-task boundaries, strictly increasing.
+        stages: N names, one a segment.
+        observations: float32 [T+1, D], policy observations.
+        actions: float32 [T, A] in [−1, 1].
+        task_rewards: float32 [T].
+        terminated: bool, the task ended with step T (success); else time ran out.
+        success: bool, the simulator's verdict (ground truth: for evaluation and task reward only).
+        seed: the environment seed it was recorded with.
+        true_progress: float32 [F], the simulator's true progress at each picture; None where nobody knows it (a real
+            robot). For diagnostics and for failed training episodes, never for a reward that stands for the GRM's.
+    """
+
+    episode_id: str
+    instructions: tuple[str, ...]
+    frames: NDArray[np.uint8]
+    frame_steps: NDArray[np.int64]
+    keyframes: NDArray[np.int64]
+    stages: tuple[str, ...]
+    observations: NDArray[np.float32]
+    actions: NDArray[np.float32]
+    task_rewards: NDArray[np.float32]
+    terminated: bool
+    success: bool
+    seed: int
+    true_progress: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """A success rate with its Wilson interval at 95 %."""
+
+    mean: float
+    low: float
+    high: float
+    n: int

@@ -1,0 +1,208 @@
+"""Updates a second of the policy learner, beside stock RLlib SAC and beside a bare loop, in one run.
+
+    python experiments/benchmarks/learner.py
+
+All have an actor and two critics of the same layers, the same batch and one thread, and draw their batches from the same
+transitions; `rllib_default` is SAC once more with the critics that RLlib makes of these widths. What is timed is a
+training iteration without acting: draw, hand over, update, report, send the weights to the env runner (the bare loop
+has only to draw and update). Time is CPU time of the main thread, which does all of it, so that a busy machine does not
+count; the arms take turns and ratios are medians over the rounds. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS, EPISODE = 30, 6, 20_000, 100
+HIDDEN, BATCH_SIZE, GAMMA = (256, 256), 256, 0.99
+UPDATES_PER_CALL = 8
+"""What a training iteration asks for at once: two updates for each of the four environment steps of a fragment."""
+
+
+def main() -> None:
+    """Run the three arms in turn and print their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each arm")
+    parser.add_argument(
+        "--updates", type=int, default=40, help="updates of a turn, a multiple of 8 (stock RLlib does a fifth)"
+    )
+    arguments = parser.parse_args()
+    arms = make_arms(make_columns())
+    for run in arms.values():
+        run(UPDATES_PER_CALL)
+    counts = {
+        name: UPDATES_PER_CALL * max(1, arguments.updates // 40) if name.startswith("rllib") else arguments.updates
+        for name in arms
+    }
+    rates = {name: [] for name in arms}
+    for _ in range(arguments.rounds):
+        for name, run in arms.items():
+            begin = time.thread_time()
+            run(counts[name])
+            rates[name].append(counts[name] / (time.thread_time() - begin))
+    print(json.dumps(figures({name: np.array(values) for name, values in rates.items()})))
+
+
+def figures(rates: dict[str, np.ndarray]) -> dict[str, float]:
+    """Medians of the rates (updates/s) and of the ratios of each round."""
+    result = {f"{name}_updates_per_s": round(float(np.median(values)), 2) for name, values in rates.items()}
+    for other in rates.keys() - {"ours"}:
+        result[f"ratio_{other}"] = round(float(np.median(rates["ours"] / rates[other])), 3)
+    return result
+
+
+def make_columns() -> dict[str, np.ndarray]:
+    """Made-up transitions of episodes that end by time."""
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(TRANSITIONS + 1, OBSERVATION_SIZE)).astype(np.float32)
+    return {
+        "obs": observations[:-1],
+        "next_obs": observations[1:],
+        "actions": rng.uniform(-1, 1, (TRANSITIONS, ACTION_SIZE)).astype(np.float32),
+        "rewards": rng.normal(size=TRANSITIONS).astype(np.float32),
+        "terminated": np.zeros(TRANSITIONS, np.float32),
+    }
+
+
+def make_arms(columns: dict[str, np.ndarray]) -> dict[str, Callable[[int], None]]:
+    """Each arm's function of a number of updates."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+    import torch
+    from ray.rllib.algorithms.dqn import dqn
+
+    from experiments.benchmarks.bare_loop import BareLoop
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    arms = {
+        "ours": our_arm(columns),
+        "rllib": rllib_arm(columns, same=True),
+        "rllib_default": rllib_arm(columns, same=False),
+    }
+    dqn.synchronous_parallel_sample = lambda **_: ([], [])
+    bare = BareLoop(columns, HIDDEN, BATCH_SIZE, GAMMA)
+    arms["bare"] = lambda count: [bare.update() for _ in range(count)] and None
+    torch.set_num_threads(1)
+    return arms
+
+
+def make_env(env_config: Any) -> Any:
+    """An environment with the right spaces in which nothing happens."""
+    import gymnasium
+
+    class Still(gymnasium.Env):
+        def __init__(self) -> None:
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (ACTION_SIZE,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+            return np.zeros(OBSERVATION_SIZE, np.float32), {}
+
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            return np.zeros(OBSERVATION_SIZE, np.float32), 0.0, False, False, {}
+
+    return Still()
+
+
+def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
+    """RLPD with half of every batch from demonstrations, through RLlib's learner group."""
+    from learner.algorithms.common import Task
+    from learner.algorithms.rlpd import make_rlpd_config
+    from learner.config import LearnerConfig
+    from learner.replay import ColumnarReplay
+
+    config = LearnerConfig(
+        hidden=HIDDEN, critics=2, target_critics=2, actor_every=1, batch_size=BATCH_SIZE, num_env_runners=0
+    )
+    algorithm = make_rlpd_config(Task(make_env, gamma=GAMMA), config, "grm").build_algo()
+    stored = {**columns, "task_reward": columns["rewards"]}
+    demo = ColumnarReplay(TRANSITIONS, OBSERVATION_SIZE, ACTION_SIZE, GAMMA, "grm")
+    for replay in (algorithm.feed.online, demo):
+        replay.add(stored, "all")
+    algorithm.feed.demo = demo
+
+    def run(count: int) -> None:
+        for _ in range(0, count, UPDATES_PER_CALL):
+            algorithm._improve(UPDATES_PER_CALL)
+
+    return run
+
+
+def rllib_arm(columns: dict[str, np.ndarray], same: bool) -> Callable[[int], None]:
+    """SAC as RLlib ships it (prioritised episode replay, connectors, its own learner), with the same layers or its own."""
+    from ray.rllib.algorithms.sac import SACConfig
+    from ray.tune.registry import register_env
+
+    register_env("still", make_env)
+    config = SACConfig().environment("still", disable_env_checking=True).env_runners(num_env_runners=0)
+    config.training(gamma=GAMMA, train_batch_size_per_learner=BATCH_SIZE, actor_lr=3e-4)
+    config.rl_module(rl_module_spec=rllib_networks(same))
+    config.training(training_intensity=BATCH_SIZE * UPDATES_PER_CALL, num_steps_sampled_before_learning_starts=0)
+    algorithm = config.debugging(log_level="ERROR").build_algo()
+    algorithm.local_replay_buffer.add(episodes_of(columns))
+    algorithm.training_step()  # one real fragment, so that the counters which later iterations read exist
+
+    def run(count: int) -> None:
+        for _ in range(0, count, UPDATES_PER_CALL):
+            algorithm.training_step()
+
+    return run
+
+
+def rllib_networks(same: bool) -> Any:
+    """RLlib's SAC module with our widths; where `same`, its critics' encoder (four times ours) gives way to ours."""
+    import torch
+    from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
+    from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule
+    from ray.rllib.core.models.base import ENCODER_OUT
+    from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+
+    from experiments.benchmarks.bare_loop import hidden_layers
+
+    class Joined(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = hidden_layers(OBSERVATION_SIZE + ACTION_SIZE, HIDDEN, normalised=True)
+
+        def forward(self, batch: dict[str, Any]) -> dict[str, Any]:
+            return {ENCODER_OUT: self.layers(torch.cat((batch["obs"], batch["actions"]), -1))}
+
+    class SameCatalog(SACCatalog):
+        def build_qf_encoder(self, framework: str) -> torch.nn.Module:
+            return Joined()
+
+    settings = {"fcnet_hiddens": HIDDEN, "head_fcnet_hiddens": [], "fcnet_activation": "relu"}
+    catalog = SameCatalog if same else SACCatalog
+    return RLModuleSpec(module_class=DefaultSACTorchRLModule, catalog_class=catalog, model_config=settings)
+
+
+def episodes_of(columns: dict[str, np.ndarray]) -> list[Any]:
+    """The same transitions as RLlib episodes."""
+    from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+
+    return [
+        SingleAgentEpisode(
+            observations=[*columns["obs"][start : start + EPISODE], columns["next_obs"][start + EPISODE - 1]],
+            actions=list(columns["actions"][start : start + EPISODE]),
+            rewards=columns["rewards"][start : start + EPISODE].tolist(),
+            infos=[{} for _ in range(EPISODE + 1)],
+            extra_model_outputs={"weights_seq_no": [0] * EPISODE},
+            truncated=True,
+            len_lookback_buffer=0,
+        ).to_numpy()
+        for start in range(0, TRANSITIONS, EPISODE)
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Joins the Ray cluster a job was submitted to, or starts one on this machine and stops it again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dopamine_rl.errors import BadInput, require
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The project's folder."""
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """The Ray cluster that a run starts where it is not submitted to one."""
+
+    num_cpus: int = 2
+    """Logical CPUs of the cluster started on this machine; a cluster that a job was submitted to has its own."""
+    object_store_mb: int = 512
+    """Size of the shared object store in MiB."""
+    worker_threads: int = 1
+    """Threads for numerical libraries and the software renderer in each worker process."""
+
+    def __post_init__(self) -> None:
+        require(
+            "cluster",
+            self,
+            ("num_cpus", self.num_cpus >= 2, "give at least 2; they are logical, more than the machine has is fine"),
+            ("object_store_mb", self.object_store_mb >= 100, "give at least 100"),
+            ("worker_threads", self.worker_threads >= 1, "give at least 1"),
+        )
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""A thread that spins while it waits takes the core that its partner needs: tens of times slower on a busy machine."""
+
+
+def in_job() -> bool:
+    """True inside a driver that `ray job submit` started."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+@contextmanager
+def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+    """A connected Ray for the length of the block.
+
+    Where RAY_ADDRESS is set (job submission sets it) that cluster is joined and left running. Else one is started on
+    this machine, without touching any other, and stopped.
+    """
+    joined = in_job() or bool(os.environ.get("RAY_ADDRESS"))
+    if not joined:
+        # A local cluster would otherwise turn token authentication on for the whole account, and the next
+        # `ray start --head` with it, which `ray job submit` then cannot get past.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
+    import ray
+    import ray.serve
+    from ray import rllib  # noqa: F401  (sets its own log level when imported)
+
+    for name in ("ray", "ray.serve", "ray.rllib", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
+    if joined:
+        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
+    else:
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            include_dashboard=False,
+            object_store_memory=config.object_store_mb * 1024**2,
+            log_to_driver=False,
+            logging_level="ERROR",
+            runtime_env={"env_vars": variables},
+        )
+    try:
+        available = ray.cluster_resources().get("CPU", 0)
+        if available < 2:
+            raise BadInput("cluster CPUs", available, "give the cluster at least 2 logical CPUs (cluster.num_cpus)")
+        yield
+    finally:
+        ray.shutdown()

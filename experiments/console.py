@@ -1,0 +1,44 @@
+"""Says what a run is doing: a line when a phase begins and ends, and at most one every few seconds in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Console:
+    """Prints readable lines with the time since the run began.
+
+    Args:
+        interval_s: shortest time between two lines of the same phase's progress.
+    """
+
+    def __init__(self, interval_s: float = 5.0) -> None:
+        self._began, self._interval, self._last = time.monotonic(), interval_s, 0.0
+        self.phase_seconds: dict[str, float] = {}
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the run began."""
+        return time.monotonic() - self._began
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
+
+    def progress(self, text: str, last: bool = False) -> None:
+        """Print a line unless one was printed a moment ago."""
+        now = time.monotonic()
+        if last or now - self._last >= self._interval:
+            self._last = now
+            self.say("  " + text)
+
+    @contextmanager
+    def phase(self, name: str, text: str) -> Iterator[None]:
+        """Announce a phase and say how long it took."""
+        self.say(text)
+        began = self._last = time.monotonic()
+        yield
+        self.phase_seconds[name] = round(time.monotonic() - began, 1)
+        self.say(f"  {name} took {self.phase_seconds[name]} s")

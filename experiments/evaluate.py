@@ -1,0 +1,70 @@
+"""Measures the success of one policy on unseen seeds.
+
+    python -m experiments.evaluate expert
+    python -m experiments.evaluate runs/peg_insert_smoke/policy.safetensors --evaluation.episodes 100
+    python -m experiments.evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
+        --env.horizon 150 --evaluation.episodes 100
+
+POLICY is a saved policy, or a scripted behaviour: expert, straight_push, near_miss, stall, retreat, drop. The last line is
+JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.metrics import wilson
+from experiments.cli import parse_run
+from experiments.console import Console
+from experiments.settings import ExperimentConfig
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the command line, evaluate, print the rate."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = given.pop(0) if given and not given[0].startswith("-") else ""
+    try:
+        _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
+        print(json.dumps(evaluate(name, config)))
+    except DopamineError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
+    """Run a policy on the configured unseen seeds, without pictures.
+
+    Args:
+        policy: a file of learner.policy.save_policy, or a name in actors.demonstrations.KINDS.
+    Raises:
+        BadInput: it is neither.
+    """
+    from experiments.cluster import ray_cluster
+    from experiments.workers import Job, PolicySpec, WorkerPool
+
+    spec = PolicySpec("network", Path(policy).resolve()) if policy.endswith(".safetensors") else PolicySpec(policy)
+    if spec.path is not None:
+        from learner.policy import load_policy
+
+        load_policy(spec.path)  # a damaged file is met here, not in a worker
+    if spec.path is None:
+        from actors.demonstrations import KINDS
+
+        if policy not in KINDS:
+            raise BadInput("POLICY", policy, f"name a .safetensors file or one of {', '.join(KINDS)}")
+    seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
+    with ray_cluster(config.cluster):
+        pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)
+        outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], Console(), "episodes")
+        pool.close()
+    failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]
+    steps = sum(outcome["environment_steps"] for outcome in outcomes) / len(outcomes)
+    rate = wilson(len(seeds) - len(failed), len(seeds))
+    return {**asdict(rate), "mean_environment_steps": steps, "failed_seeds": failed}
+
+
+if __name__ == "__main__":
+    main()

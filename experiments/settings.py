@@ -1,0 +1,173 @@
+"""The settings of the main job: typed, one section a part of the system, values in presets/*.toml.
+
+Nothing here imports torch, Ray or the simulator, so that `--help` and a wrong key answer at once.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+
+from actors.maniskill import EnvConfig
+from dopamine_rl.errors import BadInput, require
+from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.types import FusionConfig, RewardMode
+from experiments.cluster import ClusterConfig
+from learner.config import CloningConfig, LearnerConfig
+from reward_service.service import ServiceConfig
+
+
+@dataclass(frozen=True)
+class DemonstrationConfig:
+    """Scripted demonstrations. The three sets never share a seed; the first seeds are far from the evaluation's."""
+
+    reward_model: int = 12
+    """Expert episodes that the reward model is trained on."""
+    reward_model_failures: int = 6
+    """Failed episodes (near misses, stalls, retreats) that the reward model is trained on, labelled with the simulator's
+    true progress; 0 trains on successes alone."""
+    policy: int = 12
+    """Expert episodes that the policy is cloned from and that its replay holds."""
+    gate_successes: int = 6
+    """Unseen expert episodes that the reward model is judged on."""
+    gate_failures: int = 6
+    """Unseen failed episodes that the reward model is judged on; half of them near misses."""
+    first_seed: int = 1000
+    """Seed of the first episode; each set begins 1000 further on."""
+
+    def __post_init__(self) -> None:
+        sets = (
+            self.reward_model + self.reward_model_failures,
+            self.policy,
+            self.gate_successes + self.gate_failures,
+        )
+        require(
+            "demonstrations",
+            self,
+            ("reward_model", self.reward_model >= 2, "give at least 2"),
+            ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
+            ("policy", self.policy >= 2, "give at least 2, one of them to validate the clone on"),
+            ("gate_successes", self.gate_successes >= 1, "give at least 1"),
+            ("gate_failures", self.gate_failures >= 1, "give at least 1"),
+            ("first_seed", self.first_seed >= 0, "give at least 0"),
+        )
+        if max(sets) > 1000:
+            raise BadInput(
+                "demonstrations", max(sets), "give at most 1000 episodes a set: the sets' seeds lie 1000 apart"
+            )
+
+
+@dataclass(frozen=True)
+class LabelsConfig:
+    """How answers of the reward service become labels."""
+
+    deadline_s: float = 10.0
+    """A fragment's answers are awaited this long after its end, and no request may take longer, in seconds."""
+    keep_frames: bool = True
+    """Keep the scored frames of every training episode in records/, for `python -m experiments.audit`."""
+
+    def __post_init__(self) -> None:
+        require("labels", self, ("deadline_s", 0.0 < self.deadline_s < math.inf, "give seconds above 0"))
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long the policy is trained."""
+
+    environment_steps: int = 800
+    """Environment steps of the policy's training, over all actors."""
+
+    def __post_init__(self) -> None:
+        require("training", self, ("environment_steps", self.environment_steps >= 1, "give at least 1"))
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How success is measured."""
+
+    episodes: int = 20
+    """Unseen episodes for every policy; each plays the same seeds."""
+    first_seed: int = 50_000
+    """First of the unseen seeds: never trained or tuned on."""
+    success_threshold: float = 0.8
+    """Progress that counts as a claimed success when the reward model is judged (paper, Eq. 58)."""
+
+    def __post_init__(self) -> None:
+        require(
+            "evaluation",
+            self,
+            ("episodes", self.episodes >= 1, "give at least 1"),
+            ("success_threshold", 0.0 < self.success_threshold <= 1.0, "give a progress in (0, 1]"),
+        )
+
+
+@dataclass(frozen=True)
+class SimulationConfig:
+    """Processes that record demonstrations and evaluate policies."""
+
+    workers: int = 2
+    """How many, each with one environment."""
+    num_cpus: float = 0.2
+    """Logical CPUs of each."""
+
+    def __post_init__(self) -> None:
+        require(
+            "simulation",
+            self,
+            ("workers", self.workers >= 1, "give at least 1"),
+            ("num_cpus", self.num_cpus > 0.0, "give a number above 0"),
+        )
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Peg insertion with a learned progress reward: demonstrations, reward model, service, policy, evaluation."""
+
+    name: str = "peg_insert"
+    """Name of the run; its folder below the storage."""
+    reward: RewardMode = "grm"
+    """Where the potential comes from: grm (the reward model), naive (the same, paid as a plain difference: the semantic
+    trap), oracle (simulator-true potential: a diagnostic), sparse (no shaping: a baseline)."""
+    seed: int = 0
+    """Seed of the networks, the replay and the actors."""
+    gamma: float = 0.97
+    """Discount of one environment step: the learner's and, being the same number, the shaping's."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """The simulated task."""
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    """Scripted demonstrations."""
+    grm: GRMConfig = field(default_factory=GRMConfig)
+    """The embedded reward model."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """Its training, a Ray Train job."""
+    service: ServiceConfig = field(default_factory=ServiceConfig)
+    """Its deployment on Ray Serve."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """How three perspectives become one progress."""
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    """How answers become labels."""
+    cloning: CloningConfig = field(default_factory=CloningConfig)
+    """The behaviour cloning that the policy starts from."""
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """The policy's learner."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """The policy's training."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """The measurement of success."""
+    simulation: SimulationConfig = field(default_factory=SimulationConfig)
+    """Processes for demonstrations and evaluation."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The Ray cluster, where none is joined."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.gamma < 1.0:
+            raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
+        if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
+            raise BadInput("name", self.name, "give letters, digits, '.', '_' and '-' alone")
+        if self.reward in ("grm", "naive") and not self.env.views:
+            raise BadInput("env.views", self.env.views, f"name the cameras: reward {self.reward} is seen in pictures")
+        if self.evaluation.first_seed < self.demonstrations.first_seed + 5000:
+            raise BadInput(
+                "evaluation.first_seed", self.evaluation.first_seed, "keep it 5000 above the demonstrations'"
+            )

@@ -1,0 +1,90 @@
+"""What every algorithm here is configured with: environment, callbacks, env runners, learner, failure handling."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
+from ray.tune.registry import register_env
+
+from learner.config import LearnerConfig
+
+REPORTED = ("episode_return_mean", "episode_len_mean", "task_success_rate", "task_return_mean")
+"""Keys of `env_runners` that every report holds, NaN before the first episode ends: Tune ends where one is missing."""
+
+EnvCreator = Callable[[Mapping[str, Any]], gymnasium.Env]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned on, and by whom it is watched.
+
+    Args:
+        env: name of a registered environment, or a function of an env_config that makes one.
+        env_config: its argument.
+        callbacks: an RLlibCallback class or a function without arguments that makes one; None for none.
+        gamma: discount of learner and shaping.
+        seed: of networks, sampling and environments.
+    """
+
+    env: str | EnvCreator
+    env_config: Mapping[str, Any] = field(default_factory=dict)
+    callbacks: Callable[[], Any] | None = None
+    gamma: float = 0.99
+    seed: int = 0
+
+
+class CompleteReports:
+    """Mixed into an Algorithm: the keys of REPORTED are in every report."""
+
+    def step(self) -> dict[str, Any]:
+        """One report of the algorithm."""
+        results = super().step()  # type: ignore[misc]
+        acted = results.setdefault(ENV_RUNNER_RESULTS, {})
+        for key in REPORTED:
+            acted.setdefault(key, math.nan)
+        return results
+
+
+def configure(config: Any, task: Task, learner: LearnerConfig) -> None:
+    """Set what does not depend on the algorithm on an AlgorithmConfig, in place."""
+    config.environment(_registered(task.env), env_config=dict(task.env_config), disable_env_checking=True)
+    config.training(gamma=task.gamma)
+    config.debugging(seed=task.seed, log_level="ERROR")
+    if task.callbacks is not None:
+        config.callbacks(task.callbacks)
+    _configure_processes(config, learner)
+
+
+def _registered(env: str | EnvCreator) -> str:
+    if isinstance(env, str):
+        return env
+    name = f"dopamine-{getattr(env, '__name__', type(env).__name__)}"
+    register_env(name, env)
+    return name
+
+
+def _configure_processes(config: Any, learner: LearnerConfig) -> None:
+    config.env_runners(
+        num_env_runners=learner.num_env_runners,
+        num_envs_per_env_runner=learner.num_envs_per_env_runner,
+        num_cpus_per_env_runner=learner.num_cpus_per_env_runner,
+        rollout_fragment_length=learner.rollout_fragment_length,
+        sample_timeout_s=learner.sample_timeout_s,
+    )
+    config.learners(
+        num_learners=0,
+        num_cpus_per_learner=learner.num_cpus_per_learner,
+        num_gpus_per_learner=learner.num_gpus_per_learner,
+    )
+    config.resources(num_cpus_for_main_process=learner.num_cpus_for_driver)
+    config.reporting(min_sample_timesteps_per_iteration=learner.steps_per_iteration, min_time_s_per_iteration=0)
+    config.fault_tolerance(
+        restart_failed_env_runners=True,
+        delay_between_env_runner_restarts_s=learner.restart_delay_s,
+        env_runner_health_probe_timeout_s=learner.sample_timeout_s / 4,
+    )

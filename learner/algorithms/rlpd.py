@@ -1,0 +1,207 @@
+"""RLPD as an RLlib algorithm: off-policy learning from demonstrations and online data in equal shares.
+
+The science is in losses.py, networks.py and updater.py; rlpd_learner.py and this file put it into RLlib's processes.
+
+Source: arXiv:2302.02948. Differs: the number of updates and the actor's share of them are settings, the critics can be
+warmed up before the actor moves, and the policy can be a bounded residual on a cloned one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray.rllib.algorithms.sac import SAC, SACConfig
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
+from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import RewardMode
+from learner.algorithms.common import CompleteReports, Task, configure
+from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
+from learner.config import LearnerConfig
+from learner.demonstrations import load_demonstrations, transition_columns
+from learner.feed import ReplayFeed
+from learner.policy import PolicyState
+from learner.replay import ColumnarReplay
+
+REPLAY = "replay"
+
+
+class RLPDConfig(SACConfig):
+    """SAC's configuration with the learner's own settings beside it."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or RLPD)
+        self.learner = LearnerConfig()
+        self.reward_mode: RewardMode = "sparse"
+        self.demonstrations: str | None = None
+        self.initial_policy: str | None = None
+        self.replay_buffer_config["no_local_replay_buffer"] = True
+
+    def rlpd(
+        self,
+        learner: LearnerConfig,
+        reward_mode: RewardMode,
+        demonstrations: str | None = None,
+        initial_policy: str | None = None,
+    ) -> RLPDConfig:
+        """Set what is RLPD's own.
+
+        Args:
+            learner: the typed settings.
+            reward_mode: which reward replayed transitions carry.
+            demonstrations: an .npz of `save_demonstrations`.
+            initial_policy: a file of `save_policy` to begin with.
+        """
+        self.learner, self.reward_mode = learner, reward_mode
+        self.demonstrations, self.initial_policy = demonstrations, initial_policy
+        return self
+
+    def validate(self) -> None:
+        """Raise BadInput for what RLPD cannot do."""
+        super().validate()
+        if self.num_learners > 1:
+            raise BadInput("num_learners", self.num_learners, "use at most one learner process")
+        if self.learner.residual_scale and not self.initial_policy:
+            raise BadInput("initial_policy", None, "name a cloned policy for the residual to rest on")
+
+    def get_default_rl_module_spec(self) -> RLModuleSpec:
+        """The module with actor and critics."""
+        return RLModuleSpec(module_class=RLPDModule, model_config={"learner": self.learner})
+
+    def get_default_learner_class(self) -> type[TorchLearner]:
+        """The learner that applies `Updater`."""
+        return RLPDLearner
+
+
+class RLPD(CompleteReports, SAC):
+    """Acts, stores what was acted with its labels, and learns from replay and demonstrations."""
+
+    config: Any
+    metrics: Any
+    spaces: Any
+    env_runner_group: Any
+    learner_group: Any
+
+    @classmethod
+    def get_default_config(cls) -> Any:
+        """An RLPDConfig."""
+        return RLPDConfig()
+
+    def setup(self, config: Any) -> None:
+        """Build RLlib's parts and the replays."""
+        super().setup(config)
+        settings: RLPDConfig = self.config
+        observations, actions = self.spaces[INPUT_ENV_SINGLE_SPACES]
+        online = ColumnarReplay(
+            settings.learner.replay_capacity,
+            observations.shape[0],
+            actions.shape[0],
+            settings.gamma,
+            settings.reward_mode,
+        )
+        demo = None
+        if settings.demonstrations:
+            demo = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
+            if demo.layout != online.layout:
+                raise BadInput("demonstrations", demo.layout, f"record them with the environment's {online.layout}")
+        self.feed = ReplayFeed(online, demo, settings.learner, settings.seed or 0)
+
+    def training_step(self) -> None:
+        """Act one fragment per environment, store it, do the updates that are due."""
+        due = self.feed.due(self._act())
+        if due:
+            self._improve(due)
+
+    def _improve(self, updates: int) -> None:
+        per_call = self.config.learner.updates_per_call
+        for done in range(0, updates, per_call):
+            self._learn(min(per_call, updates - done))
+        self.env_runner_group.sync_weights(
+            from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
+        )
+
+    def _act(self) -> int:
+        sampled: Any = synchronous_parallel_sample(
+            worker_set=self.env_runner_group,
+            concat=True,
+            sample_timeout_s=self.config.sample_timeout_s,
+            _uses_new_env_runners=True,
+            _return_metrics=True,
+        )
+        episodes, results = sampled
+        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+        for episode in episodes:
+            store_fragment(self.feed.online, episode)
+        self.metrics.log_value((REPLAY, "online_transitions"), len(self.feed.online), reduce="max")
+        return sum(len(episode) for episode in episodes)
+
+    def _learn(self, updates: int) -> None:
+        columns = self.feed.draw(updates)
+        batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=columns["rewards"].size)
+        self.metrics.aggregate(self.learner_group.update(batch=batch), key=LEARNER_RESULTS)
+
+    def policy_state(self) -> PolicyState:
+        """The policy's arrays, for `save_policy` and DeterministicPolicy."""
+        weights = self.learner_group.get_weights()[DEFAULT_MODULE_ID]
+        state = {name.removeprefix("policy."): v for name, v in weights.items() if name.startswith("policy.")}
+        if self.config.learner.residual_scale:
+            state["residual_scale"] = np.array(self.config.learner.residual_scale, np.float32)
+        return state
+
+    def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and both replays with their generator, which RLlib leaves out."""
+        state = super().get_state(components, not_components=not_components, **kwargs)
+        if self._check_component(REPLAY, components, not_components):
+            state[REPLAY] = self.feed.get_state()
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over a state from `get_state`."""
+        super().set_state(state)
+        if REPLAY in state:
+            self.feed.set_state(state[REPLAY])
+
+
+def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:
+    """Store a fragment with the labels it carries in custom_data[f"labels/{t_started}"], if any."""
+    if not len(episode):
+        return
+    labels = episode.custom_data.get(f"labels/{episode.t_started}")
+    columns = transition_columns(
+        np.asarray(episode.get_observations(), np.float32),
+        np.asarray(episode.get_actions(), np.float32),
+        np.asarray(episode.get_rewards(), np.float32),
+        episode.is_terminated,
+        labels,
+    )
+    replay.add(columns, episode.id_, episode.t_started, labels.model_version if labels else "")
+
+
+def make_rlpd_config(
+    task: Task,
+    learner: LearnerConfig,
+    reward_mode: RewardMode,
+    demonstrations: str | None = None,
+    initial_policy: str | None = None,
+) -> RLPDConfig:
+    """RLPD's configuration; `.build_algo()` starts it.
+
+    Args:
+        task: environment, callbacks, discount, seed.
+        learner: the typed settings.
+        reward_mode: which reward replayed transitions carry.
+        demonstrations: an .npz of `save_demonstrations`, or None to learn from online data alone.
+        initial_policy: a file of `save_policy` to begin with, or None.
+    """
+    config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy)
+    configure(config, task, learner)
+    return config

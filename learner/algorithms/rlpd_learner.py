@@ -1,0 +1,105 @@
+"""RLPD's module and learner as RLlib wants them: they build the networks, forward batches to `Updater`, report."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
+from ray.rllib.core.rl_module.torch import TorchRLModule
+
+from learner.algorithms.updater import LOSSES, Agent, Updater, build_agent
+from learner.feed import BATCH_COLUMNS
+from learner.policy import load_policy
+
+
+class RLPDModule(TorchRLModule, InferenceOnlyAPI):
+    """Policy, critics and temperature; env runners keep the policy only."""
+
+    observation_space: Any
+    action_space: Any
+    model_config: Any
+
+    def setup(self) -> None:
+        """Build the networks for the spaces."""
+        agent = build_agent(self.observation_space.shape[0], self.action_space.shape[0], self.model_config["learner"])
+        self.policy = agent.policy
+        if not self.inference_only:
+            self.critic, self.target, self.log_alpha = agent.critic, agent.target, agent.log_alpha
+
+    def agent(self) -> Agent:
+        """The networks as the updater takes them."""
+        return Agent(self.policy, self.critic, self.target, self.log_alpha)
+
+    def get_non_inference_attributes(self) -> list[str]:
+        """What env runners do without."""
+        return ["critic", "target", "log_alpha"]
+
+    @torch.no_grad()
+    def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return {Columns.ACTIONS: self.policy.act(self.policy.actor.normalise(batch[Columns.OBS]))}
+
+    @torch.no_grad()
+    def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        observations = self.policy.actor.normalise(batch[Columns.OBS])
+        noise = torch.randn(len(observations), self.action_space.shape[0], device=observations.device)
+        return {Columns.ACTIONS: self.policy.sample(observations, noise)[0]}
+
+
+class RLPDLearner(TorchLearner):
+    """Applies many updates per call to columns [updates, B, ...]; no connectors, one report."""
+
+    config: Any
+    module: Any
+
+    def build(self) -> None:
+        """Build the module and let it begin with the cloned policy."""
+        torch.set_num_threads(self.config.learner.threads)
+        super().build()
+        if self.config.initial_policy:
+            self.module[DEFAULT_MODULE_ID].policy.start_from(load_policy(Path(self.config.initial_policy)))
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        """Create the updater; its optimizers are registered, so RLlib checkpoints them."""
+        self.updater = Updater(
+            self.module[module_id].agent(), self.config.learner, self.config.gamma, self.config.seed or 0
+        )
+        for name, optimizer in self.updater.optimizers.items():
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            self.register_optimizer(module_id=module_id, optimizer_name=name, optimizer=optimizer, params=parameters)
+
+    def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
+        columns = batch[DEFAULT_MODULE_ID]
+        count = len(columns["rewards"])
+        losses = [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
+        means = dict(zip(LOSSES, torch.stack(losses).nanmean(0).tolist(), strict=True))
+        if not math.isfinite(means["critic_loss"]):
+            raise FloatingPointError(
+                f"the critics' loss is {means['critic_loss']} after {self.updater.updates} updates"
+            )
+        for name, value in means.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
+        self.metrics.log_value((DEFAULT_MODULE_ID, "updates"), self.updater.updates, reduce="max")
+        return {}, {DEFAULT_MODULE_ID: means["critic_loss"]}, {}
+
+    def compute_loss_for_module(self, **kwargs: Any) -> Any:
+        """Not used: three losses with three gradients are applied in turn by the updater."""
+        raise NotImplementedError
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """RLlib's state and the updater's counter and generator."""
+        own = {"updates": self.updater.updates, "generator": self.updater.generator.get_state().numpy()}
+        return {**super().get_state(*args, **kwargs), "updater": own}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over a state from `get_state`."""
+        super().set_state(state)
+        if "updater" in state:
+            self.updater.updates = state["updater"]["updates"]
+            self.updater.generator.set_state(torch.from_numpy(np.array(state["updater"]["generator"])))

@@ -1,0 +1,135 @@
+"""One update of critics, actor and temperature in plain torch: RLPD without Ray."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from learner.algorithms.losses import actor_loss, alpha_loss, critic_loss, critic_target
+from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
+from learner.config import LearnerConfig
+
+LOSSES = ("critic_loss", "q_mean", "actor_loss", "entropy", "alpha")
+"""What an update reports, in this order."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """The networks of one agent.
+
+    Args:
+        policy: what acts.
+        critic, target: the ensemble and its slow copy.
+        log_alpha: log of the temperature, a scalar parameter.
+    """
+
+    policy: Policy
+    critic: CriticEnsemble
+    target: CriticEnsemble
+    log_alpha: nn.Parameter
+
+
+def build_agent(observation_size: int, action_size: int, config: LearnerConfig) -> Agent:
+    """Fresh networks; the targets begin as copies of the critics."""
+    sizes = (observation_size, action_size, config.hidden)
+    critic, target = (CriticEnsemble(*sizes, config.critics) for _ in range(2))
+    target.load_state_dict(critic.state_dict())
+    target.requires_grad_(False)
+    policy = Policy(*sizes, config.initial_std, config.residual_scale)
+    return Agent(policy, critic, target, nn.Parameter(torch.tensor(math.log(config.initial_alpha))))
+
+
+class Updater:
+    """Applies updates to the networks it is given, in place.
+
+    Args:
+        networks: what is updated.
+        settings: learning rates, ensemble and schedule.
+        gamma: discount.
+        seed: of the action noise and the choice of target critics.
+    """
+
+    def __init__(self, networks: Agent, settings: LearnerConfig, gamma: float, seed: int) -> None:
+        self.networks, self.settings, self.gamma, self.updates = networks, settings, gamma, 0
+        self._target_entropy = settings.entropy_per_dimension * networks.policy.actor.mean.out_features
+        self.actor_parameters: list[Tensor] = list(networks.policy.actor.parameters())
+        self.critic_parameters: list[Tensor] = list(networks.critic.parameters())
+        self._target_parameters: list[Tensor] = list(networks.target.parameters())
+        self.optimizers = {
+            "critic": torch.optim.Adam(self.critic_parameters, settings.critic_lr, fused=True),
+            "actor": torch.optim.Adam(
+                [
+                    {"params": self.actor_parameters, "lr": settings.actor_lr},
+                    {"params": [networks.log_alpha], "lr": settings.alpha_lr},
+                ],
+                fused=True,
+            ),
+        }
+        self._device = networks.log_alpha.device
+        self.generator = torch.Generator(self._device).manual_seed(seed)
+
+    def update(self, batch: dict[str, Tensor]) -> Tensor:
+        """Move the critics and their targets, and every `actor_every` updates the actor and α too.
+
+        Args:
+            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B].
+        Returns:
+            float [5] in the order of LOSSES; NaN for the actor's where it did not move.
+        """
+        normalise = self.networks.policy.actor.normalise
+        observations, next_observations = normalise(batch["obs"]), normalise(batch["next_obs"])
+        alpha = self.networks.log_alpha.detach().exp()
+        critic = self._update_critic(observations, next_observations, batch, alpha)
+        self.updates += 1
+        warm = self.updates > self.settings.critic_warmup_updates
+        if warm and self.updates % self.settings.actor_every == 0:
+            actor = self._update_actor(observations, alpha)
+        else:
+            actor = torch.full((2,), math.nan, device=self._device)
+        return torch.cat((critic, actor, alpha[None]))
+
+    def _noise(self, like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=self.generator, device=self._device)
+
+    def _update_critic(
+        self, observations: Tensor, following: Tensor, batch: dict[str, Tensor], alpha: Tensor
+    ) -> Tensor:
+        networks, settings = self.networks, self.settings
+        with torch.no_grad():
+            actions, log_prob = networks.policy.sample(following, self._noise(batch["actions"]))
+            next_q = critic_values(networks.target.tensors(self._members()), following, actions)
+            entropy = log_prob if settings.entropy_backup else None
+            target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, self.gamma, alpha)
+        q = networks.critic(observations, batch["actions"])
+        loss = critic_loss(q, target)
+        self._descend("critic", self.critic_parameters, loss)
+        with torch.no_grad():
+            torch._foreach_lerp_(self._target_parameters, self.critic_parameters, settings.tau)
+        return torch.stack((loss.detach(), q.detach().mean()))
+
+    def _members(self) -> Tensor | None:
+        total = self.networks.target.weights[0].shape[0]
+        if self.settings.target_critics >= total:
+            return None
+        return torch.randperm(total, generator=self.generator, device=self._device)[: self.settings.target_critics]
+
+    def _update_actor(self, observations: Tensor, alpha: Tensor) -> Tensor:
+        networks = self.networks
+        width = networks.policy.actor.mean.out_features
+        actions, log_prob = networks.policy.sample(
+            observations, self._noise(observations.new_empty(len(observations), width))
+        )
+        q = critic_values(networks.critic.tensors(), observations, actions)
+        loss = actor_loss(log_prob, q, alpha)
+        # The two losses share no gradient, so one pass backward serves both.
+        temperature = alpha_loss(networks.log_alpha, log_prob, self._target_entropy)
+        self._descend("actor", [*self.actor_parameters, networks.log_alpha], loss + temperature)
+        return torch.stack((loss.detach(), -log_prob.detach().mean()))
+
+    def _descend(self, name: str, parameters: list[Tensor], loss: Tensor) -> None:
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.grad = gradient
+        self.optimizers[name].step()

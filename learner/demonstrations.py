@@ -1,0 +1,108 @@
+"""Episodes, recorded or just acted, as replay columns; demonstrations on disk as one .npz of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.files import write_atomically, write_npz
+from dopamine_rl.types import Demonstration, LabelColumns, RewardMode
+from learner.replay import LABELS, ColumnarReplay, Columns
+
+
+@dataclass(frozen=True, eq=False)
+class ReplayEpisode:
+    """One whole episode of T transitions in replay columns.
+
+    Args:
+        episode_id: unique name.
+        columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, terminated; T rows each.
+        version: model version of the labels, "" where no model was asked.
+    """
+
+    episode_id: str
+    columns: Columns
+    version: str
+
+
+def transition_columns(
+    observations: NDArray[Any],
+    actions: NDArray[Any],
+    rewards: NDArray[Any],
+    terminated: bool,
+    labels: LabelColumns | None,
+) -> Columns:
+    """Replay columns of T consecutive transitions.
+
+    Args:
+        observations: float [T+1, D]; actions: float [T, A]; rewards: float [T].
+        terminated: the last transition ended the task (time running out does not).
+        labels: columns of the labelling pass; without them `rewards` is the task reward and the potential is 0.
+    Raises:
+        BadInput: labels for another number of transitions.
+    """
+    count = len(actions)
+    if labels is not None and len(labels.task_reward) != count:
+        raise BadInput("labels", len(labels.task_reward), f"give labels for all {count} transitions")
+    ends = np.zeros(count, np.float32)
+    ends[-1:] = terminated
+    columns: Columns = {"obs": observations[:-1], "next_obs": observations[1:], "actions": actions, "terminated": ends}
+    if labels is None:
+        return {**columns, "task_reward": np.asarray(rewards, np.float32)}
+    return {**columns, **{name: getattr(labels, name) for name in LABELS}}
+
+
+def replay_episode(demonstration: Demonstration, labels: LabelColumns | None) -> ReplayEpisode:
+    """A recorded demonstration with the labels of the scorer that labels online data too."""
+    columns = transition_columns(
+        demonstration.observations,
+        demonstration.actions,
+        demonstration.task_rewards,
+        demonstration.terminated,
+        labels,
+    )
+    return ReplayEpisode(demonstration.episode_id, columns, labels.model_version if labels else "")
+
+
+def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
+    """Write episodes as one .npz; the file is whole or the old one stays.
+
+    Raises:
+        BadInput: no episode is given.
+    """
+    if not episodes:
+        raise BadInput("episodes", episodes, "give at least one demonstration")
+    joined: dict[str, NDArray[Any]] = {
+        name: np.concatenate([episode.columns[name] for episode in episodes]) for name in episodes[0].columns
+    }
+    joined["episode_ids"] = np.array([episode.episode_id for episode in episodes], np.str_)
+    joined["episode_versions"] = np.array([episode.version for episode in episodes], np.str_)
+    joined["episode_lengths"] = np.array([len(episode.columns["actions"]) for episode in episodes], np.int64)
+    write_atomically(path, lambda temporary: write_npz(temporary, joined))
+
+
+def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarReplay:
+    """A replay that holds exactly the episodes written by `save_demonstrations`.
+
+    Raises:
+        BadInput: the file is missing or lacks a column.
+    """
+    if not path.is_file():
+        raise BadInput("demonstrations", str(path), "name an .npz written by save_demonstrations")
+    with np.load(path, allow_pickle=False) as stored:
+        joined = dict(stored)
+    missing = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"} - set(joined)
+    if missing:
+        raise BadInput("demonstrations", str(path), f"write it with save_demonstrations; it lacks {sorted(missing)}")
+    ids, versions, lengths = (joined.pop(f"episode_{name}") for name in ("ids", "versions", "lengths"))
+    replay = ColumnarReplay(int(lengths.sum()), joined["obs"].shape[1], joined["actions"].shape[1], gamma, mode)
+    ends = np.cumsum(lengths)
+    for name, version, start, end in zip(ids, versions, ends - lengths, ends, strict=True):
+        replay.add({key: values[start:end] for key, values in joined.items()}, str(name), version=str(version))
+    return replay

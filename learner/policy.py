@@ -1,0 +1,88 @@
+"""The trained actor as numpy in, numpy out: what evaluation and robots run, without RLlib or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.files import write_atomically
+
+PolicyState = dict[str, NDArray[np.float32]]
+"""`actor.*` and, for a residual, `base.*` and `residual_scale`; the names of networks.Policy's state."""
+
+
+class DeterministicPolicy:
+    """The mean action of a policy.
+
+    Args:
+        state: arrays of a `Policy` with `residual_scale` beside them where there is a base.
+    """
+
+    def __init__(self, state: Mapping[str, NDArray[np.float32]]) -> None:
+        self._actor = _Actor(state, "actor")
+        self._base = _Actor(state, "base") if "base.mean.weight" in state else None
+        self._scale = np.float32(state["residual_scale"].item() if self._base else 0.0)
+
+    @classmethod
+    def load(cls, path: Path) -> DeterministicPolicy:
+        """Read a file written by `save_policy`.
+
+        Raises:
+            CheckpointError: the file is missing or is not a policy.
+        """
+        return cls(load_policy(path))
+
+    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Actions float32 [..., A] in [−1, 1] for observations float32 [..., D].
+
+        Raises:
+            BadInput: another observation size.
+        """
+        action = np.tanh(self._actor(observations))
+        if self._base is None:
+            return action
+        return np.clip(np.tanh(self._base(observations)) + self._scale * action, -1.0, 1.0)
+
+
+class _Actor:
+    def __init__(self, state: Mapping[str, NDArray[np.float32]], prefix: str) -> None:
+        count = sum(name.startswith(f"{prefix}.layers.") and name.endswith(".weight") for name in state)
+        names = [*(f"{prefix}.layers.{index}" for index in range(count)), f"{prefix}.mean"]
+        self._layers = [(state[f"{name}.weight"].T, state[f"{name}.bias"]) for name in names]
+        self._mean, self._std = state[f"{prefix}.observation_mean"], state[f"{prefix}.observation_std"]
+
+    def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        hidden = np.asarray(observations, np.float32)
+        if hidden.shape[-1:] != self._mean.shape:
+            raise BadInput("observations", hidden.shape, f"give {len(self._mean)} numbers in the last axis")
+        hidden = (hidden - self._mean) / self._std
+        for weight, bias in self._layers[:-1]:
+            hidden = np.maximum(hidden @ weight + bias, 0.0)
+        weight, bias = self._layers[-1]
+        return hidden @ weight + bias
+
+
+def save_policy(path: Path, state: PolicyState) -> None:
+    """Write a policy as safetensors; the file is whole or the old one stays."""
+    arrays = {name: np.array(values, np.float32, order="C") for name, values in state.items()}
+    write_atomically(path, lambda temporary: save_file(arrays, temporary))
+
+
+def load_policy(path: Path) -> PolicyState:
+    """Read the arrays written by `save_policy`.
+
+    Raises:
+        CheckpointError: the file is missing or is not a policy.
+    """
+    try:
+        state = load_file(path)
+    except Exception as error:  # safetensors raises its own untyped errors beside OSError
+        raise CheckpointError(f"{path} is no policy file: {error}") from error
+    if "actor.mean.weight" not in state:
+        raise CheckpointError(f"{path} holds no actor; write it with save_policy")
+    return state

@@ -1,0 +1,69 @@
+"""Lets a Serve application end with the job that deployed it, also where that job was killed outright.
+
+The deploying driver holds a named actor that is not detached: Ray ends it together with its driver, however the driver
+ends. Every replica looks for that actor and deletes the application when it has been gone for a while. A replica looks
+before it loads its model too, so an application whose replicas keep failing is cleaned up as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any
+
+import ray
+
+logger = logging.getLogger(__name__)
+
+NAMESPACE = "dopamine_rl"
+"""Where lease actors are named; the same for all jobs."""
+
+_held: dict[str, Any] = {}
+
+
+class _Lease:
+    """Does nothing; that it is alive says that its driver is."""
+
+
+def hold(app_name: str) -> None:
+    """Take the lease of an application for the life of this driver, or until `release`."""
+    # It restarts where its process is lost: only the end of the driver ends it for good.
+    actor = ray.remote(_Lease).options(
+        name=_lease_name(app_name), namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_restarts=-1
+    )
+    _held[app_name] = actor.remote()
+
+
+def release(app_name: str) -> None:
+    """Give the lease back; the application must be gone already."""
+    lease = _held.pop(app_name, None)
+    if lease is not None:
+        ray.kill(lease)
+
+
+def watch(app_name: str, lease_s: float) -> None:
+    """Delete the application once its lease has been gone for `lease_s`; returns at once."""
+    threading.Thread(target=_watch, args=(app_name, lease_s), name="lease", daemon=True).start()
+
+
+def _watch(app_name: str, lease_s: float) -> None:
+    seen = time.monotonic()
+    while time.monotonic() - seen < lease_s:
+        time.sleep(lease_s / 10)
+        try:
+            ray.get_actor(_lease_name(app_name), namespace=NAMESPACE)
+            seen = time.monotonic()
+        except ValueError:
+            continue  # No such actor.
+        except Exception as error:  # The cluster could not be asked, which says nothing about the driver.
+            logger.warning("The lease of %s could not be looked up: %s", app_name, error)
+            seen = time.monotonic()
+    logger.warning("The job that deployed %s is gone; deleting the application.", app_name)
+    from ray import serve  # Here: it would double the memory of the lease's own process.
+
+    serve.delete(app_name)
+
+
+def _lease_name(app_name: str) -> str:
+    return f"lease of {app_name}"

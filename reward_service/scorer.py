@@ -1,0 +1,173 @@
+"""Turns requests into questions and answers into replies: three perspectives a frame, every picture given once.
+
+Plain Python: the same object answers inside a Serve replica, in an offline audit and in a unit test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import VersionUnavailable
+from dopamine_rl.interfaces import Engine, Prompt
+from dopamine_rl.progress import ROUNDING, fold_reply
+from dopamine_rl.types import PERSPECTIVES, ScoreReply, ScoreRequest, Views
+
+PREVIOUS = -1
+"""Names the request's `previous` frame where an index or a time of a scored frame would stand."""
+
+_UNASKED = -1
+
+
+class Scorer:
+    """Answers requests with one engine (a ProgressScorer).
+
+    All requests of a call share one table of pictures and one list of prompts, equal ones stored once, and are answered
+    by one `engine.estimate`. Where an answer turns out invalid, the frames after it were compared with a frame that has
+    no value; their incremental question is asked again with the last valid frame. All requests do that together, and
+    every further pass settles at least one more frame, so there are never more passes than frames in a request.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def model_version(self) -> str:
+        """The version behind every reply."""
+        return self._engine.model_version
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
+        """Score a batch; the replies come in the order asked and do not depend on what else is in the batch.
+
+        Raises:
+            VersionUnavailable: a request wants another version than the engine's; nothing was asked.
+        """
+        for request in requests:
+            wanted = request.context.model_version
+            if wanted not in (None, self.model_version):
+                raise VersionUnavailable(f"version {wanted} is wanted, {self.model_version} is served")
+        started = time.perf_counter()
+        board = _Board(self._engine)
+        fragments = [_Fragment(board, request) for request in requests]
+        while True:
+            for fragment in fragments:
+                fragment.ask_incremental()
+            if not board.answer():
+                break
+        model_ms = (time.perf_counter() - started) * 1e3
+        return [fragment.reply(self.model_version, model_ms) for fragment in fragments]
+
+
+class _Board:
+    """The unique pictures and prompts of a batch, and the answers so far. Pictures and prompts are named by number."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._pictures: list[NDArray[np.uint8]] = []
+        self._picture_ids: dict[tuple[tuple[int, ...], bytes], int] = {}
+        self._prompts: list[Prompt] = []
+        self._prompt_ids: dict[Prompt, int] = {}
+        self.values = np.zeros((0, 3), np.float32)
+        self.reasons: list[str] = []
+
+    def picture(self, picture: NDArray[np.uint8]) -> int:
+        """The number of a picture; equal pixels have the same."""
+        key = (picture.shape, hashlib.blake2b(np.ascontiguousarray(picture).data, digest_size=16).digest())
+        if key not in self._picture_ids:
+            self._picture_ids[key] = len(self._pictures)
+            self._pictures.append(picture)
+        return self._picture_ids[key]
+
+    def views(self, views: Views) -> tuple[int, ...]:
+        """The numbers of a frame's V pictures."""
+        return tuple(self.picture(view) for view in views)
+
+    def ask(self, prompt: Prompt) -> int:
+        """The number of a prompt; a prompt that was asked before is not asked again."""
+        if prompt not in self._prompt_ids:
+            self._prompt_ids[prompt] = len(self._prompts)
+            self._prompts.append(prompt)
+        return self._prompt_ids[prompt]
+
+    def refused(self, question: int) -> bool:
+        """True if the answer is known and has no value; a question without an answer yet is hoped for."""
+        return question < len(self.reasons) and bool(self.reasons[question])
+
+    def answer(self) -> bool:
+        """Answer all new prompts in one engine call, with only the pictures they name. False if there are none."""
+        new = self._prompts[len(self.reasons) :]
+        if not new:
+            return False
+        used = sorted({number for prompt in new for number in prompt.images})
+        place = {number: position for position, number in enumerate(used)}
+        estimates = self._engine.estimate([self._pictures[number] for number in used], [p.moved(place) for p in new])
+        rows = np.stack([estimates.gain, estimates.loss, estimates.entropy], axis=1).astype(np.float32)
+        self.values = np.concatenate([self.values, rows])
+        self.reasons += [reason or _fault(row) for reason, row in zip(estimates.reasons, rows, strict=True)]
+        return True
+
+
+def _fault(row: NDArray[np.float32]) -> str:
+    """Why an answer that its engine calls valid cannot be one: "" for a gain and a loss in [0, 1]."""
+    if np.all((row[:2] >= -ROUNDING) & (row[:2] <= 1.0 + ROUNDING)):
+        return ""
+    return f"the engine gave gain {row[0]} and loss {row[1]}, which are no hop"
+
+
+class _Fragment:
+    """One request on the board: which questions stand for which frame and perspective."""
+
+    def __init__(self, board: _Board, request: ScoreRequest) -> None:
+        self._board, self._request = board, request
+        context = request.context
+        self._references = (board.picture(context.reference_start), board.picture(context.reference_end))
+        self._views = {index: board.views(frame) for index, frame in enumerate(request.frames)}
+        self._views[PREVIOUS] = board.views(request.previous)
+        init, goal = board.views(context.init), board.views(context.goal)
+        frames = range(len(request.frames))
+        self._anchors = [PREVIOUS] * len(frames)
+        self._questions = [[_UNASKED, self._ask(init, t), self._ask(goal, t)] for t in frames]
+
+    def _ask(self, before: tuple[int, ...], frame: int) -> int:
+        instruction = self._request.context.instruction
+        return self._board.ask(Prompt(instruction, self._references, before, self._views[frame]))
+
+    def ask_incremental(self) -> None:
+        """Ask each frame's incremental question against the last frame before it that is valid as far as is known."""
+        last_valid = PREVIOUS
+        for frame, questions in enumerate(self._questions):
+            if any(self._board.refused(question) for question in questions[1:]):
+                continue  # The frame has no value whatever this answer says.
+            questions[0] = self._ask(self._views[last_valid], frame)
+            self._anchors[frame] = last_valid
+            if not any(self._board.refused(question) for question in questions):
+                last_valid = frame
+
+    def reply(self, model_version: str, model_ms: float) -> ScoreReply:
+        """The reply, once every question is answered."""
+        values = self._board.values[np.array(self._questions)]
+        reasons = [[self._board.reasons[question] for question in row] for row in self._questions]
+        values[np.array([[bool(reason) for reason in row] for row in reasons])] = np.nan
+        gain, loss, entropy = (np.ascontiguousarray(values[..., column]) for column in range(3))
+        times = self._request.times
+        reply = ScoreReply(
+            gain=gain,
+            loss=loss,
+            entropy=entropy,
+            reasons=tuple(_join(row) for row in reasons),
+            anchor_times=tuple(PREVIOUS if anchor == PREVIOUS else times[anchor] for anchor in self._anchors),
+            model_version=model_version,
+            model_ms=model_ms,
+        )
+        if self._request.start_progress is None:
+            return reply
+        return replace(reply, folded=fold_reply(self._request, reply))
+
+
+def _join(reasons: Sequence[str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in zip(PERSPECTIVES, reasons, strict=True) if why)

@@ -1,0 +1,130 @@
+"""The callback in RLlib's own env runner, in this process: what the learner would receive."""
+
+import functools
+
+import gymnasium
+import numpy as np
+import pytest
+
+pytest.importorskip("ray")
+from ray.rllib.algorithms.ppo import PPOConfig
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.tune.registry import register_env
+
+from actors.callbacks import LabellingCallback
+from actors.labeller import LabellerConfig
+from dopamine_rl.types import TaskReference
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.fakes import FakeEngine, frame
+
+GAMMA, STRIDE, HORIZON = 0.9, 3, 10
+
+
+class Walk(gymnasium.Env):
+    """A point that walks to 1; its picture shows how far it is. `poison` changes all that is known beside the picture."""
+
+    observation_space = gymnasium.spaces.Box(-1.0, 2.0, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, config):
+        self.poison = config.get("poison", False)
+
+    def reset(self, *, seed=None, options=None):
+        self.t, self.x = 0, 0.0
+        return self._see()
+
+    def step(self, action):
+        self.t += 1
+        self.x = min(1.0, self.x + 0.04 + 0.04 * float(np.clip(action[0], 0, 1)))
+        observation, info = self._see()
+        reward = float(np.random.default_rng().normal()) if self.poison else 0.0
+        return observation, reward, False, self.t >= HORIZON, info
+
+    def _see(self):
+        info = {"success": self.poison and self.t % 2 == 0, "state": -7.0 if self.poison else self.x}
+        if self.t % STRIDE == 0 or self.t == HORIZON:
+            info["scored_views"] = frame(self.x)
+        return np.array([self.x], np.float32), info
+
+
+class Broken(LocalRewardClient):
+    def submit(self, request):
+        raise RuntimeError("a bug nobody thought of")
+
+
+def make_runner(make_client, mode="grm", poison=False, num_envs=1):
+    register_env("walk", Walk)
+    reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
+    callback = functools.partial(
+        LabellingCallback, LabellerConfig(mode, GAMMA, STRIDE, deadline_s=60.0), make_client, reference.context
+    )
+    config = (
+        PPOConfig()
+        .environment("walk", env_config={"poison": poison})
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
+        .callbacks(callback)
+        .debugging(seed=3)
+    )
+    return SingleAgentEnvRunner(config=config, worker_index=0)
+
+
+def healthy():
+    return LocalRewardClient(Scorer(FakeEngine()))
+
+
+def sample(runner, steps, calls):
+    return [chunk for _ in range(calls) for chunk in runner.sample(num_timesteps=steps, explore=False)]
+
+
+def labels_of(chunks):
+    return [chunk.custom_data[f"labels/{chunk.t_started}"] for chunk in chunks]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_every_chunk_carries_its_labels_and_no_pictures(num_envs):
+    chunks = sample(make_runner(healthy, num_envs=num_envs), 4 * num_envs, 9)
+    first = [chunk for chunk in chunks if chunk.id_ == chunks[0].id_]
+    assert [(c.t_started, len(c)) for c in first] == [(0, 4), (4, 4), (8, 2)]
+    joined = np.concatenate(
+        [label.potential for label in labels_of(first)] + [labels_of(first)[-1].next_potential[-1:]]
+    )
+    assert np.all(np.diff(joined) >= 0)
+    assert len(np.unique(joined)) == 5
+    for chunk, label in zip(chunks, labels_of(chunks), strict=True):
+        np.testing.assert_allclose(
+            chunk.get_rewards(), GAMMA * label.next_potential - label.potential, rtol=0, atol=1e-7
+        )
+        assert all("scored_views" not in info for info in chunk.get_infos())
+        assert label.model_version == "fake-1"
+
+
+def test_poisoned_truth_leaves_the_labels_bit_equal():
+    """No ground truth in the shaping path: success, state and reward may say anything."""
+    clean, poisoned = (sample(make_runner(healthy, poison=poison), 4, 9) for poison in (False, True))
+    assert any(np.abs(chunk.get_rewards()).max() > 1e-3 for chunk in poisoned)
+    for a, b in zip(labels_of(clean), labels_of(poisoned), strict=True):
+        for name in ("potential", "next_potential", "valid", "phase"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_bug_in_the_client_neither_stops_sampling_nor_becomes_a_number():
+    runner = make_runner(lambda: Broken(Scorer(FakeEngine())))
+    chunks = sample(runner, 4, 5)
+    assert sum(map(len, chunks)) == 20
+    for chunk, label in zip(chunks, labels_of(chunks), strict=True):
+        assert not chunk.get_rewards().any()
+        assert np.isfinite(label.potential).all()
+    labels = runner.get_metrics()["labels"]
+    assert labels["errors"] == labels["rejected"] == labels["asked"] > 0
+    asked = [chunk for chunk in chunks if chunk.t_started + len(chunk) >= STRIDE]
+    assert not any(label.valid[-1] for label in labels_of(asked))
+
+
+def test_the_books_close():
+    runner = make_runner(healthy)
+    sample(runner, 4, 10)
+    labels = runner.get_metrics()["labels"]
+    assert labels["asked"] == labels["answered"] > 0
+    assert labels["invalid"] == labels["late"] == labels["rejected"] == labels["errors"] == 0
+    assert len(labels["latencies_ms"]) == labels["asked"]

@@ -1,0 +1,243 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actors.labeller import Labeller, LabellerConfig
+from actors.records import EpisodeRecord
+from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
+from dopamine_rl.types import EpisodeContext, FusionConfig
+from experiments.audit import audit
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.fakes import FakeEngine, frame
+
+GAMMA = 0.9
+
+
+class FaultyClient(LocalRewardClient):
+    """A client whose requests meet a fate by the environment step they ask for."""
+
+    def __init__(self, engine, fates=None):
+        super().__init__(Scorer(engine))
+        self.fates = fates or {}
+
+    def submit(self, request):
+        fate = self.fates.get(request.times[0])
+        if fate is Overloaded:
+            raise Overloaded("queue full")
+        pending = super().submit(request)
+        return pending if fate is None else Failing(fate)
+
+
+class Failing:
+    retries = 1
+
+    def __init__(self, error):
+        self.error = error
+
+    def result(self, timeout_s):
+        raise self.error("on purpose")
+
+
+def context(name="episode"):
+    return EpisodeContext(name, "insert", frame(0.0)[0], frame(1.0)[0], frame(0.0), frame(1.0))
+
+
+def make(mode="grm", stride=2, client=None, **kwargs):
+    return Labeller(LabellerConfig(mode, GAMMA, stride, deadline_s=60.0, **kwargs), client)
+
+
+def run(labeller, steps, cuts=(), terminated=False, truth=lambda t: t / 20, task=None, name="episode"):
+    """One episode of `steps` environment steps in fragments cut at `cuts`; rewards, columns joined, the record."""
+    labeller.begin(name, context(name) if labeller.asks_model else None)
+    bounds = [0, *cuts, steps]
+    task = np.zeros(steps, np.float32) if task is None else task
+    rewards, columns = [], []
+    for a, b in itertools.pairwise(bounds):
+        for t in range(a + 1, b + 1):
+            if t % labeller.config.stride == 0 or t == steps:
+                if labeller.asks_model:
+                    labeller.observe(name, t, frame(truth(t)))
+                elif labeller.config.mode == "oracle":
+                    labeller.observe_truth(name, t, truth(t))
+        reward, column = labeller.collect(name, a, task[a:b], terminated and b == steps)
+        rewards.append(reward)
+        columns.append(column)
+    record = labeller.finish(name)
+    joined = {
+        field: np.concatenate([getattr(c, field) for c in columns])
+        for field in ("task_reward", "potential", "next_potential", "valid", "phase")
+    }
+    return np.concatenate(rewards), joined, record
+
+
+def test_potential_is_held_between_scored_frames_and_every_step_is_shaped():
+    rewards, columns, record = run(make(client=FaultyClient(FakeEngine())), 7)
+    progress = {f.time: f.progress for f in record.frames}
+    held = [0.0, 0.0, progress[2], progress[2], progress[4], progress[4], progress[6], progress[7]]
+    np.testing.assert_allclose(columns["potential"], held[:-1], atol=1e-6)
+    np.testing.assert_allclose(columns["next_potential"], held[1:], atol=1e-6)
+    np.testing.assert_allclose(rewards, [GAMMA * b - a for a, b in itertools.pairwise(held)], atol=1e-6)
+    assert columns["valid"].all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.sets(st.integers(1, 19)), st.booleans(), st.integers(1, 5))
+def test_fragments_do_not_change_the_labels(cuts, terminated, stride):
+    whole, columns, _ = run(make(stride=stride, client=FaultyClient(FakeEngine())), 20, (), terminated)
+    cut, cut_columns, _ = run(make(stride=stride, client=FaultyClient(FakeEngine())), 20, sorted(cuts), terminated)
+    np.testing.assert_array_equal(whole, cut)
+    for name in columns:
+        np.testing.assert_array_equal(columns[name], cut_columns[name])
+    discount = GAMMA ** np.arange(20)
+    end = 0.0 if terminated else GAMMA**20 * cut_columns["next_potential"][-1]
+    assert np.sum(discount * cut) == pytest.approx(end, abs=1e-5)
+
+
+def test_termination_has_no_potential_and_truncation_keeps_it():
+    _, ended, _ = run(make(client=FaultyClient(FakeEngine())), 6, terminated=True)
+    _, cut_off, _ = run(make(client=FaultyClient(FakeEngine())), 6, terminated=False)
+    assert ended["next_potential"][-1] == 0.0
+    assert cut_off["next_potential"][-1] > 0.2
+
+
+@pytest.mark.parametrize(
+    ("fate", "outcome"), [(ScoringTimeout, "late"), (ServiceUnavailable, "rejected"), (Overloaded, "rejected")]
+)
+def test_a_missing_answer_holds_and_is_counted(fate, outcome):
+    labeller = make(client=FaultyClient(FakeEngine(), {4: fate}))
+    _, columns, record = run(labeller, 10)
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert (counts.asked, counts.answered, getattr(counts, outcome)) == (5, 4, 1)
+    assert [f.outcome for f in record.frames] == ["answered", outcome, "answered", "answered", "answered"]
+    np.testing.assert_array_equal(columns["potential"][2:6], columns["potential"][2])
+    assert columns["valid"].tolist() == [True] * 3 + [False] * 2 + [True] * 5
+
+
+def test_after_a_missing_answer_the_next_frame_is_compared_with_the_last_valid_one():
+    labeller = make(client=FaultyClient(FakeEngine(), {4: ScoringTimeout}))
+    _, _, record = run(labeller, 10)
+    assert [f.anchor_time for f in record.frames if f.outcome == "answered"] == [0, 2, 6, 8]
+    assert record.frames[-1].progress == pytest.approx(0.5, abs=0.01)
+
+
+def test_unreadable_answers_are_invalid_never_a_number():
+    labeller = make(client=FaultyClient(FakeEngine(unreadable=lambda before, after: abs(after - 0.2) < 0.01)))
+    rewards, _, record = run(labeller, 10)
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert counts.invalid == 1
+    assert np.isnan(record.frames[1].gain).any()
+    assert np.isfinite(rewards).all()
+    assert [f.anchor_time for f in record.frames if f.outcome == "answered"] == [0, 2, 6, 8]
+
+
+def test_an_episode_keeps_the_version_it_began_with():
+    client = FaultyClient(FakeEngine())
+    labeller = make(client=client)
+    labeller.begin("episode", context())
+    labeller.observe("episode", 2, frame(0.1))
+    client._scorer = Scorer(FakeEngine(version="fake-2"))
+    labeller.observe("episode", 4, frame(0.2))
+    _, columns = labeller.collect("episode", 0, np.zeros(4, np.float32), False)
+    record = labeller.finish("episode")
+    assert columns.model_version == "fake-1"
+    assert [f.outcome for f in record.frames] == ["answered", "rejected"]
+
+
+def test_no_version_known_means_no_claim():
+    class Silent(FaultyClient):
+        def model_version(self, timeout_s):
+            raise ServiceUnavailable("starting")
+
+    labeller = make(client=Silent(FakeEngine()))
+    rewards, columns, _ = run(labeller, 6)
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert counts.rejected == counts.asked == 3
+    assert not rewards.any()
+    assert not columns["valid"][1:].any()
+
+
+def test_abandoned_frames_are_late():
+    labeller = make(client=FaultyClient(FakeEngine()))
+    labeller.begin("episode", context())
+    labeller.observe("episode", 2, frame(0.1))
+    labeller.drop("episode")
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert counts.late == 1
+
+
+def test_modes():
+    task = np.array([0, 0, 0, 0, 0, 1], np.float32)
+    sparse, columns, record = run(make("sparse"), 6, task=task)
+    np.testing.assert_array_equal(sparse, task)
+    assert not columns["potential"].any()
+    assert record is None
+    _oracle, columns, _ = run(make("oracle"), 6, task=task, truth=lambda t: t / 10)
+    np.testing.assert_allclose(columns["next_potential"], [0, 0.2, 0.2, 0.4, 0.4, 0.6], atol=1e-6)
+    naive, columns, _ = run(make("naive", client=FaultyClient(FakeEngine())), 6, task=task)
+    np.testing.assert_allclose(naive, task + columns["next_potential"] - columns["potential"], atol=1e-6)
+
+
+@pytest.mark.parametrize("fusion", [FusionConfig(), FusionConfig("consistency"), FusionConfig(chain="own")])
+def test_records_round_trip_and_the_audit_agrees(tmp_path, fusion):
+    client = FaultyClient(FakeEngine(), {4: ScoringTimeout})
+    labeller = make(client=client, records_dir=tmp_path, fusion=fusion)
+    for i in range(3):
+        _, _, record = run(labeller, 12, (5,), name=f"episode{i}")
+        record.save(tmp_path)
+    records = [EpisodeRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
+    report = audit(records, Scorer(FakeEngine()), "fake-1")
+    assert report == {
+        "episodes": 3, "frames": 18, "answered": 15, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
+    }  # fmt: skip
+    tampered = records[0].frames[2]
+    object.__setattr__(tampered, "progress", tampered.progress + 0.01)
+    assert audit(records, Scorer(FakeEngine()), "fake-1")["max_abs_difference"] > 0.005
+    assert audit(records, Scorer(FakeEngine("fake-2")), "fake-2")["wrong_version"] == 3
+
+
+def test_a_bug_in_the_middle_of_a_fragment_leaves_the_books_closed():
+    labeller = make(client=FaultyClient(FakeEngine(), {4: RuntimeError}))
+    _, columns, record = run(labeller, 10, (5,))
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert (counts.asked, counts.answered, counts.rejected, counts.errors) == (5, 4, 1, 1)
+    assert [f.time for f in record.frames] == [2, 4, 6, 8, 10]
+    np.testing.assert_array_equal(columns["potential"][2:6], columns["potential"][2])
+
+
+def test_a_fragment_that_could_not_be_collected_holds_the_last_potential():
+    labeller = make(client=FaultyClient(FakeEngine()))
+    labeller.begin("episode", context())
+    labeller.observe("episode", 2, frame(0.5))
+    _, before = labeller.collect("episode", 0, np.zeros(3, np.float32), False)
+    rewards, held = labeller.hold("episode", np.zeros(2, np.float32), False)
+    np.testing.assert_array_equal(held.potential, before.next_potential[-1])
+    np.testing.assert_allclose(rewards, (GAMMA - 1) * before.next_potential[-1], atol=1e-6)
+    assert not held.valid.any()
+    assert labeller.hold("episode", np.zeros(2, np.float32), True)[1].next_potential[-1] == 0.0
+
+
+def test_the_audit_takes_an_episode_without_any_answer_and_refuses_nan(tmp_path):
+    labeller = make(client=FaultyClient(FakeEngine(), dict.fromkeys(range(20), ScoringTimeout)), records_dir=tmp_path)
+    record = run(labeller, 6)[2]
+    report = audit([record], Scorer(FakeEngine()), "fake-1")
+    assert (report["episodes"], report["answered"], report["max_abs_difference"]) == (1, 0, 0.0)
+    object.__setattr__(record.frames[0], "progress", float("nan"))
+    with pytest.raises(BadInput, match="finite"):
+        audit([record], Scorer(FakeEngine()), "fake-1")
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    labeller = make(client=FaultyClient(FakeEngine()), records_dir=tmp_path)
+    path = run(labeller, 6)[2].save(tmp_path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(BadInput, match="episode record"):
+        EpisodeRecord.load(path)

@@ -1,0 +1,203 @@
+"""Presets, overrides and errors that say what to write instead."""
+
+import json
+import pickle
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dopamine_rl.config import dump_toml, load_preset, parse_cli, preset_names
+from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.types import FusionConfig
+
+
+@dataclass(frozen=True)
+class Learner:
+    """How the policy learns."""
+
+    rate: float = 1e-3
+    """Step size of the optimizer."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Units of each hidden layer."""
+    span: tuple[float, str] = (0.5, "a")
+    """A pair of unlike values."""
+    frozen: bool = False
+    """Whether the encoder stays as it is."""
+    checkpoint: Path | None = None
+    """Where to begin; none begins from scratch."""
+    kind: Literal["small", "large"] = "small"
+    """Which network."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise BadInput("learner.rate", self.rate, "give a rate above 0")
+        if self.rate > 10:
+            raise ValueError("too fast")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job for tests."""
+
+    learner: Learner = field(default_factory=Learner)
+    fusion: FusionConfig = field(default_factory=lambda: FusionConfig("consistency"))
+    seed: int = 0
+    """Seed of every random number."""
+    name: str = "run"
+    """Name of the folder of results."""
+
+
+@dataclass(frozen=True)
+class Strict:
+    """One key is required."""
+
+    seed: int
+    """Seed."""
+
+
+@pytest.fixture
+def presets(tmp_path: Path) -> Path:
+    (tmp_path / "laptop.toml").write_text('seed = 3\n[learner]\nrate = 1\nhidden = [8]\ncheckpoint = "a/b"\n')
+    (tmp_path / "cluster.toml").write_text("[fusion]\nalpha = 5.0\n")
+    return tmp_path
+
+
+def test_a_preset_overrides_defaults_and_keeps_the_rest(presets: Path) -> None:
+    assert preset_names(presets) == ["cluster", "laptop"]
+    assert load_preset(Job, presets / "laptop.toml") == Job(Learner(1.0, (8,), checkpoint=Path("a/b")), seed=3)
+    assert load_preset(Job, presets / "cluster.toml").fusion == FusionConfig("consistency", alpha=5.0)
+
+
+def load(tmp_path: Path, text: str, cls: type = Job):
+    path = tmp_path / "x.toml"
+    path.write_text(text)
+    return load_preset(cls, path)
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "fix"),
+    [
+        ("sed = 1", "sed", "write seed"),
+        ("[learner]\nraet = 1", "learner.raet", "write learner.rate"),
+        ("rate = 1", "rate", "write learner.rate"),
+        ("[lerner]\nrate = 1", "lerner", "write learner"),
+        ("zzzzzz = 1", "zzzzzz", "one of: learner, fusion, seed, name"),
+        ("seed = 1.5", "seed", "type int"),
+        ("seed = true", "seed", "type int"),
+        ("name = 1", "name", "type str"),
+        ("learner = 1", "learner", "table"),
+        ("[learner]\nrate = 'fast'", "learner.rate", "type float"),
+        ("[learner]\nrate = true", "learner.rate", "type float"),
+        ("[learner]\nrate = nan", "learner.rate", "type float"),
+        ("[learner]\nrate = -1", "learner.rate", "above 0"),
+        ("[learner]\nrate = 11", "learner", "too fast"),
+        ("[learner]\nkind = 'medium'", "learner.kind", "'small', 'large'"),
+        ("[learner]\nhidden = 8", "learner.hidden", "tuple"),
+        ("[learner]\nhidden = [8, 'x']", "learner.hidden[1]", "type int"),
+        ("[learner]\nspan = [1.0]", "learner.span", "2 values"),
+        ("[learner]\ncheckpoint = 5", "learner.checkpoint", "Path"),
+        ("seed = ", "preset", "readable TOML"),
+    ],
+)
+def test_errors_name_field_value_and_fix(tmp_path: Path, text: str, name: str, fix: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        load(tmp_path, text)
+    assert caught.value.field == name
+    assert fix in caught.value.fix
+
+
+def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="seed"):
+        load(tmp_path, "", Strict)
+    assert load(tmp_path, "seed = 4", Strict) == Strict(4)
+    with pytest.raises(BadInput, match="readable"):
+        load_preset(Job, tmp_path / "none.toml")
+
+
+def test_the_command_line_overrides_the_preset(presets: Path) -> None:
+    argv = ["--learner.frozen", "True", "--preset", "laptop", "--learner.hidden", "4", "5", "--fusion.kind", "mean"]
+    expected = Job(Learner(1.0, (4, 5), frozen=True, checkpoint=Path("a/b")), FusionConfig("mean"), seed=3)
+    assert parse_cli(Job, presets, argv) == expected
+    assert parse_cli(Job, presets, []) == Job()
+    assert parse_cli(Strict, presets, ["--seed", "2"]) == Strict(2)
+
+
+def test_an_unknown_preset_lists_those_there_are(presets: Path) -> None:
+    with pytest.raises(BadInput, match="cluster, laptop"):
+        parse_cli(Job, presets, ["--preset", "lapto"])
+
+
+def test_an_unknown_flag_ends_the_program(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_cli(Job, presets, ["--learner.raet", "1"])
+    assert "--learner.rate" in capsys.readouterr().err
+
+
+def test_a_value_refused_by_the_configuration_is_explained(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_cli(Job, presets, ["--learner.rate", "-1"])
+    assert "learner.rate = -1.0: give a rate above 0" in capsys.readouterr().err
+
+
+def test_errors_travel_between_processes() -> None:
+    for error in (BadInput("a.b", [1], "give 2"), EpisodeError("e/f: g", None, "write it")):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), copy.field, copy.value, copy.fix) == (type(error), error.field, error.value, error.fix)
+        assert str(copy) == str(error) == f"{error.field} = {error.value!r}: {error.fix}"
+    assert len(str(BadInput("a", "x" * 1000, "shorten it"))) < 300
+
+
+def test_help_shows_every_sentence_and_the_presets(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_cli(Job, presets, ["--preset", "laptop", "--help"])
+    assert exit_.value.code == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for text in ("Step size of the optimizer.", "Seed of every random number.", "(default: 3)", "cluster, laptop"):
+        assert text in shown
+
+
+def test_help_is_fast_because_it_imports_nothing_heavy(presets: Path) -> None:
+    code = (
+        "import json, sys\n"
+        "from dopamine_rl.config import parse_cli\n"
+        "from dopamine_rl.types import FusionConfig\n"
+        "try:\n    parse_cli(FusionConfig, sys.argv[1], ['--help'])\n"
+        "except SystemExit:\n    print(json.dumps([m for m in ('torch', 'ray', 'transformers') if m in sys.modules]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(presets)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+learners = st.builds(
+    Learner,
+    rate=st.floats(1e-300, 10, exclude_min=True),
+    hidden=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3).map(tuple),
+    span=st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.text(st.characters(codec="utf-8"), max_size=8)),
+    frozen=st.booleans(),
+    checkpoint=st.none() | st.just(Path("/a b/ü.pt")),
+    kind=st.sampled_from(["small", "large"]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.builds(Job, learner=learners, name=st.text(st.characters(codec="utf-8"), max_size=20)))
+def test_a_dumped_configuration_loads_as_an_equal_one(tmp_path_factory: pytest.TempPathFactory, job: Job) -> None:
+    path = tmp_path_factory.mktemp("dump") / "config.toml"
+    path.write_bytes(dump_toml(job).encode())
+    assert load_preset(Job, path) == job
+
+
+def test_what_toml_cannot_write_is_refused() -> None:
+    for job in (
+        replace(Job(), name=None),
+        replace(Job(), name=b"x"),
+        replace(Job(), learner=Learner(span=(1e999, ""))),
+    ):
+        with pytest.raises(BadInput):
+            dump_toml(job)

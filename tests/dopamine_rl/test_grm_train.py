@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.batches import BatchSampler, LabelledEpisode, label_demonstration, label_episodes
+from dopamine_rl.grm.config import BatchPlan, GRMConfig, TrainConfig
+from dopamine_rl.grm.evaluate import evaluate
+from dopamine_rl.grm.model import build_grm
+from dopamine_rl.grm.readout import HOPS
+from dopamine_rl.grm.train import Trainer, TrainProgress, hop_loss, soft_labels, train
+from dopamine_rl.progress import hop
+from dopamine_rl.types import Demonstration
+from tests.dopamine_rl.grm_toys import TINY, moving_square
+
+SMALL_PLAN = BatchPlan(episodes=1, runs=2, run_length=3, neighbours=4, balanced=4)
+
+
+def demonstration(success: bool = True, true_progress: np.ndarray | None = None) -> Demonstration:
+    frames = np.random.default_rng(0).integers(0, 256, (11, 2, 56, 56, 3), dtype=np.uint8)
+    return Demonstration(
+        episode_id="one",
+        instructions=("push the block", "move it"),
+        frames=frames,
+        frame_steps=np.arange(0, 22, 2),
+        keyframes=np.array([0, 2, 10]),
+        stages=("align", "insert"),
+        observations=np.zeros((21, 3), np.float32),
+        actions=np.zeros((20, 2), np.float32),
+        task_rewards=np.zeros(20, np.float32),
+        terminated=success,
+        success=success,
+        seed=0,
+        true_progress=true_progress,
+    )
+
+
+def test_stages_share_progress_evenly() -> None:
+    label = label_demonstration(demonstration(), frames_per_state=5)  # m = 1: the keyframes are the states
+    np.testing.assert_allclose(label.progress[[0, 1, 2, 6, 10]], [0.0, 0.25, 0.5, 0.75, 1.0])
+    assert label.success
+
+
+def test_failures_are_labelled_on_the_scale_of_the_successes() -> None:
+    true = np.linspace(0.2, 1.0, 11).astype(np.float32)
+    stuck = np.full(11, 0.6, np.float32)
+    stuck[0] = 0.2
+    success, failure = label_episodes([demonstration(True, true), demonstration(False, stuck)])
+    assert success.success
+    assert not failure.success
+    assert failure.progress[0] == pytest.approx(0.0, abs=0.02)
+    assert failure.progress[-1] == pytest.approx(float(success.progress[5]), abs=0.02)
+
+
+def test_failures_without_truth_are_refused() -> None:
+    with pytest.raises(BadInput, match="true progress"):
+        label_episodes([demonstration(), demonstration(False)])
+    with pytest.raises(BadInput, match="true_progress"):
+        label_episodes([demonstration(True, np.linspace(0, 1, 11)), demonstration(False)])
+    with pytest.raises(BadInput, match="success"):
+        label_demonstration(demonstration(False))
+
+
+@pytest.fixture(scope="module")
+def episodes() -> list[LabelledEpisode]:
+    """Frame f of episode e is one colour, (e, f, view): a picture says where it comes from."""
+    made = []
+    for e in range(3):
+        frames = np.zeros((20, 2, 4, 4, 3), np.uint8)
+        frames[..., 0], frames[..., 1] = e + 1, np.arange(20)[:, None, None, None]
+        frames[..., 2] = np.arange(2)[None, :, None, None]
+        success = e < 2
+        states = np.arange(20) if success else np.zeros(0, np.int64)
+        progress = np.linspace(0.0, 1.0 if success else 0.4, 20).astype(np.float32)
+        made.append(LabelledEpisode(("a", "b"), frames, progress, states))
+    return made
+
+
+def test_every_question_has_its_right_answer_and_every_kind_is_asked(episodes: list[LabelledEpisode]) -> None:
+    sampler = BatchSampler(episodes, BatchPlan(blank_reference=0.0), np.random.default_rng(0))
+    kinds = {"forward": 0, "backward": 0, "near": 0, "back": 0}
+    for _ in range(20):
+        batch = sampler.draw()
+        assert len({image.tobytes() for image in batch.images}) == len(batch.images)
+        for prompt, answer in zip(batch.prompts, batch.hops, strict=True):
+            places = [tuple(int(c) for c in batch.images[index][0, 0]) for index in prompt.images]
+            (start_e, start_f, _), (end_e, end_f, _) = places[:2]
+            assert start_e == end_e
+            assert (start_f, end_f) == (0, 19)
+            assert start_e in (1, 2)  # never a failure
+            (be, bf, bv), second, (ae, af, av), fourth = places[2:]
+            assert second == (be, bf, 1)
+            assert fourth == (ae, af, 1)
+            assert bv == av == 0
+            truth = hop(episodes[be - 1].progress[bf], episodes[ae - 1].progress[af])
+            assert answer == pytest.approx(float(truth))
+            kinds["forward"] += be == ae and bf == 0
+            kinds["backward"] += be != ae and bf == 19
+            kinds["near"] += be == ae and 0 < af - bf <= 3
+            kinds["back"] += be == ae and af < bf
+    assert min(kinds.values()) > 50
+
+
+def test_equal_seeds_draw_equal_batches(episodes: list[LabelledEpisode]) -> None:
+    first, second, other = (
+        BatchSampler(episodes, BatchPlan(), np.random.default_rng(seed)).draw() for seed in (4, 4, 5)
+    )
+    assert first.prompts == second.prompts
+    np.testing.assert_array_equal(first.images, second.images)
+    assert not np.array_equal(first.hops, other.hops)
+
+
+def test_views_and_references_can_be_blank(episodes: list[LabelledEpisode]) -> None:
+    plan = BatchPlan(episodes=1, blank_view=1.0, blank_reference=1.0)
+    batch = BatchSampler(episodes[:2], plan, np.random.default_rng(0)).draw()
+    blank = int(np.flatnonzero((batch.images == 0).all(axis=(1, 2, 3)))[0])
+    for prompt in batch.prompts:
+        assert prompt.references == (blank, blank)
+        assert (prompt.before.index(blank), 1) == (prompt.after.index(blank), prompt.before.count(blank))
+
+
+def test_episodes_that_cannot_teach_are_refused(episodes: list[LabelledEpisode]) -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(BadInput, match="successful"):
+        BatchSampler(episodes[2:], BatchPlan(), rng)
+    with pytest.raises(BadInput, match="every task"):
+        BatchSampler([episodes[0], replace(episodes[2], instructions=("c",))], BatchPlan(), rng)
+    with pytest.raises(BadInput, match="same views"):
+        BatchSampler([episodes[0], moving_square(0)], BatchPlan(), rng)
+
+
+def test_soft_labels_and_loss_are_least_at_the_truth() -> None:
+    hops = torch.tensor([-1.0, 0.0, 0.337, 1.0])
+    labels = soft_labels(hops, 0.03)
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(4))
+    assert HOPS[labels.argmax(dim=1)].tolist() == pytest.approx([-1.0, 0.0, 0.34, 1.0])
+    perfect = hop_loss(labels.log().clamp(min=-30), hops, 0.03, 5.0)
+    for shifted in (hops.roll(1), hops * 0.5 + 0.1):
+        assert hop_loss(soft_labels(shifted, 0.03).log().clamp(min=-30), hops, 0.03, 5.0) > perfect
+
+
+def test_it_learns_to_see_progress() -> None:
+    """Loss, readout, prompt and batches fit together: a few seconds suffice for unseen episodes of a toy task."""
+    torch.set_num_threads(1)
+    grm = build_grm(GRMConfig(**{**TINY.__dict__, "text_width": 64, "vision_width": 64}))
+    config = TrainConfig(budget_s=0, updates=120, learning_rate=2e-3, plan=BatchPlan(episodes=2, runs=4))
+    reached: list[TrainProgress] = []
+    train(Trainer(grm, [moving_square(seed) for seed in range(16)], config), reached.append)
+    unseen = [moving_square(100 + seed, success=seed < 3) for seed in range(6)]
+    figures = evaluate(grm, unseen, moving_square(0))
+    assert figures["spearman"] > 0.9
+    assert figures["auc"] == 1.0
+    assert [progress.update for progress in reached] == list(range(1, 121))
+    assert reached[-1].loss < reached[0].loss - 1.0
+    assert reached[-1].fraction == 1.0
+    assert reached[-1].eta_s == 0.0
+
+
+def test_an_interrupted_training_ends_with_the_same_weights() -> None:
+    episodes = [moving_square(seed, count=12) for seed in range(2)]
+    config = TrainConfig(budget_s=0, updates=6, plan=SMALL_PLAN)
+
+    def weights(stop: int) -> dict[str, torch.Tensor]:
+        trainer = Trainer(build_grm(TINY), episodes, config)
+        while trainer.update < stop:
+            trainer.step(trainer.fraction())
+        state = trainer.state_dict()
+        again = Trainer(build_grm(TINY), episodes, config)
+        again.load_state_dict(state)
+        train(again)
+        assert again.update == 6
+        return again.grm.model.state_dict()
+
+    whole, resumed = weights(0), weights(4)
+    for name, weight in whole.items():
+        torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0)
+    with pytest.raises(CheckpointError, match="does not fit"):
+        Trainer(build_grm(TINY), episodes, config).load_state_dict({"model": {}})
+
+
+def test_a_time_budget_ends_the_training() -> None:
+    trainer = Trainer(
+        build_grm(TINY), [moving_square(0, count=12)], TrainConfig(budget_s=0.5, updates=0, plan=SMALL_PLAN)
+    )
+    progress = train(trainer)
+    assert progress.fraction == 1.0
+    assert 0.5 <= progress.elapsed_s < 5.0
+    assert progress.pairs_per_s > 0
+
+
+@pytest.mark.parametrize("bad", [{"budget_s": 0.0, "updates": 0}, {"budget_s": float("nan")}, {"updates": -1}])
+def test_bad_budgets_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match=r"sft\.train"):
+        TrainConfig(**bad)  # type: ignore[arg-type]

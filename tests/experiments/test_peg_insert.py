@@ -1,0 +1,152 @@
+"""The main job as a user starts it: by its path, as a submitted job after a local run, and with a replica lost."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow]
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "--demonstrations.reward-model", "4", "--demonstrations.policy", "3", "--demonstrations.gate-successes", "2",
+    "--demonstrations.gate-failures", "2", "--sft.train.budget-s", "6", "--cloning.updates", "100",
+    "--training.environment-steps", "160", "--evaluation.episodes", "2", "--learner.learning-starts", "60",
+]  # fmt: skip
+RATES = ("expert_success", "bc_success", "policy_success")
+GATE = ("voc_plus", "voc_minus", "progress_mae", "false_success", "auc")
+LABELS = ("asked", "answered", "invalid", "late", "rejected", "p50_ms", "p99_ms")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """One account for all runs of this module: what a local run leaves in it is what the next run finds."""
+    return tmp_path_factory.mktemp("home")
+
+
+def environment(home):
+    names = ("RAY_ADDRESS", "RAY_AUTH_MODE", "DOPAMINE_STORAGE", "PYTHONPATH")
+    return {k: v for k, v in os.environ.items() if k not in names} | {"HOME": str(home)}
+
+
+def check_result(folder):
+    result = json.loads((folder / "result.json").read_text())
+    for name in RATES:
+        assert set(result[name]) == {"mean", "low", "high", "n"}
+        assert 0 <= result[name]["low"] <= result[name]["mean"] <= result[name]["high"] <= 1
+    assert all(isinstance(result["gate"][name], float) for name in GATE)
+    labels = result["labels"]
+    assert labels["closed"]
+    assert all(labels[name] is not None for name in LABELS)
+    assert labels["asked"] == labels["answered"] + labels["invalid"] + labels["late"] + labels["rejected"] > 0
+    assert labels["errors"] == 0
+    assert result["reward"] == "grm"
+    assert result["environment_steps_per_s"] > 0
+    assert result["wall_s"] > 0
+    for name in ("report.md", "config.toml", "gate.png", "learning_curve.png"):
+        assert (folder / name).stat().st_size > 0
+    for name in ("policy.mp4", "bc.mp4", "expert.mp4"):
+        assert (folder / name).stat().st_size > 10_000
+    return result
+
+
+def audit(folder):
+    command = [sys.executable, "-m", "experiments.audit", str(folder)]
+    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
+    return json.loads(output.strip().splitlines()[-1])
+
+
+def assert_audit_agrees(folder, result):
+    report = audit(folder)
+    assert report["max_abs_difference"] <= 1e-4
+    assert report["doubled"] == report["wrong_version"] == 0
+    assert report["answered"] > 0
+
+
+def test_a_run_survives_the_loss_of_its_reward_replica(home, tmp_path):
+    command = [sys.executable, str(ROOT / "experiments" / "peg_insert.py"), "--out", str(tmp_path / "run"), *TINY]
+    killed = []
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if not killed and re.search(r"environment steps \|", line):
+                killed += kill_replica(process.pid)
+        assert process.wait(timeout=60) == 0, "".join(lines[-60:])
+    assert killed, "".join(lines)
+    result = check_result(tmp_path / "run")
+    assert_audit_agrees(tmp_path / "run", result)
+
+
+def kill_replica(driver):
+    replicas = [p for p in psutil.Process(driver).children(recursive=True) if "ServeReplica" in " ".join(p.cmdline())]
+    for process in replicas[:1]:
+        process.send_signal(signal.SIGKILL)
+    return replicas[:1]
+
+
+def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
+    """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
+    ray = str(Path(sys.executable).parent / "ray")
+    env = environment(home)
+    env["PATH"] = f"{Path(ray).parent}{os.pathsep}{env['PATH']}"
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265"],
+        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out = tmp_path / "storage"
+        command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]
+        command += ["--preset", "smoke", "--storage", str(out)]
+        env["RAY_ADDRESS"] = "http://127.0.0.1:28265"
+        wait_until_listening(28265)
+        done = submit(command, env)
+        assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+    finally:
+        stop_tree(head)
+    result = check_result(out / "peg_insert_smoke")
+    assert result["labels"]["invalid"] + result["labels"]["late"] <= 0.01 * result["labels"]["asked"]
+    assert_audit_agrees(out / "peg_insert_smoke", result)
+
+
+def submit(command, env, timeout_s=60.0):
+    """Submit a job; a head node that listens may still be waiting for its agent, which is tried again for a while."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
+        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+            return done
+        time.sleep(2.0)
+
+
+def wait_until_listening(port, timeout_s=60.0):
+    import socket
+
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.5)
+    raise TimeoutError(f"nothing listens on port {port}")
+
+
+def stop_tree(process):
+    """End the head node this test started, and nothing else."""
+    family = [process, *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        try:
+            member.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait(timeout=60)
+    psutil.wait_procs(family[1:], timeout=20)

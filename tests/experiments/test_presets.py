@@ -1,0 +1,68 @@
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dopamine_rl.config import dump_toml, load_preset, preset_names
+from dopamine_rl.errors import BadInput
+from experiments.cli import PRESETS, parse_run
+from experiments.settings import ExperimentConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("name", preset_names(PRESETS))
+def test_every_preset_loads_and_its_resolved_form_reads_back(name, tmp_path):
+    config = load_preset(ExperimentConfig, PRESETS / f"{name}.toml")
+    (tmp_path / "config.toml").write_text(dump_toml(config))
+    assert load_preset(ExperimentConfig, tmp_path / "config.toml") == config
+
+
+def test_overrides_and_places():
+    arguments, config = parse_run(
+        ExperimentConfig, ["--out", "here", "--gamma", "0.9", "--env.stride", "3"], "prog", "about"
+    )
+    assert arguments.out == "here"
+    assert (config.gamma, config.env.stride) == (0.9, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--preset", "smok"], "smoke"),
+        (["--gamma", "1.5"], r"gamma = 1.5"),
+        (["--demonstrations.policy", "0"], "demonstrations"),
+        (["--demonstrations.policy", "2000"], "1000"),
+        (["--env.stride", "0"], "stride"),
+        (["--evaluation.first-seed", "1000"], "evaluation.first_seed"),
+        (["--evaluation.episodes", "0"], "evaluation.episodes"),
+        (["--simulation.workers", "0"], "simulation.workers"),
+        (["--training.environment-steps", "-5"], "training.environment_steps"),
+        (["--service.replicas", "0"], "service.replicas"),
+        (["--labels.deadline-s", "nan"], "labels.deadline_s"),
+        (["--fusion.alpha", "nan"], "fusion.alpha"),
+        (["--learner.actor-lr", "nan"], "learner.actor_lr"),
+        (["--cluster.num-cpus", "1"], "cluster.num_cpus"),
+        (["--name", "../x"], "name"),
+        (["--env.views"], "env.views"),
+    ],
+)
+def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
+    with pytest.raises((BadInput, SystemExit)) as caught:
+        parse_run(ExperimentConfig, flags, "prog", "about")
+    text = str(caught.value) + capsys.readouterr().err + capsys.readouterr().out
+    assert re.search(named, text), text
+
+
+@pytest.mark.parametrize("how", [["experiments/peg_insert.py"], ["-m", "experiments.peg_insert"]])
+def test_help_needs_neither_ray_nor_torch(how, tmp_path):
+    watcher = "import sys,atexit; atexit.register(lambda: print('LOADED', {'ray','torch'} & set(sys.modules)))"
+    (tmp_path / "sitecustomize.py").write_text(watcher)
+    command = [sys.executable, *how, "--help"]
+    env = {"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin", "COLUMNS": "100"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=True)
+    assert "LOADED set()" in done.stdout
+    assert "--storage" in done.stdout
+    assert "--training.environment-steps" in done.stdout

@@ -1,0 +1,43 @@
+import json
+
+import pytest
+
+from dopamine_rl.errors import BadInput
+from experiments.storage import RunFolder
+
+
+def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
+    assert RunFolder.resolve(str(tmp_path / "here"), None, "name").path == tmp_path / "here"
+    assert RunFolder.resolve(None, str(tmp_path), "name").path == tmp_path / "name"
+    assert RunFolder.resolve(None, f"file://{tmp_path}", "name").path == tmp_path / "name"
+
+
+def test_a_job_refuses_folders_that_are_thrown_away_with_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    with pytest.raises(BadInput, match=r"--out.*absolute path or a URI"):
+        RunFolder.resolve("runs/here", None, "name")
+    with pytest.raises(BadInput, match="--storage"):
+        RunFolder.resolve(None, "runs", "name")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("DOPAMINE_STORAGE", raising=False)
+    assert RunFolder.resolve(None, None, "name").path == tmp_path / "dopamine_rl" / "runs" / "name"
+
+
+def test_json_is_written_whole_and_never_holds_nan(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.write_json("result.json", {"a": 1.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json("result.json", {"a": float("nan")})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
+
+
+def test_a_uri_gets_a_copy(tmp_path):
+    folder = RunFolder(tmp_path / "stage", (tmp_path / "bucket" / "name").as_uri())
+    (folder.path / "records").mkdir(parents=True)
+    folder.write_text("report.md", "text")
+    (folder.path / "records" / "a.npz").write_bytes(b"1")
+    folder.publish()
+    assert (tmp_path / "bucket" / "name" / "report.md").read_text() == "text"
+    assert (tmp_path / "bucket" / "name" / "records" / "a.npz").read_bytes() == b"1"
+    assert folder.place.startswith("file://")

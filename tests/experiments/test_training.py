@@ -1,0 +1,87 @@
+"""Both algorithms through the same labelling callback, in this process, with a fake reward model behind a real scorer."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.records import EpisodeRecord
+from dopamine_rl.types import TaskReference
+from experiments import training
+from experiments.audit import audit
+from experiments.console import Console
+from experiments.settings import ExperimentConfig, LabelsConfig, TrainingConfig
+from learner.config import CloningConfig, LearnerConfig
+from learner.demonstrations import ReplayEpisode, save_demonstrations, transition_columns
+from learner.policy import DeterministicPolicy, save_policy
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.actors.test_callbacks import STRIDE, Walk
+from tests.fakes import FakeEngine, frame
+
+pytestmark = pytest.mark.ray
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def local_client(_: str) -> LocalRewardClient:
+    return LocalRewardClient(Scorer(FakeEngine()))
+
+
+def walks(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Observations [count, 11, 1] and actions [count, 10, 1] of walks at full speed."""
+    positions = np.minimum(0.08 * np.arange(11), 1.0).astype(np.float32)
+    return np.tile(positions[None, :, None], (count, 1, 1)), np.full((count, 10, 1), 0.9, np.float32)
+
+
+@pytest.mark.parametrize("algorithm", ["rlpd", "ppo"])
+@pytest.mark.usefixtures("cluster")
+def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, algorithm):
+    from learner.algorithms.bc import train_bc
+
+    monkeypatch.setattr(training, "make_training_env", lambda env_config: Walk({}))
+    monkeypatch.setattr(training, "ServeRewardClient", local_client)
+    learner = LearnerConfig(
+        algorithm, hidden=(32, 32), num_env_runners=0, learning_starts=40, steps_per_iteration=50, batch_size=32,
+        ppo_batch_size=50, ppo_minibatch_size=25, ppo_epochs=2, rollout_fragment_length=10,
+    )  # fmt: skip
+    config = replace(
+        ExperimentConfig(learner=learner, training=TrainingConfig(150), labels=LabelsConfig(60.0)),
+        env=replace(ExperimentConfig().env, stride=STRIDE),
+    )
+    observations, actions = walks(4)
+    episodes = [
+        ReplayEpisode(f"demo_{i}", transition_columns(o, a, np.zeros(10), False, None), "")
+        for i, (o, a) in enumerate(zip(observations, actions, strict=True))
+    ]
+    demonstrations, cloned = tmp_path / "demonstrations.npz", tmp_path / "bc.safetensors"
+    save_demonstrations(demonstrations, episodes)
+    cloning = CloningConfig(hidden=(32, 32), updates=50)
+    flat = observations[:, :-1].reshape(-1, 1), actions.reshape(-1, 1)
+    save_policy(cloned, train_bc(*flat, np.full(4, 10), cloning, seed=0).state)
+    reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
+
+    algo = training.build_algorithm(config, "app", reference, demonstrations, cloned, tmp_path / "records")
+    try:
+        report = training.train(algo, config, tmp_path / "policy.safetensors", Console())
+    finally:
+        algo.stop()
+
+    labels = report["labels"]
+    assert labels["asked"] == labels["answered"] >= 150 // STRIDE
+    assert labels["invalid"] == labels["late"] == labels["rejected"] == labels["errors"] == 0
+    assert report["environment_steps"] >= 150
+    assert DeterministicPolicy.load(tmp_path / "policy.safetensors")(np.zeros((1, 1), np.float32)).shape == (1, 1)
+    records = [EpisodeRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
+    found = audit(records, Scorer(FakeEngine()), "fake-1")
+    assert found["episodes"] >= 14
+    assert found["max_abs_difference"] == found["doubled"] == found["wrong_version"] == 0

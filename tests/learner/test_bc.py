@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dopamine_rl.errors import BadInput, CheckpointError
+from learner.algorithms.bc import BCResult, train_bc
+from learner.algorithms.networks import Policy
+from learner.config import CloningConfig
+from learner.policy import DeterministicPolicy, load_policy, save_policy
+from tests.learner import toy
+
+CONFIG = CloningConfig(hidden=(32, 32), updates=400, check_every=50)
+
+
+@pytest.fixture(scope="module")
+def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    episodes = [episode.columns for episode in toy.demonstrations(8)]
+    joined = [np.concatenate([columns[name] for columns in episodes]) for name in ("obs", "actions")]
+    return joined[0], joined[1], np.array([len(columns["actions"]) for columns in episodes])
+
+
+@pytest.fixture(scope="module")
+def cloned(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> BCResult:
+    return train_bc(*data, CONFIG, seed=0)
+
+
+def test_the_clone_solves_the_toy_task(cloned: BCResult) -> None:
+    assert cloned.validation_loss < 0.12
+    assert cloned.training_loss < 0.12
+    assert toy.success_rate(DeterministicPolicy(cloned.state)) >= 0.9
+
+
+def test_the_seed_decides_everything(data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult) -> None:
+    torch.manual_seed(123)
+    again = train_bc(*data, CONFIG, seed=0)
+    assert all((again.state[name] == cloned.state[name]).all() for name in cloned.state)
+
+
+def test_learning_begins_with_exactly_the_clone(cloned: BCResult, tmp_path: Path) -> None:
+    save_policy(tmp_path / "bc.safetensors", cloned.state)
+    numpy_policy = DeterministicPolicy.load(tmp_path / "bc.safetensors")
+    observations = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    for scale in (0.0, 0.3):
+        policy = Policy(2, 2, CONFIG.hidden, initial_std=0.05, residual_scale=scale)
+        policy.start_from(load_policy(tmp_path / "bc.safetensors"))
+        with torch.no_grad():
+            normalised = policy.actor.normalise(torch.from_numpy(observations))
+            actions = policy.act(normalised)
+            log_std = policy.actor(normalised)[1]
+        np.testing.assert_allclose(actions.numpy(), numpy_policy(observations), atol=1e-5)
+        np.testing.assert_allclose(log_std.exp().numpy(), 0.05, rtol=1e-5)
+
+
+def test_a_trained_residual_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path) -> None:
+    policy = Policy(2, 2, CONFIG.hidden, initial_std=0.05, residual_scale=0.3)
+    policy.start_from(cloned.state)
+    torch.nn.init.normal_(policy.actor.mean.weight)
+    state = {name: value.numpy() for name, value in policy.state_dict().items()}
+    save_policy(tmp_path / "residual.safetensors", {**state, "residual_scale": np.array(0.3, np.float32)})
+    numpy_policy = DeterministicPolicy.load(tmp_path / "residual.safetensors")
+    observations = np.random.default_rng(0).normal(size=(3, 50, 2)).astype(np.float32)
+    with torch.no_grad():
+        actions = policy.act(policy.actor.normalise(torch.from_numpy(observations)))
+    np.testing.assert_allclose(actions.numpy(), numpy_policy(observations), atol=1e-5)
+    assert not np.allclose(actions.numpy(), DeterministicPolicy(cloned.state)(observations), atol=0.05)
+
+
+def test_bad_input_is_named(data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult) -> None:
+    observations, actions, lengths = data
+    with pytest.raises(BadInput, match="episode_lengths"):
+        train_bc(observations, actions, lengths[:-1], CONFIG, seed=0)
+    with pytest.raises(BadInput, match="at least two"):
+        train_bc(observations, actions, np.array([len(actions)]), CONFIG, seed=0)
+    with pytest.raises(BadInput, match="observations"):
+        train_bc(np.full_like(observations, np.nan), actions, lengths, CONFIG, seed=0)
+    with pytest.raises(BadInput, match="sizes"):
+        Policy(2, 2, (8,), 0.1).start_from(cloned.state)
+    with pytest.raises(BadInput, match="observations"):
+        DeterministicPolicy(cloned.state)(np.zeros(5, np.float32))
+
+
+def test_a_file_that_is_no_policy_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    for path in (tmp_path / "x.safetensors", tmp_path / "absent.safetensors"):
+        with pytest.raises(CheckpointError):
+            load_policy(path)

@@ -1,0 +1,228 @@
+"""The Serve application on a local cluster: batching, versions, overload, deadlines, lost replicas, the lease."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+
+import ray
+from ray import serve
+
+from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable, VersionUnavailable
+from dopamine_rl.types import ScoreReply, ScoreRequest
+from reward_service.client import ServePendingScore, ServeRewardClient
+from reward_service.deployment import deploy, shutdown
+from reward_service.scorer import Scorer
+from reward_service.service import ServiceConfig
+from tests.contracts import assert_same_answer, check_reward_client
+from tests.fakes import FakeEngine, engine_from_folder, make_request, seeded_request, sometimes, write_checkpoint
+
+pytestmark = pytest.mark.ray
+
+RATE = 0.2
+"""Share of unreadable answers, so that every test also goes through asking again."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[str]:
+    context = ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield context.address_info["address"]
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def client(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServeRewardClient]:
+    """One replica that takes 100 ms for a batch."""
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("grm"), "v1", RATE, base_s=0.1)
+    deploy(checkpoint, "shared", _config())
+    yield ServeRewardClient("shared")
+    shutdown("shared")
+
+
+def _config(**changes: object) -> ServiceConfig:
+    return ServiceConfig(**{"num_cpus": 0.1, "engine": "tests.fakes:engine_from_folder", **changes})  # type: ignore[arg-type]
+
+
+def _offline(version: str = "v1") -> Scorer:
+    return Scorer(FakeEngine(version, sometimes(RATE)))
+
+
+def _outcomes(requests: list[ScoreRequest], pending: list[ServePendingScore], timeout_s: float) -> Counter[str]:
+    """Each request's one outcome; answers are compared with offline scoring."""
+    outcomes: Counter[str] = Counter()
+    for request, waiting in zip(requests, pending, strict=True):
+        try:
+            reply = waiting.result(timeout_s)
+        except ScoringError as error:
+            outcomes[type(error).__name__] += 1
+        else:
+            assert_same_answer(reply, _offline(reply.model_version).score([request])[0])
+            outcomes["answered"] += 1
+    return outcomes
+
+
+def _eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_contract(client: ServeRewardClient) -> None:
+    check_reward_client(pickle.loads(pickle.dumps(client)), seeded_request, _offline())
+
+
+def test_concurrent_callers_share_batches(client: ServeRewardClient) -> None:
+    before = client.describe(10.0).counts
+
+    def call(caller: int) -> list[ScoreReply]:
+        requests = [seeded_request(2, 100 * caller + i) for i in range(5)]
+        replies = [client.submit(request).result(30.0) for request in requests]
+        for request, reply in zip(requests, replies, strict=True):
+            assert_same_answer(reply, _offline().score([request])[0])
+        return replies
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(call, range(4)))) == 4
+    after = client.describe(10.0).counts
+    assert after.requests - before.requests == 20
+    assert after.batches - before.batches <= 12  # 5 if the callers stayed in step, 20 without batching.
+
+
+def test_expired_request_costs_nothing(client: ServeRewardClient) -> None:
+    before = client.describe(10.0).counts
+    first = client.submit(make_request())
+    time.sleep(0.05)
+    expired = client.submit(make_request((0.5,), remaining_ms=20.0))
+    with pytest.raises(ScoringTimeout):
+        expired.result(10.0)
+    first.result(10.0)
+    after = client.describe(10.0).counts
+    assert (after.requests - before.requests, after.expired - before.expired) == (1, 1)
+
+
+def test_a_late_request_is_cancelled_and_stays_late(client: ServeRewardClient) -> None:
+    before = client.describe(10.0).counts
+    first, late = client.submit(make_request()), None
+    time.sleep(0.05)
+    late = client.submit(make_request((0.5,)))
+    for timeout_s in (0.01, 10.0):
+        with pytest.raises(ScoringTimeout):
+            late.result(timeout_s)
+    first.result(10.0)
+    assert _eventually(lambda: client.describe(10.0).counts.cancelled > before.cancelled, 5.0)
+    assert client.describe(10.0).counts.requests - before.requests == 1
+
+
+def test_overload_is_refused_and_nothing_is_lost(cluster: str, tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, "v1", RATE, base_s=0.3)
+    deploy(checkpoint, "small", _config(max_ongoing_requests=2, max_queued_requests=2))
+    small = ServeRewardClient("small")
+    small.model_version(10.0)
+    requests = [seeded_request(1, seed) for seed in range(12)]
+    outcomes = _outcomes(requests, [small.submit(request) for request in requests], 30.0)
+    assert set(outcomes) == {"answered", Overloaded.__name__}
+    assert outcomes.total() == 12
+    assert outcomes["answered"] >= 2
+    shutdown("small")
+
+
+def test_running_episodes_keep_their_version_also_after_a_crash(cluster: str, tmp_path: Path) -> None:
+    old, new = write_checkpoint(tmp_path / "old", "v1", RATE), write_checkpoint(tmp_path / "new", "v2", RATE)
+    deploy(old, "swap", _config())
+    swapped = ServeRewardClient("swap")
+    assert swapped.model_version(10.0) == "v1"
+    deploy(new, "swap", _config(), previous=old)
+
+    def check() -> None:
+        for wanted, answering in ((None, "v2"), ("v2", "v2"), ("v1", "v1")):
+            request = make_request(model_version=wanted)
+            reply = swapped.submit(request).result(30.0)
+            assert_same_answer(reply, _offline(answering).score([request])[0])
+        with pytest.raises(VersionUnavailable):
+            swapped.submit(make_request(model_version="v0")).result(30.0)
+
+    check()
+    lost = swapped.describe(10.0).process_id
+    os.kill(lost, signal.SIGKILL)
+    check()
+    assert swapped.describe(30.0).process_id != lost
+    shutdown("swap")
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_replica_killed_during_requests_loses_none(cluster: str, tmp_path: Path, replicas: int) -> None:
+    name = f"killed-{replicas}"
+    checkpoint = write_checkpoint(tmp_path, "v1", RATE, base_s=0.3)
+    deploy(checkpoint, name, _config(replicas=replicas, max_batch_frames=4))
+    service = ServeRewardClient(name)
+    victim = service.describe(10.0).process_id
+    requests = [seeded_request(2, seed) for seed in range(10)]
+    pending = [service.submit(request) for request in requests]
+    time.sleep(0.2)
+    os.kill(victim, signal.SIGKILL)
+    assert _outcomes(requests, pending, 60.0) == {"answered": 10}
+    assert sum(waiting.retries for waiting in pending) >= 1
+    shutdown(name)
+
+
+def test_without_a_replica_in_time_a_lost_request_is_refused(cluster: str, tmp_path: Path) -> None:
+    deploy(write_checkpoint(tmp_path, "v1", base_s=0.5), "alone", _config())
+    service = ServeRewardClient("alone")
+    victim = service.describe(10.0).process_id
+    pending = service.submit(make_request())
+    time.sleep(0.2)
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(ServiceUnavailable, match="replica was lost"):
+        pending.result(0.3)
+    shutdown("alone")
+    with pytest.raises(ServiceUnavailable):
+        service.submit(make_request()).result(5.0)
+
+
+def test_a_checkpoint_that_cannot_be_loaded_is_reported(cluster: str, tmp_path: Path) -> None:
+    with pytest.raises(ServiceUnavailable, match="No such file"):
+        deploy(tmp_path / "missing", "broken", _config())
+    assert "broken" not in serve.status().applications
+    with pytest.raises(ServiceUnavailable, match="does not exist"):
+        ServeRewardClient("broken").submit(make_request())
+
+
+DRIVER = """
+import sys, time, ray
+from pathlib import Path
+from reward_service.deployment import deploy
+from reward_service.service import ServiceConfig
+ray.init(address=sys.argv[1], log_to_driver=False)
+deploy(Path(sys.argv[2]), "leased", ServiceConfig(num_cpus=0.1, lease_s=2.0, engine="tests.fakes:engine_from_folder"))
+print("deployed", flush=True)
+time.sleep(600)
+"""
+
+
+def test_the_application_goes_when_its_driver_is_killed(cluster: str, tmp_path: Path) -> None:
+    assert engine_from_folder(write_checkpoint(tmp_path, "v1"), 1).model_version == "v1"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", DRIVER, cluster, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        assert driver.stdout is not None
+        assert any("deployed" in line for line in driver.stdout)
+        assert ServeRewardClient("leased").model_version(10.0) == "v1"
+        time.sleep(3.0)  # Longer than the lease: it is kept while the driver lives.
+        assert "leased" in serve.status().applications
+        driver.kill()
+    assert _eventually(lambda: "leased" not in serve.status().applications, 20.0)
