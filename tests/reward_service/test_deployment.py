@@ -25,7 +25,7 @@ from dopamine_rl.types import ScoreReply, ScoreRequest
 from reward_service.client import ServePendingScore, ServeRewardClient
 from reward_service.deployment import deploy, shutdown
 from reward_service.scorer import Scorer
-from reward_service.service import ServiceConfig
+from reward_service.service import ServiceConfig, ServiceCounts
 from tests.contracts import assert_same_answer, check_reward_client
 from tests.fakes import FakeEngine, engine_from_folder, make_request, seeded_request, sometimes, write_checkpoint
 
@@ -82,12 +82,18 @@ def _eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
     return False
 
 
+def _settled_counts(client: ServeRewardClient) -> ServiceCounts:
+    """The replica's counts once what earlier callers gave up on is through: batches are answered in order of arrival."""
+    client.submit(make_request()).result(10.0)
+    return client.describe(10.0).counts
+
+
 def test_contract(client: ServeRewardClient) -> None:
     check_reward_client(pickle.loads(pickle.dumps(client)), seeded_request, _offline())
 
 
 def test_concurrent_callers_share_batches(client: ServeRewardClient) -> None:
-    before = client.describe(10.0).counts
+    before = _settled_counts(client)
 
     def call(caller: int) -> list[ScoreReply]:
         requests = [seeded_request(2, 100 * caller + i) for i in range(5)]
@@ -104,7 +110,7 @@ def test_concurrent_callers_share_batches(client: ServeRewardClient) -> None:
 
 
 def test_expired_request_costs_nothing(client: ServeRewardClient) -> None:
-    before = client.describe(10.0).counts
+    before = _settled_counts(client)
     first = client.submit(make_request())
     time.sleep(0.05)
     expired = client.submit(make_request((0.5,), remaining_ms=20.0))
@@ -116,7 +122,7 @@ def test_expired_request_costs_nothing(client: ServeRewardClient) -> None:
 
 
 def test_a_late_request_is_cancelled_and_stays_late(client: ServeRewardClient) -> None:
-    before = client.describe(10.0).counts
+    before = _settled_counts(client)
     first, late = client.submit(make_request()), None
     time.sleep(0.05)
     late = client.submit(make_request((0.5,)))
