@@ -126,6 +126,10 @@ class LabellingCallback(RLlibCallback):
         metrics_logger.log_value("task_success_rate", float(success), reduce="mean", window=100)
         metrics_logger.log_value("task_return_mean", self._task_return.pop(chunk.id_), reduce="mean", window=100)
         labeller = self._get()
+        # Two series in step: what the model makes of each finished episode, and what the simulator says.
+        metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)
+        potential = labeller.level(chunk.id_) if labeller.knows(chunk.id_) else float("nan")
+        metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
         if not labeller.knows(chunk.id_):
             return
         if labeller.config.mode != "sparse":

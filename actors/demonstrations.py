@@ -96,23 +96,21 @@ def find_keyframes(frame_stages: Sequence[int], names: Sequence[str]) -> tuple[n
     return np.array([*starts, last], np.int64), tuple(names[frame_stages[i]] for i in starts)
 
 
-def episode_folder(kind: str, seed: int, out_dir: Path) -> Path:
+def episode_folder(name: str, seed: int, out_dir: Path) -> Path:
     """Where `record_missing` puts an episode."""
-    return out_dir / f"{kind}_{seed:06d}"
+    return out_dir / f"{name}_{seed:06d}"
 
 
-def record_missing(env: gymnasium.Env, kind: str, seed: int, out_dir: Path) -> Demonstration:
-    """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from kind and seed.
+def record_missing(env: gymnasium.Env, name: str, expert: Expert, seed: int, out_dir: Path) -> Demonstration:
+    """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from name and seed.
 
-    Raises:
-        BadInput: there is no such kind.
+    Args:
+        name: what the episode is called after: a kind of KINDS, or another name for whoever acts.
     """
-    if kind not in KINDS:
-        raise BadInput("kind", kind, f"choose from {', '.join(KINDS)}")
-    folder = episode_folder(kind, seed, out_dir)
+    folder = episode_folder(name, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
-    rng = np.random.default_rng([seed, list(KINDS).index(kind)])
-    episode = record(env, KINDS[kind](), seed, rng, folder.name)
+    number = list(KINDS).index(name) if name in KINDS else len(KINDS)
+    episode = record(env, expert, seed, np.random.default_rng([seed, number]), folder.name)
     write_demonstration(out_dir, episode)
     return episode

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial.transform import Rotation
 
+from dopamine_rl.errors import BadInput
+
 Matrix = NDArray[np.float64]
 
 OBSERVATION_SIZE = 30
@@ -125,3 +127,27 @@ def true_progress(state: PegState, grasped: bool, from_grasp: bool) -> float:
         distance = float(np.linalg.norm(grasp[:3, 3] + [GRASP_OFFSET_M, 0.0, 0.0]))
         progress = 0.2 / (1.0 + distance / 0.1)
     return max(0.0, (progress - 0.2) / 0.8) if from_grasp else progress
+
+
+NEAR_MISS_M = 0.01
+"""A failure whose head ends closer to the hole's axis than this has nearly done it."""
+AT_PLATE_M = 0.015
+"""A head this close to the plate, before or behind it, has stopped there."""
+
+
+def off_hole_m(observation: NDArray[np.float32]) -> float:
+    """The larger sideways offset of the peg's head from the hole's axis, metres, read back from an observation [30]."""
+    return float(np.abs(_head_m(observation)[1:]).max())
+
+
+def near_miss(observation: NDArray[np.float32]) -> bool:
+    """True if a failure that ends with this observation [30] ends at the plate, less than 1 cm off the hole's axis."""
+    depth_m = _head_m(observation)[0] + 0.105 + 0.02 * float(observation[28])  # the last two are the half length
+    return off_hole_m(observation) < NEAR_MISS_M and bool(abs(depth_m) <= AT_PLATE_M)
+
+
+def _head_m(observation: NDArray[np.float32]) -> Matrix:
+    """The head's position in the hole's frame, float64 [3], metres: the inverse of the scaling in `observation`."""
+    if np.shape(observation) != (OBSERVATION_SIZE,):
+        raise BadInput("observation", np.shape(observation), f"give one observation, [{OBSERVATION_SIZE}]")
+    return 0.01 * np.sinh(np.asarray(observation[:3], np.float64))

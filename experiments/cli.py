@@ -13,7 +13,7 @@ from dopamine_rl.config import parse_cli
 
 Config = TypeVar("Config")
 PRESETS = Path(__file__).parent / "presets"
-DEFAULT_PRESET = "smoke"
+DEFAULT_PRESET = "laptop"
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,14 @@ class RunArguments:
     Args:
         out: the run's own folder, a path or URI; None for `storage`/`name`.
         storage: the folder of all runs, a path or URI; None for the default.
+        fresh: do again what an earlier run in the folder has done.
+        force: train although the reward model failed its gate.
     """
 
     out: str | None
     storage: str | None
+    fresh: bool = False
+    force: bool = False
 
 
 def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:
@@ -52,9 +56,13 @@ def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: s
         help="folder of all runs, a path or URI (default: runs/ of the checkout, ~/dopamine_rl/runs in a submitted job, "
         "or the environment variable DOPAMINE_STORAGE)",
     )
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run in this folder has done")
+    parser.add_argument(
+        "--force", action="store_true", help="train although the reward model failed its gate; the result records it"
+    )
     parser.add_argument("--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"default: {DEFAULT_PRESET}")
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     known, rest = parser.parse_known_args(rest)
     config = parse_cli(cls, PRESETS, ["--preset", known.preset, *rest], prog)
-    return RunArguments(known.out, known.storage), config
+    return RunArguments(known.out, known.storage, known.fresh, known.force), config

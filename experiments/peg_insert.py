@@ -1,114 +1,169 @@
-"""The main job: demonstrations → reward model → reward service → policy → success rates, report and video.
+"""The main job: demonstrations → reward model → gate → reward service → policy → success rates, report and videos.
 
-    python experiments/peg_insert.py --preset smoke
-    ray job submit --working-dir . -- python experiments/peg_insert.py --preset smoke
+    python experiments/peg_insert.py
+    ray job submit --working-dir . -- python experiments/peg_insert.py --preset full --storage /shared/runs
 
-Results lie in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints, the resolved config.toml.
+Results lie in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints, the resolved config.toml. What is done
+is kept: interrupted (also killed), the same command goes on; --fresh begins anew. A reward model that fails its gate
+stops the run with exit status 3, unless --force is given.
 """
 
 from __future__ import annotations
 
-import shutil
+import signal
 import sys
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError
-from experiments.cli import parse_run
+from experiments.cli import RunArguments, parse_run
 from experiments.console import Console
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 
 if TYPE_CHECKING:
-    from experiments.phases import DemonstrationSets
-    from experiments.workers import WorkerPool
+    from experiments.gate import GateReport, Verdict
+    from experiments.phases import Prepared
+    from experiments.run import Run
+
+REFUSED, INTERRUPTED = 3, 130
+"""Exit status where the gate refused the reward model, and after Ctrl-C."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run, and say where the results are."""
     try:
         arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
-        run(RunFolder.resolve(arguments.out, arguments.storage, config.name), config)
+        folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
+        with interruptible("Interrupted. The same command goes on from here."):
+            run(folder, config, arguments)
     except DopamineError as error:
-        raise SystemExit(f"error: {error}") from error
+        refused = type(error).__name__ == "GateRefused"  # its module imports torch
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(REFUSED if refused else 1) from error
 
 
-def run(folder: RunFolder, config: ExperimentConfig) -> dict[str, Any]:
-    """Run every phase and return what result.json holds."""
+class interruptible:
+    """Ends the process cleanly on Ctrl-C and on SIGTERM: the block's own cleaning up is done, then one line is said.
+
+    Args:
+        message: what is said.
+    """
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+
+    def __enter__(self) -> None:
+        signal.signal(signal.SIGTERM, self._terminate)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            print(self._message, file=sys.stderr, flush=True)
+            raise SystemExit(INTERRUPTED)
+
+    @staticmethod
+    def _terminate(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+
+def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:
+    """Run every phase that is not done yet, and return what result.json holds.
+
+    Raises:
+        GateRefused: the reward model failed its gate, and `arguments.force` is not given.
+    """
     from experiments.cluster import ray_cluster
+    from experiments.resume import only_run
+    from experiments.run import Run
 
     console = Console()
-    console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
-    for stale in ("result.json", "report.md", *(path.name for path in folder.path.glob("*.mp4"))):
-        (folder.path / stale).unlink(missing_ok=True)
-    folder.write_text("config.toml", dump_toml(config))
-    with ExitStack() as stack:
+    with only_run(folder):
+        console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
+        (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            stack.enter_context(ray_cluster(config.cluster))
-        stack.callback(folder.publish)
-        result = _phases(config, folder, console)
-        folder.write_json("result.json", result)
+            cluster = ray_cluster(config.cluster)
+            cluster.__enter__()
+        try:
+            with Run(config, folder, console, arguments.fresh) as this:
+                folder.write_text("config.toml", dump_toml(config))
+                result = complete(this, arguments.force)
+        finally:
+            folder.publish()
+            cluster.__exit__(None, None, None)
     console.say(f"Done: {folder.place}/report.md")
     return result
 
 
-def _phases(config: ExperimentConfig, folder: RunFolder, console: Console) -> dict[str, Any]:
-    from experiments import phases
-    from experiments.workers import WorkerPool
+def complete(this: Run, force: bool) -> dict[str, Any]:
+    """All phases in order, then result.json and report.md."""
+    from experiments import films, phases, report
+    from experiments.training import train_policy
 
-    # The simulator's truth is recorded with demonstrations; the report says what is trained on it.
-    pool = WorkerPool(replace(config.env, oracle=True), config.simulation.workers, config.simulation.num_cpus)
-    try:
-        with console.phase("demonstrations", "Demonstrations by a scripted expert"):
-            sets = phases.record_demonstrations(config, folder, pool, console)
-        with console.phase("reward_model", "Reward model: Ray Train job"):
-            checkpoint = phases.train_reward_model(config, folder, sets, console)
-        return _with_service(config, folder, console, pool, sets, checkpoint)
-    finally:
-        pool.close()
-
-
-def _with_service(
-    config: ExperimentConfig,
-    folder: RunFolder,
-    console: Console,
-    pool: WorkerPool,
-    sets: DemonstrationSets,
-    checkpoint: Path,
-) -> dict[str, Any]:
-    from dopamine_rl.types import TaskReference
-    from experiments import phases, report
-    from experiments.training import build_algorithm, train
-
-    with phases.reward_service(config, checkpoint, console) as (app_name, client):
-        records = folder.path / "records"
-        shutil.rmtree(records, ignore_errors=True)  # of an earlier run, labelled by an earlier model
-        reference = TaskReference.of(phases.first_success(phases.read_all(sets.reward_model)))
-        with console.phase("gate", "Gate: the reward model on unseen episodes"):
-            gate, judged = phases.gate(client, phases.read_all(sets.gate), reference, config)
-            report.plot_gate(folder.path / "gate.png", judged)
-            console.say("  " + ", ".join(f"{k} {v:.3g}" for k, v in asdict(gate).items()))
-        with console.phase("clone", "Policy cloned from demonstrations, which are labelled by the same service"):
-            cloned, transitions = phases.clone(config, folder, sets, client, reference)
-        with console.phase("train", f"Policy training, reward {config.reward}"):
-            algorithm = build_algorithm(config, app_name, reference, transitions, cloned, records)
-            try:
-                training = train(algorithm, config, folder.path / "policy.safetensors", console)
-            finally:
-                algorithm.stop()
-        with console.phase("evaluate", "Evaluation on unseen seeds"):
-            success = phases.evaluate_policies(config, folder, pool, console)
-        with console.phase("video", "Videos"):
-            videos = phases.make_films(config, folder, pool, client, reference, console)
-        result = phases.result(config, client.model_version(10.0), gate, training, success, console)
-    report.write_report(folder, result, training["curve"], videos)
+    prepared = phases.prepare(this)
+    figures, verdict = phases.gate(this, prepared)
+    if not verdict.passed and not force:
+        raise phases.GateRefused(refusal(verdict))
+    trained = train_policy(this, prepared, phases.label(this, prepared))
+    success = phases.evaluate(this, phases.policies(this, prepared))
+    videos = films.make_films(this, prepared)
+    result = summary(this, prepared, figures, verdict, trained, success, forced=force and not verdict.passed)
+    report.write_report(this.folder, result, verdict, videos)
+    this.folder.write_json("result.json", result)
     return result
+
+
+def refusal(verdict: Verdict) -> str:
+    """What a person is told whose reward model is refused."""
+    names = ", ".join(check.name for check in verdict.failed)
+    return (
+        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or give "
+        "--force to train with it all the same, which the result records."
+    )
+
+
+def summary(
+    this: Run,
+    prepared: Prepared,
+    figures: GateReport,
+    verdict: Verdict,
+    trained: dict[str, Any],
+    success: dict[str, list[bool]],
+    forced: bool,
+) -> dict[str, Any]:
+    """What result.json holds."""
+    from dopamine_rl.metrics import paired_difference, wilson
+
+    config = this.config
+    gain = paired_difference(success["policy"], success["bc"])
+    return {
+        "name": config.name,
+        "reward": config.reward,
+        "seed": config.seed,
+        "model_version": prepared.model.version,
+        "reward_model_failures": config.demonstrations.reward_model_failures,
+        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+        **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},
+        "policy_minus_bc": {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n},
+        "outcomes": success,
+        "bc_trials": prepared.cloned.trials,
+        "gate": asdict(figures),
+        "gate_passed": verdict.passed,
+        "gate_forced": forced,
+        "environment_steps": trained["environment_steps"],
+        "environment_steps_per_s": trained["environment_steps"] / trained["seconds"],
+        "updates": trained["updates"],
+        "training_sittings": trained["sittings"],
+        "labels": trained["labels"],
+        "shadow": trained["shadow"],
+        "curve": trained["curve"],
+        "phase_seconds": this.console.phase_seconds,
+        "wall_s": this.console.elapsed_s,
+    }
 
 
 if __name__ == "__main__":

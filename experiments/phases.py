@@ -1,107 +1,196 @@
-"""The phases of the main job, each a function from what the phases before it left on disk."""
+"""The phases of the main job. Each takes the Run and what the phases before it left, and is kept once it is done."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import sys
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.demonstrations import episode_folder
 from actors.labeller import Labeller, LabellerConfig
-from dopamine_rl.episodes.raw import read_demonstration
-from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.grm.train import TrainProgress
-from dopamine_rl.interfaces import RewardClient
-from dopamine_rl.metrics import wilson
-from dopamine_rl.types import Demonstration, LabelColumns, Rate, TaskReference
-from experiments.console import Console
-from experiments.gate import GateReport, JudgedEpisode, judge, report
+from dopamine_rl.grm.version import folder_version
+from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
+from experiments import episodes
+from experiments.gate import GateReport, Source, Verdict, decide, judge, report
+from experiments.report import plot_gate
+from experiments.run import Run
 from experiments.settings import ExperimentConfig
-from experiments.storage import RunFolder
-from experiments.video import Curves, Film, write_film
-from experiments.workers import Job, PolicySpec, WorkerPool
+from experiments.workers import Job, PolicySpec
 from learner.algorithms.bc import train_bc
 from learner.demonstrations import replay_episode, save_demonstrations
 from learner.grm_sft import train_grm
 from learner.policy import save_policy
-from reward_service.client import ServeRewardClient
-from reward_service.deployment import deploy, shutdown
 
-FAILURES = ("near_miss", "stall", "near_miss", "retreat")
-"""Kinds of failed episodes, in turn: half of them near misses."""
+
+class GateRefused(DopamineError):
+    """The reward model failed its gate; the message is the verdict's table."""
 
 
 @dataclass(frozen=True)
-class DemonstrationSets:
-    """Folders of recorded episodes, by what they are for."""
+class Cloned:
+    """The policy that reinforcement learning begins with.
 
-    reward_model: list[Path]
-    policy: list[Path]
-    gate: list[Path]
+    Args:
+        path: its file.
+        version: names its content.
+        trials: success of every size that was tried, on starts of their own.
+    """
 
-
-def record_demonstrations(
-    config: ExperimentConfig, folder: RunFolder, pool: WorkerPool, console: Console
-) -> DemonstrationSets:
-    """Record what is missing of the three sets; what is on disk from the same environment is kept."""
-    wanted = config.demonstrations
-    plans = {
-        "reward_model": ["expert"] * wanted.reward_model + _failures(wanted.reward_model_failures),
-        "policy": ["expert"] * wanted.policy,
-        "gate": ["expert"] * wanted.gate_successes + [FAILURES[i % len(FAILURES)] for i in range(wanted.gate_failures)],
-    }
-    fingerprint = hashlib.sha256(repr(config.env).encode()).hexdigest()[:8]
-    jobs, paths = [], {name: [] for name in plans}
-    for number, (name, kinds) in enumerate(plans.items()):
-        for i, kind in enumerate(kinds):
-            seed = wanted.first_seed + 1000 * number + i
-            out_dir = folder.path / "demonstrations" / fingerprint / name
-            jobs.append(Job("record", (kind, seed, out_dir)))
-            paths[name].append(episode_folder(kind, seed, out_dir))
-    pool.map(jobs, console, "episodes recorded")
-    return DemonstrationSets(**paths)
+    path: Path
+    version: str
+    trials: dict[str, Any]
 
 
-def _failures(count: int) -> list[str]:
-    return [FAILURES[i % len(FAILURES)] for i in range(count)]
+@dataclass(frozen=True)
+class RewardModel:
+    """A trained reward model.
+
+    Args:
+        path: its checkpoint folder.
+        version: names its content.
+        reference: the demonstration that its references and goal are taken from.
+    """
+
+    path: Path
+    version: str
+    reference: TaskReference
 
 
-def train_reward_model(config: ExperimentConfig, folder: RunFolder, sets: DemonstrationSets, console: Console) -> Path:
-    """Fit the reward model to its demonstrations; returns the checkpoint folder."""
+@dataclass(frozen=True)
+class Prepared:
+    """What a policy's training needs.
+
+    Args:
+        policy_episodes: folders of the policy's demonstrations.
+        gate_episodes: folders of the unseen episodes and who acted in them.
+    """
+
+    policy_episodes: list[Path]
+    gate_episodes: list[tuple[Path, Source]]
+    cloned: Cloned
+    model: RewardModel
+
+
+def prepare(run: Run) -> Prepared:
+    """Demonstrations, a cloned policy, its rollouts, and a reward model."""
+    config, root = run.config, run.path / "demonstrations"
+    scripted = episodes.scripted_plans(config, root)
+    _record(run, "demonstrations", "Demonstrations by a scripted expert", scripted)
+    cloned = _clone(run, scripted["policy"].paths)
+    acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
+    if any(plan.jobs for plan in acted.values()):
+        _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model", acted)
+    model = _train_reward_model(run, scripted["reward_model"].paths, acted["reward_model_rollouts"].paths, cloned)
+    unseen: list[tuple[Path, Source]] = []
+    for number, path in enumerate(scripted["gate"].paths):
+        unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
+    unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
+    return Prepared(scripted["policy"].paths, unseen, cloned, model)
+
+
+def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
+    """Record what is missing of the episodes."""
+    jobs = [job for plan in plans.values() for job in plan.jobs]
+    depends_on = (run.config.env, [job.args[:2] for job in jobs])
+    run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console, "episodes recorded")))
+
+
+def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
+    """Clone the demonstrations with every size, and keep the one that succeeds most often on starts of their own."""
+    config, path = run.config, run.path / "bc.safetensors"
+
+    def work() -> dict[str, Any]:
+        shown = [d for d in episodes.read_all(demonstrations) if d.success]
+        if len(shown) < 2:
+            raise BadInput("demonstrations.policy", len(shown), "fewer than 2 succeeded: give env.horizon more time")
+        data = (
+            np.concatenate([d.observations[:-1] for d in shown]),
+            np.concatenate([d.actions for d in shown]),
+            np.array([len(d.actions) for d in shown]),
+        )
+        candidates = {}
+        for hidden in config.cloning.sizes:
+            name = "x".join(map(str, hidden))
+            candidates[name] = run.path / f"bc_{name}.safetensors"
+            save_policy(candidates[name], train_bc(*data, hidden, config.cloning, config.seed).state)
+            run.console.progress(f"cloned with layers {name}")
+        seeds = episodes.trial_seeds(config)
+        wins = _success(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
+        trials = {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
+        best = max(trials, key=lambda name: trials[name])
+        run.console.say(f"  success on {len(seeds)} starts: {trials}; {best} is kept")
+        candidates[best].replace(path)
+        for name, file in candidates.items():
+            if name != best:
+                file.unlink()
+        return {"version": file_version(path), "trials": trials}
+
+    depends_on = (config.env, config.demonstrations, config.cloning, config.seed)
+    value = run.phase("clone", "Policy cloned from demonstrations", depends_on, work)
+    return Cloned(path, value["version"], value["trials"])
+
+
+def file_version(path: Path) -> str:
+    """12 hexadecimal digits that name a file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
+def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned) -> RewardModel:
+    """Fit the reward model to its demonstrations, and to failures where the settings say so."""
+    config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
 
     def on_progress(progress: TrainProgress) -> None:
-        console.progress(
+        run.console.progress(
             f"update {progress.update}, loss {progress.loss:.2f}, hop error {progress.hop_error:.3f}, "
             f"{progress.pairs_per_s:.0f} pairs/s, {progress.eta_s:.0f} s to go"
         )
 
-    work = folder.path / "train"
-    try:
-        return train_grm(config.sft, config.grm, sets.reward_model, folder.path / "grm", work, card, on_progress)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    def work() -> dict[str, Any]:
+        failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
+        scratch = run.path / "grm.train"
+        try:
+            train_grm(config.sft, config.grm, [*shown, *failed], path, scratch, card, on_progress)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return {"version": folder_version(path)}
+
+    depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)
+    value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
+    reference = TaskReference.of(episodes.first_success(episodes.read_all(shown)))
+    return RewardModel(path, value["version"], reference)
 
 
-def read_all(folders: Sequence[Path]) -> list[Demonstration]:
-    """Read recorded episodes."""
-    return [read_demonstration(path) for path in folders]
+def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
+    """Judge the reward model on unseen episodes, through the service that will label the training."""
+    config, model = run.config, prepared.model
 
+    def work() -> dict[str, Any]:
+        _, client = run.service(model.path)
+        judged = judge(
+            client,
+            episodes.read_all([path for path, _ in prepared.gate_episodes]),
+            model.reference,
+            config.fusion,
+            sources=[source for _, source in prepared.gate_episodes],
+            on_progress=lambda done, total: run.console.progress(f"episodes judged: {done} of {total}"),
+        )
+        plot_gate(run.path / "gate.png", judged)
+        return asdict(report(judged, config.gate.success_threshold, config.env.stride))
 
-def gate(
-    client: RewardClient, demonstrations: Sequence[Demonstration], reference: TaskReference, config: ExperimentConfig
-) -> tuple[GateReport, list[JudgedEpisode]]:
-    """Judge the reward model on unseen episodes through the service that will label the training."""
-    judged = judge(client, demonstrations, reference, config.fusion)
-    return report(judged, config.evaluation.success_threshold, config.env.stride), judged
+    unseen = [(path.name, source) for path, source in prepared.gate_episodes]
+    depends_on = (model.version, config.env, config.fusion, config.gate.success_threshold, unseen)
+    figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
+    verdict = decide(figures, config.gate)
+    run.console.say(verdict.table())
+    return figures, verdict
 
 
 def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -> LabellerConfig:
@@ -116,12 +205,29 @@ def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -
     )
 
 
-def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
-    """The first episode that succeeded: references and goal are taken from it. Raises BadInput where none did."""
-    for demonstration in demonstrations:
-        if demonstration.success:
-            return demonstration
-    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: give env.horizon more time")
+def label(run: Run, prepared: Prepared) -> Path:
+    """Label the policy's demonstrations with what labels online data too; returns the transitions' file."""
+    config, model, path = run.config, prepared.model, run.path / "policy_demonstrations.npz"
+
+    def work() -> int:
+        demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
+        records = run.path / "records" if config.labels.keep_frames else None
+        patient = replace(labeller_config(config, records), deadline_s=120.0)
+        client = run.service(model.path)[1] if asks_model(config) else None
+        room = config.service.max_queued_requests
+        columns = label_demonstrations(demonstrations, Labeller(patient, client), model.reference, room)
+        save_demonstrations(path, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
+        return len(demonstrations)
+
+    asked = (model.version, config.fusion) if asks_model(config) else None
+    depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, asked)
+    run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
+    return path
+
+
+def asks_model(config: ExperimentConfig) -> bool:
+    """True if the reward comes from the reward model."""
+    return config.reward in ("grm", "naive")
 
 
 def label_demonstrations(
@@ -175,146 +281,34 @@ def _ask(demonstration: Demonstration, labeller: Labeller, reference: TaskRefere
             labeller.observe_truth(name, int(time), float(progress))
 
 
-def film_curves(film: Film, client: RewardClient, reference: TaskReference, config: ExperimentConfig) -> Curves:
-    """Progress of a filmed episode and the reward that this run's labeller pays for it.
-
-    The curves always show the reward model's progress; in the modes that do not ask it, the reward is the task's alone
-    or comes from the simulator, as the title says.
-    """
-    name = f"film_{film.seed}"
-    scored = [t for t in film.score_times if t > 0]
-    asking = replace(labeller_config(config), mode=config.reward if config.reward in ("grm", "naive") else "grm")
-    labeller = Labeller(replace(asking, records_dir=Path("kept in memory")), client)
-    labeller.begin(name, reference.context(name, film.views[0]))
-    for time in scored:
-        labeller.observe(name, time, film.views[time])
-    rewards, _ = labeller.collect(name, 0, film.task_rewards, film.terminated)
-    record = labeller.finish(name)
-    assert record is not None
-    if config.reward in ("sparse", "oracle"):
-        rewards = film.task_rewards
-    perspectives = np.array([np.zeros(3)] + [frame.perspectives for frame in record.frames], np.float32)
-    progress = np.array([0.0] + [frame.progress for frame in record.frames], np.float32)
-    return Curves(np.array([0, *scored]), progress, perspectives, rewards)
-
-
-def make_films(
-    config: ExperimentConfig,
-    folder: RunFolder,
-    pool: WorkerPool,
-    client: RewardClient,
-    reference: TaskReference,
-    console: Console,
-) -> list[str]:
-    """Film the first unseen episode of each policy and draw progress and reward under the pictures; file names."""
-    seed = config.evaluation.first_seed
-    specs = policies(folder)
-    films = pool.map([Job("film", (spec, seed)) for spec in specs.values()], console, "films")
-    names = []
-    for name, film in zip(specs, films, strict=True):
-        curves = film_curves(film, client, reference, config)
-        verdict = "success" if film.success else "failure"
-        title = f"{TITLES[name]}, unseen seed {seed}: {verdict}. Reward: {config.reward}"
-        names.append(write_film(folder.path / f"{name}.mp4", film, curves, title).name)
-    return names
-
-
-TITLES = {"expert": "Scripted expert", "bc": "Cloned policy", "policy": "Trained policy"}
-
-
-def policies(folder: RunFolder) -> dict[str, PolicySpec]:
-    """The policies that are evaluated and filmed."""
+def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:
+    """The policies that are compared on unseen seeds."""
     return {
         "expert": PolicySpec("expert"),
-        "bc": PolicySpec("network", folder.path / "bc.safetensors"),
-        "policy": PolicySpec("network", folder.path / "policy.safetensors"),
+        "straight_push": PolicySpec("straight_push"),
+        "bc": PolicySpec("network", prepared.cloned.path),
+        "policy": PolicySpec("network", run.path / "policy.safetensors"),
     }
 
 
-def evaluate_policies(
-    config: ExperimentConfig, folder: RunFolder, pool: WorkerPool, console: Console
-) -> dict[str, Rate]:
-    """Success of expert, cloned and trained policy on the same unseen seeds."""
+def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]:
+    """Success of each policy on each of the same unseen seeds, in their order."""
+    config = run.config
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
-    specs = policies(folder)
-    jobs = [Job("evaluate", (spec, seed)) for spec in specs.values() for seed in seeds]
-    wins = [bool(outcome["success"]) for outcome in pool.map(jobs, console, "evaluation episodes")]
-    n = len(seeds)
-    return {name: wilson(sum(wins[i * n : (i + 1) * n]), n) for i, name in enumerate(specs)}
-
-
-@contextmanager
-def reward_service(
-    config: ExperimentConfig, checkpoint: Path, console: Console
-) -> Iterator[tuple[str, ServeRewardClient]]:
-    """The reward model deployed under a name of this run's own, and a client; deleted at the end."""
-    app_name = f"grm-{config.name}-{uuid.uuid4().hex[:8]}"
-    try:
-        with console.phase("service", f"Reward service: {config.service.replicas} replica(s), application {app_name}"):
-            deploy(checkpoint, app_name, config.service)
-        yield app_name, ServeRewardClient(app_name)
-    finally:
-        shutdown(app_name)
-
-
-def clone(
-    config: ExperimentConfig,
-    folder: RunFolder,
-    sets: DemonstrationSets,
-    client: RewardClient,
-    reference: TaskReference,
-) -> tuple[Path, Path]:
-    """Label the policy's demonstrations and clone them.
-
-    Returns:
-        the cloned policy's file and the labelled transitions' file.
-    """
-    demonstrations = [d for d in read_all(sets.policy) if d.success]
-    if len(demonstrations) < 2:
-        raise BadInput(
-            "demonstrations.policy", len(demonstrations), "fewer than 2 succeeded: give env.horizon more time"
+    outcomes = {}
+    for name, spec in compared.items():
+        depends_on = (spec.kind, file_version(spec.path) if spec.path else None, config.env, config.evaluation)
+        outcomes[name] = run.phase(
+            f"evaluate_{name}",
+            f"Evaluation on {len(seeds)} unseen seeds: {name}",
+            depends_on,
+            lambda spec=spec: _success(run, [spec], seeds)[0],
         )
-    records = folder.path / "records" if config.labels.keep_frames else None
-    patient = replace(labeller_config(config, records), deadline_s=120.0)
-    room = config.service.max_queued_requests
-    columns = label_demonstrations(demonstrations, Labeller(patient, client), reference, room)
-    episodes = [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)]
-    transitions = folder.path / "policy_demonstrations.npz"
-    save_demonstrations(transitions, episodes)
-    cloned = train_bc(
-        np.concatenate([d.observations[:-1] for d in demonstrations]),
-        np.concatenate([d.actions for d in demonstrations]),
-        np.array([len(d.actions) for d in demonstrations]),
-        replace(config.cloning, hidden=config.learner.hidden),
-        config.seed,
-    )
-    path = folder.path / "bc.safetensors"
-    save_policy(path, cloned.state)
-    return path, transitions
+    return outcomes
 
 
-def result(
-    config: ExperimentConfig,
-    version: str,
-    gate_report: GateReport,
-    training: Mapping[str, Any],
-    success: Mapping[str, Rate],
-    console: Console,
-) -> dict[str, Any]:
-    """What result.json holds."""
-    return {
-        "name": config.name,
-        "reward": config.reward,
-        "seed": config.seed,
-        "model_version": version,
-        "reward_model_failures": config.demonstrations.reward_model_failures,
-        **{f"{name}_success": asdict(rate) for name, rate in success.items()},
-        "gate": asdict(gate_report),
-        "environment_steps": training["environment_steps"],
-        "environment_steps_per_s": training["environment_steps"] / training["seconds"],
-        "updates": training["updates"],
-        "labels": training["labels"],
-        "curve": training["curve"],
-        "phase_seconds": console.phase_seconds,
-        "wall_s": console.elapsed_s,
-    }
+def _success(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:
+    """For each policy whether it succeeded from each seed."""
+    jobs = [Job("evaluate", (spec, seed)) for spec in specs for seed in seeds]
+    won = [bool(outcome["success"]) for outcome in run.pool.map(jobs, run.console, "episodes")]
+    return [won[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(specs))]

@@ -14,13 +14,14 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.cluster import ClusterConfig
+from experiments.gate_config import GateConfig
 from learner.config import CloningConfig, LearnerConfig
 from reward_service.service import ServiceConfig
 
 
 @dataclass(frozen=True)
 class DemonstrationConfig:
-    """Scripted demonstrations. The three sets never share a seed; the first seeds are far from the evaluation's."""
+    """Recorded episodes: of scripts, and of the cloned policy. No two sets share a seed, and none is near the evaluation's."""
 
     reward_model: int = 12
     """Expert episodes that the reward model is trained on."""
@@ -29,10 +30,15 @@ class DemonstrationConfig:
     true progress; 0 trains on successes alone."""
     policy: int = 12
     """Expert episodes that the policy is cloned from and that its replay holds."""
+    reward_model_rollouts: int = 0
+    """Episodes of the cloned policy that the reward model is trained on, failures labelled with the simulator's true
+    progress and successes left out; they show it the failures that it will be asked about."""
     gate_successes: int = 6
     """Unseen expert episodes that the reward model is judged on."""
     gate_failures: int = 6
     """Unseen failed episodes that the reward model is judged on; half of them near misses."""
+    gate_rollouts: int = 4
+    """Unseen episodes of the cloned policy that the reward model is judged on: what training will ask about."""
     first_seed: int = 1000
     """Seed of the first episode; each set begins 1000 further on."""
 
@@ -41,6 +47,8 @@ class DemonstrationConfig:
             self.reward_model + self.reward_model_failures,
             self.policy,
             self.gate_successes + self.gate_failures,
+            self.reward_model_rollouts,
+            self.gate_rollouts,
         )
         require(
             "demonstrations",
@@ -50,6 +58,8 @@ class DemonstrationConfig:
             ("policy", self.policy >= 2, "give at least 2, one of them to validate the clone on"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
+            ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
+            ("gate_rollouts", self.gate_rollouts >= 0, "give at least 0"),
             ("first_seed", self.first_seed >= 0, "give at least 0"),
         )
         if max(sets) > 1000:
@@ -77,9 +87,16 @@ class TrainingConfig:
 
     environment_steps: int = 800
     """Environment steps of the policy's training, over all actors."""
+    checkpoint_s: float = 60.0
+    """Seconds of training between two checkpoints that an interrupted run goes on from."""
 
     def __post_init__(self) -> None:
-        require("training", self, ("environment_steps", self.environment_steps >= 1, "give at least 1"))
+        require(
+            "training",
+            self,
+            ("environment_steps", self.environment_steps >= 1, "give at least 1"),
+            ("checkpoint_s", self.checkpoint_s > 0.0, "give seconds above 0"),
+        )
 
 
 @dataclass(frozen=True)
@@ -90,16 +107,19 @@ class EvaluationConfig:
     """Unseen episodes for every policy; each plays the same seeds."""
     first_seed: int = 50_000
     """First of the unseen seeds: never trained or tuned on."""
-    success_threshold: float = 0.8
-    """Progress that counts as a claimed success when the reward model is judged (paper, Eq. 58)."""
 
     def __post_init__(self) -> None:
-        require(
-            "evaluation",
-            self,
-            ("episodes", self.episodes >= 1, "give at least 1"),
-            ("success_threshold", 0.0 < self.success_threshold <= 1.0, "give a progress in (0, 1]"),
-        )
+        require("evaluation", self, ("episodes", self.episodes >= 1, "give at least 1"))
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where a run can be watched, beside its own folder's TensorBoard."""
+
+    wandb: bool = False
+    """Also log to Weights & Biases; without a key (WANDB_API_KEY, or `wandb login`) it is recorded offline."""
+    wandb_project: str = "dopamine-rl"
+    """Its project."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +169,8 @@ class ExperimentConfig:
     """How answers become labels."""
     cloning: CloningConfig = field(default_factory=CloningConfig)
     """The behaviour cloning that the policy starts from."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    """What the reward model must reach before it may drive the training."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """The policy's learner."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -157,6 +179,8 @@ class ExperimentConfig:
     """The measurement of success."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
     """Processes for demonstrations and evaluation."""
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Where the run can be watched."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     """The Ray cluster, where none is joined."""
 
@@ -167,7 +191,7 @@ class ExperimentConfig:
             raise BadInput("name", self.name, "give letters, digits, '.', '_' and '-' alone")
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"name the cameras: reward {self.reward} is seen in pictures")
-        if self.evaluation.first_seed < self.demonstrations.first_seed + 5000:
+        if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:
             raise BadInput(
-                "evaluation.first_seed", self.evaluation.first_seed, "keep it 5000 above the demonstrations'"
+                "evaluation.first_seed", self.evaluation.first_seed, "keep it 10000 above the demonstrations'"
             )

@@ -1,11 +1,15 @@
-"""Builds the policy's algorithm around the labelling callback and runs it, adding up what the actors report."""
+"""Builds the policy's algorithm around the labelling callback and runs it, adding up what the actors report.
+
+An interrupted training goes on from its last checkpoint, which holds the networks, the replay and the counts.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +17,23 @@ import numpy as np
 
 from actors.callbacks import LabellingCallback
 from actors.maniskill import EnvConfig
+from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.types import TaskReference
 from experiments.console import Console
-from experiments.phases import labeller_config
+from experiments.monitor import ShadowMonitor
+from experiments.phases import Prepared, asks_model, labeller_config
+from experiments.resume import fingerprint
+from experiments.run import Run
 from experiments.settings import ExperimentConfig
+from experiments.tracking import Tracker
 from learner.algorithms.common import Task
 from learner.policy import save_policy
 from reward_service.client import ServeRewardClient
 
 OUTCOMES = ("asked", "answered", "invalid", "late", "rejected", "retried", "errors")
+CHECKPOINT, PROGRESS = "checkpoint", "progress.json"
+RECENT = 50
+"""Episodes behind the success rate that is shown while training."""
 
 
 class LabelLedger:
@@ -35,7 +47,7 @@ class LabelLedger:
         """Take one iteration's `env_runners/labels`."""
         for name in OUTCOMES:
             self.counts[name] += int(np.nan_to_num(labels.get(name, 0)))
-        self.latencies_ms += [float(value) for value in labels.get("latencies_ms", ())]
+        self.latencies_ms += _series(labels.get("latencies_ms"))
 
     def summary(self) -> dict[str, float | int | None]:
         """Counts and the service's latency; None where nothing was asked."""
@@ -45,10 +57,51 @@ class LabelLedger:
         return {**self.counts, "closed": self.counts["asked"] == outcomes, "p50_ms": p50, "p99_ms": p99}
 
 
+@dataclass
+class Progress:
+    """How far a training has come; kept with its checkpoint.
+
+    Args:
+        environment_steps: over all actors.
+        seconds: of training, all sittings together.
+        sittings: how often it was started.
+        curve: one point an iteration.
+        episodes: success of every finished episode, in order.
+        ledger: the labels' accounts.
+    """
+
+    environment_steps: int = 0
+    seconds: float = 0.0
+    sittings: int = 1
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    episodes: list[bool] = field(default_factory=list)
+    ledger: LabelLedger = field(default_factory=LabelLedger)
+
+    def save(self, path: Path, key: str) -> None:
+        """Write to a JSON file that also names what the training depends on."""
+        state = {
+            name: getattr(self, name) for name in ("environment_steps", "seconds", "sittings", "curve", "episodes")
+        }
+        labels = {"counts": self.ledger.counts, "latencies_ms": self.ledger.latencies_ms}
+        path.write_text(json.dumps({"key": key, **state, "labels": labels}))
+
+    @classmethod
+    def load(cls, folder: Path, key: str) -> Progress | None:
+        """Read what `save` wrote; None where there is no checkpoint of the same training."""
+        try:
+            stored = json.loads((folder / PROGRESS).read_text())
+        except (OSError, ValueError):
+            return None
+        if stored.pop("key") != key:
+            return None
+        labels, ledger = stored.pop("labels"), LabelLedger()
+        ledger.counts, ledger.latencies_ms = labels["counts"], labels["latencies_ms"]
+        return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
+
+
 def training_env_config(config: ExperimentConfig) -> EnvConfig:
     """The environment of the actors: nothing is rendered, or told of the truth, that the reward mode does not ask for."""
-    asks_model = config.reward in ("grm", "naive")
-    return replace(config.env, views=config.env.views if asks_model else (), oracle=config.reward == "oracle")
+    return replace(config.env, views=config.env.views if asks_model(config) else (), oracle=config.reward == "oracle")
 
 
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
@@ -59,18 +112,30 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
 
 
 def build_algorithm(
-    config: ExperimentConfig, app_name: str, reference: TaskReference, demonstrations: Path, cloned: Path, records: Path
+    config: ExperimentConfig,
+    app_name: str,
+    reference: TaskReference,
+    demonstrations: Path,
+    cloned: Path,
+    records: Path,
+    sitting: int = 1,
 ) -> Any:
-    """The RLlib algorithm of the config, with its actors started."""
-    asks_model = config.reward in ("grm", "naive")
-    labelling = labeller_config(config, records if config.labels.keep_frames and asks_model else None)
-    make_client: Callable[[], Any] | None = functools.partial(ServeRewardClient, app_name) if asks_model else None
+    """The RLlib algorithm of the config, with its actors started.
+
+    Args:
+        app_name: the reward service's, where the reward asks it.
+        sitting: how often this training was started; the environments of a later one begin with other seeds.
+    """
+    labelling = labeller_config(config, records if config.labels.keep_frames and asks_model(config) else None)
+    make_client: Callable[[], Any] | None = (
+        functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
+    )
     task = Task(
         env=make_training_env,
         env_config={"env": training_env_config(config)},
         callbacks=functools.partial(LabellingCallback, labelling, make_client, reference.context),
         gamma=config.gamma,
-        seed=config.seed,
+        seed=config.seed + 1_000_000 * (sitting - 1),
     )
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
@@ -81,58 +146,166 @@ def build_algorithm(
     return make_rlpd_config(task, config.learner, config.reward, str(demonstrations), str(cloned)).build_algo()
 
 
-def train(algorithm: Any, config: ExperimentConfig, out: Path, console: Console) -> dict[str, Any]:
-    """Train for the configured environment steps and save the policy.
+def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, Any]:
+    """The training phase: from the cloned policy to `policy.safetensors`.
 
     Returns:
-        environment_steps, seconds, updates, labels (LabelLedger.summary) and the learning curve.
+        environment_steps, seconds, updates, sittings, labels (LabelLedger.summary), shadow (ShadowMonitor.summary) and the
+        learning curve.
     """
-    ledger, curve = LabelLedger(), []
-    began, steps = time.monotonic(), 0
-    while steps < config.training.environment_steps:
+    config, model = run.config, prepared.model
+    service = (model.version, config.fusion, config.service) if asks_model(config) else None
+    depends_on = (
+        config.env, config.reward, config.seed, config.gamma, config.learner, config.training, config.labels,
+        prepared.cloned.version, config.demonstrations, service,
+    )  # fmt: skip
+
+    def work() -> dict[str, Any]:
+        key, checkpoint = fingerprint(depends_on), run.path / CHECKPOINT
+        progress = Progress.load(checkpoint, key)
+        app_name = run.service(model.path)[0] if asks_model(config) else ""
+        sitting = progress.sittings if progress else 1
+        records = run.path / "records"
+        algorithm = build_algorithm(
+            config, app_name, model.reference, transitions, prepared.cloned.path, records, sitting
+        )
+        tracker = Tracker(run.folder, config)
+        try:
+            if progress is not None:
+                run.console.say(f"  going on from {progress.environment_steps} environment steps")
+                algorithm.restore_from_path(str(checkpoint / "algorithm"))
+            return train(
+                algorithm, config, run.path / "policy.safetensors", run.console, progress, checkpoint, key, tracker
+            )
+        finally:
+            tracker.close()
+            algorithm.stop()
+
+    trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
+    return trained
+
+
+def train(
+    algorithm: Any,
+    config: ExperimentConfig,
+    out: Path,
+    console: Console,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+    key: str = "",
+    tracker: Tracker | None = None,
+) -> dict[str, Any]:
+    """Train for the configured environment steps and save the policy; see `train_policy` for what it returns.
+
+    Args:
+        progress: how far an earlier sitting came; None begins.
+        checkpoint: folder to go on from after an interruption; None keeps none.
+        key: what the training depends on; a checkpoint of another training is not gone on from.
+        tracker: where to log.
+    """
+    progress = progress or Progress()
+    monitor = ShadowMonitor(success_threshold=config.gate.success_threshold)
+    began, saved = time.monotonic() - progress.seconds, time.monotonic()
+    while progress.environment_steps < config.training.environment_steps:
         result = algorithm.train()
-        acted = result.get("env_runners", {})
-        steps = int(result.get("num_env_steps_sampled_lifetime") or acted.get("num_env_steps_sampled_lifetime") or 0)
-        ledger.add(acted.get("labels", {}))
-        point = _point(result, steps, time.monotonic() - began)
-        curve.append(point)
-        console.say("  " + _line(point, ledger))
+        progress.seconds = time.monotonic() - began
+        point = _take(result, progress, monitor, config)
+        console.say("  " + _line(point, progress))
+        warning = monitor.warning()
+        if warning:
+            console.say(f"  WARNING: {warning}")
+        if tracker is not None:
+            tracker.log(progress.environment_steps, point)
+        if checkpoint is not None and time.monotonic() - saved >= config.training.checkpoint_s:
+            save_checkpoint(checkpoint, algorithm, progress, key)
+            saved = time.monotonic()
     save_policy(out, algorithm.policy_state())
-    seconds = time.monotonic() - began
+    updates = progress.curve[-1]["updates"] if progress.curve else None
     return {
-        "environment_steps": steps,
-        "seconds": seconds,
-        "updates": None if curve[-1]["updates"] is None else int(curve[-1]["updates"]),
-        "labels": ledger.summary(),
-        "curve": curve,
+        "environment_steps": progress.environment_steps,
+        "seconds": progress.seconds,
+        "sittings": progress.sittings,
+        "updates": None if updates is None else int(updates),
+        "labels": progress.ledger.summary(),
+        "shadow": monitor.summary(),
+        "curve": progress.curve,
     }
 
 
-def _point(result: Mapping[str, Any], steps: int, seconds: float) -> dict[str, Any]:
+def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str) -> None:
+    """Write everything a training needs to go on; the old checkpoint stays until the new one is whole."""
+
+    def fill(partial: Path) -> None:
+        algorithm.save_to_path(str(partial / "algorithm"))
+        progress.save(partial / PROGRESS, key)
+
+    write_folder_atomically(folder, fill)
+
+
+def _take(
+    result: Mapping[str, Any], progress: Progress, monitor: ShadowMonitor, config: ExperimentConfig
+) -> dict[str, Any]:
+    """Add one iteration's report to the progress; returns its point of the learning curve."""
     acted = result.get("env_runners", {})
     learned = result.get("learners", {}).get("default_policy", {})
+    lifetime = result.get("num_env_steps_sampled_lifetime") or acted.get("num_env_steps_sampled_lifetime") or 0
+    labels = acted.get("labels", {})
+    progress.environment_steps = int(lifetime)
+    progress.ledger.add(labels)
+    finished = {name: _series(acted.get("finished", {}).get(name)) for name in ("success", "potential")}
+    progress.episodes += [bool(success) for success in finished["success"]]
+    if config.reward != "sparse":
+        for potential, success in zip(finished["potential"], finished["success"], strict=True):
+            monitor.add(potential, bool(success))
+    recent = progress.episodes[-RECENT:]
+    latencies = _series(labels.get("latencies_ms"))
     values = {
-        "task_success_rate": acted.get("task_success_rate"),
+        "success": np.mean(recent) if recent else None,
         "task_return_mean": acted.get("task_return_mean"),
         "return_mean": acted.get("episode_return_mean"),
+        "episode_len_mean": acted.get("episode_len_mean"),
         "final_potential_mean": acted.get("final_potential_mean"),
         "critic_loss": learned.get("critic_loss"),
+        "q_mean": learned.get("q_mean"),
+        "entropy": learned.get("entropy"),
+        "alpha": learned.get("alpha"),
         "updates": learned.get("updates"),
+        "label_p50_ms": np.median(latencies) if latencies else None,
     }
     finite = {k: float(v) if v is not None and np.isfinite(v) else None for k, v in values.items()}
-    return {"environment_steps": steps, "seconds": round(seconds, 1), **finite}
+    last = progress.curve[-1] if progress.curve else {"environment_steps": 0, "seconds": 0.0, "updates": 0.0}
+    seconds = max(progress.seconds - last["seconds"], 1e-9)
+    point = {
+        "environment_steps": progress.environment_steps,
+        "seconds": round(progress.seconds, 2),
+        "episodes": len(progress.episodes),
+        "successes": sum(progress.episodes),
+        **finite,
+        "environment_steps_per_s": (progress.environment_steps - last["environment_steps"]) / seconds,
+        "updates_per_s": ((finite["updates"] or 0.0) - (last["updates"] or 0.0)) / seconds,
+        **{name: progress.ledger.counts[name] for name in ("asked", "answered", "invalid", "late", "rejected")},
+    }
+    progress.curve.append(point)
+    return point
 
 
-def _line(point: Mapping[str, Any], ledger: LabelLedger) -> str:
-    def shown(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
+def _series(values: Any) -> list[float]:
+    """The items of RLlib's item series, which is a lone NaN where nothing was logged."""
+    return [float(value) for value in values] if isinstance(values, (list, tuple, np.ndarray)) else []
 
-    counts = ledger.counts
+
+def _line(point: Mapping[str, Any], progress: Progress) -> str:
+    def shown(name: str, form: str) -> str:
+        return "–" if point[name] is None else format(point[name], form)
+
+    shaping = None
+    if point["return_mean"] is not None and point["task_return_mean"] is not None:
+        shaping = point["return_mean"] - point["task_return_mean"]
     return (
-        f"{point['environment_steps']} environment steps | success {shown(point['task_success_rate'], '.2f')} | "
-        f"task return {shown(point['task_return_mean'], '.2f')} | return {shown(point['return_mean'], '.2f')} | "
-        f"final Φ {shown(point['final_potential_mean'], '.2f')} | updates {shown(point['updates'], '.0f')} | "
-        f"{point['environment_steps'] / max(point['seconds'], 1e-9):.1f} steps/s | "
-        f"labels {counts['answered']}/{counts['asked']}, invalid {counts['invalid']}, late {counts['late']}, "
-        f"rejected {counts['rejected']}"
+        f"{point['environment_steps']:>6} environment steps | success {shown('success', '.2f')} of the last "
+        f"{min(RECENT, point['episodes'])} | return: task {shown('task_return_mean', '.2f')}, shaping "
+        f"{'–' if shaping is None else format(shaping, '+.2f')} | final Φ {shown('final_potential_mean', '.2f')} | "
+        f"{point['environment_steps_per_s']:.0f} environment steps/s, {point['updates_per_s']:.0f} updates/s | labels "
+        f"{point['answered']}/{point['asked']}, {shown('label_p50_ms', '.0f')} ms, invalid {point['invalid']}, late "
+        f"{point['late']}, rejected {point['rejected']}"
     )

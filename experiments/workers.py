@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 from actors.maniskill import EnvConfig
+from dopamine_rl.errors import BadInput
 from experiments.console import Console
 from experiments.video import Film
 
@@ -22,10 +23,15 @@ class PolicySpec:
     Args:
         kind: "network" (a saved policy), or the name of a scripted behaviour in actors.demonstrations.KINDS.
         path: the saved policy's file, for "network".
+        name: what recorded episodes are called after; the kind where left out.
     """
 
     kind: str
     path: Path | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or self.kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +53,17 @@ class SimulationWorker:
     def __init__(self, config: EnvConfig) -> None:
         self._config, self._env = config, None
 
-    def record(self, kind: str, seed: int, out_dir: Path) -> dict[str, Any]:
-        """Record one episode of a scripted behaviour, unless it is there; returns success and length."""
-        from actors.demonstrations import record_missing
+    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path) -> dict[str, Any]:
+        """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length."""
+        from actors.demonstrations import KINDS, record_missing
 
-        demonstration = record_missing(self._get(), kind, seed, out_dir)
+        if isinstance(actor, PolicySpec):
+            act = self._policy(actor)
+            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir)
+        elif actor in KINDS:
+            demonstration = record_missing(self._get(), actor, KINDS[actor](), seed, out_dir)
+        else:
+            raise BadInput("kind", actor, f"choose from {', '.join(KINDS)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
@@ -106,6 +118,30 @@ class SimulationWorker:
             return expert.act(env)
 
         return act
+
+
+class PolicyExpert:
+    """A policy as an Expert of a single stage, so that its episodes are recorded like anybody's.
+
+    Args:
+        act: action float32 [A] for an observation float32 [D].
+    """
+
+    stages = ("act",)
+    stage = 0
+
+    def __init__(self, act: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._act = act
+
+    def reset(self, env: Any, rng: np.random.Generator) -> None:
+        """Nothing to begin."""
+
+    def act(self, env: Any) -> np.ndarray:
+        """What the policy does."""
+        from actors.experts.peg import simulated
+        from actors.peg_state import observation
+
+        return self._act(observation(simulated(env).state()))
 
 
 class WorkerPool:

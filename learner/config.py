@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, require
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,9 @@ class CloningConfig:
     """How a policy is cloned: the `cloning` section of a preset.
 
     Args:
-        hidden: widths of the layers; the learner's must be the same.
+        widths: widths of the networks that are tried; the clone that succeeds most often on starts of its own is kept.
+        depth: their layers.
+        trials: episodes that each is tried on.
         updates: gradient updates, after which the weights with the least validation error are kept.
         batch_size: transitions in an update.
         learning_rate: Adam's, decayed to zero along a cosine.
@@ -22,13 +24,38 @@ class CloningConfig:
         check_every: updates between two looks at the held-out episodes.
     """
 
-    hidden: tuple[int, ...] = (256, 256)
+    widths: tuple[int, ...] = (128, 256)
+    depth: int = 2
+    trials: int = 40
     updates: int = 4000
     batch_size: int = 256
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
     validation_share: float = 0.1
     check_every: int = 100
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Widths of the layers of every network that is tried."""
+        return tuple((width,) * self.depth for width in self.widths)
+
+    def __post_init__(self) -> None:
+        require(
+            "cloning",
+            self,
+            (
+                "widths",
+                bool(self.widths) and min(self.widths, default=0) >= 1,
+                "give at least one width, each 1 or more",
+            ),
+            *(
+                (name, getattr(self, name) >= 1, "give at least 1")
+                for name in ("depth", "trials", "updates", "batch_size")
+            ),
+            ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a learning rate in (0, 1)"),
+            ("validation_share", 0.0 < self.validation_share < 1.0, "give a share in (0, 1)"),
+            ("check_every", self.check_every >= 1, "give at least 1"),
+        )
 
 
 POSITIVE_COUNTS = (
@@ -52,7 +79,7 @@ class LearnerConfig:
 
     Args:
         algorithm: "rlpd" (replay with demonstrations) or "ppo" (on-policy).
-        hidden: widths of the layers of actor and critics.
+        hidden: widths of the layers of actor and critics (a frozen base below a residual keeps its own).
         initial_std: standard deviation of the policy before squashing when learning begins.
         residual_scale: half width of a learned residual on the frozen cloned policy, in units of the action range's
             half width; 0 learns the whole policy.
@@ -74,6 +101,8 @@ class LearnerConfig:
         replay_capacity: online transitions kept.
         updates_per_call: updates done between two looks at the losses, which bounds the memory of drawn batches.
         num_env_runners: processes that act; 0 acts in the driver.
+        actor_resource: custom resource of which every acting process takes one, such as "sim": it spreads them over the
+            nodes that offer it (`ray start --resources '{"sim": 2}'`); empty for none.
         num_envs_per_env_runner: environments in each of them.
         steps_per_iteration: environment steps between two reports.
         rollout_fragment_length: environment steps of one environment between two returns to the learner.
@@ -83,6 +112,7 @@ class LearnerConfig:
         num_gpus_per_learner: GPUs of the learner.
         threads: torch threads of the learner.
         sample_timeout_s: how long a fragment may take before it is given up.
+        patience_s: how long nothing at all may come from the env runners before the training ends with an error.
         restart_delay_s: pause before a failed env runner is started again.
         ppo_batch_size: environment steps of one PPO iteration.
         ppo_epochs: passes over them.
@@ -117,6 +147,7 @@ class LearnerConfig:
     replay_capacity: int = 200_000
     updates_per_call: int = 64
     num_env_runners: int = 1
+    actor_resource: str = ""
     num_envs_per_env_runner: int = 1
     steps_per_iteration: int = 500
     rollout_fragment_length: int = 4
@@ -126,6 +157,7 @@ class LearnerConfig:
     num_gpus_per_learner: float = 0.0
     threads: int = 1
     sample_timeout_s: float = 120.0
+    patience_s: float = 600.0
     restart_delay_s: float = 2.0
     ppo_batch_size: int = 2048
     ppo_epochs: int = 8

@@ -67,6 +67,12 @@ class _Actor:
         return hidden @ weight + bias
 
 
+def hidden_widths(state: Mapping[str, NDArray[np.float32]], prefix: str = "actor") -> tuple[int, ...]:
+    """Widths of the layers of a saved policy's network."""
+    found = [name for name in state if name.startswith(f"{prefix}.layers.") and name.endswith(".bias")]
+    return tuple(len(state[f"{prefix}.layers.{index}.bias"]) for index in range(len(found)))
+
+
 def save_policy(path: Path, state: PolicyState) -> None:
     """Write a policy as safetensors; the file is whole or the old one stays."""
     arrays = {name: np.array(values, np.float32, order="C") for name, values in state.items()}

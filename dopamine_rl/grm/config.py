@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from dopamine_rl.errors import BadInput
+
+Control = Literal["none", "untrained", "shuffled", "constant"]
+"""Which negative control a training makes of its model."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,14 @@ class TrainConfig:
     """What a batch asks."""
     seed: int = 0
     """Seed of the order of training."""
+    control: Control = "none"
+    """Negative controls, which show that the gate refuses a model that deserves no trust, and never for use: untrained (no
+    update is made, whatever the budget), shuffled (the answers of every batch are dealt out among its questions at random),
+    constant (the answer to every question is a hop of +0.2)."""
 
     def __post_init__(self) -> None:
+        if self.control not in get_args(Control):
+            raise BadInput("sft.train.control", self.control, f"choose from {', '.join(get_args(Control))}")
         if self.updates < 0:
             raise BadInput("sft.train.updates", self.updates, "give a number of updates, or 0 for no limit")
         if not (math.isfinite(self.budget_s) and self.budget_s >= 0):

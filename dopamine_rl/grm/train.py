@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import nn
 
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.grm.batches import Batch, BatchSampler, LabelledEpisode
-from dopamine_rl.grm.config import TrainConfig
+from dopamine_rl.grm.config import Control, TrainConfig
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import HOPS, binned_hops, encode_images, forward_logits
+
+CONSTANT_HOP = 0.2
+"""What the constant control answers to everything: always some progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +35,8 @@ class TrainProgress:
     Args:
         update: updates made.
         fraction: share of the budget used, in [0, 1].
-        loss: running mean of the training loss.
-        hop_error: running mean of |E[hop] − hop| in training.
+        loss: running mean of the training loss; NaN before the first update.
+        hop_error: running mean of |E[hop] − hop| in training; NaN before the first update.
         pairs_per_s: questions trained on a second, in this process.
         elapsed_s, eta_s: seconds of training so far and to go.
     """
@@ -64,6 +68,15 @@ def hop_loss(logits: torch.Tensor, hops: torch.Tensor, sigma: float, hop_weight:
     gain, loss, _ = binned_hops(logits)
     squared = (gain - hops.clamp(min=0)) ** 2 + (loss - (-hops).clamp(min=0)) ** 2
     return cross_entropy + hop_weight * squared.mean()
+
+
+def taught_hops(hops: NDArray[np.float32], control: Control, rng: np.random.Generator) -> NDArray[np.float32]:
+    """The answers [N] that a batch teaches: the right ones, or those of a negative control."""
+    if control == "shuffled":
+        return rng.permutation(hops)
+    if control == "constant":
+        return np.full_like(hops, CONSTANT_HOP)
+    return hops
 
 
 class Questioned(nn.Module):
@@ -128,7 +141,9 @@ class Trainer:
         batch = self._sampler.draw()
         self.grm.model.train()
         logits = self._module(batch)
-        hops = torch.from_numpy(batch.hops).to(logits.device)
+        # The sampler's generator is part of the saved state, so that a resumed control deals out the same answers.
+        taught = taught_hops(batch.hops, self.config.control, self._sampler.rng)
+        hops = torch.from_numpy(taught).to(logits.device)
         loss = hop_loss(logits, hops, self.config.label_sigma, self.config.hop_weight)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -152,8 +167,10 @@ class Trainer:
         return TrainProgress(self.update, used, self._loss, self._error, rate, elapsed, eta)
 
     def _used(self) -> float:
-        """Share of whichever limit is nearer, by this process's own clock."""
+        """Share of whichever limit is nearer, by this process's own clock; the untrained control has nothing to use."""
         config = self.config
+        if config.control == "untrained":
+            return 1.0
         updates = self.update / config.updates if config.updates else 0.0
         seconds = self._elapsed_s / config.budget_s if config.budget_s else 0.0
         return min(max(updates, seconds), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,7 @@ def train_bc(
     observations: NDArray[np.float32],
     actions: NDArray[np.float32],
     episode_lengths: NDArray[np.int64],
+    hidden: Sequence[int],
     config: CloningConfig,
     seed: int,
     device: str = "cpu",
@@ -51,6 +53,8 @@ def train_bc(
     Args:
         observations: float32 [N, D]; actions: float32 [N, A] in [−1, 1].
         episode_lengths: int [M], lengths of the episodes that make up the N rows; at least two.
+        hidden: widths of the layers.
+        config: how it is fitted; its widths are the caller's business.
         seed: of the split, the weights and the batches.
     Raises:
         BadInput: lengths do not add up, fewer than two episodes, or a value is not finite.
@@ -62,7 +66,7 @@ def train_bc(
     fit, check = ([part[mask.to(device)] for part in data] for mask in (~held, held))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        actor = GaussianActor(observations.shape[1], actions.shape[1], config.hidden, initial_std=1.0).to(device)
+        actor = GaussianActor(observations.shape[1], actions.shape[1], hidden, initial_std=1.0).to(device)
     actor.observation_mean.copy_(fit[0].mean(0))
     actor.observation_std.copy_(fit[0].std(0).clamp_min(LEAST_STD))
     kept_update = _descend(actor, fit, check, config, generator)

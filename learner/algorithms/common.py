@@ -69,7 +69,9 @@ def _registered(env: str | EnvCreator) -> str:
 
 
 def _configure_processes(config: Any, learner: LearnerConfig) -> None:
+    resource = {learner.actor_resource: 1} if learner.actor_resource else {}
     config.env_runners(
+        custom_resources_per_env_runner=resource,
         num_env_runners=learner.num_env_runners,
         num_envs_per_env_runner=learner.num_envs_per_env_runner,
         num_cpus_per_env_runner=learner.num_cpus_per_env_runner,

@@ -78,6 +78,7 @@ class Policy(nn.Module):
 
     Args:
         residual_scale: half width of the residual in units of the action range's half width, 0 for none.
+        base_hidden: widths of the frozen policy's layers, where they are not `hidden`.
     """
 
     def __init__(
@@ -87,13 +88,15 @@ class Policy(nn.Module):
         hidden: Sequence[int],
         initial_std: float,
         residual_scale: float = 0.0,
+        base_hidden: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.residual_scale = residual_scale
         self.actor = GaussianActor(observation_size, action_size, hidden, initial_std)
         self.base = None
         if residual_scale:
-            self.base = GaussianActor(observation_size, action_size, hidden, initial_std).requires_grad_(False)
+            frozen = GaussianActor(observation_size, action_size, base_hidden or hidden, initial_std)
+            self.base = frozen.requires_grad_(False)
             nn.init.zeros_(self.actor.mean.weight)
             nn.init.zeros_(self.actor.mean.bias)
 

@@ -8,6 +8,7 @@ warmed up before the actor moves, and the policy can be a bounded residual on a 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.execution.rollout_ops import synchronous_parallel_sample
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
@@ -29,10 +29,13 @@ from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
 from learner.config import LearnerConfig
 from learner.demonstrations import load_demonstrations, transition_columns
 from learner.feed import ReplayFeed
-from learner.policy import PolicyState
+from learner.policy import PolicyState, hidden_widths, load_policy
 from learner.replay import ColumnarReplay
 
 REPLAY = "replay"
+ACTING = "acting"
+IDLE_S = 0.5
+"""Pause between two looks for env runners where none is left."""
 
 
 class RLPDConfig(SACConfig):
@@ -75,7 +78,9 @@ class RLPDConfig(SACConfig):
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The module with actor and critics."""
-        return RLModuleSpec(module_class=RLPDModule, model_config={"learner": self.learner})
+        base = hidden_widths(load_policy(Path(self.initial_policy))) if self.initial_policy else None
+        model_config = {"learner": self.learner, "base_hidden": base}
+        return RLModuleSpec(module_class=RLPDModule, model_config=model_config)
 
     def get_default_learner_class(self) -> type[TorchLearner]:
         """The learner that applies `Updater`."""
@@ -113,11 +118,16 @@ class RLPD(CompleteReports, SAC):
             demo = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
             if demo.layout != online.layout:
                 raise BadInput("demonstrations", demo.layout, f"record them with the environment's {online.layout}")
+        self._heard_at: float | None = None
         self.feed = ReplayFeed(online, demo, settings.learner, settings.seed or 0)
 
     def training_step(self) -> None:
-        """Act one fragment per environment, store it, do the updates that are due."""
-        due = self.feed.due(self._act())
+        """Store the fragments that were acted, let the env runners act again, and meanwhile do the updates due.
+
+        Acting is thus one fragment behind learning, which an off-policy learner does not mind.
+        """
+        due = self.feed.due(self._store(self._acted()))
+        self.env_runner_group.foreach_env_runner_async(_act, tag=ACTING)
         if due:
             self._improve(due)
 
@@ -129,16 +139,32 @@ class RLPD(CompleteReports, SAC):
             from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
         )
 
-    def _act(self) -> int:
-        sampled: Any = synchronous_parallel_sample(
-            worker_set=self.env_runner_group,
-            concat=True,
-            sample_timeout_s=self.config.sample_timeout_s,
-            _uses_new_env_runners=True,
-            _return_metrics=True,
-        )
-        episodes, results = sampled
-        self.metrics.aggregate(results, key=ENV_RUNNER_RESULTS)
+    def _acted(self) -> list[tuple[Any, Any]]:
+        """What the env runners acted since they were asked: (fragments, metrics) of each that answered.
+
+        Raises:
+            TimeoutError: nothing came from any of them for `patience_s`.
+        """
+        group = self.env_runner_group
+        if not group.num_remote_workers():
+            return [_act(group.local_env_runner)]
+        answers = group.fetch_ready_async_reqs(tags=ACTING, timeout_seconds=self.config.sample_timeout_s)
+        now = time.monotonic()
+        if answers or self._heard_at is None:
+            self._heard_at = now
+        elif now - self._heard_at > self.config.learner.patience_s:
+            raise TimeoutError(
+                f"no env runner answered for {self.config.learner.patience_s:.0f} s (learner.patience_s): "
+                "look for nodes that are gone, or environments that fail, in Ray's logs"
+            )
+        if not answers and group.num_in_flight_async_reqs(tag=ACTING) == 0:
+            time.sleep(IDLE_S)  # All of them are lost; RLlib looks for them before every training step.
+        return [answer for _, answer in answers]
+
+    def _store(self, acted: list[tuple[Any, Any]]) -> int:
+        """Put fragments into the replay; returns how many environment steps they have."""
+        self.metrics.aggregate([metrics for _, metrics in acted], key=ENV_RUNNER_RESULTS)
+        episodes = [episode for fragments, _ in acted for episode in fragments]
         for episode in episodes:
             store_fragment(self.feed.online, episode)
         self.metrics.log_value((REPLAY, "online_transitions"), len(self.feed.online), reduce="max")
@@ -169,6 +195,11 @@ class RLPD(CompleteReports, SAC):
         super().set_state(state)
         if REPLAY in state:
             self.feed.set_state(state[REPLAY])
+
+
+def _act(env_runner: Any) -> tuple[Any, Any]:
+    """One fragment of every environment of an env runner, and its metrics."""
+    return env_runner.sample(), env_runner.get_metrics()
 
 
 def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:

@@ -28,7 +28,8 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
 
     def setup(self) -> None:
         """Build the networks for the spaces."""
-        agent = build_agent(self.observation_space.shape[0], self.action_space.shape[0], self.model_config["learner"])
+        sizes = self.observation_space.shape[0], self.action_space.shape[0]
+        agent = build_agent(*sizes, self.model_config["learner"], self.model_config["base_hidden"])
         self.policy = agent.policy
         if not self.inference_only:
             self.critic, self.target, self.log_alpha = agent.critic, agent.target, agent.log_alpha

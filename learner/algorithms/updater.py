@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,13 +33,15 @@ class Agent:
     log_alpha: nn.Parameter
 
 
-def build_agent(observation_size: int, action_size: int, config: LearnerConfig) -> Agent:
-    """Fresh networks; the targets begin as copies of the critics."""
+def build_agent(
+    observation_size: int, action_size: int, config: LearnerConfig, base_hidden: Sequence[int] | None = None
+) -> Agent:
+    """Fresh networks; the targets begin as copies of the critics. `base_hidden` is that of networks.Policy."""
     sizes = (observation_size, action_size, config.hidden)
     critic, target = (CriticEnsemble(*sizes, config.critics) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
-    policy = Policy(*sizes, config.initial_std, config.residual_scale)
+    policy = Policy(*sizes, config.initial_std, config.residual_scale, base_hidden)
     return Agent(policy, critic, target, nn.Parameter(torch.tensor(math.log(config.initial_alpha))))
 
 

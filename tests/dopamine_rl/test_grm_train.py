@@ -8,11 +8,11 @@ import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.batches import BatchSampler, LabelledEpisode, label_demonstration, label_episodes
-from dopamine_rl.grm.config import BatchPlan, GRMConfig, TrainConfig
-from dopamine_rl.grm.evaluate import evaluate
+from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, TrainConfig
+from dopamine_rl.grm.evaluate import episode_hops, evaluate
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.readout import HOPS
-from dopamine_rl.grm.train import Trainer, TrainProgress, hop_loss, soft_labels, train
+from dopamine_rl.grm.train import CONSTANT_HOP, Trainer, TrainProgress, hop_loss, soft_labels, taught_hops, train
 from dopamine_rl.progress import hop
 from dopamine_rl.types import Demonstration
 from tests.dopamine_rl.grm_toys import TINY, moving_square
@@ -160,9 +160,10 @@ def test_it_learns_to_see_progress() -> None:
     assert reached[-1].eta_s == 0.0
 
 
-def test_an_interrupted_training_ends_with_the_same_weights() -> None:
+@pytest.mark.parametrize("control", ["none", "shuffled"])
+def test_an_interrupted_training_ends_with_the_same_weights(control: Control) -> None:
     episodes = [moving_square(seed, count=12) for seed in range(2)]
-    config = TrainConfig(budget_s=0, updates=6, plan=SMALL_PLAN)
+    config = TrainConfig(budget_s=0, updates=6, plan=SMALL_PLAN, control=control)
 
     def weights(stop: int) -> dict[str, torch.Tensor]:
         trainer = Trainer(build_grm(TINY), episodes, config)
@@ -190,6 +191,47 @@ def test_a_time_budget_ends_the_training() -> None:
     assert progress.fraction == 1.0
     assert 0.5 <= progress.elapsed_s < 5.0
     assert progress.pairs_per_s > 0
+
+
+def test_controls_teach_other_answers() -> None:
+    hops = np.linspace(-1.0, 1.0, 50, dtype=np.float32)
+    rng = np.random.default_rng(0)
+    assert taught_hops(hops, "none", rng) is hops
+    shuffled = taught_hops(hops, "shuffled", rng)
+    assert not np.array_equal(shuffled, hops)
+    np.testing.assert_array_equal(np.sort(shuffled), hops)
+    assert not np.array_equal(shuffled, taught_hops(hops, "shuffled", rng))
+    constant = taught_hops(hops, "constant", rng)
+    assert constant.dtype == np.float32
+    np.testing.assert_array_equal(constant, np.full(50, CONSTANT_HOP, np.float32))
+    np.testing.assert_array_equal(hops, np.linspace(-1.0, 1.0, 50, dtype=np.float32))
+
+
+@pytest.mark.parametrize("budget", [{"budget_s": 60.0, "updates": 0}, {"budget_s": 0.0, "updates": 50}])
+def test_the_untrained_control_is_the_model_as_built(budget: dict[str, float]) -> None:
+    config = TrainConfig(**budget, plan=SMALL_PLAN, control="untrained")  # type: ignore[arg-type]
+    trainer = Trainer(build_grm(TINY), [moving_square(0, count=12)], config)
+    progress = train(trainer, lambda progress: pytest.fail("it made an update"))
+    assert (progress.update, progress.fraction, progress.eta_s) == (0, 1.0, 0.0)
+    for name, weight in build_grm(TINY).model.state_dict().items():
+        torch.testing.assert_close(trainer.grm.model.state_dict()[name], weight, rtol=0, atol=0)
+
+
+def test_the_constant_control_always_says_forward() -> None:
+    """It has VOC+ = 1 and knows nothing: what the gate must refuse."""
+    torch.set_num_threads(1)
+    episodes = [moving_square(seed, count=12) for seed in range(2)]
+    config = TrainConfig(budget_s=0, updates=60, learning_rate=5e-3, plan=SMALL_PLAN, control="constant")
+    trainer = Trainer(build_grm(TINY), episodes, config)
+    train(trainer)
+    gain, loss, back = episode_hops(trainer.grm, moving_square(9, count=12), episodes[0], np.arange(12))
+    np.testing.assert_allclose(gain - loss, CONSTANT_HOP, atol=0.05)
+    np.testing.assert_allclose(back, CONSTANT_HOP, atol=0.05)
+
+
+def test_unknown_controls_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"sft\.train\.control.*shuffled"):
+        TrainConfig(control="random")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [{"budget_s": 0.0, "updates": 0}, {"budget_s": float("nan")}, {"updates": -1}])

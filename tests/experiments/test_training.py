@@ -65,9 +65,9 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     ]
     demonstrations, cloned = tmp_path / "demonstrations.npz", tmp_path / "bc.safetensors"
     save_demonstrations(demonstrations, episodes)
-    cloning = CloningConfig(hidden=(32, 32), updates=50)
+    cloning = CloningConfig(updates=50)
     flat = observations[:, :-1].reshape(-1, 1), actions.reshape(-1, 1)
-    save_policy(cloned, train_bc(*flat, np.full(4, 10), cloning, seed=0).state)
+    save_policy(cloned, train_bc(*flat, np.full(4, 10), (32, 32), cloning, seed=0).state)
     reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
 
     algo = training.build_algorithm(config, "app", reference, demonstrations, cloned, tmp_path / "records")

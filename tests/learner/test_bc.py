@@ -13,7 +13,7 @@ from learner.config import CloningConfig
 from learner.policy import DeterministicPolicy, load_policy, save_policy
 from tests.learner import toy
 
-CONFIG = CloningConfig(hidden=(32, 32), updates=400, check_every=50)
+CONFIG = CloningConfig(updates=400, check_every=50)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def data() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def cloned(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> BCResult:
-    return train_bc(*data, CONFIG, seed=0)
+    return train_bc(*data, (32, 32), CONFIG, seed=0)
 
 
 def test_the_clone_solves_the_toy_task(cloned: BCResult) -> None:
@@ -36,7 +36,7 @@ def test_the_clone_solves_the_toy_task(cloned: BCResult) -> None:
 
 def test_the_seed_decides_everything(data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult) -> None:
     torch.manual_seed(123)
-    again = train_bc(*data, CONFIG, seed=0)
+    again = train_bc(*data, (32, 32), CONFIG, seed=0)
     assert all((again.state[name] == cloned.state[name]).all() for name in cloned.state)
 
 
@@ -45,7 +45,7 @@ def test_learning_begins_with_exactly_the_clone(cloned: BCResult, tmp_path: Path
     numpy_policy = DeterministicPolicy.load(tmp_path / "bc.safetensors")
     observations = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     for scale in (0.0, 0.3):
-        policy = Policy(2, 2, CONFIG.hidden, initial_std=0.05, residual_scale=scale)
+        policy = Policy(2, 2, (32, 32), initial_std=0.05, residual_scale=scale)
         policy.start_from(load_policy(tmp_path / "bc.safetensors"))
         with torch.no_grad():
             normalised = policy.actor.normalise(torch.from_numpy(observations))
@@ -56,7 +56,7 @@ def test_learning_begins_with_exactly_the_clone(cloned: BCResult, tmp_path: Path
 
 
 def test_a_trained_residual_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path) -> None:
-    policy = Policy(2, 2, CONFIG.hidden, initial_std=0.05, residual_scale=0.3)
+    policy = Policy(2, 2, (32, 32), initial_std=0.05, residual_scale=0.3)
     policy.start_from(cloned.state)
     torch.nn.init.normal_(policy.actor.mean.weight)
     state = {name: value.numpy() for name, value in policy.state_dict().items()}
@@ -72,11 +72,11 @@ def test_a_trained_residual_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path
 def test_bad_input_is_named(data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult) -> None:
     observations, actions, lengths = data
     with pytest.raises(BadInput, match="episode_lengths"):
-        train_bc(observations, actions, lengths[:-1], CONFIG, seed=0)
+        train_bc(observations, actions, lengths[:-1], (32, 32), CONFIG, seed=0)
     with pytest.raises(BadInput, match="at least two"):
-        train_bc(observations, actions, np.array([len(actions)]), CONFIG, seed=0)
+        train_bc(observations, actions, np.array([len(actions)]), (32, 32), CONFIG, seed=0)
     with pytest.raises(BadInput, match="observations"):
-        train_bc(np.full_like(observations, np.nan), actions, lengths, CONFIG, seed=0)
+        train_bc(np.full_like(observations, np.nan), actions, lengths, (32, 32), CONFIG, seed=0)
     with pytest.raises(BadInput, match="sizes"):
         Policy(2, 2, (8,), 0.1).start_from(cloned.state)
     with pytest.raises(BadInput, match="observations"):

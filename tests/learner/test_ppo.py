@@ -48,7 +48,7 @@ def test_ppo_begins_with_the_clone(cluster: None, tmp_path: Path) -> None:
     episodes = toy.demonstrations(3)
     observations, actions = (np.concatenate([e.columns[name] for e in episodes]) for name in ("obs", "actions"))
     lengths = np.array([len(e.columns["actions"]) for e in episodes])
-    cloned = train_bc(observations, actions, lengths, CloningConfig(hidden=(32, 32), updates=50), seed=0)
+    cloned = train_bc(observations, actions, lengths, (32, 32), CloningConfig(updates=50), seed=0)
     save_policy(tmp_path / "bc.safetensors", cloned.state)
     algorithm = make_ppo_config(TASK, LEARNER, str(tmp_path / "bc.safetensors")).build_algo()
     state = algorithm.policy_state()

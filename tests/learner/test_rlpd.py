@@ -42,7 +42,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     save_demonstrations(folder / "demos.npz", episodes)
     observations, actions = (np.concatenate([e.columns[name] for e in episodes]) for name in ("obs", "actions"))
     lengths = np.array([len(e.columns["actions"]) for e in episodes])
-    cloned = train_bc(observations, actions, lengths, CloningConfig(hidden=(64, 64), updates=200), seed=0)
+    cloned = train_bc(observations, actions, lengths, (64, 64), CloningConfig(updates=200), seed=0)
     save_policy(folder / "bc.safetensors", cloned.state)
     return {"demonstrations": str(folder / "demos.npz"), "initial_policy": str(folder / "bc.safetensors")}
 

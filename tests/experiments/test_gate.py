@@ -1,0 +1,311 @@
+"""The gate accepts a model that sees progress and refuses those that deserve no trust, each for its own reason."""
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, ScoringTimeout
+from dopamine_rl.grm.config import BatchPlan, Control, TrainConfig
+from dopamine_rl.interfaces import PendingScore, Prompt
+from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, ScoreReply, ScoreRequest, TaskReference
+from experiments.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
+from experiments.gate_config import GateConfig
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.fakes import FakeEngine, frame, picture
+
+STRIDE = 4
+GOOD = GateReport(
+    voc_plus=0.99, voc_minus=0.99, kendall=0.95, progress_mae=0.03, false_success=0.02, auc=1.0, success_end=0.97,
+    failure_end=0.3, near_misses=20, near_miss_false_success=0.05, invalid=0, successes=40, failures=80, stride=STRIDE,
+)  # fmt: skip
+
+
+def observed(off_m: float, depth_m: float) -> NDArray[np.float32]:
+    """An observation [30] of a peg of half length 0.1 m whose head is off the hole's axis, and behind the plate."""
+    observation = np.zeros(30, np.float32)
+    observation[:2] = np.arcsinh(np.array([depth_m - 0.1, off_m]) / 0.01)
+    observation[28] = (0.1 - 0.105) / 0.02
+    return observation
+
+
+def episode(curve: Sequence[float], success: bool, ended: tuple[float, float] = (0.03, -0.05)) -> Demonstration:
+    """Pictures that show a progress; `ended` is the true end, offset and depth in metres."""
+    count, steps = len(curve), STRIDE * (len(curve) - 1)
+    observations = np.zeros((steps + 1, 30), np.float32)
+    observations[-1] = observed(*ended)
+    return Demonstration(
+        episode_id=f"{'success' if success else 'failure'}_{curve[-1]:.3f}",
+        instructions=("insert the peg",),
+        frames=np.stack([frame(progress) for progress in curve]),
+        frame_steps=np.arange(count) * STRIDE,
+        keyframes=np.array([0, count - 1]),
+        stages=("insert",),
+        observations=observations,
+        actions=np.zeros((steps, 6), np.float32),
+        task_rewards=np.zeros(steps, np.float32),
+        terminated=success,
+        success=success,
+        seed=0,
+    )
+
+
+def success(count: int = 12) -> Demonstration:
+    return episode(np.linspace(0.0, 1.0, count).tolist(), True)
+
+
+def failure(end: float = 0.4, ended: tuple[float, float] = (0.03, -0.05), count: int = 12) -> Demonstration:
+    return episode(np.linspace(0.0, end, count).tolist(), False, ended)
+
+
+REFERENCE = TaskReference("insert the peg", picture(0.0), picture(1.0), frame(1.0))
+
+
+class AlwaysForward(FakeEngine):
+    """Answers every question with a hop of +0.2."""
+
+    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+        n = len(prompts)
+        return HopEstimates(
+            np.full(n, 0.2, np.float32), np.zeros(n, np.float32), np.full(n, np.nan, np.float32), ("",) * n
+        )
+
+
+def judged(
+    demonstrations: Sequence[Demonstration], engine: FakeEngine | None = None, sources: Sequence[Source] | None = None
+) -> list[JudgedEpisode]:
+    client = LocalRewardClient(Scorer(engine or FakeEngine()))
+    return judge(client, demonstrations, REFERENCE, FusionConfig(), sources=sources)
+
+
+def test_a_model_that_sees_progress_is_accepted() -> None:
+    figures = report(judged([success(), success(16), failure(), failure(0.6)]), 0.8, STRIDE)
+    assert figures.voc_plus == figures.voc_minus == figures.kendall == pytest.approx(1.0)
+    assert figures.progress_mae < 0.01
+    assert (figures.auc, figures.false_success, figures.invalid) == (1.0, 0.0, 0)
+    assert figures.success_end == pytest.approx(1.0, abs=0.01)
+    assert figures.failure_end == pytest.approx(0.5, abs=0.01)
+    assert (figures.successes, figures.failures, figures.stride) == (2, 2, STRIDE)
+    assert decide(figures, GateConfig()).passed
+    assert json.loads(json.dumps(asdict(figures), allow_nan=False)) == asdict(figures)
+
+
+def test_a_model_that_always_says_forward_is_refused_for_the_reversed_episode() -> None:
+    figures = report(judged([success(), success(), failure(), failure()], AlwaysForward()), 0.8, STRIDE)
+    assert figures.voc_plus == pytest.approx(1.0)
+    assert figures.voc_minus == 0.0
+    verdict = decide(figures, GateConfig())
+    assert not verdict.passed
+    assert "voc_plus" not in [check.name for check in verdict.failed]
+    assert {"voc_minus", "auc", "progress_mae"} <= {check.name for check in verdict.failed}
+    # However loose the other bounds are, that one figure suffices.
+    loose = GateConfig(auc=0.0, progress_mae=1.0, false_success=1.0)
+    assert [check.name for check in decide(figures, loose).failed] == ["voc_minus"]
+
+
+def test_a_model_whose_answers_cannot_be_read_is_refused() -> None:
+    engine = FakeEngine(unreadable=lambda before, after: True)
+    figures = report(judged([success(), failure()], engine), 0.8, STRIDE)
+    assert figures.invalid == 22
+    verdict = decide(figures, GateConfig())
+    assert {"voc_plus", "voc_minus", "auc"} <= {check.name for check in verdict.failed}
+    assert "22 frames went without a value" in verdict.table()
+
+
+def test_a_policy_tells_how_episodes_end_but_not_how_progress_goes() -> None:
+    """Only its ends are keyframes, so an honest model must not be blamed for a true progress that nobody knows."""
+    late = [0.0] * 10 + [0.5, 1.0]
+    demonstrations = [success(), failure(), episode(late, True), episode([0.0, 0.9, 0.9], False)]
+    sources: list[Source] = ["expert", "failure", "policy", "policy"]
+    alone = report(judged(demonstrations[:2]), 0.8, STRIDE)
+    figures = report(judged(demonstrations, sources=sources), 0.8, STRIDE)
+    for name in ("voc_plus", "voc_minus", "kendall", "progress_mae"):
+        assert getattr(figures, name) == getattr(alone, name)
+    assert (figures.successes, figures.failures) == (2, 2)
+    assert figures.false_success == 0.5
+    blamed = report(judged(demonstrations), 0.8, STRIDE)
+    assert blamed.progress_mae > figures.progress_mae + 0.1
+
+
+def test_an_experts_failure_and_a_failed_failure_count_by_how_they_ended() -> None:
+    demonstrations = [success(), failure(0.3), success(), failure(0.9)]
+    figures = report(judged(demonstrations, sources=["expert", "failure", "failure", "expert"]), 0.8, STRIDE)
+    assert (figures.successes, figures.failures, figures.false_success) == (2, 2, 0.5)
+    assert figures.progress_mae < 0.01
+
+
+def test_near_misses_are_told_by_where_the_peg_truly_ended() -> None:
+    jammed, clear, deep = (0.006, -0.001), (0.02, -0.001), (0.001, 0.06)
+    demonstrations = [success(), failure(0.9, jammed), failure(0.3, jammed), failure(0.9, clear), failure(0.9, deep)]
+    figures = report(judged(demonstrations), 0.8, STRIDE)
+    assert (figures.near_misses, figures.near_miss_false_success) == (2, 0.5)
+    assert figures.false_success == 0.75
+    assert "50% of the 2 failures" in decide(figures, GateConfig()).table()
+    none = report(judged([success(), failure()]), 0.8, STRIDE)
+    assert (none.near_misses, none.near_miss_false_success) == (0, None)
+    assert "jams" in decide(none, GateConfig()).table()
+
+
+def test_episodes_that_cannot_be_judged_by_are_refused() -> None:
+    for demonstrations in ([success()], [failure()], [success(7), failure()]):
+        with pytest.raises(BadInput, match="gate episodes"):
+            report(judged(demonstrations), 0.8, STRIDE)
+    with pytest.raises(BadInput, match="expert"):
+        report(judged([success(), failure()], sources=["policy", "failure"]), 0.8, STRIDE)
+    with pytest.raises(BadInput, match="sources"):
+        judged([success(), failure()], sources=["expert"])
+
+
+class Counting(LocalRewardClient):
+    """Counts the requests that are under way."""
+
+    def __init__(self) -> None:
+        super().__init__(Scorer(FakeEngine()))
+        self.under_way = self.most = 0
+
+    def submit(self, request: ScoreRequest) -> Any:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return Counted(super().submit(request), self)
+
+
+class Counted:
+    retries = 0
+
+    def __init__(self, pending: PendingScore, client: Counting) -> None:
+        self._pending, self._client = pending, client
+
+    def result(self, timeout_s: float) -> ScoreReply:
+        self._client.under_way -= 1
+        return self._pending.result(timeout_s)
+
+
+def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
+    client, told = Counting(), []
+    demonstrations = [failure(i / 200, count=3) for i in range(100)]
+    found = judge(client, demonstrations, REFERENCE, FusionConfig(), on_progress=lambda *done: told.append(done))
+    assert client.most == 2 * TOGETHER
+    assert client.under_way == 0
+    assert told == [(min(100, done), 100) for done in range(TOGETHER, 100 + TOGETHER, TOGETHER)]
+    assert [e.demonstration for e in found] == demonstrations
+    assert [e.source for e in found] == ["failure"] * 100
+    with pytest.raises(ScoringTimeout):
+        judge(client, demonstrations, REFERENCE, FusionConfig(), deadline_s=0.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("control", "expected"),
+    [
+        ("none", set()),
+        ("untrained", {"progress_mae"}),
+        ("shuffled", {"progress_mae"}),
+        ("constant", {"progress_mae", "voc_minus"}),
+    ],
+)
+def test_real_models_are_accepted_or_refused_by_what_they_were_taught(control: Control, expected: set[str]) -> None:
+    """The same training four times; only the answers that it teaches differ. A control may fail further bounds."""
+    import torch
+
+    from dopamine_rl.grm.model import build_grm
+    from dopamine_rl.grm.train import Trainer, train
+    from reward_service.engines.transformers import TransformersEngine
+
+    torch.set_num_threads(1)
+    grm = build_grm(replace(TINY, text_width=64, vision_width=64))
+    plan = BatchPlan(episodes=2, runs=4)
+    config = TrainConfig(budget_s=0, updates=240, learning_rate=2e-3, plan=plan, control=control)
+    train(Trainer(grm, [moving_square(seed) for seed in range(16)], config))
+    unseen = [
+        replace(shown, frames=moving_square(100 + seed, shown.success, count=16).frames)
+        for seed, shown in enumerate([success(16)] * 5 + [failure(0.5, count=16)] * 5)
+    ]
+    client = LocalRewardClient(Scorer(TransformersEngine(grm)))
+    found = judge(client, unseen, TaskReference.of(unseen[0]), FusionConfig())
+    verdict = decide(report(found, 0.8, STRIDE), GateConfig())
+    failed = {check.name for check in verdict.failed}
+    assert failed >= expected, verdict.table()
+    assert verdict.passed == (control == "none"), verdict.table()
+
+
+def test_good_figures_pass_and_each_bound_can_fail() -> None:
+    config = GateConfig()
+    assert decide(GOOD, config).passed
+    assert "accepted" in decide(GOOD, config).table()
+    worse = {"voc_plus": 0.949, "voc_minus": 0.949, "auc": 0.979, "progress_mae": 0.081, "false_success": 0.051}
+    for name, value in worse.items():
+        assert decide(replace(GOOD, **{name: getattr(config, name)}), config).passed  # the bound itself is good enough
+        verdict = decide(replace(GOOD, **{name: value}), config)
+        assert not verdict.passed
+        assert [check.name for check in verdict.failed] == [name]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["voc_plus", "voc_minus", "auc", "progress_mae", "false_success"])
+def test_what_is_no_number_never_passes(name: str, value: float) -> None:
+    loosest = GateConfig(voc_plus=-1.0, voc_minus=-1.0, auc=0.0, progress_mae=1.0, false_success=1.0)
+    verdict = decide(replace(GOOD, **{name: value}), loosest)
+    assert [check.name for check in verdict.failed] == [name]
+    assert "no value" in verdict.table()
+
+
+def test_the_table_names_what_failed_and_what_to_do_last() -> None:
+    verdict = decide(replace(GOOD, voc_minus=0.1, false_success=0.3), GateConfig())
+    lines = verdict.table().splitlines()
+    assert lines[0] == "Reward model REFUSED: 2 of 5 figures out of bounds"
+    rows = lines[1:6]
+    assert [row.split() for row in rows] == [
+        ["voc_plus", "0.9900", "≥", "0.95", "ok"],
+        ["voc_minus", "0.1000", "≥", "0.95", "FAILED"],
+        ["progress_mae", "0.0300", "≤", "0.08", "ok"],
+        ["auc", "1.0000", "≥", "0.98", "ok"],
+        ["false_success", "0.3000", "≤", "0.05", "FAILED"],
+    ]
+    assert len({row.index("≥" if "≥" in row else "≤") for row in rows}) == 1
+    assert lines[-2].startswith("  voc_minus: the model says forward whatever it sees")
+    assert lines[-1].startswith("  false_success: ")
+    assert "demonstrations.reward_model_failures" in lines[-1]
+    assert verdict.markdown().splitlines()[1] == "| voc_minus | 0.1000 | ≥ 0.95 | **FAILED** |"
+    assert verdict.markdown().splitlines()[0] == "| voc_plus | 0.9900 | ≥ 0.95 | ok |"
+    assert not any(line.startswith("  auc: ") for line in lines)
+
+
+def test_few_episodes_are_noted_but_fail_nothing() -> None:
+    verdict = decide(replace(GOOD, successes=4, failures=59), GateConfig())
+    assert verdict.passed
+    table = verdict.table()
+    assert "4 successes are few to judge by: the figures are worth trusting from 30 on" in table
+    assert "59 failures are few to judge by: the figures are worth trusting from 60 on" in table
+    assert "few" not in decide(replace(GOOD, successes=30, failures=60), GateConfig()).table()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"voc_plus": 1.1},
+        {"voc_minus": math.nan},
+        {"auc": -0.1},
+        {"progress_mae": 2.0},
+        {"false_success": -0.1},
+        {"success_threshold": 0.0},
+        {"least_successes": 0},
+        {"least_failures": 0},
+    ],
+)
+def test_bad_bounds_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match=rf"gate\.{next(iter(bad))}"):
+        GateConfig(**bad)  # type: ignore[arg-type]
+
+
+def test_the_bounds_are_read_without_anything_heavy() -> None:
+    code = "import sys, experiments.gate_config; sys.exit(len({'ray', 'torch', 'numpy'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,149 @@
+"""The monitor warns when the reward model and the simulator part, once, and says when they agree again."""
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from dopamine_rl.errors import BadInput
+from experiments.monitor import ShadowMonitor
+
+
+def fill(monitor: ShadowMonitor, successes: Sequence[float], failures: Sequence[float]) -> None:
+    for final in successes:
+        monitor.add(final, True)
+    for final in failures:
+        monitor.add(final, False)
+
+
+def test_a_model_that_tells_them_apart_gives_no_warning() -> None:
+    monitor = ShadowMonitor()
+    fill(monitor, [0.95] * 10, [0.4] * 25)
+    assert monitor.warning() is None
+    assert monitor.summary() == {
+        "episodes": 35,
+        "without_value": 0,
+        "window_successes": 10,
+        "window_failures": 25,
+        "auc": 1.0,
+        "false_success": 0.0,
+        "success_end": pytest.approx(0.95),
+        "failure_end": pytest.approx(0.4),
+        "warnings": 0,
+        "open": [],
+    }
+
+
+def test_a_blind_model_is_named_with_its_numbers() -> None:
+    monitor = ShadowMonitor()
+    fill(monitor, [0.6, 0.62, 0.58, 0.61], [0.4] * 8 + [0.7] * 8)
+    warning = monitor.warning()
+    assert warning is not None
+    assert "AUC of 4 successes against 16 failures is 0.50 (bound 0.8)" in warning
+    assert "last 20 episodes" in warning
+    assert "failures end at progress" not in warning
+    assert monitor.summary()["open"] == ["auc"]
+
+
+def test_claimed_successes_are_named_also_where_nothing_succeeds() -> None:
+    monitor = ShadowMonitor()
+    fill(monitor, [], [0.3] * 15 + [0.85] * 5)
+    warning = monitor.warning()
+    assert warning is not None
+    assert "25% of 20 failures end at progress 0.8 or above (bound 20%)" in warning
+    assert monitor.summary()["auc"] is None
+
+
+def test_successes_that_end_below_failures_are_named() -> None:
+    monitor = ShadowMonitor(least_auc=0.0)
+    fill(monitor, [0.3] * 5, [0.5] * 20)
+    warning = monitor.warning()
+    assert warning is not None
+    assert "successes end at 0.30 on average, failures at 0.50" in warning
+    assert "AUC" not in warning
+
+
+def test_few_episodes_say_nothing() -> None:
+    monitor = ShadowMonitor(window=50, least=20)
+    fill(monitor, [0.1] * 3, [0.9] * 16)
+    assert monitor.warning() is None
+    monitor.add(0.9, False)
+    assert monitor.warning() is not None
+    few_successes = ShadowMonitor()
+    fill(few_successes, [0.1] * 2, [0.5] * 30)
+    assert few_successes.warning() is None
+    few_failures = ShadowMonitor()
+    fill(few_failures, [0.1] * 30, [0.95] * 2)
+    assert few_failures.warning() is None
+
+
+def test_a_warning_comes_when_it_starts_when_it_gets_worse_and_when_it_is_over() -> None:
+    monitor = ShadowMonitor(window=40, least=20)
+
+    def failures(claimed: int) -> str | None:
+        fill(monitor, [], [0.9] * claimed + [0.2] * (40 - claimed))
+        return monitor.warning()
+
+    assert failures(8) is None  # 20 %, the bound itself
+    assert "25%" in (failures(10) or "")
+    assert monitor.warning() is None
+    assert failures(10) is None
+    assert failures(13) is None  # not much worse
+    worse = failures(20) or ""
+    assert "50%" in worse
+    assert "recovered" not in worse
+    assert failures(12) is None
+    assert failures(7) is None  # within the bound, but hardly
+    over = failures(4) or ""
+    assert over.startswith("recovered: 10% of 40 failures")
+    assert monitor.summary()["open"] == []
+    assert monitor.summary()["warnings"] == 2
+    assert "25%" in (failures(10) or "")
+
+
+def test_what_can_no_longer_be_told_stays_open_and_silent() -> None:
+    monitor = ShadowMonitor(window=20, least=20)
+    fill(monitor, [], [0.9] * 20)
+    assert monitor.warning() is not None
+    fill(monitor, [0.9] * 20, [])
+    assert monitor.warning() is None
+    assert monitor.summary()["open"] == ["false_success"]
+
+
+def test_only_the_window_counts() -> None:
+    monitor = ShadowMonitor(window=20, least=10)
+    fill(monitor, [0.1] * 50, [0.9] * 50)
+    fill(monitor, [0.9] * 10, [0.1] * 10)
+    assert monitor.warning() is None
+    summary = monitor.summary()
+    assert (summary["episodes"], summary["window_successes"], summary["window_failures"]) == (120, 10, 10)
+
+
+def test_an_episode_without_a_value_is_counted_and_left_out() -> None:
+    monitor = ShadowMonitor()
+    monitor.add(math.nan, True)
+    monitor.add(np.float32(0.5), np.bool_(False))  # type: ignore[arg-type]
+    summary = json.loads(json.dumps(monitor.summary(), allow_nan=False))
+    assert (summary["episodes"], summary["without_value"], summary["success_end"]) == (1, 1, None)
+    for bad in (1.2, -0.1, math.inf):
+        with pytest.raises(BadInput, match="final_progress"):
+            monitor.add(bad, False)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"least": 0},
+        {"window": 10},
+        {"window": 3, "least": 2},
+        {"success_threshold": 0.0},
+        {"least_auc": 0.99},
+        {"most_false_success": 0.0},
+        {"least_auc": math.nan},
+    ],
+)
+def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(BadInput, match=f"monitor.{next(iter(bad))}"):
+        ShadowMonitor(**bad)  # type: ignore[arg-type]
