@@ -14,8 +14,9 @@ from dopamine_rl.types import Demonstration
 from experiments.settings import ExperimentConfig
 from experiments.workers import Job, PolicySpec
 
-FAILURES = ("near_miss", "stall", "near_miss", "retreat")
-"""Kinds of failed episodes, in turn: half of them near misses."""
+FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
+"""Kinds of scripted failures, in turn. More than half are near misses, because the cloned policy's failures, which are
+judged beside them, mostly are not: it hesitates before the hole."""
 SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts")
 """Sets of episodes in the order of their seeds, which begin 1000 apart; those of "trial" are acted and not recorded."""
 

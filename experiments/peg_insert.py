@@ -43,9 +43,14 @@ def main(argv: list[str] | None = None) -> None:
         with interruptible("Interrupted. The same command goes on from here."):
             run(folder, config, arguments)
     except DopamineError as error:
-        refused = type(error).__name__ == "GateRefused"  # its module imports torch
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(REFUSED if refused else 1) from error
+        exit_with(error)
+
+
+def exit_with(error: DopamineError) -> NoReturn:
+    """End the process with an error's message, and the exit status that says whether the gate refused."""
+    print(f"error: {error}", file=sys.stderr)
+    refused = type(error).__name__ == "GateRefused"  # its module imports torch
+    raise SystemExit(REFUSED if refused else 1) from error
 
 
 class interruptible:

@@ -128,7 +128,7 @@ def _training_truth(result: dict[str, Any]) -> str:
 
 def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:
     """Draw fused progress of unseen successes and failures over their own time."""
-    figure = _figure(7, 3.4)
+    figure = new_figure(7, 3.4)
     axes = figure.subplots()
     for episode in judged:
         success = episode.demonstration.success
@@ -143,11 +143,11 @@ def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:
 
 def plot_curve(path: Path, result: dict[str, Any]) -> None:
     """Draw success while training, with its interval, between the evaluations of first and last policy."""
-    figure = _figure(7, 3.4)
+    figure = new_figure(7, 3.4)
     axes = figure.subplots()
     curve = result["curve"]
     steps = [point["environment_steps"] for point in curve]
-    rates = [_recent(curve, i) for i in range(len(curve))]
+    rates = [recent_success(curve, i) for i in range(len(curve))]
     known = [(step, rate) for step, rate in zip(steps, rates, strict=True) if rate is not None]
     if known:
         at = [step for step, _ in known]
@@ -164,7 +164,7 @@ def plot_curve(path: Path, result: dict[str, Any]) -> None:
     figure.savefig(path)
 
 
-def _recent(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> Rate | None:
+def recent_success(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> Rate | None:
     """Success of at least the last `least` episodes up to point i of a curve; None before there are any."""
     end = curve[i]
     starts = [point for point in curve[:i] if end["episodes"] - point["episodes"] >= least]
@@ -173,7 +173,8 @@ def _recent(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> Rate | 
     return wilson(successes, episodes) if episodes else None
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float) -> Any:
+    """A figure of so many inches, drawn without a screen."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

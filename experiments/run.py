@@ -51,6 +51,14 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def sibling(self, config: ExperimentConfig, folder: RunFolder) -> Run:
+        """Another run that shares this one's simulators and services; they end with this one. Its environment must be the
+        same."""
+        other = Run(config, folder, self.console, pool=self.pool)
+        other._services = self._services
+        other._stack = self._stack
+        return other
+
     @property
     def path(self) -> Path:
         """The run's folder."""

@@ -36,7 +36,7 @@ class DemonstrationConfig:
     gate_successes: int = 6
     """Unseen expert episodes that the reward model is judged on."""
     gate_failures: int = 6
-    """Unseen failed episodes that the reward model is judged on; half of them near misses."""
+    """Unseen scripted failures that the reward model is judged on; more than half of them near misses."""
     gate_rollouts: int = 4
     """Unseen episodes of the cloned policy that the reward model is judged on: what training will ask about."""
     first_seed: int = 1000

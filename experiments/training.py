@@ -194,6 +194,7 @@ def train(
     checkpoint: Path | None = None,
     key: str = "",
     tracker: Tracker | None = None,
+    on_point: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train for the configured environment steps and save the policy; see `train_policy` for what it returns.
 
@@ -202,6 +203,7 @@ def train(
         checkpoint: folder to go on from after an interruption; None keeps none.
         key: what the training depends on; a checkpoint of another training is not gone on from.
         tracker: where to log.
+        on_point: is given every point of the learning curve.
     """
     progress = progress or Progress()
     monitor = ShadowMonitor(success_threshold=config.gate.success_threshold)
@@ -216,6 +218,8 @@ def train(
             console.say(f"  WARNING: {warning}")
         if tracker is not None:
             tracker.log(progress.environment_steps, point)
+        if on_point is not None:
+            on_point(point)
         if checkpoint is not None and time.monotonic() - saved >= config.training.checkpoint_s:
             save_checkpoint(checkpoint, algorithm, progress, key)
             saved = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,8 +39,24 @@ class Task:
     seed: int = 0
 
 
+PROBE_S, PROBE_EVERY_S = 3.0, 15.0
+"""How long a lost env runner is waited for, and how often: while its node is gone, the others must not be held up."""
+
+
 class CompleteReports:
-    """Mixed into an Algorithm: the keys of REPORTED are in every report."""
+    """Mixed into an Algorithm: the keys of REPORTED are in every report, and lost env runners cost little."""
+
+    _probed_at = -math.inf
+
+    def restore_env_runners(self, env_runner_group: Any) -> list[int]:
+        """RLlib's, at most every `PROBE_EVERY_S`: it is called before every training step, and each call waits."""
+        if env_runner_group.num_healthy_remote_workers() == env_runner_group.num_remote_workers():
+            return []
+        if time.monotonic() - self._probed_at < PROBE_EVERY_S:
+            return []
+        restored: list[int] = super().restore_env_runners(env_runner_group)  # type: ignore[misc]
+        self._probed_at = time.monotonic()
+        return restored
 
     def step(self) -> dict[str, Any]:
         """One report of the algorithm."""
@@ -88,5 +105,5 @@ def _configure_processes(config: Any, learner: LearnerConfig) -> None:
     config.fault_tolerance(
         restart_failed_env_runners=True,
         delay_between_env_runner_restarts_s=learner.restart_delay_s,
-        env_runner_health_probe_timeout_s=learner.sample_timeout_s / 4,
+        env_runner_health_probe_timeout_s=PROBE_S,
     )

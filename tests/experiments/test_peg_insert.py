@@ -16,11 +16,12 @@ pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow]
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "--preset", "smoke", "--force", "--demonstrations.gate-rollouts", "2", "--cloning.widths", "32", "64", "--cloning.trials", "2",
     "--demonstrations.reward-model", "4", "--demonstrations.policy", "3", "--demonstrations.gate-successes", "2",
     "--demonstrations.gate-failures", "2", "--sft.train.budget-s", "6", "--cloning.updates", "100",
     "--training.environment-steps", "160", "--evaluation.episodes", "2", "--learner.learning-starts", "60",
 ]  # fmt: skip
-RATES = ("expert_success", "bc_success", "policy_success")
+RATES = ("expert_success", "straight_push_success", "bc_success", "policy_success")
 GATE = ("voc_plus", "voc_minus", "progress_mae", "false_success", "auc")
 LABELS = ("asked", "answered", "invalid", "late", "rejected", "p50_ms", "p99_ms")
 
