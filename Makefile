@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test check setup vulkan
+.PHONY: help run test test-full check setup vulkan
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -11,7 +11,10 @@ help:  ## list the targets
 run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> learner -> report and video in runs/
 	$(BIN)/python -m experiments.peg_insert $(ARGS)
 
-test: setup vulkan  ## every test
+test: setup vulkan  ## the tests, in about a quarter of an hour
+	$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps
 	$(BIN)/python -m pytest $(ARGS)
 
 check: setup  ## lint, types and the tests that need neither Ray nor pictures, in about a minute

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
@@ -10,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+"""Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -45,6 +49,12 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half-written below a folder. Nobody may be writing there."""
+    for path in [path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name)]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

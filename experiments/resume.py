@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import remove_leftovers, write_atomically
 from experiments.storage import RunFolder
 
 PHASES = "phases"
@@ -79,6 +79,8 @@ LOCK = ".lock"
 def only_run(folder: RunFolder) -> Iterator[None]:
     """Hold the run folder for the length of the block; the system lets go of it however the process ends.
 
+    What a killed run left half-written is removed first.
+
     Raises:
         BadInput: another run is working in it.
     """
@@ -89,4 +91,5 @@ def only_run(folder: RunFolder) -> Iterator[None]:
             raise BadInput(
                 "--out", folder.place, "another run is working there: wait for it, or name another"
             ) from error
+        remove_leftovers(folder.path)
         yield

@@ -8,7 +8,7 @@ import pytest
 
 from tests.experiments.test_peg_insert import ROOT, TINY, assert_audit_agrees, check_result, environment
 
-pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
 SPREAD = [
     "--learner.num-env-runners", "2", "--learner.actor-resource", "sim", "--learner.num-cpus-per-env-runner", "0.2",

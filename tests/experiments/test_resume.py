@@ -94,3 +94,12 @@ def test_two_runs_do_not_work_in_one_folder_and_a_killed_one_lets_go(folder):
         other.kill()
     with only_run(folder):
         assert (folder.path / ".lock").exists()
+
+
+def test_what_a_killed_process_left_half_written_is_removed(folder):
+    (folder.path / "demonstrations" / ".expert_000001.0123abcd").mkdir(parents=True)
+    (folder.path / ".policy.0123abcd.safetensors").write_text("half")
+    (folder.path / "demonstrations" / ".keep").write_text("somebody's")
+    with only_run(folder):
+        pass
+    assert sorted(path.name for path in folder.path.rglob(".*")) == [".keep", ".lock"]

@@ -1,0 +1,75 @@
+"""A run that is interrupted or killed leaves nothing running, and the same command goes on to a valid result."""
+
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.experiments.test_peg_insert import ROOT, TINY, assert_audit_agrees, check_result, environment
+
+pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
+
+MOMENTS = [  # A line after which the blow falls within two seconds.
+    (signal.SIGKILL, r"episodes recorded: 1 of"),
+    (signal.SIGINT, r"Policy cloned"),
+    (signal.SIGKILL, r"update \d+, loss"),
+    (signal.SIGINT, r"environment steps \|"),
+    (signal.SIGKILL, r"environment steps \|"),
+]
+
+
+def processes_of(home):
+    """Living processes that were started for the account `home`."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("HOME") == str(home) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def run_until(command, home, blow, line):
+    """Start the command, strike it after a line of its output, and return its exit status and output."""
+    output = []
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        for text in process.stdout:
+            output.append(text)
+            if blow is not None and re.search(line, text):
+                time.sleep(random.Random(line).uniform(0.0, 2.0))
+                process.send_signal(blow)
+                blow = None
+        status = process.wait(timeout=120)
+    return status, "".join(output)
+
+
+def test_five_blows_and_then_a_result(tmp_path):
+    folder = tmp_path / "run"
+    command = [
+        sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY,
+        "--training.environment-steps", "400", "--learner.steps-per-iteration", "40", "--training.checkpoint-s", "1",
+    ]  # fmt: skip
+    for blow, line in MOMENTS:
+        status, output = run_until(command, tmp_path, blow, line)
+        assert status in ({130} if blow is signal.SIGINT else {-9}), output[-4000:]
+        deadline = time.monotonic() + 60.0
+        while processes_of(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert not processes_of(tmp_path), [process.cmdline()[:3] for process in processes_of(tmp_path)]
+        assert not (folder / "result.json").exists()
+    status, output = run_until(command, tmp_path, None, "")
+    assert status == 0, output[-4000:]
+    assert "kept" in output
+    assert "going on from" in output
+    result = check_result(folder)
+    assert result["training_sittings"] >= 3
+    assert_audit_agrees(folder, result)
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"], "something half-written was left"
