@@ -1,7 +1,7 @@
 """Measures the success of one policy on unseen seeds.
 
     python -m experiments.evaluate expert
-    python -m experiments.evaluate runs/peg_insert_smoke/policy.safetensors --evaluation.episodes 100
+    python -m experiments.evaluate runs/peg_insert/policy.safetensors --evaluation.episodes 100
     python -m experiments.evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
         --env.horizon 150 --evaluation.episodes 100
 

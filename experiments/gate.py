@@ -59,7 +59,8 @@ class JudgedEpisode:
 class GateReport:
     """Figures of a reward model on unseen episodes.
 
-    The experts are the successful expert episodes; successes and failures are those of all sources.
+    The experts are the successful expert episodes; successes and failures are those of all sources. An episode that ran
+    out of time when it was truly beyond the threshold, a peg on its way in, is neither.
 
     Args:
         voc_plus, voc_minus: mean over the experts of at least 8 frames (metrics.voc_plus, metrics.voc_minus).
@@ -72,6 +73,7 @@ class GateReport:
         near_miss_false_success: share of those whose final progress reaches the threshold; None where there is none.
         invalid: frames without a value; they were held.
         successes, failures: episodes.
+        cut_off: episodes that were neither.
         stride: environment steps between scored frames.
     """
 
@@ -88,6 +90,7 @@ class GateReport:
     invalid: int
     successes: int
     failures: int
+    cut_off: int
     stride: int
 
 
@@ -271,7 +274,8 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
         BadInput: no failure, or no successful expert episode of at least 8 frames, to judge by.
     """
     successes = [episode for episode in judged if episode.demonstration.success]
-    failures = [episode for episode in judged if not episode.demonstration.success]
+    unfinished = [episode for episode in judged if not episode.demonstration.success]
+    failures = [episode for episode in unfinished if not _cut_off(episode.demonstration, threshold)]
     experts = [episode for episode in successes if episode.source == "expert"]
     long_enough = [episode for episode in experts if len(episode.curve) >= MIN_POINTS]
     if not long_enough or not failures:
@@ -295,8 +299,16 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
         invalid=sum(int((~e.folded.valid).sum()) for e in judged),
         successes=len(successes),
         failures=len(failures),
+        cut_off=len(unfinished) - len(failures),
         stride=stride,
     )
+
+
+def _cut_off(demonstration: Demonstration, threshold: float) -> bool:
+    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed. Where
+    nobody knows the truth, a failure is a failure."""
+    truth = demonstration.true_progress
+    return truth is not None and len(truth) > 1 and bool(truth[-1] >= threshold and truth[-1] > truth[-2] + 0.02)
 
 
 def _ends(episodes: Sequence[JudgedEpisode]) -> list[float]:
@@ -327,6 +339,8 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     else:
         share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} failures that ended at the plate"
         notes.append(f"{share} within 1 cm of the hole are taken for successes")
+    if report.cut_off:
+        notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")
     for kind, seen, least in (
         ("successes", report.successes, config.least_successes),
         ("failures", report.failures, config.least_failures),

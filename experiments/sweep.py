@@ -3,18 +3,23 @@
     python experiments/sweep.py --preset smoke --trials 4
     ray job submit --working-dir . -- python experiments/sweep.py --trials 16 --storage /shared/runs
 
-Demonstrations, cloned policy and reward model are made once (or taken over, where the folder is a run of the main job with
-the same settings), the model passes its gate once and is served once. Every trial labels the policy's demonstrations
-through that service and trains with its own fusion, stride, discount and number of updates; ASHA stops those that fall
-behind, the others are judged on held-out development seeds. The first trial is the preset itself.
+Demonstrations, cloned policy and reward model are made once (or taken over, where --out is a run of the main job with the
+same settings); the model passes its gate once and is served once. Every trial labels the policy's demonstrations through
+that service and trains with its own fusion, stride, discount and number of updates; ASHA stops those that fall behind, the
+others are judged on held-out development seeds. The first trial is the preset itself.
 
     --trials N          how many (8)
     --concurrent N      how many at once (as many as the cluster's CPUs hold)
-    --seed-of-search N  what the points are drawn from (0)
+    --seed-of-search N  what the other trials' settings are drawn from (0)
 
-Results: sweep.json and sweep.md in STORAGE/NAME_sweep (or --out), Tune's own below tune/. What is done is kept; an
-interrupted or partly failed search is done again, on what was prepared. The last line is JSON. Exit status 1: every trial
-failed; 3: the reward model failed its gate.
+Results: sweep.json and sweep.md in STORAGE/NAME_sweep (or --out), Tune's own below tune/. What is done is kept; a search
+that was interrupted, or in which a trial failed, is done anew on what was prepared. The last line is JSON. Exit status 1:
+every trial failed; 3: the reward model failed its gate (see --force).
+
+A trial is a process with the learner and one for each env runner, in one placement group: it starts whole or waits. On two
+cores trials run one by one, some 52 s each with the smoke preset, 27 of them until the first update; two at once
+(--learner.num-cpus-per-learner 0.25) take 28 % less time together. Acting in the learner's process instead
+(--learner.num-env-runners 0) starts 8 s sooner and is slower from then on: 40 s instead of 27 at 4 updates a step.
 """
 
 from __future__ import annotations
@@ -49,8 +54,9 @@ if TYPE_CHECKING:
     from experiments.run import Run
 
 Point = dict[str, Any]
-"""A value for each setting that is searched, by its dotted name."""
-OUTCOMES = ("answered", "invalid", "late", "rejected")
+"""What a trial is: a value for each setting that is searched, by its dotted name."""
+LOST = ("invalid", "late", "rejected")
+"""What may become of a frame that is not answered."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,15 @@ class SearchArguments:
     concurrent: int | None
     seed: int
 
+    def __post_init__(self) -> None:
+        for name, value, least in (
+            ("--trials", self.trials, 1),
+            ("--concurrent", self.concurrent, 1),
+            ("--seed-of-search", self.seed, 0),
+        ):
+            if value is not None and value < least:
+                raise BadInput(name, value, f"give at least {least}")
+
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, search, and print what came of it."""
@@ -78,30 +93,19 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments, config = parse_run(ExperimentConfig, rest, "sweep", __doc__ or "")
         wanted = SearchArguments(own.trials, own.concurrent, own.seed_of_search)
-        check(wanted, config)
+        if config.reward not in ("grm", "naive"):
+            raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
         folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
         with interruptible("Interrupted. The same command keeps the reward model and searches anew."):
             summary = run(folder, config, arguments, wanted)
-        print(json.dumps(summary))
+        print(json.dumps(summary), flush=True)
         if summary["best"] is None:
-            raise DopamineError("every trial failed; sweep.md names the errors")
+            raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
     except DopamineError as error:
         exit_with(error)
 
 
-def check(wanted: SearchArguments, config: ExperimentConfig) -> None:
-    """Raise BadInput for what cannot be searched."""
-    if wanted.trials < 1:
-        raise BadInput("--trials", wanted.trials, "give at least 1")
-    if wanted.concurrent is not None and wanted.concurrent < 1:
-        raise BadInput("--concurrent", wanted.concurrent, "give at least 1")
-    if wanted.seed < 0:
-        raise BadInput("--seed-of-search", wanted.seed, "give at least 0")
-    if config.reward not in ("grm", "naive"):
-        raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
-
-
-# The space, and points in it.
+# What is searched.
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def space(config: ExperimentConfig) -> dict[str, Choice | Range]:
 
 
 def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
-    """The preset's own point, then a Latin hypercube of the space: each dimension is covered evenly, however few they are."""
+    """The preset's own point, then a Latin hypercube of the space: however few, they cover each dimension evenly."""
     dimensions, rng = space(config), np.random.default_rng(seed)
     drawn = trials - 1
     columns = {
@@ -152,7 +156,7 @@ def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
 
 
 def at_point(config: ExperimentConfig, point: Point) -> ExperimentConfig:
-    """The settings of a trial. Its scored frames are not kept: the audit is for single runs."""
+    """The settings of a trial. Scored frames are not kept: they would fill the disk, and audits are for single runs."""
     for name, value in {**point, "labels.keep_frames": False}.items():
         config = _replaced(config, name.split("."), value)
     return config
@@ -168,14 +172,68 @@ def flags(point: Point) -> str:
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in point.items())
 
 
+def rungs(config: ExperimentConfig) -> list[int]:
+    """Environment steps at which ASHA compares trials, each twice as late as the one before.
+
+    The first is late, because a policy falls below its clone while its critics are young: after a quarter of the budget,
+    and thrice the steps that are acted before learning starts. None is in the last iteration, where nothing is saved.
+    """
+    budget, steps = config.training.environment_steps, []
+    rung = max(3 * config.learner.learning_starts, budget // 4)
+    while 0 < rung <= budget - config.learner.steps_per_iteration:
+        steps.append(rung)
+        rung *= 2
+    return steps
+
+
+def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
+    """What a trial reserves: for its own process what RLlib reserves for a driver that learns, and for each env runner,
+    whose place a simulator takes for the evaluation."""
+    driver_cpus = max(learner.num_cpus_per_learner, learner.num_cpus_for_driver)
+    actor = {"CPU": learner.num_cpus_per_env_runner}
+    if learner.actor_resource:
+        actor[learner.actor_resource] = 1.0
+    return [{"CPU": driver_cpus, "GPU": learner.num_gpus_per_learner}, *([actor] * simulators(learner))]
+
+
+def simulators(learner: LearnerConfig) -> int:
+    """Processes that a trial has for simulators."""
+    return max(1, learner.num_env_runners)
+
+
+def concurrency(config: ExperimentConfig, cluster: Mapping[str, float], wanted: int | None) -> int:
+    """How many trials run at once.
+
+    Args:
+        cluster: all resources that there are.
+        wanted: at most so many; None for as many as there is room for.
+    Raises:
+        BadInput: there is no room for one, which Tune would wait for in silence.
+    """
+    needed: dict[str, float] = {}
+    for bundle in bundles(config.learner):
+        for name, amount in bundle.items():
+            needed[name] = needed.get(name, 0.0) + amount
+    taken = {"CPU": config.service.num_cpus, "GPU": config.service.num_gpus}
+    free = {name: cluster.get(name, 0.0) - config.service.replicas * taken.get(name, 0.0) for name in needed}
+    room = min(int(free[name] / amount + 1e-6) for name, amount in needed.items() if amount > 0)
+    if room < 1:
+        raise BadInput(
+            "cluster resources", free, f"give beside the service what a trial needs, {needed}, or ask for less"
+        )
+    return min(room, wanted or room)
+
+
 # The whole, in the driver.
 
 
 def run(
     folder: RunFolder, config: ExperimentConfig, arguments: RunArguments, wanted: SearchArguments
 ) -> dict[str, Any]:
-    """Prepare, search, write sweep.json and sweep.md; returns what the last line says: trials, best, wall_s.
+    """Prepare, search, write sweep.json and sweep.md.
 
+    Returns:
+        trials: how many; best: the best one's row, None where all failed; wall_s.
     Raises:
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
@@ -187,6 +245,9 @@ def run(
 
     console = Console()
     with only_run(folder), ray_cluster(config.cluster):
+        import ray
+
+        concurrent = concurrency(config, ray.cluster_resources(), wanted.concurrent)
         console.say(f"Sweep of {config.name}: {wanted.trials} trials, results in {folder.place}")
         try:
             with Run(config, folder, console, arguments.fresh) as this:
@@ -195,117 +256,59 @@ def run(
                 _, verdict = phases.gate(this, prepared)
                 if not verdict.passed and not arguments.force:
                     raise phases.GateRefused(refusal(verdict))
-                found = search(this, prepared, wanted)
-                report = {**found, **context(config, prepared, wanted), "gate_passed": verdict.passed}
+                found = search(this, prepared, wanted, concurrent)
+            report = {**found, **in_common(config, prepared, wanted.seed), "gate_passed": verdict.passed}
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}
             folder.write_json("sweep.json", report)
             folder.write_text("sweep.md", page(report))
         finally:
             folder.publish()
-    for line in aligned(HEADER, cells(report["trials"])):
+    rows = report["trials"]
+    for line in aligned([HEADER, *map(cells, rows)]):
         console.say("  " + line)
     console.say(f"Done: {folder.place}/sweep.md")
-    best = report["trials"][0] if report["trials"][0]["outcome"] != "failed" else None
-    return {"trials": len(report["trials"]), "best": best, "wall_s": report["wall_s"]}
+    return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}
 
 
-def context(config: ExperimentConfig, prepared: Prepared, wanted: SearchArguments) -> dict[str, Any]:
-    """What sweep.json says of the conditions that all trials had in common."""
+def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """What sweep.json says of the conditions that all trials shared."""
     from experiments.episodes import trial_seeds
 
-    seeds = trial_seeds(config)
+    held_out = trial_seeds(config)
     return {
         "name": config.name,
         "reward": config.reward,
-        "environment_steps": config.training.environment_steps,
         "model_version": prepared.model.version,
         "clone_success": max(prepared.cloned.trials.values()),
-        "seeds": {"search": wanted.seed, "training": config.seed, "held_out": [seeds[0], seeds[-1]]},
+        "seeds": {"search": seed, "training": config.seed, "held_out": [held_out[0], held_out[-1]]},
     }
 
 
-def search(this: Run, prepared: Prepared, wanted: SearchArguments) -> dict[str, Any]:
-    """The search phase: application (the service's name) and trials (see `row`), the best first.
-
-    It is kept where no trial failed.
-    """
-    config = this.config
+def search(this: Run, prepared: Prepared, wanted: SearchArguments, concurrent: int) -> dict[str, Any]:
+    """The search phase, which is kept unless a trial failed: application (the service's name) and trials (the rows, the best
+    first)."""
+    config, console = this.config, this.console
     points = sample(config, wanted.trials, wanted.seed)
     depends_on = (
         points, config.env, config.reward, config.seed, config.fusion, config.learner, config.training, config.labels,
-        config.demonstrations, config.service, prepared.model.version, prepared.cloned.version, config.cloning.trials,
+        config.demonstrations, config.service, config.cloning.trials, prepared.model.version, prepared.cloned.version,
     )  # fmt: skip
 
     def work() -> dict[str, Any]:
-        # The simulators have done their work, and a trial needs their room.
-        this.pool.close()
+        this.pool.close()  # These simulators have done their work, and the trials need the room.
         application, _ = this.service(prepared.model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
-        concurrent = concurrency(this, wanted.concurrent)
-        this.console.say(f"  {concurrent} at once; rungs of ASHA at {rungs(config) or 'no'} environment steps")
+        console.say(f"  {concurrent} at once; ASHA compares them after {rungs(config) or 'no'} environment steps")
         for number, point in enumerate(points):
-            this.console.say(f"  trial {number}: {flags(point)}")
-        rows = fit(Shared(config, prepared, application, folder), points, concurrent, this.console)
+            console.say(f"  trial {number}: {flags(point)}")
+        rows = fit(Shared(config, prepared, application, folder), points, concurrent, console)
         return {"application": application, "trials": sorted(rows, key=merit, reverse=True)}
 
     title = f"Search: {len(points)} trials of {config.training.environment_steps} environment steps"
     found: dict[str, Any] = this.phase("search", title, depends_on, work)
-    if any(row["outcome"] == "failed" for row in found["trials"]):
+    if any(row["error"] is not None for row in found["trials"]):
         this.forget("search")
     return found
-
-
-def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
-    """What a trial reserves: its own process, and each env runner's, whose place a simulator takes in the end.
-
-    The driver's share is what RLlib reserves for a driver that learns.
-    """
-    driver = {
-        "CPU": max(learner.num_cpus_per_learner, learner.num_cpus_for_driver),
-        "GPU": learner.num_gpus_per_learner,
-    }
-    actor = {"CPU": learner.num_cpus_per_env_runner}
-    if learner.actor_resource:
-        actor[learner.actor_resource] = 1.0
-    return [driver, *(dict(actor) for _ in range(actors(learner)))]
-
-
-def actors(learner: LearnerConfig) -> int:
-    """Processes with a simulator in a trial."""
-    return max(1, learner.num_env_runners)
-
-
-def concurrency(this: Run, wanted: int | None) -> int:
-    """How many trials run at once. Raises BadInput where the cluster is too small for one."""
-    import ray
-
-    config, there = this.config, ray.cluster_resources()
-    needed: dict[str, float] = {}
-    for bundle in bundles(config.learner):
-        for name, amount in bundle.items():
-            needed[name] = needed.get(name, 0.0) + amount
-    there["CPU"] = there.get("CPU", 0.0) - config.service.replicas * config.service.num_cpus
-    there["GPU"] = there.get("GPU", 0.0) - config.service.replicas * config.service.num_gpus
-    room = min(int(there.get(name, 0.0) / amount + 1e-6) for name, amount in needed.items() if amount > 0)
-    if room < 1:
-        shown = {name: round(there.get(name, 0.0), 2) for name in needed}
-        raise BadInput("cluster", shown, f"give what a trial needs beside the service, {needed}, or ask for less")
-    return wanted or room
-
-
-def rungs(config: ExperimentConfig) -> list[int]:
-    """Environment steps at which ASHA compares trials, each twice as late as the one before.
-
-    The first is late, because a policy falls below its clone while its critics are young: after a quarter of the budget,
-    and thrice the steps that are acted before learning starts. None is in the last iteration, where nothing is saved.
-    """
-    grace = max(3 * config.learner.learning_starts, config.training.environment_steps // 4)
-    latest = config.training.environment_steps - config.learner.steps_per_iteration
-    steps = []
-    while grace <= latest:
-        steps.append(grace)
-        grace *= 2
-    return steps
 
 
 def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Console) -> list[dict[str, Any]]:
@@ -316,22 +319,16 @@ def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Conso
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
-    milestones = rungs(shared.config)
-    # A trial that reaches the last step must not be stopped there: it is still to be evaluated.
-    scheduler = (
-        ASHAScheduler(
-            "environment_steps", grace_period=milestones[0], max_t=milestones[-1], reduction_factor=2,
-            stop_last_trials=False,
+    scheduler, steps = None, rungs(shared.config)
+    if steps:
+        # A trial at its last step must not be stopped: it is still to be evaluated.
+        scheduler = ASHAScheduler(
+            "environment_steps", grace_period=steps[0], max_t=steps[-1], reduction_factor=2, stop_last_trials=False
         )
-        if milestones
-        else None
-    )  # fmt: skip
     rows: dict[int, dict[str, Any]] = {}
+    trainable = tune.with_parameters(train_point, shared=shared)
     tune.Tuner(
-        tune.with_resources(
-            tune.with_parameters(train_point, shared=shared),
-            tune.PlacementGroupFactory(bundles(shared.config.learner)),
-        ),
+        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles(shared.config.learner))),
         param_space={"trial": tune.grid_search([{"number": i, "point": point} for i, point in enumerate(points)])},
         tune_config=tune.TuneConfig(
             metric="success",
@@ -351,23 +348,26 @@ def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Conso
 
 
 def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
-    """A callback of Tune that says a line for every report and every end, and keeps the trials' latest rows."""
+    """Tune's callback: says a line for every report and every end, and keeps each trial's latest row."""
     from ray import tune
 
     class Watcher(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
-            rows[trial.config["trial"]["number"]] = row(trial.config["trial"], result)
-            if "success_final" not in result:
-                console.say("  " + progress_line(trial.config["trial"]["number"], result))
+            latest = self._keep(trial, result)
+            if latest["success_final"] is None:
+                console.say("  " + progress_line(latest))
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             console.say("  " + end_line(rows[trial.config["trial"]["number"]]))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            error = Path(trial.error_file).read_text() if trial.error_file else "no message"
-            number = trial.config["trial"]["number"]
-            rows[number] = row(trial.config["trial"], trial.last_result, error)
-            console.say("  " + end_line(rows[number]))
+            text = Path(trial.error_file).read_text() if trial.error_file else ""
+            console.say("  " + end_line(self._keep(trial, trial.last_result or {}, text)))
+
+        def _keep(self, trial: Any, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
+            told = trial.config["trial"]
+            rows[told["number"]] = row(told["number"], told["point"], last, error)
+            return rows[told["number"]]
 
     return Watcher()
 
@@ -377,11 +377,11 @@ def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of a search have in common.
+    """What all trials of a search share.
 
     Args:
         config: the settings that a point changes.
-        prepared: paths on storage that every node can read.
+        prepared: its paths are read by every trial, on whatever node.
         application: name of the reward service.
         folder: where the trials' folders lie.
     """
@@ -397,21 +397,21 @@ def trial_name(number: int) -> str:
     return f"trial_{number:03d}"
 
 
-def train_point(trial: dict[str, Any], shared: Shared) -> None:
+def train_point(told: dict[str, Any], shared: Shared) -> None:
     """Tune's function: label the demonstrations, train, evaluate, and report along the way."""
     from ray import tune
 
     from experiments.training import build_algorithm, train
 
-    point, prepared = trial["trial"], shared.prepared
-    config, folder = at_point(shared.config, point["point"]), shared.folder / trial_name(point["number"])
+    trial, prepared = told["trial"], shared.prepared
+    config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
     folder.mkdir(parents=True, exist_ok=True)
     transitions, policy = folder / "policy_demonstrations.npz", folder / "policy.safetensors"
     labelled = label(config, shared, transitions)
     curve: list[dict[str, Any]] = []
 
-    def on_point(point: dict[str, Any]) -> None:
-        curve.append(point)
+    def on_point(latest: dict[str, Any]) -> None:
+        curve.append(latest)
         tune.report(figures(curve, labelled))
 
     algorithm = build_algorithm(
@@ -447,13 +447,12 @@ def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
     has ended, success is 0 of 0."""
     from experiments.report import recent_success
 
-    point, rate = curve[-1], recent_success(curve, len(curve) - 1)
-    names = ("environment_steps", "episodes", "updates", "asked", *OUTCOMES)
+    latest, rate = curve[-1], recent_success(curve, len(curve) - 1)
     return {
         "success": rate.mean if rate else 0.0,
         "success_episodes": rate.n if rate else 0,
         "demonstration_frames": labelled,
-        **{name: point[name] for name in names},
+        **{name: latest[name] for name in ("environment_steps", "updates", "asked", "answered", *LOST)},
     }
 
 
@@ -463,8 +462,8 @@ def held_out_success(config: ExperimentConfig, policy: Path) -> float:
     from experiments.workers import Job, PolicySpec, WorkerPool
 
     jobs = [Job("evaluate", (PolicySpec("network", policy), seed)) for seed in trial_seeds(config)]
-    blind = replace(config.env, views=(), oracle=False)
-    pool = WorkerPool(blind, actors(config.learner), config.learner.num_cpus_per_env_runner)
+    blind, learner = replace(config.env, views=(), oracle=False), config.learner
+    pool = WorkerPool(blind, simulators(learner), learner.num_cpus_per_env_runner)
     try:
         won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console(), "episodes")]
     finally:
@@ -475,20 +474,19 @@ def held_out_success(config: ExperimentConfig, policy: Path) -> float:
 # What came of it.
 
 
-def row(trial: dict[str, Any], last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
+def row(number: int, point: Point, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
     """What sweep.json holds of a trial.
 
     Args:
-        trial: number and point.
         last: its last report; empty where it made none.
         error: text of what it failed with.
     """
     final = last.get("success_final")
-    labels = {name: int(last.get(name, 0)) for name in ("asked", *OUTCOMES)}
+    labels = {name: int(last.get(name, 0)) for name in ("asked", "answered", *LOST)}
     return {
-        "trial": trial["number"],
-        "point": trial["point"],
-        "outcome": "failed" if error is not None else "finished" if final is not None else "stopped early",
+        "trial": number,
+        "point": point,
+        "outcome": "failed" if error is not None else "stopped early" if final is None else "finished",
         "stopped_early": error is None and final is None,
         "success_final": final,
         "success": last.get("success"),
@@ -496,7 +494,7 @@ def row(trial: dict[str, Any], last: Mapping[str, Any], error: str | None = None
         "environment_steps": int(last.get("environment_steps", 0)),
         "updates": int(last.get("updates") or 0),
         "seconds": round(float(last.get("time_total_s", 0.0)), 1),
-        "labels": {**labels, "closed": labels["asked"] == sum(labels[name] for name in OUTCOMES)},
+        "labels": {**labels, "closed": labels["asked"] == sum(labels.values()) - labels["asked"]},
         "demonstration_frames": int(last.get("demonstration_frames", 0)),
         "error": None if error is None else last_line(error),
     }
@@ -504,99 +502,103 @@ def row(trial: dict[str, Any], last: Mapping[str, Any], error: str | None = None
 
 def last_line(text: str) -> str:
     """The last line that says anything; a traceback ends with its error."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "no message"
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a message")
 
 
 def merit(row: Mapping[str, Any]) -> tuple[bool, bool, float, float]:
-    """Larger for better trials: finished ones before those stopped early before failed ones, each by success."""
-    final = row["success_final"] is not None
-    return row["error"] is None, final, row["success_final"] if final else 0.0, row["success"] or 0.0
+    """Larger for better trials: finished before stopped early before failed ones, each kind by success."""
+    final = row["success_final"]
+    return row["error"] is None, final is not None, final or 0.0, row["success"] or 0.0
 
 
-def progress_line(number: int, result: Mapping[str, Any]) -> str:
+def progress_line(row: Mapping[str, Any]) -> str:
     """What is said of a report."""
+    labels = row["labels"]
     return (
-        f"trial {number}: {result['environment_steps']:>6} environment steps | success {result['success']:.2f} of the last "
-        f"{result['success_episodes']} | labels {result['answered']}/{result['asked']}"
+        f"trial {row['trial']}: {row['environment_steps']:>6} environment steps | success {row['success']:.2f} of the last "
+        f"{row['success_episodes']} | labels {labels['answered']}/{labels['asked']}{lost(labels)}"
     )
 
 
 def end_line(row: Mapping[str, Any]) -> str:
     """What is said of a trial's end."""
-    if row["outcome"] == "finished":
-        tail = f"success {row['success_final']:.2f} on held-out seeds"
-    else:
-        tail = row["error"] or "others were further"
-    return f"trial {row['trial']} {row['outcome']} after {row['environment_steps']} environment steps: {tail}"
+    finished = row["success_final"] is not None
+    what = (
+        f"success {row['success_final']:.2f} on held-out seeds" if finished else row["error"] or "others were further"
+    )
+    return f"trial {row['trial']} {row['outcome']} after {row['environment_steps']} environment steps: {what}"
 
 
-HEADER = ("trial", "fusion", "stride", "gamma", "updates/step", "held-out", "training", "env. steps", "labels", "outcome")
+def lost(labels: Mapping[str, int]) -> str:
+    """The frames that were not answered, as a continuation of those that were."""
+    return "".join(f", {labels[name]} {name}" for name in LOST if labels[name])
 
 
-def cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table's text, a list a trial, in the order of HEADER."""
-
-    def shown(value: float | None) -> str:
-        return "–" if value is None else f"{value:.2f}"
-
-    names = ("fusion.kind", "env.stride", "gamma", "learner.updates_per_step")
-    table = []
-    for row in rows:
-        labels = row["labels"]
-        lost = "".join(f", {labels[name]} {name}" for name in OUTCOMES[1:] if labels[name])
-        table.append(
-            [
-                str(row["trial"]),
-                *(f"{value:g}" if isinstance(value, float) else str(value) for value in map(row["point"].get, names)),
-                shown(row["success_final"]),
-                f"{shown(row['success'])} ({row['success_episodes']})",
-                str(row["environment_steps"]),
-                f"{labels['answered']}/{labels['asked']}{lost}",
-                row["outcome"] if row["error"] is None else f"failed: {row['error']}",
-            ]
-        )
-    return table
+HEADER = [
+    "trial", "fusion", "stride", "gamma", "updates/step", "held-out", "training", "env. steps", "labels", "outcome",
+]  # fmt: skip
 
 
-def aligned(header: Sequence[str], table: Sequence[Sequence[str]]) -> list[str]:
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as text, in the order of HEADER."""
+    point, labels = row["point"], row["labels"]
+    searched = (point.get(name, "–") for name in ("fusion.kind", "env.stride", "gamma", "learner.updates_per_step"))
+    final, while_training = ("–" if row[n] is None else f"{row[n]:.2f}" for n in ("success_final", "success"))
+    return [
+        str(row["trial"]),
+        *(f"{value:g}" if isinstance(value, float) else str(value) for value in searched),
+        final,
+        f"{while_training} of {row['success_episodes']}",
+        str(row["environment_steps"]),
+        f"{labels['answered']}/{labels['asked']}{lost(labels)}",
+        row["outcome"] + (f": {row['error']}" if row["error"] else ""),
+    ]
+
+
+def aligned(table: Sequence[Sequence[str]]) -> list[str]:
     """A table as lines whose columns stand below one another."""
-    lines = [list(header), *map(list, table)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
 
 
 def page(report: Mapping[str, Any]) -> str:
     """The sweep as a page."""
-    table = [HEADER, ["---"] * len(HEADER), *cells(report["trials"])]
-    rows = "\n".join("| " + " | ".join(text.replace("|", "/") for text in line) + " |" for line in table)
-    first, last = report["seeds"]["held_out"]
-    best, count = report["trials"][0], last - first + 1
+    rows, seeds = report["trials"], report["seeds"]
+    table = [HEADER, ["---"] * len(HEADER), *map(cells, rows)]
+    lines = "\n".join("| " + " | ".join(text.replace("|", "/") for text in line) + " |" for line in table)
+    (first, last), clone = seeds["held_out"], report["clone_success"]
+    count = last - first + 1
+    better = any((row["success_final"] or 0.0) > clone for row in rows)
+    beaten = "" if better else "; **no trial did better**"
     return f"""# Sweep: {report["name"]}
 
-{rows}
+{lines}
 
-Sorted by success of the trained policy on {count} held-out development episodes; trials that ASHA stopped have none and
-follow by their success while training (in brackets: over how many of the latest episodes). Trial 0 is the preset. The
-cloned policy that all begin with succeeds in {report["clone_success"]:.2f} of the same {count} episodes.
+*held-out*: success of the trained policy on {
+        count
+    } development episodes; a trial that ASHA stopped early has none and is
+sorted below the others by its success while *training*, exploration included, over its latest episodes. Trial 0 is the
+preset. The cloned policy that all begin with succeeds in {clone:.2f} of the same {count} episodes{beaten}.
 
-Shared by all trials: demonstrations, cloned policy, and reward model {report["model_version"]}
-({"its gate was passed" if report["gate_passed"] else "its gate was NOT passed, --force was given"}), served once as the
-application `{report["application"]}`. Labels: answered of asked frames; each frame asked for is answered, invalid, late or
-rejected.
+- Shared by all trials: demonstrations, cloned policy, and reward model {report["model_version"]}, served once as
+  `{report["application"]}`. Its gate was {"passed" if report["gate_passed"] else "NOT passed: --force was given"}.
+- Labels: answered of asked frames of the training; every other one was invalid, late or rejected.
+- Seeds: held-out episodes {first} to {
+        last
+    }, on which the size of the cloned policy was chosen too (the main job evaluates on
+  others); training {seeds["training"]}, the same in every trial; the points were drawn from {seeds["search"]}.
 
-Seeds: held-out episodes {first} to {last}, which the size of the cloned policy was chosen on too and which are not those
-of the main job's evaluation; training {report["seeds"]["training"]} in every trial; points drawn from
-{report["seeds"]["search"]}. The best of several trials on {count} episodes is a lucky one: measure it by the main job,
+The best of several trials on {
+        count
+    } episodes is partly the luckiest. The main job measures it on unseen ones, after it has
+recorded, trained and judged with this stride and fusion:
 
-    python experiments/peg_insert.py {flags(best["point"])}
-
-which records its demonstrations, and trains and judges its reward model, at that stride and with that fusion.
+    python experiments/peg_insert.py {flags(rows[0]["point"])}
 """
 
 
 if __name__ == "__main__":
-    # By its module's name, which the trials' processes can import it by.
+    # By its module's name, which the trials' processes know it by.
     from experiments import sweep
 
     sweep.main()

@@ -28,7 +28,9 @@ def at_stride(demonstration: Demonstration, stride: int) -> Demonstration:
     wanted = np.union1d(np.arange(0, steps[-1], stride), steps[-1:])
     missing = np.setdiff1d(wanted, steps)
     if len(missing):
-        raise BadInput("stride", stride, f"give a multiple of the recorded one: no frame at environment step {missing[0]}")
+        raise BadInput(
+            "stride", stride, f"give a multiple of the recorded one: no frame at environment step {missing[0]}"
+        )
     keyframes = np.searchsorted(wanted, steps[demonstration.keyframes])
     stages = tuple(name for name, (a, b) in zip(demonstration.stages, pairwise(keyframes), strict=True) if a < b)
     if not stages:

@@ -26,7 +26,7 @@ from tests.fakes import FakeEngine, frame, picture
 STRIDE = 4
 GOOD = GateReport(
     voc_plus=0.99, voc_minus=0.99, kendall=0.95, progress_mae=0.03, false_success=0.02, auc=1.0, success_end=0.97,
-    failure_end=0.3, near_misses=20, near_miss_false_success=0.05, invalid=0, successes=40, failures=80, stride=STRIDE,
+    failure_end=0.3, near_misses=20, near_miss_false_success=0.05, invalid=0, successes=40, failures=80, cut_off=0, stride=STRIDE,
 )  # fmt: skip
 
 
@@ -309,3 +309,12 @@ def test_bad_bounds_are_refused(bad: dict[str, float]) -> None:
 def test_the_bounds_are_read_without_anything_heavy() -> None:
     code = "import sys, experiments.gate_config; sys.exit(len({'ray', 'torch', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_episode_cut_off_on_its_way_in_is_neither_success_nor_failure() -> None:
+    late = replace(failure(0.9), true_progress=np.linspace(0.0, 0.9, 12).astype(np.float32))
+    stalled = replace(failure(0.9), true_progress=np.minimum(np.linspace(0.0, 1.8, 12), 0.9).astype(np.float32))
+    figures = report(judged([success(), late, stalled, failure(0.3)]), 0.8, STRIDE)
+    assert (figures.successes, figures.failures, figures.cut_off) == (1, 2, 1)
+    assert figures.false_success == 0.5
+    assert "ran out of time" in decide(figures, GateConfig()).table()
