@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -53,27 +55,19 @@ def exit_with(error: DopamineError) -> NoReturn:
     raise SystemExit(REFUSED if refused else 1) from error
 
 
-class interruptible:
-    """Ends the process cleanly on Ctrl-C and on SIGTERM: the block's own cleaning up is done, then one line is said.
+@contextmanager
+def interruptible(message: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(message, file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
 
-    Args:
-        message: what is said.
-    """
 
-    def __init__(self, message: str) -> None:
-        self._message = message
-
-    def __enter__(self) -> None:
-        signal.signal(signal.SIGTERM, self._terminate)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and issubclass(kind, KeyboardInterrupt):
-            print(self._message, file=sys.stderr, flush=True)
-            raise SystemExit(INTERRUPTED)
-
-    @staticmethod
-    def _terminate(*_: object) -> NoReturn:
-        raise KeyboardInterrupt
+def _terminate(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:
@@ -87,19 +81,15 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder):
+    with only_run(folder), ExitStack() as stack:
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            cluster = ray_cluster(config.cluster)
-            cluster.__enter__()
-        try:
-            with Run(config, folder, console, arguments.fresh) as this:
-                folder.write_text("config.toml", dump_toml(config))
-                result = complete(this, arguments.force)
-        finally:
-            folder.publish()
-            cluster.__exit__(None, None, None)
+            stack.enter_context(ray_cluster(config.cluster))
+        stack.callback(folder.publish)
+        this = stack.enter_context(Run(config, folder, console, arguments.fresh))
+        folder.write_text("config.toml", dump_toml(config))
+        result = complete(this, arguments.force)
     console.say(f"Done: {folder.place}/report.md")
     return result
 

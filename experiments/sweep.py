@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 Point = dict[str, Any]
 """What a trial is: a value for each setting that is searched, by its dotted name."""
+INTERRUPTED = "Interrupted. The same command keeps the reward model and searches anew."
 LOST = ("invalid", "late", "rejected")
 """What may become of a frame that is not answered."""
 
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
         if config.reward not in ("grm", "naive"):
             raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
         folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
-        with interruptible("Interrupted. The same command keeps the reward model and searches anew."):
+        with interruptible(INTERRUPTED):
             summary = run(folder, config, arguments, wanted)
         print(json.dumps(summary), flush=True)
         if summary["best"] is None:
@@ -244,7 +245,8 @@ def run(
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster):
+    # Again inside, because Ray takes SIGTERM for itself when it starts.
+    with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), wanted.concurrent)
@@ -298,7 +300,8 @@ def search(this: Run, prepared: Prepared, wanted: SearchArguments, concurrent: i
         this.pool.close()  # These simulators have done their work, and the trials need the room.
         application, _ = this.service(prepared.model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
-        console.say(f"  {concurrent} at once; ASHA compares them after {rungs(config) or 'no'} environment steps")
+        compared = f"after {rungs(config)} environment steps" if rungs(config) else "never: the budget is too small"
+        console.say(f"  {concurrent} at once; ASHA compares them {compared}")
         for number, point in enumerate(points):
             console.say(f"  trial {number}: {flags(point)}")
         rows = fit(Shared(config, prepared, application, folder), points, concurrent, console)
