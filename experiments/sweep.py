@@ -29,6 +29,7 @@ import functools
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -532,6 +533,11 @@ def end_line(row: Mapping[str, Any]) -> str:
     return f"trial {row['trial']} {row['outcome']} after {row['environment_steps']} environment steps: {what}"
 
 
+def brief(row: Mapping[str, Any]) -> str:
+    """The beginning of a failed trial's error; sweep.json has all of it, and Tune's folder the traceback."""
+    return textwrap.shorten(row["error"] or "", 100, placeholder=" …")
+
+
 def lost(labels: Mapping[str, int]) -> str:
     """The frames that were not answered, as a continuation of those that were."""
     return "".join(f", {labels[name]} {name}" for name in LOST if labels[name])
@@ -554,7 +560,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{while_training} of {row['success_episodes']}",
         str(row["environment_steps"]),
         f"{labels['answered']}/{labels['asked']}{lost(labels)}",
-        row["outcome"] + (f": {row['error']}" if row["error"] else ""),
+        f"{row['outcome']}: {brief(row)}" if row["error"] else row["outcome"],
     ]
 
 

@@ -107,7 +107,7 @@ def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
     try:
         out = tmp_path / "storage"
         command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]
-        command += ["--preset", "smoke", "--storage", str(out)]
+        command += ["--preset", "smoke", "--force", "--storage", str(out)]
         env["RAY_ADDRESS"] = "http://127.0.0.1:28265"
         wait_until_listening(28265)
         done = submit(command, env)

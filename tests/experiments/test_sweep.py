@@ -197,6 +197,7 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
 @pytest.mark.ray
 @pytest.mark.render
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_trials_share_a_service_and_the_loss_of_one_does_not_end_the_sweep(tmp_path):
     out = tmp_path / "sweep"
     command = [sys.executable, str(ROOT / "experiments" / "sweep.py"), "--out", str(out), "--trials", "2", *TINY]
