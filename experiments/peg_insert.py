@@ -58,7 +58,9 @@ def exit_with(error: DopamineError) -> NoReturn:
 @contextmanager
 def interruptible(message: str) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said."""
-    signal.signal(signal.SIGTERM, _terminate)
+    # SIGINT too: a process that a shell started in the background begins with it ignored.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _terminate)
     try:
         yield
     except KeyboardInterrupt:

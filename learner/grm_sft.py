@@ -8,6 +8,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -107,7 +108,7 @@ def train_grm(
         ),
     )
     with _watched(job.board, on_progress):
-        result = trainer.fit()
+        result = _interruptible(trainer.fit)
     if result.checkpoint is None:
         raise CheckpointError(f"the training job ended without a model: {result.error}")
     with result.checkpoint.as_directory() as folder:
@@ -125,6 +126,24 @@ def _check_resources(config: SFTConfig) -> None:
             raise BadInput(
                 "sft.workers", config.workers, f"the cluster has {present.get(name, 0.0)} {name}, not {wanted}"
             )
+
+
+def _interruptible(fit: Callable[[], Any]) -> Any:
+    """Call `fit` in a thread of its own and wait for it.
+
+    In the main thread Ray Train takes SIGINT over, ends the process with status 0 where it comes, and never gives it back:
+    Ctrl-C would be deaf for the rest of a run.
+    """
+    outcome: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            outcome.set_result(fit())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=call, name="fit", daemon=True).start()
+    return outcome.result()
 
 
 @contextmanager
