@@ -25,21 +25,17 @@ cores trials run one by one, some 52 s each with the smoke preset, 27 of them un
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import sys
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-import numpy as np
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
@@ -48,17 +44,15 @@ from experiments.console import Console
 from experiments.peg_insert import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
-from learner.config import LearnerConfig
+from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweep_space import Point, bundles, concurrency, flags, rungs, sample
+from experiments.sweep_trial import Shared, train_point, trial_name
 
 if TYPE_CHECKING:
     from experiments.phases import Prepared
     from experiments.run import Run
 
-Point = dict[str, Any]
-"""What a trial is: a value for each setting that is searched, by its dotted name."""
 INTERRUPTED = "Interrupted. The same command keeps the reward model and searches anew."
-LOST = ("invalid", "late", "rejected")
-"""What may become of a frame that is not answered."""
 
 
 @dataclass(frozen=True)
@@ -105,128 +99,6 @@ def main(argv: list[str] | None = None) -> None:
             raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
     except DopamineError as error:
         exit_with(error)
-
-
-# What is searched.
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One of some values."""
-
-    values: tuple[Any, ...]
-
-    def at(self, share: float) -> Any:
-        """The value at a share in [0, 1) of the way through."""
-        return self.values[int(share * len(self.values))]
-
-
-@dataclass(frozen=True)
-class Range:
-    """A number between two, to four decimals."""
-
-    low: float
-    high: float
-
-    def at(self, share: float) -> float:
-        """The value at a share in [0, 1) of the way through."""
-        return round(self.low + share * (self.high - self.low), 4)
-
-
-def space(config: ExperimentConfig) -> dict[str, Choice | Range]:
-    """What is searched. Strides are multiples of the preset's, because its demonstrations were recorded at that."""
-    dimensions: dict[str, Choice | Range] = {
-        "fusion.kind": Choice(("mean", "consistency")),
-        "env.stride": Choice((config.env.stride, 2 * config.env.stride)),
-        "gamma": Range(0.95, 0.99),
-    }
-    if config.learner.algorithm == "rlpd":
-        dimensions["learner.updates_per_step"] = Choice((1.0, 2.0, 4.0))
-    return dimensions
-
-
-def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
-    """The preset's own point, then a Latin hypercube of the space: however few, they cover each dimension evenly."""
-    dimensions, rng = space(config), np.random.default_rng(seed)
-    drawn = trials - 1
-    columns = {
-        name: [dimension.at(share) for share in (rng.permutation(drawn) + rng.random(drawn)) / max(drawn, 1)]
-        for name, dimension in dimensions.items()
-    }
-    preset = {name: functools.reduce(getattr, name.split("."), config) for name in dimensions}
-    return [preset, *({name: column[i] for name, column in columns.items()} for i in range(drawn))]
-
-
-def at_point(config: ExperimentConfig, point: Point) -> ExperimentConfig:
-    """The settings of a trial. Scored frames are not kept: they would fill the disk, and audits are for single runs."""
-    for name, value in {**point, "labels.keep_frames": False}.items():
-        config = _replaced(config, name.split("."), value)
-    return config
-
-
-def _replaced(section: Any, names: Sequence[str], value: Any) -> Any:
-    name, *rest = names
-    return replace(section, **{name: _replaced(getattr(section, name), rest, value) if rest else value})
-
-
-def flags(point: Point) -> str:
-    """A point as flags of a command line."""
-    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in point.items())
-
-
-def rungs(config: ExperimentConfig) -> list[int]:
-    """Environment steps at which ASHA compares trials, each twice as late as the one before.
-
-    The first is late, because a policy falls below its clone while its critics are young: after a quarter of the budget,
-    and thrice the steps that are acted before learning starts. None is in the last iteration, where nothing is saved.
-    """
-    budget, steps = config.training.environment_steps, []
-    rung = max(3 * config.learner.learning_starts, budget // 4)
-    while 0 < rung <= budget - config.learner.steps_per_iteration:
-        steps.append(rung)
-        rung *= 2
-    return steps
-
-
-def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
-    """What a trial reserves: for its own process what RLlib reserves for a driver that learns, and for each env runner,
-    whose place a simulator takes for the evaluation."""
-    driver_cpus = max(learner.num_cpus_per_learner, learner.num_cpus_for_driver)
-    actor = {"CPU": learner.num_cpus_per_env_runner}
-    if learner.actor_resource:
-        actor[learner.actor_resource] = 1.0
-    return [{"CPU": driver_cpus, "GPU": learner.num_gpus_per_learner}, *([actor] * simulators(learner))]
-
-
-def simulators(learner: LearnerConfig) -> int:
-    """Processes that a trial has for simulators."""
-    return max(1, learner.num_env_runners)
-
-
-def concurrency(config: ExperimentConfig, cluster: Mapping[str, float], wanted: int | None) -> int:
-    """How many trials run at once.
-
-    Args:
-        cluster: all resources that there are.
-        wanted: at most so many; None for as many as there is room for.
-    Raises:
-        BadInput: there is no room for one, which Tune would wait for in silence.
-    """
-    needed: dict[str, float] = {}
-    for bundle in bundles(config.learner):
-        for name, amount in bundle.items():
-            needed[name] = needed.get(name, 0.0) + amount
-    taken = {"CPU": config.service.num_cpus, "GPU": config.service.num_gpus}
-    free = {name: cluster.get(name, 0.0) - config.service.replicas * taken.get(name, 0.0) for name in needed}
-    room = min(int(free[name] / amount + 1e-6) for name, amount in needed.items() if amount > 0)
-    if room < 1:
-        raise BadInput(
-            "cluster resources", free, f"give beside the service what a trial needs, {needed}, or ask for less"
-        )
-    return min(room, wanted or room)
-
-
-# The whole, in the driver.
 
 
 def run(
@@ -376,238 +248,5 @@ def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
     return Watcher()
 
 
-# A trial, in a process of its own.
-
-
-@dataclass(frozen=True)
-class Shared:
-    """What all trials of a search share.
-
-    Args:
-        config: the settings that a point changes.
-        prepared: its paths are read by every trial, on whatever node.
-        application: name of the reward service.
-        folder: where the trials' folders lie.
-    """
-
-    config: ExperimentConfig
-    prepared: Prepared
-    application: str
-    folder: Path
-
-
-def trial_name(number: int) -> str:
-    """The name of a trial's folder."""
-    return f"trial_{number:03d}"
-
-
-def train_point(told: dict[str, Any], shared: Shared) -> None:
-    """Tune's function: label the demonstrations, train, evaluate, and report along the way."""
-    from ray import tune
-
-    from experiments.training import build_algorithm, train
-
-    trial, prepared = told["trial"], shared.prepared
-    config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
-    folder.mkdir(parents=True, exist_ok=True)
-    transitions, policy = folder / "policy_demonstrations.npz", folder / "policy.safetensors"
-    labelled = label(config, shared, transitions)
-    curve: list[dict[str, Any]] = []
-
-    def on_point(latest: dict[str, Any]) -> None:
-        curve.append(latest)
-        tune.report(figures(curve, labelled))
-
-    algorithm = build_algorithm(
-        config, shared.application, prepared.model.reference, transitions, prepared.cloned.path, folder / "records"
-    )
-    try:
-        train(algorithm, config, policy, Console(), on_point=on_point)
-    finally:
-        algorithm.stop()
-    tune.report({**figures(curve, labelled), "success_final": held_out_success(config, policy)})
-
-
-def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
-    """Label the policy's demonstrations as this trial labels what it acts; returns how many frames were asked for."""
-    from actors.labeller import Labeller
-    from dopamine_rl.episodes.stride import at_stride
-    from experiments import episodes, phases
-    from learner.demonstrations import replay_episode, save_demonstrations
-    from reward_service.client import ServeRewardClient
-
-    recorded = episodes.read_all(shared.prepared.policy_episodes)
-    demonstrations = [at_stride(d, config.env.stride) for d in recorded if d.success]
-    patient = replace(phases.labeller_config(config), deadline_s=120.0)
-    labeller = Labeller(patient, ServeRewardClient(shared.application))
-    room = config.service.max_queued_requests
-    columns = phases.label_demonstrations(demonstrations, labeller, shared.prepared.model.reference, room)
-    save_demonstrations(out, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
-    return sum(len(d.frames) - 1 for d in demonstrations)
-
-
-def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
-    """What a trial reports at the latest point of its curve. Tune ends where a metric is missing: before the first episode
-    has ended, success is 0 of 0."""
-    from experiments.report import recent_success
-
-    latest, rate = curve[-1], recent_success(curve, len(curve) - 1)
-    return {
-        "success": rate.mean if rate else 0.0,
-        "success_episodes": rate.n if rate else 0,
-        "demonstration_frames": labelled,
-        **{name: latest[name] for name in ("environment_steps", "updates", "asked", "answered", *LOST)},
-    }
-
-
-def held_out_success(config: ExperimentConfig, policy: Path) -> float:
-    """Success on the development seeds; the simulators take the env runners' places."""
-    from experiments.episodes import trial_seeds
-    from experiments.workers import Job, PolicySpec, WorkerPool
-
-    jobs = [Job("evaluate", (PolicySpec("network", policy), seed)) for seed in trial_seeds(config)]
-    blind, learner = replace(config.env, views=(), oracle=False), config.learner
-    pool = WorkerPool(blind, simulators(learner), learner.num_cpus_per_env_runner)
-    try:
-        won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console(), "episodes")]
-    finally:
-        pool.close()
-    return sum(won) / len(won)
-
-
-# What came of it.
-
-
-def row(number: int, point: Point, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
-    """What sweep.json holds of a trial.
-
-    Args:
-        last: its last report; empty where it made none.
-        error: text of what it failed with.
-    """
-    final = last.get("success_final")
-    labels = {name: int(last.get(name, 0)) for name in ("asked", "answered", *LOST)}
-    return {
-        "trial": number,
-        "point": point,
-        "outcome": "failed" if error is not None else "stopped early" if final is None else "finished",
-        "stopped_early": error is None and final is None,
-        "success_final": final,
-        "success": last.get("success"),
-        "success_episodes": last.get("success_episodes", 0),
-        "environment_steps": int(last.get("environment_steps", 0)),
-        "updates": int(last.get("updates") or 0),
-        "seconds": round(float(last.get("time_total_s", 0.0)), 1),
-        "labels": {**labels, "closed": labels["asked"] == sum(labels.values()) - labels["asked"]},
-        "demonstration_frames": int(last.get("demonstration_frames", 0)),
-        "error": None if error is None else last_line(error),
-    }
-
-
-def last_line(text: str) -> str:
-    """The last line that says anything; a traceback ends with its error."""
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "without a message")
-
-
-def merit(row: Mapping[str, Any]) -> tuple[bool, bool, float, float]:
-    """Larger for better trials: finished before stopped early before failed ones, each kind by success."""
-    final = row["success_final"]
-    return row["error"] is None, final is not None, final or 0.0, row["success"] or 0.0
-
-
-def progress_line(row: Mapping[str, Any]) -> str:
-    """What is said of a report."""
-    labels = row["labels"]
-    return (
-        f"trial {row['trial']}: {row['environment_steps']:>6} environment steps | success {row['success']:.2f} of the last "
-        f"{row['success_episodes']} | labels {labels['answered']}/{labels['asked']}{lost(labels)}"
-    )
-
-
-def end_line(row: Mapping[str, Any]) -> str:
-    """What is said of a trial's end."""
-    finished = row["success_final"] is not None
-    what = (
-        f"success {row['success_final']:.2f} on held-out seeds" if finished else row["error"] or "others were further"
-    )
-    return f"trial {row['trial']} {row['outcome']} after {row['environment_steps']} environment steps: {what}"
-
-
-def brief(row: Mapping[str, Any]) -> str:
-    """The beginning of a failed trial's error; sweep.json has all of it, and Tune's folder the traceback."""
-    return textwrap.shorten(row["error"] or "", 100, placeholder=" …")
-
-
-def lost(labels: Mapping[str, int]) -> str:
-    """The frames that were not answered, as a continuation of those that were."""
-    return "".join(f", {labels[name]} {name}" for name in LOST if labels[name])
-
-
-HEADER = [
-    "trial", "fusion", "stride", "gamma", "updates/step", "held-out", "training", "env. steps", "labels", "outcome",
-]  # fmt: skip
-
-
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """A row as text, in the order of HEADER."""
-    point, labels = row["point"], row["labels"]
-    searched = (point.get(name, "–") for name in ("fusion.kind", "env.stride", "gamma", "learner.updates_per_step"))
-    final, while_training = ("–" if row[n] is None else f"{row[n]:.2f}" for n in ("success_final", "success"))
-    return [
-        str(row["trial"]),
-        *(f"{value:g}" if isinstance(value, float) else str(value) for value in searched),
-        final,
-        f"{while_training} of {row['success_episodes']}",
-        str(row["environment_steps"]),
-        f"{labels['answered']}/{labels['asked']}{lost(labels)}",
-        f"{row['outcome']}: {brief(row)}" if row["error"] else row["outcome"],
-    ]
-
-
-def aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines whose columns stand below one another."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
-
-
-def page(report: Mapping[str, Any]) -> str:
-    """The sweep as a page."""
-    rows, seeds = report["trials"], report["seeds"]
-    table = [HEADER, ["---"] * len(HEADER), *map(cells, rows)]
-    lines = "\n".join("| " + " | ".join(text.replace("|", "/") for text in line) + " |" for line in table)
-    (first, last), clone = seeds["held_out"], report["clone_success"]
-    count = last - first + 1
-    better = any((row["success_final"] or 0.0) > clone for row in rows)
-    beaten = "" if better else "; **no trial did better**"
-    return f"""# Sweep: {report["name"]}
-
-{lines}
-
-*held-out*: success of the trained policy on {
-        count
-    } development episodes; a trial that ASHA stopped early has none and is
-sorted below the others by its success while *training*, exploration included, over its latest episodes. Trial 0 is the
-preset. The cloned policy that all begin with succeeds in {clone:.2f} of the same {count} episodes{beaten}.
-
-- Shared by all trials: demonstrations, cloned policy, and reward model {report["model_version"]}, served once as
-  `{report["application"]}`. Its gate was {"passed" if report["gate_passed"] else "NOT passed: --force was given"}.
-- Labels: answered of asked frames of the training; every other one was invalid, late or rejected.
-- Seeds: held-out episodes {first} to {
-        last
-    }, on which the size of the cloned policy was chosen too (the main job evaluates on
-  others); training {seeds["training"]}, the same in every trial; the points were drawn from {seeds["search"]}.
-
-The best of several trials on {
-        count
-    } episodes is partly the luckiest. The main job measures it on unseen ones, after it has
-recorded, trained and judged with this stride and fusion:
-
-    python experiments/peg_insert.py {flags(rows[0]["point"])}
-"""
-
-
 if __name__ == "__main__":
-    # By its module's name, which the trials' processes know it by.
-    from experiments import sweep
-
-    sweep.main()
+    main()

@@ -12,27 +12,10 @@ from dopamine_rl.config import load_preset
 from dopamine_rl.errors import BadInput
 from experiments.cli import PRESETS, parse_run
 from experiments.settings import ExperimentConfig
-from experiments.sweep import (
-    HEADER,
-    Choice,
-    Range,
-    aligned,
-    at_point,
-    bundles,
-    cells,
-    concurrency,
-    end_line,
-    figures,
-    flags,
-    main,
-    merit,
-    page,
-    progress_line,
-    row,
-    rungs,
-    sample,
-    space,
-)
+from experiments.sweep import main
+from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweep_space import Choice, Range, at_point, bundles, concurrency, flags, rungs, sample, space
+from experiments.sweep_trial import figures
 from learner.config import LearnerConfig
 from tests.experiments.test_peg_insert import ROOT, TINY, environment
 
