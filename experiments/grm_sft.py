@@ -50,18 +50,11 @@ def run(data: Path, out: Path, held_out: int, config: ExperimentConfig) -> dict[
     console = Console()
     with ray_cluster(config.cluster):
         from dopamine_rl.grm.model import load_grm, model_version
-        from dopamine_rl.grm.train import TrainProgress
         from learner.grm_sft import train_grm
-
-        def on_progress(progress: TrainProgress) -> None:
-            console.progress(
-                f"update {progress.update}, loss {progress.loss:.2f}, hop error {progress.hop_error:.3f}, "
-                f"{progress.pairs_per_s:.0f} pairs/s, {progress.eta_s:.0f} s to go"
-            )
 
         card = {"data": str(data), "command": " ".join(sys.argv)}
         work = out.parent / f"{out.name}.train"
-        train_grm(config.sft, config.grm, training, out, work, card, on_progress, unseen)
+        train_grm(config.sft, config.grm, training, out, work, card, lambda now: console.progress(str(now)), unseen)
     figures = json.loads((out / "grm.json").read_text(encoding="utf-8"))["card"].get("held_out", {})
     return {"version": model_version(out), "parameters": load_grm(out).parameters, "folder": str(out), **figures}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dopamine_rl.errors import BadInput
@@ -113,6 +113,20 @@ class ShadowMonitor:
             "warnings": self._warnings,
             "open": sorted(self._told),
         }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything it remembers; ready for JSON."""
+        counts = {"seen": self._seen, "without_value": self._without_value, "warnings": self._warnings}
+        return {"episodes": list(self._episodes), "told": self._told, **counts}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._episodes.clear()
+        self._episodes.extend((float(end), bool(success)) for end, success in state["episodes"])
+        self._told = dict(state["told"])
+        self._seen, self._without_value, self._warnings = (
+            state[name] for name in ("seen", "without_value", "warnings")
+        )
 
     def _ends(self) -> tuple[list[float], list[float]]:
         """Final progress of the successes and of the failures in the window."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.grm.train import TrainProgress
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
 from experiments import episodes
@@ -147,17 +146,19 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
 
-    def on_progress(progress: TrainProgress) -> None:
-        run.console.progress(
-            f"update {progress.update}, loss {progress.loss:.2f}, hop error {progress.hop_error:.3f}, "
-            f"{progress.pairs_per_s:.0f} pairs/s, {progress.eta_s:.0f} s to go"
-        )
-
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
         scratch = run.path / "grm.train"
         try:
-            train_grm(config.sft, config.grm, [*shown, *failed], path, scratch, card, on_progress)
+            train_grm(
+                config.sft,
+                config.grm,
+                [*shown, *failed],
+                path,
+                scratch,
+                card,
+                lambda now: run.console.progress(str(now)),
+            )
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return {"version": folder_version(path)}

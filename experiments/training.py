@@ -68,6 +68,7 @@ class Progress:
         curve: one point an iteration.
         episodes: success of every finished episode, in order.
         ledger: the labels' accounts.
+        shadow: what the shadow monitor remembers.
     """
 
     environment_steps: int = 0
@@ -76,11 +77,13 @@ class Progress:
     curve: list[dict[str, Any]] = field(default_factory=list)
     episodes: list[bool] = field(default_factory=list)
     ledger: LabelLedger = field(default_factory=LabelLedger)
+    shadow: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, key: str) -> None:
         """Write to a JSON file that also names what the training depends on."""
         state = {
-            name: getattr(self, name) for name in ("environment_steps", "seconds", "sittings", "curve", "episodes")
+            name: getattr(self, name)
+            for name in ("environment_steps", "seconds", "sittings", "curve", "episodes", "shadow")
         }
         labels = {"counts": self.ledger.counts, "latencies_ms": self.ledger.latencies_ms}
         path.write_text(json.dumps({"key": key, **state, "labels": labels}))
@@ -207,6 +210,8 @@ def train(
     """
     progress = progress or Progress()
     monitor = ShadowMonitor(success_threshold=config.gate.success_threshold)
+    if progress.shadow:
+        monitor.load_state_dict(progress.shadow)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
     while progress.environment_steps < config.training.environment_steps:
         result = algorithm.train()
@@ -221,6 +226,7 @@ def train(
         if on_point is not None:
             on_point(point)
         if checkpoint is not None and time.monotonic() - saved >= config.training.checkpoint_s:
+            progress.shadow = monitor.state_dict()
             save_checkpoint(checkpoint, algorithm, progress, key)
             saved = time.monotonic()
     save_policy(out, algorithm.policy_state())

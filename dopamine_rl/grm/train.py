@@ -35,19 +35,29 @@ class TrainProgress:
     Args:
         update: updates made.
         fraction: share of the budget used, in [0, 1].
-        loss: running mean of the training loss; NaN before the first update.
-        hop_error: running mean of |E[hop] − hop| in training; NaN before the first update.
+        loss: running mean of the training loss; None before the first update.
+        hop_error: running mean of |E[hop] − hop| in training; None before the first update.
         pairs_per_s: questions trained on a second, in this process.
         elapsed_s, eta_s: seconds of training so far and to go.
     """
 
     update: int
     fraction: float
-    loss: float
-    hop_error: float
+    loss: float | None
+    hop_error: float | None
     pairs_per_s: float
     elapsed_s: float
     eta_s: float
+
+    def __str__(self) -> str:
+        loss, error = (
+            "–" if value is None else format(value, form)
+            for value, form in ((self.loss, ".2f"), (self.hop_error, ".3f"))
+        )
+        return (
+            f"update {self.update}, loss {loss}, hop error {error}, {self.pairs_per_s:.0f} pairs/s, "
+            f"{self.eta_s:.0f} s to go"
+        )
 
 
 def soft_labels(hops: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -122,7 +132,8 @@ class Trainer:
             betas=(0.9, 0.95),
         )
         self.update, self._elapsed_s, self._pairs = 0, 0.0, 0
-        self._loss = self._error = float("nan")
+        self._loss: float | None = None
+        self._error: float | None = None
 
     def fraction(self) -> float:
         """Share of the budget used; the same number in every process."""
@@ -213,5 +224,5 @@ def _schedule(fraction: float, warmup: float) -> float:
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * (fraction - warmup) / (1.0 - warmup)))
 
 
-def _running(mean: float, value: float) -> float:
-    return value if math.isnan(mean) else 0.95 * mean + 0.05 * value
+def _running(mean: float | None, value: float) -> float:
+    return value if mean is None else 0.95 * mean + 0.05 * value

@@ -147,3 +147,15 @@ def test_an_episode_without_a_value_is_counted_and_left_out() -> None:
 def test_bad_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=f"monitor.{next(iter(bad))}"):
         ShadowMonitor(**bad)  # type: ignore[arg-type]
+
+
+def test_it_goes_on_from_its_state() -> None:
+    whole, first, second = ShadowMonitor(), ShadowMonitor(), ShadowMonitor()
+    for monitor in (whole, first):
+        fill(monitor, [0.3] * 12, [0.9] * 12)
+        assert monitor.warning() is not None
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for monitor in (whole, second):
+        fill(monitor, [0.9] * 5, [math.nan, 0.95])
+    assert second.warning() == whole.warning()
+    assert second.summary() == whole.summary()
