@@ -184,12 +184,14 @@ class Labeller:
         steps = len(task_rewards)
         potential = episode.potential(start + steps)[start:]
         episode.level = float(potential[-1])
+        age = self._phase(episode, start + steps)[start:]
         columns = LabelColumns(
             task_reward=np.asarray(task_rewards, np.float32),
             potential=potential[:-1],
             next_potential=next_potentials(potential, terminated),
             valid=episode.validity(start + steps)[start + 1 :],
-            phase=self._phase(episode, start + steps)[start:-1],
+            phase=age[:-1],
+            next_phase=age[1:],
             model_version=episode.version,
         )
         rewards = shaped_reward(
@@ -209,6 +211,7 @@ class Labeller:
             next_potential=next_potentials(potential, terminated),
             valid=np.zeros(steps, bool),
             phase=np.zeros(steps, np.float32),
+            next_phase=np.zeros(steps, np.float32),
             model_version=self.version(episode_id),
         )
         rewards = shaped_reward(

@@ -253,7 +253,9 @@ class LabelColumns:
         potential: float32 [T], held Φ_t before each step.
         next_potential: float32 [T], held Φ_{t+1} after each step; 0 where the step terminated the episode.
         valid: bool [T], no frame scored at or before t+1 since the last valid one went without a value.
-        phase: float32 [T], environment steps since the last scored frame over the stride, in [0, 1).
+        phase: float32 [T], the held potential's age before each step: environment steps since the last scored frame over
+            the stride, in [0, 1).
+        next_phase: float32 [T], its age after each step.
         model_version: the version behind every potential of the fragment's episode; "" where no model is asked.
     """
 
@@ -262,6 +264,7 @@ class LabelColumns:
     next_potential: NDArray[np.float32]
     valid: NDArray[np.bool_]
     phase: NDArray[np.float32]
+    next_phase: NDArray[np.float32]
     model_version: str
 
 

@@ -89,6 +89,8 @@ class LearnerConfig:
         actor_every: updates of the critics for one update of actor and temperature.
         critics: size of the critic ensemble.
         target_critics: critics drawn at random for every target, of which the least value counts.
+        critic_sees_potential: whether the critics are given the held potential and its age, which are part of the shaped
+            task's state; the policy never is.
         tau: share of the critics that moves into their targets at every update.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -135,6 +137,7 @@ class LearnerConfig:
     actor_every: int = 2
     critics: int = 4
     target_critics: int = 2
+    critic_sees_potential: bool = True
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4

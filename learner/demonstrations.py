@@ -22,7 +22,8 @@ class ReplayEpisode:
 
     Args:
         episode_id: unique name.
-        columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, terminated; T rows each.
+        columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, next_phase, terminated; T rows
+            each.
         version: model version of the labels, "" where no model was asked.
     """
 

@@ -10,7 +10,8 @@ import numpy as np
 from learner.config import LearnerConfig
 from learner.replay import ColumnarReplay, Columns, sample_mixed
 
-BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated")
+HELD_COLUMNS = ("potential", "next_potential", "phase", "next_phase")
+BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated", *HELD_COLUMNS)
 
 
 class ReplayFeed:
@@ -45,7 +46,7 @@ class ReplayFeed:
         return whole
 
     def draw(self, updates: int) -> Columns:
-        """Batches for so many updates: obs, next_obs, actions, rewards, terminated; float32 [updates, B, ...]."""
+        """Batches for so many updates, BATCH_COLUMNS; float32 [updates, B, ...]."""
         config = self._config
         columns = sample_mixed(self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates)
         return {name: columns[name] for name in BATCH_COLUMNS}

@@ -19,10 +19,10 @@ from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
 
 Columns = dict[str, NDArray[Any]]
-LABELS = ("task_reward", "potential", "next_potential", "valid", "phase")
+LABELS = ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
 """The columns that a labelling pass writes and relabelling replaces."""
 SCALARS = (*LABELS, "terminated")
-OPTIONAL = {"potential": 0.0, "next_potential": 0.0, "valid": 1.0, "phase": 0.0}
+OPTIONAL = {"potential": 0.0, "next_potential": 0.0, "valid": 1.0, "phase": 0.0, "next_phase": 0.0}
 """What a column holds where the caller gives none: no potential, nothing invalid."""
 
 
@@ -86,8 +86,8 @@ class _Episode:
 class ColumnarReplay:
     """A ring of transitions with an index of the episodes they belong to.
 
-    Columns: obs, next_obs float32 [D]; actions float32 [A] in [−1, 1]; task_reward, potential, next_potential, phase
-    (types.LabelColumns), valid and terminated (1 or 0). Truncation is not stored: such a transition bootstraps.
+    Columns: obs, next_obs float32 [D]; actions float32 [A] in [−1, 1]; task_reward, potential, next_potential, phase,
+    next_phase (types.LabelColumns), valid and terminated (1 or 0). Truncation is not stored: such a transition bootstraps.
 
     Args:
         capacity: transitions kept; the oldest are overwritten.
@@ -120,7 +120,7 @@ class ColumnarReplay:
         """Store the next T transitions of an episode.
 
         Args:
-            columns: arrays of T rows; potential, next_potential, valid and phase may be absent.
+            columns: arrays of T rows; potential, next_potential, valid, phase and next_phase may be absent.
             t_started: environment step of the first one. A gap (a lost fragment) is kept as a gap.
             version: model version of the labels, one for the whole episode.
         Raises:

@@ -1,4 +1,8 @@
-"""One update of critics, actor and temperature in plain torch: RLPD without Ray."""
+"""One update of critics, actor and temperature in plain torch: RLPD without Ray.
+
+With potentials held between scored frames, the held value and its age are state of the shaped process, so that shaping keeps
+the optimal policy exactly for critics that see them (`critic_sees_potential`).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +42,8 @@ def build_agent(
 ) -> Agent:
     """Fresh networks; the targets begin as copies of the critics. `base_hidden` is that of networks.Policy."""
     sizes = (observation_size, action_size, config.hidden)
-    critic, target = (CriticEnsemble(*sizes, config.critics) for _ in range(2))
+    seen = observation_size + 2 * config.critic_sees_potential
+    critic, target = (CriticEnsemble(seen, action_size, config.hidden, config.critics) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
     policy = Policy(*sizes, config.initial_std, config.residual_scale, base_hidden)
@@ -78,35 +83,42 @@ class Updater:
         """Move the critics and their targets, and every `actor_every` updates the actor and α too.
 
         Args:
-            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B].
+            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; where the critics see the held
+                potential also potential, next_potential, phase, next_phase [B].
         Returns:
             float [5] in the order of LOSSES; NaN for the actor's where it did not move.
         """
         normalise = self.networks.policy.actor.normalise
         observations, next_observations = normalise(batch["obs"]), normalise(batch["next_obs"])
         alpha = self.networks.log_alpha.detach().exp()
-        critic = self._update_critic(observations, next_observations, batch, alpha)
+        seen = self._seen(observations, batch, "potential", "phase")
+        critic = self._update_critic(seen, next_observations, batch, alpha)
         self.updates += 1
         warm = self.updates > self.settings.critic_warmup_updates
         if warm and self.updates % self.settings.actor_every == 0:
-            actor = self._update_actor(observations, alpha)
+            actor = self._update_actor(observations, seen, alpha)
         else:
             actor = torch.full((2,), math.nan, device=self._device)
         return torch.cat((critic, actor, alpha[None]))
 
+    def _seen(self, observations: Tensor, batch: dict[str, Tensor], *held: str) -> Tensor:
+        """What the critics are given, [B, D] or [B, D + 2]."""
+        if not self.settings.critic_sees_potential:
+            return observations
+        return torch.cat((observations, *(batch[name][:, None] for name in held)), -1)
+
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, device=self._device)
 
-    def _update_critic(
-        self, observations: Tensor, following: Tensor, batch: dict[str, Tensor], alpha: Tensor
-    ) -> Tensor:
+    def _update_critic(self, seen: Tensor, following: Tensor, batch: dict[str, Tensor], alpha: Tensor) -> Tensor:
         networks, settings = self.networks, self.settings
         with torch.no_grad():
             actions, log_prob = networks.policy.sample(following, self._noise(batch["actions"]))
-            next_q = critic_values(networks.target.tensors(self._members()), following, actions)
+            seen_next = self._seen(following, batch, "next_potential", "next_phase")
+            next_q = critic_values(networks.target.tensors(self._members()), seen_next, actions)
             entropy = log_prob if settings.entropy_backup else None
             target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, self.gamma, alpha)
-        q = networks.critic(observations, batch["actions"])
+        q = networks.critic(seen, batch["actions"])
         loss = critic_loss(q, target)
         self._descend("critic", self.critic_parameters, loss)
         with torch.no_grad():
@@ -119,13 +131,13 @@ class Updater:
             return None
         return torch.randperm(total, generator=self.generator, device=self._device)[: self.settings.target_critics]
 
-    def _update_actor(self, observations: Tensor, alpha: Tensor) -> Tensor:
+    def _update_actor(self, observations: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
         networks = self.networks
         width = networks.policy.actor.mean.out_features
         actions, log_prob = networks.policy.sample(
             observations, self._noise(observations.new_empty(len(observations), width))
         )
-        q = critic_values(networks.critic.tensors(), observations, actions)
+        q = critic_values(networks.critic.tensors(), seen, actions)
         loss = actor_loss(log_prob, q, alpha)
         # The two losses share no gradient, so one pass backward serves both.
         temperature = alpha_loss(networks.log_alpha, log_prob, self._target_entropy)

@@ -104,7 +104,7 @@ def test_poisoned_truth_leaves_the_labels_bit_equal():
     clean, poisoned = (sample(make_runner(healthy, poison=poison), 4, 9) for poison in (False, True))
     assert any(np.abs(chunk.get_rewards()).max() > 1e-3 for chunk in poisoned)
     for a, b in zip(labels_of(clean), labels_of(poisoned), strict=True):
-        for name in ("potential", "next_potential", "valid", "phase"):
+        for name in ("potential", "next_potential", "valid", "phase", "next_phase"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 

@@ -69,7 +69,7 @@ def run(labeller, steps, cuts=(), terminated=False, truth=lambda t: t / 20, task
     record = labeller.finish(name)
     joined = {
         field: np.concatenate([getattr(c, field) for c in columns])
-        for field in ("task_reward", "potential", "next_potential", "valid", "phase")
+        for field in ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
     }
     return np.concatenate(rewards), joined, record
 

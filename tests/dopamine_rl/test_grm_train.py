@@ -156,7 +156,9 @@ def test_it_learns_to_see_progress() -> None:
     assert figures["auc"] == 1.0
     assert [progress.update for progress in reached] == list(range(1, 121))
     first, last = reached[0].loss, reached[-1].loss
-    assert first is not None and last is not None and last < first - 1.0
+    assert first is not None
+    assert last is not None
+    assert last < first - 1.0
     assert reached[-1].fraction == 1.0
     assert reached[-1].eta_s == 0.0
 

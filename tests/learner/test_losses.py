@@ -18,6 +18,7 @@ from learner.algorithms.losses import (
 from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
 from learner.algorithms.updater import LOSSES, Updater, build_agent
 from learner.config import LearnerConfig
+from learner.feed import HELD_COLUMNS
 
 torch.manual_seed(0)
 D, A, B, E = 5, 3, 8, 4
@@ -108,7 +109,15 @@ def agent_and_batch(**overrides: object) -> tuple[Updater, dict[str, torch.Tenso
     torch.manual_seed(1)
     updater = Updater(build_agent(D, A, config), config, 0.9, 0)
     batch = {"obs": torch.randn(B, D), "next_obs": torch.randn(B, D), "actions": torch.rand(B, A) * 2 - 1}
+    batch |= {name: torch.rand(B) for name in HELD_COLUMNS}
     return updater, {**batch, "rewards": torch.randn(B), "terminated": (torch.rand(B) < 0.3).float()}
+
+
+def seen(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """What critics that see the held potential are given, before and after each step."""
+    before = torch.stack([batch["potential"], batch["phase"]], 1)
+    after = torch.stack([batch["next_potential"], batch["next_phase"]], 1)
+    return torch.cat([batch["obs"], before], 1), torch.cat([batch["next_obs"], after], 1)
 
 
 def test_update_reports_the_loss_of_its_own_target_and_moves_the_targets() -> None:
@@ -118,9 +127,10 @@ def test_update_reports_the_loss_of_its_own_target_and_moves_the_targets() -> No
     with torch.no_grad():
         noise = torch.randn((B, A), generator=generator)
         actions, _ = agent.policy.sample(batch["next_obs"], noise)
-        next_q = agent.target(batch["next_obs"], actions)
+        before, after = seen(batch)
+        next_q = agent.target(after, actions)
         target = critic_target(batch["rewards"], batch["terminated"], next_q, None, 0.9, torch.tensor(0.1))
-        expected = critic_loss(agent.critic(batch["obs"], batch["actions"]), target)
+        expected = critic_loss(agent.critic(before, batch["actions"]), target)
     old = [p.clone() for p in agent.target.parameters()]
     losses = dict(zip(LOSSES, updater.update(batch).tolist(), strict=True))
     assert losses["critic_loss"] == pytest.approx(float(expected), rel=1e-5)
@@ -132,15 +142,23 @@ def test_actor_gradient_is_the_whole_graphs() -> None:
     """Pruning the critics' gradients must not change the actor's."""
     updater, batch = agent_and_batch(actor_every=1)
     agent = updater.networks
-    noise = torch.randn(B, A)
-    actions, log_prob = agent.policy.sample(batch["obs"], noise)
-    whole = actor_loss(log_prob, agent.critic(batch["obs"], actions), torch.tensor(0.1))
-    pruned = actor_loss(log_prob, critic_values(agent.critic.tensors(), batch["obs"], actions), torch.tensor(0.1))
+    before, _ = seen(batch)
+    actions, log_prob = agent.policy.sample(batch["obs"], torch.randn(B, A))
+    whole = actor_loss(log_prob, agent.critic(before, actions), torch.tensor(0.1))
+    pruned = actor_loss(log_prob, critic_values(agent.critic.tensors(), before, actions), torch.tensor(0.1))
     parameters = list(agent.policy.actor.parameters())
     for a, b in zip(
         torch.autograd.grad(whole, parameters, retain_graph=True), torch.autograd.grad(pruned, parameters), strict=True
     ):
         torch.testing.assert_close(a, b)
+
+
+def test_critics_without_the_held_potential_do_not_depend_on_it() -> None:
+    for sees in (False, True):
+        updater, batch = agent_and_batch(critic_sees_potential=sees)
+        other, _ = agent_and_batch(critic_sees_potential=sees)
+        losses = updater.update(batch)[0], other.update({**batch, "next_phase": 1.0 - batch["next_phase"]})[0]
+        assert bool(losses[0] != losses[1]) == sees
 
 
 def test_only_the_critics_move_during_the_warm_up() -> None:

@@ -29,8 +29,8 @@ def fragment(start: int, count: int, terminated: bool = False, seed: int = 0) ->
 
 
 def make_labels(count: int, rng: np.random.Generator, version: str = "v1") -> LabelColumns:
-    values = rng.random((4, count)).astype(np.float32)
-    return LabelColumns(values[0], values[1], values[2], np.ones(count, bool), values[3], version)
+    values = rng.random((5, count)).astype(np.float32)
+    return LabelColumns(values[0], values[1], values[2], np.ones(count, bool), values[3], values[4], version)
 
 
 def replay(capacity: int = 100, mode: str = "grm") -> ColumnarReplay:
@@ -91,7 +91,7 @@ def test_relabel_replaces_the_whole_episode_and_no_other() -> None:
     fresh = make_labels(12, np.random.default_rng(9), "v2")
     stored.relabel("a", fresh)
     after = stored.columns(stored.rows("a"))
-    for name in ("task_reward", "potential", "next_potential", "valid", "phase"):
+    for name in ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase"):
         np.testing.assert_array_equal(after[name], getattr(fresh, name))
     np.testing.assert_array_equal(after["obs"][:, 0], np.arange(12))
     assert stored.episodes == {"a": "v2", "other": "v1"}

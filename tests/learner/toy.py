@@ -52,9 +52,8 @@ def labels(observations: Any, rewards: Any, terminated: bool, version: str = "to
     if terminated:
         after[-1] = 0.0
     count = len(rewards)
-    return LabelColumns(
-        np.asarray(rewards, np.float32), values[:-1], after, np.ones(count, bool), np.zeros(count, np.float32), version
-    )
+    task_rewards, age = np.asarray(rewards, np.float32), np.zeros(count, np.float32)
+    return LabelColumns(task_rewards, values[:-1], after, np.ones(count, bool), age, age, version)
 
 
 def demonstrations(count: int, seed: int = 0, labelled: bool = True) -> list[ReplayEpisode]:
