@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
 
 def exit_with(error: DopamineError) -> NoReturn:
     """End the process with an error's message, and the exit status that says whether the gate refused."""
-    print(f"error: {error}", file=sys.stderr)
+    cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
+    print(f"error: {cause if isinstance(cause, DopamineError) else error}", file=sys.stderr)
     refused = type(error).__name__ == "GateRefused"  # its module imports torch
     raise SystemExit(REFUSED if refused else 1) from error
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.grm.model import load_grm
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
 from experiments import episodes
@@ -80,6 +81,8 @@ class Prepared:
 def prepare(run: Run) -> Prepared:
     """Demonstrations, a cloned policy, its rollouts, and a reward model."""
     config, root = run.config, run.path / "demonstrations"
+    if config.sft.start_from:
+        load_grm(config.sft.start_from)  # What cannot be used is said now, not after the demonstrations.
     scripted = episodes.scripted_plans(config, root)
     _record(run, "demonstrations", "Demonstrations by a scripted expert", scripted)
     cloned = _clone(run, scripted["policy"].paths)

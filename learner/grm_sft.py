@@ -16,12 +16,12 @@ from typing import Any
 
 import ray
 import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
 from torch import nn
 
 from dopamine_rl.episodes.raw import read_demonstration
-from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
 from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.grm.batches import LabelledEpisode, label_episodes
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
@@ -83,7 +83,8 @@ def train_grm(
         `out`. Its card (grm.json, README.md) says what the model was trained with, and the held-out figures.
     Raises:
         BadInput: no episodes.
-        CheckpointError: the job ended without a model.
+        CheckpointError: the model to begin with cannot be used, or the job ended without a model.
+        DopamineError: what a process of the job raised.
     """
     if not episodes:
         raise BadInput("episodes", (), "give at least one folder of a raw episode")
@@ -107,8 +108,11 @@ def train_grm(
             worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         ),
     )
-    with _watched(job.board, on_progress):
-        result = _interruptible(trainer.fit)
+    try:
+        with _watched(job.board, on_progress):
+            result = _interruptible(trainer.fit)
+    except WorkerGroupError as error:
+        raise _raised_on_purpose(error) or error from None
     if result.checkpoint is None:
         raise CheckpointError(f"the training job ended without a model: {result.error}")
     with result.checkpoint.as_directory() as folder:
@@ -126,6 +130,15 @@ def _check_resources(config: SFTConfig) -> None:
             raise BadInput(
                 "sft.workers", config.workers, f"the cluster has {present.get(name, 0.0)} {name}, not {wanted}"
             )
+
+
+def _raised_on_purpose(error: WorkerGroupError) -> DopamineError | None:
+    """What the first process to fail raised, if it is an error of ours: a message for the user, without tracebacks."""
+    for failure in error.worker_failures.values():
+        cause = getattr(failure, "cause", failure)
+        if isinstance(cause, DopamineError):
+            return cause
+    return None
 
 
 def _interruptible(fit: Callable[[], Any]) -> Any:

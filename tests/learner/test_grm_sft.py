@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dopamine_rl.episodes.raw import write_demonstration
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.config import BatchPlan, GRMConfig, SFTConfig, TrainConfig
 from dopamine_rl.types import Demonstration
 
@@ -71,6 +71,21 @@ def test_a_job_ends_with_a_model_and_its_figures(cluster: None, raw: Path, tmp_p
     assert content["card"]["result"]["update"] == 7
     assert content["card"]["episodes"] == 4
     assert {"voc_plus", "voc_minus", "mae", "end", "auc"} <= set(content["card"]["held_out"])
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_what_a_process_of_the_job_raises_on_purpose_is_said_without_a_traceback(
+    cluster: None, raw: Path, tmp_path: Path
+) -> None:
+    from learner.grm_sft import train_grm
+
+    config = SFTConfig(start_from=str(tmp_path / "nowhere"), threads=1, max_failures=0)
+    folder = next(path for path in sorted(raw.iterdir()) if path.is_dir())
+    with pytest.raises(CheckpointError, match="nowhere is not a folder") as error:
+        train_grm(config, TINY, [folder], tmp_path / "grm", tmp_path / "work", {})
+    assert "Traceback" not in str(error.value)
+    assert not (tmp_path / "grm").exists()
 
 
 def test_no_episodes_no_job(tmp_path: Path) -> None:
