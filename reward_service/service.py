@@ -81,6 +81,7 @@ class ServiceCounts:
         wrong_version: requests that wanted a version this replica does not hold.
         failed: requests whose batch failed in the engine.
         largest_batch: frames.
+        longest_line: requests that waited at once.
         model_s: time spent in the model.
     """
 
@@ -92,6 +93,7 @@ class ServiceCounts:
     wrong_version: int = 0
     failed: int = 0
     largest_batch: int = 0
+    longest_line: int = 0
     model_s: float = 0.0
 
 
@@ -153,6 +155,7 @@ class ScoringService:
             self._worker = asyncio.create_task(self._work())
         waiting = _Waiting(request, self.clock(), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
+        self.counts.longest_line = max(self.counts.longest_line, len(self._waiting))
         self._arrived.set()
         return await waiting.answer
 

@@ -1,0 +1,238 @@
+"""The reward service under load: labels a second, latency, and how much of the time the model works.
+
+    python -m experiments.benchmarks.service
+    python -m experiments.benchmarks.service --checkpoint runs/peg_insert/grm --threads 2
+
+Actors are processes that send one new frame a request, in order of an episode, with some requests under way at once as a
+pipelined rollout has. Their pictures are made up: what a picture shows costs the model nothing. Every load runs for some
+seconds after a warm-up. `model_share` is the time that a replica spends inside the model over the time that passed, the mean over
+replicas; with more replicas than free cores it says how the cores are shared, not what the service costs.
+
+In the end far more requests than the service may hold are sent at once with a short deadline: each must be answered,
+refused (rejected) or late by then, and the service must answer again afterwards.
+
+The last line is JSON: loads (for each: actors, replicas, labels_per_s, p50_ms, p99_ms as the actors see them, model_share, batch, the
+mean frames in a batch), queue (bound and longest line seen in a replica) and overload (sent, answered, rejected, late,
+longest_wait_s, deadline_s, recovered_s).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout
+from dopamine_rl.types import EpisodeContext, ScoreRequest
+
+APP = "benchmark"
+SIDE, EPISODE = 112, 16
+"""Pixels of a picture's side, and scored frames of an episode."""
+DEADLINE_S, OVERLOAD_DEADLINE_S = 30.0, 1.0
+
+
+def main() -> None:
+    """Measure every load, then overload the service, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, help="a reward model; by default an untrained embedded one")
+    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8], help="concurrent actors")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="copies of the model")
+    parser.add_argument("--views", type=int, default=2, help="pictures of a frame")
+    parser.add_argument("--depth", type=int, default=4, help="requests that an actor has under way")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load, after a warm-up of 2")
+    parser.add_argument("--threads", type=int, default=1, help="of a replica's forward pass")
+    arguments = parser.parse_args()
+    from experiments.cluster import ClusterConfig, ray_cluster
+
+    with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):
+        checkpoint = arguments.checkpoint or untrained(Path(scratch) / "grm")
+        loads: list[dict[str, Any]] = []
+        overloaded: dict[str, Any] = {}
+        for replicas in arguments.replicas:
+            loads += measure(checkpoint, replicas, arguments)
+        overloaded = overload(checkpoint, arguments)
+    queue = {"bound": overloaded.pop("bound"), "longest": overloaded.pop("longest")}
+    print(json.dumps({"loads": loads, "queue": queue, "overload": overloaded}))
+
+
+def untrained(folder: Path) -> Path:
+    """An embedded model of the default shape; speed does not depend on what it learned."""
+    from dopamine_rl.grm.config import GRMConfig
+    from dopamine_rl.grm.model import build_grm, save_grm
+
+    save_grm(build_grm(GRMConfig(image_size=SIDE)), folder, {"training": "none: for a benchmark"})
+    return folder
+
+
+def measure(checkpoint: Path, replicas: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """One row for every number of actors, against so many replicas."""
+    from reward_service.deployment import deploy, shutdown
+    from reward_service.service import ServiceConfig
+
+    deploy(checkpoint, APP, ServiceConfig(replicas=replicas, num_cpus=1.0, threads=arguments.threads))
+    try:
+        return [_load(actors, replicas, arguments) for actors in arguments.actors]
+    finally:
+        shutdown(APP)
+
+
+def _load(actors: int, replicas: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    import ray
+
+    acting = [ray.remote(num_cpus=0.01)(Actor).remote(number, arguments) for number in range(actors)]
+    ray.get([actor.act.remote(2.0) for actor in acting])
+    before, began = replica_counts(replicas), time.perf_counter()
+    latencies = np.concatenate(ray.get([actor.act.remote(arguments.seconds) for actor in acting]))
+    passed, after = time.perf_counter() - began, replica_counts(replicas)
+    for actor in acting:
+        ray.kill(actor)
+    done = {
+        name: sum(after[pid][name] - before[pid][name] for pid in after) for name in ("frames", "batches", "model_s")
+    }
+    row = {
+        "actors": actors,
+        "replicas": replicas,
+        "labels_per_s": round(len(latencies) / passed, 1),
+        "p50_ms": round(float(np.percentile(latencies, 50)), 1),
+        "p99_ms": round(float(np.percentile(latencies, 99)), 1),
+        "model_share": round(done["model_s"] / replicas / passed, 3),
+        "batch": round(done["frames"] / done["batches"], 1),
+    }
+    print(row, flush=True)
+    return row
+
+
+def replica_counts(replicas: int) -> dict[int, dict[str, Any]]:
+    """Process id of every replica to its counts. A call reaches some replica, so it is repeated until all were seen."""
+    from reward_service.client import ServeRewardClient
+
+    client, seen = ServeRewardClient(APP), {}
+    for _ in range(200):
+        told = client.describe(10.0)
+        seen[told.process_id] = vars(told.counts).copy()
+        if len(seen) == replicas:
+            return seen
+    raise RuntimeError(f"only {len(seen)} of {replicas} replicas answered")
+
+
+class Actor:
+    """Plays episodes of made-up frames, in a process of its own.
+
+    Args:
+        number: its number, from which its pictures are drawn.
+        arguments: views and depth.
+    """
+
+    def __init__(self, number: int, arguments: argparse.Namespace) -> None:
+        from reward_service.client import ServeRewardClient
+
+        self._client, self._depth = ServeRewardClient(APP), arguments.depth
+        self._source = Source(number, arguments.views)
+
+    def act(self, seconds: float) -> NDArray[np.float64]:
+        """Keep `depth` requests under way for so long; returns the latency of each answer in ms."""
+        latencies, under_way, until = [], [], time.perf_counter() + seconds
+        while time.perf_counter() < until:
+            while len(under_way) < self._depth:
+                under_way.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))
+            sent, pending = under_way.pop(0)
+            pending.result(DEADLINE_S)
+            latencies.append((time.perf_counter() - sent) * 1e3)
+        for _, pending in under_way:
+            pending.result(DEADLINE_S)
+        return np.array(latencies)
+
+
+@dataclass
+class Source:
+    """Requests for the frames of one episode after the other, one frame each.
+
+    Args:
+        number: seed of the pictures.
+        views: pictures of a frame.
+    """
+
+    number: int
+    views: int
+
+    def __post_init__(self) -> None:
+        self._rng = np.random.default_rng(self.number)
+        self._episode, self._time = 0, EPISODE
+
+    def next(self, deadline_s: float) -> ScoreRequest:
+        """The next frame; another episode begins where one is over."""
+        if self._time == EPISODE:
+            self._episode, self._time = self._episode + 1, 0
+            start, end, (self._last, goal) = self._picture(), self._picture(), (self._frame(), self._frame())
+            name = f"{self.number}-{self._episode}"
+            self._context = EpisodeContext(name, "insert the peg", start, end, self._last, goal)
+        previous, self._last = self._last, self._frame()
+        self._time += 1
+        return ScoreRequest(self._context, previous, self._last[None], (self._time,), deadline_s * 1e3)
+
+    def _picture(self) -> NDArray[np.uint8]:
+        return self._rng.integers(0, 255, (SIDE, SIDE, 3), np.uint8)
+
+    def _frame(self) -> NDArray[np.uint8]:
+        return self._rng.integers(0, 255, (self.views, SIDE, SIDE, 3), np.uint8)
+
+
+def overload(checkpoint: Path, arguments: argparse.Namespace, sent: int = 400) -> dict[str, Any]:
+    """Send far more than fits at once, see what becomes of each request, and how soon the service answers again."""
+    from reward_service.client import ServeRewardClient
+    from reward_service.deployment import deploy, shutdown
+    from reward_service.service import ServiceConfig
+
+    config = ServiceConfig(num_cpus=1.0, threads=arguments.threads, max_ongoing_requests=16, max_queued_requests=64)
+    deploy(checkpoint, APP, config)
+    try:
+        client, source = ServeRewardClient(APP), Source(0, arguments.views)
+        client.submit(source.next(DEADLINE_S)).result(DEADLINE_S)
+        requests = [source.next(OVERLOAD_DEADLINE_S) for _ in range(sent)]
+        began = time.perf_counter()
+        pending = [client.submit(request) for request in requests]
+        outcomes = Counter(_outcome(p, began + OVERLOAD_DEADLINE_S - time.perf_counter()) for p in pending)
+        waited = time.perf_counter() - began
+        again = time.perf_counter()
+        client.submit(replace(requests[-1], remaining_ms=DEADLINE_S * 1e3)).result(DEADLINE_S)
+        recovered = time.perf_counter() - again
+        [counts] = replica_counts(1).values()
+    finally:
+        shutdown(APP)
+    return {
+        "sent": sent,
+        **{name: outcomes[name] for name in ("answered", "rejected", "late", "other")},
+        "deadline_s": OVERLOAD_DEADLINE_S,
+        "longest_wait_s": round(waited, 3),
+        "recovered_s": round(recovered, 3),
+        "bound": config.max_ongoing_requests,
+        "longest": counts["longest_line"],
+    }
+
+
+def _outcome(pending: Any, left_s: float) -> str:
+    try:
+        pending.result(max(0.0, left_s))
+    except Overloaded:
+        return "rejected"
+    except ScoringTimeout:
+        return "late"
+    except ScoringError:
+        return "other"
+    return "answered"
+
+
+if __name__ == "__main__":
+    main()
