@@ -123,7 +123,7 @@ class TransformersEngine:
                 for start in range(0, len(places), PROMPTS_PER_PASS):
                     chunk = places[start : start + PROMPTS_PER_PASS]
                     values[:, chunk] = self._answer(table, [prompts[place] for place in chunk])
-        for place, finite in enumerate(np.isfinite(values).all(axis=0).tolist()):
+        for place, finite in enumerate(_finite(values)):
             if not finite:
                 values[:, place] = np.nan
                 reasons[place] = reasons[place] or "the model's answer is not finite"
@@ -153,7 +153,7 @@ class TransformersEngine:
         for kind, old in zip(kinds, recalled, strict=True):
             logits = self._reader.logits(kind.layout, kind.questions, tokens, place, kind.known)
             values[:, kind.places] = torch.stack(binned_hops(logits)).cpu().numpy()
-            good = np.isfinite(values[:, kind.places]).all(axis=0).tolist()
+            good = _finite(values[:, kind.places])
             self._keep(
                 table, kind, old, [q for q, fine in zip(kind.questions, good, strict=True) if fine], tokens, place
             )
@@ -219,6 +219,11 @@ def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:
     ]
     seen: dict[tuple[object, ...], int] = {}
     return _Table(images, content, [seen.setdefault(name, index) for index, name in enumerate(content)])
+
+
+def _finite(values: NDArray[np.float32]) -> list[bool]:
+    """Which columns are finite throughout."""
+    return list(np.asarray(np.isfinite(values).all(axis=0)))
 
 
 def _key(table: _Table, kind: _Kind, prefix: Pictures) -> tuple[object, ...]:
