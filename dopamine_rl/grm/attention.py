@@ -20,12 +20,13 @@ def rotation(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Turn heads [..., L, heads, d] by prepared angles [L, 1, d], in the precision of the angles where it is higher.
+    """Turn heads [..., L, heads, d] by prepared angles [L, 1, d], in the precision of the angles.
 
     Source: transformers, `apply_rotary_pos_emb`; the halves are swapped by a roll, so nothing is negated.
     """
-    wide = heads.to(torch.promote_types(heads.dtype, cos.dtype))
-    return torch.addcmul(wide * cos, wide.roll(wide.shape[-1] // 2, dims=-1), sin).to(heads.dtype)
+    if heads.dtype != cos.dtype:
+        return rotate(heads.to(cos.dtype), cos, sin).to(heads.dtype)
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)
 
 
 def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -36,8 +37,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     Args:
         query: [N, n, heads, d].
         key, value: [N, L, key_heads, d]; key_heads divides heads.
-        mask: bool [n · heads / key_heads, L], True where a token may look, one row for each token and head of a group; None
-            lets all look at everything.
+        mask: [n · heads / key_heads, L], True or 0 where a token may look, False or −∞ elsewhere, one row for each token and
+            head of a group; None lets all look at everything.
     """
     count, length, heads, width = query.shape
     shared = key.shape[2]

@@ -1,8 +1,10 @@
-"""Prompts to logits: the stock language model's weights, run over what is new of each prompt.
+"""Prompts to logits: the stock language model's weights, run once over what is new of all prompts together.
 
 A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answer. A causal model's beginning cannot
 see its end, so keys and values of the first two parts are the same in every prompt that begins alike; they are handed in where
-they are known and handed out where they had to be computed. In the last layer only the answer's token is asked.
+they are known and handed out where they had to be computed. The prompts are a tree, then, and one pass computes all new nodes
+of its three levels: every product runs over all new tokens, only attention goes level by level. In the last layer only
+the answer's token is asked.
 """
 
 from __future__ import annotations
@@ -15,182 +17,212 @@ import torch
 import torch.nn.functional as F
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.grm.attention import attend, rms_norm, rotate, rotation
+from dopamine_rl.grm.attention import attend, rms_norm, rotate
+from dopamine_rl.grm.layout import Layout, Part, Pictures, missing_prefixes
 from dopamine_rl.grm.model import GRM
 
-Pictures = tuple[int, ...]
-"""Names of the pictures that a prompt begins with, in the order of the contract."""
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Layer:
+    """One decoder layer's weights; queries, keys and values are one product, all others are the stock tensors."""
+
+    attention_norm: Any
+    qkv: tuple[torch.Tensor, torch.Tensor]
+    out: torch.Tensor
+    norm: Any
+    gate: torch.Tensor
+    up: torch.Tensor
+    down: torch.Tensor
+    activation: Any
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Part:
-    """One part of a layout, from the token `start` up to `stop`.
+class Decoder:
+    """The language model as `answer_logits` needs it.
 
     Args:
-        input_ids: int64 [n].
-        slots: int64 [shown · picture_tokens], where in this part picture tokens stand.
-        shown: which of the prompt's pictures stand here.
-        cos, sin: [n, 1, d], prepared rotary angles in the model's precision.
-        mask: bool [n · heads / key_heads, stop], what each token and head may look at.
+        heads, key_heads, head_width: of every layer's attention.
+        answers: [201, D], the answers' rows of the output layer.
     """
 
-    start: int
-    stop: int
-    input_ids: torch.Tensor
-    slots: torch.Tensor
-    shown: slice
-    cos: torch.Tensor
-    sin: torch.Tensor
-    mask: torch.Tensor
+    embedding: torch.Tensor
+    layers: tuple[Layer, ...]
+    norm: Any
+    answers: torch.Tensor
+    heads: int
+    key_heads: int
+    head_width: int
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Layout:
-    """The tokens of one prompt, the same for every prompt of equal instruction, views and picture size.
-
-    Args:
-        input_ids: int64 [L].
-        parts: the references, BEFORE, and AFTER with the answer.
-    """
-
-    input_ids: torch.Tensor
-    parts: tuple[Part, Part, Part]
-
-
-def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: int) -> Layout:
-    """Lay out a prompt whose pictures have rows · columns tokens each.
+def make_decoder(grm: GRM) -> Decoder:
+    """Gather a model's weights. It must be made again after they have changed; gradients flow back to them.
 
     Raises:
-        BadInput: the template cannot take the instruction or the number of views.
         CheckpointError: a layer has sliding attention, which no released reward model has.
     """
-    if grm.model.model.language_model.has_sliding_layers:
+    language = grm.model.model.language_model
+    if language.has_sliding_layers:
         raise CheckpointError("the language model has sliding attention: use a checkpoint with full attention")
-    text = grm.template.render(instruction, views)
-    pad = grm.model.config.image_token_id
-    ids = torch.tensor(grm.tokenizer(text, add_special_tokens=False)["input_ids"])
-    ids = ids.repeat_interleave(torch.where(ids == pad, rows * columns, 1))
-    is_image = ids == pad
-    merge = grm.model.model.visual.spatial_merge_size
-    grid = torch.tensor([[1, rows * merge, columns * merge]] * (2 + 2 * views))
-    # Pictures are never adjacent (each stands between its vision tokens), so every run of pads is one picture.
-    positions, _ = grm.model.model.get_rope_index(ids[None], is_image.int()[None], image_grid_thw=grid)
-    ends = is_image.nonzero()[rows * columns - 1 :: rows * columns, 0].tolist()
-    cuts = [0, ends[1] + 1, ends[1 + views] + 1, len(ids)]
-    pictures = [0, 2, 2 + views, 2 + 2 * views]
-    parts = [
-        _part(grm, ids, positions, slice(cuts[i], cuts[i + 1]), slice(pictures[i], pictures[i + 1])) for i in range(3)
-    ]
-    return Layout(ids.to(grm.model.device), (parts[0], parts[1], parts[2]))
+    layers = []
+    for layer in language.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
+        layers.append(
+            Layer(
+                layer.input_layernorm,
+                (torch.cat([linear.weight for linear in inputs]), torch.cat([linear.bias for linear in inputs])),
+                attention.o_proj.weight,
+                layer.post_attention_layernorm,
+                mlp.gate_proj.weight,
+                mlp.up_proj.weight,
+                mlp.down_proj.weight,
+                mlp.act_fn,
+            )
+        )
+    return Decoder(
+        language.embed_tokens.weight,
+        tuple(layers),
+        language.norm,
+        grm.model.lm_head.weight[grm.answer_ids.to(grm.model.device)],
+        language.config.num_attention_heads,
+        language.config.num_key_value_heads,
+        language.layers[0].self_attn.head_dim,
+    )
 
 
-def _part(grm: GRM, ids: torch.Tensor, positions: torch.Tensor, span: slice, shown: slice) -> Part:
-    start, stop = span.start, span.stop
-    language, device = grm.model.model.language_model, grm.model.device
-    weight = language.embed_tokens.weight
-    cos, sin = language.rotary_emb(weight, positions[:, :, start:stop].to(device))
-    cos, sin = rotation(cos[0], sin[0])
-    shared = language.config.num_attention_heads // language.config.num_key_value_heads
-    mask = torch.ones(stop - start, stop, dtype=torch.bool, device=device).tril(start).repeat_interleave(shared, 0)
-    slots = (ids[start:stop] == grm.model.config.image_token_id).nonzero()[:, 0].to(device)
-    return Part(start, stop, ids[start:stop].to(device), slots, shown, cos, sin, mask)
+@dataclass(frozen=True, eq=False, slots=True)
+class _Level:
+    """The new nodes of one level of the tree.
+
+    Args:
+        part: what of the prompt they are.
+        nodes: n, each named by all pictures up to its end.
+        span: where their n · len(part) tokens stand among all new tokens.
+        past: keys and values [k, layers, start, 2 · key_heads, d] of known nodes one level up; None if there are none.
+        parents: int64 [n], each node's row among the known and then the new nodes one level up; None at the root.
+    """
+
+    part: Part
+    nodes: list[Pictures]
+    span: slice
+    past: torch.Tensor | None
+    parents: torch.Tensor | None
+
+    def split(self, tokens: torch.Tensor) -> torch.Tensor:
+        """These nodes' share [n, len(part), ...] of what all new tokens have."""
+        return tokens[self.span].unflatten(0, (len(self.nodes), -1))
 
 
-def missing_prefixes(
-    layout: Layout, questions: Sequence[Pictures], known: Mapping[Pictures, torch.Tensor]
-) -> tuple[list[Pictures], list[Pictures]]:
-    """What of the questions' beginnings must be computed: references, and references with BEFORE, each once."""
-    references, before, _ = (part.shown.stop for part in layout.parts)
-    deep = [prefix for prefix in dict.fromkeys(question[:before] for question in questions) if prefix not in known]
-    roots = [prefix for prefix in dict.fromkeys(prefix[:references] for prefix in deep) if prefix not in known]
-    return roots, deep
+def _grow(
+    layout: Layout, questions: Sequence[Pictures], known: Mapping[Pictures, torch.Tensor], device: torch.device
+) -> list[_Level]:
+    """The levels that have new nodes, from the root on."""
+    levels: list[_Level] = []
+    tokens = 0
+    for part, nodes in zip(layout.parts, (*missing_prefixes(layout, questions, known), list(questions)), strict=True):
+        if not nodes:
+            continue
+        above = [node[: part.shown.start] for node in nodes]
+        recalled = [parent for parent in dict.fromkeys(above) if parent in known]
+        row = {parent: place for place, parent in enumerate([*recalled, *(levels[-1].nodes if levels else ())])}
+        past = torch.stack([known[parent] for parent in recalled]) if part.start and recalled else None
+        parents = torch.tensor([row[parent] for parent in above]).to(device) if part.start else None
+        stop = tokens + len(nodes) * (part.stop - part.start)
+        levels.append(_Level(part, nodes, slice(tokens, stop), past, parents))
+        tokens = stop
+    return levels
 
 
 def answer_logits(
-    grm: GRM,
+    decoder: Decoder,
     layout: Layout,
     questions: Sequence[Pictures],
     tokens: torch.Tensor,
     place: Mapping[int, int],
     known: MutableMapping[Pictures, torch.Tensor],
-    answers: torch.Tensor,
 ) -> torch.Tensor:
     """Logits [N, 201] of N questions with one layout.
 
     Args:
         questions: N tuples of 2 + 2V pictures.
         tokens: float [R, picture_tokens, D], encoded pictures.
-        place: row in `tokens` of every picture that the questions show outside known prefixes.
-        known: keys and values [layers, 2, P, key_heads, d] of beginnings; those computed here are added.
-        answers: [201, D], the answers' rows of the output layer.
+        place: row in `tokens` of every picture that the questions show outside known beginnings.
+        known: keys and values [layers, P, 2 · key_heads, d] of beginnings; those computed here are added.
     """
-    language = grm.model.model.language_model
-    for part, prefixes in zip(layout.parts, missing_prefixes(layout, questions, known), strict=False):
-        if prefixes:
-            inputs = _embed(language, part, prefixes, tokens, place)
-            known.update(zip(prefixes, _remember(language, part, inputs, _past(part, prefixes, known)), strict=True))
-    part = layout.parts[-1]
-    inputs = _embed(language, part, questions, tokens, place)
-    return F.linear(_answer(language, part, inputs, _past(part, questions, known)), answers)
+    levels = _grow(layout, questions, known, tokens.device)
+    hidden = torch.cat([_embed(decoder, level, tokens, place).flatten(0, 1) for level in levels])
+    cos, sin = (
+        torch.cat([table.repeat(len(level.nodes), 1, 1) for level, table in zip(levels, tables, strict=True)])
+        for tables in ([level.part.cos for level in levels], [level.part.sin for level in levels])
+    )
+    memories = []
+    for number, layer in enumerate(decoder.layers[:-1]):
+        query, new = _attention_inputs(decoder, layer, rms_norm(layer.attention_norm, hidden), cos, sin)
+        memories.append(_memory(levels, new, number))
+        mixed = [
+            _look(decoder, level.split(query), memory, level.part.mask).flatten(0, 1)
+            for level, memory in zip(levels, memories[-1], strict=True)
+        ]
+        hidden = _finish(layer, hidden, torch.cat(mixed))
+    hidden, memory = _last(decoder, decoder.layers[-1], levels, hidden, cos, sin)
+    for level, *layers in zip(levels[:-1], *memories, memory, strict=False):
+        known.update(zip(level.nodes, torch.stack(layers, dim=1), strict=True))
+    return F.linear(rms_norm(decoder.norm, hidden), decoder.answers)
 
 
-def _embed(
-    language: Any, part: Part, questions: Sequence[Pictures], tokens: torch.Tensor, place: Mapping[int, int]
-) -> torch.Tensor:
-    """Embeddings [N, n, D] of one part of N questions, with picture tokens in place."""
-    rows = torch.tensor([[place[name] for name in question[part.shown]] for question in questions])
-    text = language.embed_tokens(part.input_ids).expand(len(questions), -1, -1)
+def _embed(decoder: Decoder, level: _Level, tokens: torch.Tensor, place: Mapping[int, int]) -> torch.Tensor:
+    """Embeddings [n, len(part), D] of a level's nodes, with picture tokens in place."""
+    part = level.part
+    rows = torch.tensor([[place[name] for name in node[part.shown]] for node in level.nodes])
+    text = F.embedding(part.input_ids, decoder.embedding).expand(len(level.nodes), -1, -1)
     return text.index_copy(1, part.slots, tokens[rows.to(tokens.device)].flatten(1, 2).to(text.dtype))
 
 
-def _past(part: Part, questions: Sequence[Pictures], known: Mapping[Pictures, torch.Tensor]) -> torch.Tensor | None:
-    """Keys and values [N, layers, 2, start, key_heads, d] of what stands before a part."""
-    return torch.stack([known[question[: part.shown.start]] for question in questions]) if part.start else None
-
-
-def _remember(language: Any, part: Part, hidden: torch.Tensor, past: torch.Tensor | None) -> torch.Tensor:
-    """Keys and values [N, layers, 2, stop, key_heads, d] up to the end of a part."""
-    kept = []
-    for number, layer in enumerate(language.layers):
-        normed = rms_norm(layer.input_layernorm, hidden)
-        key, value = _keys_values(layer.self_attn, part, normed, past, number)
-        kept.append(torch.stack((key, value), dim=1))
-        if number + 1 < len(language.layers):
-            query = rotate(_heads(layer.self_attn.q_proj, normed, layer.self_attn), part.cos, part.sin)
-            hidden = _finish(layer, hidden, attend(query, key, value, part.mask))
-    return torch.stack(kept, dim=1)
-
-
-def _answer(language: Any, part: Part, hidden: torch.Tensor, past: torch.Tensor | None) -> torch.Tensor:
-    """Final state [N, D] of the last token."""
-    mask: torch.Tensor | None = part.mask
-    cos, sin = part.cos, part.sin
-    for number, layer in enumerate(language.layers):
-        normed = rms_norm(layer.input_layernorm, hidden)
-        key, value = _keys_values(layer.self_attn, part, normed, past, number)
-        if number + 1 == len(language.layers):  # nothing reads what the other tokens would become
-            hidden, normed, cos, sin, mask = hidden[:, -1:], normed[:, -1:], cos[-1:], sin[-1:], None
-        query = rotate(_heads(layer.self_attn.q_proj, normed, layer.self_attn), cos, sin)
-        hidden = _finish(layer, hidden, attend(query, key, value, mask))
-    return rms_norm(language.norm, hidden[:, -1])
-
-
-def _keys_values(
-    attention: Any, part: Part, normed: torch.Tensor, past: torch.Tensor | None, number: int
+def _attention_inputs(
+    decoder: Decoder, layer: Layer, normed: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Keys and values [N, stop, key_heads, d] of one layer, those of the past in front."""
-    key = rotate(_heads(attention.k_proj, normed, attention), part.cos, part.sin)
-    value = _heads(attention.v_proj, normed, attention)
-    if past is None:
-        return key, value
-    return torch.cat((past[:, number, 0], key), dim=1), torch.cat((past[:, number, 1], value), dim=1)
+    """Queries [T, heads, d] and keys with values [T, 2 · key_heads, d] of T tokens."""
+    mixed = F.linear(normed, *layer.qkv).unflatten(-1, (-1, decoder.head_width))
+    turned = rotate(mixed[:, : -decoder.key_heads], cos, sin)
+    query, key = turned.split((decoder.heads, decoder.key_heads), dim=1)
+    return query, torch.cat((key, mixed[:, -decoder.key_heads :]), dim=1)
 
 
-def _heads(projection: Any, normed: torch.Tensor, attention: Any) -> torch.Tensor:
-    return projection(normed).unflatten(-1, (-1, attention.head_dim))
+def _memory(levels: Sequence[_Level], new: torch.Tensor, number: int) -> list[torch.Tensor]:
+    """Keys and values [n, stop, 2 · key_heads, d] that each level's nodes look at in layer `number`."""
+    memory: list[torch.Tensor] = []
+    for level in levels:
+        own = level.split(new)
+        if level.parents is not None:
+            above = ([] if level.past is None else [level.past[:, number]]) + memory[-1:]
+            table = above[0] if len(above) == 1 else torch.cat(above)
+            own = torch.cat((table[level.parents], own), dim=1)
+        memory.append(own)
+    return memory
 
 
-def _finish(layer: Any, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+def _look(decoder: Decoder, query: torch.Tensor, memory: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    key, value = memory.split(decoder.key_heads, dim=2)
+    return attend(query, key, value, mask)
+
+
+def _last(
+    decoder: Decoder, layer: Layer, levels: Sequence[_Level], hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """The last layer: final states [N, D] of the questions' last tokens, and every level's keys and values."""
+    normed = rms_norm(layer.attention_norm, hidden)
+    (weight, bias), wide = layer.qkv, decoder.heads * decoder.head_width
+    key, value = F.linear(normed, weight[wide:], bias[wide:]).unflatten(-1, (2, decoder.key_heads, -1)).unbind(1)
+    memory = _memory(levels, torch.cat((rotate(key, cos, sin), value), dim=1), len(decoder.layers) - 1)
+    answer = levels[-1]
+    asked = F.linear(answer.split(normed)[:, -1:], weight[:wide], bias[:wide]).unflatten(-1, (decoder.heads, -1))
+    query = rotate(asked, answer.part.cos[-1:], answer.part.sin[-1:])
+    mixed = _look(decoder, query, memory[-1], None)
+    return _finish(layer, answer.split(hidden)[:, -1], mixed[:, 0]), memory
+
+
+def _finish(layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     """What a layer does once its tokens have looked around."""
-    hidden = hidden + layer.self_attn.o_proj(mixed)
-    return hidden + layer.mlp(rms_norm(layer.post_attention_layernorm, hidden))
+    hidden = hidden + F.linear(mixed, layer.out)
+    normed = rms_norm(layer.norm, hidden)
+    return hidden + F.linear(layer.activation(F.linear(normed, layer.gate)) * F.linear(normed, layer.up), layer.down)

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, MutableMapping, Sequence
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.language import Layout, Pictures, answer_logits, prompt_layout
+from dopamine_rl.grm.language import Decoder, answer_logits, make_decoder
+from dopamine_rl.grm.layout import Layout, Pictures, prompt_layout
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.vision import ImageFeatures, cut_patches, encode_patches, patch_embedding, picture_grid
@@ -36,10 +37,16 @@ class Reader:
 
     def __init__(self, grm: GRM) -> None:
         self.grm = grm
-        self._embedding = patch_embedding(grm)
-        self._answers = grm.model.lm_head.weight[grm.answer_ids.to(grm.model.device)]
         self._grid = lru_cache(SHAPES)(partial(picture_grid, grm))
         self.layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
+
+    @cached_property
+    def _embedding(self) -> tuple[torch.Tensor, torch.Tensor]:
+        return patch_embedding(self.grm)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return make_decoder(self.grm)
 
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:
         """Encode M pictures of equal size, uint8 [M, H, W, 3], in one batched pass."""
@@ -57,7 +64,7 @@ class Reader:
         known: MutableMapping[Pictures, torch.Tensor],
     ) -> torch.Tensor:
         """Logits [N, 201] over hop bins; the arguments are those of `answer_logits`."""
-        return answer_logits(self.grm, layout, questions, tokens, place, known, self._answers)
+        return answer_logits(self._decoder, layout, questions, tokens, place, known)
 
 
 def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:

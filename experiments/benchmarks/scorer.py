@@ -156,7 +156,7 @@ class Arms:
     def process(self, requests: list[ScoreRequest]) -> dict[str, Any]:
         """The naive contract's inputs: every prompt with all its pictures, through the stock image processor."""
 
-        from dopamine_rl.grm.language import prompt_layout
+        from dopamine_rl.grm.layout import prompt_layout
 
         images: list[np.ndarray] = []
         for request in requests:
@@ -193,7 +193,7 @@ def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.n
     """The parts of one batch of frames alone, with everything else computed beforehand."""
     import torch
 
-    from dopamine_rl.grm.language import missing_prefixes
+    from dopamine_rl.grm.layout import missing_prefixes
     from dopamine_rl.grm.readout import Reader
 
     def names(first: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.language import Layout, Pictures, missing_prefixes
+from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
 from dopamine_rl.grm.model import GRM, load_grm
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.grm.vision import picture_size
@@ -89,8 +89,7 @@ class TransformersEngine:
         self._grm = grm if isinstance(grm, GRM) else load_grm(grm)
         self._version = self._grm.model_version
         self._grm.model.to(device).eval()
-        with torch.inference_mode():
-            self._reader = Reader(self._grm)
+        self._reader = Reader(self._grm)
         self._lock = threading.Lock()
 
     @property

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.language import prompt_layout
+from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.readout import HOPS, binned_hops, encode_images, forward_logits
 from dopamine_rl.grm.vision import ImageFeatures, cut_patches
