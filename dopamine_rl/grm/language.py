@@ -215,9 +215,9 @@ def _last(
     key, value = F.linear(normed, weight[wide:], bias[wide:]).unflatten(-1, (2, decoder.key_heads, -1)).unbind(1)
     memory = _memory(levels, torch.cat((rotate(key, cos, sin), value), dim=1), len(decoder.layers) - 1)
     answer = levels[-1]
-    asked = F.linear(answer.split(normed)[:, -1:], weight[:wide], bias[:wide]).unflatten(-1, (decoder.heads, -1))
-    query = rotate(asked, answer.part.cos[-1:], answer.part.sin[-1:])
-    mixed = _look(decoder, query, memory[-1], None)
+    asked = F.linear(answer.split(normed)[:, -1], weight[:wide], bias[:wide]).unflatten(-1, (decoder.heads, -1))
+    query = rotate(asked, answer.part.cos[-1], answer.part.sin[-1])
+    mixed = _look(decoder, query[:, None], memory[-1], None)
     return _finish(layer, answer.split(hidden)[:, -1], mixed[:, 0]), memory
 
 

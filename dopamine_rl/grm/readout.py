@@ -19,7 +19,14 @@ from dopamine_rl.grm.language import Decoder, answer_logits, make_decoder
 from dopamine_rl.grm.layout import Layout, Pictures, prompt_layout
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
-from dopamine_rl.grm.vision import ImageFeatures, cut_patches, encode_patches, patch_embedding, picture_grid
+from dopamine_rl.grm.vision import (
+    ImageFeatures,
+    cut_patches,
+    encode_patches,
+    patch_embedding,
+    picture_grid,
+    picture_size,
+)
 from dopamine_rl.interfaces import Prompt
 
 HOPS = np.linspace(-1.0, 1.0, HOP_BINS)
@@ -38,7 +45,7 @@ class Reader:
     def __init__(self, grm: GRM) -> None:
         self.grm = grm
         self._grid = lru_cache(SHAPES)(partial(picture_grid, grm))
-        self.layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
+        self.grid_layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
 
     @cached_property
     def _embedding(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +54,16 @@ class Reader:
     @cached_property
     def _decoder(self) -> Decoder:
         return make_decoder(self.grm)
+
+    def layout(self, instruction: str, views: int, height: int, width: int) -> Layout:
+        """The layout of a prompt whose pictures have height × width pixels.
+
+        Raises:
+            BadInput: the template does not take the instruction or the number of views, or the pictures are too narrow.
+        """
+        unit = self.grm.image_processor.patch_size * self.grm.image_processor.merge_size
+        height, width = picture_size(self.grm, height, width)
+        return self.grid_layout(instruction, views, height // unit, width // unit)
 
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:
         """Encode M pictures of equal size, uint8 [M, H, W, 3], in one batched pass."""
@@ -97,7 +114,7 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
     reader, place = Reader(grm), {row: row for row in range(len(features.tokens))}
     parts, order = [], []
     for (instruction, views), numbers in kinds.items():
-        layout = reader.layout(instruction, views, features.rows, features.columns)
+        layout = reader.grid_layout(instruction, views, features.rows, features.columns)
         questions = [prompts[number].images for number in numbers]
         parts.append(reader.logits(layout, questions, features.tokens, place, {}))
         order += numbers

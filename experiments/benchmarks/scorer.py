@@ -203,7 +203,7 @@ def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.n
     with torch.inference_mode():
         reader = Reader(grm)
         old = reader.encode(pictures(2 + 3 * views))
-        layout = reader.layout(INSTRUCTION, views, old.rows, old.columns)
+        layout = reader.grid_layout(INSTRUCTION, views, old.rows, old.columns)
         references = (start, start + 1)
         previous, init, goal = (names(start + 2 + place * views) for place in range(3))
         anchors = [previous, *(names(frame * views) for frame in range(frames - 1))]

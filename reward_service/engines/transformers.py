@@ -10,8 +10,8 @@ import hashlib
 import itertools
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
 from dopamine_rl.grm.model import GRM, load_grm
 from dopamine_rl.grm.readout import Reader, binned_hops
-from dopamine_rl.grm.vision import picture_size
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.cache import TensorCache
@@ -40,7 +39,7 @@ class _Table:
     """The pictures of one call: pixels, their content's name, and for each the first index with equal content."""
 
     images: Sequence[NDArray[np.uint8]]
-    content: list[tuple[object, ...]]
+    content: list[bytes]
     first: list[int]
 
 
@@ -52,14 +51,14 @@ class _Kind:
         words: instruction and number of views.
         places: where in the pass they stand.
         questions: their pictures, by first index.
-        known: keys and values of their beginnings, at first those that were kept.
+        known: keys and values of their beginnings; those that were kept, then those that were computed too.
     """
 
     words: tuple[str, int]
     layout: Layout
     places: list[int]
     questions: list[Pictures]
-    known: dict[Pictures, torch.Tensor] = field(default_factory=dict)
+    known: dict[Pictures, torch.Tensor]
 
 
 class TransformersEngine:
@@ -111,7 +110,7 @@ class TransformersEngine:
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        reasons = [self._unanswerable(images, prompt) for prompt in prompts]
+        reasons = [_unfit(images, prompt) for prompt in prompts]
         sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, prompt in enumerate(prompts):
             if not reasons[place]:
@@ -121,60 +120,52 @@ class TransformersEngine:
             for places in sizes.values():
                 for start in range(0, len(places), PROMPTS_PER_PASS):
                     chunk = places[start : start + PROMPTS_PER_PASS]
-                    values[:, chunk] = self._answer(table, [prompts[place] for place in chunk])
-        for place, finite in enumerate(_finite(values)):
-            if not finite:
-                values[:, place] = np.nan
-                reasons[place] = reasons[place] or "the model's answer is not finite"
+                    values[:, chunk], why = self._answer(table, [prompts[place] for place in chunk])
+                    for place, reason in zip(chunk, why, strict=True):
+                        reasons[place] = reason
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
 
-    def _unanswerable(self, images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
-        """Why a prompt cannot be asked at all, or ""."""
-        if not all(0 <= index < len(images) for index in prompt.images):
-            return f"a picture index is outside 0 … {len(images) - 1}"
-        if len(prompt.before) != len(prompt.after):
-            return "before and after have different numbers of views"
-        if len({images[index].shape for index in prompt.images}) > 1:
-            return "its pictures differ in size"
-        try:
-            self._grm.template.render(prompt.instruction, len(prompt.before))
-            picture_size(self._grm, *images[prompt.before[0]].shape[:2])
-        except BadInput as error:
-            return str(error)
-        return ""
-
-    def _answer(self, table: _Table, prompts: Sequence[Prompt]) -> NDArray[np.float32]:
-        """Gain, loss and entropy, float32 [3, N], of prompts whose pictures all have one size."""
-        kinds = self._kinds(table, prompts)
-        recalled = [set(kind.known) for kind in kinds]
-        tokens, place = self._features(table, sorted({name for kind in kinds for name in _shown(kind)}))
-        values = np.empty((3, len(prompts)), np.float32)
-        for kind, old in zip(kinds, recalled, strict=True):
-            logits = self._reader.logits(kind.layout, kind.questions, tokens, place, kind.known)
-            values[:, kind.places] = torch.stack(binned_hops(logits)).cpu().numpy()
-            good = _finite(values[:, kind.places])
-            self._keep(
-                table, kind, old, [q for q, fine in zip(kind.questions, good, strict=True) if fine], tokens, place
-            )
-        return values
-
-    def _kinds(self, table: _Table, prompts: Sequence[Prompt]) -> list[_Kind]:
-        """Sort prompts by layout and recall what is kept of their beginnings."""
-        unit = self._grm.image_processor.patch_size * self._grm.image_processor.merge_size
-        height, width = picture_size(self._grm, *table.images[prompts[0].before[0]].shape[:2])
-        kinds: dict[tuple[str, int], _Kind] = {}
+    def _answer(self, table: _Table, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], list[str]]:
+        """Gain, loss and entropy, float32 [3, N], of prompts whose pictures all have one size, and why any has none."""
+        values, reasons = np.full((3, len(prompts)), np.nan, np.float32), [""] * len(prompts)
+        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
         for place, prompt in enumerate(prompts):
-            words = (prompt.instruction, len(prompt.before))
-            if words not in kinds:
-                kinds[words] = _Kind(words, self._reader.layout(*words, height // unit, width // unit), [], [])
-            kinds[words].places.append(place)
-            kinds[words].questions.append(tuple(table.first[index] for index in prompt.images))
-        for kind in kinds.values():
-            for prefix in itertools.chain(*missing_prefixes(kind.layout, kind.questions, {})):
-                found = self._kept.get(_key(table, kind, prefix))
-                if found is not None:
-                    kind.known[prefix] = found
-        return list(kinds.values())
+            groups[prompt.instruction, len(prompt.before)].append(place)
+        kinds = []
+        for words, places in groups.items():
+            try:
+                layout = self._reader.layout(*words, *table.images[prompts[0].before[0]].shape[:2])
+            except BadInput as error:
+                for place in places:
+                    reasons[place] = str(error)
+            else:
+                questions = [tuple(table.first[index] for index in prompts[place].images) for place in places]
+                kinds.append(_Kind(words, layout, places, questions, self._recall(table, words, layout, questions)))
+        features = self._features(table, sorted({name for kind in kinds for name in _shown(kind)}))
+        for kind in kinds:
+            recalled = set(kind.known)
+            logits = self._reader.logits(kind.layout, kind.questions, *features, kind.known)
+            answered = torch.stack(binned_hops(logits)).float().cpu().numpy()
+            sound = []
+            for place, question, column in zip(kind.places, kind.questions, answered.T, strict=True):
+                if np.isfinite(column).all():
+                    values[:, place] = column
+                    sound.append(question)
+                else:
+                    reasons[place] = "the model's answer is not finite"
+            self._keep(table, kind, sound, recalled, *features)
+        return values, reasons
+
+    def _recall(
+        self, table: _Table, words: tuple[str, int], layout: Layout, questions: Sequence[Pictures]
+    ) -> dict[Pictures, torch.Tensor]:
+        """What is kept of the questions' beginnings."""
+        known = {}
+        for prefix in itertools.chain(*missing_prefixes(layout, questions, {})):
+            found = self._kept.get(_key(table, words, prefix))
+            if found is not None:
+                known[prefix] = found
+        return known
 
     def _features(self, table: _Table, names: Sequence[int]) -> tuple[torch.Tensor, dict[int, int]]:
         """Features [R, tokens, D] of pictures, encoded unless they are kept, and the row of each."""
@@ -189,44 +180,50 @@ class TransformersEngine:
         old = {name: features for name, features in kept.items() if features is not None}
         if old:
             parts.append(torch.stack(list(old.values())))
-        return torch.cat(parts), {name: row for row, name in enumerate([*new, *old])}
+        return torch.cat(parts) if parts else torch.empty(0), {name: row for row, name in enumerate([*new, *old])}
 
     def _keep(
         self,
         table: _Table,
         kind: _Kind,
-        old: set[Pictures],
-        questions: Iterable[Pictures],
+        questions: Sequence[Pictures],
+        recalled: set[Pictures],
         tokens: torch.Tensor,
         place: dict[int, int],
     ) -> None:
-        """Keep what finite answers rest on."""
-        for question in questions:
-            for name in question:
-                if name in place:
-                    self._kept.put(table.content[name], tokens[place[name]])
-            for part in kind.layout.parts[1:]:
-                prefix = question[: part.shown.start]
-                if prefix in kind.known and prefix not in old:
-                    self._kept.put(_key(table, kind, prefix), kind.known[prefix])
+        """Keep what was computed for questions with sound answers."""
+        for name in dict.fromkeys(itertools.chain(*questions)):
+            if name in place:
+                self._kept.put(table.content[name], tokens[place[name]])
+        for prefix in itertools.chain(*missing_prefixes(kind.layout, questions, {})):
+            if prefix in kind.known and prefix not in recalled:
+                self._kept.put(_key(table, kind.words, prefix), kind.known[prefix])
+
+
+def _unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
+    """Why a prompt's pictures make no question, or ""."""
+    if not all(0 <= index < len(images) for index in prompt.images):
+        return f"a picture index is outside 0 … {len(images) - 1}"
+    if len(prompt.before) != len(prompt.after):
+        return "before and after have different numbers of views"
+    if len({images[index].shape for index in prompt.images}) > 1:
+        return "its pictures differ in size"
+    return ""
 
 
 def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:
     """Name pictures by content: equal pixels and equal shape are one picture."""
-    content: list[tuple[object, ...]] = [
-        (*image.shape, hashlib.sha256(np.ascontiguousarray(image).data).digest()) for image in images
-    ]
-    seen: dict[tuple[object, ...], int] = {}
+    content = []
+    for image in images:
+        name = hashlib.sha256(repr(image.shape).encode())
+        name.update(np.ascontiguousarray(image).data)
+        content.append(name.digest())
+    seen: dict[bytes, int] = {}
     return _Table(images, content, [seen.setdefault(name, index) for index, name in enumerate(content)])
 
 
-def _finite(values: NDArray[np.float32]) -> list[bool]:
-    """Which columns are finite throughout."""
-    return list(np.asarray(np.isfinite(values).all(axis=0)))
-
-
-def _key(table: _Table, kind: _Kind, prefix: Pictures) -> tuple[object, ...]:
-    return (*kind.words, *(table.content[name] for name in prefix))
+def _key(table: _Table, words: tuple[str, int], prefix: Pictures) -> tuple[object, ...]:
+    return (*words, *(table.content[name] for name in prefix))
 
 
 def _shown(kind: _Kind) -> set[int]:
