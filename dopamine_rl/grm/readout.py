@@ -32,6 +32,8 @@ from dopamine_rl.interfaces import Prompt
 HOPS = np.linspace(-1.0, 1.0, HOP_BINS)
 """float64 [201], the hop of each bin."""
 
+_GAIN_LOSS = np.stack((HOPS.clip(min=0.0), (-HOPS).clip(min=0.0)), axis=1)
+
 SHAPES = 64
 """How many layouts of prompts, and sizes of pictures, a reader remembers."""
 
@@ -128,5 +130,5 @@ def binned_hops(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch
     """
     log_p = logits.float().log_softmax(dim=-1)
     p = log_p.exp()
-    hops = torch.as_tensor(HOPS, dtype=p.dtype, device=p.device)
-    return p @ hops.clamp(min=0), p @ (-hops).clamp(min=0), -(p * log_p).sum(dim=-1)
+    gain, loss = (p @ torch.as_tensor(_GAIN_LOSS, dtype=p.dtype, device=p.device)).unbind(dim=-1)
+    return gain, loss, -(p * log_p).sum(dim=-1)
