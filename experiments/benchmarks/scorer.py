@@ -53,14 +53,15 @@ def main() -> None:
     parser.add_argument(
         "--frames", type=int, default=0, help="frames of the larger batch; 0: 16, or 4 of released width"
     )
-    parser.add_argument("--views", type=int, nargs="+", default=[2, 3], help="numbers of views")
+    parser.add_argument("--views", type=int, nargs="+", help="numbers of views; 2 and 3, or 2 of released width")
     parser.add_argument("--width", choices=("embedded", "released"), default="embedded", help="which model")
     parser.add_argument("--device", default="cpu", help="where both arms run")
     parser.add_argument("--dtype", default="float32", help="precision of both arms, a name of torch")
     arguments = parser.parse_args()
     released = arguments.width == "released"
-    arguments.rounds = arguments.rounds or (3 if released else 15)
-    arguments.frames = arguments.frames or (4 if released else 16)
+    arguments.rounds = arguments.rounds or (2 if released else 15)
+    arguments.frames = arguments.frames or (2 if released else 16)
+    arguments.views = arguments.views or ([2] if released else [2, 3])
 
     import torch
 
@@ -230,7 +231,7 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
     """Times and ratios of one case: medians over the rounds, in which the arms take turns."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", "naive", "processing", "floor")}
     difference = 0.0
-    for number in range(-2, rounds):  # two rounds to warm up
+    for number in range(-1, rounds):  # one round to warm up
         requests = arms.requests()
         results = {}
         for name, run in _turns(arms, requests, results):
