@@ -8,16 +8,10 @@ from hypothesis import strategies as st
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.model import GRM, build_grm
-from dopamine_rl.grm.readout import (
-    HOPS,
-    ImageFeatures,
-    binned_hops,
-    encode_images,
-    forward_logits,
-    pixels_to_patches,
-    prompt_layout,
-)
+from dopamine_rl.grm.readout import HOPS, binned_hops, encode_images, forward_logits
+from dopamine_rl.grm.vision import ImageFeatures, cut_patches
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.progress import split_hop
 from tests.dopamine_rl.grm_toys import TINY, pictures
@@ -48,11 +42,15 @@ def stock_logits(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(56, 56), (64, 64), (48, 96), (200, 150)])
 def test_patches_agree_with_the_image_processor(grm: GRM, size: tuple[int, int]) -> None:
     images = pictures(3, 0, *size)
-    patches, rows, columns = pixels_to_patches(grm, images)
+    patches, rows, columns = cut_patches(grm, images)
     stock = stock_inputs(grm, list(images))
     assert stock["image_grid_thw"].tolist() == [[1, rows, columns]] * 3
     once = stock["pixel_values"].view(3, rows * columns, 3, 2, -1)[:, :, :, 0]
-    torch.testing.assert_close(patches.view_as(once), once, rtol=0, atol=2e-6)
+    processor = grm.image_processor
+    pixels = (patches.unflatten(-1, (-1, 3)) / 255.0 - torch.tensor(processor.image_mean)) / torch.tensor(
+        processor.image_std
+    )
+    torch.testing.assert_close(pixels.transpose(2, 3), once, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("size", [(56, 56), (48, 96)])
@@ -65,13 +63,18 @@ def test_features_agree_with_the_stock_tower(grm: GRM, size: tuple[int, int]) ->
     assert features.rows * features.columns == features.tokens.shape[1]
 
 
-def test_windowed_towers_take_the_stock_path() -> None:
-    grm = build_grm(GRMConfig(**{**TINY.__dict__, "vision_depth": 2}))
-    images = pictures(2, 1)
+@pytest.mark.parametrize("size", [(112, 112), (84, 140)])
+def test_windows_agree_with_the_stock_tower(size: tuple[int, int]) -> None:
+    grm = build_grm(GRMConfig(**{**TINY.__dict__, "vision_depth": 3, "image_size": 112}))
+    tower = grm.model.model.visual
+    images = pictures(2, 1, *size)
     with torch.no_grad():
-        batched = encode_images(grm, images).tokens
-        grm.model.model.visual.fullatt_block_indexes = [1]  # the window is as large as the picture
-        torch.testing.assert_close(encode_images(grm, images).tokens, batched, rtol=0, atol=1e-4)
+        whole = encode_images(grm, images).tokens
+        tower.fullatt_block_indexes, tower.window_size = [1], 56
+        windowed = encode_images(grm, images).tokens
+        stock = grm.model.model.get_image_features(**stock_inputs(grm, list(images))).pooler_output
+    torch.testing.assert_close(windowed, torch.stack(tuple(stock)), rtol=0, atol=1e-4)
+    assert not torch.allclose(windowed, whole, atol=1e-2)
 
 
 def test_logits_agree_with_the_stock_model(grm: GRM) -> None:

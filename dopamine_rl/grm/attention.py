@@ -1,0 +1,47 @@
+"""The few operations that the vision tower and the language model share, each in as few kernels as the CPU allows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+def rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """A stock RMSNorm module in one call."""
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def rotation(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prepare the stock rotary embeddings [L, d] for `rotate`: [L, 1, d], the sign of the swapped half inside the sine."""
+    half = sin.shape[-1] // 2
+    return cos.unsqueeze(-2), torch.cat((-sin[..., :half], sin[..., half:]), dim=-1).unsqueeze(-2)
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Turn heads [..., L, heads, d] by prepared angles [L, 1, d], in the precision of the angles.
+
+    Source: transformers, `apply_rotary_pos_emb`; the halves are swapped by a roll, so nothing is negated.
+    """
+    if heads.dtype != cos.dtype:
+        return rotate(heads.to(cos.dtype), cos, sin).to(heads.dtype)
+    return torch.addcmul(heads * cos, heads.roll(heads.shape[-1] // 2, dims=-1), sin)
+
+
+def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Attention of n tokens to L, [N, n, heads · d].
+
+    Heads that share keys are laid one behind the other as if they were more tokens, so no key is copied.
+
+    Args:
+        query: [N, n, heads, d].
+        key, value: [N, L, key_heads, d]; key_heads divides heads.
+        mask: [n · heads / key_heads, L], True or 0 where a token may look, False or −∞ elsewhere, one row for each token and
+            head of a group; None lets all look at everything.
+    """
+    count, length, heads, width = query.shape
+    shared = key.shape[2]
+    folded = query.view(count, length, shared, heads // shared, width).transpose(1, 2).flatten(2, 3)
+    mixed = F.scaled_dot_product_attention(folded, key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask)
+    return mixed.unflatten(2, (length, -1)).transpose(1, 2).reshape(count, length, heads * width)

@@ -1,0 +1,130 @@
+"""Pictures to features: the stock vision tower's weights, run on equal-sized pictures as one batch.
+
+Three things differ from the stock pass, none of them the answer. A still picture is shown twice in time, so the two halves
+of the patch embedding are summed; its normalisation is folded into the same matrix, so bytes go straight into a product.
+Windows are a mask inside one batched attention instead of a loop over windows and pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.vision_utils import get_vision_position_ids
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.attention import attend, rms_norm, rotate, rotation
+from dopamine_rl.grm.model import GRM
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ImageFeatures:
+    """M encoded pictures of one size.
+
+    Args:
+        tokens: float [M, rows · columns, D], what stands in the prompt for each picture.
+        rows, columns: the grid of tokens.
+    """
+
+    tokens: torch.Tensor
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Grid:
+    """What the tower needs to know of a picture's size.
+
+    Args:
+        cos, sin: float32 [patches, 1, d], rotary angles.
+        window: bool [patches, patches], True inside one window; None where every layer sees the whole picture.
+    """
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    window: torch.Tensor | None
+
+
+def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
+    """The patch embedding of bytes: weight [D, patch² · 3] and bias [D], with the stock normalisation inside."""
+    processor, kernel = grm.image_processor, grm.model.model.visual.patch_embed.proj.weight
+    mean = 255.0 * torch.tensor(processor.image_mean, device=kernel.device)
+    scale = 1.0 / (255.0 * torch.tensor(processor.image_std, device=kernel.device))
+    still = kernel.float().sum(dim=2).permute(0, 2, 3, 1) * scale
+    weight = still.flatten(1).to(kernel.dtype)
+    # From the rounded weight: in half precision a grey picture must still come out as zero.
+    bias = -(weight.float().view(still.shape) * mean).sum(dim=(1, 2, 3))
+    return weight, bias.to(kernel.dtype)
+
+
+def picture_size(grm: GRM, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels to which the checkpoint's image processor resizes a picture."""
+    processor = grm.image_processor
+    unit = processor.patch_size * processor.merge_size
+    limits = (processor.size["shortest_edge"], processor.size["longest_edge"])
+    try:
+        return smart_resize(height, width, unit, *limits)
+    except ValueError as error:
+        raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
+
+
+def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int, int]:
+    """Resize where needed and cut into patches, as the checkpoint's image processor does, but leave bytes as they are.
+
+    Args:
+        images: uint8 [M, H, W, 3].
+    Returns:
+        uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without its
+        repetition over time, and the numbers of patch rows and columns.
+    """
+    patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
+    size = picture_size(grm, *images.shape[1:3])
+    if size != images.shape[1:3]:
+        images = np.stack([_resize(image, size) for image in images])
+    rows, columns = size[0] // patch, size[1] // patch
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(grm.model.device)
+    cut = pixels.view(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    return cut.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(images), rows * columns, patch * patch * 3), rows, columns
+
+
+def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def picture_grid(grm: GRM, rows: int, columns: int) -> Grid:
+    """Rotary angles and windows of pictures of rows × columns patches."""
+    tower, device = grm.model.model.visual, grm.model.device
+    merge = tower.spatial_merge_size
+    places = get_vision_position_ids(torch.tensor([[1, rows, columns]], device=device), merge)
+    cos, sin = rotation(*tower.rotary_pos_emb(places.float(), places))
+    if len(tower.fullatt_block_indexes) >= len(tower.blocks):
+        return Grid(cos, sin, None)
+    side = tower.window_size // merge // tower.patch_size * merge
+    window = places // side
+    return Grid(cos, sin, (window[:, None] == window[None]).all(dim=-1))
+
+
+def encode_patches(
+    tower: Any, patches: torch.Tensor, grid: Grid, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """Features [M, tokens, D] of M equal-sized pictures, uint8 [M, patches, patch² · 3], by the stock tower's layers."""
+    hidden = F.linear(patches.to(weight.dtype), weight, bias)
+    for number, block in enumerate(tower.blocks):
+        mask = None if number in tower.fullatt_block_indexes else grid.window
+        hidden = hidden + _attention(block.attn, rms_norm(block.norm1, hidden), grid, mask)
+        hidden = hidden + block.mlp(rms_norm(block.norm2, hidden))
+    count, length, width = hidden.shape
+    unit = tower.spatial_merge_unit
+    return tower.merger.mlp(rms_norm(tower.merger.ln_q, hidden).view(count, length // unit, unit * width))
+
+
+def _attention(attention: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | None) -> torch.Tensor:
+    mixed = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
+    turned = rotate(mixed[:, :, :2], grid.cos[:, None], grid.sin[:, None])
+    return attention.proj(attend(turned[:, :, 0], turned[:, :, 1], mixed[:, :, 2], mask))

@@ -1,0 +1,284 @@
+"""Scored frames a second of the reward service's scorer, beside the transformers model as it comes, in one run.
+
+    python -m experiments.benchmarks.scorer
+
+Both have the same weights, batch and threads and answer the same requests, three perspectives a frame:
+
+- ours: `Scorer.score` on requests of raw uint8 frames, until the replies are there;
+- naive: 3 prompts × (2 + 2V) pictures a frame, nothing shared, all prompts of the batch in one stock forward pass with the
+  logits of the last token only. The headline ratios leave out what the stock image processor takes (and the tokenizer), though
+  ours contains the same work; `ratio_with_processing` counts it.
+- floor: the parts alone, by our own functions with everything else at hand: the V new views of each frame through the vision
+  tower, and what the frame's three prompts do not share with earlier ones (AFTER three times, BEFORE of the incremental one).
+
+Cases: `batch_16`, 16 episodes under way that each send one new frame; `batch_1`, one such episode; `fragment_16`, one request
+of 16 frames of one episode. Every timed frame is new; INIT, GOAL, START, END and the previous frame were seen before. With one
+thread on the CPU time is CPU time of the main thread, which does all the work, so that a busy machine counts less; else it is wall
+time. The arms take turns; ratios are medians over the rounds, and those without a V in their name the worst over V. `--width
+released` has a Qwen2.5-VL of the released 3B width, two layers each of vision (one with windows) and language. The last line is
+JSON; it needs only torch and transformers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from dopamine_rl.grm.model import GRM
+    from dopamine_rl.types import ScoreReply, ScoreRequest
+
+INSTRUCTION = "insert the peg into the hole"
+RELEASED = {
+    "vision": {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "depth": 2},
+    "text": {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2},
+}
+"""The width of the released models of 3 billion weights."""
+
+
+def main() -> None:
+    """Run all cases and print their figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="turns of each arm in a case; 0: 15, or 3 of released width"
+    )
+    parser.add_argument("--threads", type=int, default=1, help="torch threads of both arms")
+    parser.add_argument(
+        "--frames", type=int, default=0, help="frames of the larger batch; 0: 16, or 4 of released width"
+    )
+    parser.add_argument("--views", type=int, nargs="+", help="numbers of views; 2 and 3, or 2 of released width")
+    parser.add_argument("--width", choices=("embedded", "released"), default="embedded", help="which model")
+    parser.add_argument("--device", default="cpu", help="where both arms run")
+    parser.add_argument("--dtype", default="float32", help="precision of both arms, a name of torch")
+    arguments = parser.parse_args()
+    released = arguments.width == "released"
+    arguments.rounds = arguments.rounds or (2 if released else 15)
+    arguments.frames = arguments.frames or (2 if released else 16)
+    arguments.views = arguments.views or ([2] if released else [2, 3])
+
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    grm = make_grm(arguments.width, getattr(torch, arguments.dtype), arguments.device)
+    clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter
+    figures: dict[str, dict[str, float]] = {}
+    for views in arguments.views:
+        for case, episodes, length in (
+            (f"batch_{arguments.frames}", arguments.frames, 1),
+            ("batch_1", 1, 1),
+            (f"fragment_{arguments.frames}", 1, arguments.frames),
+        ):
+            name = f"{case}_v{views}"
+            figures[name] = measure(Arms(grm, episodes, length, views), arguments.rounds, clock)
+            print(name, json.dumps(figures[name]), flush=True)
+    print(json.dumps(summary(figures, arguments.frames, arguments.views)))
+
+
+def make_grm(width: str, dtype: torch.dtype, device: str) -> GRM:
+    """An embedded model with its default shape, or one of the released width at reduced depth; random weights."""
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
+    from dopamine_rl.grm.config import GRMConfig
+    from dopamine_rl.grm.model import build_grm
+
+    if width == "embedded":
+        grm = build_grm(GRMConfig())
+    else:
+        grm = build_grm(GRMConfig(image_size=168, patch=14, vision_width=16, text_width=32, text_heads=4))
+        config = grm.model.config
+        for part, values in (("vision_config", RELEASED["vision"]), ("text_config", RELEASED["text"])):
+            for key, value in values.items():
+                setattr(getattr(config, part), key, value)
+        config.vision_config.window_size, config.vision_config.fullatt_block_indexes = 112, [1]
+        text = config.text_config
+        text.num_hidden_layers, text.layer_types = 2, ["full_attention"] * 2
+        text.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
+        grm.model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    grm.model.to(device=device, dtype=dtype)
+    return grm
+
+
+class Arms:
+    """The three arms on one case, and the requests they are given.
+
+    Args:
+        episodes: requests in a batch, each of its own episode.
+        length: new frames in a request.
+        views: cameras.
+    """
+
+    def __init__(self, grm: GRM, episodes: int, length: int, views: int) -> None:
+        from dopamine_rl.types import EpisodeContext
+        from reward_service.engines.transformers import TransformersEngine
+        from reward_service.scorer import Scorer
+
+        self._grm, self._length, self._views = grm, length, views
+        self._rng = np.random.default_rng(0)
+        self._scorer = Scorer(TransformersEngine(grm, device=str(grm.model.device)))
+        self._contexts = [
+            EpisodeContext(
+                f"e{number}",
+                INSTRUCTION,
+                *self._pictures(2),
+                self._pictures(views),
+                self._pictures(views),
+            )
+            for number in range(episodes)
+        ]
+        self._last = [context.init for context in self._contexts]
+        self._floor = make_floor(grm, episodes * length, views, self._pictures)
+
+    def _pictures(self, *count: int) -> np.ndarray:
+        side = round(self._grm.image_processor.size["shortest_edge"] ** 0.5 + 0.5)
+        return self._rng.integers(0, 256, (*count, side, side, 3), np.uint8)
+
+    def requests(self) -> list[ScoreRequest]:
+        """The next frames of every episode."""
+        from dopamine_rl.types import ScoreRequest
+
+        batch = []
+        for number, context in enumerate(self._contexts):
+            frames = self._pictures(self._length, self._views)
+            batch.append(ScoreRequest(context, self._last[number], frames, tuple(range(1, self._length + 1)), 1e4))
+            self._last[number] = frames[-1]
+        return batch
+
+    def ours(self, requests: list[ScoreRequest]) -> list[ScoreReply]:
+        """Score a batch."""
+        return self._scorer.score(requests)
+
+    def process(self, requests: list[ScoreRequest]) -> dict[str, Any]:
+        """The naive contract's inputs: every prompt with all its pictures, through the stock image processor."""
+
+        from dopamine_rl.grm.layout import prompt_layout
+
+        images: list[np.ndarray] = []
+        for request in requests:
+            context = request.context
+            befores = [request.previous, *request.frames[:-1]]
+            for before, after in zip(befores, request.frames, strict=True):
+                for anchor in (before, context.init, context.goal):
+                    images += [context.reference_start, context.reference_end, *anchor, *after]
+        inputs = dict(self._grm.image_processor(images=images, return_tensors="pt"))
+        merge = self._grm.model.config.vision_config.spatial_merge_size
+        _, rows, columns = (inputs["image_grid_thw"][0] // merge).tolist()
+        ids = prompt_layout(self._grm, INSTRUCTION, self._views, rows, columns).input_ids
+        ids = ids.repeat(len(images) // (2 + 2 * self._views), 1)
+        inputs |= {"input_ids": ids, "mm_token_type_ids": (ids == self._grm.model.config.image_token_id).int()}
+        device, dtype = self._grm.model.device, self._grm.model.dtype
+        return {name: v.to(device, dtype if v.is_floating_point() else v.dtype) for name, v in inputs.items()}
+
+    def naive(self, inputs: dict[str, Any]) -> np.ndarray:
+        """Gain and loss, float32 [frames, 3, 2], by one stock forward pass."""
+        import torch
+
+        from dopamine_rl.grm.readout import binned_hops
+
+        with torch.inference_mode():
+            logits = self._grm.model(**inputs, logits_to_keep=1).logits[:, -1, self._grm.answer_ids]
+            return torch.stack(binned_hops(logits)[:2], dim=-1).cpu().numpy().reshape(-1, 3, 2)
+
+    def floor(self) -> None:
+        """The parts alone."""
+        self._floor()
+
+
+def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.ndarray]) -> Callable[[], None]:
+    """The parts of one batch of frames alone, with everything else computed beforehand."""
+    import torch
+
+    from dopamine_rl.grm.layout import missing_prefixes
+    from dopamine_rl.grm.readout import Reader
+
+    def names(first: int) -> tuple[int, ...]:
+        return tuple(range(first, first + views))
+
+    new, start = pictures(frames * views), frames * views
+    with torch.inference_mode():
+        reader = Reader(grm)
+        old = reader.encode(pictures(2 + 3 * views))
+        layout = reader.grid_layout(INSTRUCTION, views, old.rows, old.columns)
+        references = (start, start + 1)
+        previous, init, goal = (names(start + 2 + place * views) for place in range(3))
+        anchors = [previous, *(names(frame * views) for frame in range(frames - 1))]
+        questions = [
+            (*references, *before, *names(frame * views))
+            for frame, anchor in enumerate(anchors)
+            for before in (anchor, init, goal)
+        ]
+        known: dict[tuple[int, ...], torch.Tensor] = {}
+        place = {name: name for name in range(start + 2 + 3 * views)}
+        reader.logits(layout, questions, torch.cat((reader.encode(new).tokens, old.tokens)), place, known)
+    shared = {prefix: known[prefix] for prefix in (references, (*references, *init), (*references, *goal))}
+    assert len(missing_prefixes(layout, questions, shared)[1]) == frames
+
+    def floor() -> None:
+        with torch.inference_mode():
+            tokens = torch.cat((reader.encode(new).tokens, old.tokens))
+            reader.logits(layout, questions, tokens, place, dict(shared)).cpu()
+
+    return floor
+
+
+def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Times and ratios of one case: medians over the rounds, in which the arms take turns."""
+    times: dict[str, list[float]] = {name: [] for name in ("ours", "naive", "processing", "floor")}
+    difference = 0.0
+    for number in range(-1, rounds):  # one round to warm up
+        requests = arms.requests()
+        results = {}
+        for name, run in _turns(arms, requests, results):
+            begin = clock()
+            results[name] = run()
+            if number >= 0:
+                times[name].append(clock() - begin)
+        replies = results["ours"]
+        ours = np.concatenate([np.stack((reply.gain, reply.loss), axis=-1) for reply in replies])
+        difference = max(difference, float(np.abs(ours - results["naive"]).max()))
+    took = {name: np.array(values) for name, values in times.items()}
+    frames = len(ours)
+    return {
+        "ratio": _median(took["naive"] / took["ours"]),
+        "ratio_with_processing": _median((took["naive"] + took["processing"]) / took["ours"]),
+        "share_of_floor": _median(took["floor"] / took["ours"]),
+        "max_abs_difference": float(f"{difference:.2g}"),
+        "frames_per_s": _median(frames / took["ours"]),
+        **{f"{name}_ms": _median(values * 1e3) for name, values in took.items()},
+    }
+
+
+def _turns(
+    arms: Arms, requests: list[ScoreRequest], results: dict[str, Any]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    yield "ours", lambda: arms.ours(requests)
+    yield "floor", arms.floor
+    yield "processing", lambda: arms.process(requests)
+    yield "naive", lambda: arms.naive(results["processing"])
+
+
+def _median(values: np.ndarray) -> float:
+    return round(float(np.median(values)), 3)
+
+
+def summary(figures: dict[str, dict[str, float]], frames: int, views: list[int]) -> dict[str, float]:
+    """The headline figures, worst over V, and the ratios of every case."""
+    large, single = ([figures[f"{case}_v{v}"] for v in views] for case in (f"batch_{frames}", "batch_1"))
+    return {
+        "ratio": min(figure["ratio"] for figure in large),
+        "ratio_batch_1": min(figure["ratio"] for figure in single),
+        "max_abs_difference": max(figure["max_abs_difference"] for figure in figures.values()),
+        "share_of_floor": min(figure["share_of_floor"] for figure in large),
+        "share_of_floor_batch_1": min(figure["share_of_floor"] for figure in single),
+        **{f"ratio_{name}": figure["ratio"] for name, figure in figures.items()},
+    }
+
+
+if __name__ == "__main__":
+    main()

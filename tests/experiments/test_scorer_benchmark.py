@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_the_benchmark_prints_its_figures_last() -> None:
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-m", "experiments.benchmarks.scorer", "--rounds", "1", "--frames", "2", "--views", "2"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120, check=True)
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert {"ratio", "ratio_batch_1", "share_of_floor"} <= set(figures)
+    assert figures["max_abs_difference"] < 1e-4
+    assert all(value > 0 for value in figures.values())
