@@ -261,7 +261,8 @@ def open_message(
             max_ext_len=0,
         )
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise WireError(f"not a msgpack message within the limits: {error}") from error
+        why = str(error) or type(error).__name__
+        raise WireError(f"not a msgpack message within the limits: {why}") from error
     if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
         raise WireError(f"not a {PROTOCOL} message")
     if type(message.get("version")) is not int or message["version"] != VERSION:

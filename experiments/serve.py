@@ -9,6 +9,7 @@ front of it, prints its address, and takes both down on Ctrl-C. `/docs` on that 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -69,9 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
         os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
         with _interruptible():
-            serve(arguments, config, token)
-    except KeyboardInterrupt:
-        print("stopped", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                serve(arguments, config, token)
+            print("stopped", flush=True)
     except DopamineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2

@@ -147,8 +147,9 @@ def _from_base64(name: str, text: Any) -> bytes:
 
 def _numbers(values: NDArray[np.float32]) -> list[Any]:
     """Nested lists of a float array; None where it is not a number."""
-    array = np.asarray(values, np.float64)
-    return np.where(np.isfinite(array), array.astype(object), None).tolist()
+    plain = np.asarray(values, np.float64).astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()
 
 
 def _with_pixels(values: Mapping[str, Any], limits: WireLimits, reserve: Reserve) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, Overloaded, require
-from dopamine_rl.wire import WireLimits
+from dopamine_rl.wire import DEFAULT_LIMITS, WireLimits
 from reward_service.statuses import RateLimited, Unauthorized
 
 TOKEN_VARIABLE = "DOPAMINE_TOKEN"
@@ -40,7 +40,7 @@ class IngressConfig:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    limits: WireLimits = WireLimits()
+    limits: WireLimits = DEFAULT_LIMITS
     max_requests: int = 64
     memory_mb: float = 512.0
     rate_hz: float = 200.0

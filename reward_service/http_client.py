@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NoAnswerYet
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import requests
 
@@ -113,11 +112,9 @@ class HttpRewardClient:
                 timeout=(min(left_s, self.config.connect_s), left_s),
             ) as response:  # fmt: skip
                 answer = _read(response, deadline)
-        except requests.Timeout as error:
+        except requests.RequestException as error:
             if time.monotonic() >= deadline:
                 raise ScoringTimeout("no answer in time") from error
-            raise ServiceUnavailable(f"{self.url} does not answer") from error
-        except requests.RequestException as error:
             raise ServiceUnavailable(f"{self.url} cannot be reached: {type(error).__name__}") from error
         if response.status_code != 200:
             raise error_from(response.status_code, answer, response.headers.get("content-type", ""))
@@ -154,14 +151,15 @@ class HttpPendingScore:
         if self._late:
             raise ScoringTimeout("no answer in time")
         try:
-            return self._future.result(max(0.0, timeout_s)) if timeout_s >= 0 else self._give_up()
-        except (NoAnswerYet, ScoringTimeout):
-            if self._future.done() and timeout_s >= 0:
-                raise
-            self._give_up()
+            if timeout_s >= 0:
+                return self._future.result(timeout_s)
+        except ScoringTimeout:
             raise
+        except TimeoutError:
+            pass
+        self._give_up()
 
-    def _give_up(self) -> ScoreReply:
+    def _give_up(self) -> NoReturn:
         self._late = True
         if self._attempts is not None:
             self._attempts.given_up.set()

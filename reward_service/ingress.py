@@ -217,7 +217,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(seconds)
     if status_of(error) == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if not await _drained(request):
+    if isinstance(error, SlowBody) or not await _drained(request):
         headers["Connection"] = "close"
     return Response(encode(describe_error(error), media), status_of(error), headers, MEDIA_TYPES[media])
 
