@@ -69,10 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
             raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
         os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
-        with _interruptible():
-            with contextlib.suppress(KeyboardInterrupt):
-                serve(arguments, config, token)
-            print("stopped", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            serve(arguments, config, token)
+        print("stopped", flush=True)
     except DopamineError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
@@ -84,7 +83,7 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
     from experiments.cluster import ClusterConfig, ray_cluster
 
     print("starting the cluster …", flush=True)
-    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))):
+    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), _interruptible():
         from reward_service.client import ServeRewardClient
 
         if arguments.app is not None:
@@ -120,7 +119,7 @@ def listen(client: object, config: IngressConfig, token: str | None) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that both clean up."""
+    """SIGTERM ends the block as Ctrl-C does, so that both clean up. Ray sets a handler of its own when it starts."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
