@@ -81,7 +81,19 @@ def decode_request(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ScoreReq
         WireError: not a request of this protocol version, or larger than `limits.max_bytes`.
         BadInput: a field holds a value that cannot be used, or more than `limits` allows.
     """
-    body = _Fields(_decode(data, "request", limits), limits)
+    return read_request(open_message(data, "request", limits), limits)
+
+
+def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS) -> ScoreRequest:
+    """Return the request that a message's body holds. Its arrays are read-only.
+
+    Args:
+        values: field by field what `encode_request` writes.
+    Raises:
+        WireError: a field is missing or of another type.
+        BadInput: a field holds a value that cannot be used, or more than `limits` allows.
+    """
+    body = _Fields(values, limits)
     fusion = _Fields(body.take("fusion", dict), limits)
     context = EpisodeContext(
         episode_id=body.text("episode_id"),
@@ -116,7 +128,7 @@ def encode_reply(reply: ScoreReply) -> bytes:
     Raises:
         BadInput: a value marked valid is not finite or out of range. What cannot be read may not be sent as valid.
     """
-    _check_reply(reply)
+    check_reply(reply)
     folded = reply.folded
     body = {
         "gain": _pack(np.asarray(reply.gain, np.float32)),
@@ -146,7 +158,7 @@ def decode_reply(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ScoreReply
         WireError: not a reply of this protocol version, or larger than `limits.max_bytes`.
         BadInput: a field holds a value that cannot be used, or more than `limits` allows.
     """
-    body = _Fields(_decode(data, "reply", limits), limits)
+    body = _Fields(open_message(data, "reply", limits), limits)
     reasons = body.take("reasons", list)
     if len(reasons) > limits.max_frames or not all(isinstance(r, str) and len(r) <= limits.max_text for r in reasons):
         raise BadInput("reasons", len(reasons), f"give at most {limits.max_frames} strings, one for each frame")
@@ -162,7 +174,7 @@ def decode_reply(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ScoreReply
         model_ms=body.number("model_ms"),
         folded=_decode_folded(body.take("folded", dict, type(None)), T, limits),
     )
-    _check_reply(reply)
+    check_reply(reply)
     return reply
 
 
@@ -181,7 +193,7 @@ def _decode_folded(values: Any, T: int, limits: WireLimits) -> FoldedProgress | 
     )
 
 
-def _check_reply(reply: ScoreReply) -> None:
+def check_reply(reply: ScoreReply) -> None:
     """Raise BadInput unless shapes agree, and NaN and infinities stand only where the answer is marked invalid."""
     shape = (len(reply.reasons), len(PERSPECTIVES))
     for name, values in (("gain", reply.gain), ("loss", reply.loss), ("entropy", reply.entropy)):
@@ -216,8 +228,14 @@ def _encode(kind: str, body: dict[str, Any]) -> bytes:
         raise WireError(f"the {kind} holds what cannot be sent: {error}") from error
 
 
-def _decode(data: bytes, kind: str, limits: WireLimits) -> dict[str, Any]:
-    """Return the body of a message of this protocol, version and kind."""
+def open_message(
+    data: bytes | bytearray, kind: str, limits: WireLimits, max_containers: int = MAX_CONTAINERS
+) -> dict[str, Any]:
+    """Return the body of a message of this protocol, version and kind.
+
+    Raises:
+        WireError: not such a message, larger than `limits.max_bytes`, or more than `max_containers` lists and maps.
+    """
     if not isinstance(data, (bytes, bytearray)):
         raise WireError(f"give the message as bytes, not as {type(data).__name__}")
     if len(data) > limits.max_bytes:
@@ -227,8 +245,8 @@ def _decode(data: bytes, kind: str, limits: WireLimits) -> dict[str, Any]:
     def count(container: Any) -> Any:
         nonlocal containers
         containers += 1
-        if containers > MAX_CONTAINERS:
-            raise ValueError(f"more than {MAX_CONTAINERS} lists and maps")
+        if containers > max_containers:
+            raise ValueError(f"more than {max_containers} lists and maps")
         return container
 
     try:
@@ -243,14 +261,22 @@ def _decode(data: bytes, kind: str, limits: WireLimits) -> dict[str, Any]:
             max_ext_len=0,
         )
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise WireError(f"not a msgpack message within the limits: {error}") from error
+        why = str(error) or type(error).__name__
+        raise WireError(f"not a msgpack message within the limits: {why}") from error
     if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
         raise WireError(f"not a {PROTOCOL} message")
     if type(message.get("version")) is not int or message["version"] != VERSION:
-        raise WireError(f"protocol version {message.get('version')!r}: this side speaks version {VERSION}")
+        raise WireError(f"protocol version {brief(message.get('version'))!r}: this side speaks version {VERSION}")
     if message.get("kind") != kind or not isinstance(message.get("body"), dict):
-        raise WireError(f"a message of kind {message.get('kind')!r} where a {kind} is expected")
+        raise WireError(f"a message of kind {brief(message.get('kind'))!r} where a {kind} is expected")
     return message["body"]
+
+
+def brief(value: Any) -> Any:
+    """A value short enough for an error message: what a stranger sent may be megabytes long, and its repr longer."""
+    if isinstance(value, (str, bytes)):
+        return value[:100]
+    return f"a {type(value).__name__} of {len(value)}" if isinstance(value, (list, dict)) else value
 
 
 def _pack(array: NDArray[Any]) -> dict[str, Any]:
@@ -280,15 +306,15 @@ class _Fields:
         return value
 
     def number(self, name: str) -> float:
-        value = float(self.take(name, int, float))
-        if not math.isfinite(value):
+        value = self.take(name, int, float)
+        if not math.isfinite(value) if type(value) is float else abs(value) >= 2**64:
             raise BadInput(name, value, "give a finite number")
-        return value
+        return float(value)
 
     def choice(self, name: str, options: tuple[str, ...]) -> Any:
         value = self.text(name)
         if value not in options:
-            raise BadInput(name, value, f"give one of {', '.join(options)}")
+            raise BadInput(name, brief(value), f"give one of {', '.join(options)}")
         return value
 
     def times(self, name: str, low: int) -> tuple[int, ...]:
@@ -296,7 +322,7 @@ class _Fields:
         if len(values) > self._limits.max_frames:
             raise BadInput(name, len(values), f"give at most {self._limits.max_frames} frames")
         if not all(type(value) is int and low <= value < 2**53 for value in values):
-            raise BadInput(name, values, f"give whole environment steps, at least {low}")
+            raise BadInput(name, [brief(value) for value in values], f"give whole environment steps, at least {low}")
         return tuple(values)
 
     def pictures(self, name: str, ndim: int) -> NDArray[np.uint8]:
@@ -322,7 +348,7 @@ class _Fields:
         if self._shape(name) != shape:
             raise BadInput(name, self._shape(name), f"give shape {shape}")
         if fields.take("dtype", str) != dtype.str:
-            raise BadInput(name, fields.take("dtype", str), f"give dtype {dtype.str}")
+            raise BadInput(name, brief(fields.take("dtype", str)), f"give dtype {dtype.str}")
         data = fields.take("data", bytes)
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise WireError(f"field {name!r}: {len(data)} bytes do not fill shape {shape} of {dtype.str}")
@@ -331,5 +357,5 @@ class _Fields:
     def _shape(self, name: str) -> tuple[int, ...]:
         values = _Fields(self.take(name, dict), self._limits).take("shape", list)
         if len(values) > 5 or not all(type(value) is int and 0 <= value < 2**31 for value in values):
-            raise WireError(f"field {name!r}: {values!r:.100} is no shape")
+            raise WireError(f"field {name!r}: {[brief(value) for value in values[:5]]!r:.200} is no shape")
         return tuple(values)

@@ -1,0 +1,203 @@
+"""Request and reply bodies of the HTTP ingress. Every size is known before what it belongs to is built.
+
+msgpack is the protocol of `dopamine_rl.wire`. JSON is the same fields as one flat object, without the envelope; its
+arrays carry their bytes in base64, and fields that have a usual value may be left out. In both, a field of pictures may
+also hold PNG or JPEG files instead of an array: one file for [H, W, 3], a list of files for [V, H, W, 3], a list of
+lists for [T, V, H, W, 3].
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, WireError
+from dopamine_rl.types import FusionConfig, ScoreReply, ScoreRequest
+from dopamine_rl.wire import WireLimits, brief, check_reply, encode_reply, open_message, read_request
+from reward_service.pictures import PictureHeader, decode_picture, read_header
+from reward_service.statuses import Media, encode
+
+PICTURE_AXES = {"reference_start": 3, "reference_end": 3, "init": 4, "goal": 4, "previous": 4, "frames": 5}
+"""The fields of pictures and the number of their axes."""
+JSON_FIELDS = ("episode_id", "instruction", *PICTURE_AXES, "model_version", "times", "remaining_ms", "start_progress", "fusion")  # fmt: skip
+DEFAULT_REMAINING_MS = 10_000.0
+
+Reserve = Callable[[int], None]
+"""Called with a number of bytes before they are taken up; raises where there is no room."""
+
+
+def read_body(body: bytes | bytearray, media: Media, limits: WireLimits, reserve: Reserve) -> ScoreRequest:
+    """Return the request that a body holds.
+
+    Args:
+        reserve: asked before pictures are decoded.
+    Raises:
+        WireError: not a message of the protocol.
+        BadInput: a field holds a value that cannot be used, or more than `limits` allows.
+        DopamineError: whatever `reserve` raises.
+    """
+    values = read_json(body, limits) if media == "json" else open_message(body, "request", limits, _containers(limits))
+    return read_request(_with_pixels(values, limits, reserve), limits)
+
+
+def write_reply(reply: ScoreReply, media: Media) -> bytes:
+    """The bytes of a reply; in JSON a number that has no value is null.
+
+    Raises:
+        BadInput: a value marked valid is not finite or out of range.
+    """
+    if media == "msgpack":
+        return encode_reply(reply)
+    check_reply(reply)
+    values: dict[str, Any] = {
+        **{name: _numbers(getattr(reply, name)) for name in ("gain", "loss", "entropy", "hops")},
+        "valid": reply.valid.tolist(),
+        "reasons": list(reply.reasons),
+        "anchor_times": [int(time) for time in reply.anchor_times],
+        "model_version": reply.model_version,
+        "queue_ms": float(reply.queue_ms),
+        "model_ms": float(reply.model_ms),
+        "folded": None,
+    }
+    if reply.folded is not None:
+        values["folded"] = {
+            **{name: _numbers(getattr(reply.folded, name)) for name in ("progress", "perspectives", "weight")},
+            "valid": reply.folded.valid.tolist(),
+        }
+    return encode(values, "json")
+
+
+def read_json(body: bytes | bytearray, limits: WireLimits) -> dict[str, Any]:
+    """Return the fields of a JSON request as `read_request` wants them, pictures still as files.
+
+    Raises:
+        WireError: not JSON within the limits.
+        BadInput: an unknown field, or text that cannot be encoded.
+    """
+    if len(body) > limits.max_bytes:
+        raise WireError(f"message of {len(body)} bytes: at most {limits.max_bytes} are taken")
+    # Counted in the bytes, since a parsed list or number takes up to sixty times its size on the wire.
+    nested, separated = body.count(b"[") + body.count(b"{"), body.count(b",")
+    most = _containers(limits) + limits.max_text
+    if nested > _containers(limits) or separated > most + limits.max_frames * limits.max_views:
+        raise WireError(f"{nested} lists and objects, {separated} commas: more than any request has")
+    try:
+        values = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise WireError(f"not JSON: {str(error)[:200]}") from None
+    if not isinstance(values, dict):
+        raise WireError(f"not a JSON object but a {type(values).__name__}")
+    for name in values:
+        if name not in JSON_FIELDS:
+            raise BadInput(brief(name), "(unknown)", f"remove it, or write one of {', '.join(JSON_FIELDS)}")
+    return _complete({name: _plain(name, value) for name, value in values.items()})
+
+
+def _containers(limits: WireLimits) -> int:
+    """Lists and maps in the largest request: a list for each frame, and a few dozen."""
+    return 2 * limits.max_frames + 64
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Arrays with their bytes in place of base64; text only where it can be encoded."""
+    if isinstance(value, str) and name not in PICTURE_AXES:
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError:
+            raise BadInput(name, "half a surrogate pair", "give whole characters") from None
+    if name in PICTURE_AXES and isinstance(value, dict):
+        return {"dtype": "|u1", **value, "data": _from_base64(name, value.get("data"))}
+    return value
+
+
+def _complete(values: dict[str, Any]) -> dict[str, Any]:
+    """The same request with the usual values where fields are left out."""
+    frames = values.get("frames")
+    if "times" not in values and frames is not None:
+        shape = frames.get("shape") if isinstance(frames, dict) else [len(frames)] if isinstance(frames, list) else None
+        count = shape[0] if isinstance(shape, list) and shape else 0
+        values["times"] = list(range(1, 1 + min(count, 1 << 16))) if type(count) is int else []
+    fusion = values.pop("fusion", None) or {}
+    usual = asdict(FusionConfig())
+    if not isinstance(fusion, dict) or set(fusion) - set(usual):
+        raise BadInput("fusion", brief(fusion), f"give an object with any of {', '.join(usual)}")
+    missing = {"model_version": None, "start_progress": None, "remaining_ms": DEFAULT_REMAINING_MS}
+    return {**missing, **values, "fusion": {**usual, **fusion}}
+
+
+def _from_base64(name: str, text: Any) -> bytes:
+    if not isinstance(text, str):
+        raise BadInput(name, brief(text), "give bytes as base64 text")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise BadInput(name, brief(text), "give bytes as base64 text") from None
+
+
+def _numbers(values: NDArray[np.float32]) -> list[Any]:
+    """Nested lists of a float array; None where it is not a number."""
+    plain = np.asarray(values, np.float64).astype(object)
+    plain[~np.isfinite(values)] = None
+    return plain.tolist()
+
+
+def _with_pixels(values: Mapping[str, Any], limits: WireLimits, reserve: Reserve) -> dict[str, Any]:
+    """The same body with raw pixels in place of picture files. All headers are read before the first is decoded."""
+    planned = {
+        name: _plan(name, values[name], axes, limits)
+        for name, axes in PICTURE_AXES.items()
+        if isinstance(values.get(name), (bytes, str, list))
+    }
+    total = sum(math.prod(shape) for _, shape in planned.values())
+    if total > limits.max_bytes:
+        raise BadInput("pictures", f"{total} bytes of pixels", f"give at most {limits.max_bytes} in one request")
+    reserve(2 * total)
+    decoded = dict(values)
+    for name, (files, shape) in planned.items():
+        pixels = b"".join(decode_picture(name, data, header).tobytes() for data, header in files)
+        decoded[name] = {"dtype": "|u1", "shape": list(shape), "data": pixels}
+    return decoded
+
+
+def _plan(
+    name: str, value: Any, axes: int, limits: WireLimits
+) -> tuple[list[tuple[bytes, PictureHeader]], tuple[int, ...]]:
+    """A field's files with their headers, and the shape of the array that they will become."""
+    files, arrangement = _arranged(name, value, axes - 3, limits)
+    headers = [read_header(name, data) for data in files]
+    sizes = {(header.height, header.width) for header in headers}
+    if len(sizes) != 1:
+        raise BadInput(name, f"pictures of {len(sizes)} sizes", "give pictures of one size")
+    [(height, width)] = sizes
+    if height * width > limits.max_pixels:
+        raise BadInput(name, (height, width), f"give pictures of at most {limits.max_pixels} pixels")
+    return list(zip(files, headers, strict=True)), (*arrangement, height, width, 3)
+
+
+def _arranged(name: str, value: Any, levels: int, limits: WireLimits) -> tuple[list[bytes], tuple[int, ...]]:
+    """Flatten `levels` nested lists of files; each level is as long throughout."""
+    if levels == 0:
+        if isinstance(value, str):
+            value = _from_base64(name, value)
+        if not isinstance(value, bytes):
+            raise BadInput(name, brief(value), "give a PNG or JPEG file here")
+        return [value], ()
+    most = limits.max_frames if levels == 2 else limits.max_views
+    if not isinstance(value, list) or not 1 <= len(value) <= most:
+        raise BadInput(name, brief(value), f"give a list of 1 to {most} {'frames' if levels == 2 else 'views'}")
+    parts = [_arranged(name, part, levels - 1, limits) for part in value]
+    shapes = {shape for _, shape in parts}
+    if len(shapes) != 1:
+        raise BadInput(name, f"frames of {len(shapes)} shapes", "give as many views in every frame")
+    return [data for files, _ in parts for data in files], (len(value), *shapes.pop())

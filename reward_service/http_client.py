@@ -1,0 +1,209 @@
+"""A RewardClient for programs outside the cluster: the same interface as in it, over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import NoReturn, TypeVar
+
+import requests
+
+from dopamine_rl.errors import BadInput, DopamineError, Overloaded, ScoringTimeout, ServiceUnavailable, WireError
+from dopamine_rl.types import ScoreReply, ScoreRequest
+from dopamine_rl.wire import DEFAULT_LIMITS, decode_reply, encode_request
+from reward_service.statuses import MEDIA_TYPES, error_from
+
+T = TypeVar("T")
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
+"""Pauses before a request is sent again; they double."""
+
+
+@dataclass(frozen=True)
+class HttpClientConfig:
+    """How a client behaves.
+
+    Args:
+        connect_s: time for a connection to be made.
+        max_retries: how often a request is sent again because the service could not be reached or had no replica.
+            A service that is overloaded is not asked again: that would make it worse.
+        max_pending: requests under way at once; more end as Overloaded at once.
+        workers: requests that are on the wire at once.
+    """
+
+    connect_s: float = 2.0
+    max_retries: int = 5
+    max_pending: int = 64
+    workers: int = 8
+
+
+class HttpRewardClient:
+    """A RewardClient over HTTP. Can be pickled; connects on first use.
+
+    The pictures of a request must not be changed after `submit`: they are encoded in the background. Proxies and
+    passwords of the environment (.netrc) are not used, so the token goes nowhere but to `url`.
+
+    Args:
+        url: of the service, such as "http://127.0.0.1:8000".
+        token: the service's token, where it has one.
+    """
+
+    def __init__(self, url: str, token: str | None = None, config: HttpClientConfig | None = None) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise BadInput("url", url, "write http://HOST:PORT")
+        self.url, self.config = url.rstrip("/"), config or HttpClientConfig()
+        self._token = token
+        self._connect()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"url": self.url, "config": self.config, "_token": self._token}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._connect()
+
+    def submit(self, request: ScoreRequest) -> HttpPendingScore:
+        """Send a request in the background and return at once."""
+        if not self._places.acquire(blocking=False):
+            return HttpPendingScore(_failed(Overloaded(f"{self.config.max_pending} requests are pending already")))
+        attempts = _Attempts(self.config.max_retries, time.monotonic() + request.remaining_ms / 1e3)
+        future = self._workers.submit(attempts.run, lambda left_s: self._score(request, left_s))
+        future.add_done_callback(lambda _: self._places.release())
+        return HttpPendingScore(future, attempts)
+
+    def model_version(self, timeout_s: float) -> str:
+        """The version that is being served now. Raises ScoringTimeout or ServiceUnavailable."""
+        attempts = _Attempts(self.config.max_retries, time.monotonic() + timeout_s)
+        return attempts.run(self._version)
+
+    def _connect(self) -> None:
+        self._places = threading.BoundedSemaphore(self.config.max_pending)
+        self._workers = ThreadPoolExecutor(self.config.workers, "http-reward")
+        self._sessions = threading.local()
+
+    def _score(self, request: ScoreRequest, left_s: float) -> ScoreReply:
+        body = encode_request(replace(request, remaining_ms=left_s * 1e3))
+        answer = self._ask("POST", "/v1/score", left_s, body)
+        try:
+            return decode_reply(answer)
+        except (WireError, BadInput) as error:
+            raise ServiceUnavailable(f"the service's answer cannot be read: {error}") from error
+
+    def _version(self, left_s: float) -> str:
+        answer = self._ask("GET", "/v1/version", left_s)
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            return str(json.loads(answer)["model_version"])
+        raise ServiceUnavailable("the service's answer cannot be read; is this address a reward service?")
+
+    def _ask(self, method: str, path: str, left_s: float, body: bytes | None = None) -> bytes:
+        """Send once and return the body of a good answer. Raises the failure that the answer stands for."""
+        deadline = time.monotonic() + left_s
+        headers = {"Content-Type": MEDIA_TYPES["msgpack"]} if body is not None else {}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token}"
+        try:
+            with self._session().request(
+                method, self.url + path, data=body, headers=headers, allow_redirects=False, stream=True,
+                timeout=(min(left_s, self.config.connect_s), left_s),
+            ) as response:  # fmt: skip
+                answer = _read(response, deadline)
+        except requests.RequestException as error:
+            if time.monotonic() >= deadline:
+                raise ScoringTimeout("no answer in time") from error
+            raise ServiceUnavailable(f"{self.url} cannot be reached: {type(error).__name__}") from error
+        if response.status_code != 200:
+            raise error_from(response.status_code, answer, response.headers.get("content-type", ""))
+        return answer
+
+    def _session(self) -> requests.Session:
+        """One for each thread, so that connections are kept."""
+        if not hasattr(self._sessions, "session"):
+            self._sessions.session = requests.Session()
+            self._sessions.session.trust_env = False
+        session: requests.Session = self._sessions.session
+        return session
+
+
+class HttpPendingScore:
+    """A request on its way (a PendingScore)."""
+
+    def __init__(self, future: Future[ScoreReply], attempts: _Attempts | None = None) -> None:
+        self._future, self._attempts = future, attempts
+        self._late = False
+
+    @property
+    def retries(self) -> int:
+        """How often the request was sent again because the service could not be reached."""
+        return self._attempts.retries if self._attempts is not None else 0
+
+    def result(self, timeout_s: float) -> ScoreReply:
+        """Wait for the reply; what is late is given up, and stays late.
+
+        Raises:
+            ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable; BadInput or WireError where the service
+            does not take the request.
+        """
+        if self._late:
+            raise ScoringTimeout("no answer in time")
+        try:
+            if timeout_s >= 0:
+                return self._future.result(timeout_s)
+        except ScoringTimeout:
+            raise
+        except TimeoutError:
+            pass
+        self._give_up()
+
+    def _give_up(self) -> NoReturn:
+        self._late = True
+        if self._attempts is not None:
+            self._attempts.given_up.set()
+        self._future.cancel()
+        raise ScoringTimeout("no answer in time")
+
+
+class _Attempts:
+    """Sends a request until it is answered, refused, or out of time or retries. Scoring twice is harmless."""
+
+    def __init__(self, max_retries: int, deadline: float) -> None:
+        self._max_retries, self._deadline = max_retries, deadline
+        self.retries, self.given_up = 0, threading.Event()
+
+    def run(self, send: Callable[[float], T]) -> T:
+        pause_s = FIRST_PAUSE_S
+        while True:
+            left_s = self._deadline - time.monotonic()
+            if left_s <= 0:
+                raise ScoringTimeout("no time was left to send the request")
+            try:
+                return send(left_s)
+            except ServiceUnavailable:
+                if self.retries >= self._max_retries or time.monotonic() + pause_s >= self._deadline:
+                    raise
+            if self.given_up.wait(pause_s):
+                raise ScoringTimeout("the request was given up")
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            self.retries += 1
+
+
+def _read(response: requests.Response, deadline: float) -> bytes:
+    """The body of an answer, within a size and a time."""
+    answer = bytearray()
+    for chunk in response.iter_content(1 << 16):
+        answer += chunk
+        if len(answer) > DEFAULT_LIMITS.max_bytes:
+            raise ServiceUnavailable(f"the service's answer is longer than {DEFAULT_LIMITS.max_bytes} bytes")
+        if time.monotonic() > deadline:
+            raise ScoringTimeout("no answer in time")
+    return bytes(answer)
+
+
+def _failed(error: DopamineError) -> Future[ScoreReply]:
+    future: Future[ScoreReply] = Future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,167 @@
+"""Failures as HTTP answers, and HTTP answers as the same failures: one table, used by the ingress and by its client.
+
+An error's body is {"error": {"type", "message", "field", "value", "fix"}} in the media type of the request; the last
+three only where a field is to blame.
+
+status  type                                       when
+400     WireError                                  not a message of this protocol: magic, truncation, nesting, NaN
+401     Unauthorized                               no token, or another one
+404/405 NotFound, MethodNotAllowed                 no such address
+408     SlowBody                                   the body did not arrive in time
+409     VersionUnavailable                         the wanted model version is not served
+413     BodyTooLarge                               more bytes than are taken
+415     UnsupportedMedia                           neither msgpack nor JSON
+422     BadInput                                   a field holds a value that cannot be used
+429     RateLimited (an Overloaded)                too many requests a second; Retry-After says when
+500     InternalError                              a fault of the service
+503     Overloaded, ServiceUnavailable             the queue is full; no replica answers. Retry-After says when
+504     ScoringTimeout                             the request's own time passed
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgpack
+
+from dopamine_rl.errors import (
+    BadInput,
+    DopamineError,
+    Overloaded,
+    ScoringTimeout,
+    ServiceUnavailable,
+    VersionUnavailable,
+    WireError,
+)
+
+Media = Literal["msgpack", "json"]
+MEDIA_TYPES: dict[Media, str] = {"msgpack": "application/msgpack", "json": "application/json"}
+
+MAX_ERROR_TEXT = 500
+"""Characters of a message that leave the service; what it quotes may be a stranger's megabytes."""
+
+
+class Unauthorized(DopamineError):
+    """No token, or another one."""
+
+
+class NotFound(DopamineError):
+    """No such address."""
+
+
+class MethodNotAllowed(DopamineError):
+    """The address takes another method."""
+
+
+class BodyTooLarge(WireError):
+    """More bytes than are taken."""
+
+
+class UnsupportedMedia(WireError):
+    """A body that is neither msgpack nor JSON."""
+
+
+class SlowBody(ScoringTimeout):
+    """The body did not arrive in time."""
+
+
+class RateLimited(Overloaded):
+    """Too many requests a second.
+
+    Args:
+        retry_after_s: when the next one will be taken.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
+    (Unauthorized, 401),
+    (NotFound, 404),
+    (MethodNotAllowed, 405),
+    (SlowBody, 408),
+    (VersionUnavailable, 409),
+    (BodyTooLarge, 413),
+    (UnsupportedMedia, 415),
+    (WireError, 400),
+    (BadInput, 422),
+    (RateLimited, 429),
+    (Overloaded, 503),
+    (ServiceUnavailable, 503),
+    (ScoringTimeout, 504),
+)
+"""The first row whose class fits decides, so a subclass stands before its base."""
+
+_TYPES = {error.__name__: error for error, _ in STATUSES}
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of a failure; 500 for one that is not in the table."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def retry_after_s(error: Exception) -> int | None:
+    """Whole seconds after which asking again makes sense; None where it does not."""
+    if isinstance(error, RateLimited):
+        return max(1, math.ceil(error.retry_after_s))
+    return 1 if isinstance(error, (Overloaded, ServiceUnavailable)) else None
+
+
+def describe_error(error: Exception) -> dict[str, Any]:
+    """The body of a failure's answer. Of an unknown failure it says no more than that there was one."""
+    name = next((kind.__name__ for kind, _ in STATUSES if isinstance(error, kind)), None)
+    if name is None:
+        return {"error": {"type": "InternalError", "message": "the service failed on this request; its log says why"}}
+    described = {"type": name, "message": _cut(str(error))}
+    if isinstance(error, BadInput):
+        described |= {"field": _cut(error.field), "value": _cut(repr(error.value)), "fix": _cut(error.fix)}
+    return {"error": described}
+
+
+def encode(value: Mapping[str, Any], media: Media) -> bytes:
+    """The bytes of a plain value."""
+    if media == "msgpack":
+        packed: bytes = msgpack.packb(value)
+        return packed
+    return json.dumps(value, allow_nan=False).encode()
+
+
+def error_from(status: int, body: bytes, media_type: str) -> DopamineError:
+    """The failure that an answer stands for; what cannot be understood is a ServiceUnavailable that names the status."""
+    described = _read_error(body, media_type)
+    message = str(described.get("message", ""))
+    kind = _TYPES.get(str(described.get("type")))
+    if kind is None:
+        return ServiceUnavailable(f"the service answered with status {status}. {message}".strip())
+    if kind is BadInput:
+        field, value, fix = (str(described.get(name, "")) for name in ("field", "value", "fix"))
+        return BadInput(field, Verbatim(value), fix)
+    if kind is Unauthorized:
+        return ServiceUnavailable(f"the service refused the token: {message}")
+    return kind(message)
+
+
+class Verbatim(str):
+    """A value known only as it was printed."""
+
+    __slots__ = ()
+    __repr__ = str.__str__
+
+
+def _read_error(body: bytes, media_type: str) -> Mapping[str, Any]:
+    try:
+        answer = msgpack.unpackb(body) if MEDIA_TYPES["msgpack"] in media_type else json.loads(body)
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException):
+        return {}
+    described = answer.get("error") if isinstance(answer, dict) else None
+    return described if isinstance(described, dict) else {}
+
+
+def _cut(text: str) -> str:
+    """At most MAX_ERROR_TEXT characters, all of which can be sent."""
+    return text[:MAX_ERROR_TEXT].encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,101 @@
+"""The command that serves a checkpoint over HTTP: its arguments, and one run from start to Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+
+from experiments import serve
+from reward_service.guards import TOKEN_VARIABLE
+from reward_service.http_client import HttpRewardClient
+from reward_service.scorer import Scorer
+from tests.contracts import check_reward_client
+from tests.fakes import FakeEngine, seeded_request, sometimes, write_checkpoint
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "a-token-for-the-tests"
+
+
+def test_help_is_quick_and_says_what_it_does() -> None:
+    code = (
+        "import sys; from experiments.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
+    )
+    code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for word in ("CHECKPOINT", "--host", "--port", "--token-file", "Ctrl-C", "/docs"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["CHECKPOINT", "--host", "0.0.0.0"], "--token-file"),
+        (["/no/such/folder"], "give the folder of a reward model"),
+        (["CHECKPOINT", "--port", "70000"], "port"),
+        (["CHECKPOINT", "--token-file", "/no/such/file"], "readable file"),
+        (["CHECKPOINT", "--rate-hz", "0"], "rate_hz"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_starts(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    assert serve.main([str(tmp_path) if word == "CHECKPOINT" else word for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_checkpoint_or_an_application() -> None:
+    for arguments in ([], ["folder", "--app", "name"]):
+        with pytest.raises(SystemExit):
+            serve.parse(arguments)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
+    checkpoint = write_checkpoint(tmp_path / "grm", "v1", 0.2)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), TOKEN_VARIABLE: TOKEN}
+    command = [sys.executable, "-m", "experiments.serve", str(checkpoint), "--port", "0"]
+    command += ["--engine", "tests.fakes:engine_from_folder"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as server:
+        assert server.stdout is not None
+        url = next(line.split()[1] for line in server.stdout if line.startswith("serving "))
+        children = _descendants(server.pid)
+        assert children
+        check_reward_client(HttpRewardClient(url, TOKEN), seeded_request, Scorer(FakeEngine("v1", sometimes(0.2))))
+        assert requests.get(url + "/healthz", timeout=5).status_code == 200
+        assert requests.get(url + "/v1/version", timeout=5).status_code == 401
+        assert not any(_environment(pid).count(TOKEN.encode()) for pid in children)
+        server.send_signal(end)
+        rest = server.stdout.read()
+        assert server.wait(60) == 0
+    assert "stopped" in rest
+    assert TOKEN not in rest
+    deadline = time.monotonic() + 20
+    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]  # fmt: skip
+    return children + [grandchild for child in children for grandchild in _descendants(child)]
+
+
+def _environment(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,28 @@
+"""A reward service over HTTP within the test's own process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dopamine_rl.interfaces import RewardClient
+from reward_service.guards import IngressConfig
+from reward_service.web import make_server
+
+
+@contextmanager
+def serving(client: RewardClient, token: str | None = None, config: IngressConfig | None = None) -> Iterator[str]:
+    """The address of an ingress in front of `client`."""
+    server, sockets = make_server(client, config or IngressConfig(port=0), token)
+    thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
+    thread.start()
+    deadline = time.monotonic() + 20
+    while not server.started and time.monotonic() < deadline:
+        time.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(20)
