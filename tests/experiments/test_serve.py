@@ -63,7 +63,8 @@ def test_a_checkpoint_or_an_application() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     checkpoint = write_checkpoint(tmp_path / "grm", "v1", 0.2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), TOKEN_VARIABLE: TOKEN}
