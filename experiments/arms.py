@@ -32,7 +32,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 from dopamine_rl.errors import BadInput, DopamineError
 from experiments.cli import RunArguments, parse_run
 from experiments.console import Console
-from experiments.peg_insert import exit_with, interruptible
+from experiments.peg_insert import STOPPED, exit_with, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         if unknown:
             raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
         folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
-        with interruptible("Interrupted. The same command goes on from here."):
+        with interruptible(STOPPED):
             table = run(folder, config, arguments, own.arms, own.seeds)
         print(json.dumps(table))
     except DopamineError as error:
@@ -75,7 +75,7 @@ def run(
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster):
+    with only_run(folder), ray_cluster(config.cluster), interruptible(STOPPED):
         console.say(f"Arms {', '.join(arms)} with {seeds} seed(s), results in {folder.place}")
         config = replace(config, reward="grm")
         try:

@@ -20,6 +20,7 @@ from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.metrics import wilson
 from experiments.cli import parse_run
 from experiments.console import Console
+from experiments.peg_insert import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 
 
@@ -29,9 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     name = given.pop(0) if given and not given[0].startswith("-") else ""
     try:
         _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
-        print(json.dumps(evaluate(name, config)))
+        with interruptible("Interrupted."):
+            print(json.dumps(evaluate(name, config)))
     except DopamineError as error:
-        raise SystemExit(f"error: {error}") from error
+        exit_with(error)
 
 
 def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
@@ -56,7 +58,7 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
         if policy not in KINDS:
             raise BadInput("POLICY", policy, f"name a .safetensors file or one of {', '.join(KINDS)}")
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
-    with ray_cluster(config.cluster):
+    with ray_cluster(config.cluster), interruptible("Interrupted."):
         pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)
         outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], Console(), "episodes")
         pool.close()

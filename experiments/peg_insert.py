@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from experiments.phases import Prepared
     from experiments.run import Run
 
+STOPPED = (
+    "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
+)
 REFUSED, INTERRUPTED = 3, 130
 """Exit status where the gate refused the reward model, and after Ctrl-C."""
 
@@ -42,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
         folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
-        with interruptible("Interrupted. The same command goes on from here."):
+        with interruptible(STOPPED):
             run(folder, config, arguments)
     except DopamineError as error:
         exit_with(error)
@@ -89,6 +92,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
             stack.enter_context(ray_cluster(config.cluster))
+        stack.enter_context(interruptible(STOPPED))  # Again, because Ray takes SIGTERM for itself when it starts.
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.fresh))
         folder.write_text("config.toml", dump_toml(config))

@@ -88,7 +88,7 @@ def prepare(run: Run) -> Prepared:
     cloned = _clone(run, scripted["policy"].paths)
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
-        _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model", acted)
+        _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
     model = _train_reward_model(run, scripted["reward_model"].paths, acted["reward_model_rollouts"].paths, cloned)
     unseen: list[tuple[Path, Source]] = []
     for number, path in enumerate(scripted["gate"].paths):

@@ -46,8 +46,8 @@ def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict, vi
 Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
 Reward model version `{result["model_version"]}`; seed {result["seed"]}; {result["environment_steps"]} environment steps,
-{_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s; {result["wall_s"]:.0f} s in
-all, training in {result["training_sittings"]} sitting(s).
+{_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
+{result["training_sittings"]} sitting(s). This sitting took {result["wall_s"]:.0f} s; what earlier ones had done was kept.
 
 ## Success on unseen seeds
 Wilson intervals at 95 %, the same seeds for every policy.

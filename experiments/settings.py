@@ -185,6 +185,8 @@ class ExperimentConfig:
     """The Ray cluster, where none is joined."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise BadInput("seed", self.seed, "give 0 or more")
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):

@@ -151,9 +151,16 @@ class WorkerPool:
         config: their environment.
         workers: how many processes.
         num_cpus: logical CPUs of each.
+    Raises:
+        BadInput: the cluster has fewer CPUs, and they would be waited for in silence.
     """
 
     def __init__(self, config: EnvConfig, workers: int, num_cpus: float) -> None:
+        present = ray.cluster_resources().get("CPU", 0.0)
+        if workers * num_cpus > present:
+            raise BadInput(
+                "simulation.num_cpus", num_cpus, f"give at most {present / workers:g}: {workers} share {present:g} CPUs"
+            )
         self._workers = [SimulationWorker.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
 
     def map(self, jobs: Sequence[Job], console: Console, what: str, deadline_s: float = 600.0) -> list[Any]:
