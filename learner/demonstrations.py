@@ -98,7 +98,10 @@ def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarR
         raise BadInput("demonstrations", str(path), "name an .npz written by save_demonstrations")
     with np.load(path, allow_pickle=False) as stored:
         joined = dict(stored)
-    missing = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"} - set(joined)
+    wanted = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"}
+    if "potential" in joined:  # Labelled: no label may be made up where a file of an older version lacks it.
+        wanted |= set(LABELS)
+    missing = wanted - set(joined)
     if missing:
         raise BadInput("demonstrations", str(path), f"write it with save_demonstrations; it lacks {sorted(missing)}")
     ids, versions, lengths = (joined.pop(f"episode_{name}") for name in ("ids", "versions", "lengths"))

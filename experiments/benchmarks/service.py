@@ -59,7 +59,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):
         checkpoint = arguments.checkpoint or untrained(Path(scratch) / "grm")
         loads: list[dict[str, Any]] = []
-        overloaded: dict[str, Any] = {}
         for replicas in arguments.replicas:
             loads += measure(checkpoint, replicas, arguments)
         overloaded = overload(checkpoint, arguments)
