@@ -60,8 +60,11 @@ def exit_with(error: DopamineError) -> NoReturn:
 
 
 @contextmanager
-def interruptible(message: str) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said."""
+def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said.
+
+    Ray takes SIGTERM for itself when it starts, so what runs inside a cluster needs a block of its own.
+    """
     # SIGINT too: a process that a shell started in the background begins with it ignored.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _terminate)
@@ -69,7 +72,7 @@ def interruptible(message: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print(message, file=sys.stderr, flush=True)
-        raise SystemExit(INTERRUPTED) from None
+        raise SystemExit(status) from None
 
 
 def _terminate(*_: object) -> NoReturn:
@@ -92,7 +95,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
             stack.enter_context(ray_cluster(config.cluster))
-        stack.enter_context(interruptible(STOPPED))  # Again, because Ray takes SIGTERM for itself when it starts.
+        stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.fresh))
         folder.write_text("config.toml", dump_toml(config))

@@ -9,19 +9,16 @@ front of it, prints its address, and takes both down on Ctrl-C. `/docs` on that 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import signal
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.wire import WireLimits
+from experiments.peg_insert import exit_with, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_token
+
+ENDED = "stopped"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -51,8 +48,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Serve until interrupted; returns the exit status."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until interrupted, which is this command's good end."""
     arguments = parse(argv)
     try:
         config = IngressConfig(
@@ -69,13 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
             raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
         os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
-        with contextlib.suppress(KeyboardInterrupt):
+        with interruptible(ENDED, status=0):
             serve(arguments, config, token)
-        print("stopped", flush=True)
     except DopamineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
-    return 0
+        exit_with(error)
 
 
 def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | None) -> None:
@@ -83,7 +77,7 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
     from experiments.cluster import ClusterConfig, ray_cluster
 
     print("starting the cluster …", flush=True)
-    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), _interruptible():
+    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(ENDED, 0):
         from reward_service.client import ServeRewardClient
 
         if arguments.app is not None:
@@ -117,22 +111,5 @@ def listen(client: object, config: IngressConfig, token: str | None) -> None:
     server.run(sockets)
 
 
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that both clean up. Ray sets a handler of its own when it starts."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

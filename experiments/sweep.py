@@ -118,7 +118,6 @@ def run(
     from experiments.run import Run
 
     console = Console()
-    # Again inside, because Ray takes SIGTERM for itself when it starts.
     with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 

@@ -52,7 +52,9 @@ def test_bad_arguments_are_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
-    assert serve.main([str(tmp_path) if word == "CHECKPOINT" else word for word in arguments]) == 2
+    with pytest.raises(SystemExit) as ended:
+        serve.main([str(tmp_path) if word == "CHECKPOINT" else word for word in arguments])
+    assert ended.value.code == 1
     assert message in capsys.readouterr().err
 
 
@@ -70,7 +72,9 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: sig
     environment = {**os.environ, "PYTHONPATH": str(ROOT), TOKEN_VARIABLE: TOKEN}
     command = [sys.executable, "-m", "experiments.serve", str(checkpoint), "--port", "0"]
     command += ["--engine", "tests.fakes:engine_from_folder"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT) as server:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT
+    ) as server:
         assert server.stdout is not None
         url = next(line.split()[1] for line in server.stdout if line.startswith("serving "))
         children = _descendants(server.pid)
