@@ -51,8 +51,17 @@ class ServeRewardClient:
         """One replica's account of itself. Raises ScoringTimeout, Overloaded or ServiceUnavailable."""
         return _Call(lambda: self._handle().describe.remote()).result(timeout_s)
 
+    def describe_all(self, timeout_s: float) -> list[ServiceDescription]:
+        """Every replica's account of itself. Raises ServiceUnavailable where one did not answer in time."""
+        try:
+            told: list[ServiceDescription] = self._handle().broadcast("describe").results(timeout_s=timeout_s)
+        except (RayServeException, RayError, TimeoutError) as error:
+            raise ServiceUnavailable(f"a replica did not answer: {type(error).__name__}: {error}") from error
+        return told
+
     def _send(self, request: ScoreRequest, remaining_ms: float) -> DeploymentResponse:
-        response: DeploymentResponse = self._handle().score.remote(replace(request, remaining_ms=remaining_ms))
+        handle = self._handle().options(session_id=request.context.episode_id)
+        response: DeploymentResponse = handle.score.remote(replace(request, remaining_ms=remaining_ms))
         return response
 
     def _handle(self) -> Any:

@@ -2,48 +2,115 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import logging
 import os
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ray import serve
 from ray.serve.api import RunTarget
+from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable
-from dopamine_rl.interfaces import Engine
+from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
+from dopamine_rl.interfaces import Engine, ProgressScorer
 from dopamine_rl.types import ScoreRequest
-from reward_service import lease
+from reward_service import lease, ledger
+from reward_service.releases import Ledger, Release, Shelf
 from reward_service.scorer import Scorer
 from reward_service.service import Answer, ScoringService, ServiceConfig, ServiceDescription, warm_up
 
+logger = logging.getLogger(__name__)
+
+FOLLOW_S = 0.25
+"""How often a replica looks into the ledger."""
+
+ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""All requests of an episode go to one replica, where its pictures are kept; to its neighbour where that one is full or gone."""
+
 
 class GRMDeployment:
-    """One replica: the current checkpoint and, for episodes that began with it, the previous one.
+    """One replica: it holds the models that the application's ledger names, and follows every change of it."""
 
-    What it loads are its arguments, which Serve keeps: a replacement of a lost replica comes back with the same.
-    """
-
-    def __init__(self, app_name: str, checkpoints: tuple[str, ...], config: ServiceConfig) -> None:
+    def __init__(self, app_name: str, config: ServiceConfig) -> None:
         if config.lease_s > 0:
             lease.watch(app_name, config.lease_s)
-        scorers = [Scorer(make_engine(config.engine, Path(folder), config.threads)) for folder in checkpoints]
-        for scorer in scorers:
-            warm_up(scorer)
-        self._service = ScoringService(scorers, config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s)
+        self._app_name = app_name
+        self._shelf = Shelf(lambda folder: _load(folder, config))
+        record = ledger.read(app_name)
+        self._held = self._shelf.follow(record)
+        current = record.releases[0]
+        if current.number not in self._held:
+            raise CheckpointError(f"{current.folder} cannot be served: {self._shelf.refused[current.number]}")
+        self._service = ScoringService(
+            _serving(record, self._held), config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s
+        )
+        threading.Thread(target=self._follow, name="ledger", daemon=True).start()
 
     async def score(self, request: ScoreRequest) -> Answer:
         """The reply to one request, or the error that is its own."""
+        wanted = request.context.model_version
+        if wanted is not None and wanted not in self._service.versions:
+            await self._until_loaded(wanted, request.remaining_ms / 1e3)
         return await self._service.score(request)
 
     async def describe(self) -> ServiceDescription:
         """This replica's versions and counts."""
-        return ServiceDescription(self._service.versions, self._service.counts, os.getpid())
+        now, service = time.monotonic(), self._service
+        return ServiceDescription(
+            versions=service.versions,
+            counts=service.counts,
+            process_id=os.getpid(),
+            releases={number: scorer.model_version for number, scorer in self._held.items()},
+            refused=dict(self._shelf.refused),
+            idle_s={version: now - asked for version, asked in service.asked_at.items()},
+        )
 
     async def check_health(self) -> None:
         """Called by Serve; raising gets the replica replaced."""
         self._service.check_health()
+
+    def _follow(self) -> None:
+        """Load and let go of models as the ledger changes, while the others answer."""
+        followed = None
+        while True:
+            time.sleep(FOLLOW_S)
+            try:
+                record = ledger.read(self._app_name)
+                if record != followed:
+                    self._held = self._shelf.follow(record)
+                    self._service.scorers = _serving(record, self._held) or self._service.scorers
+                    followed = record
+            except Exception as error:  # The cluster could not be asked: what is held stays.
+                logger.warning("The ledger of %s could not be followed: %s", self._app_name, error)
+
+    async def _until_loaded(self, version: str, timeout_s: float) -> None:
+        """A replica that has just started may still be loading what others answer with: wait for it, if it is coming."""
+        deadline = time.monotonic() + timeout_s
+        while version not in self._service.versions and time.monotonic() < deadline:
+            try:
+                record = ledger.read(self._app_name)
+            except ServiceUnavailable:
+                return
+            if not any(r.version == version and r.number not in self._shelf.refused for r in record.releases):
+                return
+            await asyncio.sleep(0.05)
+
+
+def _serving(record: Ledger, held: Mapping[int, ProgressScorer]) -> tuple[ProgressScorer, ...]:
+    """What is answered with: the releases that are held, the current one first."""
+    return tuple(held[release.number] for release in record.releases if release.number in held)
+
+
+def _load(folder: str, config: ServiceConfig) -> ProgressScorer:
+    scorer = Scorer(make_engine(config.engine, Path(folder), config.threads))
+    warm_up(scorer)
+    return scorer
 
 
 def make_engine(target: str, folder: Path, threads: int) -> Engine:
@@ -55,50 +122,66 @@ def make_engine(target: str, folder: Path, threads: int) -> Engine:
     return engine
 
 
-def deploy(checkpoint: Path, name: str, config: ServiceConfig, previous: Path | None = None) -> None:
-    """Serve a checkpoint as the application `name` and return when it answers.
+def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
+    """Serve a checkpoint as a new application and return when it answers.
 
-    The application ends with this driver (config.lease_s) or by `shutdown`. Deploying again under the same name
-    replaces it without a pause, where there is room for two replicas at once.
+    The application ends with this driver (config.lease_s) or by `shutdown`; `reward_service.swap` gives it other weights.
 
     Args:
         checkpoint: folder that every node can read.
-        name: unique for the run, so that two jobs on one cluster do not replace each other's application.
-        previous: the checkpoint that running episodes began with; it stays available to them.
+        name: unique for the run, so that two jobs on one cluster do not meet.
     Raises:
-        ServiceUnavailable: no replica was ready within config.ready_s, or it failed to start; an application that
-            did not exist before is deleted again.
+        BadInput: an application of this name is running.
+        ServiceUnavailable: no replica was ready within config.ready_s, or it failed to start; nothing is left of it.
     """
     serve.start(proxy_location="Disabled")
-    is_new = name not in serve.status().applications
+    if name in serve.status().applications:
+        raise BadInput("name", name, "choose another one: an application of this name is running on the cluster")
     if config.lease_s > 0:
         lease.hold(name)
-    checkpoints = tuple(str(Path(folder).absolute()) for folder in (checkpoint, previous) if folder is not None)
+    release = Release(1, str(Path(checkpoint).absolute()))
+    ledger.write(name, Ledger((release,)))
     deployment = serve.deployment(
-        num_replicas=config.replicas,
+        **_scale(config),
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         max_constructor_retry_count=2,
         # A lost replica is noticed by its health check: this is most of the time until its replacement answers.
         health_check_period_s=1.0,
-        max_surge_percent=100,
+        request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         logging_config={"enable_access_log": False},
     )(GRMDeployment)
-    target = RunTarget(deployment.bind(name, checkpoints, config), name=name, route_prefix=None)
+    target = RunTarget(deployment.bind(name, config), name=name, route_prefix=None)
     serve.run_many([target], wait_for_applications_running=False)
     try:
         _wait_until_running(name, config.ready_s)
     except ServiceUnavailable:
-        if is_new:
-            shutdown(name)
+        shutdown(name)
         raise
+
+
+def _scale(config: ServiceConfig) -> dict[str, Any]:
+    if config.max_replicas <= config.replicas:
+        return {"num_replicas": config.replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=config.replicas,
+        initial_replicas=config.replicas,
+        max_replicas=config.max_replicas,
+        target_ongoing_requests=config.target_requests,
+        upscale_delay_s=config.scale_up_s,
+        downscale_delay_s=config.scale_down_s,
+        look_back_period_s=max(1.0, min(30.0, config.scale_up_s)),
+        metrics_interval_s=max(0.5, min(10.0, config.scale_up_s / 3)),
+    )
+    return {"autoscaling_config": scaling}
 
 
 def shutdown(name: str) -> None:
     """Delete the application; harmless where there is none."""
     serve.delete(name)
     lease.release(name)
+    ledger.forget(name)
 
 
 def _wait_until_running(name: str, ready_s: float) -> None:

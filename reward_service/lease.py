@@ -62,7 +62,10 @@ def _watch(app_name: str, lease_s: float) -> None:
     logger.warning("The job that deployed %s is gone; deleting the application.", app_name)
     from ray import serve  # Here: it would double the memory of the lease's own process.
 
+    from reward_service import ledger
+
     serve.delete(app_name)
+    ledger.forget(app_name)
 
 
 def _lease_name(app_name: str) -> str:

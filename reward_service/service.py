@@ -17,7 +17,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from dopamine_rl.errors import ScoringError, ScoringTimeout, ServiceUnavailable, VersionUnavailable, require
+from dopamine_rl.errors import (
+    CheckpointError,
+    ScoringError,
+    ScoringTimeout,
+    ServiceUnavailable,
+    VersionUnavailable,
+    require,
+)
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.types import EpisodeContext, ScoreReply, ScoreRequest
 
@@ -43,6 +50,9 @@ class ServiceConfig:
         stuck_s: a replica whose batch takes longer than this is replaced.
         ready_s: how long `deploy` waits for the first answerable replica.
         lease_s: the application is deleted this long after the job that deployed it died; 0 keeps it for ever.
+        max_replicas: where larger than `replicas`, replicas are added and taken away with the load.
+        target_requests: requests waiting or in the model for each replica, on average, above which one is added.
+        scale_up_s, scale_down_s: how long the load must ask for more, or for fewer, before it happens.
         engine: "module:callable" that makes an engine from (checkpoint folder, threads).
     """
 
@@ -57,6 +67,10 @@ class ServiceConfig:
     stuck_s: float = 60.0
     ready_s: float = 180.0
     lease_s: float = 10.0
+    max_replicas: int = 1
+    target_requests: float = 8.0
+    scale_up_s: float = 10.0
+    scale_down_s: float = 300.0
     engine: str = "reward_service.engines.transformers:TransformersEngine"
 
     def __post_init__(self) -> None:
@@ -65,6 +79,9 @@ class ServiceConfig:
             "service",
             self,
             *((name, getattr(self, name) >= 1, "give at least 1") for name in counts),
+            ("max_replicas", self.max_replicas >= 1, "give a number of replicas"),
+            ("target_requests", self.target_requests > 0, "give a number above 0"),
+            *((name, getattr(self, name) >= 0, "give seconds from 0 on") for name in ("scale_up_s", "scale_down_s")),
             ("batch_wait_ms", 0.0 <= self.batch_wait_ms < 1e6, "give milliseconds from 0 on"),
             ("lease_s", 0.0 <= self.lease_s < 1e9, "give seconds from 0 on; 0 keeps the application for ever"),
             ("engine", ":" in self.engine, "write module:callable"),
@@ -105,16 +122,23 @@ class ServiceDescription:
         versions: the model versions it answers with, the current one first.
         counts: what it did since it started.
         process_id: of the replica.
+        releases: numbers of the releases it holds, staged ones included, each with its version.
+        refused: why it could not load a release, by number.
+        idle_s: for every version that was asked for, how long ago that was.
     """
 
     versions: tuple[str, ...]
     counts: ServiceCounts
     process_id: int
+    releases: dict[int, str]
+    refused: dict[int, str]
+    idle_s: dict[str, float]
 
 
 @dataclass(eq=False)
 class _Waiting:
     request: ScoreRequest
+    scorer: ProgressScorer
     arrived: float
     answer: asyncio.Future[Answer]
 
@@ -124,7 +148,8 @@ class ScoringService:
     """Answers requests of many callers in batches, from one event loop.
 
     Args:
-        scorers: one for each model version, the current one first; older ones serve the episodes that began with them.
+        scorers: one for each model version, the current one first; older ones serve the episodes that began with them. May
+            be replaced as a whole at any time; what waits keeps the scorer that it came in for.
         max_batch_frames, batch_wait_s, stuck_s: as in ServiceConfig.
         clock: seconds, monotonic.
     """
@@ -135,6 +160,7 @@ class ScoringService:
     stuck_s: float
     clock: Callable[[], float] = time.monotonic
     counts: ServiceCounts = field(default_factory=ServiceCounts)
+    asked_at: dict[str, float] = field(default_factory=dict)
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _worker: asyncio.Task[None] | None = None
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -147,13 +173,15 @@ class ScoringService:
 
     async def score(self, request: ScoreRequest) -> Answer:
         """Wait in line and return the reply, or the error that is this request's own."""
-        wanted = request.context.model_version
-        if wanted is not None and wanted not in self.versions:
+        scorer = self._scorer(request.context.model_version)
+        if scorer is None:
             self.counts.wrong_version += 1
-            return VersionUnavailable(f"version {wanted} is wanted, {', '.join(self.versions)} served")
+            wanted, served = request.context.model_version, ", ".join(self.versions)
+            return VersionUnavailable(f"version {wanted} is wanted, {served} served")
+        self.asked_at[scorer.model_version] = self.clock()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
-        waiting = _Waiting(request, self.clock(), asyncio.get_running_loop().create_future())
+        waiting = _Waiting(request, scorer, self.clock(), asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         self.counts.longest_line = max(self.counts.longest_line, len(self._waiting))
         self._arrived.set()
@@ -165,6 +193,10 @@ class ScoringService:
             raise RuntimeError("the batch loop ended")
         if self._busy_since is not None and self.clock() - self._busy_since > self.stuck_s:
             raise RuntimeError(f"one batch has been in the model for more than {self.stuck_s:g} s")
+
+    def _scorer(self, version: str | None) -> ProgressScorer | None:
+        scorers = self.scorers
+        return scorers[0] if version is None else next((s for s in scorers if s.model_version == version), None)
 
     async def _work(self) -> None:
         while True:
@@ -182,7 +214,7 @@ class ScoringService:
 
     def _next_batch(self) -> list[tuple[ProgressScorer, list[_Waiting]]]:
         """Take the oldest requests that fit, in order of arrival, drop those nobody waits for, split by version."""
-        by_version: dict[str, list[_Waiting]] = {}
+        by_scorer: dict[int, tuple[ProgressScorer, list[_Waiting]]] = {}
         frames = 0
         while self._waiting:
             first = self._waiting[0]
@@ -192,9 +224,8 @@ class ScoringService:
             self._waiting.popleft()
             if alive:
                 frames += len(first.request.frames)
-                by_version.setdefault(first.request.context.model_version or self.versions[0], []).append(first)
-        scorers = dict(zip(self.versions, self.scorers, strict=True))
-        return [(scorers[version], batch) for version, batch in by_version.items()]
+                by_scorer.setdefault(id(first.scorer), (first.scorer, []))[1].append(first)
+        return list(by_scorer.values())
 
     def _alive(self, waiting: _Waiting) -> bool:
         if waiting.answer.done():
@@ -235,7 +266,13 @@ def score_each(scorer: ProgressScorer, requests: list[ScoreRequest]) -> list[Ans
 
 
 def warm_up(scorer: ProgressScorer, side: int = 64, views: int = 2) -> None:
-    """Score one blank frame, so that the first real request does not pay for what is loaded late."""
+    """Score one blank frame: the first real request shall not pay for what is loaded late, nor meet a model of NaNs.
+
+    Raises:
+        CheckpointError: the model has no answer.
+    """
     frame = np.zeros((views, side, side, 3), np.uint8)
     context = EpisodeContext("warm-up", "nothing", frame[0], frame[0], frame, frame)
-    scorer.score([ScoreRequest(context, frame, frame[None], (1,), 1e6)])
+    [reply] = scorer.score([ScoreRequest(context, frame, frame[None], (1,), 1e6)])
+    if not reply.valid.all():
+        raise CheckpointError(f"the model does not answer about a blank picture: {reply.reasons[0]}")

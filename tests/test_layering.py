@@ -25,6 +25,7 @@ RAY_FILES = (
     "reward_service/deployment.py",
     "reward_service/client.py",
     "reward_service/lease.py",
+    "reward_service/ledger.py",
     "learner/algorithms/*.py",
     "learner/grm_sft.py",
     "experiments/**/*.py",

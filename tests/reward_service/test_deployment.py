@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import ray
 from ray import serve
 
-from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable, VersionUnavailable
+from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from reward_service.client import ServePendingScore, ServeRewardClient
 from reward_service.deployment import deploy, shutdown
@@ -145,29 +145,6 @@ def test_overload_is_refused_and_nothing_is_lost(cluster: str, tmp_path: Path) -
     assert outcomes.total() == 12
     assert outcomes["answered"] >= 2
     shutdown("small")
-
-
-def test_running_episodes_keep_their_version_also_after_a_crash(cluster: str, tmp_path: Path) -> None:
-    old, new = write_checkpoint(tmp_path / "old", "v1", RATE), write_checkpoint(tmp_path / "new", "v2", RATE)
-    deploy(old, "swap", _config())
-    swapped = ServeRewardClient("swap")
-    assert swapped.model_version(10.0) == "v1"
-    deploy(new, "swap", _config(), previous=old)
-
-    def check() -> None:
-        for wanted, answering in ((None, "v2"), ("v2", "v2"), ("v1", "v1")):
-            request = make_request(model_version=wanted)
-            reply = swapped.submit(request).result(30.0)
-            assert_same_answer(reply, _offline(answering).score([request])[0])
-        with pytest.raises(VersionUnavailable):
-            swapped.submit(make_request(model_version="v0")).result(30.0)
-
-    check()
-    lost = swapped.describe(10.0).process_id
-    os.kill(lost, signal.SIGKILL)
-    check()
-    assert swapped.describe(30.0).process_id != lost
-    shutdown("swap")
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
