@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dopamine_rl.errors import BadInput, require
+from dopamine_rl.errors import BadInput, ServiceUnavailable, require
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's folder."""
@@ -59,15 +59,12 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         # `ray start --head` with it, which `ray job submit` then cannot get past.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
+    _quieten()
     import ray
-    import ray.serve
     from ray import rllib  # noqa: F401  (sets its own log level when imported)
 
-    for name in ("ray", "ray.serve", "ray.rllib", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
+    logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
     if joined:
         ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
@@ -89,3 +86,38 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def running_cluster() -> Iterator[None]:
+    """A connection to the cluster of RAY_ADDRESS, else to the one that runs on this machine, for the length of the block.
+
+    Raises:
+        ServiceUnavailable: there is none.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # As for a cluster that `ray_cluster` starts.
+    _quieten()
+    import ray
+
+    try:
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")
+    except ValueError as error:
+        raise BadInput("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"), "write HOST:PORT of the cluster") from error
+    except ConnectionError as error:
+        raise ServiceUnavailable(
+            "no Ray cluster runs on this machine: start the reward service first, or set RAY_ADDRESS to its cluster"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _quieten() -> None:
+    """Only errors of Ray are shown."""
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.serve
+
+    for name in ("ray", "ray.serve", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)

@@ -78,6 +78,8 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
 
     print("starting the cluster …", flush=True)
     with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(ENDED, 0):
+        import ray
+
         from reward_service.client import ServeRewardClient
 
         if arguments.app is not None:
@@ -93,6 +95,8 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
         )
         print(f"loading {arguments.checkpoint} …", flush=True)
         deploy(arguments.checkpoint, name, service)
+        address = ray.get_runtime_context().gcs_address
+        print(f"other weights, while it runs: RAY_ADDRESS={address} dopamine grm deploy CHECKPOINT --app {name}")
         try:
             listen(ServeRewardClient(name), config, token)
         finally:

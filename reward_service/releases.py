@@ -17,6 +17,9 @@ from dopamine_rl.interfaces import ProgressScorer
 
 logger = logging.getLogger(__name__)
 
+KEEP = 1
+"""Older models that stay, where nobody says otherwise."""
+
 
 @dataclass(frozen=True)
 class Release:

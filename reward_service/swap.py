@@ -10,7 +10,7 @@ from pathlib import Path
 from dopamine_rl.errors import BadInput, CheckpointError, ScoringError, ServiceUnavailable
 from reward_service import ledger
 from reward_service.client import ServeRewardClient
-from reward_service.releases import Ledger, Release
+from reward_service.releases import KEEP, Ledger, Release
 from reward_service.service import ServiceDescription
 
 POLL_S = 0.2
@@ -31,7 +31,7 @@ class SwapConfig:
         force: drop a model even where it is still being asked for.
     """
 
-    keep: int = 1
+    keep: int = KEEP
     timeout_s: float = 180.0
     force: bool = False
 
