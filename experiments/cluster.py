@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,13 +98,12 @@ def running_cluster() -> Iterator[None]:
     """
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # As for a cluster that `ray_cluster` starts.
+    _check_address(os.environ.get("RAY_ADDRESS", ""))
     _quieten()
     import ray
 
     try:
         ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")
-    except ValueError as error:
-        raise BadInput("RAY_ADDRESS", os.environ.get("RAY_ADDRESS"), "write HOST:PORT of the cluster") from error
     except ConnectionError as error:
         raise ServiceUnavailable(
             "no Ray cluster runs on this machine: start the reward service first, or set RAY_ADDRESS to its cluster"
@@ -114,10 +114,20 @@ def running_cluster() -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_address(address: str) -> None:
+    """Ray itself waits minutes for a cluster that is not there."""
+    host, _, port = address.rpartition(":")
+    if address in ("", "auto") or "//" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5.0).close()
+    except (OSError, ValueError) as error:
+        raise BadInput("RAY_ADDRESS", address, f"write HOST:PORT of a running cluster ({error})") from error
+
+
 def _quieten() -> None:
     """Only errors of Ray are shown."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.serve
 
     for name in ("ray", "ray.serve", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

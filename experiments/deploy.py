@@ -25,7 +25,9 @@ from reward_service.releases import KEEP
 def parser(prog: str = "dopamine grm deploy") -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("checkpoint", metavar="CHECKPOINT", type=Path, help="folder of a reward model, the same on every node")
+    made.add_argument(
+        "checkpoint", metavar="CHECKPOINT", type=Path, help="folder of a reward model, the same on every node"
+    )
     made.add_argument("--app", metavar="NAME", help="the service (default: the only one that is running)")
     made.add_argument("--keep", metavar="N", type=int, default=KEEP, help="older models that stay for running episodes (default: %(default)s)")  # fmt: skip
     made.add_argument("--timeout", metavar="S", type=float, default=180.0, help="time for all replicas to load it (default: %(default)g)")  # fmt: skip
@@ -40,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with interruptible(STOPPED):
             if not arguments.checkpoint.is_dir():
                 raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
+            if arguments.keep < 0:
+                raise BadInput("--keep", arguments.keep, "give a number from 0 on")
+            if not 0 < arguments.timeout < 1e6:
+                raise BadInput("--timeout", arguments.timeout, "give seconds")
             deploy(arguments)
     except DopamineError as error:
         exit_with(error)

@@ -35,12 +35,6 @@ class SwapConfig:
     timeout_s: float = 180.0
     force: bool = False
 
-    def __post_init__(self) -> None:
-        if self.keep < 0:
-            raise BadInput("keep", self.keep, "give the number of older models to keep, from 0 on")
-        if not 0 < self.timeout_s < 1e6:
-            raise BadInput("timeout_s", self.timeout_s, "give seconds")
-
 
 @dataclass(frozen=True)
 class Swapped:

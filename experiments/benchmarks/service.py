@@ -92,9 +92,9 @@ def _load(actors: int, replicas: int, arguments: argparse.Namespace) -> dict[str
 
     acting = [ray.remote(num_cpus=0.01)(Actor).remote(number, arguments) for number in range(actors)]
     ray.get([actor.act.remote(2.0) for actor in acting])
-    before, began = replica_counts(replicas), time.perf_counter()
+    before, began = replica_counts(), time.perf_counter()
     latencies = np.concatenate(ray.get([actor.act.remote(arguments.seconds) for actor in acting]))
-    passed, after = time.perf_counter() - began, replica_counts(replicas)
+    passed, after = time.perf_counter() - began, replica_counts()
     for actor in acting:
         ray.kill(actor)
     done = {
@@ -113,17 +113,11 @@ def _load(actors: int, replicas: int, arguments: argparse.Namespace) -> dict[str
     return row
 
 
-def replica_counts(replicas: int) -> dict[int, dict[str, Any]]:
-    """Process id of every replica to its counts. A call reaches some replica, so it is repeated until all were seen."""
+def replica_counts() -> dict[int, dict[str, Any]]:
+    """Process id of every replica to its counts."""
     from reward_service.client import ServeRewardClient
 
-    client, seen = ServeRewardClient(APP), {}
-    for _ in range(200):
-        told = client.describe(10.0)
-        seen[told.process_id] = vars(told.counts).copy()
-        if len(seen) == replicas:
-            return seen
-    raise RuntimeError(f"only {len(seen)} of {replicas} replicas answered")
+    return {told.process_id: vars(told.counts).copy() for told in ServeRewardClient(APP).describe_all(30.0)}
 
 
 class Actor:
@@ -188,7 +182,7 @@ class Source:
         return self._rng.integers(0, 255, (self.views, SIDE, SIDE, 3), np.uint8)
 
 
-def overload(checkpoint: Path, arguments: argparse.Namespace, sent: int = 400) -> dict[str, Any]:
+def overload(checkpoint: Path, arguments: argparse.Namespace, sent: int = 150) -> dict[str, Any]:
     """Send far more than fits at once, see what becomes of each request, and how soon the service answers again."""
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown
@@ -207,7 +201,7 @@ def overload(checkpoint: Path, arguments: argparse.Namespace, sent: int = 400) -
         again = time.perf_counter()
         client.submit(replace(requests[-1], remaining_ms=DEADLINE_S * 1e3)).result(DEADLINE_S)
         recovered = time.perf_counter() - again
-        [counts] = replica_counts(1).values()
+        [counts] = replica_counts().values()
     finally:
         shutdown(APP)
     return {

@@ -7,6 +7,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -161,6 +162,52 @@ def test_a_replica_killed_during_requests_loses_none(cluster: str, tmp_path: Pat
     assert _outcomes(requests, pending, 60.0) == {"answered": 10}
     assert sum(waiting.retries for waiting in pending) >= 1
     shutdown(name)
+
+
+def test_an_episode_keeps_to_one_replica_and_episodes_are_spread(cluster: str, tmp_path: Path) -> None:
+    deploy(write_checkpoint(tmp_path, "v1"), "sticky", _config(replicas=2))
+    service = ServeRewardClient("sticky")
+
+    def frames() -> dict[int, int]:
+        return {told.process_id: told.counts.frames for told in service.describe_all(10.0)}
+
+    served: Counter[int] = Counter()
+    for episode in range(10):
+        before = frames()
+        for step in range(4):
+            service.submit(make_request((step / 10,), episode_id=f"episode {episode}")).result(10.0)
+        after = frames()
+        [(replica, count)] = [(pid, after[pid] - before[pid]) for pid in after if after[pid] > before[pid]]
+        assert count == 4
+        served[replica] += 1
+    assert len(served) == 2
+    shutdown("sticky")
+
+
+def test_replicas_follow_the_load(cluster: str, tmp_path: Path) -> None:
+    scaling = {"max_replicas": 2, "target_requests": 2.0, "scale_up_s": 1.0, "scale_down_s": 2.0}
+    deploy(write_checkpoint(tmp_path, "v1", base_s=0.2), "elastic", _config(max_batch_frames=2, **scaling))
+    service = ServeRewardClient("elastic")
+    assert len(service.describe_all(10.0)) == 1
+    done = threading.Event()
+
+    def load(actor: int) -> int:
+        answered = 0
+        while not done.is_set():
+            service.submit(make_request((0.5,), episode_id=f"{actor}-{answered}")).result(30.0)
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(10) as pool:
+        actors = [pool.submit(load, actor) for actor in range(10)]
+        try:
+            grown = _eventually(lambda: len(service.describe_all(10.0)) == 2, 60.0)
+        finally:
+            done.set()
+        assert all(actor.result() > 0 for actor in actors)
+    assert grown
+    assert _eventually(lambda: len(service.describe_all(10.0)) == 1, 60.0)
+    shutdown("elastic")
 
 
 def test_without_a_replica_in_time_a_lost_request_is_refused(cluster: str, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Breaks a running system on purpose, and counts what was lost."""

@@ -1,0 +1,182 @@
+"""Breaks a reward service on purpose while actors are asking it, and counts what was lost.
+
+    python -m experiments.chaos reward-service
+    python -m experiments.chaos reward-service --faults 40 --replicas 3 --out DIR
+
+Actors label episodes of made-up frames through a service of embedded models (untrained ones, unless --checkpoint names some).
+Meanwhile, in random order: a replica is killed in mid-batch, or stands still, shorter and longer than any deadline; the Serve
+controller is lost; an actor dies; the model is swapped, also while a replica dies; damaged models are deployed; far more is asked
+than fits. After each the time is taken until the service answers again (answered_s) and until all its replicas do
+(whole_s). In the end every frame must have exactly one outcome, and every progress must be what the model that its
+episode names gives when it is scored again offline.
+
+The last line is JSON: faults, lost, doubled, wrong_version, asked, answered, invalid, late, rejected, abandoned (by clients
+that were killed), retried, versions, recovery (for each kind of fault the times in seconds). Exit status 1: something was lost,
+doubled or wrong, or the service did not recover.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from experiments.peg_insert import STOPPED, exit_with, interruptible
+
+if TYPE_CHECKING:
+    from experiments.chaos.faults import Bench
+
+APP = "chaos"
+PERIOD_S = 0.1
+RECOVERY_S = 120.0
+PAUSE_S = (0.5, 2.5)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("system", choices=["reward-service"], help="what is broken")
+    parser.add_argument("--faults", type=int, default=27, help="how many (default: %(default)s, three of each kind)")
+    parser.add_argument("--actors", type=int, default=4, help="who ask (default: %(default)s)")
+    parser.add_argument("--replicas", type=int, default=2, help="copies of the model (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the order of faults (default: %(default)s)")
+    parser.add_argument(
+        "--checkpoint", type=Path, nargs="+", help="models to swap between (default: three untrained ones)"
+    )
+    parser.add_argument("--out", type=Path, help="keep journals and records here, in a new folder")
+    arguments = parser.parse_args(argv)
+    for name in ("faults", "actors", "replicas"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} {getattr(arguments, name)}: give at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Break the service, judge, print the figures."""
+    arguments = parse(argv)
+    try:
+        if arguments.out is not None and arguments.out.exists():
+            raise BadInput("--out", str(arguments.out), "name a new folder")
+        from experiments.cluster import ClusterConfig, ray_cluster
+
+        with interruptible(STOPPED), tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=4)):
+            figures = run(arguments, Path(scratch))
+            if arguments.out is not None:
+                shutil.copytree(Path(scratch) / "frames", arguments.out)
+    except DopamineError as error:
+        exit_with(error)
+    print(json.dumps(figures))
+    if any(figures[name] for name in ("lost", "doubled", "wrong_version", "unrecovered")):
+        sys.exit(1)
+
+
+def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+    """Everything between an empty folder and the figures."""
+    import ray
+
+    from experiments.chaos.clients import judge
+    from experiments.chaos.faults import Bench, break_models, schedule
+    from reward_service.deployment import deploy, shutdown
+    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.scorer import Scorer
+    from reward_service.service import ServiceConfig
+
+    models = arguments.checkpoint or untrained(scratch)
+    scorers = {engine.model_version: Scorer(engine) for engine in map(TransformersEngine, models)}
+    folder = scratch / "frames"
+    (folder / "records").mkdir(parents=True)
+    config = ServiceConfig(replicas=arguments.replicas, num_cpus=0.5, max_ongoing_requests=16, max_queued_requests=64)
+    deploy(models[0], APP, config)
+    try:
+        bench = Bench(
+            APP, arguments.replicas, folder, list(models), break_models(models[0], scratch), PERIOD_S,
+            np.random.default_rng(arguments.seed),
+        )  # fmt: skip
+        for _ in range(arguments.actors):
+            bench.add_client()
+        recover(bench)
+        recovery, unrecovered = strike(bench, schedule(arguments.faults, bench.rng))
+        print("the actors finish their episodes …", flush=True)
+        ended = ray.get([client.stop.remote() for client in bench.clients.values()], timeout=300.0)
+    finally:
+        shutdown(APP)
+    print("scoring every episode again …", flush=True)
+    verdict = judge(folder, bench.killed, scorers)
+    names = ("answered", "invalid", "late", "rejected", "abandoned")
+    return {
+        "faults": arguments.faults,
+        "lost": verdict.lost,
+        "doubled": verdict.doubled,
+        "wrong_version": verdict.wrong_version,
+        "unrecovered": unrecovered,
+        "asked": sum(verdict.outcomes.values()) + verdict.lost,
+        **{name: verdict.outcomes[name] for name in names},
+        "retried": sum(ended, Counter())["retried"],
+        "versions": dict(verdict.versions),
+        "recovery": recovery,
+    }
+
+
+def untrained(folder: Path) -> list[Path]:
+    """Three embedded models of different weights; what they learned does not matter here."""
+    from dopamine_rl.grm.config import GRMConfig
+    from dopamine_rl.grm.model import build_grm, save_grm
+    from experiments.chaos.clients import SIDE
+
+    folders = [folder / f"model-{seed}" for seed in range(3)]
+    for seed, path in enumerate(folders):
+        save_grm(build_grm(GRMConfig(image_size=SIDE, seed=seed)), path, {"training": "none: for breaking the service"})
+    return folders
+
+
+def strike(bench: Bench, faults: Sequence[Callable[[Bench], str]]) -> tuple[dict[str, list[dict[str, float]]], int]:
+    """One fault after the other, each once the service has recovered from the one before."""
+    recovery: dict[str, list[dict[str, float]]] = defaultdict(list)
+    unrecovered = 0
+    for number, fault in enumerate(faults, 1):
+        time.sleep(bench.rng.uniform(*PAUSE_S))
+        name = fault.__name__.replace("_", " ")
+        try:
+            what = fault(bench)
+            times = recover(bench)
+        except (DopamineError, RuntimeError) as error:
+            unrecovered += 1
+            print(f"{number:3d} {name}: FAILED: {error}", flush=True)
+            continue
+        recovery[name].append(times)
+        print(f"{number:3d} {name}: {what}; answers after {times['answered_s']} s, whole after {times['whole_s']} s", flush=True)  # fmt: skip
+    return dict(recovery), unrecovered
+
+
+def recover(bench: Bench) -> dict[str, float]:
+    """Wait until a frame is scored, then until all replicas answer. Raises RuntimeError where it takes too long."""
+    began = time.monotonic()
+    answered = None
+    while time.monotonic() - began < RECOVERY_S:
+        try:
+            if answered is None:
+                bench.probe(2.0)
+                answered = time.monotonic() - began
+            told = bench.told()
+            if len(told) == bench.replicas and len({one.versions[0] for one in told}) == 1:
+                return {"answered_s": round(answered, 2), "whole_s": round(time.monotonic() - began, 2)}
+        except ScoringError:
+            pass
+        time.sleep(0.1)
+    raise RuntimeError(f"not whole again after {RECOVERY_S:g} s")
+
+
+if __name__ == "__main__":
+    main()
