@@ -43,7 +43,7 @@ def preset_names(preset_dir: Path | str) -> list[str]:
 
 
 def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], prog: str | None = None) -> Config:
-    """Return the configuration that a command line asks for: `--preset NAME`, then overrides `--section.field value`.
+    """Return the configuration that a command line asks for: `--preset NAME|FILE.toml`, then overrides `--section.field value`.
 
     Prints help and exits where `argv` holds `--help`; exits with a message where a flag is unknown or mistyped. A bool
     is written `--flag True` or `--flag False`.
@@ -64,13 +64,15 @@ def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], pr
     names = preset_names(preset_dir)
     base: dict[str, Any] = {}
     if chosen.preset is not None:
-        if chosen.preset not in names:
-            raise BadInput("--preset", chosen.preset, f"give one of: {', '.join(names) or '(no preset found)'}")
-        base["default"] = load_preset(cls, Path(preset_dir) / f"{chosen.preset}.toml")
+        own = chosen.preset.endswith(".toml")
+        if not own and chosen.preset not in names:
+            known = ", ".join(names) or "(no preset found)"
+            raise BadInput("--preset", chosen.preset, f"give one of: {known}; or a file of your own: PATH.toml")
+        base["default"] = load_preset(cls, chosen.preset if own else Path(preset_dir) / f"{chosen.preset}.toml")
     return tyro.cli(
         cls,
         prog=prog,
-        description=f"{_first_line(cls)}\n\n--preset NAME sets every value first; NAME is one of: {', '.join(names)}.",
+        description=f"{_first_line(cls)}\n\n--preset sets every value first; give a file PATH.toml or one of: {', '.join(names)}.",
         args=rest,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
         **base,

@@ -5,7 +5,8 @@
     python -m experiments.evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
         --env.horizon 150 --evaluation.episodes 100
 
-POLICY is a saved policy, or a scripted behaviour: expert, straight_push, near_miss, stall, retreat, drop. The last line is
+POLICY is a saved policy, or a scripted behaviour: expert, straight_push, near_miss, stall, retreat, drop. Where a saved policy
+lies in the folder of its run, the settings are that run's, unless --preset names others. The last line is
 JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_seeds.
 """
 
@@ -29,6 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if argv is None else argv)
     name = given.pop(0) if given and not given[0].startswith("-") else ""
     try:
+        own = Path(name).parent / "config.toml"
+        if name.endswith(".safetensors") and own.is_file() and "--preset" not in given:
+            given = ["--preset", str(own), *given]
         _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
         with interruptible("Interrupted."):
             print(json.dumps(evaluate(name, config)))

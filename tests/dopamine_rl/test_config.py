@@ -125,6 +125,9 @@ def test_the_command_line_overrides_the_preset(presets: Path) -> None:
     expected = Job(Learner(1.0, (4, 5), frozen=True, checkpoint=Path("a/b")), FusionConfig("mean"), seed=3)
     assert parse_cli(Job, presets, argv) == expected
     assert parse_cli(Job, presets, []) == Job()
+    own = presets.parent / "own.toml"
+    own.write_text(dump_toml(expected))
+    assert parse_cli(Job, presets, ["--preset", str(own)]) == expected
     assert parse_cli(Strict, presets, ["--seed", "2"]) == Strict(2)
 
 
