@@ -23,7 +23,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError
-from experiments.cli import RunArguments, parse_run
+from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder

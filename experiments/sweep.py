@@ -39,7 +39,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.cli import RunArguments, parse_run
+from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
 from experiments.peg_insert import exit_with, interruptible
 from experiments.settings import ExperimentConfig
