@@ -1,6 +1,6 @@
 """The `dopamine` command: groups of commands, each in a module of its own that is imported when it is asked for.
 
-    dopamine GROUP COMMAND …        or        python -m experiments.cli GROUP COMMAND …
+dopamine GROUP COMMAND …        or        python -m experiments.cli GROUP COMMAND …
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _choose(name: str, group: Group, words: Sequence[str]) -> str:
     members = parser.add_subparsers(title="commands", metavar="COMMAND", dest="chosen", required=True)
     for member, entry in group.commands.items():
         members.add_parser(member, help=entry.about, add_help=False)
-    return str(parser.parse_args(words[:1]).chosen)
+    return str(parser.parse_args(words[:1] or ["--help"]).chosen)
 
 
 if __name__ == "__main__":

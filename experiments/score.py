@@ -1,0 +1,386 @@
+"""Scores recorded episodes with a reward model: progress for every frame, figures, and a video with the curves under it.
+
+    dopamine grm score runs/peg_insert/demonstrations/…/gate --model runs/peg_insert/grm
+    dopamine grm score front.mp4,wrist.mp4 --demo raw/episode_001 --url http://127.0.0.1:8000
+    dopamine grm score raw/episode_001 --instruction "clear the table" --model grm --hz 1 --size 112
+
+EPISODE is a raw episode's folder, a folder of such, a folder of videos named by camera, or videos of one episode joined
+by commas, the front view first. Of each, DIR/NAME.csv has a row for every scored frame, DIR/NAME.json the same with figures
+and settings, and DIR/NAME.mp4 is the reward video. What is scored already with the same files, settings and model is kept.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dopamine_rl.errors import BadInput, DopamineError, ServiceUnavailable
+from dopamine_rl.types import FusionConfig, TaskReference
+from experiments.console import Console
+from experiments.peg_insert import exit_with, interruptible
+from experiments.recordings import (
+    FRAMES_HZ,
+    MAX_PIXELS,
+    MAX_VIEWS,
+    Recording,
+    find_recordings,
+    read_frames,
+    size_of,
+    stride_of,
+)
+from experiments.resume import fingerprint
+from experiments.score_files import ScoredRecording, columns, figures, write_json, write_reward_video, write_table
+from experiments.scoring import ScoringConfig, score_episode
+from reward_service.guards import TOKEN_VARIABLE, load_token
+
+if TYPE_CHECKING:
+    from dopamine_rl.interfaces import RewardClient
+
+BLANK, ITSELF = "blank", "itself"
+"""What stands for a demonstration where there is none, and where an annotated episode is its own."""
+KEPT = "Interrupted. The same command keeps the episodes that are scored and goes on with the next."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one episode is scored.
+
+    Args:
+        recording: the episode.
+        demonstration: where references and goal come from; None leaves them blank.
+        instruction: the task in words.
+        stride: video frames from one scored frame to the next.
+        size: (height, width) of the pictures that the model is given.
+        views: cameras.
+    """
+
+    recording: Recording
+    demonstration: Recording | None
+    instruction: str
+    stride: int
+    size: tuple[int, int]
+    views: int
+
+    @property
+    def references(self) -> str:
+        """Where references and goal come from, in words."""
+        if self.demonstration is None:
+            return BLANK
+        return ITSELF if self.demonstration is self.recording else str(self.demonstration.videos[0].parent)
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="dopamine grm score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("episodes", metavar="EPISODE", nargs="+", help="FOLDER or VIDEO[,VIDEO[,VIDEO]]")
+    model = parser.add_argument_group("reward model (one of)").add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", metavar="FOLDER", type=Path, help="score in this process, with this checkpoint")
+    model.add_argument("--url", help="ask a reward service over HTTP, as `python -m experiments.serve` offers it")
+    model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
+    parser.add_argument("--threads", type=int, metavar="N", help="with --model: CPU threads (default: torch's)")
+    parser.add_argument("--device", default="cpu", help="with --model: such as cuda (default: %(default)s)")
+    task = parser.add_argument_group("task")
+    task.add_argument("--instruction", metavar="TEXT", help="the task in words (default: what lies beside the episode, or the demonstration)")  # fmt: skip
+    task.add_argument(
+        "--demo", metavar="EPISODE",
+        help="a successful episode whose first and last frames are START, END and the goal. Without it an annotated "
+        f"episode is judged by its own end, which flatters it. `{BLANK}`: there is none, the pictures are left blank",
+    )  # fmt: skip
+    frames = parser.add_argument_group("frames")
+    pace = frames.add_mutually_exclusive_group()
+    pace.add_argument("--stride", type=int, metavar="N", help="score one video frame in N, and the last")
+    pace.add_argument("--hz", type=float, help=f"score so many frames a second (default: {FRAMES_HZ:g}; episodes recorded by this project: all)")  # fmt: skip
+    frames.add_argument("--views", type=int, metavar="N", help=f"use N cameras, 1 to {MAX_VIEWS}; where there are fewer, the front view is repeated (default: all)")  # fmt: skip
+    frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale pictures to H x W pixels, or N x N (default: as recorded, at most {MAX_PIXELS} pixels)")  # fmt: skip
+    parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--no-video", action="store_true", help="write no reward video")
+    parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
+    return parser.parse_args(argv)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: write HxW or N, in pixels, such as 240x320 or 112")
+    return int(parts[0]), int(parts[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score, say what came of it, and end with status 1 where an episode has no score."""
+    arguments = parse(argv)
+    try:
+        with interruptible(KEPT):
+            results = run(arguments)
+    except DopamineError as error:
+        exit_with(error)
+    if any(result.get("final_progress") is None for result in results):
+        raise SystemExit(1)
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Score every episode that is not scored yet, and return what the table at the end shows of each.
+
+    Raises:
+        BadInput: an argument cannot be used; nothing was scored.
+        ScoringError: the model's service did not answer; what was scored by then is kept.
+    """
+    scoring = ScoringConfig(
+        FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
+    )
+    plans, console = make_plans(arguments), Console()
+    for plan in plans:
+        for warning in _warnings(plan):
+            console.say(f"warning: {plan.recording.name}: {warning}")
+    with reward_client(arguments, plans, console) as client, interruptible(KEPT):
+        version = client.model_version(timeout_s=60.0)
+        console.say(f"Scoring {len(plans)} episodes with model {version}")
+        results = [_result(plan, client, version, scoring, arguments, console) for plan in plans]
+    print(table(results))
+    print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
+    return results
+
+
+def make_plans(arguments: argparse.Namespace) -> list[Plan]:
+    """How each episode is to be scored. Raises BadInput where an argument, or an episode, cannot be used."""
+    for name, good, fix in (
+        ("stride", arguments.stride is None or arguments.stride >= 1, "give at least 1"),
+        ("hz", arguments.hz is None or 0.0 < arguments.hz < 1e6, "give frames a second above 0"),
+        ("views", arguments.views is None or 1 <= arguments.views <= MAX_VIEWS, f"give 1 to {MAX_VIEWS}"),
+    ):
+        if not good:
+            raise BadInput(f"--{name}", getattr(arguments, name), fix)
+    recordings = [recording for argument in arguments.episodes for recording in find_recordings(argument)]
+    names = [recording.name for recording in recordings]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput("EPISODE", name, "two episodes have this name: score them with an --out for each")
+    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo)
+    return [_plan(recording, demonstration, arguments) for recording in recordings]
+
+
+def _demonstration(argument: str) -> Recording:
+    for recording in find_recordings(argument):
+        if recording.success is not False:
+            return recording
+    raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
+
+
+def _plan(recording: Recording, demonstration: Recording | None, arguments: argparse.Namespace) -> Plan:
+    if arguments.demo is None:
+        if recording.keyframes is None or recording.success is False:
+            why = "a failed episode" if recording.success is False else "an episode without keyframes"
+            raise BadInput("--demo", None, f"{recording.name} is {why}: give a demonstration of the task, or `{BLANK}`")
+        demonstration = recording
+    said = recording.instructions or (demonstration.instructions if demonstration else ())
+    if arguments.instruction is None and not said:
+        raise BadInput("--instruction", None, f"say what the task of {recording.name} is")
+    views = arguments.views or len(recording.videos)
+    if demonstration is not None and arguments.views is None and len(demonstration.videos) < views:
+        raise BadInput("--views", views, f"the demonstration has {len(demonstration.videos)} cameras: give --views")
+    stride = stride_of(recording, arguments.stride, arguments.hz)
+    size = arguments.size or size_of(recording)
+    return Plan(recording, demonstration, arguments.instruction or said[0], stride, size, views)
+
+
+def _warnings(plan: Plan) -> Iterator[str]:
+    if plan.references == ITSELF:
+        yield "judged by its own first and last frame, which flatters it; give --demo for another's"
+    if plan.references == BLANK:
+        yield "no demonstration: references and goal are blank pictures"
+
+
+@contextmanager
+def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
+    """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
+    if arguments.url is not None:
+        from reward_service.http_client import HttpRewardClient
+
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
+    elif arguments.app is not None:
+        from experiments.cluster import ClusterConfig, ray_cluster
+        from reward_service.client import ServeRewardClient
+
+        os.environ.setdefault("RAY_ADDRESS", "auto")
+        try:
+            with ray_cluster(ClusterConfig()):
+                yield ServeRewardClient(arguments.app)
+        except ConnectionError as error:
+            raise ServiceUnavailable(f"no Ray cluster runs here (set RAY_ADDRESS, or give --url): {error}") from None
+    else:
+        yield _embedded(arguments, plans, console)
+
+
+def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> RewardClient:
+    from dopamine_rl.grm.model import load_grm
+    from dopamine_rl.grm.vision import picture_size
+    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.local import LocalRewardClient
+    from reward_service.scorer import Scorer
+
+    grm = load_grm(arguments.model)
+    labels = grm.template.labels
+    for plan in plans:
+        if plan.views > len(labels):
+            raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
+    for height, width in sorted({plan.size for plan in plans}):
+        seen_height, seen_width = picture_size(grm, height, width)
+        stretch = seen_height * width / (seen_width * height)
+        if not 0.8 < stretch < 1.25:
+            unit = grm.image_processor.patch_size * grm.image_processor.merge_size
+            side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
+            console.say(
+                f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
+                f"--size {side} gives it {side}x{side}"
+            )
+    engine = TransformersEngine(grm, threads=arguments.threads, device=arguments.device)
+    return LocalRewardClient(Scorer(engine))
+
+
+def _result(
+    plan: Plan,
+    client: RewardClient,
+    version: str,
+    scoring: ScoringConfig,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> dict[str, Any]:
+    """One row of the table: of an episode scored now, scored before, or one whose files cannot be used."""
+    name, path = plan.recording.name, arguments.out / plan.recording.name
+    try:
+        demonstrated = plan.demonstration.identity if plan.demonstration else None
+        settings = replace(scoring, in_flight=1, deadline_s=1.0)  # what answers do not depend on
+        inputs = fingerprint((version, plan.recording.identity, demonstrated, plan.instruction, plan.stride, plan.size, plan.views, settings))  # fmt: skip
+        known = None if arguments.fresh else _stored(path, inputs, not arguments.no_video)
+        if known is not None:
+            console.say(f"  {name}: scored already")
+            return {"episode": name, **known}
+        scored = score(plan, client, version, scoring, console)
+        found = figures(scored)
+        _write(path, plan, scored, found, inputs, scoring, arguments)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return {"episode": name, "error": str(error)}
+    if found["final_progress"] is None:
+        console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
+    elif found["voc_plus"] is None:
+        console.say(f"warning: {name}: {found['frames']} scored frames are too few for VOC+ and τ: give a smaller --stride")  # fmt: skip
+    return {"episode": name, **found}
+
+
+def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig, console: Console) -> ScoredRecording:
+    """Read an episode's frames and ask for the progress of each. Raises BadInput or ScoringError."""
+    import numpy as np
+
+    recording = plan.recording
+    pictures = read_frames(recording, plan.stride, plan.size, plan.views)
+    frames = pictures.frames
+    if plan.demonstration is None:
+        blank = np.zeros_like(frames[0])
+        reference = TaskReference(plan.instruction, blank[0], blank[0], blank)
+    elif plan.demonstration is recording:
+        reference = TaskReference(plan.instruction, frames[0, 0], frames[-1, 0], frames[-1])
+    else:
+        ends = read_frames(plan.demonstration, sys.maxsize, plan.size, plan.views).frames
+        reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
+    context = replace(reference.context(recording.name, frames[0]), model_version=version)
+    scores = score_episode(
+        client, context, frames[1:], pictures.frame_ids[1:], scoring,
+        lambda done, total: console.progress(f"{recording.name}: {done} of {total} frames"),
+    )  # fmt: skip
+    rate_hz = recording.format.frames_per_second
+    return ScoredRecording(recording, pictures.frame_ids, plan.stride, plan.views, rate_hz, scores)
+
+
+def _stored(path: Path, inputs: str, video: bool) -> dict[str, Any] | None:
+    """The figures of an episode that was scored with the same inputs; None where it was not."""
+    try:
+        content = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
+        known: dict[str, Any] = content["figures"]
+    except (OSError, ValueError, KeyError):
+        return None
+    wanted = (".csv", ".mp4") if video else (".csv",)
+    there = all(path.with_name(path.name + suffix).exists() for suffix in wanted)
+    return known if there and content.get("inputs") == inputs else None
+
+
+def _write(
+    path: Path,
+    plan: Plan,
+    scored: ScoredRecording,
+    found: dict[str, Any],
+    inputs: str,
+    scoring: ScoringConfig,
+    arguments: argparse.Namespace,
+) -> None:
+    """Write an episode's three files; the JSON comes last, and says that the others are complete."""
+    scores = scored.scores
+    rows = columns(scored)
+    write_table(path.with_name(path.name + ".csv"), rows)
+    if not arguments.no_video:
+        end = (
+            "no answer"
+            if found["final_progress"] is None
+            else f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
+        )
+        title = f"{path.name}: {end}. Model {scores.model_version}, references: {plan.references}"
+        write_reward_video(path.with_name(path.name + ".mp4"), scored, title)
+    content = {
+        "episode": path.name,
+        "videos": [str(video) for video in plan.recording.videos],
+        "instruction": plan.instruction,
+        "references": plan.references,
+        "model": str(arguments.model or arguments.url or arguments.app),
+        "model_version": scores.model_version,
+        "stride": plan.stride,
+        "frames_per_second": scored.rate_hz,
+        "picture_size": list(plan.size),
+        "views": plan.views,
+        "fusion": asdict(scoring.fusion),
+        "asked_again": scores.asked_again,
+        "inputs": inputs,
+        "figures": found,
+        "columns": rows,
+    }
+    write_json(path.with_name(path.name + ".json"), content)
+
+
+HEADINGS = {
+    "episode": "episode", "frames": "frames", "final_progress": "end", "outcome": "outcome", "voc_plus": "VOC+",
+    "kendall": "τ", "progress_mae": "MAE", "invalid": "invalid", "low_weight": "w < 0.1", "labels_per_s": "labels/s",
+}  # fmt: skip
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The results as lines with aligned columns; a dash stands where nothing can be said."""
+    rows = [list(HEADINGS.values())]
+    for result in results:
+        rows.append([_cell(result.get(name)) for name in HEADINGS])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()
