@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,55 +27,17 @@ from dopamine_rl.errors import BadInput, DopamineError, ServiceUnavailable
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
 from experiments.peg_insert import exit_with, interruptible
-from experiments.recordings import (
-    FRAMES_HZ,
-    MAX_PIXELS,
-    MAX_VIEWS,
-    Recording,
-    find_recordings,
-    read_frames,
-    size_of,
-    stride_of,
-)
+from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, read_frames
 from experiments.resume import fingerprint
 from experiments.score_files import ScoredRecording, columns, figures, write_json, write_reward_video, write_table
+from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
 from reward_service.guards import TOKEN_VARIABLE, load_token
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
-BLANK, ITSELF = "blank", "itself"
-"""What stands for a demonstration where there is none, and where an annotated episode is its own."""
 KEPT = "Interrupted. The same command keeps the episodes that are scored and goes on with the next."
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How one episode is scored.
-
-    Args:
-        recording: the episode.
-        demonstration: where references and goal come from; None leaves them blank.
-        instruction: the task in words.
-        stride: video frames from one scored frame to the next.
-        size: (height, width) of the pictures that the model is given.
-        views: cameras.
-    """
-
-    recording: Recording
-    demonstration: Recording | None
-    instruction: str
-    stride: int
-    size: tuple[int, int]
-    views: int
-
-    @property
-    def references(self) -> str:
-        """Where references and goal come from, in words."""
-        if self.demonstration is None:
-            return BLANK
-        return ITSELF if self.demonstration is self.recording else str(self.demonstration.videos[0].parent)
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -144,7 +106,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     for plan in plans:
-        for warning in _warnings(plan):
+        for warning in warnings(plan):
             console.say(f"warning: {plan.recording.name}: {warning}")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
@@ -153,55 +115,6 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     print(table(results))
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
-
-
-def make_plans(arguments: argparse.Namespace) -> list[Plan]:
-    """How each episode is to be scored. Raises BadInput where an argument, or an episode, cannot be used."""
-    for name, good, fix in (
-        ("stride", arguments.stride is None or arguments.stride >= 1, "give at least 1"),
-        ("hz", arguments.hz is None or 0.0 < arguments.hz < 1e6, "give frames a second above 0"),
-        ("views", arguments.views is None or 1 <= arguments.views <= MAX_VIEWS, f"give 1 to {MAX_VIEWS}"),
-    ):
-        if not good:
-            raise BadInput(f"--{name}", getattr(arguments, name), fix)
-    recordings = [recording for argument in arguments.episodes for recording in find_recordings(argument)]
-    names = [recording.name for recording in recordings]
-    for name in names:
-        if names.count(name) > 1:
-            raise BadInput("EPISODE", name, "two episodes have this name: score them with an --out for each")
-    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo)
-    return [_plan(recording, demonstration, arguments) for recording in recordings]
-
-
-def _demonstration(argument: str) -> Recording:
-    for recording in find_recordings(argument):
-        if recording.success is not False:
-            return recording
-    raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
-
-
-def _plan(recording: Recording, demonstration: Recording | None, arguments: argparse.Namespace) -> Plan:
-    if arguments.demo is None:
-        if recording.keyframes is None or recording.success is False:
-            why = "a failed episode" if recording.success is False else "an episode without keyframes"
-            raise BadInput("--demo", None, f"{recording.name} is {why}: give a demonstration of the task, or `{BLANK}`")
-        demonstration = recording
-    said = recording.instructions or (demonstration.instructions if demonstration else ())
-    if arguments.instruction is None and not said:
-        raise BadInput("--instruction", None, f"say what the task of {recording.name} is")
-    views = arguments.views or len(recording.videos)
-    if demonstration is not None and arguments.views is None and len(demonstration.videos) < views:
-        raise BadInput("--views", views, f"the demonstration has {len(demonstration.videos)} cameras: give --views")
-    stride = stride_of(recording, arguments.stride, arguments.hz)
-    size = arguments.size or size_of(recording)
-    return Plan(recording, demonstration, arguments.instruction or said[0], stride, size, views)
-
-
-def _warnings(plan: Plan) -> Iterator[str]:
-    if plan.references == ITSELF:
-        yield "judged by its own first and last frame, which flatters it; give --demo for another's"
-    if plan.references == BLANK:
-        yield "no demonstration: references and goal are blank pictures"
 
 
 @contextmanager
@@ -232,6 +145,7 @@ def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Con
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
+    console.say(f"loading {arguments.model}")
     grm = load_grm(arguments.model)
     labels = grm.template.labels
     for plan in plans:
@@ -271,7 +185,7 @@ def _result(
             return {"episode": name, **known}
         scored = score(plan, client, version, scoring, console)
         found = figures(scored)
-        _write(path, plan, scored, found, inputs, scoring, arguments)
+        _write(path, plan, scored, found, inputs, scoring, arguments, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return {"episode": name, "error": str(error)}
@@ -287,6 +201,7 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
     import numpy as np
 
     recording = plan.recording
+    console.progress(f"{recording.name}: reading the videos")
     pictures = read_frames(recording, plan.stride, plan.size, plan.views)
     frames = pictures.frames
     if plan.demonstration is None:
@@ -326,6 +241,7 @@ def _write(
     inputs: str,
     scoring: ScoringConfig,
     arguments: argparse.Namespace,
+    console: Console,
 ) -> None:
     """Write an episode's three files; the JSON comes last, and says that the others are complete."""
     scores = scored.scores
@@ -337,7 +253,8 @@ def _write(
             if found["final_progress"] is None
             else f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
         )
-        title = f"{path.name}: {end}. Model {scores.model_version}, references: {plan.references}"
+        title = f"{path.name}: {end} (model {scores.model_version}, references: {plan.references})"
+        console.progress(f"{path.name}: writing the video")
         write_reward_video(path.with_name(path.name + ".mp4"), scored, title)
     content = {
         "episode": path.name,

@@ -131,7 +131,7 @@ def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:
     curves = Curves(
         times=times,
         progress=scored.curve,
-        perspectives=np.concatenate([np.zeros((1, len(PERSPECTIVES)), np.float32), scores.folded.perspectives]),
+        perspectives=np.concatenate([[[0.0, np.nan, np.nan]], scores.folded.perspectives]).astype(np.float32),
         edges=times,
         bars=scores.hops[:, 0],
         bars_name="hop",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +44,7 @@ class Curves:
     Args:
         times: float [F], of the scored frames, starting with the first frame's.
         progress: float32 [F], fused.
-        perspectives: float32 [F, 3].
+        perspectives: float32 [F, 3]; NaN where there is none yet.
         edges: float [B+1], where the lower chart's bars begin and end; the last is the axis's end.
         bars: float32 [B].
         bars_name: what they are.
@@ -66,7 +66,7 @@ class Curves:
     faults: tuple[float, ...] = ()
 
 
-_VIEW_HEIGHT, _LEAST_WIDTH, _CHART_HEIGHT = 336, 672, 330
+_VIEW_HEIGHT, _LEAST_WIDTH, _CHART_HEIGHT = 336, 672, 360
 
 
 def write_film(path: Path, shown: Iterable[tuple[float, Views]], curves: Curves, title: str, fps: float = 10.0) -> Path:
@@ -84,14 +84,14 @@ def _film(shown: Iterator[tuple[float, Views]], curves: Curves, title: str, hold
     """The film's pictures, the last one `hold` times more."""
     first = next(shown)
     width = _strip(first[1]).shape[1]
-    full, left, right = _chart(curves, width, title, hidden=False)
-    empty, _, _ = _chart(curves, width, title, hidden=True)
+    full, box = _chart(curves, width, title, hidden=False)
+    empty, _ = _chart(curves, width, title, hidden=True)
     picture = empty
     for time, views in chain([first], shown):
-        cursor = round(left + (right - left) * time / max(1e-9, float(curves.edges[-1])))
+        cursor = round(box.left + (box.right - box.left) * time / max(1e-9, float(curves.edges[-1])))
         below = empty.copy()
         below[:, : cursor + 1] = full[:, : cursor + 1]
-        below[:, cursor : cursor + 2] = 60
+        below[box.top : box.bottom, cursor : cursor + 2] = 60
         picture = np.concatenate([_strip(views), below])
         yield picture
     yield from repeat(picture, hold)
@@ -106,8 +106,17 @@ def _strip(views: Views) -> NDArray[np.uint8]:
     return np.pad(strip, ((0, 0), (missing // 2, missing - missing // 2), (0, 0)), constant_values=255)
 
 
-def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArray[np.uint8], float, float]:
-    """The chart as a picture, and the x pixels of its axis's beginning and end."""
+class _Box(NamedTuple):
+    """Where in the chart's picture its axes lie, in pixels from the upper left corner."""
+
+    left: float
+    right: float
+    top: int
+    bottom: int
+
+
+def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArray[np.uint8], _Box]:
+    """The chart as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -115,29 +124,34 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     alpha, end = 0.0 if hidden else 1.0, float(curves.edges[-1])
-    for mark in curves.marks:
-        above.axvline(mark, lw=0.8, color="0.85", zorder=0)
-    if curves.truth is not None:
-        above.plot(curves.times, curves.truth, lw=1.2, color="0.6", label="keyframes", alpha=alpha)
-    colours = ("tab:blue", "tab:orange", "tab:green")
-    for i, (name, colour) in enumerate(zip(PERSPECTIVES, colours, strict=True)):
-        above.plot(curves.times, curves.perspectives[:, i], "--", lw=1.2, color=colour, label=name, alpha=alpha)
-    above.step(
-        [*curves.times, end], [*curves.progress, curves.progress[-1]], where="post", lw=2.4, color="black",
-        label="progress Φ*", alpha=alpha,
-    )  # fmt: skip
-    if curves.faults:
-        above.plot(curves.faults, np.zeros(len(curves.faults)), "x", color="tab:red", label="no answer", alpha=alpha)
-    above.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, end))
-    above.set_title(title, fontsize=10, loc="left")
-    legend = above.legend(loc="upper left", ncols=6, fontsize=8, framealpha=0.9)
-    for handle in legend.legend_handles:
-        handle.set_alpha(1.0)
+    _draw_progress(above, curves, end, alpha)
     widths = np.diff(curves.edges)
     below.bar(curves.edges[:-1] + widths / 2, curves.bars, width=0.9 * widths, color="tab:red", alpha=alpha)
     low, high = float(np.nanmin(curves.bars, initial=0.0)), float(np.nanmax(curves.bars, initial=0.0))
     below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
+    legend = figure.legend(loc="outside upper left", ncols=6, fontsize=8, frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1.0)
     canvas.draw()
-    left, _ = above.transData.transform((0, 0))
-    right, _ = above.transData.transform((end, 0))
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), float(left), float(right)
+    (left, top), (right, _) = above.transAxes.transform([(0, 1), (1, 0)])
+    _, bottom = below.transAxes.transform((0, 0))
+    box = _Box(float(left), float(right), _CHART_HEIGHT - round(top), _CHART_HEIGHT - round(bottom))
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), box
+
+
+def _draw_progress(axes: Any, curves: Curves, end: float, alpha: float) -> None:
+    for mark in curves.marks:
+        axes.axvline(mark, lw=0.8, color="0.85", zorder=0)
+    if curves.truth is not None:
+        axes.plot(curves.times, curves.truth, lw=1.2, color="0.6", label="by keyframes", alpha=alpha)
+    colours = ("tab:blue", "tab:orange", "tab:green")
+    for i, (name, colour) in enumerate(zip(PERSPECTIVES, colours, strict=True)):
+        axes.plot(curves.times, curves.perspectives[:, i], "--", lw=1.2, color=colour, label=name, alpha=alpha)
+    axes.step(
+        [*curves.times, end], [*curves.progress, curves.progress[-1]], where="post", lw=2.4, color="black",
+        label="progress Φ*", alpha=alpha,
+    )  # fmt: skip
+    if curves.faults:
+        axes.plot(curves.faults, np.zeros(len(curves.faults)), "x", color="tab:red", label="no answer", alpha=alpha)
+    axes.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, end))
