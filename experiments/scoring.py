@@ -87,7 +87,7 @@ def score_episode(
 ) -> EpisodeScores:
     """Ask for the progress of every frame of an episode.
 
-    The answers are those of one request about the whole episode. What a fragment's first frame was compared with is the
+    What the valid frames get is what one request about the whole episode would give them. What a fragment's first frame was compared with is the
     frame sent before it; where that one turns out to have no value, the fragment is asked again with the last valid frame.
 
     Args:

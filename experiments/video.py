@@ -129,8 +129,12 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     below.bar(curves.edges[:-1] + widths / 2, curves.bars, width=0.9 * widths, color="tab:red", alpha=alpha)
     low, high = float(np.nanmin(curves.bars, initial=0.0)), float(np.nanmax(curves.bars, initial=0.0))
     below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
-    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
-    legend = figure.legend(loc="outside upper left", ncols=6, fontsize=8, frameon=False)
+    above.set_title(title, fontsize=9, loc="left", pad=22)
+    legend = above.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,
+        handlelength=1.6,
+    )  # fmt: skip
+    legend.set_in_layout(False)  # the title's padding is its room; its width must not narrow the axes
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)
     canvas.draw()
