@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from dopamine_rl.errors import BadInput, DopamineError, ServiceUnavailable
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
-from experiments.peg_insert import exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, read_frames
 from experiments.resume import fingerprint
 from experiments.score_files import ScoredRecording, columns, figures, write_json, write_reward_video, write_table

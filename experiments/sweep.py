@@ -41,7 +41,7 @@ from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
 from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
-from experiments.peg_insert import exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
