@@ -14,25 +14,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dopamine_rl.errors import BadInput, DopamineError, ServiceUnavailable
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
-from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, read_frames
-from experiments.resume import fingerprint
-from experiments.score_files import ScoredRecording, columns, figures, write_json, write_reward_video, write_table
+from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
+from experiments.score_client import reward_client
+from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
-from reward_service.guards import TOKEN_VARIABLE, load_token
+from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
@@ -65,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     pace.add_argument("--stride", type=int, metavar="N", help="score one video frame in N, and the last")
     pace.add_argument("--hz", type=float, help=f"score so many frames a second (default: {FRAMES_HZ:g}; episodes recorded by this project: all)")  # fmt: skip
     frames.add_argument("--views", type=int, metavar="N", help=f"use N cameras, 1 to {MAX_VIEWS}; where there are fewer, the front view is repeated (default: all)")  # fmt: skip
-    frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale pictures to H x W pixels, or N x N (default: as recorded, at most {MAX_PIXELS} pixels)")  # fmt: skip
+    frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale every camera's pictures to H x W pixels, or N x N (default: the front camera's own, at most {MAX_PIXELS} pixels)")  # fmt: skip
     parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
     parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
@@ -105,9 +106,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
     )
     plans, console = make_plans(arguments), Console()
-    for plan in plans:
-        for warning in warnings(plan):
-            console.say(f"warning: {plan.recording.name}: {warning}")
+    for warning in warnings(plans):
+        console.say(f"warning: {warning}")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
@@ -115,54 +115,6 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     print(table(results))
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
-
-
-@contextmanager
-def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
-    """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
-    if arguments.url is not None:
-        from reward_service.http_client import HttpRewardClient
-
-        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
-    elif arguments.app is not None:
-        from experiments.cluster import ClusterConfig, ray_cluster
-        from reward_service.client import ServeRewardClient
-
-        os.environ.setdefault("RAY_ADDRESS", "auto")
-        try:
-            with ray_cluster(ClusterConfig()):
-                yield ServeRewardClient(arguments.app)
-        except ConnectionError as error:
-            raise ServiceUnavailable(f"no Ray cluster runs here (set RAY_ADDRESS, or give --url): {error}") from None
-    else:
-        yield _embedded(arguments, plans, console)
-
-
-def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> RewardClient:
-    from dopamine_rl.grm.model import load_grm
-    from dopamine_rl.grm.vision import picture_size
-    from reward_service.engines.transformers import TransformersEngine
-    from reward_service.local import LocalRewardClient
-    from reward_service.scorer import Scorer
-
-    console.say(f"loading {arguments.model}")
-    grm = load_grm(arguments.model)
-    labels = grm.template.labels
-    for plan in plans:
-        if plan.views > len(labels):
-            raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
-    for height, width in sorted({plan.size for plan in plans}):
-        seen_height, seen_width = picture_size(grm, height, width)
-        stretch = seen_height * width / (seen_width * height)
-        if not 0.8 < stretch < 1.25:
-            unit = grm.image_processor.patch_size * grm.image_processor.merge_size
-            side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
-            console.say(
-                f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
-                f"--size {side} gives it {side}x{side}"
-            )
-    engine = TransformersEngine(grm, threads=arguments.threads, device=arguments.device)
-    return LocalRewardClient(Scorer(engine))
 
 
 def _result(
@@ -174,21 +126,24 @@ def _result(
     console: Console,
 ) -> dict[str, Any]:
     """One row of the table: of an episode scored now, scored before, or one whose files cannot be used."""
-    name, path = plan.recording.name, arguments.out / plan.recording.name
+    name, out = plan.recording.name, arguments.out
     try:
-        demonstrated = plan.demonstration.identity if plan.demonstration else None
-        settings = replace(scoring, in_flight=1, deadline_s=1.0)  # what answers do not depend on
-        inputs = fingerprint((version, plan.recording.identity, demonstrated, plan.instruction, plan.stride, plan.size, plan.views, settings))  # fmt: skip
-        known = None if arguments.fresh else _stored(path, inputs, not arguments.no_video)
+        inputs = plan.fingerprint(version, scoring.fusion)
+        known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
         if known is not None:
             console.say(f"  {name}: scored already")
             return {"episode": name, **known}
         scored = score(plan, client, version, scoring, console)
-        found = figures(scored)
-        _write(path, plan, scored, found, inputs, scoring, arguments, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return {"episode": name, "error": str(error)}
+    except ScoringError:
+        console.say(f"{name} has no score. What was scored before is kept: the same command goes on with {name}")
+        raise
+    found = figures(scored)
+    origin = {"model": str(arguments.model or arguments.url or arguments.app), "inputs": inputs}
+    console.progress(f"{name}: writing the files")
+    write_scores(out, scored, plan.described() | origin | {"fusion": asdict(scoring.fusion)}, not arguments.no_video)
     if found["final_progress"] is None:
         console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
     elif found["voc_plus"] is None:
@@ -198,8 +153,6 @@ def _result(
 
 def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig, console: Console) -> ScoredRecording:
     """Read an episode's frames and ask for the progress of each. Raises BadInput or ScoringError."""
-    import numpy as np
-
     recording = plan.recording
     console.progress(f"{recording.name}: reading the videos")
     pictures = read_frames(recording, plan.stride, plan.size, plan.views)
@@ -210,7 +163,7 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
     elif plan.demonstration is recording:
         reference = TaskReference(plan.instruction, frames[0, 0], frames[-1, 0], frames[-1])
     else:
-        ends = read_frames(plan.demonstration, sys.maxsize, plan.size, plan.views).frames
+        ends = _first_and_last(plan.demonstration, plan.size, plan.views)
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
     context = replace(reference.context(recording.name, frames[0]), model_version=version)
     scores = score_episode(
@@ -221,59 +174,10 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
     return ScoredRecording(recording, pictures.frame_ids, plan.stride, plan.views, rate_hz, scores)
 
 
-def _stored(path: Path, inputs: str, video: bool) -> dict[str, Any] | None:
-    """The figures of an episode that was scored with the same inputs; None where it was not."""
-    try:
-        content = json.loads(path.with_name(path.name + ".json").read_text(encoding="utf-8"))
-        known: dict[str, Any] = content["figures"]
-    except (OSError, ValueError, KeyError):
-        return None
-    wanted = (".csv", ".mp4") if video else (".csv",)
-    there = all(path.with_name(path.name + suffix).exists() for suffix in wanted)
-    return known if there and content.get("inputs") == inputs else None
-
-
-def _write(
-    path: Path,
-    plan: Plan,
-    scored: ScoredRecording,
-    found: dict[str, Any],
-    inputs: str,
-    scoring: ScoringConfig,
-    arguments: argparse.Namespace,
-    console: Console,
-) -> None:
-    """Write an episode's three files; the JSON comes last, and says that the others are complete."""
-    scores = scored.scores
-    rows = columns(scored)
-    write_table(path.with_name(path.name + ".csv"), rows)
-    if not arguments.no_video:
-        end = (
-            "no answer"
-            if found["final_progress"] is None
-            else f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
-        )
-        title = f"{path.name}: {end} (model {scores.model_version}, references: {plan.references})"
-        console.progress(f"{path.name}: writing the video")
-        write_reward_video(path.with_name(path.name + ".mp4"), scored, title)
-    content = {
-        "episode": path.name,
-        "videos": [str(video) for video in plan.recording.videos],
-        "instruction": plan.instruction,
-        "references": plan.references,
-        "model": str(arguments.model or arguments.url or arguments.app),
-        "model_version": scores.model_version,
-        "stride": plan.stride,
-        "frames_per_second": scored.rate_hz,
-        "picture_size": list(plan.size),
-        "views": plan.views,
-        "fusion": asdict(scoring.fusion),
-        "asked_again": scores.asked_again,
-        "inputs": inputs,
-        "figures": found,
-        "columns": rows,
-    }
-    write_json(path.with_name(path.name + ".json"), content)
+@lru_cache(maxsize=4)
+def _first_and_last(demonstration: Recording, size: tuple[int, int], views: int) -> NDArray[np.uint8]:
+    """uint8 [2, V, H, W, 3]; the episodes that share a demonstration read it once."""
+    return read_frames(demonstration, sys.maxsize, size, views).frames
 
 
 HEADINGS = {

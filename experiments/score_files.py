@@ -102,24 +102,60 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_table(path: Path, table: dict[str, list[Any]]) -> None:
-    """Write columns as CSV with a header; an empty cell has no value."""
+def stored_figures(out: Path, name: str, inputs: str, video: bool) -> dict[str, Any] | None:
+    """The figures of an episode whose files are complete and came from the same inputs; else None.
+
+    Args:
+        inputs: what `write_scores` was given under this name.
+        video: the reward video is wanted too.
+    """
+    try:
+        content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        known: dict[str, Any] = content["figures"]
+    except (OSError, ValueError, KeyError):
+        return None
+    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
+    return known if there and content.get("inputs") == inputs else None
+
+
+def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], video: bool) -> None:
+    """Write NAME.csv, NAME.mp4 where `video`, and NAME.json; the last says that the others are complete.
+
+    Args:
+        settings: JSON values that say how the scores came about, among them `inputs` and `references`.
+    """
+    name, scores, rows, found = scored.recording.name, scored.scores, columns(scored), figures(scored)
+    for suffix in (".json", ".mp4"):  # those of other settings must not stand beside the new table
+        (out / f"{name}{suffix}").unlink(missing_ok=True)
+    _write_table(out / f"{name}.csv", rows)
+    if video:
+        end = "no answer"
+        if found["final_progress"] is not None:
+            end = f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
+        title = f"{name}: {end} (model {scores.model_version}, references: {settings['references']})"
+        write_reward_video(out / f"{name}.mp4", scored, title)
+    about = {"episode": name, "model_version": scores.model_version, "frames_per_second": scored.rate_hz, **settings}
+    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": found}, rows)
+
+
+def _write_table(path: Path, rows: dict[str, list[Any]]) -> None:
+    """Columns as CSV with a header; an empty cell has no value."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(table)
-            writer.writerows(zip(*table.values(), strict=True))
+            writer.writerow(rows)
+            writer.writerows(zip(*rows.values(), strict=True))
 
     write_atomically(path, write)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write JSON, with every column on a line of its own."""
-    text = json.dumps(content | {"columns": {}}, indent=2, allow_nan=False, ensure_ascii=False)
-    lines = ",\n".join(f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}" for name, column in content["columns"].items())  # fmt: skip
-    text = text.replace('"columns": {}', f'"columns": {{\n{lines}\n  }}')
-    write_atomically(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+def _write_json(path: Path, about: dict[str, Any], rows: dict[str, list[Any]]) -> None:
+    """One object; each column is on a line of its own."""
+    lines = [f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}" for name, column in rows.items()]
+    head = json.dumps(about, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}")
+    text = head + ',\n  "columns": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:

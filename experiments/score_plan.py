@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.types import FusionConfig
 from experiments.recordings import MAX_VIEWS, Recording, find_recordings, size_of, stride_of
+from experiments.resume import fingerprint
 
 BLANK, ITSELF = "blank", "itself"
 """What stands for a demonstration where there is none, and where an annotated episode is its own."""
@@ -38,7 +41,24 @@ class Plan:
         """Where references and goal come from, in words."""
         if self.demonstration is None:
             return BLANK
-        return ITSELF if self.demonstration is self.recording else self.demonstration.name
+        return ITSELF if self.demonstration.identity == self.recording.identity else self.demonstration.name
+
+    def fingerprint(self, version: str, fusion: FusionConfig) -> str:
+        """Changes with everything that the scores depend on."""
+        demonstrated = self.demonstration.identity if self.demonstration else None
+        asked = (self.instruction, self.stride, self.size, self.views)
+        return fingerprint((version, fusion, self.recording.identity, demonstrated, asked))
+
+    def described(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "videos": [str(video) for video in self.recording.videos],
+            "instruction": self.instruction,
+            "references": self.references,
+            "stride": self.stride,
+            "picture_size": list(self.size),
+            "views": self.views,
+        }
 
 
 def make_plans(arguments: argparse.Namespace) -> list[Plan]:
@@ -83,9 +103,12 @@ def _plan(recording: Recording, demonstration: Recording | None, arguments: argp
     return Plan(recording, demonstration, arguments.instruction or said[0], stride, size, views)
 
 
-def warnings(plan: Plan) -> Iterator[str]:
+def warnings(plans: Sequence[Plan]) -> Iterator[str]:
     """What a reader of the scores must know of their references."""
-    if plan.references == ITSELF:
-        yield "judged by its own first and last frame, which flatters it; give --demo for another's"
-    if plan.references == BLANK:
-        yield "no demonstration: references and goal are blank pictures"
+    for references, meaning in (
+        (ITSELF, "judged by its own first and last frame, which flatters it (--demo names another)"),
+        (BLANK, "judged without a demonstration: references and goal are blank pictures"),
+    ):
+        names = [plan.recording.name for plan in plans if plan.references == references]
+        if names:
+            yield f"{names[0]} {f'and {len(names) - 1} more are each' if names[1:] else 'is'} {meaning}"

@@ -116,7 +116,7 @@ def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(raw: Path, model
         assert figures["kendall"] == pytest.approx(kendall_tau(np.arange(COUNT), curve))
         assert content["model_version"] == scorer.model_version
         assert content["instruction"] == "push the block"
-        assert content["references"] == "expert_1"
+        assert content["references"] == ("itself" if name == "expert_1" else "expert_1")
         if name == "failed_3":
             assert figures["progress_mae"] is None
             assert "true_progress" not in rows[0]
@@ -227,6 +227,18 @@ def test_nothing_is_claimed_where_no_answer_can_be_read(raw: Path, tmp_path: Pat
     figures = json.loads((tmp_path / "expert_2.json").read_text())["figures"]
     assert figures["invalid"] == figures["frames"] == COUNT - 1
     assert {figures[name] for name in ("final_progress", "outcome", "voc_plus", "kendall", "progress_mae")} == {None}
+
+
+def test_a_service_that_does_not_answer_ends_the_command_and_nothing_is_written(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    with serving(LocalRewardClient(Scorer(FakeEngine(base_s=1.0)))) as url:
+        words = [str(w) for w in (raw / "expert_2", "--url", url, "--out", tmp_path / "out", "--deadline-s", 0.2)]
+        with pytest.raises(SystemExit) as ended:
+            score.main(words)
+    assert ended.value.code == 1
+    shown = capsys.readouterr()
+    assert "no answer in time" in shown.err
+    assert "the same command goes on with expert_2" in shown.out
+    assert not (tmp_path / "out").exists()
 
 
 class Crowded:
