@@ -107,7 +107,8 @@ def find_recordings(argument: str) -> list[Recording]:
     videos = tuple(Path(part) for part in argument.split(","))
     for video in videos:
         if not video.is_file():
-            raise BadInput("EPISODE", str(video), "give an episode's folder, a folder of episodes, or VIDEO[,VIDEO[,VIDEO]]")  # fmt: skip
+            fix = "no such file: give an episode's folder, a folder of episodes, or VIDEO[,VIDEO[,VIDEO]]"
+            raise BadInput("EPISODE", str(video), fix)
     if len(videos) > MAX_VIEWS:
         raise BadInput("EPISODE", argument, f"give at most {MAX_VIEWS} videos of one episode")
     first = videos[0]

@@ -111,7 +111,15 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
-        results = [_result(plan, client, version, scoring, arguments, console) for plan in plans]
+        results: list[dict[str, Any]] = []
+        for plan in plans:
+            console.progress(f"{len(results)} of {len(plans)} episodes done, {plan.recording.name} is next")
+            results.append(_result(plan, client, version, scoring, arguments, console))
+    kept = sum(bool(result.get("kept")) for result in results)
+    if kept:
+        console.say(
+            f"{kept} of {len(plans)} were scored before, by the same model and settings; --fresh scores them again"
+        )
     print(table(results))
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
@@ -131,8 +139,7 @@ def _result(
         inputs = plan.fingerprint(version, scoring.fusion)
         known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
         if known is not None:
-            console.say(f"  {name}: scored already")
-            return {"episode": name, **known}
+            return {"episode": name, **known, "kept": True}
         scored = score(plan, client, version, scoring, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -148,13 +155,12 @@ def _result(
         console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
     elif found["voc_plus"] is None:
         console.say(f"warning: {name}: {found['frames']} scored frames are too few for VOC+ and τ: give a smaller --stride")  # fmt: skip
-    return {"episode": name, **found}
+    return {"episode": name, **found, "kept": False}
 
 
 def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig, console: Console) -> ScoredRecording:
     """Read an episode's frames and ask for the progress of each. Raises BadInput or ScoringError."""
     recording = plan.recording
-    console.progress(f"{recording.name}: reading the videos")
     pictures = read_frames(recording, plan.stride, plan.size, plan.views)
     frames = pictures.frames
     if plan.demonstration is None:
