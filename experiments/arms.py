@@ -30,9 +30,10 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.cli import RunArguments, parse_run
+from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
-from experiments.peg_insert import STOPPED, exit_with, interruptible
+from experiments.ending import exit_with, interruptible
+from experiments.peg_insert import STOPPED
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 

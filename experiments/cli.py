@@ -1,68 +1,81 @@
-"""What the command lines of the experiments share: a preset, overrides, and where results go."""
+"""The `dopamine` command: groups of commands, each in a module of its own that is imported when it is asked for.
+
+dopamine GROUP COMMAND …        or        python -m experiments.cli GROUP COMMAND …
+"""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeVar
-
-from dopamine_rl.config import parse_cli
-
-Config = TypeVar("Config")
-PRESETS = Path(__file__).parent / "presets"
-DEFAULT_PRESET = "laptop"
 
 
-@dataclass(frozen=True)
-class RunArguments:
-    """Where a run's results go.
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something to do.
 
     Args:
-        out: the run's own folder, a path or URI; None for `storage`/`name`.
-        storage: the folder of all runs, a path or URI; None for the default.
-        fresh: do again what an earlier run in the folder has done.
-        force: train although the reward model failed its gate.
+        about: one line for the list of commands.
+        module: has `main(argv)`, which gets the words after the command's name.
     """
 
-    out: str | None
-    storage: str | None
-    fresh: bool = False
-    force: bool = False
+    about: str
+    module: str
 
 
-def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:
-    """Parse a run's command line: --out, --storage, --preset, and an override for every setting.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Commands about one thing.
 
     Args:
-        cls: the settings' dataclass.
-        argv: arguments without the program's name; None takes the process's own.
-        prog: the program's name in help and errors.
-        about: text that the help begins with.
-    Raises:
-        BadInput: as for dopamine_rl.config.parse_cli.
+        about: one line for the list of groups.
+        commands: by name.
     """
-    rest = list(sys.argv[1:] if argv is None else argv)
+
+    about: str
+    commands: Mapping[str, Command | Group]
+
+
+DOPAMINE = Group(
+    "Progress rewards from a vision-language model for robot learning.",
+    {
+        "grm": Group(
+            "the General Reward Model: pictures in, progress out",
+            {
+                "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+            },
+        ),
+    },
+)
+"""Every command. A new one is a line here and a module with `main(argv)`."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Find the command that the first words name, and hand it the rest."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name, entry = "dopamine", DOPAMINE
+    while True:
+        chosen = _choose(name, entry, words)
+        name, found = f"{name} {chosen}", entry.commands[chosen]
+        words = words[1:]
+        if isinstance(found, Command):
+            importlib.import_module(found.module).main(words)
+            return
+        entry = found
+
+
+def _choose(name: str, group: Group, words: Sequence[str]) -> str:
+    """The member of a group that the first word names; help and errors end the process as argparse does."""
     parser = argparse.ArgumentParser(
-        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
-        allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", help="this run's folder, a path or URI (default: STORAGE/NAME)")
-    parser.add_argument(
-        "--storage",
-        metavar="DIR",
-        help="folder of all runs, a path or URI (default: runs/ of the checkout, ~/dopamine_rl/runs in a submitted job, "
-        "or the environment variable DOPAMINE_STORAGE)",
+        prog=name, description=group.about[0].upper() + group.about[1:], epilog=f"`{name} COMMAND --help` says more."
     )
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run in this folder has done")
-    parser.add_argument(
-        "--force", action="store_true", help="train although the reward model failed its gate; the result records it"
-    )
-    parser.add_argument("--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"default: {DEFAULT_PRESET}")
-    if {"-h", "--help"} & set(rest):
-        print(parser.format_help())
-    known, rest = parser.parse_known_args(rest)
-    config = parse_cli(cls, PRESETS, ["--preset", known.preset, *rest], prog)
-    return RunArguments(known.out, known.storage, known.fresh, known.force), config
+    members = parser.add_subparsers(title="commands", metavar="COMMAND", dest="chosen", required=True)
+    for member, entry in group.commands.items():
+        members.add_parser(member, help=entry.about, add_help=False)
+    return str(parser.parse_args(words[:1] or ["--help"]).chosen)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.metrics import wilson
-from experiments.cli import parse_run
+from experiments.arguments import parse_run
 from experiments.console import Console
-from experiments.peg_insert import exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 
 

@@ -38,7 +38,7 @@ def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel) -> list[st
         curves = film_curves(film, client, model.reference, config)
         verdict = "success" if film.success else "failure"
         title = f"{TITLES[name]}, unseen seed {seed}: {verdict}. Reward: {config.reward}"
-        names.append(write_film(run.path / f"{name}.mp4", film, curves, title).name)
+        names.append(write_film(run.path / f"{name}.mp4", enumerate(film.views), curves, title).name)
     return names
 
 
@@ -62,4 +62,4 @@ def film_curves(film: Film, client: RewardClient, reference: TaskReference, conf
         rewards = film.task_rewards
     perspectives = np.array([np.zeros(3)] + [frame.perspectives for frame in record.frames], np.float32)
     progress = np.array([0.0] + [frame.progress for frame in record.frames], np.float32)
-    return Curves(np.array([0, *scored]), progress, perspectives, rewards)
+    return Curves(np.array([0, *scored]), progress, perspectives, np.arange(len(rewards) + 1), rewards)

@@ -18,7 +18,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.cli import parse_run
+from experiments.arguments import parse_run
 from experiments.settings import ExperimentConfig
 
 

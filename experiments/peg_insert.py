@@ -10,21 +10,20 @@ stops the run with exit status 3, unless --force is given.
 
 from __future__ import annotations
 
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError
-from experiments.cli import RunArguments, parse_run
+from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
+from experiments.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 STOPPED = (
     "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
 )
-REFUSED, INTERRUPTED = 3, 130
-"""Exit status where the gate refused the reward model, and after Ctrl-C."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,34 +46,6 @@ def main(argv: list[str] | None = None) -> None:
             run(folder, config, arguments)
     except DopamineError as error:
         exit_with(error)
-
-
-def exit_with(error: DopamineError) -> NoReturn:
-    """End the process with an error's message, and the exit status that says whether the gate refused."""
-    cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
-    print(f"error: {cause if isinstance(cause, DopamineError) else error}", file=sys.stderr)
-    refused = type(error).__name__ == "GateRefused"  # its module imports torch
-    raise SystemExit(REFUSED if refused else 1) from error
-
-
-@contextmanager
-def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said.
-
-    Ray takes SIGTERM for itself when it starts, so what runs inside a cluster needs a block of its own.
-    """
-    # SIGINT too: a process that a shell started in the background begins with it ignored.
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, _terminate)
-    try:
-        yield
-    except KeyboardInterrupt:
-        print(message, file=sys.stderr, flush=True)
-        raise SystemExit(status) from None
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:

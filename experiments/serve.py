@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.wire import WireLimits
-from experiments.peg_insert import exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_token
 
 ENDED = "stopped"

@@ -39,9 +39,9 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.cli import RunArguments, parse_run
+from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
-from experiments.peg_insert import exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, repeat
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.files import write_atomically
-from dopamine_rl.types import PERSPECTIVES
+from dopamine_rl.types import PERSPECTIVES, Views
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -36,75 +39,123 @@ class Film:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Curves:
-    """What is drawn under the pictures.
+    """What is drawn under the pictures, over one axis of time.
 
     Args:
-        times: int [F], environment steps of the scored frames, starting with 0.
+        times: float [F], of the scored frames, starting with the first frame's.
         progress: float32 [F], fused.
-        perspectives: float32 [F, 3].
-        rewards: float32 [T], shaped reward of each environment step.
+        perspectives: float32 [F, 3]; NaN where there is none yet.
+        edges: float [B+1], where the lower chart's bars begin and end; the last is the axis's end.
+        bars: float32 [B].
+        bars_name: what they are.
+        axis: what `times` and `edges` count.
+        truth: float [F], true progress; None where nobody knows it.
+        marks: times of sub-task boundaries.
+        faults: times of scored frames without a value.
     """
 
-    times: NDArray[np.int64]
+    times: NDArray[Any]
     progress: NDArray[np.float32]
     perspectives: NDArray[np.float32]
-    rewards: NDArray[np.float32]
+    edges: NDArray[Any]
+    bars: NDArray[np.float32]
+    bars_name: str = "reward"
+    axis: str = "environment step"
+    truth: NDArray[np.float64] | None = None
+    marks: tuple[float, ...] = ()
+    faults: tuple[float, ...] = ()
 
 
-VIEW_NAMES = ("front", "wrist", "close-up")
-_SCALE = 3
-_CHART_HEIGHT = 330
+_VIEW_HEIGHT, _LEAST_WIDTH, _CHART_HEIGHT = 336, 672, 360
 
 
-def write_film(path: Path, film: Film, curves: Curves, title: str, fps: int = 10) -> Path:
-    """Write an mp4 (H.264) whose frame k shows environment step k; the curves end where the episode has come to."""
-    strips = [_strip(views) for views in film.views]
-    width = strips[0].shape[1]
-    full, left, right = _chart(curves, len(film.task_rewards), width, title, hidden=False)
-    empty, _, _ = _chart(curves, len(film.task_rewards), width, title, hidden=True)
-    frames = []
-    for step, strip in enumerate(strips):
-        cursor = round(left + (right - left) * step / max(1, len(film.task_rewards)))
-        chart = empty.copy()
-        chart[:, : cursor + 1] = full[:, : cursor + 1]
-        chart[:, cursor : cursor + 2] = 60
-        frames.append(np.concatenate([strip, chart]))
-    frames += [frames[-1]] * fps
-    pictures = np.stack(frames)
+def write_film(path: Path, shown: Iterable[tuple[float, Views]], curves: Curves, title: str, fps: float = 10.0) -> Path:
+    """Write an mp4 (H.264) that shows pictures one after another; the curves end where the episode has come to.
+
+    Args:
+        shown: the time of each picture on the curves' axis, and its views, uint8 [V, H, W, 3]. Taken one by one.
+        fps: pictures a second.
+    """
+    pictures = _film(iter(shown), curves, title, hold=round(fps))
     return write_atomically(path, lambda temporary: write_video(temporary, pictures, fps, lossless=False))
 
 
-def _strip(views: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    large = views.repeat(_SCALE, axis=1).repeat(_SCALE, axis=2)
-    strip = np.concatenate(list(large), axis=1)
-    return strip[: strip.shape[0] // 2 * 2, : strip.shape[1] // 2 * 2]
+def _film(shown: Iterator[tuple[float, Views]], curves: Curves, title: str, hold: int) -> Iterator[NDArray[np.uint8]]:
+    """The film's pictures, the last one `hold` times more."""
+    first = next(shown)
+    width = _strip(first[1]).shape[1]
+    full, box = _chart(curves, width, title, hidden=False)
+    empty, _ = _chart(curves, width, title, hidden=True)
+    picture = empty
+    for time, views in chain([first], shown):
+        cursor = round(box.left + (box.right - box.left) * time / max(1e-9, float(curves.edges[-1])))
+        below = empty.copy()
+        below[:, : cursor + 1] = full[:, : cursor + 1]
+        below[box.top : box.bottom, cursor : cursor + 2] = 60
+        picture = np.concatenate([_strip(views), below])
+        yield picture
+    yield from repeat(picture, hold)
 
 
-def _chart(curves: Curves, steps: int, width: int, title: str, hidden: bool) -> tuple[NDArray[np.uint8], float, float]:
-    """The chart as a picture, and the x pixels of its first and last environment step."""
+def _strip(views: Views) -> NDArray[np.uint8]:
+    """The views side by side, small ones enlarged; both sides even, and wide enough for the chart."""
+    scale = max(1, round(_VIEW_HEIGHT / views.shape[1]))
+    strip = np.concatenate(list(views.repeat(scale, axis=1).repeat(scale, axis=2)), axis=1)
+    strip = strip[: strip.shape[0] // 2 * 2, : strip.shape[1] // 2 * 2]
+    missing = max(0, _LEAST_WIDTH - strip.shape[1])
+    return np.pad(strip, ((0, 0), (missing // 2, missing - missing // 2), (0, 0)), constant_values=255)
+
+
+class _Box(NamedTuple):
+    """Where in the chart's picture its axes lie, in pixels from the upper left corner."""
+
+    left: float
+    right: float
+    top: int
+    bottom: int
+
+
+def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArray[np.uint8], _Box]:
+    """The chart as a picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / 100, _CHART_HEIGHT / 100), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    alpha = 0.0 if hidden else 1.0
-    colours = ("tab:blue", "tab:orange", "tab:green")
-    for i, (name, colour) in enumerate(zip(PERSPECTIVES, colours, strict=True)):
-        above.plot(curves.times, curves.perspectives[:, i], "--", lw=1.2, color=colour, label=name, alpha=alpha)
-    above.step(
-        [*curves.times, steps], [*curves.progress, curves.progress[-1]], where="post", lw=2.4, color="black",
-        label="progress Φ*", alpha=alpha,
+    alpha, end = 0.0 if hidden else 1.0, float(curves.edges[-1])
+    _draw_progress(above, curves, end, alpha)
+    widths = np.diff(curves.edges)
+    below.bar(curves.edges[:-1] + widths / 2, curves.bars, width=0.9 * widths, color="tab:red", alpha=alpha)
+    low, high = float(np.nanmin(curves.bars, initial=0.0)), float(np.nanmax(curves.bars, initial=0.0))
+    below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
+    above.set_title(title, fontsize=9, loc="left", pad=22)
+    legend = above.legend(
+        loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,
+        handlelength=1.6,
     )  # fmt: skip
-    above.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, steps))
-    above.set_title(title, fontsize=10, loc="left")
-    legend = above.legend(loc="upper left", ncols=4, fontsize=8, framealpha=0.9)
+    legend.set_in_layout(False)  # the title's padding is its room; its width must not narrow the axes
     for handle in legend.legend_handles:
         handle.set_alpha(1.0)
-    below.bar(np.arange(steps) + 0.5, curves.rewards, width=0.9, color="tab:red", alpha=alpha)
-    low, high = float(curves.rewards.min(initial=0.0)), float(curves.rewards.max(initial=0.0))
-    below.set(ylim=(low - 0.05, high + 0.05), ylabel="reward", xlabel="environment step")
     canvas.draw()
-    left, _ = above.transData.transform((0, 0))
-    right, _ = above.transData.transform((steps, 0))
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), float(left), float(right)
+    (left, top), (right, _) = above.transAxes.transform([(0, 1), (1, 0)])
+    _, bottom = below.transAxes.transform((0, 0))
+    box = _Box(float(left), float(right), _CHART_HEIGHT - round(top), _CHART_HEIGHT - round(bottom))
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy(), box
+
+
+def _draw_progress(axes: Any, curves: Curves, end: float, alpha: float) -> None:
+    for mark in curves.marks:
+        axes.axvline(mark, lw=0.8, color="0.85", zorder=0)
+    if curves.truth is not None:
+        axes.plot(curves.times, curves.truth, lw=1.2, color="0.6", label="by keyframes", alpha=alpha)
+    colours = ("tab:blue", "tab:orange", "tab:green")
+    for i, (name, colour) in enumerate(zip(PERSPECTIVES, colours, strict=True)):
+        axes.plot(curves.times, curves.perspectives[:, i], "--", lw=1.2, color=colour, label=name, alpha=alpha)
+    axes.step(
+        [*curves.times, end], [*curves.progress, curves.progress[-1]], where="post", lw=2.4, color="black",
+        label="progress Φ*", alpha=alpha,
+    )  # fmt: skip
+    if curves.faults:
+        axes.plot(curves.faults, np.zeros(len(curves.faults)), "x", color="tab:red", label="no answer", alpha=alpha)
+    axes.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, end))

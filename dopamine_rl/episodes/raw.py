@@ -96,6 +96,14 @@ def list_episodes(raw_folder: Path) -> list[Path]:
     return sorted(path.parent for path in Path(raw_folder).glob(f"[!.]*/{KEYFRAMES}"))
 
 
+def list_cameras(folder: Path) -> list[str]:
+    """The cameras that an episode was recorded with, in the order of the V axis. Raises EpisodeError."""
+    cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
+    if cameras != list(CAMERAS[: max(1, len(cameras))]):
+        raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+    return cameras
+
+
 def read_raw_episode(
     folder: Path, frame_ids: Sequence[int] | NDArray[np.int64] | None = None, size: tuple[int, int] | None = None
 ) -> RawEpisode:
@@ -109,14 +117,12 @@ def read_raw_episode(
         EpisodeError: naming episode, file and field.
     """
     folder = Path(folder)
-    instructions = _read_instructions(folder)
-    keyframes, stages = _read_keyframes(folder)
+    instructions = read_instructions(folder)
+    keyframes, stages = read_keyframes(folder)
     wanted = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if wanted is not None and (wanted.ndim != 1 or not len(wanted) or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
-    cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
-    if cameras != list(CAMERAS[: max(1, len(cameras))]):
-        raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+    cameras = list_cameras(folder)
     videos = [_read_video(folder, camera, wanted, size) for camera in cameras]
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
     frame_count = videos[0][0]
@@ -173,6 +179,11 @@ def read_demonstration(folder: Path) -> Demonstration:
     )
 
 
+def read_success(folder: Path) -> bool | None:
+    """Whether an episode succeeded; None where no transitions were recorded beside it. Raises EpisodeError."""
+    return bool(_read_transitions(folder)["success"]) if (Path(folder) / TRANSITIONS).exists() else None
+
+
 def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
     return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
 
@@ -186,7 +197,7 @@ def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
 def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     path = folder.parent / INSTRUCTIONS
     if path.exists():
-        if _read_instructions(folder) != instructions:
+        if read_instructions(folder) != instructions:
             raise _error(
                 folder, INSTRUCTIONS, "instructions", instructions, "one folder holds one task; choose another"
             )
@@ -201,7 +212,8 @@ def _load_json(folder: Path, path: Path) -> Any:
         raise _error(folder, path.name, "content", str(error), "give a readable JSON file") from error
 
 
-def _read_instructions(folder: Path) -> tuple[str, ...]:
+def read_instructions(folder: Path) -> tuple[str, ...]:
+    """The ways to say an episode's task, which stand beside its folder. Raises EpisodeError."""
     content = _load_json(folder, folder.parent / INSTRUCTIONS)
     if isinstance(content, dict):
         content = content.get("instructions")
@@ -210,7 +222,8 @@ def _read_instructions(folder: Path) -> tuple[str, ...]:
     return tuple(content)
 
 
-def _read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Frame ids of an episode's sub-task boundaries, int64 [N+1], and N names. Raises EpisodeError."""
     segments = _load_json(folder, folder / KEYFRAMES)
     if not isinstance(segments, list) or not segments:
         raise _error(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -12,8 +17,24 @@ from numpy.typing import NDArray
 from dopamine_rl.types import Views
 
 
-def write_video(path: Path, pictures: Views, frames_per_second: int = 5, lossless: bool = True) -> None:
-    """Write uint8 [F, H, W, 3] as an h264 mp4; frame k is picture k.
+@dataclass(frozen=True, slots=True)
+class VideoFormat:
+    """What a video says of itself.
+
+    Args:
+        height, width: of its pictures, in pixels.
+        frames_per_second: its mean rate.
+    """
+
+    height: int
+    width: int
+    frames_per_second: float
+
+
+def write_video(
+    path: Path, pictures: Views | Iterable[NDArray[np.uint8]], frames_per_second: float = 5, lossless: bool = True
+) -> None:
+    """Write at least one picture, uint8 [H, W, 3] each, as an h264 mp4; frame k is picture k.
 
     Args:
         lossless: RGB without loss, for data; else in the colours that every player understands (H and W even).
@@ -22,14 +43,26 @@ def write_video(path: Path, pictures: Views, frames_per_second: int = 5, lossles
         codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
     else:
         codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
+    remaining = iter(pictures)
+    first = next(remaining)
     with av.open(str(path), "w") as container:
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=frames_per_second, options=options))
-        stream.height, stream.width = pictures.shape[1:3]
+        rate = Fraction(frames_per_second).limit_denominator(1001)
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options))
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = pixels
         stream.thread_count = 1
-        for picture in pictures:
+        for picture in chain([first], remaining):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def video_format(path: Path) -> VideoFormat:
+    """Read what a video says of itself, without decoding it. Raises ValueError: it is no video."""
+    with _opened(path) as (_, stream):
+        rate = float(stream.average_rate or 0.0)
+        if rate <= 0.0:
+            raise ValueError("it does not say how many frames a second it has")
+        return VideoFormat(stream.height, stream.width, rate)
 
 
 def read_pictures(
@@ -46,17 +79,54 @@ def read_pictures(
     Raises:
         ValueError: the file is no video that can be decoded.
     """
-    height, width = size or (None, None)
     pictures: list[NDArray[np.uint8]] = []
     count = 0
+    for frame in _decode(path):
+        if wanted is None or count in wanted:
+            pictures.append(_picture(frame, size))
+        count += 1
+    return count, pictures
+
+
+def every_picture(
+    path: Path, stride: int, size: tuple[int, int] | None = None
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Decode a video once, from its first frame to its last, and hand out some of its pictures as they come.
+
+    Args:
+        stride: hand out one in so many frames, from the first on, and the last one.
+        size: (height, width) to scale pictures to; None keeps them as they are.
+    Yields:
+        frame id from 0, and picture uint8 [H, W, 3].
+    Raises:
+        ValueError: the file is no video that can be decoded.
+    """
+    index, skipped = -1, None
+    for index, frame in enumerate(_decode(path)):
+        skipped = frame if index % stride else None
+        if skipped is None:
+            yield index, _picture(frame, size)
+    if skipped is not None:
+        yield index, _picture(skipped, size)
+
+
+def _picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    height, width = size or (None, None)
+    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
+    return cast(NDArray[np.uint8], picture)
+
+
+def _decode(path: Path) -> Iterator[av.VideoFrame]:
+    with _opened(path) as (container, stream):
+        stream.thread_count = 1
+        yield from container.decode(stream)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+    """The file and its first video. Raises ValueError where it is none."""
     try:
         with av.open(str(path)) as container:
-            container.streams.video[0].thread_count = 1
-            for frame in container.decode(video=0):
-                if wanted is None or count in wanted:
-                    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-                    pictures.append(cast(NDArray[np.uint8], picture))
-                count += 1
+            yield container, container.streams.video[0]
     except (OSError, IndexError, av.FFmpegError) as error:
         raise ValueError(str(error)) from error
-    return count, pictures

@@ -5,7 +5,7 @@ from itertools import chain
 
 from dopamine_rl.config import load_preset, preset_names
 from experiments import episodes
-from experiments.cli import PRESETS
+from experiments.arguments import PRESETS
 from experiments.settings import ExperimentConfig
 
 

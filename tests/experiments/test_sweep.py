@@ -10,7 +10,7 @@ import pytest
 
 from dopamine_rl.config import load_preset
 from dopamine_rl.errors import BadInput
-from experiments.cli import PRESETS, parse_run
+from experiments.arguments import PRESETS, parse_run
 from experiments.settings import ExperimentConfig
 from experiments.sweep import main
 from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row

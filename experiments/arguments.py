@@ -1,0 +1,68 @@
+"""What the command lines of the experiments share: a preset, overrides, and where results go."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dopamine_rl.config import parse_cli
+
+Config = TypeVar("Config")
+PRESETS = Path(__file__).parent / "presets"
+DEFAULT_PRESET = "laptop"
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """Where a run's results go.
+
+    Args:
+        out: the run's own folder, a path or URI; None for `storage`/`name`.
+        storage: the folder of all runs, a path or URI; None for the default.
+        fresh: do again what an earlier run in the folder has done.
+        force: train although the reward model failed its gate.
+    """
+
+    out: str | None
+    storage: str | None
+    fresh: bool = False
+    force: bool = False
+
+
+def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:
+    """Parse a run's command line: --out, --storage, --preset, and an override for every setting.
+
+    Args:
+        cls: the settings' dataclass.
+        argv: arguments without the program's name; None takes the process's own.
+        prog: the program's name in help and errors.
+        about: text that the help begins with.
+    Raises:
+        BadInput: as for dopamine_rl.config.parse_cli.
+    """
+    rest = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", help="this run's folder, a path or URI (default: STORAGE/NAME)")
+    parser.add_argument(
+        "--storage",
+        metavar="DIR",
+        help="folder of all runs, a path or URI (default: runs/ of the checkout, ~/dopamine_rl/runs in a submitted job, "
+        "or the environment variable DOPAMINE_STORAGE)",
+    )
+    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run in this folder has done")
+    parser.add_argument(
+        "--force", action="store_true", help="train although the reward model failed its gate; the result records it"
+    )
+    parser.add_argument("--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"default: {DEFAULT_PRESET}")
+    if {"-h", "--help"} & set(rest):
+        print(parser.format_help())
+    known, rest = parser.parse_known_args(rest)
+    config = parse_cli(cls, PRESETS, ["--preset", known.preset, *rest], prog)
+    return RunArguments(known.out, known.storage, known.fresh, known.force), config

@@ -1,0 +1,42 @@
+"""How a command ends: with an error's message and a status that means something, or cleanly after Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from dopamine_rl.errors import DopamineError
+
+REFUSED, INTERRUPTED = 3, 130
+"""Exit status where the gate refused the reward model, and after Ctrl-C."""
+
+
+def exit_with(error: DopamineError) -> NoReturn:
+    """End the process with an error's message, and the exit status that says whether the gate refused."""
+    cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
+    print(f"error: {cause if isinstance(cause, DopamineError) else error}", file=sys.stderr)
+    refused = type(error).__name__ == "GateRefused"  # its module imports torch
+    raise SystemExit(REFUSED if refused else 1) from error
+
+
+@contextmanager
+def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said.
+
+    Ray takes SIGTERM for itself when it starts, so what runs inside a cluster needs a block of its own.
+    """
+    # SIGINT too: a process that a shell started in the background begins with it ignored.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(message, file=sys.stderr, flush=True)
+        raise SystemExit(status) from None
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

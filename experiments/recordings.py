@@ -1,0 +1,228 @@
+"""Recorded episodes as a person names them: raw episode folders, folders of them, folders of videos, single videos."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.raw import (
+    CAMERAS,
+    INSTRUCTIONS,
+    KEYFRAMES,
+    list_cameras,
+    list_episodes,
+    read_instructions,
+    read_keyframes,
+    read_success,
+)
+from dopamine_rl.episodes.states import sample_states, state_progress
+from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import Views
+
+VIEW_NAMES = ("front", "wrist", "close-up")
+MAX_VIEWS = len(CAMERAS)
+FRAMES_HZ = 2.0
+"""Scored frames a second where nothing else is asked for."""
+MAX_PIXELS = 76_800
+"""Of a picture that is sent, where no size is asked for: the image budget of the released models (METHOD.md section 4)."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Recording:
+    """One recorded episode, before its pictures are read.
+
+    Args:
+        name: what its results are called after.
+        videos: one a camera, front view first.
+        instructions: ways to say the task; none where nothing beside the videos says it.
+        keyframes: int64 [N+1], frame ids of the sub-task boundaries; None where it is not annotated.
+        success: whether it succeeded; None where nobody recorded that.
+        dense: its videos hold only frames that are meant to be scored.
+    """
+
+    name: str
+    videos: tuple[Path, ...]
+    instructions: tuple[str, ...] = ()
+    keyframes: NDArray[np.int64] | None = None
+    success: bool | None = None
+    dense: bool = False
+
+    @property
+    def format(self) -> VideoFormat:
+        """What the front camera's video says of itself. Raises BadInput where it is none."""
+        try:
+            return video_format(self.videos[0])
+        except ValueError as error:
+            raise _undecodable(self.videos[0], error) from error
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Changes where the episode's files or what is said about it change."""
+        files = tuple((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.videos)
+        return files, self.instructions, None if self.keyframes is None else tuple(self.keyframes.tolist())
+
+    def true_progress(self, frame_ids: NDArray[np.int64], count: int) -> NDArray[np.float64] | None:
+        """Progress of frames by the keyframes, float64 [F]; None where the episode is not annotated, or failed.
+
+        Args:
+            frame_ids: int64 [F].
+            count: frames of the whole episode.
+        Source: arXiv:2512.23703, Eq. 1, interpolated between states as in the reward model's training.
+        """
+        if self.keyframes is None or self.success is False:
+            return None
+        states = sample_states(self.keyframes, count, frames_per_state=1.0)
+        return np.interp(frame_ids, states, state_progress(len(states)))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Pictures:
+    """Some frames of a recording.
+
+    Args:
+        frame_ids: int64 [F], increasing from 0; the last is the recording's last frame.
+        frames: uint8 [F, V, H, W, 3].
+    """
+
+    frame_ids: NDArray[np.int64]
+    frames: NDArray[np.uint8]
+
+
+def find_recordings(argument: str) -> list[Recording]:
+    """The episodes that an argument names: FOLDER of one or many, or VIDEO[,VIDEO[,VIDEO]].
+
+    Raises:
+        BadInput: there is none, or what is said about one is malformed.
+    """
+    path = Path(argument)
+    if path.is_dir():
+        return _in_folder(path)
+    videos = tuple(Path(part) for part in argument.split(","))
+    for video in videos:
+        if not video.is_file():
+            fix = "no such file: give an episode's folder, a folder of episodes, or VIDEO[,VIDEO[,VIDEO]]"
+            raise BadInput("EPISODE", str(video), fix)
+    if len(videos) > MAX_VIEWS:
+        raise BadInput("EPISODE", argument, f"give at most {MAX_VIEWS} videos of one episode")
+    first = videos[0]
+    named_by_camera = first.stem in (*CAMERAS, *VIEW_NAMES)
+    return [Recording(first.resolve().parent.name if named_by_camera else first.stem, videos)]
+
+
+def _in_folder(folder: Path) -> list[Recording]:
+    if (folder / KEYFRAMES).exists():
+        return [_annotated(folder)]
+    if any(folder.glob("[!.]*.mp4")):
+        return [Recording(folder.resolve().name, _videos_by_camera(folder), _instructions(folder))]
+    episodes = list_episodes(folder)
+    if not episodes:
+        raise BadInput(
+            "EPISODE", str(folder), "it holds neither videos (.mp4) nor episodes' folders; name one that does"
+        )
+    return [_annotated(episode) for episode in episodes]
+
+
+def _annotated(folder: Path) -> Recording:
+    keyframes, _ = read_keyframes(folder)
+    success = read_success(folder)
+    videos = tuple(folder / f"{camera}.mp4" for camera in list_cameras(folder))
+    if not videos:
+        raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")
+    return Recording(folder.resolve().name, videos, _instructions(folder), keyframes, success, success is not None)
+
+
+def _instructions(folder: Path) -> tuple[str, ...]:
+    return read_instructions(folder) if (folder.parent / INSTRUCTIONS).exists() else ()
+
+
+def _videos_by_camera(folder: Path) -> tuple[Path, ...]:
+    """The videos of a folder in the order of the views. Raises BadInput where their names do not tell it."""
+    names = sorted(path.stem for path in folder.glob("[!.]*.mp4"))
+    for known in (CAMERAS, VIEW_NAMES):
+        if sorted(known[: len(names)]) == names:
+            return tuple(folder / f"{name}.mp4" for name in known[: len(names)])
+    raise BadInput(
+        "EPISODE", str(folder), f"it holds {', '.join(names)}.mp4: call them {' '.join(CAMERAS)} (or "
+        f"{' '.join(VIEW_NAMES)}), the front view first, or give the files in order as FRONT.mp4,WRIST.mp4",
+    )  # fmt: skip
+
+
+def stride_of(recording: Recording, stride: int | None, hz: float | None) -> int:
+    """Video frames from one scored frame to the next.
+
+    Args:
+        stride: as asked for.
+        hz: scored frames a second asked for.
+    """
+    if stride is not None:
+        return stride
+    if hz is None and recording.dense:
+        return 1
+    return max(1, round(recording.format.frames_per_second / (hz or FRAMES_HZ)))
+
+
+def size_of(recording: Recording) -> tuple[int, int]:
+    """Height and width of the pictures that are sent: as recorded, or scaled down to the image budget."""
+    height, width = recording.format.height, recording.format.width
+    scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
+    return max(1, int(height * scale)), max(1, int(width * scale))
+
+
+def read_frames(recording: Recording, stride: int, size: tuple[int, int], views: int) -> Pictures:
+    """Decode a recording and keep one frame in `stride`, and the last.
+
+    Args:
+        size: (height, width) that pictures are scaled to.
+        views: cameras to use; where the recording has fewer, its front view is repeated (METHOD.md section 4).
+    Raises:
+        BadInput: a video cannot be decoded; cameras differ in length; keyframes lie beyond the end.
+    """
+    kept = list(stream_frames(recording, stride, size, views))
+    if len(kept) < 2:
+        raise BadInput(str(recording.videos[0]), f"{len(kept)} frames", "give a video of at least two frames")
+    ids, frames = zip(*kept, strict=True)
+    keyframes = recording.keyframes
+    if keyframes is not None and keyframes[-1] > ids[-1]:
+        raise BadInput(
+            f"{recording.name}/{KEYFRAMES}: frame id",
+            int(keyframes[-1]),
+            f"the videos have {ids[-1] + 1} frames, from 0",
+        )
+    return Pictures(np.array(ids, np.int64), np.stack(frames))
+
+
+def stream_frames(recording: Recording, stride: int, size: tuple[int, int], views: int) -> Iterator[tuple[int, Views]]:
+    """The same frames one after another, so that few are in memory: frame id and uint8 [V, H, W, 3]."""
+    videos = recording.videos[:views]
+    for heads in zip_longest(*(_readable(video, stride, size) for video in videos)):
+        present = [head for head in heads if head is not None]
+        if len(present) < len(videos) or len({index for index, _ in present}) > 1:
+            raise _unequal(recording, videos)
+        pictures = [picture for _, picture in present]
+        yield present[0][0], np.stack(pictures + pictures[:1] * (views - len(pictures)))
+
+
+def _readable(video: Path, stride: int, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    try:
+        yield from every_picture(video, stride, size)
+    except ValueError as error:
+        raise _undecodable(video, error) from error
+
+
+def _undecodable(video: Path, error: ValueError) -> BadInput:
+    return BadInput("EPISODE", str(video), f"give a video that can be decoded ({error})")
+
+
+def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:
+    counts = {video.name: sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos}
+    return BadInput(
+        f"{recording.name}: frames of each camera", counts, "record the same number of frames with every camera, or use "
+        "the first of them: --views 1",
+    )  # fmt: skip

@@ -1,0 +1,66 @@
+"""The reward model behind `dopamine grm score`: in this process, behind an address, or on the running Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from dopamine_rl.errors import BadInput, ServiceUnavailable
+from experiments.console import Console
+from experiments.score_plan import Plan
+from reward_service.guards import load_token
+
+if TYPE_CHECKING:
+    from dopamine_rl.interfaces import RewardClient
+
+
+@contextmanager
+def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
+    """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
+    if arguments.url is not None:
+        from reward_service.http_client import HttpRewardClient
+
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
+    elif arguments.app is not None:
+        from experiments.cluster import ClusterConfig, ray_cluster
+        from reward_service.client import ServeRewardClient
+
+        os.environ.setdefault("RAY_ADDRESS", "auto")
+        try:
+            with ray_cluster(ClusterConfig()):
+                yield ServeRewardClient(arguments.app)
+        except ConnectionError as error:
+            raise ServiceUnavailable(f"no Ray cluster runs here (set RAY_ADDRESS, or give --url): {error}") from None
+    else:
+        yield _embedded(arguments, plans, console)
+
+
+def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> RewardClient:
+    from dopamine_rl.grm.model import load_grm
+    from dopamine_rl.grm.vision import picture_size
+    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.local import LocalRewardClient
+    from reward_service.scorer import Scorer
+
+    console.say(f"loading {arguments.model}")
+    grm = load_grm(arguments.model)
+    labels = grm.template.labels
+    for plan in plans:
+        if plan.views > len(labels):
+            raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
+    for height, width in sorted({plan.size for plan in plans}):
+        seen_height, seen_width = picture_size(grm, height, width)
+        stretch = seen_height * width / (seen_width * height)
+        if not 0.8 < stretch < 1.25:
+            unit = grm.image_processor.patch_size * grm.image_processor.merge_size
+            side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
+            console.say(
+                f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
+                f"--size {side} gives it {side}x{side}"
+            )
+    engine = TransformersEngine(grm, threads=arguments.threads, device=arguments.device)
+    return LocalRewardClient(Scorer(engine))
