@@ -1,8 +1,9 @@
 """Turns the pictures of running episodes into shaped rewards: pending requests, deadlines, held potential.
 
 Knows a RewardClient, not Ray. One `Labeller` serves all episodes of an actor; each episode's state lives in an
-`EpisodeLabels`. Requests go out as frames appear and are collected when a fragment ends, before a deadline. A frame
-whose answer is late, unreadable or refused holds the potential and is counted; it is never a number.
+`EpisodeLabels`. Requests go out as frames appear and are collected when a fragment is closed, before a deadline; the
+episode may be further on by then. A frame whose answer is late, unreadable or refused holds the potential and is counted;
+it is never a number.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class LabellerConfig:
         gamma: discount of shaping; the learner's own.
         stride: a frame is scored every this many environment steps.
         fusion: how three perspectives become one progress.
-        deadline_s: a fragment's answers are awaited this long after it ends, and no request may take longer.
+        deadline_s: a fragment's answers are awaited this long when it is closed, and no request may take longer.
         records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
     """
 
@@ -54,6 +55,11 @@ class LabellerConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     deadline_s: float = 10.0
     records_dir: Path | None = None
+
+    @property
+    def asks_model(self) -> bool:
+        """True if the potential comes from the reward model."""
+        return self.mode in ("grm", "naive")
 
 
 @dataclass
@@ -114,7 +120,7 @@ class Labeller:
     @property
     def asks_model(self) -> bool:
         """True if the potential comes from the reward model."""
-        return self.config.mode in ("grm", "naive")
+        return self.config.asks_model
 
     def begin(self, episode_id: str, context: EpisodeContext | None) -> None:
         """Start an episode; its potential is 0 until a frame after the first is scored.
@@ -180,8 +186,8 @@ class Labeller:
             shaped rewards float32 [T] and the columns beside them.
         """
         episode = self._episodes[episode_id]
-        self._resolve(episode, self._clock() + self.config.deadline_s if deadline is None else deadline)
         steps = len(task_rewards)
+        self._resolve(episode, start + steps, self._clock() + self.config.deadline_s if deadline is None else deadline)
         potential = episode.potential(start + steps)[start:]
         episode.level = float(potential[-1])
         age = self._phase(episode, start + steps)[start:]
@@ -239,8 +245,10 @@ class Labeller:
             self._abandon(episode)
 
     def take_counts(self) -> LabelCounts:
-        """The counts since the last call."""
-        counts, self.counts = self.counts, LabelCounts()
+        """The counts since the last call, closed: frames under way are counted with the call that tells their outcome."""
+        under_way = sum(len(episode.pending) for episode in self._episodes.values())
+        counts, self.counts = self.counts, LabelCounts(asked=under_way)
+        counts.asked -= under_way
         return counts
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
@@ -261,8 +269,9 @@ class Labeller:
         except Exception as error:  # whatever went wrong, the frame was asked for and gets its outcome
             return _Pending(*frame, anchor[0], None, error)
 
-    def _resolve(self, episode: EpisodeLabels, deadline: float) -> None:
-        while episode.pending:
+    def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
+        """Await the outcome of every frame up to environment step `end`."""
+        while episode.pending and episode.pending[0].time <= end:
             pending = episode.pending.pop(0)
             frame = self._outcome(episode, pending, deadline)
             if frame.outcome == "answered":
