@@ -114,7 +114,9 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
     return make_env(env_config["env"])
 
 
-def make_task(config: ExperimentConfig, app_name: str, reference: TaskReference, records: Path, sitting: int = 1) -> Task:
+def make_task(
+    config: ExperimentConfig, app_name: str, reference: TaskReference, records: Path, sitting: int = 1
+) -> Task:
     """What the actors do: the environment and the callback that labels what they act.
 
     Args:
@@ -124,13 +126,11 @@ def make_task(config: ExperimentConfig, app_name: str, reference: TaskReference,
     make_client: Callable[[], Any] | None = (
         functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
     )
+    hold_back = config.learner.algorithm != "ppo"  # PPO learns from what its present policy did: its actors wait
     return Task(
         env=make_training_env,
         env_config={"env": training_env_config(config)},
-        callbacks=functools.partial(
-            # PPO learns from what its present policy did, so that its actors wait for their labels.
-            LabellingCallback, labelling, make_client, reference.context, hold_back=config.learner.algorithm != "ppo"
-        ),  # fmt: skip
+        callbacks=functools.partial(LabellingCallback, labelling, make_client, reference.context, hold_back),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
     )

@@ -75,10 +75,14 @@ def main() -> None:
     from experiments.cli import DEFAULT_PRESET
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", default=DEFAULT_PRESET, help="of the main job: environment, stride, fragment length")
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, help="of the main job: environment, stride, fragment length"
+    )
     parser.add_argument("--algorithm", choices=("rlpd", "ppo"), default="rlpd", help="whose actors")
     parser.add_argument("--latency-ms", type=float, nargs="+", default=[50.0], help="of the model, for each batch")
-    parser.add_argument("--fragment", type=int, nargs="+", help="environment steps of a fragment (default: the preset's)")
+    parser.add_argument(
+        "--fragment", type=int, nargs="+", help="environment steps of a fragment (default: the preset's)"
+    )
     parser.add_argument("--rounds", type=int, default=10, help="turns of each arm")
     parser.add_argument("--steps", type=int, default=192, help="environment steps of a turn, rounded up to fragments")
     arguments = parser.parse_args()
@@ -194,7 +198,9 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
     arms = {}
     for name, reward in (("on", config.reward), ("off", "sparse")):
         algorithm = actor_config(replace(config, reward=reward), reference, scratch / "records")
-        runner = ray.remote(num_cpus=1, max_concurrency=1)(SingleAgentEnvRunner).remote(config=algorithm, worker_index=1)
+        runner = ray.remote(num_cpus=1, max_concurrency=1)(SingleAgentEnvRunner).remote(
+            config=algorithm, worker_index=1
+        )
         arms[name] = Arm(runner, LabelLedger())
     return arms
 

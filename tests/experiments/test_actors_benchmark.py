@@ -14,11 +14,19 @@ import pytest
 @pytest.mark.slow
 def test_the_benchmark_prints_its_figures_last() -> None:
     root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "experiments.benchmarks.actors", "--rounds", "1", "--steps", "16", "--fragment", "8"]
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.benchmarks.actors",
+        "--rounds",
+        "1",
+        "--steps",
+        "16",
+        "--fragment",
+        "8",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    done = subprocess.run(
-        command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=True
-    )  # fmt: skip
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])
     [row] = figures["rows"]
     assert figures["ratio"] == row["ratio"] > 0
