@@ -4,8 +4,8 @@ The callback never raises: an exception inside an env runner costs a minute and 
 logged and counted, and the fragment's potential is held and marked invalid.
 
 The last frame of a fragment is asked about when the fragment ends, so an actor that hands it over at once waits for the model every
-time. With `hold_back` a fragment is handed over by the next `sample()` instead, one fragment late, and its answers have
-come meanwhile. That suits a learner that replays; one that learns on-policy must have a fragment before it changes the policy.
+time. With `hold_back` a fragment is handed over by the next `sample()` instead, one fragment late: its frames are sent in one request
+when it ends, and its answers have come meanwhile. That suits a learner that replays; one that learns on-policy must have a fragment before it changes the policy.
 """
 
 from __future__ import annotations
@@ -75,6 +75,7 @@ class LabellingCallback(RLlibCallback):
         if env_runner.config.in_evaluation:
             return
         if self._hold_back:
+            self._guard(self._send)
             samples[:], self._held = self._held, samples[:]
         deadline = time.monotonic() + self._config.deadline_s
         for chunk in samples:
@@ -114,9 +115,12 @@ class LabellingCallback(RLlibCallback):
         if not labeller.knows(episode.id_):
             return
         if labeller.asks_model and views is not None:
-            labeller.observe(episode.id_, episode.t, views)
+            labeller.observe(episode.id_, episode.t, views, at_once=not self._hold_back)
         elif labeller.config.mode == "oracle" and (episode.is_done or episode.t % self._config.stride == 0):
             labeller.observe_truth(episode.id_, episode.t, infos["oracle_progress"])
+
+    def _send(self) -> None:
+        self._get().send()
 
     def _label(self, chunk: Any, metrics_logger: Any, deadline: float) -> None:
         task_rewards = np.asarray(chunk.get_rewards(), np.float32)
