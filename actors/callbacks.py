@@ -62,7 +62,7 @@ class LabellingCallback(RLlibCallback):
             self._guard(self._start, episode, env_index)
 
     def on_episode_step(self, *, episode: Any, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
-        """Send the pictures of a scored frame; they leave the episode here and never reach the learner."""
+        """Ask about the pictures of a scored frame; they leave the episode here and never reach the learner."""
         if not env_runner.config.in_evaluation:
             self._guard(self._step, episode)
 

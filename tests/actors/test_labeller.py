@@ -62,9 +62,17 @@ def make(mode="grm", stride=2, client=None, **kwargs):
     return Labeller(LabellerConfig(mode, GAMMA, stride, deadline_s=60.0, **kwargs), client)
 
 
-def run(labeller, steps, cuts=(), terminated=False, truth=lambda t: t / 20, task=None, name="episode", late=False,
+def run(
+    labeller,
+    steps,
+    cuts=(),
+    terminated=False,
+    truth=lambda t: t / 20,
+    task=None,
+    name="episode",
+    late=False,
     together=False,
-):  # fmt: skip
+):
     """One episode of `steps` environment steps in fragments cut at `cuts`; rewards, columns joined, the record.
 
     A fragment is collected when it ends or, with `late`, when the whole episode has. With `together` its frames are sent in
