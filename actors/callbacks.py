@@ -2,6 +2,10 @@
 
 The callback never raises: an exception inside an env runner costs a minute and the actor. Whatever goes wrong is
 logged and counted, and the fragment's potential is held and marked invalid.
+
+The last frame of a fragment is asked about when the fragment ends, so an actor that hands it over at once waits for the model every
+time. With `hold_back` a fragment is handed over by the next `sample()` instead, one fragment late: its frames are sent in one request
+when it ends, and its answers have come meanwhile. That suits a learner that replays; one that learns on-policy must have a fragment before it changes the policy.
 """
 
 from __future__ import annotations
@@ -31,16 +35,25 @@ class LabellingCallback(RLlibCallback):
         config: mode, discount, deadline.
         make_client: builds the reward client inside the actor; None where the mode asks no model.
         context_of: builds an episode's context.
+        hold_back: where a model is asked, every call of `sample()` returns what the call before it acted; the first one
+            returns nothing. What is held when the actor ends is lost with it, like a fragment under way.
     """
 
     def __init__(
-        self, config: LabellerConfig, make_client: Callable[[], RewardClient] | None, context_of: ContextOf
+        self,
+        config: LabellerConfig,
+        make_client: Callable[[], RewardClient] | None,
+        context_of: ContextOf,
+        hold_back: bool = False,
     ) -> None:
         super().__init__()
         self._config, self._make_client, self._context_of = config, make_client, context_of
+        self._hold_back = hold_back and config.asks_model
         self._labeller: Labeller | None = None
+        self._held: list[Any] = []
+        self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
-        self._task_return: dict[str, float] = {}
+        self._returns: dict[str, tuple[float, float]] = {}
         self._running: dict[int, str] = {}
 
     def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
@@ -49,7 +62,7 @@ class LabellingCallback(RLlibCallback):
             self._guard(self._start, episode, env_index)
 
     def on_episode_step(self, *, episode: Any, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
-        """Send the pictures of a scored frame; they leave the episode here and never reach the learner."""
+        """Ask about the pictures of a scored frame; they leave the episode here and never reach the learner."""
         if not env_runner.config.in_evaluation:
             self._guard(self._step, episode)
 
@@ -58,12 +71,17 @@ class LabellingCallback(RLlibCallback):
         self._running.pop(env_index, None)
 
     def on_sample_end(self, *, env_runner: Any, metrics_logger: Any, samples: list[Any], **_: Any) -> None:  # type: ignore[override]
-        """Collect the labels of the fragments just sampled and write them back."""
+        """Collect the labels of the fragments that are handed over and write them back; `samples` is changed in place."""
         if env_runner.config.in_evaluation:
             return
+        if self._hold_back:
+            self._guard(self._send)
+            samples[:], self._held = self._held, samples[:]
         deadline = time.monotonic() + self._config.deadline_s
         for chunk in samples:
             self._guard(self._label, chunk, metrics_logger, deadline)
+        while self._abandoned:
+            self._guard(self._drop, self._abandoned.pop())
         self._guard(self._log_counts, metrics_logger)
 
     def _get(self) -> Labeller:
@@ -83,11 +101,8 @@ class LabellingCallback(RLlibCallback):
     def _start(self, episode: Any, env_index: int) -> None:
         views = episode.get_infos(-1).pop("scored_views", None)
         labeller = self._get()
-        abandoned = self._running.get(env_index)
-        if abandoned is not None:
-            labeller.drop(abandoned)
-            self._success.pop(abandoned, None)
-            self._task_return.pop(abandoned, None)
+        if env_index in self._running:  # Its environment failed; a fragment that is held may still belong to it.
+            self._abandoned.append(self._running[env_index])
         self._running[env_index] = episode.id_
         context = self._context_of(episode.id_, views) if labeller.asks_model else None
         labeller.begin(episode.id_, context)
@@ -100,9 +115,12 @@ class LabellingCallback(RLlibCallback):
         if not labeller.knows(episode.id_):
             return
         if labeller.asks_model and views is not None:
-            labeller.observe(episode.id_, episode.t, views)
+            labeller.observe(episode.id_, episode.t, views, at_once=not self._hold_back)
         elif labeller.config.mode == "oracle" and (episode.is_done or episode.t % self._config.stride == 0):
             labeller.observe_truth(episode.id_, episode.t, infos["oracle_progress"])
+
+    def _send(self) -> None:
+        self._get().send()
 
     def _label(self, chunk: Any, metrics_logger: Any, deadline: float) -> None:
         task_rewards = np.asarray(chunk.get_rewards(), np.float32)
@@ -111,9 +129,15 @@ class LabellingCallback(RLlibCallback):
         rewards, columns = labels[0] if labels else self._get().hold(chunk.id_, task_rewards, chunk.is_terminated)
         chunk.set_rewards(new_data=rewards)
         chunk.custom_data[f"labels/{chunk.t_started}"] = columns
-        self._task_return[chunk.id_] = self._task_return.get(chunk.id_, 0.0) + float(task_rewards.sum())
+        task, shaped = self._returns.get(chunk.id_, (0.0, 0.0))
+        self._returns[chunk.id_] = (task + float(task_rewards.sum()), shaped + float(rewards.sum()))
         if chunk.is_done:
             self._end(chunk, metrics_logger)
+
+    def _drop(self, episode_id: str) -> None:
+        self._get().drop(episode_id)
+        self._success.pop(episode_id, None)
+        self._returns.pop(episode_id, None)
 
     def _collect(self, chunk: Any, task_rewards: np.ndarray, deadline: float) -> tuple[np.ndarray, LabelColumns]:
         labeller = self._get()
@@ -124,7 +148,10 @@ class LabellingCallback(RLlibCallback):
     def _end(self, chunk: Any, metrics_logger: Any) -> None:
         success = self._success.pop(chunk.id_, False)
         metrics_logger.log_value("task_success_rate", float(success), reduce="mean", window=100)
-        metrics_logger.log_value("task_return_mean", self._task_return.pop(chunk.id_), reduce="mean", window=100)
+        task, shaped = self._returns.pop(chunk.id_)
+        metrics_logger.log_value("task_return_mean", task, reduce="mean", window=100)
+        # RLlib's own episode_return_mean is taken before the fragments that are held have their labels.
+        metrics_logger.log_value("shaped_return_mean", shaped, reduce="mean", window=100)
         labeller = self._get()
         # Two series in step: what the model makes of each finished episode, and what the simulator says.
         metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)

@@ -1,8 +1,9 @@
 """Turns the pictures of running episodes into shaped rewards: pending requests, deadlines, held potential.
 
 Knows a RewardClient, not Ray. One `Labeller` serves all episodes of an actor; each episode's state lives in an
-`EpisodeLabels`. Requests go out as frames appear and are collected when a fragment ends, before a deadline. A frame
-whose answer is late, unreadable or refused holds the potential and is counted; it is never a number.
+`EpisodeLabels`. Requests go out as frames appear, or together where nobody waits for them, and are collected when a fragment
+is closed, before a deadline; the episode may be further on by then. A frame whose answer is late, unreadable or refused holds the potential and is counted;
+it is never a number.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from dopamine_rl.types import (
     FusionConfig,
     LabelColumns,
     LabelCounts,
-    Outcome,
     RewardMode,
     ScoreRequest,
     Views,
@@ -44,7 +44,7 @@ class LabellerConfig:
         gamma: discount of shaping; the learner's own.
         stride: a frame is scored every this many environment steps.
         fusion: how three perspectives become one progress.
-        deadline_s: a fragment's answers are awaited this long after it ends, and no request may take longer.
+        deadline_s: a fragment's answers are awaited this long when it is closed, and no request may take longer.
         records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
     """
 
@@ -55,16 +55,30 @@ class LabellerConfig:
     deadline_s: float = 10.0
     records_dir: Path | None = None
 
+    @property
+    def asks_model(self) -> bool:
+        """True if the potential comes from the reward model."""
+        return self.mode in ("grm", "naive")
+
 
 @dataclass
 class _Pending:
-    """A frame that was asked for and whose outcome is not known yet."""
+    """A frame that was asked for and whose outcome is not known yet.
+
+    Args:
+        time, views: the frame.
+        previous_time: environment step of the request's `previous`.
+        index: its place among the frames of its request.
+        score: the request, None where it could not be sent.
+        error: why.
+    """
 
     time: int
     views: Views
-    anchor_time: int
+    previous_time: int
+    index: int
     score: PendingScore | None
-    error: Exception | None = None
+    error: Exception | None
 
 
 @dataclass
@@ -76,6 +90,7 @@ class EpisodeLabels:
     state: FoldState = field(default_factory=lambda: FoldState(0.0, 0.0))
     last_sent: tuple[int, Views | None] = (0, None)
     last_valid: tuple[int, Views | None] = (0, None)
+    unsent: list[tuple[int, Views]] = field(default_factory=list)
     pending: list[_Pending] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
     level: float = 0.0
@@ -114,7 +129,7 @@ class Labeller:
     @property
     def asks_model(self) -> bool:
         """True if the potential comes from the reward model."""
-        return self.config.mode in ("grm", "naive")
+        return self.config.asks_model
 
     def begin(self, episode_id: str, context: EpisodeContext | None) -> None:
         """Start an episode; its potential is 0 until a frame after the first is scored.
@@ -146,15 +161,21 @@ class Labeller:
         episode = self._episodes.get(episode_id)
         return episode.version if episode else ""
 
-    def observe(self, episode_id: str, time: int, views: Views) -> None:
-        """Ask for the progress at environment step `time`; returns at once."""
-        episode = self._episodes[episode_id]
-        assert episode.context is not None
-        anchor_time, anchor = episode.last_sent
-        assert anchor is not None
+    def observe(self, episode_id: str, time: int, views: Views, at_once: bool = True) -> None:
+        """Ask for the progress at environment step `time`, without waiting for it.
+
+        Args:
+            at_once: send the request now; else `send` does, with the other frames of the episode that wait for it.
+        """
         self.counts.asked += 1
-        episode.pending.append(self._send(episode, (time, views), (anchor_time, anchor), self.config.deadline_s))
-        episode.last_sent = (time, views)
+        self._episodes[episode_id].unsent.append((time, views))
+        if at_once:
+            self._ask(self._episodes[episode_id])
+
+    def send(self) -> None:
+        """Send what was observed and not sent yet, one request an episode: it costs the actor a fraction of one a frame."""
+        for episode in self._episodes.values():
+            self._ask(episode)
 
     def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
         """Take a potential from the simulator's truth (mode oracle, a diagnostic)."""
@@ -180,8 +201,9 @@ class Labeller:
             shaped rewards float32 [T] and the columns beside them.
         """
         episode = self._episodes[episode_id]
-        self._resolve(episode, self._clock() + self.config.deadline_s if deadline is None else deadline)
+        self._ask(episode)
         steps = len(task_rewards)
+        self._resolve(episode, start + steps, self._clock() + self.config.deadline_s if deadline is None else deadline)
         potential = episode.potential(start + steps)[start:]
         episode.level = float(potential[-1])
         age = self._phase(episode, start + steps)[start:]
@@ -239,8 +261,10 @@ class Labeller:
             self._abandon(episode)
 
     def take_counts(self) -> LabelCounts:
-        """The counts since the last call."""
-        counts, self.counts = self.counts, LabelCounts()
+        """The counts since the last call, closed: frames under way are counted with the call that tells their outcome."""
+        under_way = sum(len(episode.pending) + len(episode.unsent) for episode in self._episodes.values())
+        counts, self.counts = self.counts, LabelCounts(asked=under_way)
+        counts.asked -= under_way
         return counts
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
@@ -248,21 +272,37 @@ class Labeller:
             return np.zeros(end + 1, np.float32)
         return phase(np.array([f.time for f in episode.scored], np.int64), end, self.config.stride)
 
+    def _ask(self, episode: EpisodeLabels) -> None:
+        if episode.unsent:
+            episode.pending += self._send(episode, episode.unsent, episode.last_sent, self.config.deadline_s)
+            episode.last_sent, episode.unsent = episode.unsent[-1], []
+
     def _send(
-        self, episode: EpisodeLabels, frame: tuple[int, Views], anchor: tuple[int, Views], remaining_s: float
-    ) -> _Pending:
+        self,
+        episode: EpisodeLabels,
+        frames: list[tuple[int, Views]],
+        previous: tuple[int, Views | None],
+        remaining_s: float,
+    ) -> list[_Pending]:
         assert episode.context is not None
         assert self.client is not None
+        assert previous[1] is not None
+        score: PendingScore | None = None
+        failure: Exception | None = None
         try:
             if not episode.version:
                 raise ServiceUnavailable("the service has not named a model version yet")
-            request = ScoreRequest(episode.context, anchor[1], frame[1][None], (frame[0],), remaining_s * 1e3)
-            return _Pending(*frame, anchor[0], self.client.submit(request))
-        except Exception as error:  # whatever went wrong, the frame was asked for and gets its outcome
-            return _Pending(*frame, anchor[0], None, error)
+            times, views = zip(*frames, strict=True)
+            score = self.client.submit(
+                ScoreRequest(episode.context, previous[1], np.stack(views), times, remaining_s * 1e3)
+            )
+        except Exception as error:  # whatever went wrong, the frames were asked for and get their outcome
+            failure = error
+        return [_Pending(*frame, previous[0], index, score, failure) for index, frame in enumerate(frames)]
 
-    def _resolve(self, episode: EpisodeLabels, deadline: float) -> None:
-        while episode.pending:
+    def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
+        """Await the outcome of every frame up to environment step `end`."""
+        while episode.pending and episode.pending[0].time <= end:
             pending = episode.pending.pop(0)
             frame = self._outcome(episode, pending, deadline)
             if frame.outcome == "answered":
@@ -272,11 +312,10 @@ class Labeller:
 
     def _outcome(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
         frame = self._wait(episode, pending, deadline)
-        anchor_time, anchor = episode.last_valid
-        if pending.anchor_time != anchor_time and frame.outcome in ("answered", "invalid"):
+        if frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid"):
             # The frame was compared with one that has no value; the hop means nothing to a chain that held.
-            assert anchor is not None
-            again = self._send(episode, (frame.time, pending.views), (anchor_time, anchor), deadline - self._clock())
+            left_s = deadline - self._clock()
+            [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
             self.counts.retried += 1
             frame = self._wait(episode, again, deadline)
         if frame.outcome != "answered":
@@ -304,22 +343,26 @@ class Labeller:
                 self.counts.errors += 1
             return ScoredFrame(pending.time, "rejected", reason=f"{type(error).__name__}: {error}")
         finally:
-            self.counts.retried += pending.score.retries if pending.score is not None else 0
+            if pending.index == 0 and pending.score is not None:
+                self.counts.retried += pending.score.retries
         if reply.model_version != episode.version:
             return ScoredFrame(pending.time, "rejected", reason=f"answered by version {reply.model_version}")
-        self.counts.latencies_ms.append(reply.queue_ms + reply.model_ms)
-        outcome: Outcome = "answered" if reply.valid[0] else "invalid"
+        i = pending.index
+        if i == 0:
+            self.counts.latencies_ms.append(reply.queue_ms + reply.model_ms)
+        compared = reply.anchor_times[i]
         return ScoredFrame(
             pending.time,
-            outcome,
-            reply.reasons[0],
-            pending.anchor_time,
-            reply.gain[0],
-            reply.loss[0],
-            reply.entropy[0],
+            "answered" if reply.valid[i] else "invalid",
+            reply.reasons[i],
+            pending.previous_time if compared < 0 else compared,
+            reply.gain[i],
+            reply.loss[i],
+            reply.entropy[i],
         )
 
     def _abandon(self, episode: EpisodeLabels) -> None:
-        self.counts.late += len(episode.pending)
-        episode.scored += [ScoredFrame(p.time, "late", reason="abandoned") for p in episode.pending]
-        episode.pending.clear()
+        times = [pending.time for pending in episode.pending] + [time for time, _ in episode.unsent]
+        self.counts.late += len(times)
+        episode.scored += [ScoredFrame(time, "late", reason="abandoned") for time in times]
+        episode.pending, episode.unsent = [], []

@@ -114,6 +114,28 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
     return make_env(env_config["env"])
 
 
+def make_task(
+    config: ExperimentConfig, app_name: str, reference: TaskReference, records: Path, sitting: int = 1
+) -> Task:
+    """What the actors do: the environment and the callback that labels what they act.
+
+    Args:
+        app_name, sitting: as for `build_algorithm`.
+    """
+    labelling = labeller_config(config, records if config.labels.keep_frames and asks_model(config) else None)
+    make_client: Callable[[], Any] | None = (
+        functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
+    )
+    hold_back = config.learner.algorithm != "ppo"  # PPO learns from what its present policy did: its actors wait
+    return Task(
+        env=make_training_env,
+        env_config={"env": training_env_config(config)},
+        callbacks=functools.partial(LabellingCallback, labelling, make_client, reference.context, hold_back),
+        gamma=config.gamma,
+        seed=config.seed + 1_000_000 * (sitting - 1),
+    )
+
+
 def build_algorithm(
     config: ExperimentConfig,
     app_name: str,
@@ -129,17 +151,7 @@ def build_algorithm(
         app_name: the reward service's, where the reward asks it.
         sitting: how often this training was started; the environments of a later one begin with other seeds.
     """
-    labelling = labeller_config(config, records if config.labels.keep_frames and asks_model(config) else None)
-    make_client: Callable[[], Any] | None = (
-        functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
-    )
-    task = Task(
-        env=make_training_env,
-        env_config={"env": training_env_config(config)},
-        callbacks=functools.partial(LabellingCallback, labelling, make_client, reference.context),
-        gamma=config.gamma,
-        seed=config.seed + 1_000_000 * (sitting - 1),
-    )
+    task = make_task(config, app_name, reference, records, sitting)
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
 
@@ -272,7 +284,7 @@ def _take(
     values = {
         "success": np.mean(recent) if recent else None,
         "task_return_mean": acted.get("task_return_mean"),
-        "return_mean": acted.get("episode_return_mean"),
+        "return_mean": acted.get("shaped_return_mean"),
         "episode_len_mean": acted.get("episode_len_mean"),
         "final_potential_mean": acted.get("final_potential_mean"),
         "critic_loss": learned.get("critic_loss"),

@@ -9,10 +9,12 @@ import pytest
 pytest.importorskip("ray")
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from ray.tune.registry import register_env
 
 from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
+from dopamine_rl.errors import ServiceUnavailable
 from dopamine_rl.types import TaskReference
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
@@ -53,11 +55,42 @@ class Broken(LocalRewardClient):
         raise RuntimeError("a bug nobody thought of")
 
 
-def make_runner(make_client, mode="grm", poison=False, num_envs=1):
-    register_env("walk", Walk)
+class Dies(Walk):
+    """Its simulator crashes in its second episode, at the fifth environment step; RLlib makes and resets it anew."""
+
+    episodes = 0
+
+    def reset(self, *, seed=None, options=None):
+        Dies.episodes += 1
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action):
+        if Dies.episodes == 2 and self.t == 4:
+            raise RuntimeError("on purpose")
+        return super().step(action)
+
+
+class Lost(LocalRewardClient):
+    """A service that is lost after `answers` requests and never comes back."""
+
+    answers = 4
+
+    def submit(self, request):
+        self.answers -= 1
+        if self.answers < 0:
+            raise ServiceUnavailable("gone")
+        return super().submit(request)
+
+
+def make_runner(make_client, mode="grm", poison=False, num_envs=1, hold_back=False, env=Walk):
+    register_env("walk", env)
     reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
     callback = functools.partial(
-        LabellingCallback, LabellerConfig(mode, GAMMA, STRIDE, deadline_s=60.0), make_client, reference.context
+        LabellingCallback,
+        LabellerConfig(mode, GAMMA, STRIDE, deadline_s=60.0),
+        make_client,
+        reference.context,
+        hold_back=hold_back,
     )
     config = (
         PPOConfig()
@@ -65,6 +98,7 @@ def make_runner(make_client, mode="grm", poison=False, num_envs=1):
         .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
         .callbacks(callback)
         .debugging(seed=3)
+        .fault_tolerance(restart_failed_sub_environments=True)
     )
     return SingleAgentEnvRunner(config=config, worker_index=0)
 
@@ -128,3 +162,87 @@ def test_the_books_close():
     assert labels["asked"] == labels["answered"] > 0
     assert labels["invalid"] == labels["late"] == labels["rejected"] == labels["errors"] == 0
     assert len(labels["latencies_ms"]) == labels["asked"]
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_held_back_chunks_come_one_call_later_with_the_same_labels_in_order(num_envs):
+    steps = 4 * num_envs
+    at_once = sample(make_runner(healthy, num_envs=num_envs), steps, 8)
+    runner = make_runner(healthy, num_envs=num_envs, hold_back=True)
+    assert runner.sample(num_timesteps=steps, explore=False) == []
+    later = sample(runner, steps, 8)
+    assert len(later) == len(at_once) > 8
+    for chunk, twin in zip(later, at_once, strict=True):
+        assert (chunk.t_started, len(chunk), chunk.is_done) == (twin.t_started, len(twin), twin.is_done)
+        np.testing.assert_array_equal(chunk.get_observations(), twin.get_observations())
+        np.testing.assert_array_equal(chunk.get_rewards(), twin.get_rewards())
+    for chunk_id in {chunk.id_ for chunk in later}:
+        own = [chunk for chunk in later if chunk.id_ == chunk_id]
+        assert [chunk.t_started for chunk in own] == np.cumsum([0, *map(len, own)])[:-1].tolist()
+
+
+def test_an_actor_that_holds_back_never_waits_for_what_it_acted_last():
+    """An answer is awaited only when the fragment after its own is over."""
+    waited = []
+
+    class Watched(LocalRewardClient):
+        def submit(self, request):
+            pending = super().submit(request)
+            result, time = pending.result, request.times[0]
+            pending.result = lambda timeout_s: waited.append(time) or result(timeout_s)
+            return pending
+
+    runner = make_runner(lambda: Watched(Scorer(FakeEngine())), hold_back=True)
+    sample(runner, 4, 1)
+    assert waited == []
+    sample(runner, 4, 1)
+    assert waited == [3]
+    sample(runner, 4, 1)
+    assert waited == [3, 6]
+
+
+def test_acting_no_further_hands_over_what_is_held():
+    runner = make_runner(healthy, hold_back=True)
+    acted = sample(runner, 4, 3)
+    rest = runner.sample(num_timesteps=0, explore=False)
+    assert sum(map(len, acted + rest)) == 12
+    assert all(len(labels.potential) == len(chunk) for chunk, labels in zip(rest, labels_of(rest), strict=True))
+
+
+@pytest.mark.parametrize("hold_back", [False, True])
+def test_the_books_close_at_every_report(hold_back):
+    runner = make_runner(lambda: Lost(Scorer(FakeEngine())), hold_back=hold_back)
+    asked = 0
+    for _ in range(8):
+        sample(runner, 4, 1)
+        labels = MetricsLogger.peek_results(runner.get_metrics()["labels"])
+        assert labels["asked"] == labels["answered"] + labels["rejected"]
+        asked += labels["asked"]
+    assert asked >= 8
+
+
+def test_a_service_that_is_lost_holds_the_potential_of_what_is_held_back():
+    runner = make_runner(lambda: Lost(Scorer(FakeEngine())), hold_back=True)
+    chunks = sample(runner, 4, 8)
+    labels = labels_of(chunks)
+    assert labels[0].valid.all()
+    second = [label for chunk, label in zip(chunks, labels, strict=True) if chunk.id_ != chunks[0].id_][:3]
+    assert second[-1].valid.tolist() == [True, True, False, False]
+    assert len(set(second[-1].potential)) == 1
+
+
+@pytest.mark.parametrize("hold_back", [False, True])
+def test_a_crashed_environment_loses_its_open_fragment_and_nothing_else(hold_back, monkeypatch):
+    monkeypatch.setattr(Dies, "episodes", 0)
+    runner = make_runner(healthy, hold_back=hold_back, env=Dies)
+    chunks = sample(runner, 4, 8) + runner.sample(num_timesteps=0, explore=False)
+    episodes = {}
+    for chunk in chunks:
+        assert episodes.get(chunk.id_, 0) == chunk.t_started
+        episodes[chunk.id_] = chunk.t_started + len(chunk)
+    assert list(episodes.values())[:3] == [HORIZON, 2, HORIZON]
+    crashed = [label for chunk, label in zip(chunks, labels_of(chunks), strict=True) if chunk.id_ == list(episodes)[1]]
+    assert all(label.valid.all() for label in crashed)
+    counts = MetricsLogger.peek_results(runner.get_metrics()["labels"])
+    assert counts["asked"] == counts["answered"] + counts["late"]
+    assert (counts["late"], counts["errors"]) == (1, 0)

@@ -32,6 +32,18 @@ class FaultyClient(LocalRewardClient):
         return pending if fate is None else Failing(fate)
 
 
+class Counting(FaultyClient):
+    """Counts requests, and the frames in each."""
+
+    def __init__(self, engine, fates=None):
+        super().__init__(engine, fates)
+        self.sizes = []
+
+    def submit(self, request):
+        self.sizes.append(len(request.frames))
+        return super().submit(request)
+
+
 class Failing:
     retries = 1
 
@@ -50,28 +62,42 @@ def make(mode="grm", stride=2, client=None, **kwargs):
     return Labeller(LabellerConfig(mode, GAMMA, stride, deadline_s=60.0, **kwargs), client)
 
 
-def run(labeller, steps, cuts=(), terminated=False, truth=lambda t: t / 20, task=None, name="episode"):
-    """One episode of `steps` environment steps in fragments cut at `cuts`; rewards, columns joined, the record."""
+def run(
+    labeller,
+    steps,
+    cuts=(),
+    terminated=False,
+    truth=lambda t: t / 20,
+    task=None,
+    name="episode",
+    late=False,
+    together=False,
+):
+    """One episode of `steps` environment steps in fragments cut at `cuts`; rewards, columns joined, the record.
+
+    A fragment is collected when it ends or, with `late`, when the whole episode has. With `together` its frames are sent in
+    one request when it ends.
+    """
     labeller.begin(name, context(name) if labeller.asks_model else None)
-    bounds = [0, *cuts, steps]
+    fragments = list(itertools.pairwise([0, *cuts, steps]))
     task = np.zeros(steps, np.float32) if task is None else task
-    rewards, columns = [], []
-    for a, b in itertools.pairwise(bounds):
+    labels = []
+    for a, b in fragments:
         for t in range(a + 1, b + 1):
             if t % labeller.config.stride == 0 or t == steps:
                 if labeller.asks_model:
-                    labeller.observe(name, t, frame(truth(t)))
+                    labeller.observe(name, t, frame(truth(t)), at_once=not together)
                 elif labeller.config.mode == "oracle":
                     labeller.observe_truth(name, t, truth(t))
-        reward, column = labeller.collect(name, a, task[a:b], terminated and b == steps)
-        rewards.append(reward)
-        columns.append(column)
+        labeller.send()
+        for start, end in [] if late and b < steps else fragments if late else [(a, b)]:
+            labels.append(labeller.collect(name, start, task[start:end], terminated and end == steps))
     record = labeller.finish(name)
     joined = {
-        field: np.concatenate([getattr(c, field) for c in columns])
+        field: np.concatenate([getattr(columns, field) for _, columns in labels])
         for field in ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
     }
-    return np.concatenate(rewards), joined, record
+    return np.concatenate([rewards for rewards, _ in labels]), joined, record
 
 
 def test_potential_is_held_between_scored_frames_and_every_step_is_shaped():
@@ -85,10 +111,13 @@ def test_potential_is_held_between_scored_frames_and_every_step_is_shaped():
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.sets(st.integers(1, 19)), st.booleans(), st.integers(1, 5))
-def test_fragments_do_not_change_the_labels(cuts, terminated, stride):
+@given(st.sets(st.integers(1, 19)), st.booleans(), st.integers(1, 5), st.booleans(), st.booleans())
+def test_neither_fragments_nor_how_they_are_sent_or_collected_changes_the_labels(
+    cuts, terminated, stride, late, together
+):
     whole, columns, _ = run(make(stride=stride, client=FaultyClient(FakeEngine())), 20, (), terminated)
-    cut, cut_columns, _ = run(make(stride=stride, client=FaultyClient(FakeEngine())), 20, sorted(cuts), terminated)
+    labeller = make(stride=stride, client=FaultyClient(FakeEngine()))
+    cut, cut_columns, _ = run(labeller, 20, sorted(cuts), terminated, late=late, together=together)
     np.testing.assert_array_equal(whole, cut)
     for name in columns:
         np.testing.assert_array_equal(columns[name], cut_columns[name])
@@ -161,6 +190,42 @@ def test_no_version_known_means_no_claim():
     assert counts.rejected == counts.asked == 3
     assert not rewards.any()
     assert not columns["valid"][1:].any()
+
+
+def test_frames_that_nobody_waits_for_go_out_in_one_request_a_fragment():
+    client = Counting(FakeEngine())
+    labeller = make(client=client)
+    _, _, record = run(labeller, 20, (8, 16), together=True, late=True)
+    assert client.sizes == [4, 4, 2]
+    assert [f.anchor_time for f in record.frames] == list(range(0, 20, 2))
+    counts = labeller.take_counts()
+    assert (counts.asked, counts.answered, len(counts.latencies_ms)) == (10, 10, 3)
+
+
+def test_a_request_that_is_lost_or_holds_an_unreadable_frame_counts_frame_by_frame():
+    unreadable = FakeEngine(unreadable=lambda before, after: abs(after - 0.2) < 0.01)
+    labeller = make(client=Counting(unreadable, {10: ServiceUnavailable}))
+    _, columns, record = run(labeller, 20, (8, 16), together=True)
+    outcomes = ["answered", "invalid", "answered", "answered", *["rejected"] * 4, "answered", "answered"]
+    assert [f.outcome for f in record.frames] == outcomes
+    assert [f.anchor_time for f in record.frames if f.outcome == "answered"] == [0, 2, 6, 8, 18]
+    counts = labeller.take_counts()
+    assert counts.closed
+    assert counts.asked == 10
+    assert columns["valid"].tolist() == [True] * 3 + [False] * 2 + [True] * 4 + [False] * 8 + [True] * 3
+
+
+def test_frames_under_way_are_counted_with_the_report_that_tells_their_outcome():
+    labeller = make(client=FaultyClient(FakeEngine()))
+    labeller.begin("episode", context())
+    for time in (2, 4, 6, 8):
+        labeller.observe("episode", time, frame(time / 20))
+    reports = []
+    for start in (0, 3, 6):
+        labeller.collect("episode", start, np.zeros(3, np.float32), False)
+        reports.append(labeller.take_counts())
+    assert [counts.asked for counts in reports] == [1, 2, 1]
+    assert all(counts.closed for counts in reports)
 
 
 def test_abandoned_frames_are_late():

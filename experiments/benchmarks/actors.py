@@ -1,0 +1,258 @@
+"""What labelling costs an actor: its environment steps a second with labels and without, both rendering the same frames.
+
+    python -m experiments.benchmarks.actors
+    python -m experiments.benchmarks.actors --fragment 16 32 64 --latency-ms 20 50 100 200
+    python -m experiments.benchmarks.actors --algorithm ppo
+
+Two actor processes, RLlib's env runner with the main job's environment, callback and labeller, play the same episodes with the
+same untrained policy. One asks the reward service about every scored frame and writes what comes back (records
+included); the other renders the same frames, drops them and has nothing but the task's reward. They take turns (on, off, off,
+on, …), one acting while the other stands still, and each turn begins with fragments that are not timed.
+
+Service and client are the real ones; only the forward pass is simulated, by an engine that sleeps a stated time for every batch and
+makes the hops up, as a GPU would leave the machine's cores to the actor. With `--algorithm ppo` the labeller waits for a
+fragment's last label before it hands the fragment over; with RLPD it hands every fragment over one fragment later.
+
+The last line is JSON: ratio (the lowest of the rows), rows (for each latency and fragment length: ratio, its 95 % interval, environment
+steps/s of both arms, p50_ms and p99_ms of the labels from their arrival at the service), labels (asked, answered, invalid, late,
+rejected, closed), queue (bound and longest line in the replica), render_ms (one scored frame, all views, which both arms
+pay), same_episodes (both arms saw the same observations).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.interfaces import Prompt
+from dopamine_rl.types import HopEstimates, TaskReference
+from experiments.settings import ExperimentConfig
+
+if TYPE_CHECKING:
+    from experiments.training import LabelLedger
+    from reward_service.client import ServeRewardClient
+
+APP = "benchmark-actors"
+LATENCY_FILE = "latency_ms"
+
+
+class SimulatedEngine:
+    """Stands in for a GPU: every batch takes the same time, none of it on a core of this machine.
+
+    Args:
+        folder: holds the latency in ms in a file of LATENCY_FILE's name.
+        threads: not used.
+    """
+
+    model_version = "simulated"
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        self._latency_s = float((folder / LATENCY_FILE).read_text()) / 1e3
+
+    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+        """A small made-up hop for every prompt, always the same one."""
+        time.sleep(self._latency_s)
+        gain, nothing = np.full(len(prompts), 0.05, np.float32), np.zeros(len(prompts), np.float32)
+        return HopEstimates(gain, nothing, nothing, ("",) * len(prompts))
+
+
+def main() -> None:
+    """Measure every latency and fragment length, and print the figures."""
+    from experiments.cli import DEFAULT_PRESET
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--preset", default=DEFAULT_PRESET, help="of the main job: environment, stride, fragment length"
+    )
+    parser.add_argument("--algorithm", choices=("rlpd", "ppo"), default="rlpd", help="whose actors")
+    parser.add_argument("--latency-ms", type=float, nargs="+", default=[50.0], help="of the model, for each batch")
+    parser.add_argument(
+        "--fragment", type=int, nargs="+", help="environment steps of a fragment (default: the preset's)"
+    )
+    parser.add_argument("--rounds", type=int, default=10, help="turns of each arm")
+    parser.add_argument("--steps", type=int, default=192, help="environment steps of a turn, rounded up to fragments")
+    arguments = parser.parse_args()
+    from experiments.cluster import ray_cluster
+
+    config = main_job(arguments.preset, arguments.algorithm)
+    fragments = arguments.fragment or [config.learner.rollout_fragment_length]
+    with tempfile.TemporaryDirectory() as scratch, ray_cluster(replace(config.cluster, num_cpus=4)):
+        arms = make_arms(config, Path(scratch))
+        print("rendering …", flush=True)
+        render_ms = round(float(np.mean([arm.render_ms() for arm in arms.values()])), 2)
+        rows, longest = [], 0
+        for latency_ms in arguments.latency_ms:
+            with simulated_service(config, Path(scratch), latency_ms) as client:
+                for fragment in fragments:
+                    rows.append(measure(arms, fragment, latency_ms, arguments))
+                    print(rows[-1], flush=True)
+                longest = max(longest, client.describe(10.0).counts.longest_line)
+        figures = {
+            "ratio": min(row["ratio"] for row in rows),
+            "rows": rows,
+            "labels": arms["on"].labels.summary(),
+            "queue": {"bound": config.service.max_ongoing_requests, "longest": longest},
+            "render_ms": render_ms,
+            "same_episodes": same_start(arms),
+        }
+    print(json.dumps(figures))
+
+
+def main_job(preset: str, algorithm: str) -> ExperimentConfig:
+    """The main job's settings, with the policy that needs no cloned one."""
+    from dopamine_rl.config import parse_cli
+    from experiments.cli import PRESETS
+
+    config = parse_cli(ExperimentConfig, PRESETS, ["--preset", preset])
+    return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
+
+
+@contextlib.contextmanager
+def simulated_service(config: ExperimentConfig, scratch: Path, latency_ms: float) -> Iterator[ServeRewardClient]:
+    """The main job's reward service with the simulated engine; yields a client."""
+    from reward_service.client import ServeRewardClient
+    from reward_service.deployment import deploy, shutdown
+
+    (scratch / LATENCY_FILE).write_text(str(latency_ms))
+    engine = f"experiments.benchmarks.actors:{SimulatedEngine.__name__}"
+    deploy(scratch, APP, replace(config.service, engine=engine))
+    try:
+        yield ServeRewardClient(APP)
+    finally:
+        shutdown(APP)
+
+
+@dataclass
+class Arm:
+    """An env runner in a process of its own, with what came from it.
+
+    Args:
+        runner: handle of the process.
+        labels: what became of the frames that it asked about.
+        seen: observations of every fragment that it handed over, in order.
+    """
+
+    runner: Any
+    labels: LabelLedger
+    seen: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def act(self, fragment: int, count: int) -> float:
+        """Act so many fragments, one after the other as the learner asks for them; returns the seconds it took."""
+        import ray
+        from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+        began = time.perf_counter()
+        for _ in range(count):
+            chunks, metrics = ray.get(self.runner.apply.remote(act, fragment))
+            self.labels.add(MetricsLogger.peek_results(metrics["labels"]))
+            self.seen += [chunk.get_observations() for chunk in chunks]
+        return time.perf_counter() - began
+
+    def render_ms(self) -> float:
+        """Median time of rendering one frame, all views, ms."""
+        import ray
+
+        return float(ray.get(self.runner.apply.remote(time_rendering)))
+
+
+def act(runner: Any, fragment: int) -> tuple[list[Any], dict[str, Any]]:
+    """In the actor: one fragment and its metrics, as the learner asks for them."""
+    return runner.sample(num_timesteps=fragment), runner.get_metrics()
+
+
+def time_rendering(runner: Any, frames: int = 20) -> float:
+    """In the actor: the median time of rendering a frame, ms; the first one of a process loads what it needs."""
+    env = runner.env.unwrapped.envs[0].unwrapped
+    env.reset(seed=0)
+    times = []
+    for _ in range(frames + 1):
+        began = time.perf_counter()
+        env.render_views()
+        times.append(time.perf_counter() - began)
+    return float(np.median(times[1:]) * 1e3)
+
+
+def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
+    """The labelling actor `on` and the other one `off`, each with one environment."""
+    import ray
+    from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+    from experiments.training import LabelLedger
+
+    pixels = np.zeros((len(config.env.views), config.env.image_size, config.env.image_size, 3), np.uint8)
+    reference = TaskReference("insert the peg", pixels[0], pixels[0], pixels)
+    arms = {}
+    for name, reward in (("on", config.reward), ("off", "sparse")):
+        algorithm = actor_config(replace(config, reward=reward), reference, scratch / "records")
+        runner = ray.remote(num_cpus=1, max_concurrency=1)(SingleAgentEnvRunner).remote(
+            config=algorithm, worker_index=1
+        )
+        arms[name] = Arm(runner, LabelLedger())
+    return arms
+
+
+def actor_config(config: ExperimentConfig, reference: TaskReference, records: Path) -> Any:
+    """RLlib's configuration of the main job's actors; the environment renders whatever the reward is."""
+    from experiments.training import make_task
+
+    task = replace(make_task(config, APP, reference, records), env_config={"env": config.env})
+    if config.learner.algorithm == "ppo":
+        from learner.algorithms.ppo import make_ppo_config
+
+        return make_ppo_config(task, config.learner)
+    from learner.algorithms.rlpd import make_rlpd_config
+
+    return make_rlpd_config(task, config.learner, config.reward)
+
+
+def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row: both arms in turn, the first of a round changing."""
+    count = -(-arguments.steps // fragment)
+    rates: dict[str, list[float]] = {name: [] for name in arms}
+    before = len(arms["on"].labels.latencies_ms)
+    for turn in range(arguments.rounds):
+        for name in list(arms)[:: 1 if turn % 2 == 0 else -1]:
+            arms[name].act(fragment, 2)
+            rates[name].append(count * fragment / arms[name].act(fragment, count))
+    on, off = (np.array(rates[name]) for name in ("on", "off"))
+    p50, p99 = np.percentile(arms["on"].labels.latencies_ms[before:], [50, 99])
+    return {
+        "latency_ms": latency_ms,
+        "fragment": fragment,
+        "ratio": round(float(np.median(on / off)), 3),
+        "interval": [round(bound, 3) for bound in median_interval(on / off)],
+        "on_steps_per_s": round(float(np.median(on)), 1),
+        "off_steps_per_s": round(float(np.median(off)), 1),
+        "p50_ms": round(float(p50), 1),
+        "p99_ms": round(float(p99), 1),
+    }
+
+
+def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Bootstrap interval of the median at 95 %."""
+    draws = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def same_start(arms: Mapping[str, Arm]) -> bool:
+    """True if all fragments that both arms handed over show the same observations."""
+    return all(np.array_equal(a, b) for a, b in zip(*(arm.seen for arm in arms.values()), strict=False))
+
+
+if __name__ == "__main__":
+    main()
