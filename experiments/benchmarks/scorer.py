@@ -182,7 +182,7 @@ class Arms:
         from dopamine_rl.grm.readout import binned_hops
 
         with torch.inference_mode():
-            logits = self._grm.model(**inputs, logits_to_keep=1).logits[:, -1, self._grm.answer_ids]
+            logits = self._grm.model(**inputs, logits_to_keep=1).logits[:, -1, self._grm.trie.outputs]
             return torch.stack(binned_hops(logits)[:2], dim=-1).cpu().numpy().reshape(-1, 3, 2)
 
     def floor(self) -> None:

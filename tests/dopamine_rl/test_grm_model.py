@@ -28,13 +28,13 @@ def test_save_and_load_keep_everything(folder: Path) -> None:
     for name, weight in built.model.state_dict().items():
         torch.testing.assert_close(grm.model.state_dict()[name], weight, rtol=0, atol=0)
     assert grm.template == built.template
-    assert grm.answer_ids.tolist() == built.answer_ids.tolist()
+    assert grm.trie.outputs.tolist() == built.trie.outputs.tolist()
     assert "none" in (folder / "README.md").read_text()
 
 
 def test_it_is_a_plain_hugging_face_folder(folder: Path) -> None:
     assert type(AutoModelForImageTextToText.from_pretrained(folder)).__name__ == "Qwen2_5_VLForConditionalGeneration"
-    assert AutoTokenizer.from_pretrained(folder).decode(load_grm(folder).answer_ids[133:134]) == "<score>+33%</score>"
+    assert AutoTokenizer.from_pretrained(folder).decode(load_grm(folder).trie.outputs[133:134]) == "<score>+33%</score>"
     assert AutoImageProcessor.from_pretrained(folder).patch_size == TINY.patch
 
 
