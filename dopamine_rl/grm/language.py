@@ -181,8 +181,8 @@ def answer_logits(
     shown = torch.cat([_shown(level, tokens, place) for level in levels]).to(decoder.embedding.dtype)
     pictures, *deepstack = shown.split(decoder.embedding.shape[1], dim=-1)
     slots = torch.cat([_slots(level) for level in levels])
-    text = [F.embedding(level.part.input_ids, decoder.embedding).repeat(len(level.nodes), 1) for level in levels]
-    hidden = torch.cat(text).index_copy(0, slots, pictures)
+    words = torch.cat([level.part.input_ids.repeat(len(level.nodes)) for level in levels])
+    hidden = F.embedding(words, decoder.embedding).index_copy_(0, slots, pictures)
     cos, sin = (
         torch.cat([table.repeat(len(level.nodes), 1, 1) for level, table in zip(levels, tables, strict=True)])
         for tables in ([level.part.cos for level in levels], [level.part.sin for level in levels])

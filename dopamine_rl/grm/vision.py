@@ -165,7 +165,14 @@ def encode_patches(tower: Tower, patches: torch.Tensor, grid: Grid) -> torch.Ten
         hidden = hidden + block.mlp(normalise(block.norm2, hidden))
         if number in tower.taps:
             tapped.append(tower.taps[number](hidden))
-    return torch.cat([tower.merger(hidden), *tapped], dim=-1).unflatten(0, (len(patches), -1))
+    return torch.cat([_merge(tower.merger, hidden), *tapped], dim=-1).unflatten(0, (len(patches), -1))
+
+
+def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Tokens [M · tokens, D] of patches [M, patches, D'], by the stock module; that of Qwen2.5-VL with its norm in one call."""
+    if not hasattr(merger, "ln_q"):
+        return merger(hidden)
+    return merger.mlp(normalise(merger.ln_q, hidden).view(-1, merger.hidden_size))
 
 
 def _attention(attention: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | None) -> torch.Tensor:

@@ -20,7 +20,7 @@ from transformers import (
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from dopamine_rl.grm.layout import prompt_layout
-from dopamine_rl.grm.model import GRM, load_grm
+from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import answers
 from dopamine_rl.grm.template import SHORT_TEMPLATE
 from dopamine_rl.grm.tokenizer import SPECIAL_TOKENS
@@ -136,10 +136,6 @@ def _preprocessor(architecture: Architecture) -> dict[str, object]:
     return (
         common | normalisation | {"patch_size": 16, "size": {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}}
     )
-
-
-def released_grm(folder: Path, architecture: Architecture) -> GRM:
-    return load_grm(released_folder(folder, architecture))
 
 
 def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
