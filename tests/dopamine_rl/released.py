@@ -138,8 +138,8 @@ def _preprocessor(architecture: Architecture) -> dict[str, object]:
     )
 
 
-def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
-    """Log-probabilities [201] by the model as it comes: the whole prompt with every answer behind it, one by one.
+def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt, every: int = 1) -> torch.Tensor:
+    """Log-probabilities of every n-th answer by the model as it comes: the whole prompt with the answer behind it, one by one.
 
     At each token of an answer the softmax runs over the tokens with which some answer goes on there.
     """
@@ -149,8 +149,9 @@ def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
     _, rows, columns = (asked["image_grid_thw"][0] // merge).tolist()
     begin = prompt_layout(grm, prompt.instruction, len(prompt.before), rows, columns).input_ids
     pixels = asked["pixel_values"].to(grm.model.dtype)
-    scores = torch.zeros(len(spelled), dtype=torch.float64)
-    for answer, ids in enumerate(spelled):
+    asked_for = spelled[::every]
+    scores = torch.zeros(len(asked_for), dtype=torch.float64)
+    for answer, ids in enumerate(asked_for):
         whole = torch.cat((begin, torch.tensor(ids)))[None]
         kinds = (whole == grm.model.config.image_token_id).int()
         inputs = {"pixel_values": pixels, "image_grid_thw": asked["image_grid_thw"], "mm_token_type_ids": kinds}

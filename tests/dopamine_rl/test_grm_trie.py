@@ -35,10 +35,11 @@ def test_a_path_multiplies_the_choices_on_it() -> None:
     forks = [prefixes[fork] for fork in trie.forks]
     logits = torch.from_numpy(np.random.default_rng(0).normal(0.0, 2.0, (2, len(forks), len(trie.outputs)))).float()
     log_p = trie.log_probabilities(logits)
-    for number, answer in enumerate(answers()):
+    spelled = answers()
+    for number, answer in enumerate(spelled):
         wanted = 0.0
         for place, letter in enumerate(answer):
-            follow = {other[place] for other in answers() if other.startswith(answer[:place])}
+            follow = {other[place] for other in spelled if other.startswith(answer[:place])}
             if len(follow) > 1:
                 row = logits[1, forks.index(answer[:place])].tolist()
                 odds = {chr(token): math.exp(row[c]) for c, token in enumerate(trie.outputs) if chr(token) in follow}
