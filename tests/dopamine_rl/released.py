@@ -21,7 +21,7 @@ from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.model import GRM
-from dopamine_rl.grm.score import answers
+from dopamine_rl.grm.score import answers, decimal_answers
 from dopamine_rl.grm.template import SHORT_TEMPLATE
 from dopamine_rl.grm.tokenizer import SPECIAL_TOKENS
 from dopamine_rl.interfaces import Prompt
@@ -138,25 +138,28 @@ def _preprocessor(architecture: Architecture) -> dict[str, object]:
     )
 
 
-def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt, every: int = 1) -> torch.Tensor:
-    """Log-probabilities of every n-th answer by the model as it comes: the whole prompt with the answer behind it, one by one.
+def stock_answers(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
+    """Log-probabilities [201] of the hop bins by the model as it comes, one whole prompt after the other.
 
-    At each token of an answer the softmax runs over the tokens with which some answer goes on there.
+    After each beginning of an answer the softmax runs over the tokens with which some answer goes on there.
     """
-    spelled = grm.tokenizer(list(answers()), add_special_tokens=False)["input_ids"]
-    asked = grm.image_processor(images=[images[index] for index in prompt.images], return_tensors="pt")
-    merge = grm.model.config.vision_config.spatial_merge_size
-    _, rows, columns = (asked["image_grid_thw"][0] // merge).tolist()
-    begin = prompt_layout(grm, prompt.instruction, len(prompt.before), rows, columns).input_ids
-    pixels = asked["pixel_values"].to(grm.model.dtype)
-    asked_for = spelled[::every]
-    scores = torch.zeros(len(asked_for), dtype=torch.float64)
-    for answer, ids in enumerate(asked_for):
-        whole = torch.cat((begin, torch.tensor(ids)))[None]
+    bins = {answer: place for place, answer in enumerate(answers())} | decimal_answers()
+    spelled = [tuple(ids) for ids in grm.tokenizer(list(bins), add_special_tokens=False)["input_ids"]]
+    inputs = grm.image_processor(images=[images[index] for index in prompt.images], return_tensors="pt")
+    pixels, grid = inputs["pixel_values"].to(grm.model.dtype), inputs["image_grid_thw"]
+    _, rows, columns = (grid[0] // grm.model.config.vision_config.spatial_merge_size).tolist()
+    begin = prompt_layout(grm, prompt.instruction, len(prompt.before), rows, columns).input_ids.tolist()
+
+    def after(said: tuple[int, ...]) -> torch.Tensor:
+        """Probabilities [201] once some tokens have been said."""
+        possible = {ids: place for ids, place in zip(spelled, bins.values(), strict=True) if ids[: len(said)] == said}
+        if len(reached := set(possible.values())) == 1:
+            return torch.eye(201, dtype=torch.float64)[reached.pop()]
+        whole = torch.tensor([[*begin, *said]])
         kinds = (whole == grm.model.config.image_token_id).int()
-        inputs = {"pixel_values": pixels, "image_grid_thw": asked["image_grid_thw"], "mm_token_type_ids": kinds}
-        logits = grm.model(input_ids=whole, **inputs).logits[0, len(begin) - 1 :].double()
-        for place, token in enumerate(ids):
-            allowed = sorted({other[place] for other in spelled if other[:place] == ids[:place] and len(other) > place})
-            scores[answer] += logits[place, allowed].log_softmax(dim=-1)[allowed.index(token)]
-    return scores.float()
+        asked = {"pixel_values": pixels, "image_grid_thw": grid, "mm_token_type_ids": kinds}
+        following = sorted({ids[len(said)] for ids in possible})
+        chances = grm.model(input_ids=whole, **asked).logits[0, -1, following].double().softmax(dim=-1)
+        return sum(chance * after((*said, token)) for chance, token in zip(chances, following, strict=True))
+
+    return after(()).log().float()
