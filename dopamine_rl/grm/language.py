@@ -1,10 +1,12 @@
-"""Prompts to logits: the stock language model's weights, run once over what is new of all prompts together.
+"""Prompts to answers: the stock language model's weights, run once over what is new of all prompts together.
 
-A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' shared beginnings. A causal model's beginning cannot
-see its end, so keys and values of the first two parts are the same in every prompt that begins alike; they are handed in where
-they are known and handed out where they had to be computed. The prompts are a tree, then, and one pass computes all new nodes
-of its three levels: every product runs over all new tokens, only attention goes level by level. In the last layer only
-those tokens are asked where answers part.
+A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' shared beginnings. A causal
+model's beginning cannot see its end, so keys and values of the first two parts are the same in every prompt that begins alike;
+they are handed in where they are known and handed out where they had to be computed. The prompts are a tree, then, and one pass
+computes all new nodes of its three levels: every product runs over all new tokens, only attention goes level by level. In the
+last layer only those tokens are asked where answers part.
+
+One path serves both architectures; Qwen3-VL norms every query and key, has no biases, and adds deepstack features.
 """
 
 from __future__ import annotations

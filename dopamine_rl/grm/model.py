@@ -2,8 +2,8 @@
 
 The embedded model is a real Qwen2.5-VL of a few million parameters. Its folder is a plain Hugging Face checkpoint
 (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it) with `template.json`, `grm.json` and a
-model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it;
-how many pixels its pictures may have says its `preprocessor_config.json`.
+model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it; its
+`preprocessor_config.json` says how many pixels a picture may have.
 """
 
 from __future__ import annotations
@@ -193,8 +193,8 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
     lines = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}\n",
-        f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt `{grm.template.name}`. It compares two "
-        f"moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
+        f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt "
+        f"`{grm.template.name}`. It compares two moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
     ]
     lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
     return "\n".join(lines) + "\n"

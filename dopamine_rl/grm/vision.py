@@ -1,10 +1,10 @@
 """Pictures to features: the stock vision tower's weights, run on equal-sized pictures as one batch.
 
-One tower serves both architectures: Qwen2.5-VL lets most of its layers see a window only; Qwen3-VL adds a learned embedding of
+One path serves both architectures: Qwen2.5-VL lets most of its layers see a window only; Qwen3-VL adds a learned embedding of
 places and hands out features from inside the tower, too (deepstack). Three things differ from the stock pass, none of them the
-answer. A still picture is shown twice in time, so the two halves
-of the patch embedding are summed; its normalisation is folded into the same matrix, so bytes go straight into a product.
-Windows are a mask inside one batched attention instead of a loop over windows and pictures.
+answer. A still picture is shown twice in time, so the two halves of the patch embedding are summed; its normalisation is folded
+into the same matrix, so bytes go straight into a product. Windows are a mask inside one batched attention instead of a loop over
+windows and pictures.
 """
 
 from __future__ import annotations
