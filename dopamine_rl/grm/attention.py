@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 
-def rms_norm(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """A stock RMSNorm module in one call."""
+def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """A stock LayerNorm or RMSNorm module in one call."""
+    if isinstance(norm, torch.nn.LayerNorm):
+        return norm(hidden)
     return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 

@@ -1,10 +1,12 @@
-"""Prompts to logits: the stock language model's weights, run once over what is new of all prompts together.
+"""Prompts to answers: the stock language model's weights, run once over what is new of all prompts together.
 
-A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answer. A causal model's beginning cannot
-see its end, so keys and values of the first two parts are the same in every prompt that begins alike; they are handed in where
-they are known and handed out where they had to be computed. The prompts are a tree, then, and one pass computes all new nodes
-of its three levels: every product runs over all new tokens, only attention goes level by level. In the last layer only
-the answer's token is asked.
+A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' shared beginnings. A causal
+model's beginning cannot see its end, so keys and values of the first two parts are the same in every prompt that begins alike;
+they are handed in where they are known and handed out where they had to be computed. The prompts are a tree, then, and one pass
+computes all new nodes of its three levels: every product runs over all new tokens, only attention goes level by level. In the
+last layer only those tokens are asked where answers part.
+
+One path serves both architectures; Qwen3-VL norms every query and key, has no biases, and adds deepstack features.
 """
 
 from __future__ import annotations
@@ -17,18 +19,26 @@ import torch
 import torch.nn.functional as F
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.grm.attention import attend, rms_norm, rotate
+from dopamine_rl.grm.attention import attend, normalise, rotate
 from dopamine_rl.grm.layout import Layout, Part, Pictures, missing_prefixes
 from dopamine_rl.grm.model import GRM
+from dopamine_rl.grm.trie import AnswerTrie
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layer:
-    """One decoder layer's weights; queries, keys and values are one product, all others are the stock tensors."""
+    """One decoder layer's weights; queries, keys and values are one product, all others are the stock tensors.
+
+    Args:
+        qkv: weight and bias.
+        head_scale: [heads + key_heads, d], weights of the norm of each query and key; None where the model has none.
+        out: weight and bias or None.
+    """
 
     attention_norm: Any
     qkv: tuple[torch.Tensor, torch.Tensor]
-    out: torch.Tensor
+    head_scale: torch.Tensor | None
+    out: tuple[torch.Tensor, torch.Tensor | None]
     norm: Any
     gate: torch.Tensor
     up: torch.Tensor
@@ -41,17 +51,20 @@ class Decoder:
     """The language model as `answer_logits` needs it.
 
     Args:
-        heads, key_heads, head_width: of every layer's attention.
-        answers: [201, D], the answers' rows of the output layer.
+        heads, key_heads, head_width, epsilon: of every layer's attention; epsilon belongs to the norm of its heads.
+        trie: the answers.
+        outputs: [R, D], rows of the output layer for the tokens that may follow its forks.
     """
 
     embedding: torch.Tensor
     layers: tuple[Layer, ...]
     norm: Any
-    answers: torch.Tensor
+    trie: AnswerTrie
+    outputs: torch.Tensor
     heads: int
     key_heads: int
     head_width: int
+    epsilon: float
 
 
 def make_decoder(grm: GRM) -> Decoder:
@@ -61,17 +74,17 @@ def make_decoder(grm: GRM) -> Decoder:
         CheckpointError: a layer has sliding attention, which no released reward model has.
     """
     language = grm.model.model.language_model
-    if language.has_sliding_layers:
+    if "sliding_attention" in (getattr(language.config, "layer_types", None) or ()):
         raise CheckpointError("the language model has sliding attention: use a checkpoint with full attention")
     layers = []
     for layer in language.layers:
         attention, mlp = layer.self_attn, layer.mlp
-        inputs = (attention.q_proj, attention.k_proj, attention.v_proj)
         layers.append(
             Layer(
                 layer.input_layernorm,
-                (torch.cat([linear.weight for linear in inputs]), torch.cat([linear.bias for linear in inputs])),
-                attention.o_proj.weight,
+                _joined((attention.q_proj, attention.k_proj, attention.v_proj)),
+                _head_scale(language.config, attention),
+                (attention.o_proj.weight, attention.o_proj.bias),
                 layer.post_attention_layernorm,
                 mlp.gate_proj.weight,
                 mlp.up_proj.weight,
@@ -83,11 +96,28 @@ def make_decoder(grm: GRM) -> Decoder:
         language.embed_tokens.weight,
         tuple(layers),
         language.norm,
-        grm.model.lm_head.weight[grm.answer_ids.to(grm.model.device)],
+        grm.trie.to(grm.model.device),
+        grm.model.lm_head.weight[grm.trie.outputs.to(grm.model.device)],
         language.config.num_attention_heads,
         language.config.num_key_value_heads,
         language.layers[0].self_attn.head_dim,
+        language.config.rms_norm_eps,
     )
+
+
+def _joined(linears: Sequence[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Several linear modules as one: weight and bias, which is 0 where a module has none."""
+    biases = [
+        linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias for linear in linears
+    ]
+    return torch.cat([linear.weight for linear in linears]), torch.cat(biases)
+
+
+def _head_scale(config: Any, attention: Any) -> torch.Tensor | None:
+    if not hasattr(attention, "q_norm"):
+        return None
+    norms = ((attention.q_norm, config.num_attention_heads), (attention.k_norm, config.num_key_value_heads))
+    return torch.cat([norm.weight.expand(heads, -1) for norm, heads in norms])
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -141,41 +171,53 @@ def answer_logits(
     place: Mapping[int, int],
     known: MutableMapping[Pictures, torch.Tensor],
 ) -> torch.Tensor:
-    """Logits [N, 201] of N questions with one layout.
+    """Log-probabilities [N, 201] of the answers to N questions with one layout.
 
     Args:
         questions: N tuples of 2 + 2V pictures.
-        tokens: float [R, picture_tokens, D], encoded pictures.
+        tokens: float [R, picture_tokens, (1 + K) · D], encoded pictures.
         place: row in `tokens` of every picture that the questions show outside known beginnings.
         known: keys and values [layers, P, 2 · key_heads, d] of beginnings; those computed here are added.
     """
     levels = _grow(layout, questions, known, tokens.device)
-    hidden = torch.cat([_embed(decoder, level, tokens, place).flatten(0, 1) for level in levels])
+    shown = torch.cat([_shown(level, tokens, place) for level in levels]).to(decoder.embedding.dtype)
+    pictures, *deepstack = shown.split(decoder.embedding.shape[1], dim=-1)
+    slots = torch.cat([_slots(level) for level in levels])
+    words = torch.cat([level.part.input_ids.repeat(len(level.nodes)) for level in levels])
+    hidden = F.embedding(words, decoder.embedding).index_copy_(0, slots, pictures)
     cos, sin = (
         torch.cat([table.repeat(len(level.nodes), 1, 1) for level, table in zip(levels, tables, strict=True)])
         for tables in ([level.part.cos for level in levels], [level.part.sin for level in levels])
     )
     memories = []
     for number, layer in enumerate(decoder.layers[:-1]):
-        query, new = _attention_inputs(decoder, layer, rms_norm(layer.attention_norm, hidden), cos, sin)
-        memories.append(_memory(levels, new, number))
+        query, new = _attention_inputs(decoder, layer, normalise(layer.attention_norm, hidden), cos, sin)
+        memory = _memory(levels, new, number)
         mixed = [
-            _look(decoder, level.split(query), memory, level.part.mask).flatten(0, 1)
-            for level, memory in zip(levels, memories[-1], strict=True)
+            _look(decoder, level.split(query), seen, level.part.mask).flatten(0, 1)
+            for level, seen in zip(levels, memory, strict=True)
         ]
         hidden = _finish(layer, hidden, torch.cat(mixed))
-    hidden, memory = _last(decoder, decoder.layers[-1], levels, hidden, cos, sin)
-    for level, *layers in zip(levels[:-1], *memories, memory, strict=False):
+        if number < len(deepstack):
+            hidden = hidden.index_add(0, slots, deepstack[number])
+        memories.append(memory[:-1])
+    hidden, memory = _last(decoder, layout, levels, hidden, cos, sin)
+    for level, *layers in zip(levels[:-1], *memories, memory[:-1], strict=True):
         known.update(zip(level.nodes, torch.stack(layers, dim=1), strict=True))
-    return F.linear(rms_norm(decoder.norm, hidden), decoder.answers)
+    return decoder.trie.log_probabilities(F.linear(normalise(decoder.norm, hidden), decoder.outputs))
 
 
-def _embed(decoder: Decoder, level: _Level, tokens: torch.Tensor, place: Mapping[int, int]) -> torch.Tensor:
-    """Embeddings [n, len(part), D] of a level's nodes, with picture tokens in place."""
-    part = level.part
-    rows = torch.tensor([[place[name] for name in node[part.shown]] for node in level.nodes])
-    text = F.embedding(part.input_ids, decoder.embedding).expand(len(level.nodes), -1, -1)
-    return text.index_copy(1, part.slots, tokens[rows.to(tokens.device)].flatten(1, 2).to(text.dtype))
+def _shown(level: _Level, tokens: torch.Tensor, place: Mapping[int, int]) -> torch.Tensor:
+    """Picture tokens [n · slots, (1 + K) · D] of a level's nodes."""
+    rows = torch.tensor([place[name] for node in level.nodes for name in node[level.part.shown]])
+    return tokens[rows.to(tokens.device)].flatten(0, 1)
+
+
+def _slots(level: _Level) -> torch.Tensor:
+    """int64 [n · slots], where a level's picture tokens stand among all new tokens."""
+    part, slots = level.part, level.part.slots
+    starts = torch.arange(level.span.start, level.span.stop, part.stop - part.start, device=slots.device)
+    return (starts[:, None] + slots).flatten()
 
 
 def _attention_inputs(
@@ -183,9 +225,14 @@ def _attention_inputs(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries [T, heads, d] and keys with values [T, 2 · key_heads, d] of T tokens."""
     mixed = F.linear(normed, *layer.qkv).unflatten(-1, (-1, decoder.head_width))
-    turned = rotate(mixed[:, : -decoder.key_heads], cos, sin)
+    turned = rotate(_scaled(decoder, mixed[:, : -decoder.key_heads], layer.head_scale), cos, sin)
     query, key = turned.split((decoder.heads, decoder.key_heads), dim=1)
     return query, torch.cat((key, mixed[:, -decoder.key_heads :]), dim=1)
+
+
+def _scaled(decoder: Decoder, heads: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+    """Heads [..., n, d] after the norm of each, where the model has one."""
+    return heads if scale is None else F.rms_norm(heads, heads.shape[-1:], eps=decoder.epsilon) * scale
 
 
 def _memory(levels: Sequence[_Level], new: torch.Tensor, number: int) -> list[torch.Tensor]:
@@ -207,22 +254,31 @@ def _look(decoder: Decoder, query: torch.Tensor, memory: torch.Tensor, mask: tor
 
 
 def _last(
-    decoder: Decoder, layer: Layer, levels: Sequence[_Level], hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+    decoder: Decoder,
+    layout: Layout,
+    levels: Sequence[_Level],
+    hidden: torch.Tensor,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The last layer: final states [N, D] of the questions' last tokens, and every level's keys and values."""
-    normed = rms_norm(layer.attention_norm, hidden)
+    """The last layer: final states [N, F, D] of the tokens where answers part, and every level's keys and values."""
+    layer = decoder.layers[-1]
+    normed = normalise(layer.attention_norm, hidden)
     (weight, bias), wide = layer.qkv, decoder.heads * decoder.head_width
     key, value = F.linear(normed, weight[wide:], bias[wide:]).unflatten(-1, (2, decoder.key_heads, -1)).unbind(1)
-    memory = _memory(levels, torch.cat((rotate(key, cos, sin), value), dim=1), len(decoder.layers) - 1)
+    scale = (None, None) if layer.head_scale is None else layer.head_scale.tensor_split((decoder.heads,))
+    key = rotate(_scaled(decoder, key, scale[1]), cos, sin)
+    memory = _memory(levels, torch.cat((key, value), dim=1), len(decoder.layers) - 1)
     answer = levels[-1]
-    asked = F.linear(answer.split(normed)[:, -1], weight[:wide], bias[:wide]).unflatten(-1, (decoder.heads, -1))
-    query = rotate(asked, answer.part.cos[-1], answer.part.sin[-1])
-    mixed = _look(decoder, query[:, None], memory[-1], None)
-    return _finish(layer, answer.split(hidden)[:, -1], mixed[:, 0]), memory
+    asked = F.linear(answer.split(normed)[:, layout.forks], weight[:wide], bias[:wide])
+    asked = _scaled(decoder, asked.unflatten(-1, (decoder.heads, -1)), scale[0])
+    query = rotate(asked, answer.part.cos[layout.forks], answer.part.sin[layout.forks])
+    mixed = _look(decoder, query, memory[-1], layout.fork_mask)
+    return _finish(layer, answer.split(hidden)[:, layout.forks], mixed), memory
 
 
 def _finish(layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
     """What a layer does once its tokens have looked around."""
-    hidden = hidden + F.linear(mixed, layer.out)
-    normed = rms_norm(layer.norm, hidden)
+    hidden = hidden + F.linear(mixed, *layer.out)
+    normed = normalise(layer.norm, hidden)
     return hidden + F.linear(layer.activation(F.linear(normed, layer.gate)) * F.linear(normed, layer.up), layer.down)

@@ -1,6 +1,6 @@
 """Where words and pictures of a prompt stand, and which of its beginnings are new.
 
-A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answer.
+A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' shared beginnings.
 """
 
 from __future__ import annotations
@@ -44,12 +44,16 @@ class Layout:
     """The tokens of one prompt, the same for every prompt of equal instruction, views and picture size.
 
     Args:
-        input_ids: int64 [L].
-        parts: the references, BEFORE, and AFTER with the answer.
+        input_ids: int64 [L], up to where the answer begins.
+        parts: the references, BEFORE, and AFTER, behind which stand the inner nodes of the answers' trie.
+        forks: int64 [F], the tokens of the last part that are asked what follows.
+        fork_mask: like the last part's mask, for these tokens only; None where they see everything.
     """
 
     input_ids: torch.Tensor
     parts: tuple[Part, Part, Part]
+    forks: torch.Tensor
+    fork_mask: torch.Tensor | None
 
 
 def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: int) -> Layout:
@@ -67,24 +71,34 @@ def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: in
     grid = torch.tensor([[1, rows * merge, columns * merge]] * (2 + 2 * views))
     # Pictures are never adjacent (each stands between its vision tokens), so every run of pads is one picture.
     positions, _ = grm.model.model.get_rope_index(ids[None], is_image.int()[None], image_grid_thw=grid)
+    trie = grm.trie
+    blocked = torch.ones(len(ids) + len(trie.tokens), len(ids) + len(trie.tokens), dtype=torch.bool).triu(1)
+    blocked[len(ids) :, len(ids) :] = ~trie.sight
+    everything = torch.cat((ids, trie.tokens))
+    positions = torch.cat((positions, positions[:, :, -1:] + trie.depths), dim=2)
     ends = is_image.nonzero()[rows * columns - 1 :: rows * columns, 0].tolist()
-    cuts = [0, ends[1] + 1, ends[1 + views] + 1, len(ids)]
+    cuts = [0, ends[1] + 1, ends[1 + views] + 1, len(everything)]
     pictures = [0, 2, 2 + views, 2 + 2 * views]
-    parts = [
-        _part(grm, ids, positions, slice(cuts[i], cuts[i + 1]), slice(pictures[i], pictures[i + 1])) for i in range(3)
-    ]
-    return Layout(ids.to(grm.model.device), (parts[0], parts[1], parts[2]))
+    first, second, third = (
+        _part(grm, everything, positions, blocked, slice(*cuts[i : i + 2]), slice(*pictures[i : i + 2]))
+        for i in range(3)
+    )
+    forks = len(ids) - 1 - third.start + trie.forks.to(grm.model.device)
+    fork_mask = third.mask.unflatten(0, (third.stop - third.start, -1))[forks].flatten(0, 1)
+    return Layout(ids.to(grm.model.device), (first, second, third), forks, fork_mask if len(trie.tokens) else None)
 
 
-def _part(grm: GRM, ids: torch.Tensor, positions: torch.Tensor, span: slice, shown: slice) -> Part:
+def _part(
+    grm: GRM, ids: torch.Tensor, positions: torch.Tensor, blocked: torch.Tensor, span: slice, shown: slice
+) -> Part:
     start, stop = span.start, span.stop
     language, device = grm.model.model.language_model, grm.model.device
     weight = language.embed_tokens.weight
     cos, sin = language.rotary_emb(weight, positions[:, :, start:stop].to(device))
     cos, sin = rotation(cos[0], sin[0])
     shared = language.config.num_attention_heads // language.config.num_key_value_heads
-    mask = torch.full((stop - start, stop), -torch.inf, dtype=weight.dtype, device=device).triu(start + 1)
-    mask = mask.repeat_interleave(shared, 0)
+    hidden = blocked[start:stop, :stop].repeat_interleave(shared, 0).to(device)
+    mask = torch.zeros(hidden.shape, dtype=weight.dtype, device=device).masked_fill(hidden, -torch.inf)
     slots = (ids[start:stop] == grm.model.config.image_token_id).nonzero()[:, 0].to(device)
     return Part(start, stop, ids[start:stop].to(device), slots, shown, cos, sin, mask)
 

@@ -2,7 +2,8 @@
 
 The embedded model is a real Qwen2.5-VL of a few million parameters. Its folder is a plain Hugging Face checkpoint
 (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it) with `template.json`, `grm.json` and a
-model card beside the weights.
+model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it; its
+`preprocessor_config.json` says how many pixels a picture may have.
 """
 
 from __future__ import annotations
@@ -28,16 +29,19 @@ from transformers.utils import logging
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.score import HOP_BINS, answers
-from dopamine_rl.grm.template import SHORT_TEMPLATE, PromptTemplate, load_template
+from dopamine_rl.grm.score import HOP_BINS
+from dopamine_rl.grm.template import IMAGE_TOKEN, SHORT_TEMPLATE, PromptTemplate, load_template
 from dopamine_rl.grm.tokenizer import build_tokenizer
-from dopamine_rl.grm.version import content_version, folder_version
+from dopamine_rl.grm.trie import AnswerTrie, answer_trie
+from dopamine_rl.grm.version import content_version, folder_documents, folder_version
 
 GRM_FILE = "grm.json"
 GRM_FORMAT = 1
 INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12, 5.0
-MODEL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "template.json", GRM_FILE)
-"""What a model folder must hold beside its weights (`model.safetensors`, or shards and their index)."""
+ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+"""What can be loaded, by `model_type` of `config.json`, and what people call it."""
+MODEL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
+"""What a model folder must hold beside its template and its weights (`model.safetensors`, or shards and their index)."""
 
 
 @dataclass(eq=False)
@@ -45,28 +49,24 @@ class GRM:
     """A reward model ready to answer.
 
     Args:
-        model: the weights, a stock Qwen2_5_VLForConditionalGeneration.
+        model: the weights, a stock Qwen2_5_VLForConditionalGeneration or Qwen3VLForConditionalGeneration.
         tokenizer, image_processor: of the same checkpoint. (Types of transformers that do not describe themselves.)
         template: the wording the model was trained with.
-        answer_ids: int64 [201], token of each hop bin.
+        trie: the 201 answers as this tokenizer spells them.
+        documents: configuration, tokenizer, image processor and template as a model folder holds them.
     """
 
     model: Any
     tokenizer: Any
     image_processor: Any
     template: PromptTemplate
-    answer_ids: torch.Tensor
+    trie: AnswerTrie
+    documents: tuple[Any, ...]
 
     @property
     def model_version(self) -> str:
         """12 hexadecimal digits that name the present weights, configuration, tokenizer and template."""
-        return content_version(
-            self.model.state_dict(),
-            json.loads(self.model.config.to_json_string()),
-            json.loads(self.tokenizer.backend_tokenizer.to_str()),
-            json.loads(self.image_processor.to_json_string()),
-            asdict(self.template),
-        )
+        return content_version(self.model.state_dict(), *self.documents)
 
     @property
     def parameters(self) -> int:
@@ -80,8 +80,8 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = Qwen2_5_VLForConditionalGeneration(_hf_config(config, tokenizer))
-        answer_ids = _answer_ids(tokenizer, "the tokenizer")
-        _initialise(model, answer_ids)
+        trie = answer_trie(tokenizer, "the tokenizer")
+        _initialise(model, trie.outputs)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     pixels = config.image_size**2
     # One pixel row of slack either way: the stock resize rounds down, and would lose a whole row of tokens at exact limits.
@@ -91,7 +91,13 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
         merge_size=2,
         size={"shortest_edge": pixels - config.image_size, "longest_edge": pixels + config.image_size},
     )
-    return GRM(model.eval(), tokenizer, processor, template, answer_ids)
+    documents = (
+        json.loads(model.config.to_json_string()),
+        json.loads(tokenizer.backend_tokenizer.to_str()),
+        json.loads(processor.to_json_string()),
+        asdict(template),
+    )
+    return GRM(model.eval(), tokenizer, processor, template, trie, documents)
 
 
 @torch.no_grad()
@@ -187,8 +193,8 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
     lines = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}\n",
-        f"Qwen2.5-VL architecture, {grm.parameters / 1e6:.2f} M parameters, prompt `{grm.template.name}`. It compares two "
-        f"moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
+        f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt "
+        f"`{grm.template.name}`. It compares two moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
     ]
     lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
@@ -198,7 +204,8 @@ def load_grm(folder: str | Path) -> GRM:
     """Load a model folder by its own `config.json`, on the CPU, in the precision it was saved in, ready to answer.
 
     Raises:
-        CheckpointError: a file is missing, cut short or of another kind; the message names it and the fix.
+        CheckpointError: a file is missing, cut short or of another kind, or the content is not what `grm.json`, where there is
+            one, says it is; the message names what and the fix.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -206,7 +213,7 @@ def load_grm(folder: str | Path) -> GRM:
     for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
-    _check_format(folder)
+    recorded = _check_format(folder)
     template = load_template(folder)
     loaded: list[Any] = []
     for name, load in (
@@ -221,7 +228,18 @@ def load_grm(folder: str | Path) -> GRM:
                 f"{folder / name} cannot be read ({error}): copy the whole model folder again, or train a new one"
             ) from error
     model, tokenizer, processor = loaded
-    return GRM(model.eval(), tokenizer, processor, template, _answer_ids(tokenizer, str(folder / "tokenizer.json")))
+    if recorded is not None and (found := folder_version(folder)) != recorded:
+        raise CheckpointError(
+            f"{folder} has the content {found}, but its {GRM_FILE} says {recorded}: a file is corrupt or was exchanged, copy "
+            "the whole model folder again"
+        )
+    where = str(folder / "tokenizer.json")
+    if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
+        raise CheckpointError(
+            f"{where} knows no {IMAGE_TOKEN} as config.json does: use the tokenizer of the checkpoint"
+        )
+    trie = answer_trie(tokenizer, where)
+    return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder))
 
 
 def _load_weights(folder: Path, **options: Any) -> Any:
@@ -245,25 +263,31 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_format(folder: Path) -> None:
-    """What transformers would silently replace by defaults: our own format, and the image processor's numbers."""
-    for name, keys in ((GRM_FILE, ("format",)), ("preprocessor_config.json", ("patch_size", "size", "image_mean"))):
-        try:
-            content = json.loads((folder / name).read_text(encoding="utf-8"))
-            values = [content[key] for key in keys]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(
-                f"{folder / name} cannot be read ({error!r}): copy the whole model folder again"
-            ) from error
-        if name == GRM_FILE and values != [GRM_FORMAT]:
-            raise CheckpointError(f"{folder / name} has format {values[0]}, not {GRM_FORMAT}: train the model again")
+def _check_format(folder: Path) -> str | None:
+    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+    (architecture,) = _values(folder / "config.json", "model_type")
+    if architecture not in ARCHITECTURES:
+        known = " or ".join(ARCHITECTURES.values())
+        raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {known} checkpoint")
+    path = folder / "preprocessor_config.json"
+    # How many pixels a picture may have is said in an old way or a new one.
+    limits = ("min_pixels", "max_pixels") if b'"min_pixels"' in path.read_bytes() else ("size",)
+    _values(path, "patch_size", "image_mean", *limits)
+    if not (folder / GRM_FILE).is_file():
+        return None
+    form, version = _values(folder / GRM_FILE, "format", "model_version")
+    if form != GRM_FORMAT:
+        raise CheckpointError(f"{folder / GRM_FILE} has format {form}, not {GRM_FORMAT}: train the model again")
+    return str(version)
 
 
-def _answer_ids(tokenizer: Any, where: str) -> torch.Tensor:
-    ids = tokenizer(list(answers()), add_special_tokens=False)["input_ids"]
-    if any(len(one) != 1 for one in ids) or len({one[0] for one in ids}) != HOP_BINS:
-        raise CheckpointError(f"{where} does not hold the {HOP_BINS} answers as one token each: use a model built here")
-    return torch.tensor([one[0] for one in ids])
+def _values(path: Path, *keys: str) -> list[Any]:
+    """Values of a JSON file. Raises CheckpointError if it cannot be read or lacks one."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return [content[key] for key in keys]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error!r}): copy the whole model folder again") from error
 
 
 def model_version(folder: str | Path) -> str:

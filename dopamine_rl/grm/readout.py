@@ -21,9 +21,10 @@ from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.vision import (
     ImageFeatures,
+    Tower,
     cut_patches,
     encode_patches,
-    patch_embedding,
+    make_tower,
     picture_grid,
     picture_size,
 )
@@ -50,8 +51,8 @@ class Reader:
         self.grid_layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
 
     @cached_property
-    def _embedding(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return patch_embedding(self.grm)
+    def _tower(self) -> Tower:
+        return make_tower(self.grm)
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -70,9 +71,9 @@ class Reader:
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:
         """Encode M pictures of equal size, uint8 [M, H, W, 3], in one batched pass."""
         patches, rows, columns = cut_patches(self.grm, images)
-        tower = self.grm.model.model.visual
-        tokens = encode_patches(tower, patches, self._grid(rows, columns), *self._embedding)
-        return ImageFeatures(tokens, rows // tower.spatial_merge_size, columns // tower.spatial_merge_size)
+        tokens = encode_patches(self._tower, patches, self._grid(rows, columns))
+        merge = self.grm.image_processor.merge_size
+        return ImageFeatures(tokens, rows // merge, columns // merge)
 
     def logits(
         self,
@@ -82,7 +83,7 @@ class Reader:
         place: Mapping[int, int],
         known: MutableMapping[Pictures, torch.Tensor],
     ) -> torch.Tensor:
-        """Logits [N, 201] over hop bins; the arguments are those of `answer_logits`."""
+        """Log-probabilities [N, 201] of the hop bins; the arguments are those of `answer_logits`."""
         return answer_logits(self._decoder, layout, questions, tokens, place, known)
 
 
@@ -100,7 +101,7 @@ def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:
 
 
 def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """Answer N prompts about encoded pictures: float [N, 201] logits over hop bins.
+    """Answer N prompts about encoded pictures: float32 [N, 201], log-probabilities of the hop bins.
 
     What prompts have in common is computed once: the references of an instruction, then each BEFORE on top of them, then
     each prompt's AFTER.

@@ -30,6 +30,17 @@ def answers() -> tuple[str, ...]:
     return tuple(format_score((index - 100) / 100) for index in range(HOP_BINS))
 
 
+def decimal_answers() -> dict[str, int]:
+    """The answers with one decimal, and the hop bin that each falls into when its decimal is cut off."""
+    wholes = [(sign, whole) for sign in "-+" for whole in range(100)]
+    tenths = {
+        f"<score>{sign}{whole}.{tenth}%</score>": 100 + int(f"{sign}{whole}")
+        for sign, whole in wholes
+        for tenth in range(10)
+    }
+    return tenths | {"<score>-100.0%</score>": 0, "<score>+100.0%</score>": 200}
+
+
 def parse_score(text: str) -> float:
     """Read an answer strictly; white space around it is allowed, anything else is not.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from dopamine_rl.errors import BadInput, CheckpointError
 
 TEMPLATE_FILE = "template.json"
-IMAGE_SLOT = "<|vision_start|><|image_pad|><|vision_end|>"
+IMAGE_TOKEN = "<|image_pad|>"
+IMAGE_SLOT = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"
 _SLOTS = ("{instruction}", "{start}", "{end}", "{before}", "{after}")
 
 
@@ -88,7 +89,9 @@ def load_template(folder: Path) -> PromptTemplate:
         content = json.loads(path.read_text(encoding="utf-8"))
         return PromptTemplate(content["name"], content["text"], content["view"], tuple(content["labels"]))
     except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: put the template that the model was trained with there") from None
+        raise CheckpointError(
+            f"{path} is missing: put the template that the model was trained with there, as PromptTemplate.save writes it"
+        ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): copy it again from where the model came") from error
 

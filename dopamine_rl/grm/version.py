@@ -19,6 +19,8 @@ _VOLATILE = frozenset(
 )
 """Keys that saving adds or changes although the model is the same."""
 
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
 
 def content_version(weights: Mapping[str, torch.Tensor], *documents: Any) -> str:
     """12 hexadecimal digits of weights (in the order of their names) and JSON documents (in the order of a model folder)."""
@@ -27,14 +29,10 @@ def content_version(weights: Mapping[str, torch.Tensor], *documents: Any) -> str
 
 def folder_version(folder: Path) -> str:
     """`content_version` of what lies in a folder. Raises CheckpointError naming the file that cannot be read."""
-    path = folder
+    documents = folder_documents(folder)
+    path = folder / "model.safetensors"
     try:
-        documents = []
-        for name in _JSON_FILES:
-            path = folder / name
-            documents.append(json.loads(path.read_text(encoding="utf-8")))
         shards = sorted(folder.glob("*.safetensors"))
-        path = folder / "model.safetensors"
         if not shards:
             raise OSError("no weights")
         readers: dict[str, Callable[[], torch.Tensor]] = {}
@@ -47,6 +45,22 @@ def folder_version(folder: Path) -> str:
         raise CheckpointError(f"{path} cannot be read ({error}): copy the whole model folder again") from error
 
 
+def folder_documents(folder: Path) -> tuple[Any, ...]:
+    """The JSON documents that belong to a model's content: configuration, tokenizer, image processor, template.
+
+    Raises: CheckpointError naming the file that cannot be read.
+    """
+    documents = []
+    for name in _JSON_FILES:
+        try:
+            documents.append(json.loads((folder / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{folder / name} cannot be read ({error}): copy the whole model folder again"
+            ) from error
+    return tuple(documents)
+
+
 def _read(path: Path, name: str) -> torch.Tensor:
     with safe_open(path, framework="pt") as shard:
         return shard.get_tensor(name)
@@ -55,6 +69,8 @@ def _read(path: Path, name: str) -> torch.Tensor:
 def _version(readers: Mapping[str, Callable[[], torch.Tensor]], documents: Any) -> str:
     digest = hashlib.sha256()
     named = {_stored_name(name): read for name, read in readers.items()}
+    if _EMBEDDING in named and _OUTPUT in named and torch.equal(named[_EMBEDDING](), named[_OUTPUT]()):
+        del named[_OUTPUT]  # One tensor with two names in memory; a file may hold it under either or both.
     for name in sorted(named):
         weight = named[name]().detach().cpu().contiguous()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())

@@ -1,12 +1,15 @@
 """Pictures to features: the stock vision tower's weights, run on equal-sized pictures as one batch.
 
-Three things differ from the stock pass, none of them the answer. A still picture is shown twice in time, so the two halves
-of the patch embedding are summed; its normalisation is folded into the same matrix, so bytes go straight into a product.
-Windows are a mask inside one batched attention instead of a loop over windows and pictures.
+One path serves both architectures: Qwen2.5-VL lets most of its layers see a window only; Qwen3-VL adds a learned embedding of
+places and hands out features from inside the tower, too (deepstack). Three things differ from the stock pass, none of them the
+answer. A still picture is shown twice in time, so the two halves of the patch embedding are summed; its normalisation is folded
+into the same matrix, so bytes go straight into a product. Windows are a mask inside one batched attention instead of a loop over
+windows and pictures.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.vision_utils import get_vision_position_ids
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.attention import attend, rms_norm, rotate, rotation
+from dopamine_rl.grm.attention import attend, normalise, rotate, rotation
 from dopamine_rl.grm.model import GRM
 
 
@@ -28,7 +31,8 @@ class ImageFeatures:
     """M encoded pictures of one size.
 
     Args:
-        tokens: float [M, rows · columns, D], what stands in the prompt for each picture.
+        tokens: float [M, rows · columns, (1 + K) · D], what stands in the prompt for each picture, then what is added to it
+            after each of the first K layers of the language model; K is 0 for Qwen2.5-VL.
         rows, columns: the grid of tokens.
     """
 
@@ -43,24 +47,58 @@ class Grid:
 
     Args:
         cos, sin: float32 [patches, 1, d], rotary angles.
-        window: bool [patches, patches], True inside one window; None where every layer sees the whole picture.
+        window: bool [patches, patches], True inside one window; None where the model has no windows.
+        place: [patches, D], learned embedding of each patch's place; None where the model has none.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     window: torch.Tensor | None
+    place: torch.Tensor | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Tower:
+    """The vision tower as `encode_patches` needs it.
+
+    Args:
+        weight, bias: the patch embedding of bytes.
+        blocks: stock modules.
+        windowed: which of them see a window only.
+        merger: makes tokens of the last block's patches.
+        taps: deepstack: makers of tokens by the number of the block whose patches they take.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    blocks: Sequence[Any]
+    windowed: frozenset[int]
+    merger: Any
+    taps: Mapping[int, Any]
+
+
+def make_tower(grm: GRM) -> Tower:
+    """Gather a model's weights. It must be made again after they have changed; gradients flow back to them."""
+    visual = grm.model.model.visual
+    blocks = range(len(visual.blocks))
+    whole = getattr(visual, "fullatt_block_indexes", blocks)
+    taps = zip(
+        getattr(visual, "deepstack_visual_indexes", ()), getattr(visual, "deepstack_merger_list", ()), strict=True
+    )
+    return Tower(*patch_embedding(grm), visual.blocks, frozenset(blocks).difference(whole), visual.merger, dict(taps))
 
 
 def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
     """The patch embedding of bytes: weight [D, patch² · 3] and bias [D], with the stock normalisation inside."""
-    processor, kernel = grm.image_processor, grm.model.model.visual.patch_embed.proj.weight
+    processor, stock = grm.image_processor, grm.model.model.visual.patch_embed.proj
+    kernel = stock.weight
     mean = 255.0 * torch.tensor(processor.image_mean, device=kernel.device)
     scale = 1.0 / (255.0 * torch.tensor(processor.image_std, device=kernel.device))
     still = kernel.float().sum(dim=2).permute(0, 2, 3, 1) * scale
     weight = still.flatten(1).to(kernel.dtype)
     # From the rounded weight: in half precision a grey picture must still come out as zero.
     bias = -(weight.float().view(still.shape) * mean).sum(dim=(1, 2, 3))
-    return weight, bias.to(kernel.dtype)
+    return weight, (bias if stock.bias is None else bias + stock.bias.float()).to(kernel.dtype)
 
 
 def picture_size(grm: GRM, height: int, width: int) -> tuple[int, int]:
@@ -98,30 +136,43 @@ def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 
 def picture_grid(grm: GRM, rows: int, columns: int) -> Grid:
-    """Rotary angles and windows of pictures of rows × columns patches."""
+    """Rotary angles, windows and places of pictures of rows × columns patches."""
     tower, device = grm.model.model.visual, grm.model.device
     merge = tower.spatial_merge_size
     places = get_vision_position_ids(torch.tensor([[1, rows, columns]], device=device), merge)
     cos, sin = rotation(*tower.rotary_pos_emb(places.float(), places))
-    if len(tower.fullatt_block_indexes) >= len(tower.blocks):
-        return Grid(cos, sin, None)
-    side = tower.window_size // merge // tower.patch_size * merge
-    window = places // side
-    return Grid(cos, sin, (window[:, None] == window[None]).all(dim=-1))
+    window = place = None
+    if hasattr(tower, "fullatt_block_indexes"):
+        side = tower.window_size // merge // tower.patch_size * merge
+        window = (places[:, None] // side == places[None] // side).all(dim=-1)
+    if hasattr(tower, "pos_embed"):
+        side = tower.num_grid_per_side
+        table = tower.pos_embed.weight.float().unflatten(0, (side, side)).permute(2, 0, 1)
+        fitted = F.interpolate(table[None], (rows, columns), mode="bilinear", align_corners=True)[0]
+        place = fitted[:, places[:, 0], places[:, 1]].T.to(tower.pos_embed.weight.dtype)
+    return Grid(cos, sin, window, place)
 
 
-def encode_patches(
-    tower: Any, patches: torch.Tensor, grid: Grid, weight: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """Features [M, tokens, D] of M equal-sized pictures, uint8 [M, patches, patch² · 3], by the stock tower's layers."""
-    hidden = F.linear(patches.to(weight.dtype), weight, bias)
+def encode_patches(tower: Tower, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
+    """Features [M, tokens, (1 + K) · D] of M equal-sized pictures, uint8 [M, patches, patch² · 3]."""
+    hidden = F.linear(patches.to(tower.weight.dtype), tower.weight, tower.bias)
+    if grid.place is not None:
+        hidden = hidden + grid.place
+    tapped = []
     for number, block in enumerate(tower.blocks):
-        mask = None if number in tower.fullatt_block_indexes else grid.window
-        hidden = hidden + _attention(block.attn, rms_norm(block.norm1, hidden), grid, mask)
-        hidden = hidden + block.mlp(rms_norm(block.norm2, hidden))
-    count, length, width = hidden.shape
-    unit = tower.spatial_merge_unit
-    return tower.merger.mlp(rms_norm(tower.merger.ln_q, hidden).view(count, length // unit, unit * width))
+        mask = grid.window if number in tower.windowed else None
+        hidden = hidden + _attention(block.attn, normalise(block.norm1, hidden), grid, mask)
+        hidden = hidden + block.mlp(normalise(block.norm2, hidden))
+        if number in tower.taps:
+            tapped.append(tower.taps[number](hidden))
+    return torch.cat([_merge(tower.merger, hidden), *tapped], dim=-1).unflatten(0, (len(patches), -1))
+
+
+def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Tokens [M · tokens, D] of patches [M, patches, D'], by the stock module; that of Qwen2.5-VL with its norm in one call."""
+    if not hasattr(merger, "ln_q"):
+        return merger(hidden)
+    return merger.mlp(normalise(merger.ln_q, hidden).view(-1, merger.hidden_size))
 
 
 def _attention(attention: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The embedded engine: a transformers model in this process that computes nothing twice, answers read from hop bins.
+"""The embedded engine: a transformers model in this process that computes nothing twice, answers read as distributions.
 
 A newly scored frame costs its V pictures and what its prompts do not share with earlier ones. Features of pictures, and keys
 and values of prompts' beginnings (the task with its references, then BEFORE), are kept from call to call, by content.

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.model import MODEL_FILES, build_grm, load_grm, model_version, save_grm
+from dopamine_rl.grm.model import GRM_FILE, MODEL_FILES, build_grm, load_grm, model_version, save_grm
 from tests.dopamine_rl.grm_toys import TINY
 
 
@@ -28,13 +28,13 @@ def test_save_and_load_keep_everything(folder: Path) -> None:
     for name, weight in built.model.state_dict().items():
         torch.testing.assert_close(grm.model.state_dict()[name], weight, rtol=0, atol=0)
     assert grm.template == built.template
-    assert grm.answer_ids.tolist() == built.answer_ids.tolist()
+    assert grm.trie.outputs.tolist() == built.trie.outputs.tolist()
     assert "none" in (folder / "README.md").read_text()
 
 
 def test_it_is_a_plain_hugging_face_folder(folder: Path) -> None:
     assert type(AutoModelForImageTextToText.from_pretrained(folder)).__name__ == "Qwen2_5_VLForConditionalGeneration"
-    assert AutoTokenizer.from_pretrained(folder).decode(load_grm(folder).answer_ids[133:134]) == "<score>+33%</score>"
+    assert AutoTokenizer.from_pretrained(folder).decode(load_grm(folder).trie.outputs[133:134]) == "<score>+33%</score>"
     assert AutoImageProcessor.from_pretrained(folder).patch_size == TINY.patch
 
 
@@ -55,8 +55,14 @@ def test_the_version_names_the_content(folder: Path, tmp_path: Path) -> None:
     assert model_version(copy) != grm.model_version
 
 
-@pytest.mark.parametrize("name", [*MODEL_FILES, "model.safetensors"])
-@pytest.mark.parametrize("damage", ["missing", "cut", "junk"])
+DAMAGE = [
+    (name, damage)
+    for name in (*MODEL_FILES, "template.json", "model.safetensors")
+    for damage in ("missing", "cut", "junk")
+]
+
+
+@pytest.mark.parametrize(("name", "damage"), [*DAMAGE, (GRM_FILE, "cut"), (GRM_FILE, "junk")])
 def test_a_damaged_folder_is_named(folder: Path, tmp_path: Path, name: str, damage: str) -> None:
     copy = tmp_path / "model"
     shutil.copytree(folder, copy)
@@ -77,6 +83,18 @@ def test_weights_of_another_shape_are_refused(folder: Path, tmp_path: Path) -> N
     config["text_config"]["num_hidden_layers"] += 1
     (copy / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="config"):
+        load_grm(copy)
+
+
+def test_weights_that_are_not_those_that_were_saved_are_refused(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(folder, copy)
+    content = bytearray((copy / "model.safetensors").read_bytes())
+    content[-5] ^= 1
+    (copy / "model.safetensors").write_bytes(content)
+    with pytest.raises(
+        CheckpointError, match=f"content {model_version(copy)}, but its grm.json says {model_version(folder)}"
+    ):
         load_grm(copy)
 
 

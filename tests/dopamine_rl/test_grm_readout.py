@@ -30,13 +30,13 @@ def stock_inputs(grm: GRM, images: list[np.ndarray]) -> dict[str, torch.Tensor]:
 
 
 def stock_logits(grm: GRM, images: np.ndarray, prompt: Prompt) -> torch.Tensor:
-    """The model as it comes: one prompt with all its pictures, the answer's logits at the last token."""
+    """The model as it comes: one prompt with all its pictures, the answers' log-probabilities at the last token."""
     inputs = stock_inputs(grm, [images[index] for index in prompt.images])
     merge = grm.model.config.vision_config.spatial_merge_size
     _, rows, columns = (inputs["image_grid_thw"][0] // merge).tolist()
     ids = prompt_layout(grm, prompt.instruction, len(prompt.before), rows, columns).input_ids[None]
     kinds = (ids == grm.model.config.image_token_id).int()
-    return grm.model(input_ids=ids, mm_token_type_ids=kinds, **inputs).logits[0, -1, grm.answer_ids]
+    return grm.model(input_ids=ids, mm_token_type_ids=kinds, **inputs).logits[0, -1, grm.trie.outputs].log_softmax(-1)
 
 
 @pytest.mark.parametrize("size", [(56, 56), (64, 64), (48, 96), (200, 150)])
@@ -101,7 +101,7 @@ def test_gradients_agree_with_the_stock_model(grm: GRM) -> None:
     weight = grm.model.model.visual.patch_embed.proj.weight
     shared = torch.autograd.grad(forward_logits(grm, encode_images(grm, images), prompts).square().sum(), weight)[0]
     naive = sum(stock_logits(grm, images, prompt).square().sum() for prompt in prompts)
-    torch.testing.assert_close(shared, torch.autograd.grad(naive, weight)[0], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(shared, torch.autograd.grad(naive, weight)[0], rtol=1e-3, atol=1e-3)
 
 
 def test_bad_questions_are_refused(grm: GRM) -> None:

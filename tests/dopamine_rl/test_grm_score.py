@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.score import HOP_BINS, answers, format_score, parse_score
+from dopamine_rl.grm.score import HOP_BINS, answers, decimal_answers, format_score, parse_score
 
 
 def test_201_answers_round_trip() -> None:
@@ -16,6 +16,12 @@ def test_201_answers_round_trip() -> None:
     assert answers()[100] == "<score>0%</score>"
     assert answers()[133] == "<score>+33%</score>"
     assert [parse_score(answer) for answer in answers()] == [percent / 100 for percent in range(-100, 101)]
+
+
+def test_decimals_fall_into_the_bin_of_their_whole_percent() -> None:
+    assert len(decimal_answers()) == 2 * 100 * 10 + 2
+    for answer, hop_bin in decimal_answers().items():
+        assert hop_bin - 100 == int(round(parse_score(answer) * 1000) / 10)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from dopamine_rl.types import EpisodeContext, HopEstimates, ScoreReply, ScoreReq
 from reward_service.engines.cache import TensorCache
 from reward_service.engines.transformers import TransformersEngine
 from reward_service.scorer import Scorer
+from tests.dopamine_rl.released import ARCHITECTURES, Architecture, released_folder
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=2, text_heads=2
@@ -238,3 +240,22 @@ def test_the_cache_forgets_what_was_used_least_recently() -> None:
     assert kept.untyped_storage().nbytes() == 16
     with pytest.raises(BadInput, match="cache_bytes"):
         TensorCache(-1)
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 200_000, 2**28])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_answers_in_text_do_not_depend_on_what_is_kept(
+    architecture: Architecture, cache_bytes: int, tmp_path: Path
+) -> None:
+    folder = released_folder(tmp_path / "grm", architecture)
+    scorer = Scorer(engine := TransformersEngine(folder, cache_bytes=cache_bytes))
+    episodes = [
+        episode(context(1), 3, 11),
+        episode(context(1, "insert the peg"), 3, 11),
+        episode(context(3, size=144, views=1), 3, 13),
+    ]
+    for requests in zip(*episodes, strict=True):
+        check(scorer.score(requests), [afresh(engine._grm, request) for request in requests])
+        assert engine.kept_bytes <= cache_bytes
+    backwards = list(itertools.chain(*episodes))[::-1]
+    check([scorer.score([request])[0] for request in backwards], [afresh(engine._grm, one) for one in backwards])

@@ -76,7 +76,7 @@ def test_unanswerable_prompts_are_invalid_and_the_others_answered(grm: GRM) -> N
 
 def test_an_answer_that_is_not_finite_is_no_number(grm: GRM) -> None:
     with torch.no_grad():
-        grm.model.lm_head.weight[grm.answer_ids[3]] = float("nan")
+        grm.model.lm_head.weight[grm.trie.outputs[3]] = float("nan")
     estimates = TransformersEngine(grm).estimate(pictures(4), [prompt(0, 1, 2, 3)])
     assert estimates.reasons == ("the model's answer is not finite",)
     assert np.isnan(estimates.hop).all()
