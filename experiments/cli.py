@@ -45,6 +45,7 @@ DOPAMINE = Group(
             "the General Reward Model: pictures in, progress out",
             {
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+                "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
             },
         ),
     },

@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.peg_insert import STOPPED, exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 from reward_service.releases import KEEP
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Swap, and say what happened."""
     arguments = parser().parse_args(argv)
     try:
-        with interruptible(STOPPED):
+        with interruptible("Interrupted; the service goes on with the model it has."):
             if not arguments.checkpoint.is_dir():
                 raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
             if arguments.keep < 0:
@@ -73,7 +73,3 @@ def _only_service() -> str:
         fix = f"name one of {', '.join(names)}" if names else "start one: python -m experiments.serve CHECKPOINT"
         raise BadInput("--app", None, fix)
     return names[0]
-
-
-if __name__ == "__main__":
-    main()

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from experiments.peg_insert import STOPPED, exit_with, interruptible
+from experiments.ending import exit_with, interruptible
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import Bench
@@ -71,7 +71,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise BadInput("--out", str(arguments.out), "name a new folder")
         from experiments.cluster import ClusterConfig, ray_cluster
 
-        with interruptible(STOPPED), tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=4)):
+        with (
+            interruptible("Interrupted; nothing is left of the service."),
+            tempfile.TemporaryDirectory() as scratch,
+            ray_cluster(ClusterConfig(num_cpus=4)),
+        ):
             figures = run(arguments, Path(scratch))
             if arguments.out is not None:
                 shutil.copytree(Path(scratch) / "frames", arguments.out)

@@ -22,7 +22,7 @@ def command(*arguments, address=""):
     """Run `dopamine grm deploy` and return (exit status, all that it printed)."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
     done = subprocess.run(
-        [sys.executable, "-m", "experiments.deploy", *map(str, arguments)],
+        [sys.executable, "-m", "experiments.cli", "grm", "deploy", *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
     )  # fmt: skip
     return done.returncode, done.stdout
