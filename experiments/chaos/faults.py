@@ -8,7 +8,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ class Bench:
     replicas: int
     folder: Path
     models: list[Path]
-    broken: Sequence[Path]
+    broken: list[Path]
     period_s: float
     rng: np.random.Generator
     clients: dict[str, Any] = field(default_factory=dict)
@@ -151,7 +151,8 @@ def swap_and_kill_replica(bench: Bench) -> str:
 
 def deploy_broken_model(bench: Bench) -> str:
     """A checkpoint with damaged weights is deployed; it must be refused."""
-    folder = bench.broken[int(bench.rng.integers(len(bench.broken)))]
+    bench.broken.append(bench.broken.pop(0))
+    folder = bench.broken[0]
     try:
         swap(bench.app_name, folder, SWAP)
     except CheckpointError:
@@ -198,18 +199,23 @@ def schedule(count: int, rng: np.random.Generator) -> list[Callable[[Bench], str
 
 
 def break_models(good: Path, folder: Path) -> list[Path]:
-    """Copies of a checkpoint: one cut short, one whose weights are not numbers."""
+    """Copies of a checkpoint: one cut short, one with a damaged byte, one whose weights are not numbers."""
     from safetensors.numpy import load_file, save_file
 
-    cut, nan = folder / "truncated", folder / "not-a-number"
-    for copy in (cut, nan):
+    cut, flipped, nan = (folder / name for name in ("truncated", "flipped", "not-a-number"))
+    for copy in (cut, flipped, nan):
         shutil.copytree(good, copy)
     weights = cut / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
+    with (flipped / "model.safetensors").open("r+b") as file:
+        file.seek(-1000, os.SEEK_END)
+        byte = file.read(1)[0]
+        file.seek(-1000, os.SEEK_END)
+        file.write(bytes([byte ^ 1]))
     tensors = load_file(nan / "model.safetensors")
     save_file(
         {name: np.full_like(tensor, np.nan) for name, tensor in tensors.items()},
         nan / "model.safetensors",
         metadata={"format": "pt"},
     )
-    return [cut, nan]
+    return [cut, flipped, nan]
