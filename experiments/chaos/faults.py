@@ -207,6 +207,7 @@ def break_models(good: Path, folder: Path) -> list[Path]:
         shutil.copytree(good, copy)
     weights = cut / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
+    (nan / "grm.json").unlink()  # It names the version, by which exchanged weights are found out before they are tried.
     with (flipped / "model.safetensors").open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         byte = file.read(1)[0]
