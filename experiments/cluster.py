@@ -128,6 +128,7 @@ def _check_address(address: str) -> None:
 def _quieten() -> None:
     """Only errors of Ray are shown."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    from ray import serve  # noqa: F401  (sets its own log level when imported)
 
     for name in ("ray", "ray.serve", "ray.tune", "ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

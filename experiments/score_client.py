@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable
+from dopamine_rl.errors import BadInput
 from experiments.console import Console
 from experiments.score_plan import Plan
 from reward_service.guards import load_token
@@ -26,15 +25,12 @@ def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console:
 
         yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
     elif arguments.app is not None:
-        from experiments.cluster import ClusterConfig, ray_cluster
-        from reward_service.client import ServeRewardClient
+        from experiments.cluster import running_cluster
 
-        os.environ.setdefault("RAY_ADDRESS", "auto")
-        try:
-            with ray_cluster(ClusterConfig()):
-                yield ServeRewardClient(arguments.app)
-        except ConnectionError as error:
-            raise ServiceUnavailable(f"no Ray cluster runs here (set RAY_ADDRESS, or give --url): {error}") from None
+        with running_cluster():
+            from reward_service.client import ServeRewardClient
+
+            yield ServeRewardClient(arguments.app)
     else:
         yield _embedded(arguments, plans, console)
 
