@@ -39,21 +39,44 @@ def write_video(
     Args:
         lossless: RGB without loss, for data; else in the colours that every player understands (H and W even).
     """
-    if lossless:
-        codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
-    else:
-        codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
     remaining = iter(pictures)
     first = next(remaining)
-    with av.open(str(path), "w") as container:
-        rate = Fraction(frames_per_second).limit_denominator(1001)
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options))
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = pixels
-        stream.thread_count = 1
+    with VideoWriter(path, first.shape, Fraction(frames_per_second).limit_denominator(1001), lossless) as writer:
         for picture in chain([first], remaining):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode(None))
+            writer.add(picture)
+
+
+class VideoWriter:
+    """Writes a video picture by picture; see `write_video`. It is complete when the context ends.
+
+    Args:
+        shape: (height, width, 3) of every picture.
+        rate: pictures a second.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], rate: Fraction, lossless: bool) -> None:
+        if lossless:
+            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
+        else:
+            codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
+        self._container = av.open(str(path), "w")
+        self._stream = cast(av.VideoStream, self._container.add_stream(codec, rate=rate, options=options))
+        self._stream.height, self._stream.width = shape[:2]
+        self._stream.pix_fmt = pixels
+        self._stream.thread_count = 1
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """Append a picture, uint8 [H, W, 3]."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
 
 
 def video_format(path: Path) -> VideoFormat:

@@ -125,7 +125,7 @@ def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(raw: Path, model
             assert truth[[0, -1]].tolist() == [0.0, 1.0]
             assert figures["progress_mae"] == pytest.approx(progress_mae(curve, truth), abs=1e-5)
         pictures = read_pictures(out / f"{name}.mp4")
-        assert count == COUNT + 5  # the last picture stays for a second
+        assert len(pictures) == COUNT + 5  # the last picture stays for a second
         assert np.abs(pictures[0].astype(int) - pictures[-1]).max() > 60
     printed = capsys.readouterr().out.splitlines()
     assert json.loads(printed[-1])["episodes"] == results
