@@ -27,6 +27,7 @@ RAY_FILES = (
     "reward_service/lease.py",
     "learner/algorithms/*.py",
     "learner/grm_sft.py",
+    "learner/frame_stream.py",
     "experiments/**/*.py",
 )
 """The thin files that put objects into processes."""
