@@ -159,6 +159,10 @@ class LeRobotSource:
             raise EpisodeError(f"{episode_id}/videos: picture size", shapes, "ask for one `size`")
         return np.stack(views, axis=1)
 
+    def videos(self, episode_id: str) -> tuple[Path, ...]:
+        """The files that show an episode, one a camera; they may show others too."""
+        return tuple(self.root / video.path for video in self._row(episode_id).videos)
+
     def column(self, episode_id: str, name: str) -> NDArray[Any]:
         """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""
         row = self._row(episode_id)

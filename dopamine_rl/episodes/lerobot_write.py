@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -46,10 +46,10 @@ def write_progress(
 
     Args:
         root: the dataset's folder. Nobody else may be writing to it.
-        progress: for each episode, by its name of LeRobotSource, float32 [frames] in [0, 1] or NaN. Frames of episodes
-            that are left out hold NaN.
+        progress: for each episode, by its name of LeRobotSource, float32 [frames] in [0, 1] or NaN. Episodes that are
+            left out keep what the column holds of them, or get NaN.
         column: its name.
-        overwrite: replace a column that was written before.
+        overwrite: write to a column that is there already.
     Raises:
         BadInput: an unknown episode, wrong lengths or values, a column that is there or is no progress.
     """
@@ -69,6 +69,8 @@ def write_progress(
     def values_of(table: pa.Table) -> NDArray[np.float32]:
         episodes, frames = (table.column(name).to_numpy() for name in ("episode_index", "frame_index"))
         values = np.full(len(episodes), np.nan, np.float32)
+        if column in table.column_names:
+            values = table.column(column).to_numpy().astype(np.float32)
         for index in np.unique(episodes).tolist():
             if episode_name(index) in progress:
                 rows = episodes == index
@@ -76,7 +78,7 @@ def write_progress(
         return values
 
     info["features"][column] = SCALAR
-    _replace(root, info, column, values_of, _statistics(progress))
+    _replace(root, info, column, values_of)
 
 
 def remove_progress(root: Path, column: str = "progress") -> None:
@@ -86,7 +88,7 @@ def remove_progress(root: Path, column: str = "progress") -> None:
     if not _is_ours(column, info["features"].get(column)):
         raise BadInput("column", column, "name a progress column of this dataset")
     del info["features"][column]
-    _replace(root, info, column, None, None)
+    _replace(root, info, column, None)
 
 
 def _is_ours(column: str, feature: Mapping[str, Any] | None) -> bool:
@@ -94,35 +96,39 @@ def _is_ours(column: str, feature: Mapping[str, Any] | None) -> bool:
     return plain and column not in DEFAULTS and not column.startswith(("action", "observation", "next."))
 
 
-def _replace(root: Path, info: dict[str, Any], column: str, values: Any, statistics: dict[str, Any] | None) -> None:
+_Values = Callable[["pa.Table"], NDArray[np.float32]]
+
+
+def _replace(root: Path, info: dict[str, Any], column: str, values_of: _Values | None) -> None:
+    written: list[NDArray[np.float32]] = []
+
+    def noted(table: pa.Table) -> NDArray[np.float32]:
+        assert values_of is not None
+        written.append(values_of(table))
+        return written[-1]
+
     def fill(stage: Path) -> None:
         for path in sorted((root / "data").glob("*/*.parquet")):
             to = stage / path.relative_to(root)
             to.parent.mkdir(parents=True, exist_ok=True)
-            rewrite(path, to, column, values)
+            rewrite(path, to, column, None if values_of is None else noted)
         _write_json(stage / INFO, info)
         if (root / STATS).exists():
             stats = json.loads((root / STATS).read_text(encoding="utf-8"))
             stats.pop(column, None)
-            _write_json(stage / STATS, stats if statistics is None else {**stats, column: statistics})
+            _write_json(stage / STATS, {**stats, **_statistics(column, written)})
 
     replace_together(root, fill)
 
 
-def _statistics(progress: Mapping[str, NDArray[np.float32]]) -> dict[str, Any] | None:
-    """What `meta/stats.json` says of a column; None where it holds no value at all."""
-    values = np.concatenate([np.zeros(0), *progress.values()])
+def _statistics(column: str, written: list[NDArray[np.float32]]) -> dict[str, Any]:
+    """What `meta/stats.json` says of a column; nothing where it holds no value."""
+    values = np.concatenate([np.zeros(0, np.float32), *written])
     values = values[~np.isnan(values)]
     if not len(values):
-        return None
-    figures = {
-        "min": values.min(),
-        "max": values.max(),
-        "mean": values.mean(),
-        "std": values.std(),
-        "count": len(values),
-    }
-    return {name: [value.item() if isinstance(value, np.generic) else value] for name, value in figures.items()}
+        return {}
+    figures = {name: [float(getattr(values, name)())] for name in ("min", "max", "mean", "std")}
+    return {column: {**figures, "count": [len(values)]}}
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -159,6 +159,7 @@ def test_progress_becomes_a_column_and_goes_again(dataset: Path) -> None:
         write_progress(dataset, curves())
     write_progress(dataset, {NAMES[1]: np.zeros(9, np.float32)}, overwrite=True)
     assert LeRobotSource(dataset).column(NAMES[1], "progress").tolist() == [0.0] * 9
+    assert LeRobotSource(dataset).column(NAMES[2], "progress").tolist() == [0.5] * 7, "what is left out stays"
     remove_progress(dataset)
     assert all(parquet.read_table(dataset / path).equals(table) for path, table in before.items())
     assert "progress" not in json.loads((dataset / "meta/info.json").read_text())["features"]
