@@ -10,7 +10,7 @@ import numpy as np
 import ray.data
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.source import CachedSource, open_source
 from dopamine_rl.errors import BadInput
 
 FRAMES_AT_ONCE = 16
@@ -22,6 +22,7 @@ def stream_frames(
     wanted: Iterable[tuple[str, NDArray[np.int64]]],
     size: tuple[int, int] | None = None,
     decoders: int = 1,
+    cache_bytes: int = 256 * 2**20,
 ) -> ray.data.Dataset:
     """Decode frames as they are consumed; Ray must be running, and every node must see `data`.
 
@@ -30,6 +31,7 @@ def stream_frames(
         wanted: episodes by name, with int64 [F] strictly increasing frame ids each.
         size: (height, width) that pictures are scaled to; None keeps them as they are.
         decoders: processes that decode, of one CPU each. Ray Data holds them back while its memory is full.
+        cache_bytes: pictures that each of them keeps, for frames that are wanted more than once, as by many pairs.
     Returns:
         Rows in no particular order: `episode_id`, `frame_id`, `views` uint8 [V, H, W, 3].
     Raises:
@@ -45,14 +47,14 @@ def stream_frames(
         raise BadInput("wanted", (), "name at least one frame of one episode")
     return ray.data.from_items(parts).flat_map(
         _Decoder,
-        fn_constructor_args=(data, size),
+        fn_constructor_args=(data, size, cache_bytes),
         compute=ray.data.ActorPoolStrategy(size=decoders),
     )
 
 
 class _Decoder:
-    def __init__(self, data: Path, size: tuple[int, int] | None) -> None:
-        self._source, self._size = open_source(data), size
+    def __init__(self, data: Path, size: tuple[int, int] | None, cache_bytes: int) -> None:
+        self._source, self._size = CachedSource(open_source(data), cache_bytes), size
 
     def __call__(self, part: dict[str, Any]) -> Iterator[dict[str, Any]]:
         ids = np.asarray(part["frame_ids"], np.int64)
