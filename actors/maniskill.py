@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -141,6 +142,10 @@ class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         if not self.config.views:
             raise BadInput("env.views", self.config.views, "name the cameras to render")
         return self._scene.pictures()
+
+    def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
+        """Put every body into a recorded state: kind -> name -> float32 [...], as ManiSkill's trajectories hold them."""
+        self._scene.restore(states)
 
     def close(self) -> None:
         """Give the scene's memory back."""

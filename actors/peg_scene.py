@@ -6,7 +6,7 @@ Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Mesa reads its thread budget when the driver is loaded. Rendering shares the machine with a policy and a simulator.
@@ -110,6 +110,15 @@ class PegScene(PegInsertionSideEnv):
             qpos=self.agent.robot.get_qpos()[0].numpy().astype(np.float64),
             half_length=float(self.peg_half_sizes[0, 0]),
             radius=float(self.peg_half_sizes[0, 1]),
+        )
+
+    def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
+        """Put every body into a recorded state: kind -> name -> float32 [...]."""
+        self.set_state_dict(
+            {
+                kind: {name: torch.as_tensor(state)[None] for name, state in bodies.items()}
+                for kind, bodies in states.items()
+            }
         )
 
     def grasped(self) -> bool:

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
 
+PENDING = ".pending"
+"""Holds files that are to be put in place together, from the moment that all of them are complete."""
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` make a temporary file beside `path`, then rename it to `path`.
@@ -43,6 +46,35 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
+    """Let `fill` write files below a staging folder, then put each in the place of its namesake below `root`.
+
+    Killed before everything is staged, nothing has changed; killed after that, `finish_replacing` does the rest, and
+    `PENDING` is there until it has.
+    """
+    finish_replacing(root)
+    stage = _beside(root / "staged")
+    stage.mkdir()
+    try:
+        fill(stage)
+        stage.rename(root / PENDING)  # from here on it happens
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    finish_replacing(root)
+
+
+def finish_replacing(root: Path) -> None:
+    """Put the files in place that an interrupted `replace_together` had staged; there may be none."""
+    pending = root / PENDING
+    if not pending.exists():
+        return
+    for path in sorted(path for path in pending.rglob("*") if path.is_file()):
+        place = root / path.relative_to(pending)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
+    shutil.rmtree(pending)
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.types import HopEstimates, ScoreReply, ScoreRequest
+from dopamine_rl.types import EpisodeInfo, HopEstimates, ScoreReply, ScoreRequest
 
 if TYPE_CHECKING:
     import gymnasium
@@ -111,3 +111,23 @@ class Expert(Protocol):
     @property
     def stage(self) -> int:
         """Index into `stages` of what is being done; it never decreases in a successful episode."""
+
+
+class EpisodeSource(Protocol):
+    """Recorded episodes of one format: listed without decoding a picture, so that there may be any number of them."""
+
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """All of them, by name. Raises EpisodeError, naming episode, file and field."""
+
+    def frames(
+        self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """Decode some frames of one episode: uint8 [F, V, H, W, 3].
+
+        Args:
+            episode_id: one of those listed.
+            frame_ids: int64 [F], strictly increasing.
+            size: (height, width) to scale pictures to; None keeps them as they are.
+        Raises:
+            EpisodeError: a frame is not there, or a video cannot be decoded.
+        """

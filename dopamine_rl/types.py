@@ -330,6 +330,34 @@ class Demonstration:
     true_progress: NDArray[np.float32] | None = None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class EpisodeInfo:
+    """What is known of a recorded episode before any of its pictures is decoded.
+
+    Args:
+        episode_id: its name, unique within its source.
+        instructions: ways to say the task; the first is the canonical one, and equal ones mean the same task.
+        frame_count: frames in every view, as its files list them.
+        frames_per_second: of its videos.
+        cameras: names in the order of the V axis.
+        keyframes: int64 [N+1], frame ids of the sub-task boundaries, strictly increasing, below `frame_count`.
+        stages: N names, one a segment.
+        annotation: the file or column that the keyframes come from; "" where nothing says them, and the whole episode is
+            one segment.
+        success: whether it succeeded; None where nobody recorded that.
+    """
+
+    episode_id: str
+    instructions: tuple[str, ...]
+    frame_count: int
+    frames_per_second: float
+    cameras: tuple[str, ...]
+    keyframes: NDArray[np.int64]
+    stages: tuple[str, ...]
+    annotation: str
+    success: bool | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A success rate with its Wilson interval at 95 %."""

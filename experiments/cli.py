@@ -44,6 +44,7 @@ DOPAMINE = Group(
         "grm": Group(
             "the General Reward Model: pictures in, progress out",
             {
+                "pairs": Command("which training pairs demonstrations give, and how evenly", "experiments.pairs"),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
             },

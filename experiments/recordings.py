@@ -1,4 +1,4 @@
-"""Recorded episodes as a person names them: raw episode folders, folders of them, folders of videos, single videos."""
+"""Recorded episodes as a person names them: raw folders, LeRobot datasets, folders of videos, single videos."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.lerobot import LeRobotSource, is_dataset
 from dopamine_rl.episodes.raw import (
     CAMERAS,
     INSTRUCTIONS,
@@ -28,6 +29,8 @@ from dopamine_rl.types import Views
 
 VIEW_NAMES = ("front", "wrist", "close-up")
 MAX_VIEWS = len(CAMERAS)
+FRAMES_AT_ONCE = 16
+"""Frames of a dataset's episode that are decoded together."""
 FRAMES_HZ = 2.0
 """Scored frames a second where nothing else is asked for."""
 MAX_PIXELS = 76_800
@@ -45,6 +48,8 @@ class Recording:
         keyframes: int64 [N+1], frame ids of the sub-task boundaries; None where it is not annotated.
         success: whether it succeeded; None where nobody recorded that.
         dense: its videos hold only frames that are meant to be scored.
+        source: what its frames are read from, by its name, where its videos show other episodes too.
+        count: its frames, where `source` is given.
     """
 
     name: str
@@ -53,6 +58,8 @@ class Recording:
     keyframes: NDArray[np.int64] | None = None
     success: bool | None = None
     dense: bool = False
+    source: LeRobotSource | None = None
+    count: int = 0
 
     @property
     def format(self) -> VideoFormat:
@@ -66,7 +73,8 @@ class Recording:
     def identity(self) -> tuple[object, ...]:
         """Changes where the episode's files or what is said about it change."""
         files = tuple((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.videos)
-        return files, self.instructions, None if self.keyframes is None else tuple(self.keyframes.tolist())
+        keyframes = None if self.keyframes is None else tuple(self.keyframes.tolist())
+        return files, self.instructions, keyframes, *((self.name,) if self.source else ())
 
     def true_progress(self, frame_ids: NDArray[np.int64], count: int) -> NDArray[np.float64] | None:
         """Progress of frames by the keyframes, float64 [F]; None where the episode is not annotated, or failed.
@@ -96,12 +104,15 @@ class Pictures:
 
 
 def find_recordings(argument: str) -> list[Recording]:
-    """The episodes that an argument names: FOLDER of one or many, or VIDEO[,VIDEO[,VIDEO]].
+    """The episodes that an argument names: FOLDER of one or many, DATASET[#NUMBER], or VIDEO[,VIDEO[,VIDEO]].
 
     Raises:
         BadInput: there is none, or what is said about one is malformed.
     """
     path = Path(argument)
+    dataset, _, number = argument.partition("#")
+    if is_dataset(Path(dataset)):
+        return _in_dataset(Path(dataset), number)
     if path.is_dir():
         return _in_folder(path)
     videos = tuple(Path(part) for part in argument.split(","))
@@ -114,6 +125,23 @@ def find_recordings(argument: str) -> list[Recording]:
     first = videos[0]
     named_by_camera = first.stem in (*CAMERAS, *VIEW_NAMES)
     return [Recording(first.resolve().parent.name if named_by_camera else first.stem, videos)]
+
+
+def _in_dataset(root: Path, number: str) -> list[Recording]:
+    """The episodes of a LeRobotDataset, or the one with a number."""
+    source = LeRobotSource(root)
+    episodes = source.episodes()
+    if number:
+        if not (number.isdecimal() and int(number) < len(episodes)):
+            raise BadInput("EPISODE", f"{root}#{number}", f"give a number from 0 to {len(episodes) - 1}")
+        episodes = [episodes[int(number)]]
+    return [
+        Recording(
+            episode.episode_id, source.videos(episode.episode_id), episode.instructions,
+            episode.keyframes if episode.annotation else None, source=source, count=episode.frame_count,
+        )
+        for episode in episodes
+    ]  # fmt: skip
 
 
 def _in_folder(folder: Path) -> list[Recording]:
@@ -201,12 +229,27 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
 def stream_frames(recording: Recording, stride: int, size: tuple[int, int], views: int) -> Iterator[tuple[int, Views]]:
     """The same frames one after another, so that few are in memory: frame id and uint8 [V, H, W, 3]."""
     videos = recording.videos[:views]
+    if recording.source is not None:
+        yield from _from_source(recording, recording.source, stride, size, views)
+        return
     for heads in zip_longest(*(_readable(video, stride, size) for video in videos)):
         present = [head for head in heads if head is not None]
         if len(present) < len(videos) or len({index for index, _ in present}) > 1:
             raise _unequal(recording, videos)
         pictures = [picture for _, picture in present]
         yield present[0][0], np.stack(pictures + pictures[:1] * (views - len(pictures)))
+
+
+def _from_source(
+    recording: Recording, source: LeRobotSource, stride: int, size: tuple[int, int], views: int
+) -> Iterator[tuple[int, Views]]:
+    last = recording.count - 1
+    ids = np.union1d(np.arange(0, last, stride), [last])
+    for begin in range(0, len(ids), FRAMES_AT_ONCE):
+        part = ids[begin : begin + FRAMES_AT_ONCE]
+        for index, there in zip(part.tolist(), source.frames(recording.name, part, size), strict=True):
+            shown = [*there[:views], *there[:1].repeat(max(0, views - len(there)), axis=0)]
+            yield index, np.stack(shown)
 
 
 def _readable(video: Path, stride: int, size: tuple[int, int]) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -4,8 +4,8 @@
     dopamine grm score front.mp4,wrist.mp4 --demo raw/episode_001 --url http://127.0.0.1:8000
     dopamine grm score raw/episode_001 --instruction "clear the table" --model grm --hz 1 --size 112
 
-EPISODE is a raw episode's folder, a folder of such, a folder of videos named by camera, or videos of one episode joined
-by commas, the front view first. Of each, DIR/NAME.csv has a row for every scored frame, DIR/NAME.json the same with figures
+EPISODE is a raw episode's folder, a folder of such, a LeRobotDataset v3 or one episode of it as DATASET#12, a folder of
+videos named by camera, or videos of one episode joined by commas, the front view first. Of each, DIR/NAME.csv has a row for every scored frame, DIR/NAME.json the same with figures
 and settings, and DIR/NAME.mp4 is the reward video. What is scored already with the same files, settings and model is kept.
 The last line is JSON.
 """
@@ -30,6 +30,7 @@ from experiments.console import Console
 from experiments.ending import exit_with, interruptible
 from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
 from experiments.score_client import reward_client
+from experiments.score_column import write_back
 from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
@@ -71,6 +72,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; it may be there, other episodes keep theirs")  # fmt: skip
     parser.add_argument("--no-video", action="store_true", help="write no reward video")
     parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
     return parser.parse_args(argv)
@@ -106,6 +108,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
     )
     plans, console = make_plans(arguments), Console()
+    if arguments.column is not None and not any(plan.recording.source for plan in plans):
+        raise BadInput("--column", arguments.column, "it is for episodes of a LeRobotDataset, and there is none")
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
@@ -115,6 +119,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for plan in plans:
             console.progress(f"{len(results)} of {len(plans)} episodes done, {plan.recording.name} is next")
             results.append(_result(plan, client, version, scoring, arguments, console))
+    if arguments.column is not None:
+        write_back([plan.recording for plan in plans], arguments.out, arguments.column)
     kept = sum(bool(result.get("kept")) for result in results)
     if kept:
         console.say(

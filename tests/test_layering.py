@@ -28,6 +28,7 @@ RAY_FILES = (
     "reward_service/ledger.py",
     "learner/algorithms/*.py",
     "learner/grm_sft.py",
+    "learner/frame_stream.py",
     "experiments/**/*.py",
 )
 """The thin files that put objects into processes."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,9 @@ GAP_BINS = 4
 ZERO_WINDOW = (0.075, 0.1)
 """How far apart the frames of a zero-hop pair lie, as a share of the distance to the neighbouring state."""
 
+EPISODES_PER_BLOCK = 64
+"""Demonstrations whose pairs are drawn together by `sample_blocks`."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HopPairs:
@@ -28,6 +32,7 @@ class HopPairs:
         before_index, after_index: int64 [N], frame indices within it.
         hop: float32 [N], ground truth in [−1, 1].
         cell_counts: int64 [25, 4], pairs drawn from each cell of hop bin × gap quantile.
+        cell_sizes: int64 [25, 4], different pairs that there are in each cell.
         zero_hop_count: pairs drawn beside them whose frames show the same progress.
     """
 
@@ -36,6 +41,7 @@ class HopPairs:
     after_index: NDArray[np.int64]
     hop: NDArray[np.float32]
     cell_counts: NDArray[np.int64]
+    cell_sizes: NDArray[np.int64]
     zero_hop_count: int
 
 
@@ -61,12 +67,51 @@ def sample_pairs(
     n_zero = round(n * zero_share)
     pool = _enumerate(states)
     cell = _cells(pool, rng)
-    chosen, counts = _fill(cell, n - n_zero, rng)
+    sizes = np.bincount(cell, minlength=HOP_BINS * GAP_BINS).reshape(HOP_BINS, GAP_BINS)
+    chosen, counts = _fill(cell, sizes, n - n_zero, rng)
     balanced = [column[chosen] for column in pool[:4]]
     columns = [np.concatenate(pair) for pair in zip(balanced, _zero_pairs(states, n_zero, rng), strict=True)]
     order = rng.permutation(n)
     episode, before, after, hops = (column[order] for column in columns)
-    return HopPairs(episode, before, after, hops.astype(np.float32), counts, n_zero)
+    return HopPairs(episode, before, after, hops.astype(np.float32), counts, sizes, n_zero)
+
+
+def sample_blocks(
+    states: Sequence[NDArray[np.int64]],
+    n: int,
+    seed: int,
+    zero_share: float = 0.05,
+    run: Callable[[Callable[[int], HopPairs], Iterable[int]], Iterable[HopPairs]] = map,
+) -> Iterator[HopPairs]:
+    """Draw n pairs from any number of demonstrations, a block of `EPISODES_PER_BLOCK` of them at a time.
+
+    Every block has a random stream of its own, made from the seed and the block's number, so that the pairs are the same
+    bits whoever draws the blocks and in which order. Each is balanced by itself, and few pairs are in memory.
+
+    Args:
+        states, n, zero_share: as for `sample_pairs`.
+        seed: at least 0.
+        run: calls a function with each number, as `map` does; a pool's `map` spreads the blocks over workers.
+    Yields:
+        The pairs of each block that gets any, with `episode_index` counted over all demonstrations.
+    Raises:
+        BadInput: as for `sample_pairs`.
+    """
+    _check(states, n, zero_share)
+    if seed < 0:
+        raise BadInput("seed", seed, "give a whole number of at least 0")
+    edges = [min(first, len(states)) for first in range(0, len(states) + EPISODES_PER_BLOCK, EPISODES_PER_BLOCK)]
+    shares = np.diff([n * edge // len(states) for edge in edges])
+    yield from run(partial(_draw_block, states, shares, seed, zero_share), np.flatnonzero(shares).tolist())
+
+
+def _draw_block(
+    states: Sequence[NDArray[np.int64]], shares: NDArray[np.int64], seed: int, zero_share: float, block: int
+) -> HopPairs:
+    first = block * EPISODES_PER_BLOCK
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
+    pairs = sample_pairs(states[first : first + EPISODES_PER_BLOCK], int(shares[block]), rng, zero_share)
+    return replace(pairs, episode_index=pairs.episode_index + first)
 
 
 _Columns = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]
@@ -96,9 +141,10 @@ def _cells(pool: _Columns, rng: np.random.Generator) -> NDArray[np.int64]:
     return bins * GAP_BINS + rank * GAP_BINS // sizes[bins]
 
 
-def _fill(cell: NDArray[np.int64], n: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _fill(
+    cell: NDArray[np.int64], sizes: NDArray[np.int64], n: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw n pairs, evenly over the hop bins that hold any and within each over its cells; return counts too."""
-    sizes = np.bincount(cell, minlength=HOP_BINS * GAP_BINS).reshape(HOP_BINS, GAP_BINS)
     quota = np.zeros_like(sizes)
     filled = np.flatnonzero(sizes.sum(1))
     for hop_index, share in zip(filled, _split(n, len(filled), rng), strict=True):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.seek import frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
@@ -107,11 +109,12 @@ def list_cameras(folder: Path) -> list[str]:
 def read_raw_episode(
     folder: Path, frame_ids: Sequence[int] | NDArray[np.int64] | None = None, size: tuple[int, int] | None = None
 ) -> RawEpisode:
-    """Read an episode of the plain raw format.
+    """Read an episode of the plain raw format; the cameras' videos are decoded side by side.
 
     Args:
         folder: the episode's.
-        frame_ids: which video frames to keep, strictly increasing; None keeps all.
+        frame_ids: which video frames to keep, strictly increasing; only they are decoded. None decodes all, which is
+            what finds a damaged one.
         size: (height, width) to scale pictures to; None keeps them as they are.
     Raises:
         EpisodeError: naming episode, file and field.
@@ -123,7 +126,8 @@ def read_raw_episode(
     if wanted is not None and (wanted.ndim != 1 or not len(wanted) or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
     cameras = list_cameras(folder)
-    videos = [_read_video(folder, camera, wanted, size) for camera in cameras]
+    with ThreadPoolExecutor(len(cameras)) as threads:
+        videos = list(threads.map(lambda camera: _read_video(folder, camera, wanted, size), cameras))
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
@@ -217,7 +221,11 @@ def read_instructions(folder: Path) -> tuple[str, ...]:
     content = _load_json(folder, folder.parent / INSTRUCTIONS)
     if isinstance(content, dict):
         content = content.get("instructions")
-    if not isinstance(content, list) or not content or not all(isinstance(text, str) and text for text in content):
+    if (
+        not isinstance(content, list)
+        or not content
+        or not all(isinstance(text, str) and text.strip() for text in content)
+    ):
         raise _error(folder, INSTRUCTIONS, "instructions", content, "give a list of at least one sentence")
     return tuple(content)
 
@@ -235,10 +243,8 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
             raise _error(
                 folder, KEYFRAMES, f"[{i}].start_frame_id", start, f"begin where the last one ended, {ids[-1]}"
             )
-        if end <= start or start < 0:
-            raise _error(
-                folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}, which is at least 0"
-            )
+        if end <= start:
+            raise _error(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
         ids = ids or [start]
         ids.append(end)
         stages.append(stage)
@@ -249,9 +255,9 @@ def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
     if not isinstance(segment, dict):
         raise _error(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
     for key in ("start_frame_id", "end_frame_id"):
-        if type(segment.get(key)) is not int:
+        if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
             raise _error(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
-    stage = segment.get("annotation", segment.get("anotation"))
+    stage = segment.get("annotation", segment.get("anotation"))  # misspelt in the wild
     if not isinstance(stage, str) or not stage:
         raise _error(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
     return segment["start_frame_id"], segment["end_frame_id"], stage
@@ -260,15 +266,20 @@ def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
 def _read_video(
     folder: Path, camera: str, wanted: NDArray[np.int64] | None, size: tuple[int, int] | None
 ) -> tuple[int, NDArray[np.uint8]]:
-    """Decode the whole video: its true frame count, and the wanted pictures, uint8 [F, H, W, 3]."""
+    """The number of frames that a video really has, and the wanted pictures, uint8 [F, H, W, 3]."""
+    path = folder / f"{camera}.mp4"
     try:
-        count, pictures = read_pictures(
-            folder / f"{camera}.mp4", None if wanted is None else set(wanted.tolist()), size
-        )
+        if wanted is None:
+            pictures = read_pictures(path, size)
+            count = len(pictures)
+        else:
+            times = frame_times(path)
+            count = len(times)
+            pictures = pictures_at(path, times[wanted[wanted < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, f"{camera}.mp4", "content", str(error), "give a video that can be decoded") from error
+        raise _error(folder, path.name, "content", str(error), "give a video that can be decoded") from error
     if not pictures:
-        raise _error(folder, f"{camera}.mp4", "frame count", count, "ask for frames that are there; ids are from 0")
+        raise _error(folder, path.name, "frame count", count, "ask for frames that are there; ids are from 0")
     return count, np.stack(pictures)
 
 

@@ -9,10 +9,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.types import EpisodeInfo
 
 StateRule = Literal["paper", "released"]
 """paper: m = floor(L / C / N), L = frames of the episode. released: m = round(L / C / N), L = last − first keyframe."""
+
+
+MIN_STATES = 3
+"""States that an episode must have (METHOD.md section 6)."""
 
 
 def intervals_per_segment(keyframes: ArrayLike, n_frames: int, frames_per_state: float, rule: StateRule) -> int:
@@ -56,6 +61,24 @@ def sample_states(
     keys = _check_keyframes(keyframes, n_frames)
     segments = [np.rint(np.linspace(start, end, m + 1)) for start, end in pairwise(keys)]
     return np.unique(np.concatenate(segments)).astype(np.int64)
+
+
+def episode_states(episode: EpisodeInfo, frames_per_state: float, rule: StateRule = "paper") -> NDArray[np.int64]:
+    """The states of a recorded episode, int64 [M + 1].
+
+    Raises:
+        EpisodeError: it has fewer than 3, which leaves nothing to tell apart between start and end.
+        BadInput: as for `sample_states`.
+    """
+    states = sample_states(episode.keyframes, episode.frame_count, frames_per_state, rule)
+    if len(states) < MIN_STATES:
+        where = f"{episode.episode_id}/{episode.annotation}" if episode.annotation else episode.episode_id
+        raise EpisodeError(
+            f"{where}: states",
+            len(states),
+            f"annotate more segments or take fewer frames per state: {MIN_STATES} at least",
+        )
+    return states
 
 
 def state_progress(n_states: int) -> NDArray[np.float64]:

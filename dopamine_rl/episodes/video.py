@@ -39,53 +39,67 @@ def write_video(
     Args:
         lossless: RGB without loss, for data; else in the colours that every player understands (H and W even).
     """
-    if lossless:
-        codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
-    else:
-        codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
     remaining = iter(pictures)
     first = next(remaining)
-    with av.open(str(path), "w") as container:
-        rate = Fraction(frames_per_second).limit_denominator(1001)
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=rate, options=options))
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = pixels
-        stream.thread_count = 1
+    with VideoWriter(path, first.shape, Fraction(frames_per_second).limit_denominator(1001), lossless) as writer:
         for picture in chain([first], remaining):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
-        container.mux(stream.encode(None))
+            writer.add(picture)
+
+
+class VideoWriter:
+    """Writes a video picture by picture; see `write_video`. It is complete when the context ends.
+
+    Args:
+        shape: (height, width, 3) of every picture.
+        rate: pictures a second.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], rate: Fraction, lossless: bool) -> None:
+        if lossless:
+            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
+        else:
+            codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
+        self._container = av.open(str(path), "w")
+        self._stream = cast(av.VideoStream, self._container.add_stream(codec, rate=rate, options=options))
+        self._stream.height, self._stream.width = shape[:2]
+        self._stream.pix_fmt = pixels
+        self._stream.thread_count = 1
+
+    def add(self, picture: NDArray[np.uint8]) -> None:
+        """Append a picture, uint8 [H, W, 3]."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        self._container.mux(self._stream.encode(frame))
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._container.mux(self._stream.encode(None))
+        self._container.close()
 
 
 def video_format(path: Path) -> VideoFormat:
     """Read what a video says of itself, without decoding it. Raises ValueError: it is no video."""
-    with _opened(path) as (_, stream):
+    with opened(path) as (_, stream):
         rate = float(stream.average_rate or 0.0)
         if rate <= 0.0:
             raise ValueError("it does not say how many frames a second it has")
         return VideoFormat(stream.height, stream.width, rate)
 
 
-def read_pictures(
-    path: Path, wanted: set[int] | None = None, size: tuple[int, int] | None = None
-) -> tuple[int, list[NDArray[np.uint8]]]:
+def read_pictures(path: Path, size: tuple[int, int] | None = None) -> list[NDArray[np.uint8]]:
     """Decode a whole video; containers' own frame counts are not to be trusted.
 
     Args:
         path: of the video.
-        wanted: ids of the frames to keep, from 0; None keeps all.
         size: (height, width) to scale pictures to; None keeps them as they are.
     Returns:
-        The number of frames in the video, and the pictures kept, uint8 [H, W, 3] each.
+        Every picture, uint8 [H, W, 3].
     Raises:
         ValueError: the file is no video that can be decoded.
     """
-    pictures: list[NDArray[np.uint8]] = []
-    count = 0
-    for frame in _decode(path):
-        if wanted is None or count in wanted:
-            pictures.append(_picture(frame, size))
-        count += 1
-    return count, pictures
+    return [to_picture(frame, size) for frame in _decode(path)]
 
 
 def every_picture(
@@ -105,25 +119,26 @@ def every_picture(
     for index, frame in enumerate(_decode(path)):
         skipped = frame if index % stride else None
         if skipped is None:
-            yield index, _picture(frame, size)
+            yield index, to_picture(frame, size)
     if skipped is not None:
-        yield index, _picture(skipped, size)
+        yield index, to_picture(skipped, size)
 
 
-def _picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
+    """A decoded frame as uint8 [H, W, 3], scaled to (height, width) where a size is given."""
     height, width = size or (None, None)
     picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
     return cast(NDArray[np.uint8], picture)
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         stream.thread_count = 1
         yield from container.decode(stream)
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     """The file and its first video. Raises ValueError where it is none."""
     try:
         with av.open(str(path)) as container:

@@ -123,6 +123,14 @@ def segment(**changes: object) -> Any:
         (segment(end_frame_id=5), "frame id"),
         (segment(end_frame_id="4"), r"\[1\]\.end_frame_id"),
         (segment(anotation=None), r"\[1\]\.annotation"),
+        (segment(anotation=""), r"\[1\]\.annotation"),
+        (segment(annotation=7), r"\[1\]\.annotation"),
+        (segment(start_frame_id=1), r"\[1\]\.start_frame_id"),
+        (segment(start_frame_id=-2), r"\[1\]\.start_frame_id"),
+        (segment(end_frame_id=True), r"\[1\]\.end_frame_id"),
+        (segment(end_frame_id=4.0), r"\[1\]\.end_frame_id"),
+        (segment(end_frame_id=10**30), r"\[1\]\.end_frame_id"),
+        (lambda segments: segments[::-1], r"\[1\]\.start_frame_id"),
         (lambda segments: [], "segments"),
         (lambda segments: {"a": 1}, "segments"),
         (lambda segments: [3], r"\[0\]"),
@@ -134,17 +142,25 @@ def test_malformed_keyframes_are_named(episode: Path, change: Any, field: str) -
         read_raw_episode(episode)
 
 
-@pytest.mark.parametrize("content", ["[]", "{}", "[3]", '[""]', "nonsense"])
+@pytest.mark.parametrize("content", ["[]", "{}", "[3]", '[""]', '[" "]', '{"instruction": ["a"]}', "nonsense"])
 def test_malformed_instructions_are_named(episode: Path, content: str) -> None:
     (episode.parent / raw.INSTRUCTIONS).write_text(content)
     with pytest.raises(EpisodeError, match=r"episode_001/task_instruction\.json"):
         read_raw_episode(episode)
 
 
+def test_missing_files_are_named(episode: Path) -> None:
+    for path in (episode / raw.KEYFRAMES, episode.parent / raw.INSTRUCTIONS):
+        path.unlink()
+        with pytest.raises(EpisodeError, match=rf"episode_001/{path.name}: content"):
+            read_raw_episode(episode)
+
+
 def test_cameras_must_agree(episode: Path) -> None:
     write_video(episode / "cam_left_wrist.mp4", make_demonstration(1, 4).frames[:, 0])
-    with pytest.raises(EpisodeError, match="frame count"):
-        read_raw_episode(episode)
+    for ids in (None, [0]):
+        with pytest.raises(EpisodeError, match="frame count"):
+            read_raw_episode(episode, ids)
     (episode / "cam_left_wrist.mp4").unlink()
     with pytest.raises(EpisodeError, match="cameras"):
         read_raw_episode(episode)
@@ -154,8 +170,9 @@ def test_a_broken_video_is_named(episode: Path) -> None:
     whole = (episode / "cam_right_wrist.mp4").read_bytes()
     for content in (b"", whole[: len(whole) // 2]):
         (episode / "cam_right_wrist.mp4").write_bytes(content)
-        with pytest.raises(EpisodeError, match=r"episode_001/cam_right_wrist\.mp4|frame count"):
-            read_raw_episode(episode)
+        for ids in (None, [0, 3]):
+            with pytest.raises(EpisodeError, match=r"episode_001/cam_right_wrist\.mp4|frame count"):
+                read_raw_episode(episode, ids)
 
 
 @pytest.mark.parametrize("ids", [[], [2, 1], [-1, 2], [0, 5]])

@@ -1,0 +1,303 @@
+"""LeRobotDataset v3.0, read directly from its files: metadata cheaply, pictures on demand.
+
+    meta/info.json                                features, fps, and the patterns of the paths below
+    meta/tasks.parquet, meta/subtasks.parquet     words -> task_index, subtask_index
+    meta/episodes/chunk-000/file-000.parquet      a row an episode: where its rows and its frames are
+    data/chunk-000/file-000.parquet               a row a frame, many episodes a file
+    videos/KEY/chunk-000/file-000.mp4             many episodes one after another, told apart by their times
+
+Source: the format's documentation ("LeRobotDataset v3.0", "Using Subtasks in LeRobot Datasets") and what lerobot 0.4.4
+reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.parquet import column_names, read_columns
+from dopamine_rl.episodes.seek import pictures_at
+from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.files import PENDING
+from dopamine_rl.types import EpisodeInfo
+
+VERSION, INFO, TASKS, SUBTASKS = "v3.0", "meta/info.json", "meta/tasks.parquet", "meta/subtasks.parquet"
+SUBTASK = "subtask_index"
+"""The column that annotates every frame with its sub-task, where a dataset has it."""
+MAX_VIEWS = 3
+TIME_TOLERANCE = 0.25
+"""How far a frame's time may be from the one looked for, in frames."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Video:
+    """Where one camera shows an episode.
+
+    Args:
+        path: below the dataset's folder.
+        start_s, end_s: on the video's clock.
+    """
+
+    path: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """Where one episode lies.
+
+    Args:
+        index: episode_index.
+        instructions: its tasks.
+        length: frames.
+        data: path of the file with its rows, below the dataset's folder.
+        videos: one a camera.
+    """
+
+    index: int
+    instructions: tuple[str, ...]
+    length: int
+    data: str
+    videos: tuple[_Video, ...]
+
+
+def is_dataset(path: Path) -> bool:
+    """The folder is meant to be a LeRobotDataset."""
+    return (path / INFO).is_file()
+
+
+def episode_name(index: int) -> str:
+    """What an episode is called here; the format itself only numbers them."""
+    return f"episode_{index:06d}"
+
+
+def read_info(root: Path) -> dict[str, Any]:
+    """The content of `meta/info.json`, checked. Raises EpisodeError, naming dataset, file and field."""
+    if (root / PENDING).exists():
+        raise EpisodeError(
+            f"{root.name}/{PENDING}", "an interrupted change", "finish it: dopamine_rl.files.finish_replacing(DATASET)"
+        )
+    try:
+        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _error(root, INFO, "content", str(error), "give a readable JSON file") from error
+    checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+        ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
+        ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames a second"),
+        ("features", lambda value: isinstance(value, dict), "give an object, feature -> dtype and shape"),
+        ("data_path", lambda value: isinstance(value, str), "give the pattern of the data files' paths"),
+    )
+    if not isinstance(info, dict):
+        raise _error(root, INFO, "content", info, "give an object")
+    for name, good, fix in checks:
+        if not good(info.get(name)):
+            raise _error(root, INFO, name, info.get(name), fix)
+    for name, feature in info["features"].items():
+        if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
+            raise _error(root, INFO, f"features.{name}", feature, "give its dtype and shape")
+    return info
+
+
+class LeRobotSource:
+    """The episodes of a local LeRobotDataset v3.0, named `episode_000000` and so on.
+
+    Args:
+        root: its folder.
+        cameras: feature names of the cameras to use, in the order of the V axis; the front view first. None takes the
+            first three as the dataset lists them.
+    Raises:
+        EpisodeError: naming dataset, file and field.
+    """
+
+    def __init__(self, root: Path, cameras: Sequence[str] | None = None) -> None:
+        self.root = root.resolve()
+        self._info = read_info(self.root)
+        there = [name for name, feature in self._info["features"].items() if _is_camera(feature)]
+        self.cameras = tuple(there[:MAX_VIEWS] if cameras is None else cameras)
+        if not self.cameras or not set(self.cameras) <= set(there):
+            raise _error(self.root, INFO, "features", list(self.cameras), f"name cameras stored as videos, of {there}")
+        if not isinstance(self._info.get("video_path"), str):
+            raise _error(self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths")
+        self.frames_per_second = float(self._info["fps"])
+        self._rows = {episode_name(row.index): row for row in self._read_rows()}
+
+    def episodes(self) -> list[EpisodeInfo]:
+        """See EpisodeSource. Sub-tasks come from the column `subtask_index`, where the dataset has it."""
+        labels = self._labels() if SUBTASK in self._info["features"] else {}
+        return [self._episode(name, row, labels.get(row.index)) for name, row in self._rows.items()]
+
+    def frames(
+        self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """See EpisodeSource; the cameras are decoded side by side."""
+        row, ids = self._row(episode_id), np.asarray(frame_ids, np.int64)
+        if not len(ids) or ids[0] < 0 or ids[-1] >= row.length or (np.diff(ids) <= 0).any():
+            raise EpisodeError(f"{episode_id}: frame_ids", ids, f"give increasing ids from 0 to {row.length - 1}")
+
+        def decode(video: _Video) -> NDArray[np.uint8]:
+            times = video.start_s + ids / self.frames_per_second
+            try:
+                tolerance = TIME_TOLERANCE / self.frames_per_second
+                return np.stack(pictures_at(self.root / video.path, times, tolerance, size))
+            except ValueError as error:
+                raise EpisodeError(
+                    f"{episode_id}/{video.path}: content", str(error), "give a video that has all of its frames"
+                ) from error
+
+        with ThreadPoolExecutor(len(row.videos)) as threads:
+            views = list(threads.map(decode, row.videos))
+        if len({view.shape for view in views}) > 1:
+            shapes = dict(zip(self.cameras, (view.shape[1:3] for view in views), strict=True))
+            raise EpisodeError(f"{episode_id}/videos: picture size", shapes, "ask for one `size`")
+        return np.stack(views, axis=1)
+
+    def videos(self, episode_id: str) -> tuple[Path, ...]:
+        """The files that show an episode, one a camera; they may show others too."""
+        return tuple(self.root / video.path for video in self._row(episode_id).videos)
+
+    def column(self, episode_id: str, name: str) -> NDArray[Any]:
+        """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""
+        row = self._row(episode_id)
+        values = self._columns(row.data, ("frame_index", name), episode_index=row.index)
+        order = np.argsort(values["frame_index"], kind="stable")
+        if len(order) != row.length:
+            raise EpisodeError(
+                f"{episode_id}/{row.data}: rows", len(order), f"give one for each of {row.length} frames"
+            )
+        return np.array(values[name])[order]
+
+    def _row(self, episode_id: str) -> _Row:
+        if episode_id not in self._rows:
+            raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
+        return self._rows[episode_id]
+
+    def _episode(self, name: str, row: _Row, labels: Sequence[int | None] | None) -> EpisodeInfo:
+        found = None if labels is None else segments(labels)
+        keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
+        if found is not None:
+            words = self._subtasks
+            unknown = [index for index in stages if index not in words]
+            if unknown:
+                raise EpisodeError(f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"say it in words, as {sorted(words)}")
+            named = tuple(words[index] for index in stages)
+        else:
+            named = row.instructions[:1]
+        return EpisodeInfo(
+            name, row.instructions, row.length, self.frames_per_second, self.cameras, keyframes, named,
+            f"{row.data}: {SUBTASK}" if found else "",
+        )  # fmt: skip
+
+    def _labels(self) -> dict[int, list[int | None]]:
+        """Sub-task of every frame, by episode_index; one column of every data file is read."""
+        self._subtasks = self._words(SUBTASKS, "subtask", SUBTASK)
+        labels: dict[int, list[int | None]] = {row.index: [None] * row.length for row in self._rows.values()}
+        for path in sorted({row.data for row in self._rows.values()}):
+            columns = self._columns(path, ("episode_index", "frame_index", SUBTASK))
+            for episode, frame, label in zip(*columns.values(), strict=True):
+                if episode in labels and 0 <= frame < len(labels[episode]):
+                    labels[episode][frame] = label
+        return labels
+
+    def _words(self, path: str, word: str, index: str) -> dict[int, str]:
+        """What an index means, from a table whose words are its pandas index, whatever that is called."""
+        try:
+            names = column_names(self.root / path)
+        except (OSError, ValueError) as error:
+            raise _error(self.root, path, "content", str(error), "give a readable parquet file") from error
+        column = word if word in names else "__index_level_0__"
+        columns = self._columns(path, (index, column))
+        return dict(zip(columns[index], columns[column], strict=True))
+
+    def _columns(self, path: str, names: Sequence[str], **equal_to: int) -> dict[str, list[Any]]:
+        try:
+            return read_columns(self.root / path, names, **equal_to)
+        except (OSError, ValueError) as error:
+            raise _error(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
+
+    def _read_rows(self) -> list[_Row]:
+        files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
+        if not files:
+            raise _error(
+                self.root, "meta/episodes", "files", [], "give chunk-000/file-000.parquet with a row an episode"
+            )
+        rows = [row for path in files for row in self._rows_of(path.relative_to(self.root).as_posix())]
+        rows.sort(key=lambda row: row.index)
+        if [row.index for row in rows] != list(range(len(rows))):
+            raise _error(self.root, "meta/episodes", "episode_index", [row.index for row in rows], "number them from 0")
+        return rows
+
+    def _rows_of(self, path: str) -> list[_Row]:
+        where = ("chunk_index", "file_index")
+        times = ("from_timestamp", "to_timestamp")
+        names = ["episode_index", "length", "tasks", *(f"data/{name}" for name in where)]
+        names += [f"videos/{camera}/{name}" for camera in self.cameras for name in (*where, *times)]
+        columns = self._columns(path, names)
+        return [
+            self._to_row(path, dict(zip(columns, values, strict=True)))
+            for values in zip(*columns.values(), strict=True)
+        ]
+
+    def _to_row(self, path: str, row: dict[str, Any]) -> _Row:
+        name = episode_name(row["episode_index"])
+        empty = [field for field, value in row.items() if value is None]
+        if empty:
+            raise EpisodeError(f"{name}/{path}: {empty[0]}", None, "give a value")
+        if row["length"] < 2 or not row["tasks"]:
+            raise EpisodeError(f"{name}/{path}: length, tasks", (row["length"], row["tasks"]), "give at least 2 frames and a task")  # fmt: skip
+        videos = []
+        for camera in self.cameras:
+            at = {field: row[f"videos/{camera}/{field}"] for field in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")}  # fmt: skip
+            start, end = at["from_timestamp"], at["to_timestamp"]
+            needed = start + (row["length"] - 1) / self.frames_per_second
+            if start < 0 or end < needed:
+                fix = f"its {row['length']} frames begin at {start} s; the last one is shown at {needed:.4f} s"
+                raise EpisodeError(f"{name}/{path}: videos/{camera}/to_timestamp", end, fix)
+            videos.append(_Video(self._path("video_path", video_key=camera, **at), start, end))
+        data = self._path("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
+        return _Row(row["episode_index"], tuple(row["tasks"]), row["length"], data, tuple(videos))
+
+    def _path(self, pattern: str, **values: Any) -> str:
+        try:
+            return str(self._info[pattern].format(**values))
+        except (KeyError, ValueError, IndexError) as error:
+            raise _error(self.root, INFO, pattern, self._info[pattern], "use {chunk_index}, {file_index}, {video_key}") from error  # fmt: skip
+
+
+def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
+    """Cut an episode where its sub-task changes.
+
+    Args:
+        labels: F sub-task indices; negative or None where there is none. Such frames before and after the others lie
+            outside the keyframes; in between they belong to the sub-task before.
+    Returns:
+        keyframes int64 [N+1] and the N segments' sub-tasks. Segment i ends where segment i + 1 begins; one that begins
+        with the very last frame has no segment of its own. None where fewer than two frames have a sub-task.
+    """
+    known = [(frame, label) for frame, label in enumerate(labels) if label is not None and label >= 0]
+    if len(known) < 2:
+        return None
+    last = known[-1][0]
+    keyframes, stages = [known[0][0]], [known[0][1]]
+    for frame, label in known[1:]:
+        if label != stages[-1] and frame < last:
+            keyframes.append(frame)
+            stages.append(label)
+    return np.array([*keyframes, last], np.int64), tuple(stages)
+
+
+def _is_camera(feature: dict[str, Any]) -> bool:
+    about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    depth = about.get("is_depth_map", False) or about.get("video.is_depth_map", False)
+    return feature["dtype"] == "video" and not depth
+
+
+def _error(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
+    return EpisodeError(f"{root.name}/{file}: {field}", value, fix)

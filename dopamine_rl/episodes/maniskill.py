@@ -1,0 +1,130 @@
+"""ManiSkill's trajectory files: NAME.h5 with a group `traj_N` an episode, and NAME.json beside it that says what they are.
+
+Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Pictures in them are not read: what is scored is rendered anew
+from the recorded states (`actors.replay`), with the cameras that the reward model knows.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import EpisodeError
+
+if TYPE_CHECKING:
+    import h5py
+
+EnvStates = Mapping[str, Mapping[str, NDArray[np.float32]]]
+"""Kind ("actors", "articulations") -> name of the body -> float32 [T + 1, …], its state before each step and at the end."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ManiSkillTrajectory:
+    """One recorded episode of T environment steps, enough to replay it.
+
+    Args:
+        episode_id: `traj_N`.
+        task: ManiSkill's name of it, such as PegInsertionSide-v1.
+        control_mode: what the actions mean, such as pd_ee_delta_pose.
+        seed: of the episode; it also draws the geometry.
+        actions: float32 [T, A].
+        env_states: the simulator's states; None where they were not recorded.
+        success: bool [T], the simulator's verdict after each step; None where the task gives none.
+        terminated, truncated: bool [T].
+    """
+
+    episode_id: str
+    task: str
+    control_mode: str
+    seed: int
+    actions: NDArray[np.float32]
+    env_states: EnvStates | None
+    success: NDArray[np.bool_] | None
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+
+
+def read_trajectories(path: Path) -> Iterator[ManiSkillTrajectory]:
+    """Read the episodes of NAME.h5 one after another; one is in memory at a time.
+
+    Raises:
+        EpisodeError: naming file, episode and field, when the malformed one is reached.
+    """
+    import h5py
+
+    about = _about(path.with_suffix(".json"))
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise EpisodeError(f"{path.name}: content", str(error), "give ManiSkill's trajectory file, NAME.h5") from error
+    with file:
+        for i, episode in enumerate(about["episodes"]):
+            yield _trajectory(path, file, str(about["env_info"]["env_id"]), i, episode)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"{path.name}: content", str(error), "give the JSON file that belongs to the .h5 file") from error  # fmt: skip
+    if not isinstance(about, dict) or not isinstance(about.get("episodes"), list):
+        raise EpisodeError(f"{path.name}: episodes", about, "give a list with an entry for each trajectory")
+    info = about.get("env_info")
+    if not isinstance(info, dict) or not isinstance(info.get("env_id"), str):
+        raise EpisodeError(f"{path.name}: env_info.env_id", info, "name the task")
+    return about
+
+
+def _trajectory(path: Path, file: h5py.File, task: str, place: int, about: Any) -> ManiSkillTrajectory:
+    if not isinstance(about, dict):
+        raise EpisodeError(f"{path.stem}.json: episodes[{place}]", about, "give an object")
+    for key, kinds in (("episode_id", int), ("episode_seed", int), ("control_mode", str)):
+        if not isinstance(about.get(key), kinds):
+            raise EpisodeError(f"{path.stem}.json: episodes[{place}].{key}", about.get(key), f"give {kinds.__name__}")
+    name = f"traj_{about['episode_id']}"
+    if name not in file:
+        raise EpisodeError(f"{path.name}: {name}", list(file)[:5], "give the trajectory that the JSON file names")
+    group = file[name]
+    found: dict[str, NDArray[Any]] = {}
+    for field, ndim, kind in (("actions", 2, np.float32), ("terminated", 1, bool), ("truncated", 1, bool)):
+        found[field] = _array(path, group, field, ndim, kind)
+    success = _array(path, group, "success", 1, bool) if "success" in group else None
+    lengths = {field: len(values) for field, values in found.items()} | ({} if success is None else {"success": len(success)})  # fmt: skip
+    if len(set(lengths.values())) > 1 or not len(found["actions"]):
+        raise EpisodeError(f"{path.name}: {name} lengths", lengths, "give one entry for each of at least one step")
+    states = _states(path, group, len(found["actions"])) if "env_states" in group else None
+    return ManiSkillTrajectory(
+        name, task, about["control_mode"], about["episode_seed"], found["actions"], states, success,
+        found["terminated"], found["truncated"],
+    )  # fmt: skip
+
+
+def _array(path: Path, group: h5py.Group, field: str, ndim: int, kind: Any) -> NDArray[Any]:
+    where = f"{path.name}: {group.name.lstrip('/')}/{field}"
+    values = group.get(field)
+    if values is None or not hasattr(values, "ndim") or values.ndim != ndim:
+        raise EpisodeError(where, values, f"give an array with {ndim} axes")
+    array = values[()].astype(kind)
+    if not np.isfinite(array).all():
+        raise EpisodeError(where, array, "give finite numbers")
+    return np.asarray(array)
+
+
+def _states(path: Path, group: h5py.Group, steps: int) -> EnvStates:
+    states: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for kind in ("actors", "articulations"):  # what controllers remember is not needed to show a moment
+        bodies = group["env_states"].get(kind, {})
+        states[kind] = {body: _array(path, bodies, body, 2, np.float32) for body in bodies}
+        for body, values in states[kind].items():
+            if len(values) != steps + 1:
+                raise EpisodeError(
+                    f"{path.name}: {group.name.lstrip('/')}/env_states/{kind}/{body}", values.shape,
+                    f"give one state before each of {steps} steps and one at the end",
+                )  # fmt: skip
+    return states

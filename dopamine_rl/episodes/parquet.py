@@ -1,0 +1,97 @@
+"""The few things done with parquet files; pyarrow is imported when one is touched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+HUGGINGFACE = b"huggingface"
+"""Key of a schema's metadata under which the `datasets` package describes the columns once more."""
+
+_PANDAS = {"int64": "int64", "string": "unicode"}
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of a file's columns. Raises ValueError or OSError where it is no parquet file."""
+    from pyarrow import parquet
+
+    return list(parquet.read_schema(path).names)
+
+
+def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[str, list[Any]]:
+    """Some columns of a file as lists, of all rows or of those where a column has a value; null is None.
+
+    Raises:
+        ValueError, OSError: it is no parquet file, or lacks a column.
+    """
+    from pyarrow import parquet
+
+    filters = [(name, "==", value) for name, value in equal_to.items()] or None
+    with parquet.ParquetFile(path) as file:
+        missing = [name for name in (*columns, *equal_to) if name not in file.schema_arrow.names]
+    if missing:
+        raise ValueError(f"it has no column {', '.join(missing)}")
+    table = parquet.read_table(path, columns=list(columns), filters=filters, partitioning=None)
+    return {name: table.column(name).to_pylist() for name in columns}
+
+
+def write_columns(path: Path, columns: Mapping[str, Any], index: str | None = None) -> None:
+    """Write columns as one file; `index` names the one that pandas shall read as the index."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    table = pa.table(dict(columns))
+    if index is not None:
+        about = [{"name": name, "field_name": name, "pandas_type": _PANDAS[str(table.schema.field(name).type)],
+                  "numpy_type": str(table.schema.field(name).type).replace("string", "object"), "metadata": None}
+                 for name in table.column_names]  # fmt: skip
+        described = {"index_columns": [index], "column_indexes": [], "columns": about, "pandas_version": "2.0.0"}
+        table = table.replace_schema_metadata({b"pandas": json.dumps(described).encode()})
+    parquet.write_table(table, path)
+
+
+def rewrite(path: Path, to: Path, column: str, values: Callable[[pa.Table], NDArray[np.float32]] | None) -> None:
+    """Copy a file row group by row group with one float32 column set, or left out; everything else stays as it is.
+
+    Args:
+        path, to: the file and its copy.
+        column: its name.
+        values: gives the column's values for the rows of a row group; None leaves the column out.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        if column in schema.names:
+            schema = schema.remove(schema.get_field_index(column))
+        if values is not None:
+            schema = schema.append(pa.field(column, pa.float32()))
+        schema = schema.with_metadata(_described(schema.metadata, column, values is not None))
+        with parquet.ParquetWriter(to, schema) as writer:
+            for group in range(file.num_row_groups):
+                table = file.read_row_group(group)
+                columns = [table.column(name) for name in schema.names if name != column]
+                if values is not None:
+                    columns.append(pa.chunked_array([pa.array(values(table), pa.float32())]))
+                writer.write_table(pa.table(columns, schema=schema), row_group_size=max(1, len(table)))
+
+
+def _described(metadata: dict[bytes, bytes] | None, column: str, there: bool) -> dict[bytes, bytes] | None:
+    """A schema's metadata with the column among the features that `datasets` reads."""
+    if not metadata or HUGGINGFACE not in metadata:
+        return metadata
+    content = json.loads(metadata[HUGGINGFACE])
+    features = content.get("info", {}).get("features", {})
+    features.pop(column, None)
+    if there:
+        features[column] = {"dtype": "float32", "_type": "Value"}
+    return {**metadata, HUGGINGFACE: json.dumps(content).encode()}

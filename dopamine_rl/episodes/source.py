@@ -1,0 +1,122 @@
+"""Episodes from where they lie: raw folders and LeRobot datasets behind one contract, and a bounded memory of frames."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes import lerobot, raw
+from dopamine_rl.episodes.seek import count_frames
+from dopamine_rl.episodes.video import video_format
+from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.interfaces import EpisodeSource
+from dopamine_rl.types import EpisodeInfo
+
+
+def open_source(path: Path) -> EpisodeSource:
+    """The episodes of a LeRobotDataset's folder, of a folder of raw episodes, or the one raw episode of a folder.
+
+    Raises:
+        BadInput: there are none.
+    """
+    if lerobot.is_dataset(path):
+        return lerobot.LeRobotSource(path)
+    folders = [path] if (path / raw.KEYFRAMES).exists() else raw.list_episodes(path)
+    if not folders:
+        raise BadInput("DATA", str(path), f"give a LeRobotDataset v3, or a folder of episodes with {raw.KEYFRAMES}")
+    return RawSource(folders)
+
+
+class RawSource:
+    """Raw episode folders.
+
+    Args:
+        folders: of the episodes, each of another name.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self._folders = {folder.resolve().name: folder for folder in folders}
+        if len(self._folders) < len(folders):
+            raise BadInput("folders", [str(folder) for folder in folders], "give episodes of different names")
+
+    def episodes(self) -> list[EpisodeInfo]:
+        """See EpisodeSource."""
+        return [self._info(name, folder) for name, folder in sorted(self._folders.items())]
+
+    def _info(self, name: str, folder: Path) -> EpisodeInfo:
+        keyframes, stages = raw.read_keyframes(folder)
+        cameras = raw.list_cameras(folder)
+        counts = {}
+        for camera in cameras:
+            try:
+                counts[camera] = count_frames(folder / f"{camera}.mp4")
+                rate = video_format(folder / f"{cameras[0]}.mp4").frames_per_second
+            except ValueError as error:
+                raise EpisodeError(
+                    f"{name}/{camera}.mp4: content", str(error), "give a video that can be decoded"
+                ) from error
+        if len(set(counts.values())) > 1:
+            raise EpisodeError(
+                f"{name}/*.mp4: frame count", counts, "record the same number of frames with every camera"
+            )
+        count = counts[cameras[0]]
+        if keyframes[-1] >= count:
+            raise EpisodeError(
+                f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
+            )
+        instructions = raw.read_instructions(folder)
+        success = raw.read_success(folder)
+        return EpisodeInfo(name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, success)
+
+    def frames(
+        self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """See EpisodeSource."""
+        if episode_id not in self._folders:
+            raise BadInput("episode_id", episode_id, "name one of the episodes listed")
+        return raw.read_raw_episode(self._folders[episode_id], frame_ids, size).frames
+
+
+class CachedSource:
+    """Any source, with the frames that were asked for last kept in memory.
+
+    Args:
+        source: where they come from.
+        max_bytes: pictures are dropped, the longest unused first, before they take more than this.
+    """
+
+    def __init__(self, source: EpisodeSource, max_bytes: int) -> None:
+        self._source, self._max_bytes = source, max_bytes
+        self._frames: OrderedDict[tuple[str, int, tuple[int, int] | None], NDArray[np.uint8]] = OrderedDict()
+        self._bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pictures kept now."""
+        return self._bytes
+
+    def episodes(self) -> Sequence[EpisodeInfo]:
+        """See EpisodeSource."""
+        return self._source.episodes()
+
+    def frames(
+        self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
+    ) -> NDArray[np.uint8]:
+        """See EpisodeSource; only frames that are not kept are decoded."""
+        keys = [(episode_id, int(frame), size) for frame in frame_ids]
+        missing = np.array([key[1] for key in keys if key not in self._frames], np.int64)
+        new = dict(zip(missing.tolist(), self._source.frames(episode_id, missing, size), strict=True)) if len(missing) else {}  # fmt: skip
+        pictures = np.stack([new[key[1]] if key[1] in new else self._frames[key] for key in keys])
+        for key in keys:
+            if key[1] in new:
+                # A copy: a view of the decoded block would keep all of the block alive.
+                self._frames[key] = new[key[1]].copy()
+                self._bytes += new[key[1]].nbytes
+            self._frames.move_to_end(key)
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._frames.popitem(last=False)[1].nbytes
+        return pictures
