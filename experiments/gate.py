@@ -22,7 +22,7 @@ from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference
 from experiments.gate_config import GateConfig
-from experiments.gate_figures import Row, as_columns, curve_row, figures, order_row, verdict_row
+from experiments.gate_figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 
 Source = Literal["expert", "failure", "policy"]
 """Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""
@@ -273,29 +273,28 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
     Raises:
         BadInput: no failure, or no successful expert episode of at least 8 frames, to judge by.
     """
-    experts = [_expert(episode) for episode in judged]
-    rows = [_row(episode, expert, threshold) for episode, expert in zip(judged, experts, strict=True)]
-    long_enough = sum(expert and len(e.curve) >= MIN_POINTS for e, expert in zip(judged, experts, strict=True))
-    columns = as_columns(rows) if rows else {}
-    successes, failures, cut, near, invalid = (
-        int(columns[name].sum()) if rows else 0 for name in ("success", "failure", "cut_off", "near_miss", "invalid")
+    return summarise(as_columns([_row(episode, threshold) for episode in judged]), threshold, stride)
+
+
+def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
+    """Reduce what is known of each episode (gate_figures) to the gate's figures; arguments and errors are `report`'s."""
+    experts, successes, failures, cut, near, invalid = (
+        int(columns[name].sum()) for name in ("expert", "success", "failure", "cut_off", "near_miss", "invalid")
     )
-    if not long_enough or not failures:
-        seen = f"{sum(experts)} expert successes ({long_enough} of {MIN_POINTS} frames or more), {failures} failures"
+    ordered = int(np.isfinite(columns["voc_plus"]).sum())
+    if not ordered or not failures:
+        seen = f"{experts} expert successes ({ordered} of {MIN_POINTS} frames or more), {failures} failures"
         raise BadInput("gate episodes", seen, "record more, give env.horizon more time, or choose a smaller env.stride")
     found = figures(columns, threshold)
-    missed = found.pop("near_miss_false_success") if near else None
+    missed = found.pop("near_miss_false_success")
     return GateReport(
-        **found | {"near_miss_false_success": missed},
-        near_misses=near, invalid=invalid, successes=successes, failures=failures, cut_off=cut, stride=stride,
+        **found, near_miss_false_success=missed if near else None, near_misses=near, invalid=invalid,
+        successes=successes, failures=failures, cut_off=cut, stride=stride,
     )  # fmt: skip
 
 
-def _expert(episode: JudgedEpisode) -> bool:
-    return episode.demonstration.success and episode.source == "expert"
-
-
-def _row(episode: JudgedEpisode, expert: bool, threshold: float) -> Row:
+def _row(episode: JudgedEpisode, threshold: float) -> Row:
+    expert = episode.demonstration.success and episode.source == "expert"
     truth = label_demonstration(episode.demonstration).progress if expert else None
     return (
         verdict_row(episode.demonstration, threshold)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from actors.peg_state import OBSERVATION_SIZE, near_miss
+from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, voc_minus, voc_plus
 from dopamine_rl.types import Demonstration
 
@@ -21,7 +22,9 @@ Columns = Mapping[str, NDArray[np.float64]]
 
 
 def as_columns(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
-    """Rows with the same names, at least one, as columns."""
+    """Rows with the same names as columns. Raises BadInput where there is no row."""
+    if not rows:
+        raise BadInput("episodes", 0, "give at least one episode to judge by")
     return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
 
 
@@ -61,6 +64,7 @@ def order_row(hops: ArrayLike, swapped: ArrayLike, expert: bool) -> Row:
     """
     known = expert and len(np.asarray(hops)) + 1 >= MIN_POINTS
     return {
+        "expert": expert,
         "voc_plus": voc_plus(hops) if known else np.nan,
         "voc_minus": voc_minus(swapped) if known else np.nan,
     }

@@ -1,0 +1,164 @@
+"""Unseen episodes to judge a reward model by: how each is scored, what it truly shows, and how it truly ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.raw import TRANSITIONS, list_episodes, read_demonstration, read_raw_episode
+from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.batches import label_episodes
+from dopamine_rl.metrics import EpisodeOutcome, true_outcome
+from dopamine_rl.types import Demonstration
+from experiments.gate_figures import Row, verdict_row
+from experiments.recordings import Recording, find_recordings, size_of, stride_of
+from experiments.score_plan import Plan
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class UnseenEpisode:
+    """An episode that the reward model was not trained on, without its pictures.
+
+    Args:
+        plan: how it is scored at its own stride with all cameras.
+        truth: float [L], true progress of every video frame, on the demonstrations' scale (Eq. 1); None where nobody
+            knows it.
+        frame_steps: int64 [L], environment step of every video frame; counts frames where there is no environment.
+        expert: a success whose keyframes tell its progress on the way; only such episodes count for VOC.
+        verdict: how it ended (gate_figures.verdict_row).
+        outcome: the same in three classes (metrics.true_outcome); None where it is not known.
+    """
+
+    plan: Plan
+    truth: NDArray[np.float64] | None
+    frame_steps: NDArray[np.int64]
+    expert: bool
+    verdict: Row
+    outcome: EpisodeOutcome | None
+
+    @property
+    def name(self) -> str:
+        """Its folder's name."""
+        return self.plan.recording.name
+
+    @property
+    def stride_steps(self) -> int:
+        """Environment steps from one scored frame to the next."""
+        return int(self.frame_steps[min(self.plan.stride, len(self.frame_steps) - 1)])
+
+
+def read_unseen(
+    folders: Sequence[Path], demo: Path | None, stride: int | None, most: int | None, threshold: float
+) -> tuple[list[UnseenEpisode], Recording]:
+    """The episodes of raw folders of one task, and the demonstration that references and goal are taken from.
+
+    Args:
+        demo: an episode's folder; where left out, the first annotated success, which is then not judged.
+        stride: video frames from one scored frame to the next; None leaves it to each recording.
+        most: at most so many successes and so many failures, evenly spread over the names.
+        threshold: final progress from which an episode counts as claimed success.
+    Raises:
+        BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
+    """
+    paths = [path for folder in folders for path in _episodes(folder)]
+    episodes = {path.resolve(): _read(path) for path in paths}
+    if demo is None:
+        shown = next((path for path, (_, known) in episodes.items() if _annotated(known)), None)
+        if shown is None:
+            raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
+    else:
+        shown = demo.resolve()
+    reference, shows = episodes.pop(shown) if shown in episodes else _read(shown)
+    if not shows.success:
+        raise BadInput("--demo", str(shown), "it failed: give an episode that succeeded")
+    for path, (_, known) in episodes.items():
+        if known.instructions != shows.instructions:
+            raise BadInput("DATA", str(path), f"it is of another task than {shown.name}: evaluate each task alone")
+    kept = _spread(list(episodes.values()), most)
+    if not kept:
+        raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
+    return _labelled(kept, (reference, shows), stride, threshold), reference
+
+
+def _episodes(folder: Path) -> list[Path]:
+    found = list_episodes(folder)
+    if not found:
+        raise BadInput("DATA", str(folder), "give a folder of raw episodes, as dopamine_rl.episodes.raw describes it")
+    return found
+
+
+def _read(folder: Path) -> tuple[Recording, Demonstration]:
+    """An episode's files, and what is known of it; of its pictures one pixel is kept."""
+    [recording] = find_recordings(str(folder))
+    if (folder / TRANSITIONS).exists():
+        demonstration = read_demonstration(folder)
+        return recording, replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
+    return recording, _plain(folder)
+
+
+def _plain(folder: Path) -> Demonstration:
+    """An annotated episode that came without transitions: a success, whose keyframes tell its progress."""
+    raw = read_raw_episode(folder, [0], (1, 1))
+    none = np.zeros((1, 0), np.float32)
+    return Demonstration(
+        episode_id=raw.episode_id,
+        instructions=raw.instructions,
+        frames=np.zeros((raw.frame_count, 1, 1, 1, 3), np.uint8),
+        frame_steps=np.arange(raw.frame_count),
+        keyframes=raw.keyframes,
+        stages=raw.stages,
+        observations=none,
+        actions=none[:0],
+        task_rewards=none[:0, 0],
+        terminated=True,
+        success=True,
+        seed=0,
+    )
+
+
+def _annotated(episode: Demonstration) -> bool:
+    """Its keyframes tell progress on the way. A policy's rollout has none but its ends, though the simulator's truth."""
+    return episode.success and (len(episode.stages) > 1 or episode.true_progress is None)
+
+
+def _spread(episodes: list[tuple[Recording, Demonstration]], most: int | None) -> list[tuple[Recording, Demonstration]]:
+    kept = []
+    for success in (True, False):
+        alike = [episode for episode in episodes if episode[1].success == success]
+        count = len(alike) if most is None else min(most, len(alike))
+        kept += [alike[i] for i in np.linspace(0, len(alike) - 1, count).round().astype(int)]
+    return kept
+
+
+def _labelled(
+    episodes: Sequence[tuple[Recording, Demonstration]],
+    reference: tuple[Recording, Demonstration],
+    stride: int | None,
+    threshold: float,
+) -> list[UnseenEpisode]:
+    shown = [known for _, known in (*episodes, reference) if _annotated(known)]
+    scale_known = any(known.true_progress is not None for known in shown)
+    unseen = []
+    for recording, known in episodes:
+        truth = None
+        if _annotated(known):
+            truth = label_episodes([known])[0].progress.astype(np.float64)
+        elif scale_known and known.true_progress is not None:
+            # Labelled as failures are, by what its true progress means in the annotated successes.
+            truth = label_episodes([*shown, replace(known, success=False)])[-1].progress.astype(np.float64)
+        end = 1.0 if known.success else None if truth is None else float(truth[-1])
+        outcome = None if end is None else true_outcome(known.success, end, len(reference[1].stages))
+        cameras = len(recording.videos)
+        if cameras > len(reference[0].videos):
+            raise BadInput("--demo", reference[0].name, f"it has fewer cameras than {recording.name}, {cameras}")
+        plan = Plan(
+            recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording), cameras
+        )  # fmt: skip
+        unseen.append(
+            UnseenEpisode(plan, truth, known.frame_steps, _annotated(known), verdict_row(known, threshold), outcome)
+        )
+    return unseen
