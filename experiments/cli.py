@@ -45,6 +45,9 @@ DOPAMINE = Group(
             "the General Reward Model: pictures in, progress out",
             {
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+                "eval": Command(
+                    "figures of a reward model on unseen episodes, with intervals", "experiments.evaluate_grm"
+                ),
             },
         ),
     },
