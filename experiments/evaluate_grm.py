@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,12 +31,13 @@ from experiments.scoring import ScoringConfig
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from experiments.grm_hops import Setting
+    from experiments.grm_episodes import UnseenEpisode
+    from experiments.grm_hops import EpisodeHops, Setting
     from experiments.grm_report import Evaluation
 
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
-MULTIPLES = (1, 2, 4)
-"""Of the stride: every frame, one in two, one in four."""
+MULTIPLES = (2, 4)
+"""Of the stride, that are compared with it."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -97,8 +98,8 @@ class Bounds:
         preset: where they come from; "" where nothing is asked for.
     """
 
-    gate: GateConfig = GateConfig()
-    fusion: FusionConfig = FusionConfig()
+    gate: GateConfig = field(default_factory=GateConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     preset: str = ""
 
 
@@ -124,7 +125,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     """
     from experiments.grm_episodes import read_unseen
     from experiments.grm_hops import HopStore
-    from experiments.grm_report import Evaluation, evaluate, write
+    from experiments.grm_report import evaluate, write
 
     if arguments.episodes is not None and arguments.episodes < 1:
         raise BadInput("--episodes", arguments.episodes, "give at least 1")
@@ -141,26 +142,19 @@ def run(arguments: argparse.Namespace) -> Evaluation:
             f"model {version}: {len(episodes)} episodes, references of {reference.name}, {len(settings)} settings"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
-        answered = {}
-        for number, (name, setting) in enumerate(settings.items(), 1):
-            where = f"{name} ({number} of {len(settings)})"
-            answered[name] = [
-                (
-                    episode,
-                    store.hops(
-                        episode,
-                        setting,
-                        lambda *_, i=i, where=where: console.progress(f"{where}: episode {i} of {len(episodes)}"),
-                    ),
-                )  # fmt: skip
-                for i, episode in enumerate(episodes, 1)
-            ]
-            console.say(f"  {where}: answered, {store.asked} asked now")
+        answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
+        for number, episode in enumerate(episodes, 1):
+
+            def say(setting: str, done: int, of: int, at: str = f"episode {number} of {len(episodes)}") -> None:
+                console.progress(f"{at}, {setting}: {done} of {of} frames")
+
+            for name, hops in store.answers(episode, settings, say).items():
+                answered[name].append((episode, hops))
+        pairs = len(episodes) * len(settings)
+        console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
-    evaluation: Evaluation = evaluate(
-        answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name
-    )
+    evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
     write(arguments.out, evaluation)
     print(evaluation.table())
     print(f"written: {arguments.out / 'eval.md'}")
@@ -186,10 +180,9 @@ def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
         sets = [_cameras(part, cameras) for part in views.split(",")]
     names = ["+".join(VIEW_NAMES[camera] for camera in shown) for shown in sets]
     shown = [None if chosen == everything else chosen for chosen in sets]
-    settings = {"": Setting(1, shown[0])}
-    settings |= {f"stride ×{multiple}": Setting(multiple, shown[0]) for multiple in MULTIPLES[1:]}
-    others = {name: Setting(1, chosen) for name, chosen in zip(names[1:], shown[1:], strict=True)}
-    return {f"{names[0]}, stride ×1" if not name else name: setting for name, setting in (settings | others).items()}
+    settings = {f"{names[0]}, stride ×1": Setting(1, shown[0])}
+    settings |= {f"stride ×{multiple}": Setting(multiple, shown[0]) for multiple in MULTIPLES}
+    return settings | {f"{name} alone": Setting(1, chosen) for name, chosen in zip(names[1:], shown[1:], strict=True)}
 
 
 def _cameras(part: str, cameras: int) -> tuple[int, ...]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.raw import TRANSITIONS, list_episodes, read_demonstration, read_raw_episode
+from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, list_episodes, read_demonstration, read_raw_episode
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.batches import label_episodes
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
@@ -64,24 +64,25 @@ def read_unseen(
     Raises:
         BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
     """
-    paths = [path for folder in folders for path in _episodes(folder)]
-    episodes = {path.resolve(): _read(path) for path in paths}
-    if demo is None:
-        shown = next((path for path, (_, known) in episodes.items() if _annotated(known)), None)
-        if shown is None:
-            raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
-    else:
-        shown = demo.resolve()
-    reference, shows = episodes.pop(shown) if shown in episodes else _read(shown)
-    if not shows.success:
+    recordings = {path.resolve(): _recording(path) for folder in folders for path in _episodes(folder)}
+    shown = _first_annotated(recordings) if demo is None else demo.resolve()
+    if shown is None:
+        raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
+    if not (shown / KEYFRAMES).exists():
+        raise BadInput("--demo", str(shown), f"give a raw episode's folder; this one has no {KEYFRAMES}")
+    reference = recordings.pop(shown, None) or _recording(shown)
+    if reference.success is False:
         raise BadInput("--demo", str(shown), "it failed: give an episode that succeeded")
-    for path, (_, known) in episodes.items():
-        if known.instructions != shows.instructions:
+    for path, recording in recordings.items():
+        if recording.instructions != reference.instructions:
             raise BadInput("DATA", str(path), f"it is of another task than {shown.name}: evaluate each task alone")
-    kept = _spread(list(episodes.values()), most)
+        if len(recording.videos) > len(reference.videos):
+            raise BadInput("--demo", shown.name, f"it has fewer cameras than {path.name}, {len(recording.videos)}")
+    kept = _spread(recordings, most)
     if not kept:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
-    return _labelled(kept, (reference, shows), stride, threshold), reference
+    episodes = [(recording, _read(path)) for path, recording in kept]
+    return _labelled(episodes, (reference, _read(shown)), stride, threshold), reference
 
 
 def _episodes(folder: Path) -> list[Path]:
@@ -91,13 +92,21 @@ def _episodes(folder: Path) -> list[Path]:
     return found
 
 
-def _read(folder: Path) -> tuple[Recording, Demonstration]:
-    """An episode's files, and what is known of it; of its pictures one pixel is kept."""
+def _recording(folder: Path) -> Recording:
     [recording] = find_recordings(str(folder))
-    if (folder / TRANSITIONS).exists():
-        demonstration = read_demonstration(folder)
-        return recording, replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
-    return recording, _plain(folder)
+    return recording
+
+
+def _first_annotated(recordings: Mapping[Path, Recording]) -> Path | None:
+    return next((path for path, r in recordings.items() if r.success is not False and _annotated(_read(path))), None)
+
+
+def _read(folder: Path) -> Demonstration:
+    """What is known of an episode; of its pictures one pixel is kept."""
+    if not (folder / TRANSITIONS).exists():
+        return _plain(folder)
+    demonstration = read_demonstration(folder)
+    return replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
 
 
 def _plain(folder: Path) -> Demonstration:
@@ -125,10 +134,10 @@ def _annotated(episode: Demonstration) -> bool:
     return episode.success and (len(episode.stages) > 1 or episode.true_progress is None)
 
 
-def _spread(episodes: list[tuple[Recording, Demonstration]], most: int | None) -> list[tuple[Recording, Demonstration]]:
+def _spread(recordings: Mapping[Path, Recording], most: int | None) -> list[tuple[Path, Recording]]:
     kept = []
-    for success in (True, False):
-        alike = [episode for episode in episodes if episode[1].success == success]
+    for failed in (False, True):
+        alike = [item for item in recordings.items() if (item[1].success is False) == failed]
         count = len(alike) if most is None else min(most, len(alike))
         kept += [alike[i] for i in np.linspace(0, len(alike) - 1, count).round().astype(int)]
     return kept
@@ -152,11 +161,9 @@ def _labelled(
             truth = label_episodes([*shown, replace(known, success=False)])[-1].progress.astype(np.float64)
         end = 1.0 if known.success else None if truth is None else float(truth[-1])
         outcome = None if end is None else true_outcome(known.success, end, len(reference[1].stages))
-        cameras = len(recording.videos)
-        if cameras > len(reference[0].videos):
-            raise BadInput("--demo", reference[0].name, f"it has fewer cameras than {recording.name}, {cameras}")
         plan = Plan(
-            recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording), cameras
+            recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording),
+            len(recording.videos),
         )  # fmt: skip
         unseen.append(
             UnseenEpisode(plan, truth, known.frame_steps, _annotated(known), verdict_row(known, threshold), outcome)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from dopamine_rl.files import write_atomically, write_npz
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import TaskReference
 from experiments.grm_episodes import UnseenEpisode
-from experiments.recordings import Recording, read_frames
+from experiments.recordings import Pictures, Recording, read_frames
 from experiments.resume import fingerprint
+from experiments.score_plan import Plan
 from experiments.scoring import ScoringConfig, score_episode
 
 
@@ -72,6 +74,8 @@ class HopStore:
         client, version: who answers.
         reference: the demonstration that references and goal are taken from.
         scoring: how an episode is asked for.
+
+    `asked` counts what was not there yet: an episode in a setting each.
     """
 
     def __init__(
@@ -79,30 +83,46 @@ class HopStore:
     ) -> None:
         self._folder, self._client, self._version = folder, client, version
         self._reference, self._scoring = reference, scoring
+        self._shown: dict[tuple[tuple[int, int], int], NDArray[np.uint8]] = {}
         self.asked = 0
 
-    def hops(self, episode: UnseenEpisode, setting: Setting, on_progress: Callable[[int, int], None]) -> EpisodeHops:
-        """The answers about an episode, from the folder where they are there. Raises BadInput or ScoringError."""
-        plan = episode.plan
-        size = (plan.instruction, plan.stride, plan.size, plan.views)
-        key = fingerprint((self._version, plan.recording.identity, self._reference.identity, size, setting))
-        path = self._folder / f"{episode.name}.{key}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return EpisodeHops(**{name: file[name] for name in FIELDS})
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-            answers = self._ask(episode, setting, on_progress)
-        self.asked += 1
-        write_atomically(
-            path, lambda temporary: write_npz(temporary, {name: getattr(answers, name) for name in FIELDS})
-        )
-        return answers
+    def answers(
+        self, episode: UnseenEpisode, settings: Mapping[str, Setting], on_progress: Callable[[str, int, int], None]
+    ) -> dict[str, EpisodeHops]:
+        """The answers about an episode by setting, from the folder where they are there.
 
-    def _ask(self, episode: UnseenEpisode, setting: Setting, on_progress: Callable[[int, int], None]) -> EpisodeHops:
+        Args:
+            on_progress: called with the setting's name, frames answered and frames of all.
+        Raises:
+            BadInput: its videos cannot be used.
+            ScoringError: the service did not answer.
+        """
+        paths = {name: self._path(episode, setting) for name, setting in settings.items()}
+        found = {name: _kept(path) for name, path in paths.items()}
+        missing = [name for name, kept in found.items() if kept is None]
+        if missing:
+            plan = episode.plan
+            pictures = read_frames(plan.recording, plan.stride, plan.size, plan.views)
+            for name in missing:
+                asked = self._ask(episode, settings[name], pictures, partial(on_progress, name))
+                fields = {field: getattr(asked, field) for field in FIELDS}
+                write_atomically(paths[name], partial(write_npz, arrays=fields))
+                found[name] = asked
+                self.asked += 1
+        return {name: answers for name, answers in found.items() if answers is not None}
+
+    def _path(self, episode: UnseenEpisode, setting: Setting) -> Path:
         plan = episode.plan
-        pictures = read_frames(plan.recording, plan.stride * setting.multiple, plan.size, plan.views)
-        frames = pictures.frames
-        ends = read_frames(self._reference, sys.maxsize, plan.size, plan.views).frames
+        shown = (plan.instruction, plan.stride, plan.size, plan.views)
+        key = fingerprint((self._version, plan.recording.identity, self._reference.identity, shown, setting))
+        return self._folder / f"{episode.name}.{key}.npz"
+
+    def _ask(
+        self, episode: UnseenEpisode, setting: Setting, pictures: Pictures, on_progress: Callable[[int, int], None]
+    ) -> EpisodeHops:
+        plan, ids = episode.plan, pictures.frame_ids
+        chosen = np.flatnonzero((ids % (plan.stride * setting.multiple) == 0) | (ids == ids[-1]))
+        frames, ends = pictures.frames[chosen], self._ends(plan)
         goal = ends[-1].copy()
         if setting.shown is not None:
             hidden = [camera for camera in range(plan.views) if camera not in setting.shown]
@@ -112,14 +132,26 @@ class HopStore:
         context = replace(reference.context(episode.name, frames[0]), model_version=self._version)
         times, count = np.arange(1, len(frames)), len(frames) - 1
         there = score_episode(
-            self._client, context, frames[1:], times, self._scoring,
-            lambda done, _: on_progress(done, 2 * count),
-        )  # fmt: skip
+            self._client, context, frames[1:], times, self._scoring, lambda done, _: on_progress(done, 2 * count)
+        )
         back = score_episode(
             self._client, context, frames[-2::-1], times, self._scoring,
             lambda done, _: on_progress(count + done, 2 * count), frames[-1],
         )  # fmt: skip
         valid = np.array([not reason for reason in there.reasons])
-        return EpisodeHops(
-            pictures.frame_ids, there.gain, there.loss, there.entropy, valid, back.hops[::-1, 0].copy()
-        )  # fmt: skip
+        return EpisodeHops(ids[chosen], there.gain, there.loss, there.entropy, valid, back.hops[::-1, 0].copy())
+
+    def _ends(self, plan: Plan) -> NDArray[np.uint8]:
+        """First and last frame of the demonstration, uint8 [2, V, H, W, 3]."""
+        shape = plan.size, plan.views
+        if shape not in self._shown:
+            self._shown[shape] = read_frames(self._reference, sys.maxsize, plan.size, plan.views).frames
+        return self._shown[shape]
+
+
+def _kept(path: Path) -> EpisodeHops | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return EpisodeHops(**{name: file[name] for name in FIELDS})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -98,7 +98,7 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
     if evaluation.errors:
         counts = bins.twinx()
         counts.bar(centres, evaluation.errors["all"][1], width=1.6 / HOP_BINS, color="grey", alpha=0.2)
-        counts.set(ylabel="hops (grey)", yscale="log")
+        counts.set(ylabel="hops (grey)")
     for name, calibration in evaluation.calibration.items():
         colour = SERIES.get(name.removeprefix("entropy, "), "black")
         fifth = np.arange(1, len(calibration.classes.error) + 1)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically
 from dopamine_rl.metrics import OUTCOMES, Interval
 from dopamine_rl.progress import HOP_BINS
@@ -51,12 +50,14 @@ FIGURES = {
     "outcome_accuracy": "success, partial or failure told right by Eq. 58",
 }
 """Figures of the model as it is served, in the order of the table, and what each says."""
-COLUMNS = {
-    "voc_plus": "VOC+", "voc_minus": "VOC−", "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others",
-    "success_end": "end+", "failure_end": "end−", "auc": "AUC", "false_success": "false success",
-    "outcome_accuracy": "outcome",
+ORDER = {"ordered": "of n", "voc_plus": "VOC+", "voc_minus": "VOC−"}
+"""What follows from the hops alone, and from how many episodes."""
+COMPARED = {
+    "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others", "success_end": "end+", "failure_end": "end−",
+    "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
 }  # fmt: skip
-"""Figures by which variants and settings are compared."""
+"""Figures by which curves are compared."""
+FUSED, SETTINGS = COMPARED | {"low_weight": "w < 0.1"}, ORDER | COMPARED
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -116,8 +117,8 @@ class Evaluation:
         """Everything for the terminal."""
         parts = [f"Reward model {self.version} ({self.model}), references of {self.reference}", self._episodes(), ""]
         parts += [aligned(self._figure_rows()), ""]
-        parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused)), ""]
-        parts += ["Strides and cameras", aligned(_effect_rows(self.settings)), ""]
+        parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
+        parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
         parts += ["True outcome (row) as Eq. 58 tells it (column)", aligned(self._confusion_rows()), ""]
         parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
         parts += ["Uncertainty against error", aligned(self._calibration_rows())]
@@ -131,7 +132,8 @@ class Evaluation:
         return f"""# Reward model `{self.version}` on unseen episodes
 
 `{self.model}`, references and goal from `{self.reference}`, which is not judged. {self._episodes()}
-Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart.
+Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart (an
+AUC of 1 gets one of no width, which says nothing of further episodes).
 {verdict}
 ## Figures
 {_grid(self._figure_rows())}
@@ -140,16 +142,17 @@ Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episo
 
 ## Perspectives and fusions
 All folded from the same answers. "fused chain": the incremental hop is added to the last fused progress; "own chain": to its own
-last value.
+last value. `w < 0.1`: share of frames that consistency fusion all but ignores.
 
-{_grid(_effect_rows(self.fused))}
+{_grid(_effect_rows(self.fused, FUSED))}
 
 ## Strides and cameras
 Cameras that are not named are blank pictures to the same model: what it does without them, not what one trained without them would.
 
-{_grid(_effect_rows(self.settings))}
+{_grid(_effect_rows(self.settings, SETTINGS))}
 
-`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames, else a dash.
+`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` says in how
+many episodes there were so many, and a dash stands where in none.
 
 ![Effects](effects.png)
 
@@ -279,9 +282,12 @@ def write(folder: Path, evaluation: Evaluation) -> None:
         write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
 
 
-def _effect_rows(judged: Mapping[str, Judged]) -> list[list[str]]:
-    rows = [["", *COLUMNS.values()]]
-    return rows + [[name, *(_range(one.figures[key]) for key in COLUMNS)] for name, one in judged.items()]
+def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
+    rows = [["", *columns.values()]]
+    for name, one in judged.items():
+        ordered = str(int(np.isfinite(one.columns["voc_plus"]).sum()))
+        rows.append([name, *(ordered if key == "ordered" else _range(one.figures[key]) for key in columns)])
+    return rows
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
