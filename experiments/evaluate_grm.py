@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from experiments.grm_report import Evaluation
 
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
-MULTIPLES = (2, 4)
-"""Of the stride, that are compared with it."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -171,7 +169,7 @@ def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
     Raises:
         BadInput: a camera is not there.
     """
-    from experiments.grm_hops import Setting
+    from experiments.grm_hops import MULTIPLES, Setting
 
     everything = tuple(range(cameras))
     if views is None:

@@ -98,7 +98,13 @@ def _recording(folder: Path) -> Recording:
 
 
 def _first_annotated(recordings: Mapping[Path, Recording]) -> Path | None:
-    return next((path for path, r in recordings.items() if r.success is not False and _annotated(_read(path))), None)
+    """The first success with stages."""
+    for path, recording in recordings.items():
+        if recording.success is not False:
+            known = _read(path)
+            if known.true_progress is None or len(known.stages) > 1:
+                return path
+    return None
 
 
 def _read(folder: Path) -> Demonstration:
@@ -129,9 +135,13 @@ def _plain(folder: Path) -> Demonstration:
     )
 
 
-def _annotated(episode: Demonstration) -> bool:
-    """Its keyframes tell progress on the way. A policy's rollout has none but its ends, though the simulator's truth."""
-    return episode.success and (len(episode.stages) > 1 or episode.true_progress is None)
+def _annotated(episode: Demonstration, stages: Sequence[str]) -> bool:
+    """Its keyframes tell progress on the way, in a demonstration's stages.
+
+    Of episodes whose true progress was recorded, those of policies and of scripts that are meant to fail have keyframes
+    that mean something else.
+    """
+    return episode.success and (episode.true_progress is None or set(episode.stages) <= set(stages))
 
 
 def _spread(recordings: Mapping[Path, Recording], most: int | None) -> list[tuple[Path, Recording]]:
@@ -149,23 +159,22 @@ def _labelled(
     stride: int | None,
     threshold: float,
 ) -> list[UnseenEpisode]:
-    shown = [known for _, known in (*episodes, reference) if _annotated(known)]
+    stages = reference[1].stages
+    shown = [known for _, known in (*episodes, reference) if _annotated(known, stages)]
     scale_known = any(known.true_progress is not None for known in shown)
     unseen = []
     for recording, known in episodes:
-        truth = None
-        if _annotated(known):
+        expert, truth = _annotated(known, stages), None
+        if expert:
             truth = label_episodes([known])[0].progress.astype(np.float64)
         elif scale_known and known.true_progress is not None:
             # Labelled as failures are, by what its true progress means in the annotated successes.
             truth = label_episodes([*shown, replace(known, success=False)])[-1].progress.astype(np.float64)
         end = 1.0 if known.success else None if truth is None else float(truth[-1])
-        outcome = None if end is None else true_outcome(known.success, end, len(reference[1].stages))
+        outcome = None if end is None else true_outcome(known.success, end, len(stages))
         plan = Plan(
             recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording),
             len(recording.videos),
         )  # fmt: skip
-        unseen.append(
-            UnseenEpisode(plan, truth, known.frame_steps, _annotated(known), verdict_row(known, threshold), outcome)
-        )
+        unseen.append(UnseenEpisode(plan, truth, known.frame_steps, expert, verdict_row(known, threshold), outcome))
     return unseen

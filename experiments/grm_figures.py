@@ -17,6 +17,7 @@ from dopamine_rl.metrics import (
     confusion,
     hop_mae_by_bin,
     outcome,
+    progress_mae,
     spearman,
     wilson,
 )
@@ -24,7 +25,7 @@ from dopamine_rl.progress import FoldState, fold, hop
 from dopamine_rl.types import PERSPECTIVES, FoldedProgress, FusionConfig
 from experiments.gate_figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
 from experiments.grm_episodes import UnseenEpisode
-from experiments.grm_hops import EpisodeHops
+from experiments.grm_hops import MULTIPLES, EpisodeHops
 from experiments.score_files import LOW_WEIGHT
 
 NO_GAIN = 0.02
@@ -102,9 +103,20 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: Variant)
     return curve_row(curve, truth if episode.expert else None, int((~folded.valid).sum())) | {
         "order": spearman(np.arange(len(curve)), curve) if episode.expert and len(curve) >= MIN_POINTS else np.nan,
         "other_mae": missed,
+        "common_mae": _common_mae(episode, answers, curve),
         "right": right,
         "low_weight": float(low),
     }
+
+
+def _common_mae(episode: UnseenEpisode, answers: EpisodeHops, curve: NDArray[np.float32]) -> float:
+    """Error of an annotated success at those frames after the first that every stride scores; NaN for other episodes."""
+    if not episode.expert or episode.truth is None:
+        return np.nan
+    ids = answers.frame_ids
+    common = (ids % (episode.plan.stride * max(MULTIPLES)) == 0) | (ids == ids[-1])
+    common[0] = False
+    return progress_mae(curve[common], episode.truth[ids[common]])
 
 
 def all_figures(columns: Columns, threshold: float) -> dict[str, float]:
@@ -112,6 +124,7 @@ def all_figures(columns: Columns, threshold: float) -> dict[str, float]:
     return figures(columns, threshold) | {
         "order": mean(columns["order"]),
         "other_mae": mean(columns["other_mae"]),
+        "common_mae": mean(columns["common_mae"]),
         "gap": mean(columns["end"][columns["success"] == 1]) - mean(columns["end"][columns["failure"] == 1]),
         "outcome_accuracy": mean(columns["right"]),
         "low_weight": mean(columns["low_weight"]),

@@ -24,6 +24,9 @@ from experiments.resume import fingerprint
 from experiments.score_plan import Plan
 from experiments.scoring import ScoringConfig, score_episode
 
+MULTIPLES = (2, 4)
+"""Of the stride, that are compared with it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:

@@ -129,7 +129,7 @@ def _plot_effects(path: Path, evaluation: Evaluation) -> None:
     groups = [*evaluation.settings.items(), *evaluation.fused.items()]
     figure = new_figure(13, 0.7 + 0.32 * len(groups))
     shown = {
-        "progress_mae": "MAE, annotated successes",
+        "common_mae": "MAE, annotated, common frames",
         "other_mae": "MAE, other episodes",
         "gap": "end of successes − failures",
         "outcome_accuracy": "outcome told right",

@@ -57,7 +57,8 @@ COMPARED = {
     "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
 }  # fmt: skip
 """Figures by which curves are compared."""
-FUSED, SETTINGS = COMPARED | {"low_weight": "w < 0.1"}, ORDER | COMPARED
+FUSED = COMPARED | {"low_weight": "w < 0.1"}
+SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -152,7 +153,8 @@ Cameras that are not named are blank pictures to the same model: what it does wi
 {_grid(_effect_rows(self.settings, SETTINGS))}
 
 `order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` says in how
-many episodes there were so many, and a dash stands where in none.
+many episodes there were so many, and a dash stands where in none. Strides differ in how many
+easy frames their MAE counts (the first, the last): `MAE, common frames` is of those that every stride scores, without the first.
 
 ![Effects](effects.png)
 
