@@ -118,7 +118,6 @@ def _read(folder: Path) -> Demonstration:
 def _plain(folder: Path) -> Demonstration:
     """An annotated episode that came without transitions: a success, whose keyframes tell its progress."""
     raw = read_raw_episode(folder, [0], (1, 1))
-    none = np.zeros((1, 0), np.float32)
     return Demonstration(
         episode_id=raw.episode_id,
         instructions=raw.instructions,
@@ -126,9 +125,9 @@ def _plain(folder: Path) -> Demonstration:
         frame_steps=np.arange(raw.frame_count),
         keyframes=raw.keyframes,
         stages=raw.stages,
-        observations=none,
-        actions=none[:0],
-        task_rewards=none[:0, 0],
+        observations=np.zeros((1, 0), np.float32),
+        actions=np.zeros((0, 0), np.float32),
+        task_rewards=np.zeros(0, np.float32),
         terminated=True,
         success=True,
         seed=0,

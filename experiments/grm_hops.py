@@ -116,8 +116,8 @@ class HopStore:
 
     def _path(self, episode: UnseenEpisode, setting: Setting) -> Path:
         plan = episode.plan
-        shown = (plan.instruction, plan.stride, plan.size, plan.views)
-        key = fingerprint((self._version, plan.recording.identity, self._reference.identity, shown, setting))
+        asked = (plan.instruction, plan.size, plan.views, plan.stride * setting.multiple, setting.shown)
+        key = fingerprint((self._version, plan.recording.identity, self._reference.identity, asked))
         return self._folder / f"{episode.name}.{key}.npz"
 
     def _ask(

@@ -156,7 +156,12 @@ def test_no_trial_is_no_rate() -> None:
 
 def test_true_outcomes_go_by_the_stage_that_is_done_in_the_end() -> None:
     assert true_outcome(True, 1.0, 2) == "success"
-    assert [true_outcome(False, end, 2) for end in (0.0, 0.49, 0.5, 0.9)] == ["failure", "failure", "partial", "partial"]
+    assert [true_outcome(False, end, 2) for end in (0.0, 0.49, 0.5, 0.9)] == [
+        "failure",
+        "failure",
+        "partial",
+        "partial",
+    ]
     assert true_outcome(False, 0.35, 3) == "partial"
     assert true_outcome(False, 1.0, 1) == "failure"  # one stage: all or nothing
 
