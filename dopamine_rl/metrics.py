@@ -42,7 +42,7 @@ def voc_plus(hops: ArrayLike) -> float:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation.
     """
-    return _time_correlation(_chain(hops, 0.0))
+    return _time_correlation(chain(_enough(hops), 0.0))
 
 
 def voc_minus(swapped_hops: ArrayLike) -> float:
@@ -54,7 +54,17 @@ def voc_minus(swapped_hops: ArrayLike) -> float:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation of the reversed video.
     """
-    return _time_correlation(_chain(np.asarray(swapped_hops, np.float64)[::-1], 1.0)[::-1])
+    return _time_correlation(chain(_enough(swapped_hops)[::-1], 1.0)[::-1])
+
+
+def chain(hops: ArrayLike, start: float) -> Floats:
+    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds. Raises BadInput outside [−1, 1]."""
+    steps = np.asarray(hops, np.float64)
+    check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
+    values = [start]
+    for step in steps:
+        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
+    return np.array(values)
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -273,16 +283,11 @@ def bootstrap(
     return intervals
 
 
-def _chain(hops: ArrayLike, start: float) -> Floats:
-    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds."""
+def _enough(hops: ArrayLike) -> Floats:
     steps = np.asarray(hops, np.float64)
     if steps.ndim != 1 or len(steps) + 1 < MIN_POINTS:
         raise BadInput("hops", steps.shape, f"give [n] with n ≥ {MIN_POINTS - 1}: {MIN_POINTS} points an episode")
-    check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
-    values = [start]
-    for step in steps:
-        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
-    return np.array(values)
+    return steps
 
 
 def _time_correlation(progress: Floats) -> float:

@@ -131,8 +131,9 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     console.say("reading episodes")
     episodes, reference = read_unseen(
-        arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold
-    )
+        arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
+        lambda done, total: console.progress(f"{done} of {total} episodes read"),
+    )  # fmt: skip
     settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
     with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)

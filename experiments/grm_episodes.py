@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,7 +52,12 @@ class UnseenEpisode:
 
 
 def read_unseen(
-    folders: Sequence[Path], demo: Path | None, stride: int | None, most: int | None, threshold: float
+    folders: Sequence[Path],
+    demo: Path | None,
+    stride: int | None,
+    most: int | None,
+    threshold: float,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[UnseenEpisode], Recording]:
     """The episodes of raw folders of one task, and the demonstration that references and goal are taken from.
 
@@ -61,6 +66,7 @@ def read_unseen(
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
+        on_progress: called with the number of episodes read and of all.
     Raises:
         BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
     """
@@ -81,7 +87,10 @@ def read_unseen(
     kept = _spread(recordings, most)
     if not kept:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
-    episodes = [(recording, _read(path)) for path, recording in kept]
+    episodes = []
+    for path, recording in kept:
+        episodes.append((recording, _read(path)))
+        on_progress(len(episodes), len(kept))
     return _labelled(episodes, (reference, _read(shown)), stride, threshold), reference
 
 

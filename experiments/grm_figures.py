@@ -110,8 +110,8 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: Variant)
 
 
 def _common_mae(episode: UnseenEpisode, answers: EpisodeHops, curve: NDArray[np.float32]) -> float:
-    """Error of an annotated success at those frames after the first that every stride scores; NaN for other episodes."""
-    if not episode.expert or episode.truth is None:
+    """Error at those frames after the first that every stride scores; NaN where the truth is not known."""
+    if episode.truth is None:
         return np.nan
     ids = answers.frame_ids
     common = (ids % (episode.plan.stride * max(MULTIPLES)) == 0) | (ids == ids[-1])
@@ -124,7 +124,7 @@ def all_figures(columns: Columns, threshold: float) -> dict[str, float]:
     return figures(columns, threshold) | {
         "order": mean(columns["order"]),
         "other_mae": mean(columns["other_mae"]),
-        "common_mae": mean(columns["common_mae"]),
+        "common_mae": mean(columns["common_mae"][columns["expert"] == 1]),
         "gap": mean(columns["end"][columns["success"] == 1]) - mean(columns["end"][columns["failure"] == 1]),
         "outcome_accuracy": mean(columns["right"]),
         "low_weight": mean(columns["low_weight"]),
@@ -178,6 +178,26 @@ def judge_variant(answered: Answered, variant: Variant, threshold: float, seed: 
             rate = wilson(int(values.sum()), len(values))
             found[name] = Interval(rate.mean, rate.low, rate.high)
     return Judged(columns, found)
+
+
+def paired_differences(judged: Judged, served: Judged, seed: int = 0) -> dict[str, Interval]:
+    """How much larger the figures of a variant are than the served one's, on the same episodes.
+
+    Errors are those at the frames that every stride scores, of annotated successes and of all other episodes.
+    """
+    differences = {name: judged.columns[name] - served.columns[name] for name in ("common_mae", "end", "right")}
+    expert, failure = served.columns["expert"] == 1, served.columns["failure"] == 1
+    parts = {
+        "common_mae": differences["common_mae"][expert],
+        "other_common_mae": differences["common_mae"][~expert],
+        "failure_end": differences["end"][failure],
+        "outcome_accuracy": differences["right"],
+    }
+    return {
+        name: bootstrap(lambda index, part=part: [mean(part[index])], [0] * len(part), RESAMPLES, seed)[0]  # type: ignore[misc]
+        for name, part in parts.items()
+        if len(part)
+    }
 
 
 def outcome_confusion(answered: Answered, variant: Variant) -> NDArray[np.int64]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from dopamine_rl.progress import HOP_BINS, FoldState, apply_hop, fold
+from dopamine_rl.metrics import chain
+from dopamine_rl.progress import HOP_BINS, FoldState, fold
 from dopamine_rl.types import PERSPECTIVES
 from experiments.grm_report import Evaluation
 from experiments.report import new_figure
@@ -37,9 +38,9 @@ def _plot_curves(path: Path, evaluation: Evaluation) -> None:
             continue
         share = np.linspace(0.0, 1.0, len(times))
         order.plot(
-            share, _chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0 (VOC+)"
+            share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0 (VOC+)"
         )
-        back = _chain(answers.swapped[::-1], 1.0)[::-1]
+        back = chain(answers.swapped[::-1], 1.0)[::-1]
         order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backwards from 1 (VOC−)")
     figures = evaluation.served.figures
     progress.set(title="Φ* by true outcome", xlabel="environment step", ylabel="Φ*", ylim=(-0.03, 1.03))
@@ -75,13 +76,6 @@ def _plot_roc(axes: Any, evaluation: Evaluation) -> None:
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _legend(axes)
-
-
-def _chain(hops: np.ndarray, start: float) -> list[float]:
-    values = [start]
-    for step in hops:
-        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
-    return values
 
 
 def _plot_hops(path: Path, evaluation: Evaluation) -> None:

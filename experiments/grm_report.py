@@ -29,6 +29,7 @@ from experiments.grm_figures import (
     hop_errors,
     judge_variant,
     outcome_confusion,
+    paired_differences,
     variants,
 )
 
@@ -57,6 +58,10 @@ COMPARED = {
     "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
 }  # fmt: skip
 """Figures by which curves are compared."""
+DIFFERENCES = {
+    "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
+}  # fmt: skip
+"""Of which the differences to the served row are stated, with errors at the frames that every stride scores."""
 FUSED = COMPARED | {"low_weight": "w < 0.1"}
 SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
@@ -120,6 +125,11 @@ class Evaluation:
         parts += [aligned(self._figure_rows()), ""]
         parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
         parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
+        parts += [
+            "Minus the model as it is served, on the same episodes and frames",
+            aligned(self._difference_rows()),
+            "",
+        ]
         parts += ["True outcome (row) as Eq. 58 tells it (column)", aligned(self._confusion_rows()), ""]
         parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
         parts += ["Uncertainty against error", aligned(self._calibration_rows())]
@@ -156,6 +166,11 @@ Cameras that are not named are blank pictures to the same model: what it does wi
 many episodes there were so many, and a dash stands where in none. Strides differ in how many
 easy frames their MAE counts (the first, the last): `MAE, common frames` is of those that every stride scores, without the first.
 
+### Minus the model as it is served
+The same episodes, and the frames that every stride scores.
+
+{_grid(self._difference_rows())}
+
 ![Effects](effects.png)
 
 ## Outcomes
@@ -190,6 +205,10 @@ from the least uncertain to the most.
             "intervals": _intervals(self.served),
             "fusions": {name: _intervals(judged) for name, judged in self.fused.items()},
             "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
+            "differences": {
+                name: {key: _interval(value) for key, value in paired_differences(one, self.served).items()}
+                for name, one in self._others().items()
+            },
             "outcomes": list(OUTCOMES),
             "confusion": self.confusion.tolist(),
             "hop_error_by_bin": {
@@ -221,6 +240,17 @@ from the least uncertain to the most.
         for name, about in FIGURES.items():
             figure = self.served.figures[name]
             rows.append([name, _number(figure.value), f"{_number(figure.low)} – {_number(figure.high)}", about])
+        return rows
+
+    def _others(self) -> dict[str, Judged]:
+        """Every variant and setting but the served one."""
+        return dict(list(self.settings.items())[1:]) | self.fused
+
+    def _difference_rows(self) -> list[list[str]]:
+        rows = [["", *DIFFERENCES.values()]]
+        for name, one in self._others().items():
+            found = paired_differences(one, self.served)
+            rows.append([name, *(_difference(found[key]) if key in found else "–" for key in DIFFERENCES)])
         return rows
 
     def _confusion_rows(self) -> list[list[str]]:
@@ -312,6 +342,14 @@ def _range(figure: Interval) -> str:
     if not math.isfinite(figure.value):
         return "–"
     return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})".replace("0.", ".")
+
+
+def _difference(figure: Interval) -> str:
+    """Signed value with its interval; * where the interval leaves 0 out."""
+    if not math.isfinite(figure.value):
+        return "–"
+    clear = "" if figure.low <= 0.0 <= figure.high else " *"
+    return f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f}){clear}"
 
 
 def _plain(value: float) -> float | None:
