@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from dopamine_rl.metrics import chain
-from dopamine_rl.progress import HOP_BINS, FoldState, fold
+from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.types import PERSPECTIVES
+from experiments.grm_figures import Variant
 from experiments.grm_report import Evaluation
 from experiments.report import new_figure
 
-COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red"}
+COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
+LEAST = 5
+"""Bins with fewer hops are not drawn."""
 SERIES = {"incremental": "tab:blue", "forward": "tab:purple", "backward": "tab:brown"}
 
 
@@ -26,27 +29,28 @@ def plot_all(folder: Path, evaluation: Evaluation) -> None:
 
 
 def _plot_curves(path: Path, evaluation: Evaluation) -> None:
-    figure = new_figure(13, 4)
-    progress, order, roc = figure.subplots(1, 3)
-    own = next(iter(evaluation.answered.values()))
-    for episode, answers in own:
+    figure = new_figure(16, 4)
+    successes, failures, order, roc = figure.subplots(1, 4)
+    served = Variant(evaluation.fusion)
+    for episode, answers in next(iter(evaluation.answered.values())):
+        kind = "cut off" if episode.verdict["cut_off"] else episode.outcome or "failure"
+        axes = successes if kind == "success" else failures
         times = episode.frame_steps[answers.frame_ids]
-        folded, _ = fold(FoldState(), answers.gain, answers.loss, answers.valid, evaluation.fusion)
-        kind = episode.outcome or "failure"
-        progress.plot(times, [0.0, *folded.progress], color=COLOURS[kind], alpha=0.5, lw=1.1, label=kind)
-        if not episode.expert:
-            continue
-        share = np.linspace(0.0, 1.0, len(times))
-        order.plot(
-            share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0 (VOC+)"
-        )
-        back = chain(answers.swapped[::-1], 1.0)[::-1]
-        order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backwards from 1 (VOC−)")
+        axes.plot(times, served.curve(answers)[0], color=COLOURS[kind], alpha=0.5, lw=1.1, label=kind)
+        if episode.expert:
+            share = np.linspace(0.0, 1.0, len(times))
+            order.plot(
+                share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0"
+            )
+            back = chain(answers.swapped[::-1], 1.0)[::-1]
+            order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backwards from 1")
     figures = evaluation.served.figures
-    progress.set(title="Φ* by true outcome", xlabel="environment step", ylabel="Φ*", ylim=(-0.03, 1.03))
-    title = f"incremental chain, annotated successes\nVOC+ {figures['voc_plus'].value:.2f}, VOC− {figures['voc_minus'].value:.2f}"
-    order.set(title=title, xlabel="share of the episode", ylabel="progress", ylim=(-0.03, 1.03))
-    for axes in (progress, order):
+    for axes, title in ((successes, "Φ* of successes"), (failures, "Φ* of failures, by true outcome")):
+        axes.set(title=title, xlabel="environment step", ylabel="Φ*")
+    voc = f"VOC+ {figures['voc_plus'].value:.2f}, VOC− {figures['voc_minus'].value:.2f}"
+    order.set(title=f"incremental chain: {voc}", xlabel="share of an annotated success", ylabel="progress")
+    for axes in (successes, failures, order):
+        axes.set(ylim=(-0.03, 1.03))
         _legend(axes)
     _plot_roc(roc, evaluation)
     figure.savefig(path)
@@ -84,8 +88,8 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
     centres = (np.arange(HOP_BINS) + 0.5) / HOP_BINS * 2 - 1
     for name in PERSPECTIVES:
         if name in evaluation.errors:
-            error, _ = evaluation.errors[name]
-            bins.plot(centres, error, "o-", ms=3, color=SERIES[name], label=name)
+            error, count = evaluation.errors[name]
+            bins.plot(centres, np.where(count >= LEAST, error, np.nan), "o-", ms=3, color=SERIES[name], label=name)
     bins.set(
         title="hop error by the true hop, 25 bins", xlabel="true hop", ylabel="mean absolute error", ylim=(0, None)
     )
@@ -123,7 +127,7 @@ def _plot_effects(path: Path, evaluation: Evaluation) -> None:
     groups = [*evaluation.settings.items(), *evaluation.fused.items()]
     figure = new_figure(13, 0.7 + 0.32 * len(groups))
     shown = {
-        "common_mae": "MAE, annotated, common frames",
+        "common_mae": "MAE, annotated successes",
         "other_mae": "MAE, other episodes",
         "gap": "end of successes − failures",
         "outcome_accuracy": "outcome told right",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.files import write_atomically
-from dopamine_rl.metrics import OUTCOMES, Interval
+from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.types import FusionConfig
 from experiments.gate import Verdict, decide, summarise
@@ -32,6 +32,7 @@ from experiments.grm_figures import (
     paired_differences,
     variants,
 )
+from experiments.grm_tables import aligned, difference, grid, interval, number, plain, short
 
 FIGURES = {
     "voc_plus": "rank correlation of the incremental chain with time, in annotated successes of 8 frames or more",
@@ -115,7 +116,7 @@ class Evaluation:
             "model_version": self.version,
             "reference": self.reference,
             "counts": self.counts(),
-            "figures": {name: _plain(self.served.figures[name].value) for name in FIGURES},
+            "figures": {name: plain(self.served.figures[name].value) for name in FIGURES},
             "passed": None if self.verdict is None else self.verdict.passed,
         }
 
@@ -147,7 +148,7 @@ Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episo
 AUC of 1 gets one of no width, which says nothing of further episodes).
 {verdict}
 ## Figures
-{_grid(self._figure_rows())}
+{grid(self._figure_rows())}
 
 ![Curves](curves.png)
 
@@ -155,12 +156,12 @@ AUC of 1 gets one of no width, which says nothing of further episodes).
 All folded from the same answers. "fused chain": the incremental hop is added to the last fused progress; "own chain": to its own
 last value. `w < 0.1`: share of frames that consistency fusion all but ignores.
 
-{_grid(_effect_rows(self.fused, FUSED))}
+{grid(_effect_rows(self.fused, FUSED))}
 
 ## Strides and cameras
 Cameras that are not named are blank pictures to the same model: what it does without them, not what one trained without them would.
 
-{_grid(_effect_rows(self.settings, SETTINGS))}
+{grid(_effect_rows(self.settings, SETTINGS))}
 
 `order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` says in how
 many episodes there were so many, and a dash stands where in none. Strides differ in how many
@@ -169,7 +170,7 @@ easy frames their MAE counts (the first, the last): `MAE, common frames` is of t
 ### Minus the model as it is served
 The same episodes, and the frames that every stride scores.
 
-{_grid(self._difference_rows())}
+{grid(self._difference_rows())}
 
 ![Effects](effects.png)
 
@@ -177,12 +178,12 @@ The same episodes, and the frames that every stride scores.
 True outcome (row) as Eq. 58 tells it (column). Partial: a failure that has at least the first stage done when it ends, by its true
 progress on the demonstrations' scale.
 
-{_grid(self._confusion_rows())}
+{grid(self._confusion_rows())}
 
 ## Hops and uncertainty
-{_grid(self._bin_rows())}
+{grid(self._bin_rows())}
 
-{_grid(self._calibration_rows())}
+{grid(self._calibration_rows())}
 
 `rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification curve and
 the best possible one, 0 at best; "by chance" is that of an uncertainty which knows nothing. Then the expected error in fifths
@@ -195,7 +196,7 @@ from the least uncertain to the most.
         """eval.json."""
         episodes = [
             {"name": episode.name, "outcome": episode.outcome, "expert": episode.expert}
-            | {name: _plain(float(column[i])) for name, column in self.served.columns.items()}
+            | {name: plain(float(column[i])) for name, column in self.served.columns.items()}
             for i, (episode, _) in enumerate(next(iter(self.answered.values())))
         ]
         return self.summary() | {
@@ -206,18 +207,18 @@ from the least uncertain to the most.
             "fusions": {name: _intervals(judged) for name, judged in self.fused.items()},
             "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
             "differences": {
-                name: {key: _interval(value) for key, value in paired_differences(one, self.served).items()}
+                name: {key: interval(value) for key, value in paired_differences(one, self.served).items()}
                 for name, one in self._others().items()
             },
             "outcomes": list(OUTCOMES),
             "confusion": self.confusion.tolist(),
             "hop_error_by_bin": {
-                name: {"error": [_plain(x) for x in error.tolist()], "count": count.tolist()}
+                name: {"error": [plain(x) for x in error.tolist()], "count": count.tolist()}
                 for name, (error, count) in self.errors.items()
             },
             "calibration": {
                 name: {
-                    "rank": _interval(c.rank), "ause": _interval(c.area), "ause_by_chance": c.curve.area_by_chance,
+                    "rank": interval(c.rank), "ause": interval(c.area), "ause_by_chance": c.curve.area_by_chance,
                     "uncertainty": c.classes.uncertainty.tolist(), "error": c.classes.error.tolist(),
                     "count": c.classes.counts.tolist(),
                 }
@@ -239,7 +240,7 @@ from the least uncertain to the most.
         rows = [["figure", "value", "95 %", "what it is"]]
         for name, about in FIGURES.items():
             figure = self.served.figures[name]
-            rows.append([name, _number(figure.value), f"{_number(figure.low)} – {_number(figure.high)}", about])
+            rows.append([name, number(figure.value), f"{number(figure.low)} – {number(figure.high)}", about])
         return rows
 
     def _others(self) -> dict[str, Judged]:
@@ -250,7 +251,7 @@ from the least uncertain to the most.
         rows = [["", *DIFFERENCES.values()]]
         for name, one in self._others().items():
             found = paired_differences(one, self.served)
-            rows.append([name, *(_difference(found[key]) if key in found else "–" for key in DIFFERENCES)])
+            rows.append([name, *(difference(found[key]) if key in found else "–" for key in DIFFERENCES)])
         return rows
 
     def _confusion_rows(self) -> list[list[str]]:
@@ -266,16 +267,16 @@ from the least uncertain to the most.
             cells = []
             for error, count in self.errors.values():
                 total = count[part].sum()
-                cells.append(_number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
-            number = str(self.errors["all"][1][part].sum()) if self.errors else "0"
-            rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, number])
+                cells.append(number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
+            hops = str(self.errors["all"][1][part].sum()) if self.errors else "0"
+            rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, hops])
         return rows
 
     def _calibration_rows(self) -> list[list[str]]:
         rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifths of uncertainty"]]
         for name, c in self.calibration.items():
             fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
-            rows.append([name, _range(c.rank), _range(c.area), _number(c.curve.area_by_chance), fifths])
+            rows.append([name, short(c.rank), short(c.area), number(c.curve.area_by_chance), fifths])
         return rows
 
 
@@ -318,47 +319,9 @@ def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> li
     rows = [["", *columns.values()]]
     for name, one in judged.items():
         ordered = str(int(np.isfinite(one.columns["voc_plus"]).sum()))
-        rows.append([name, *(ordered if key == "ordered" else _range(one.figures[key]) for key in columns)])
+        rows.append([name, *(ordered if key == "ordered" else short(one.figures[key]) for key in columns)])
     return rows
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as indented lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
-
-
-def _grid(rows: Sequence[Sequence[str]]) -> str:
-    lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in lines)
-
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else "–"
-
-
-def _range(figure: Interval) -> str:
-    """Value with its interval, short."""
-    if not math.isfinite(figure.value):
-        return "–"
-    return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})".replace("0.", ".")
-
-
-def _difference(figure: Interval) -> str:
-    """Signed value with its interval; * where the interval leaves 0 out."""
-    if not math.isfinite(figure.value):
-        return "–"
-    clear = "" if figure.low <= 0.0 <= figure.high else " *"
-    return f"{figure.value:+.3f} ({figure.low:+.3f} to {figure.high:+.3f}){clear}"
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _interval(figure: Interval) -> dict[str, float | None]:
-    return {"value": _plain(figure.value), "low": _plain(figure.low), "high": _plain(figure.high)}
-
-
 def _intervals(judged: Judged) -> dict[str, Any]:
-    return {name: _interval(figure) for name, figure in judged.figures.items()}
+    return {name: interval(figure) for name, figure in judged.figures.items()}

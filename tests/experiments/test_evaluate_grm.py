@@ -33,6 +33,7 @@ from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square
 from tests.experiments.test_gate import AlwaysForward, observed
 from tests.fakes import FakeEngine, frame, seen
+from tests.reward_service.http import serving
 
 COUNT, STRIDE = 12, 4
 
@@ -395,6 +396,17 @@ def test_arguments_that_cannot_be_meant_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         evaluate_grm.parse(words)
     assert ended.value.code == 2
+
+
+def test_over_http_the_figures_are_the_same(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    real = evaluate_grm.reward_client
+    answering(FakeEngine())
+    here = run("model", raw, "--out", tmp_path / "a", "--episodes", 2)
+    monkeypatch.setattr(evaluate_grm, "reward_client", real)
+    with serving(LocalRewardClient(Scorer(FakeEngine())), "a-token-for-the-tests") as url:
+        (tmp_path / "token").write_text("a-token-for-the-tests")
+        there = run(raw, "--url", url, "--token-file", tmp_path / "token", "--out", tmp_path / "b", "--episodes", 2)
+    assert there.summary() == here.summary()
 
 
 def test_with_a_service_every_path_is_data() -> None:
