@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from experiments.grm_episodes import UnseenEpisode
-    from experiments.grm_hops import EpisodeHops, Setting
+    from experiments.grm_hops import EpisodeHops, HopStore, Setting
     from experiments.grm_report import Evaluation
 
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
@@ -141,16 +142,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
             f"model {version}: {len(episodes)} episodes, references of {reference.name}, {len(settings)} settings"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
-        answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
-        for number, episode in enumerate(episodes, 1):
-
-            def say(setting: str, done: int, of: int, at: str = f"episode {number} of {len(episodes)}") -> None:
-                console.progress(f"{at}, {setting}: {done} of {of} frames")
-
-            for name, hops in store.answers(episode, settings, say).items():
-                answered[name].append((episode, hops))
-        pairs = len(episodes) * len(settings)
-        console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
+        answered = ask(store, episodes, settings, console)
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
@@ -159,6 +151,23 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def ask(
+    store: HopStore, episodes: Sequence[UnseenEpisode], settings: Mapping[str, Setting], console: Console
+) -> dict[str, list[tuple[UnseenEpisode, EpisodeHops]]]:
+    """The answers about every episode, by setting. Raises ScoringError."""
+    answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
+
+    def say(number: int, setting: str, done: int, of: int) -> None:
+        console.progress(f"episode {number} of {len(episodes)}, {setting}: {done} of {of} frames")
+
+    for number, episode in enumerate(episodes, 1):
+        for name, hops in store.answers(episode, settings, partial(say, number)).items():
+            answered[name].append((episode, hops))
+    pairs = len(episodes) * len(settings)
+    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
+    return answered
 
 
 def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
