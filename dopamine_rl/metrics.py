@@ -6,8 +6,9 @@ An unreadable hop is NaN; each function says whether it holds or refuses it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,6 +21,16 @@ MIN_POINTS = 8
 """Fewer points than this make a rank correlation with time meaningless."""
 
 EpisodeOutcome = Literal["success", "partial", "failure"]
+OUTCOMES: tuple[EpisodeOutcome, ...] = get_args(EpisodeOutcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its interval at 95 %; NaN where nothing can be said."""
+
+    value: float
+    low: float
+    high: float
 
 
 def voc_plus(hops: ArrayLike) -> float:
@@ -31,7 +42,7 @@ def voc_plus(hops: ArrayLike) -> float:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation.
     """
-    return _time_correlation(_chain(hops, 0.0))
+    return _time_correlation(chain(_enough(hops), 0.0))
 
 
 def voc_minus(swapped_hops: ArrayLike) -> float:
@@ -43,7 +54,17 @@ def voc_minus(swapped_hops: ArrayLike) -> float:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation of the reversed video.
     """
-    return _time_correlation(_chain(np.asarray(swapped_hops, np.float64)[::-1], 1.0)[::-1])
+    return _time_correlation(chain(_enough(swapped_hops)[::-1], 1.0)[::-1])
+
+
+def chain(hops: ArrayLike, start: float) -> Floats:
+    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds. Raises BadInput outside [−1, 1]."""
+    steps = np.asarray(hops, np.float64)
+    check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
+    values = [start]
+    for step in steps:
+        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
+    return np.array(values)
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
@@ -131,6 +152,37 @@ def outcome(progress: ArrayLike) -> EpisodeOutcome:
     return "partial" if mean >= 0.4 else "failure"
 
 
+def true_outcome(success: bool, final_progress: float, stages: int) -> EpisodeOutcome:
+    """Return how an episode truly ended, by the stage that it had reached in the end.
+
+    Every stage of a demonstration is an equal share of its progress (Eq. 1), so the first of N is done at 1/N. A failure
+    is partial where at least the first stage is done when it ends. What was reached and lost again does not count, as
+    `outcome` judges by the end too; a task of one stage knows no partial success.
+
+    Args:
+        success: the task was solved.
+        final_progress: true progress at the end, in [0, 1].
+        stages: N, at least 1.
+    """
+    if success:
+        return "success"
+    return "partial" if final_progress >= 1.0 / stages and stages > 1 else "failure"
+
+
+def confusion(predicted: Sequence[EpisodeOutcome], truth: Sequence[EpisodeOutcome]) -> NDArray[np.int64]:
+    """Return how often each true outcome (row) was taken for each (column), int64 [3, 3] in the order of `OUTCOMES`.
+
+    Raises:
+        BadInput: lengths differ.
+    """
+    if len(predicted) != len(truth):
+        raise BadInput("predicted", len(predicted), f"give one outcome for each of {len(truth)} episodes")
+    counts = np.zeros((len(OUTCOMES), len(OUTCOMES)), np.int64)
+    for said, was in zip(predicted, truth, strict=True):
+        counts[OUTCOMES.index(was), OUTCOMES.index(said)] += 1
+    return counts
+
+
 def auc(successes: ArrayLike, failures: ArrayLike) -> float:
     """Return the chance that a success ends higher than a failure, ties counting half: 1 separates, 0.5 is blind.
 
@@ -193,16 +245,49 @@ def paired_difference(after: Sequence[bool], before: Sequence[bool], z: float = 
     return Rate(mean=mean, low=min(low, mean), high=max(high, mean), n=n)
 
 
-def _chain(hops: ArrayLike, start: float) -> Floats:
-    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds."""
+def bootstrap(
+    statistics: Callable[[NDArray[np.int64]], Sequence[float]],
+    strata: Sequence[int],
+    resamples: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> list[Interval]:
+    """Return K statistics of N independent units (episodes) with percentile bootstrap intervals.
+
+    Units are drawn again within their stratum, so that every resample holds as many successes and failures as the data.
+    A statistic at the end of its range (an AUC of 1) gets an interval of no width: it says nothing of unseen units.
+
+    Args:
+        statistics: gets N unit indices, int64 [N], and returns K numbers; NaN where it cannot say, which is left out.
+        strata: N numbers of the units' strata.
+        resamples: how many.
+        seed: of the draws.
+        level: share of resamples inside the interval.
+    Raises:
+        BadInput: no unit.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), percentile interval.
+    """
+    groups = [np.flatnonzero(np.asarray(strata) == stratum) for stratum in sorted(set(strata))]
+    if not groups:
+        raise BadInput("strata", strata, "give at least one unit")
+    rng = np.random.default_rng(seed)
+    values = np.asarray(statistics(np.arange(len(strata))), np.float64)
+    drawn = np.array(
+        [statistics(np.concatenate([rng.choice(group, len(group)) for group in groups])) for _ in range(resamples)]
+    )
+    intervals = []
+    for value, column in zip(values, drawn.T, strict=True):
+        known = column[~np.isnan(column)]
+        ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (np.nan, np.nan)
+        intervals.append(Interval(float(value), float(ends[0]), float(ends[1])))
+    return intervals
+
+
+def _enough(hops: ArrayLike) -> Floats:
     steps = np.asarray(hops, np.float64)
     if steps.ndim != 1 or len(steps) + 1 < MIN_POINTS:
         raise BadInput("hops", steps.shape, f"give [n] with n ≥ {MIN_POINTS - 1}: {MIN_POINTS} points an episode")
-    check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
-    values = [start]
-    for step in steps:
-        values.append(values[-1] if np.isnan(step) else float(apply_hop(values[-1], step)))
-    return np.array(values)
+    return steps
 
 
 def _time_correlation(progress: Floats) -> float:

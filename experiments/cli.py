@@ -47,6 +47,9 @@ DOPAMINE = Group(
                 "pairs": Command("which training pairs demonstrations give, and how evenly", "experiments.pairs"),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
+                "eval": Command(
+                    "figures of a reward model on unseen episodes, with intervals", "experiments.evaluate_grm"
+                ),
             },
         ),
     },

@@ -16,13 +16,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.peg_state import near_miss
 from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.grm.batches import label_demonstration
 from dopamine_rl.interfaces import PendingScore, RewardClient
-from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, voc_minus, voc_plus
+from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference
 from experiments.gate_config import GateConfig
+from experiments.gate_figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 
 Source = Literal["expert", "failure", "policy"]
 """Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""
@@ -273,50 +273,34 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
     Raises:
         BadInput: no failure, or no successful expert episode of at least 8 frames, to judge by.
     """
-    successes = [episode for episode in judged if episode.demonstration.success]
-    unfinished = [episode for episode in judged if not episode.demonstration.success]
-    failures = [episode for episode in unfinished if not _cut_off(episode.demonstration, threshold)]
-    experts = [episode for episode in successes if episode.source == "expert"]
-    long_enough = [episode for episode in experts if len(episode.curve) >= MIN_POINTS]
-    if not long_enough or not failures:
-        seen = (
-            f"{len(experts)} expert successes ({len(long_enough)} of {MIN_POINTS} frames or more), "
-            f"{len(failures)} failures"
-        )
-        raise BadInput("gate episodes", seen, "record more, give env.horizon more time, or choose a smaller env.stride")
-    near_misses = [episode for episode in failures if near_miss(episode.demonstration.observations[-1])]
-    return GateReport(
-        voc_plus=_mean([voc_plus(e.reply.hops[:, 0]) for e in long_enough]),
-        voc_minus=_mean([voc_minus(e.swapped.hops[::-1, 0]) for e in long_enough]),
-        kendall=_mean([kendall_tau(np.arange(len(e.curve)), e.curve) for e in long_enough]),
-        progress_mae=_mean([progress_mae(e.curve, label_demonstration(e.demonstration).progress) for e in experts]),
-        false_success=false_success(_ends(failures), threshold).mean,
-        auc=auc(_ends(successes), _ends(failures)),
-        success_end=_mean(_ends(successes)),
-        failure_end=_mean(_ends(failures)),
-        near_misses=len(near_misses),
-        near_miss_false_success=false_success(_ends(near_misses), threshold).mean if near_misses else None,
-        invalid=sum(int((~e.folded.valid).sum()) for e in judged),
-        successes=len(successes),
-        failures=len(failures),
-        cut_off=len(unfinished) - len(failures),
-        stride=stride,
+    return summarise(as_columns([_row(episode, threshold) for episode in judged]), threshold, stride)
+
+
+def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
+    """Reduce what is known of each episode (gate_figures) to the gate's figures; arguments and errors are `report`'s."""
+    experts, successes, failures, cut, near, invalid = (
+        int(columns[name].sum()) for name in ("expert", "success", "failure", "cut_off", "near_miss", "invalid")
     )
+    ordered = int(np.isfinite(columns["voc_plus"]).sum())
+    if not ordered or not failures:
+        seen = f"{experts} expert successes ({ordered} of {MIN_POINTS} frames or more), {failures} failures"
+        raise BadInput("gate episodes", seen, "record more, give env.horizon more time, or choose a smaller env.stride")
+    found = figures(columns, threshold)
+    missed = found.pop("near_miss_false_success")
+    return GateReport(
+        **found, near_miss_false_success=missed if near else None, near_misses=near, invalid=invalid,
+        successes=successes, failures=failures, cut_off=cut, stride=stride,
+    )  # fmt: skip
 
 
-def _cut_off(demonstration: Demonstration, threshold: float) -> bool:
-    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed. Where
-    nobody knows the truth, a failure is a failure."""
-    truth = demonstration.true_progress
-    return truth is not None and len(truth) > 1 and bool(truth[-1] >= threshold and truth[-1] > truth[-2] + 0.02)
-
-
-def _ends(episodes: Sequence[JudgedEpisode]) -> list[float]:
-    return [float(episode.curve[-1]) for episode in episodes]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))
+def _row(episode: JudgedEpisode, threshold: float) -> Row:
+    expert = episode.demonstration.success and episode.source == "expert"
+    truth = label_demonstration(episode.demonstration).progress if expert else None
+    return (
+        verdict_row(episode.demonstration, threshold)
+        | order_row(episode.reply.hops[:, 0], episode.swapped.hops[::-1, 0], expert)
+        | curve_row(episode.curve, truth, int((~episode.folded.valid).sum()))
+    )
 
 
 def decide(report: GateReport, config: GateConfig) -> Verdict:

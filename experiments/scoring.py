@@ -84,6 +84,7 @@ def score_episode(
     times: NDArray[np.int64],
     config: ScoringConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    previous: Views | None = None,
 ) -> EpisodeScores:
     """Ask for the progress of every frame of an episode.
 
@@ -95,6 +96,7 @@ def score_episode(
         frames: uint8 [T, V, H, W, 3], without the first frame, which is `context.init`.
         times: int64 [T], strictly increasing names of the frames, such as frame ids.
         on_progress: called with the number of frames answered and of all, after each fragment.
+        previous: the frame before the first of `frames`; where left out, `context.init`.
     Raises:
         ScoringError: a request was not answered within its deadline; an overloaded service is asked again until then.
     """
@@ -104,10 +106,11 @@ def score_episode(
     under_way: deque[_Question] = deque()
     replies: list[ScoreReply] = []
     last_valid, asked_again = -1, 0
+    start = context.init if previous is None else previous
 
     def ask(part: slice, anchor: int) -> _Question:
-        previous = frames[anchor] if anchor >= 0 else context.init
-        return _Question(client, context, previous, frames[part], times[part], anchor, config)
+        before = frames[anchor] if anchor >= 0 else start
+        return _Question(client, context, before, frames[part], times[part], anchor, config)
 
     while waiting or under_way:
         while waiting and len(under_way) < config.in_flight:

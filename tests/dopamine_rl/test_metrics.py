@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import (
     auc,
+    bootstrap,
+    confusion,
     false_progress,
     false_success,
     hop_mae_by_bin,
@@ -18,6 +20,7 @@ from dopamine_rl.metrics import (
     outcome,
     progress_mae,
     spearman,
+    true_outcome,
     voc_minus,
     voc_plus,
     wilson,
@@ -149,3 +152,39 @@ def test_no_trial_is_no_rate() -> None:
     for k, n in ((0, 0), (-1, 5), (6, 5)):
         with pytest.raises(BadInput):
             wilson(k, n)
+
+
+def test_true_outcomes_go_by_the_stage_that_is_done_in_the_end() -> None:
+    assert true_outcome(True, 1.0, 2) == "success"
+    assert [true_outcome(False, end, 2) for end in (0.0, 0.49, 0.5, 0.9)] == [
+        "failure",
+        "failure",
+        "partial",
+        "partial",
+    ]
+    assert true_outcome(False, 0.35, 3) == "partial"
+    assert true_outcome(False, 1.0, 1) == "failure"  # one stage: all or nothing
+
+
+def test_confusion_counts_what_each_outcome_was_taken_for() -> None:
+    counts = confusion(["success", "partial", "partial", "failure"], ["success", "success", "partial", "partial"])
+    assert counts.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
+    with pytest.raises(BadInput):
+        confusion(["success"], [])
+
+
+def test_bootstrap_draws_within_strata_and_covers_a_mean_as_theory_says() -> None:
+    rng = np.random.default_rng(0)
+    values, strata = np.concatenate([rng.normal(0, 1, 400), np.zeros(5)]), [0] * 400 + [1] * 5
+    mean, five, never = bootstrap(
+        lambda index: [values[index][:400].mean(), float(np.sum(index >= 400)), math.nan], strata, resamples=600
+    )
+    assert mean.value == pytest.approx(values[:400].mean())
+    width = 1.96 * values[:400].std() / 20
+    assert (mean.low, mean.high) == pytest.approx((mean.value - width, mean.value + width), abs=0.2 * width)
+    assert (five.value, five.low, five.high) == (5, 5, 5)
+    assert math.isnan(never.low)
+    again = bootstrap(lambda index: [values[index][:400].mean()], strata, resamples=600)
+    assert again == [mean]
+    with pytest.raises(BadInput):
+        bootstrap(lambda index: [0.0], [])

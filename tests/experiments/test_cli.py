@@ -23,6 +23,7 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
         (["--help"], ["grm", "General Reward Model"]),
         (["grm", "--help"], ["score", "progress and reward videos"]),
         (["grm", "score", "--help"], ["EPISODE", "--model", "--url", "--app", "--demo", "--out", "dopamine grm score"]),
+        (["grm", "eval", "--help"], ["CHECKPOINT DATA", "--demo", "--views", "--bounds", "--url", "dopamine grm eval"]),
     ],
 )
 def test_help_is_quick_and_says_what_there_is(words: list[str], told: list[str]) -> None:

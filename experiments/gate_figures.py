@@ -1,0 +1,116 @@
+"""The figures by which a reward model is judged, each defined once: for the gate before training, and for `grm eval`.
+
+What is known of an episode is a row of numbers, NaN where nothing can be said; figures are functions of the columns, so that
+episodes can be drawn again for intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from actors.peg_state import OBSERVATION_SIZE, near_miss
+from dopamine_rl.errors import BadInput
+from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, voc_minus, voc_plus
+from dopamine_rl.types import Demonstration
+
+Row = dict[str, float]
+Columns = Mapping[str, NDArray[np.float64]]
+"""Name of what is known of an episode -> its value for each, float64 [N]."""
+
+
+def as_columns(rows: Sequence[Row]) -> dict[str, NDArray[np.float64]]:
+    """Rows with the same names as columns. Raises BadInput where there is no row."""
+    if not rows:
+        raise BadInput("episodes", 0, "give at least one episode to judge by")
+    return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+
+
+def take(columns: Columns, index: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """The columns of some episodes, which may repeat."""
+    return {name: column[index] for name, column in columns.items()}
+
+
+def verdict_row(demonstration: Demonstration, threshold: float) -> Row:
+    """How an episode ended, whatever a model says: 1 or 0 for success, failure, cut_off and near_miss.
+
+    Near misses are failures that truly ended at the plate, less than 1 cm off the hole's axis (peg_state.near_miss);
+    tasks without a hole have none.
+    """
+    cut = not demonstration.success and cut_off(demonstration.true_progress, threshold)
+    failure = not demonstration.success and not cut
+    last = demonstration.observations[-1]
+    near = failure and last.shape == (OBSERVATION_SIZE,) and near_miss(last)
+    return {"success": demonstration.success, "failure": failure, "cut_off": cut, "near_miss": near}
+
+
+def cut_off(true_progress: ArrayLike | None, threshold: float) -> bool:
+    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed. Where
+    nobody knows the truth, a failure is a failure."""
+    if true_progress is None:
+        return False
+    truth = np.asarray(true_progress)
+    return len(truth) > 1 and bool(truth[-1] >= threshold and truth[-1] > truth[-2] + 0.02)
+
+
+def order_row(hops: ArrayLike, swapped: ArrayLike, expert: bool) -> Row:
+    """VOC+ and VOC− of an expert episode of at least 8 frames.
+
+    Args:
+        hops: float [T], incremental, NaN where unreadable.
+        swapped: float [T], the hops back, in order of time.
+    """
+    known = expert and len(np.asarray(hops)) + 1 >= MIN_POINTS
+    return {
+        "expert": expert,
+        "voc_plus": voc_plus(hops) if known else np.nan,
+        "voc_minus": voc_minus(swapped) if known else np.nan,
+    }
+
+
+def curve_row(curve: ArrayLike, expert_truth: ArrayLike | None, invalid: int) -> Row:
+    """What an episode's progress curve says.
+
+    Args:
+        curve: float [T + 1], progress from 0 at the first frame.
+        expert_truth: float [T + 1], true progress of an expert's success; None for other episodes.
+        invalid: frames without a value.
+    """
+    progress = np.asarray(curve)
+    ordered = expert_truth is not None and len(progress) >= MIN_POINTS
+    return {
+        "end": float(progress[-1]),
+        "kendall": kendall_tau(np.arange(len(progress)), progress) if ordered else np.nan,
+        "progress_mae": np.nan if expert_truth is None else progress_mae(progress, expert_truth),
+        "invalid": invalid,
+    }
+
+
+def figures(columns: Columns, threshold: float) -> dict[str, float]:
+    """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say something.
+
+    Args:
+        columns: of `verdict_row`, `order_row` and `curve_row`.
+        threshold: final progress from which an episode counts as claimed success.
+    """
+    ends = columns["end"]
+    successes, failures, near = (ends[columns[name] == 1] for name in ("success", "failure", "near_miss"))
+    return {
+        "voc_plus": mean(columns["voc_plus"]),
+        "voc_minus": mean(columns["voc_minus"]),
+        "kendall": mean(columns["kendall"]),
+        "progress_mae": mean(columns["progress_mae"]),
+        "false_success": false_success(failures, threshold).mean if len(failures) else np.nan,
+        "auc": auc(successes, failures) if len(successes) and len(failures) else np.nan,
+        "success_end": mean(successes),
+        "failure_end": mean(failures),
+        "near_miss_false_success": false_success(near, threshold).mean if len(near) else np.nan,
+    }
+
+
+def mean(values: NDArray[np.float64]) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else np.nan

@@ -1,0 +1,414 @@
+"""`dopamine grm eval`: the gate's figures from files on disk, every perspective from one set of answers, kept and resumed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.raw import TRANSITIONS, read_demonstration, write_demonstration
+from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.batches import label_demonstration
+from dopamine_rl.grm.evaluate import episode_hops
+from dopamine_rl.grm.model import build_grm, load_grm, save_grm
+from dopamine_rl.interfaces import Prompt
+from dopamine_rl.metrics import kendall_tau, spearman
+from dopamine_rl.progress import hop
+from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, TaskReference
+from experiments import cli, evaluate_grm, grm_figures, grm_plots
+from experiments.gate import judge, report
+from experiments.grm_figures import Variant, hop_row, progress_row, true_hops, variants
+from experiments.grm_hops import EpisodeHops, Setting
+from experiments.grm_report import FIGURES, Evaluation
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.experiments.test_gate import AlwaysForward, observed
+from tests.fakes import FakeEngine, frame, seen
+from tests.reward_service.http import serving
+
+COUNT, STRIDE = 12, 4
+
+
+def recorded(
+    name: str,
+    curve: Sequence[float],
+    success: bool,
+    stages: tuple[str, ...] = ("align", "insert"),
+    ended: tuple[float, float] = (0.03, -0.05),
+    frames: NDArray[np.uint8] | None = None,
+) -> Demonstration:
+    """An episode whose pictures show the progress `curve`, which the simulator calls by half as much again or less."""
+    count, steps = len(curve), STRIDE * (len(curve) - 1)
+    observations = np.zeros((steps + 1, 30), np.float32)
+    observations[-1] = observed(*ended)
+    return Demonstration(
+        episode_id=name,
+        instructions=("insert the peg", "push it in"),
+        frames=np.stack([frame(progress) for progress in curve]) if frames is None else frames,
+        frame_steps=np.arange(count) * STRIDE,
+        keyframes=np.array([0, count // 2, count - 1]) if len(stages) == 2 else np.array([0, count - 1]),
+        stages=stages,
+        observations=observations,
+        actions=np.zeros((steps, 6), np.float32),
+        task_rewards=np.zeros(steps, np.float32),
+        terminated=success,
+        success=success,
+        seed=0,
+        true_progress=np.sqrt(curve).astype(np.float32),
+    )
+
+
+def expert_curve(count: int) -> NDArray[np.float64]:
+    """What Eq. 1 says of an episode with keyframes 0, count // 2, count − 1."""
+    return label_demonstration(recorded("", np.linspace(0, 1, count).tolist(), True)).progress.astype(np.float64)
+
+
+def write_all(folder: Path, *demonstrations: Demonstration) -> Path:
+    for demonstration in demonstrations:
+        write_demonstration(folder, demonstration)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stalled = np.minimum(np.linspace(0, 1.2, COUNT), 0.6).tolist()
+    jammed = np.minimum(np.linspace(0, 0.9, COUNT), 0.3).tolist()
+    late = [0.0] * 9 + [0.3, 0.6, 1.0]
+    return write_all(
+        tmp_path_factory.mktemp("data") / "raw",
+        *(recorded(f"expert_{count}", expert_curve(count).tolist(), True) for count in (10, 12, 14, 17)),
+        recorded("clone_1", late, True, ("act",)),
+        recorded("stall_1", stalled, False),
+        recorded("jam_1", jammed, False, ended=(0.006, -0.001)),
+        recorded("jam_2", jammed, False, ended=(0.006, -0.001)),
+    )
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[FakeEngine], None]:
+    """Lets an engine stand for the checkpoint."""
+
+    def with_engine(engine: FakeEngine) -> None:
+        @contextmanager
+        def client(*_: Any) -> Iterator[LocalRewardClient]:
+            yield LocalRewardClient(Scorer(engine))
+
+        monkeypatch.setattr(evaluate_grm, "reward_client", client)
+
+    return with_engine
+
+
+plot_all = grm_plots.plot_all
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples, and no plots."""
+    monkeypatch.setattr(grm_figures, "RESAMPLES", 20)
+    monkeypatch.setattr(grm_plots, "plot_all", lambda folder, evaluation: None)
+
+
+def run(*words: object) -> Evaluation:
+    return evaluate_grm.run(evaluate_grm.parse([str(word) for word in words]))
+
+
+def test_the_figures_are_the_gate_s(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:
+    engine = FakeEngine(unreadable=lambda before, after: 0.2 < before < 0.25)
+    answering(engine)
+    evaluation = run("model", raw, "--bounds", "laptop", "--out", tmp_path, "--demo", raw / "expert_10")
+    names = [episode.name for episode, _ in next(iter(evaluation.answered.values()))]
+    assert sorted(names) == ["clone_1", "expert_12", "expert_14", "expert_17", "jam_1", "jam_2", "stall_1"]
+    demonstrations = [read_demonstration(raw / name) for name in names]
+    reference = TaskReference.of(read_demonstration(raw / "expert_10"))
+    sources: Any = ["policy" if name == "clone_1" else "expert" for name in names]
+    judged = judge(LocalRewardClient(Scorer(engine)), demonstrations, reference, FusionConfig(), sources=sources)
+    wanted = report(judged, 0.8, STRIDE)
+    assert wanted.invalid > 0
+    found = evaluation.served.figures
+    for name in ("voc_plus", "voc_minus", "kendall", "progress_mae", "auc", "false_success", "near_miss_false_success"):
+        assert found[name].value == pytest.approx(getattr(wanted, name), abs=1e-6), name
+    assert evaluation.counts()["invalid"] == wanted.invalid
+    assert evaluation.counts()["near_miss"] == wanted.near_misses == 2
+    assert evaluation.stride == STRIDE
+    assert evaluation.verdict is not None
+    assert [check.name for check in evaluation.verdict.checks] == list(FIGURES)[:0] or len(
+        evaluation.verdict.checks
+    ) == 5
+
+
+def test_a_model_that_sees_progress_is_accepted_and_its_outcomes_are_right(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    monkeypatch.setattr(grm_plots, "plot_all", plot_all)
+    answering(FakeEngine())
+    evaluate_grm.main(
+        ["model", str(raw), "--bounds", "laptop", "--out", str(tmp_path), "--demo", str(raw / "expert_10")]
+    )
+    lines = capsys.readouterr().out.splitlines()
+    last = json.loads(lines[-1])
+    assert last["passed"] is True
+    assert last["counts"] == {"success": 4, "expert": 3, "failure": 3, "near_miss": 2, "cut_off": 0, "invalid": 0, "zero_pairs": 27, "failed_pairs": 19}  # fmt: skip
+    content = json.loads((tmp_path / "eval.json").read_text())
+    assert content["figures"]["voc_plus"] == pytest.approx(1.0)
+    assert content["figures"]["progress_mae"] < 0.01
+    assert content["figures"]["false_progress_zero"] == 0.0
+    # The stall has its first stage done; the policy's success came in its last frames, which Eq. 58 cannot know.
+    assert {e["name"]: e["outcome"] for e in content["episodes"]} == {
+        "expert_12": "success", "expert_14": "success", "expert_17": "success", "clone_1": "success",
+        "stall_1": "partial", "jam_1": "failure", "jam_2": "failure",
+    }  # fmt: skip
+    assert content["confusion"][1:] == [[0, 1, 0], [0, 0, 2]]
+    assert content["confusion"][0][0] >= 3
+    assert {path.name for path in tmp_path.iterdir()} == {"eval.md", "eval.json", "curves.png", "hops.png", "effects.png", "hops"}  # fmt: skip
+    text = (tmp_path / "eval.md").read_text()
+    for part in ("consistency fusion, own chain", "stride ×4", "wrist alone", "![Hops](hops.png)", "AUSE", "voc_minus"):
+        assert part in text
+    assert any(line.split()[:2] == ["voc_plus", "1.000"] for line in lines)
+
+
+def test_a_model_that_always_says_forward_has_voc_one_and_fails(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    answering(AlwaysForward())
+    with pytest.raises(SystemExit) as ended:
+        evaluate_grm.main(["model", str(raw), "--bounds", "laptop", "--out", str(tmp_path)])
+    assert ended.value.code == 3
+    last = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert last["figures"]["voc_plus"] == pytest.approx(1.0)
+    assert last["figures"]["voc_minus"] == 0.0
+    assert last["figures"]["false_progress_zero"] == last["figures"]["false_progress_failed"] == 1.0
+    assert last["passed"] is False
+    run("model", raw, "--out", tmp_path)  # without bounds nothing is refused
+
+
+def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    model, folder = tmp_path / "grm", tmp_path / "raw"
+    save_grm(build_grm(TINY), model, {})
+    for seed, success in ((1, True), (2, True), (3, True), (4, False)):
+        shown = moving_square(seed, success, COUNT)
+        kind = "expert" if success else "failure"
+        curve = shown.progress.tolist()
+        write_demonstration(folder, recorded(f"{kind}_{seed}", curve, success, frames=shown.frames))
+    words = ["grm", "eval", str(model), str(folder), "--out", str(tmp_path / "out"), "--threads", "1"]
+    cli.main(words)
+    first = capsys.readouterr().out
+    assert "of 15 episodes in a setting 15 were asked" in first
+    evaluation = evaluate_grm.run(evaluate_grm.parse(words[2:]))
+    assert "of 15 episodes in a setting 0 were asked" in capsys.readouterr().out
+    assert evaluation.summary() == json.loads(first.splitlines()[-1])
+    labels = {seed: label_demonstration(read_demonstration(folder / f"expert_{seed}")) for seed in (1, 2)}
+    assert evaluation.reference == "expert_1"
+    grm, every = load_grm(model), np.arange(COUNT)
+    answers = dict((episode.name, answers) for episode, answers in evaluation.answered["front+wrist, stride ×1"])
+    gain, loss, back = episode_hops(grm, labels[2], labels[1], every)
+    np.testing.assert_allclose(answers["expert_2"].gain, gain, atol=2e-5)
+    np.testing.assert_allclose(answers["expert_2"].loss, loss, atol=2e-5)
+    np.testing.assert_allclose(answers["expert_2"].swapped, back, atol=2e-5)
+    halved = dict((episode.name, answers) for episode, answers in evaluation.answered["stride ×2"])["expert_2"]
+    assert halved.frame_ids.tolist() == [0, 2, 4, 6, 8, 10, 11]
+    gain, loss, _ = episode_hops(grm, labels[2], labels[1], halved.frame_ids)
+    np.testing.assert_allclose(halved.gain, gain, atol=2e-5)
+    blank = replace(labels[2], frames=labels[2].frames * np.array([1, 0], np.uint8)[:, None, None, None])
+    half = replace(labels[1], frames=labels[1].frames * np.array([1, 0], np.uint8)[:, None, None, None])
+    alone = dict((episode.name, answers) for episode, answers in evaluation.answered["front alone"])["expert_2"]
+    gain, _, _ = episode_hops(grm, blank, half, every)
+    np.testing.assert_allclose(alone.gain, gain, atol=2e-5)
+
+
+def test_answers_are_asked_again_only_where_something_changed(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    def asked(*more: object, engine: FakeEngine | None = None) -> int:
+        answering(engine or FakeEngine())
+        run("model", raw, "--out", tmp_path, "--episodes", 2, *more)
+        told = [line for line in capsys.readouterr().out.splitlines() if "were asked now" in line]
+        return int(told[0].split(" were asked")[0].split()[-1])
+
+    assert asked() == 20
+    assert asked() == asked("--bounds", "laptop") == 0
+    assert asked("--views", "wrist") == 8  # its strides; stride ×1 is known
+    assert asked("--stride", 2) == 8  # what the front camera sees at it, and ×4 of it
+    assert asked(engine=FakeEngine("fake-2")) == 20
+    broken = next((tmp_path / "hops").glob("*.npz"))
+    broken.write_bytes(b"torn")
+    assert asked() + asked(engine=FakeEngine("fake-2")) + asked("--views", "wrist") + asked("--stride", 2) == 1
+
+
+class Remembering(FakeEngine):
+    """Keeps which views were blank."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blank: set[tuple[bool, ...]] = set()
+
+    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+        self.blank |= {
+            tuple(not images[i].any() for i in views) for p in prompts for views in (p.before[1:], p.after[1:])
+        }
+        return super().estimate(images, prompts)
+
+
+def test_hidden_cameras_are_blank_in_every_picture_but_the_references(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    engine = Remembering()
+    answering(engine)
+    run("model", raw, "--out", tmp_path, "--episodes", 1, "--views", "front")
+    assert engine.blank == {(True,)}
+    engine.blank.clear()
+    run("model", raw, "--out", tmp_path, "--episodes", 1, "--views", "front+wrist")
+    assert engine.blank == {(False,)}
+
+
+def test_settings_are_named_for_what_is_shown() -> None:
+    assert evaluate_grm.make_settings(None, 2) == {
+        "front+wrist, stride ×1": Setting(1, None), "stride ×2": Setting(2, None), "stride ×4": Setting(4, None),
+        "front alone": Setting(1, (0,)), "wrist alone": Setting(1, (1,)),
+    }  # fmt: skip
+    assert list(evaluate_grm.make_settings(None, 1)) == ["front, stride ×1", "stride ×2", "stride ×4"]
+    assert evaluate_grm.make_settings("wrist,wrist+front", 3)["wrist, stride ×1"].shown == (1,)
+    for views in ("close-up", "front+front", ""):
+        with pytest.raises(BadInput, match="--views"):
+            evaluate_grm.make_settings(views, 2)
+
+
+def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    folder = tmp_path / "plain"
+    shutil.copytree(raw, folder, ignore=lambda _, names: [n for n in names if n.startswith(("stall", "jam", "clone"))])
+    for path in folder.glob(f"*/{TRANSITIONS}"):
+        path.unlink()
+    answering(FakeEngine())
+    evaluation = run("model", folder, "--out", tmp_path / "out", "--stride", 1)
+    assert evaluation.counts()["expert"] == evaluation.counts()["success"] == 3
+    assert evaluation.summary()["figures"]["auc"] is None
+    assert evaluation.served.figures["progress_mae"].value < 0.01
+    with pytest.raises(BadInput, match="0 failures"):
+        run("model", folder, "--out", tmp_path / "out", "--stride", 1, "--bounds", "laptop")
+
+
+def answers_of(curve: Sequence[float]) -> EpisodeHops:
+    """A perfect model's answers."""
+    truth = np.array(curve)
+    hops = true_hops(truth, np.ones(len(truth) - 1, bool))
+    gain, loss = np.maximum(hops, 0).astype(np.float32), np.maximum(-hops, 0).astype(np.float32)
+    back = hop(truth[1:], truth[:-1]).astype(np.float32)
+    return EpisodeHops(np.arange(len(truth)), gain, loss, gain * 0, np.ones(len(hops), bool), back)
+
+
+def test_true_hops_compare_with_the_last_valid_frame_the_first_and_the_goal() -> None:
+    truth = np.array([0.0, 0.5, 0.75, 0.5])
+    assert true_hops(truth, np.array([True, True, True])).tolist() == pytest.approx(
+        np.array([[0.5, 0.5, -0.5], [0.5, 0.75, -0.25], [-1 / 3, 0.5, -0.5]])
+    )
+    held = true_hops(truth, np.array([True, False, True]))
+    assert held[2, 0] == 0.0  # 0.5 after 0.5, for the frame between them has no value
+
+
+@pytest.mark.parametrize("name", list(variants()))
+def test_every_perspective_and_fusion_of_a_perfect_model_is_the_truth(name: str) -> None:
+    truth = [0.0, 0.2, 0.5, 0.4, 0.8, 1.0]
+    curve, folded = variants()[name].curve(answers_of(truth))
+    assert curve == pytest.approx(np.array(truth), abs=1e-6)
+    assert folded.weight == pytest.approx(1.0)
+
+
+def test_perspectives_alone_follow_their_definitions() -> None:
+    hops = np.array([[0.5, 0.2, -0.6], [-0.2, 0.3, -0.1]], np.float32)
+    answers = replace(answers_of([0, 0.1, 0.2]), gain=hops.clip(0), loss=(-hops).clip(0))
+    curves = {name: variant.curve(answers)[0] for name, variant in variants().items()}
+    assert curves["incremental alone"] == pytest.approx([0, 0.5, 0.4])
+    assert curves["forward alone"] == pytest.approx([0, 0.2, 0.3])
+    assert curves["backward alone"] == pytest.approx([0, 0.4, 0.9])
+    first = (0.5 + 0.2 + 0.4) / 3
+    assert curves["mean fusion, own chain"] == pytest.approx([0, first, (0.4 + 0.3 + 0.9) / 3])
+    assert curves["mean fusion, fused chain"] == pytest.approx([0, first, (0.8 * first + 0.3 + 0.9) / 3])
+    # Δ = 1 in the second frame, so α = 20 all but freezes it.
+    frozen = curves["consistency fusion, fused chain"]
+    assert frozen[2] == pytest.approx(frozen[1], abs=1e-6)
+
+
+def test_rows_of_an_episode_are_what_can_be_counted_by_hand(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    answering(FakeEngine())
+    evaluation = run("model", raw, "--out", tmp_path)
+    unseen = {episode.name: episode for episode, _ in next(iter(evaluation.answered.values()))}
+    jam = replace(unseen["jam_1"], truth=np.array([0.0, 0.3, 0.3, 0.3, 0.2]))
+    answers = answers_of([0.0, 0.3, 0.3, 0.3, 0.2])
+    answers.gain[1, 0] = 0.2  # claims progress while it stands
+    answers.gain[3, 0] = 0.5  # and while it falls back, by a third: a hop of 0.5 − 1/3
+    row = hop_row(jam, answers)
+    assert (row["zero_pairs"], row["zero_claims"]) == (2, 1)
+    assert (row["failed_pairs"], row["failed_claims"]) == (3, 2)
+    assert row["hop_count"] == 12
+    assert row["hop_errors"] == pytest.approx(0.7)
+    shown = progress_row(jam, answers_of([0.0, 0.3, 0.3, 0.3, 0.2]), Variant(FusionConfig()))
+    assert (shown["other_mae"], shown["right"]) == (pytest.approx(0.0, abs=1e-6), 1.0)
+    assert np.isnan(shown["progress_mae"])
+    expert = unseen["expert_12"]
+    assert expert.truth is not None
+    wrong = answers_of(expert.truth.tolist())
+    shown = progress_row(expert, replace(wrong, gain=wrong.gain * 0.9), Variant(FusionConfig(chain="own"), 0))
+    curve, _ = Variant(FusionConfig(chain="own"), 0).curve(replace(wrong, gain=wrong.gain * 0.9))
+    assert shown["progress_mae"] == pytest.approx(np.abs(curve - expert.truth).mean(), abs=1e-6)
+    assert shown["order"] == pytest.approx(spearman(np.arange(12), curve))
+    assert shown["kendall"] == pytest.approx(kendall_tau(np.arange(12), curve))
+    common = [4, 8, 11]
+    assert shown["common_mae"] == pytest.approx(np.abs(curve - expert.truth)[common].mean(), abs=1e-6)
+
+
+def test_failures_are_labelled_on_the_demonstrations_scale(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    """The simulator's scale is the root of theirs here."""
+    answering(FakeEngine())
+    evaluation = run("model", raw, "--out", tmp_path)
+    unseen = {episode.name: episode for episode, _ in next(iter(evaluation.answered.values()))}
+    for name in ("stall_1", "jam_1", "clone_1"):
+        truth, pictures = unseen[name].truth, read_demonstration(raw / name).frames
+        assert truth is not None
+        assert np.abs(truth - [seen(views[0]) for views in pictures]).max() < 0.07, name
+        assert not unseen[name].expert
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["model", "/no/such/place"], "DATA = '/no/such/place': give a folder of raw episodes"),
+        (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
+        (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
+        (["model", "RAW", "--episodes", "0"], "--episodes = 0"),
+        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': name one of .*laptop"),
+        (["model", "RAW", "--views", "close-up"], "--views = 'close-up'"),
+        (["model", "RAW", "OTHER"], "it is of another task"),
+    ],
+)
+def test_bad_input_is_named(words: list[str], message: str, raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    other = replace(recorded("other", expert_curve(9).tolist(), True), instructions=("clear the table",))
+    write_all(tmp_path / "other", other)
+    answering(FakeEngine())
+    filled = [word.replace("RAW", str(raw)).replace("OTHER", str(tmp_path / "other")) for word in words]
+    with pytest.raises(BadInput, match=message):
+        run(*filled, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "words", [["model"], ["raw", "raw", "--url", "u", "--app", "a"], ["m", "raw", "--stride", "0"]]
+)
+def test_arguments_that_cannot_be_meant_are_refused(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        evaluate_grm.parse(words)
+    assert ended.value.code == 2
+
+
+def test_over_http_the_figures_are_the_same(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    real = evaluate_grm.reward_client
+    answering(FakeEngine())
+    here = run("model", raw, "--out", tmp_path / "a", "--episodes", 2)
+    monkeypatch.setattr(evaluate_grm, "reward_client", real)
+    with serving(LocalRewardClient(Scorer(FakeEngine())), "a-token-for-the-tests") as url:
+        (tmp_path / "token").write_text("a-token-for-the-tests")
+        there = run(raw, "--url", url, "--token-file", tmp_path / "token", "--out", tmp_path / "b", "--episodes", 2)
+    assert there.summary() == here.summary()
+
+
+def test_with_a_service_every_path_is_data() -> None:
+    parsed = evaluate_grm.parse(["raw_a", "raw_b", "--url", "http://127.0.0.1:1", "--stride", "auto"])
+    assert (parsed.model, parsed.data, parsed.stride) == (None, [Path("raw_a"), Path("raw_b")], None)
