@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.experts.steering import OPEN, SHUT, TRACKING_GAIN, steer
+from actors.experts.steering import BASE_XY, OPEN, SHUT, TRACKING_GAIN, steer
 from actors.geometry import Matrix, pose, rotation_vector
 from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, PegState
 
 if TYPE_CHECKING:
     from actors.maniskill import PegInsertionEnv
 
-BASE_XY = np.array([-0.615, 0.0])
 REACH_M, FETCHED_M = 0.77, 0.68
 """The hand reaches the table pointing straight down so far from the base; a peg further out is dragged in to the second."""
 HOVER_M = 0.06

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.experts.steering import OPEN, SHUT, TRACKING_GAIN, steer
+from actors.experts.steering import BASE_XY, OPEN, SHUT, TRACKING_GAIN, steer
 from actors.geometry import Matrix, pose, rotation_vector
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ HOVER_M = 0.06
 """Height over the grasp at which the gripper turns and centres before it comes down."""
 FROM_ABOVE = np.diag([1.0, -1.0, -1.0])
 """The tool's rotation in the frame of an object that it holds from above."""
+UPRIGHT_M, FAR_M, FAR_LEAN_RAD = 0.72, 0.84, 0.6
+"""So far from its base the arm reaches the table with the hand upright; at the second distance it leans this much outwards."""
 REACH, GRASP, CARRY = 0, 1, 2
 """Stages that all of them begin with."""
 SQUEEZING_STEPS, LOST_STEPS = 4, 3
@@ -99,7 +101,7 @@ class PickAndPlace:
         self._integral = np.zeros(3)
 
     def _reach(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
-        targets = [state.item @ grasp for grasp in self.grasps]
+        targets = [_leaning(state.item @ grasp) for grasp in self.grasps]
         turns = [rotation_vector(target[:3, :3] @ state.tool[:3, :3].T) for target in targets]
         costs = [np.linalg.norm(turn) + self.grasp_cost(state, t) for turn, t in zip(turns, targets, strict=True)]
         target, turn = targets[int(np.argmin(costs))], turns[int(np.argmin(costs))]
@@ -118,3 +120,12 @@ class PickAndPlace:
         elif self._squeezed > 3 * SQUEEZING_STEPS:
             self._start_over()
         return self.command(env, np.zeros(3), np.zeros(3), SHUT)
+
+
+def _leaning(target: Matrix) -> Matrix:
+    """A pose of the tool from above, turned about the axis that the fingers close along where the arm must stretch."""
+    outwards = target[:2, 3] - BASE_XY
+    distance_m = float(np.linalg.norm(outwards))
+    share = float(np.clip((distance_m - UPRIGHT_M) / (FAR_M - UPRIGHT_M), 0.0, 1.0))
+    lean_rad = FAR_LEAN_RAD * share * float(target[:2, 0] @ outwards) / distance_m
+    return target @ pose([0.0, 0.0, 0.0], Rotation.from_euler("y", lean_rad).as_matrix())

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from actors.maniskill import EnvConfig
 
 OPEN, SHUT = 1.0, -1.0
+BASE_XY = np.array([-0.615, 0.0])
+"""Where the robot stands, metres."""
 TRACKING_GAIN = 1.2
 """Commanded movement over error. The arm lags by about two environment steps; with twice as much it swings."""
 LARGEST_MOVE_M = 0.05

@@ -64,7 +64,7 @@ class PlugChargerExpert(PickAndPlace):
 class NearMiss(PlugChargerExpert):
     """Pushes the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes."""
 
-    stages = ("reach", "grasp", "align", "push beside the holes")
+    stages: tuple[str, ...] = ("reach", "grasp", "align", "push beside the holes")
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from actors.experts.disturbed import FAILURES, spoiled
 from actors.experts.pick_and_place import CARRY, PickAndPlace
 from actors.experts.steering import OPEN
-from actors.geometry import pose, to_matrix
+from actors.geometry import Matrix, pose, to_matrix
 from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
 
 CUBE_M = 0.04

@@ -22,6 +22,7 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
         ([], ["grm"]),
         (["--help"], ["grm", "General Reward Model"]),
         (["grm", "--help"], ["score", "progress and reward videos"]),
+        (["demos", "--help"], ["PickCube", "StackCube", "PullCube", "PegInsertionSide", "PlugCharger", "near_miss"]),
         (["grm", "score", "--help"], ["EPISODE", "--model", "--url", "--app", "--demo", "--out", "dopamine grm score"]),
     ],
 )
