@@ -61,8 +61,8 @@ PICK_CUBE = ObjectTask(
         "lift the cube to the green sphere",
     ),
     cameras={
-        "front": Camera((0.5, 0.15, 0.5), (-0.05, 0.0, 0.1), 0.9),
-        "close": Camera((0.3, -0.3, 0.25), (0.0, 0.0, 0.1), 0.8),
+        "front": Camera((0.5, 0.15, 0.5), (-0.05, 0.0, 0.14), 0.8),
+        "close": Camera((0.3, -0.4, 0.4), (0.0, 0.0, 0.14), 0.9),
     },
     scripts={"expert": PickCubeExpert, "near_miss": NearMiss, **spoiled(PickCubeExpert, *FAILURES)},
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),

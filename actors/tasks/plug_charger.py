@@ -39,6 +39,9 @@ class PlugChargerExpert(PickAndPlace):
         pose([-0.022, 0.0, 0.0], FROM_ABOVE @ Rotation.from_euler("y", LEAN_RAD).as_matrix()),
     )
 
+    steps_back = True
+    """Whether it tries again where the prongs jam."""
+
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
         super().reset(env, rng)
@@ -51,7 +54,7 @@ class PlugChargerExpert(PickAndPlace):
         off_m = float(np.abs(charger[1:3, 3] - self._beside_m).max())
         off_rad = float(np.linalg.norm(rotation_vector(charger[:3, :3])))
         outside = charger[0, 3] < -PRONG_M + 0.001
-        if outside and (off_m > TOO_FAR_OFF_M or off_rad > TOO_FAR_OFF_RAD):
+        if outside and self.steps_back and (off_m > TOO_FAR_OFF_M or off_rad > TOO_FAR_OFF_RAD):
             self._advancing = False
         elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
             self._advancing = True
@@ -65,6 +68,7 @@ class NearMiss(PlugChargerExpert):
     """Pushes the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes."""
 
     stages: tuple[str, ...] = ("reach", "grasp", "align", "push beside the holes")
+    steps_back = False
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""
@@ -106,7 +110,7 @@ PLUG_CHARGER = ObjectTask(
         "plug in the charger",
     ),
     cameras={
-        "front": Camera((-0.35, 0.4, 0.4), (0.0, 0.0, 0.08), 0.9),
+        "front": Camera((-0.35, 0.4, 0.4), (0.0, 0.0, 0.06), 0.8),
         "close": Camera((-0.1, 0.3, 0.25), (0.04, 0.0, 0.1), 0.8),
     },
     scripts={"expert": PlugChargerExpert, "near_miss": NearMiss, **spoiled(PlugChargerExpert, *FAILURES)},

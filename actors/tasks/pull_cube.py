@@ -97,7 +97,7 @@ PULL_CUBE = ObjectTask(
         "move the blue cube to the target by pulling it",
     ),
     cameras={
-        "front": Camera((0.45, 0.25, 0.55), (-0.1, 0.0, 0.0), 0.9),
+        "front": Camera((0.45, 0.25, 0.5), (-0.1, 0.0, 0.0), 0.7),
         "close": Camera((0.0, 0.45, 0.3), (-0.08, 0.0, 0.02), 0.9),
     },
     scripts={"expert": PullCubeExpert, "near_miss": NearMiss, **spoiled(PullCubeExpert, "stall", "retreat", "perturb")},

@@ -109,8 +109,8 @@ STACK_CUBE = ObjectTask(
         "place the red cube onto the green cube",
     ),
     cameras={
-        "front": Camera((0.55, 0.15, 0.5), (-0.05, 0.0, 0.03), 0.9),
-        "close": Camera((0.35, -0.35, 0.2), (0.0, 0.0, 0.05), 0.9),
+        "front": Camera((0.6, 0.15, 0.5), (0.0, 0.0, 0.03), 0.85),
+        "close": Camera((0.4, -0.55, 0.4), (0.0, 0.0, 0.03), 0.9),
     },
     scripts={"expert": StackCubeExpert, "near_miss": NearMiss, **spoiled(StackCubeExpert, *FAILURES)},
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
