@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import gymnasium
 import numpy as np
 
-from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
-from actors.experts.peg import PegInsertionExpert
-from actors.maniskill import INSTRUCTIONS
+from actors.tasks import TASKS
+from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
 from dopamine_rl.types import Demonstration
 
-KINDS: dict[str, Callable[[], Expert]] = {
-    "expert": PegInsertionExpert,
-    "near_miss": NearMiss,
-    "stall": Stall,
-    "retreat": Retreat,
-    "drop": Drop,
-    "straight_push": StraightPush,
-}
-"""Name of a scripted behaviour -> how to make it. All but `expert` are meant to fail."""
+SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
+"""A script that ends otherwise than meant is tried again with a seed so much higher, up to so many times in all."""
+
+
+def task_of(env: gymnasium.Env) -> Task:
+    """The task of a simulated environment under any wrappers."""
+    return TASKS[env.unwrapped.config.task]  # type: ignore[attr-defined]
 
 
 def record(
@@ -33,7 +30,7 @@ def record(
     """Run one episode and keep it.
 
     Args:
-        env: a PegInsertionEnv that renders views, wrapped or not.
+        env: a SimulatedEnv that renders views, wrapped or not.
         expert: acts.
         seed: of the environment.
         rng: of the expert.
@@ -63,7 +60,7 @@ def record(
     keyframes, stages = find_keyframes(frame_stages, expert.stages)
     return Demonstration(
         episode_id=episode_id or f"seed_{seed:06d}",
-        instructions=INSTRUCTIONS,
+        instructions=task_of(env).instructions,
         frames=np.stack(frames),
         frame_steps=np.array(frame_steps, np.int64),
         keyframes=keyframes,
@@ -105,12 +102,38 @@ def record_missing(env: gymnasium.Env, name: str, expert: Expert, seed: int, out
     """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from name and seed.
 
     Args:
-        name: what the episode is called after: a kind of KINDS, or another name for whoever acts.
+        name: what the episode is called after: one of the task's scripts, or another name for whoever acts.
     """
     folder = episode_folder(name, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
-    number = list(KINDS).index(name) if name in KINDS else len(KINDS)
-    episode = record(env, expert, seed, np.random.default_rng([seed, number]), folder.name)
+    episode = record(env, expert, seed, _draws(env, name, seed), folder.name)
     write_demonstration(out_dir, episode)
     return episode
+
+
+def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -> Demonstration:
+    """Like `record_missing`, but the expert's episode succeeds and every other script's fails.
+
+    Where one ends otherwise, the next of its spare seeds is taken; the episode holds the seed that it really began with.
+
+    Raises:
+        BadInput: none of the attempts ended as meant.
+    """
+    folder = episode_folder(script, seed, out_dir)
+    if folder.exists():
+        return read_demonstration(folder)
+    for attempt in range(ATTEMPTS):
+        tried = seed + attempt * SPARE_SEEDS
+        expert = task_of(env).scripts[script]()
+        episode = record(env, expert, tried, _draws(env, script, tried), folder.name)
+        if episode.success == (script == EXPERT):
+            write_demonstration(out_dir, episode)
+            return episode
+    raise BadInput("kind", script, f"choose another: {ATTEMPTS} attempts from seed {seed} did not end as meant")
+
+
+def _draws(env: gymnasium.Env, name: str, seed: int) -> np.random.Generator:
+    """What a script draws from in the episode of a seed; no two scripts of a task draw the same."""
+    scripts = list(task_of(env).scripts)
+    return np.random.default_rng([seed, scripts.index(name) if name in scripts else len(scripts)])

@@ -1,39 +1,41 @@
-"""PegInsertionSide-v1 as a plain gymnasium environment whose pictures are rendered only where they are scored."""
+"""ManiSkill's tasks as plain gymnasium environments whose pictures are rendered only where they are scored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.peg_state import OBSERVATION_SIZE, PegState, observation, pose, true_progress
+from actors.geometry import pose
+from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
+from actors.tasks import TASKS
+from actors.tasks.task import ObjectState, ObjectTask
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
-INSTRUCTIONS = (
-    "insert the peg into the hole in the side of the box",
-    "put the orange end of the peg into the box's hole",
-    "push the peg into the box",
-)
+if TYPE_CHECKING:
+    from actors.scene import TabletopScene
+
 # ManiSkill's pd_ee_delta_pose moves this much for an action of one, metres and rad.
 FULL_SCALE_M = 0.1
 FULL_SCALE_RAD = 0.1
+PEG_INSERTION = "PegInsertionSide-v1"
 
 
 @dataclass(frozen=True)
 class EnvConfig:
     """The simulated task: where episodes start, how long they last, what is seen and how large actions are."""
 
-    task: str = "PegInsertionSide-v1"
-    """ManiSkill's name of the task; the peg insertion is the one there is."""
+    task: str = PEG_INSERTION
+    """ManiSkill's name of the task, one of actors.tasks.TASKS. A policy can be trained for the peg insertion alone."""
     start: Literal["standard", "insertion"] = "insertion"
     """Standard: peg on the table, geometry drawn anew at every reset (the published protocol). Insertion: the peg is held
-    before the hole, one geometry."""
+    before the hole, one geometry. Other tasks have the standard start alone."""
     geometry_seed: int = 0
     """Seed of peg, box and hole of the insertion start."""
     lateral_m: float = 0.015
@@ -59,8 +61,9 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         checks = (
-            ("task", self.task == "PegInsertionSide-v1", "write PegInsertionSide-v1"),
+            ("task", self.task in TASKS, f"choose from {', '.join(TASKS)}"),
             ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
+            ("start", self.start == "standard" or self.task == PEG_INSERTION, "write standard for this task"),
             ("lateral_m", 0.0 <= self.lateral_m <= 0.05, "choose 0 to 0.05"),
             ("angle_rad", 0.0 <= self.angle_rad <= 0.3, "choose 0 to 0.3"),
             ("standoff_m", 0.03 <= self.standoff_m <= 0.1, "choose 0.03 to 0.1: a turned peg must not touch the plate"),
@@ -77,33 +80,43 @@ class EnvConfig:
                 raise BadInput(f"env.{name}", getattr(self, name), fix)
 
 
-class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
-    """One simulated robot with a peg.
+class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+    """One simulated robot with a task.
 
-    Observation: float32 [30] (`actors.peg_state.observation`). Action: float32 in [−1, 1]; translation (3) and rotation
-    vector (3) of the tool in the robot's base frame, scaled by the config; with the standard start a seventh entry opens
-    (1) or shuts (−1) the gripper, with the insertion start it stays shut. Reward: 1.0 on success, else 0.0. Success
-    terminates, the horizon truncates; nothing resets by itself.
+    Action: float32 in [−1, 1]; translation (3) and rotation vector (3) of the tool in the robot's base frame, scaled by
+    the config; with the standard start a seventh entry opens (1) or shuts (−1) the gripper, with the insertion start it
+    stays shut. Reward: 1.0 on success, else 0.0. Success terminates, the horizon truncates; nothing resets by itself.
 
     infos hold `success` (bool); `scored_views` (uint8 [V, H, W, 3]) at reset, every `stride` steps and at the episode's
     last step; and `oracle_progress` (float in [0, 1]) where the config asks for it.
 
-    Raises:
-        RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
+    Args:
+        scene: what is simulated; closed with the environment.
+        observation_size: length of the observation.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
-        from actors.peg_scene import PegScene  # imports torch and SAPIEN
-
-        self.config = config
+    def __init__(self, config: EnvConfig, scene: TabletopScene, observation_size: int) -> None:
+        self.config, self.environment_step = config, 0
+        self._scene, self._pictures = scene, bool(config.views)
         self._insertion = config.start == "insertion"
-        self._scene = PegScene(config.views, config.image_size, rebuild_at_reset=not self._insertion)
-        if self._insertion:
-            self._scene.build(config.geometry_seed)
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (OBSERVATION_SIZE,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (6 if self._insertion else 7,), np.float32)
-        self.environment_step = 0
-        self._pictures = bool(config.views)
+
+    def state(self) -> Any:
+        """The simulator's true state, for scripted experts and evaluation."""
+        raise NotImplementedError
+
+    def true_progress(self) -> float:
+        """How far along the task really is, in [0, 1]."""
+        raise NotImplementedError
+
+    def _observe(self) -> NDArray[np.float32]:
+        """The observation now."""
+        raise NotImplementedError
+
+    def _begin(self, seed: int) -> None:
+        """Put the scene into the start that a seed names."""
+        raise NotImplementedError
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -115,14 +128,9 @@ class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         super().reset(seed=seed)
         self._pictures = bool(self.config.views) and (options or {}).get("pictures", True)
-        episode_seed = int(self.np_random.integers(2**31)) if seed is None else seed
-        if self._insertion:
-            self._scene.place_grasped(self._start(np.random.default_rng(episode_seed)))
-        else:
-            self._scene.reset(seed=episode_seed)
+        self._begin(int(self.np_random.integers(2**31)) if seed is None else seed)
         self.environment_step = 0
-        state = self.state()
-        return observation(state), self._infos(state, success=False, scored=True)
+        return self._observe(), self._infos(success=False, scored=True)
 
     def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Act for one control period (50 ms)."""
@@ -130,12 +138,7 @@ class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.environment_step += 1
         truncated = not success and self.environment_step >= self.config.horizon
         scored = success or truncated or self.environment_step % self.config.stride == 0
-        state = self.state()
-        return observation(state), float(success), success, truncated, self._infos(state, success, scored)
-
-    def state(self) -> PegState:
-        """The simulator's true state, for scripted experts and evaluation."""
-        return self._scene.state()
+        return self._observe(), float(success), success, truncated, self._infos(success, scored)
 
     def render_views(self) -> Views:
         """Render all views now, scored or not: uint8 [V, H, W, 3]."""
@@ -151,13 +154,6 @@ class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Give the scene's memory back."""
         self._scene.close()
 
-    def _start(self, rng: np.random.Generator) -> NDArray[np.float64]:
-        """Draw the pose of the peg's head in the hole's frame."""
-        config = self.config
-        y, z = rng.uniform(-config.lateral_m, config.lateral_m, 2)
-        turn = Rotation.from_rotvec(rng.uniform(-config.angle_rad, config.angle_rad, 3)).as_matrix()
-        return pose([-self.state().half_length - config.standoff_m, y, z], turn)
-
     def _to_simulator(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
         """Our action in ManiSkill's units, whose rotation is turned the other way; the gripper shut unless it is ours."""
         clipped = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
@@ -168,16 +164,89 @@ class PegInsertionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         gripper = [-1.0] if self._insertion else clipped[6:]
         return np.concatenate([translation, rotation, gripper]).astype(np.float32)
 
-    def _infos(self, state: PegState, success: bool, scored: bool) -> dict[str, Any]:
+    def _infos(self, success: bool, scored: bool) -> dict[str, Any]:
         infos: dict[str, Any] = {"success": success}
         if scored and self._pictures:
             infos["scored_views"] = self._scene.pictures()
         if self.config.oracle:
-            progress = true_progress(state, self._scene.grasped(), from_grasp=self._insertion)
-            infos["oracle_progress"] = 1.0 if success else progress
+            infos["oracle_progress"] = 1.0 if success else self.true_progress()
         return infos
 
 
-def make_env(config: EnvConfig) -> PegInsertionEnv:
+class PegInsertionEnv(SimulatedEnv):
+    """The peg insertion, with either start. Observation: float32 [30] (`actors.peg_state.observation`).
+
+    Raises:
+        RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        from actors.peg_scene import PegScene  # imports torch and SAPIEN
+
+        rebuild = config.start == "standard"
+        self._peg_scene = PegScene(TASKS[config.task].cameras, config.views, config.image_size, rebuild)
+        super().__init__(config, self._peg_scene, OBSERVATION_SIZE)
+        if self._insertion:
+            self._peg_scene.build(config.geometry_seed)
+
+    def state(self) -> PegState:
+        """The simulator's true state, for scripted experts and evaluation."""
+        return self._peg_scene.state()
+
+    def true_progress(self) -> float:
+        """As `actors.peg_state.true_progress` has it."""
+        return true_progress(self.state(), self._peg_scene.grasped(), from_grasp=self._insertion)
+
+    def _observe(self) -> NDArray[np.float32]:
+        return observation(self.state())
+
+    def _begin(self, seed: int) -> None:
+        if self._insertion:
+            self._peg_scene.place_grasped(self._start(np.random.default_rng(seed)))
+        else:
+            self._peg_scene.reset(seed=seed)
+
+    def _start(self, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the pose of the peg's head in the hole's frame."""
+        config = self.config
+        y, z = rng.uniform(-config.lateral_m, config.lateral_m, 2)
+        turn = Rotation.from_rotvec(rng.uniform(-config.angle_rad, config.angle_rad, 3)).as_matrix()
+        return pose([-self.state().half_length - config.standoff_m, y, z], turn)
+
+
+class ObjectEnv(SimulatedEnv):
+    """A task in which one object is brought to its goal, for demonstrations.
+
+    Observation: float32 [10], metres in the robot's base-aligned world frame: positions of tool, object and goal (3
+    each), and whether the object is held. It is a record of what happened and not made to learn from.
+    """
+
+    def __init__(self, config: EnvConfig, task: ObjectTask) -> None:
+        from actors.scene import build_scene  # imports torch and SAPIEN
+
+        scene = build_scene(task, config.views, config.image_size)
+        super().__init__(config, scene, observation_size=10)
+        self.task = task
+
+    def state(self) -> ObjectState:
+        """The simulator's true state, read once a step, for scripted experts and evaluation."""
+        return self._state
+
+    def true_progress(self) -> float:
+        """As the task has it."""
+        return self.task.progress(self.state(), self._first)
+
+    def _observe(self) -> NDArray[np.float32]:
+        state = self._state = self.task.read(self._scene)
+        positions = [matrix[:3, 3] for matrix in (state.tool, state.item, state.goal)]
+        return np.concatenate([*positions, [state.grasped]]).astype(np.float32)
+
+    def _begin(self, seed: int) -> None:
+        self._scene.reset(seed=seed)
+        self._first = self.task.read(self._scene)
+
+
+def make_env(config: EnvConfig) -> SimulatedEnv:
     """Build the environment that a config describes."""
-    return PegInsertionEnv(config)
+    task = TASKS[config.task]
+    return ObjectEnv(config, task) if isinstance(task, ObjectTask) else PegInsertionEnv(config)

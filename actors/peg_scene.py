@@ -1,46 +1,26 @@
-"""ManiSkill's PegInsertionSide-v1 on the CPU with our cameras, its state as numpy, and grasped starts.
+"""ManiSkill's PegInsertionSide-v1: its state as numpy, and grasped starts.
 
 Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an environment is built, not before.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-# Mesa reads its thread budget when the driver is loaded. Rendering shares the machine with a policy and a simulator.
-os.environ.setdefault("LP_NUM_THREADS", "1")
+from collections.abc import Mapping
 
 import numpy as np
 import sapien
 import torch
 from mani_skill.envs.tasks.tabletop.peg_insertion_side import PegInsertionSideEnv
-from mani_skill.sensors.camera import CameraConfig
-from mani_skill.utils import sapien_utils
 from mani_skill.utils.structs import Pose
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, Matrix, PegState, inverse, pose
-from dopamine_rl.errors import RenderingUnavailable
-from dopamine_rl.types import Views
+from actors.geometry import Matrix, inverse, pose, to_matrix
+from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, PegState
+from actors.scene import TabletopScene
 
-# name -> (eye, target, vertical field of view in rad) of the fixed cameras; the wrist camera belongs to the robot.
-CAMERAS = {
-    "front": ((0.55, 0.1, 0.55), (-0.05, 0.05, 0.05), 1.0),
-    "close": ((0.35, 0.08, 0.22), (0.0, 0.2, 0.11), 0.55),
-}
-VIEW_NAMES = ("front", "wrist", "close")
 SETTLING_STEPS = 20
 """Simulation steps (10 ms each) in which a peg put between the fingers comes to rest in the grasp."""
-NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python of this environment>"
-
-
-def to_matrix(raw_pose: torch.Tensor) -> Matrix:
-    """ManiSkill's [1, 7] position and quaternion (w first) as a pose."""
-    raw = raw_pose[0].numpy().astype(np.float64)
-    return pose(raw[:3], Rotation.from_quat(raw[[4, 5, 6, 3]]).as_matrix())
 
 
 def to_pose(matrix: Matrix) -> sapien.Pose:
@@ -49,54 +29,8 @@ def to_pose(matrix: Matrix) -> sapien.Pose:
     return sapien.Pose(matrix[:3, 3].astype(np.float32), np.array([w, x, y, z], np.float32))
 
 
-class PegScene(PegInsertionSideEnv):
-    """The task with the cameras named in `views`; no pictures at all where there are none."""
-
-    def __init__(self, views: Sequence[str], image_size: int, rebuild_at_reset: bool) -> None:
-        self.views, self.image_size = tuple(views), image_size
-        try:
-            super().__init__(
-                obs_mode="none",
-                reward_mode="none",
-                control_mode="pd_ee_delta_pose",
-                sim_backend="physx_cpu",
-                render_backend="cpu" if views else "none",
-                sensor_configs={"width": image_size, "height": image_size},
-                reconfiguration_freq=1 if rebuild_at_reset else 0,
-            )
-        except RuntimeError as error:
-            if views and ("vk" in str(error).lower() or "vulkan" in str(error).lower()):
-                raise RenderingUnavailable(NO_VULKAN) from error
-            raise
-        if views and not self.scene.can_render():
-            raise RenderingUnavailable(NO_VULKAN)
-
-    @property
-    def _default_sensor_configs(self) -> list[CameraConfig]:
-        size = self.image_size
-        return [
-            CameraConfig(name, sapien_utils.look_at(eye, target), size, size, fov, 0.01, 10.0)
-            for name, (eye, target, fov) in CAMERAS.items()
-            if name in self.views
-        ]
-
-    @property
-    def _default_human_render_camera_configs(self) -> list[CameraConfig]:
-        return []
-
-    def _after_reconfigure(self, options: dict[str, Any]) -> None:
-        # The wrist camera's own mesh has three quarters of the scene's triangles and is in nobody's view.
-        for component in self.agent.robot.links_map["camera_link"]._objs[0].entity.components:
-            if isinstance(component, sapien.render.RenderBodyComponent):
-                component.visibility = 0.0
-
-    def pictures(self) -> Views:
-        """Render the views now: uint8 [V, H, W, 3]."""
-        self.scene.update_render(update_sensors=True, update_human_render_cameras=False)
-        cameras = [self.scene.sensors["hand_camera" if name == "wrist" else name] for name in self.views]
-        for camera in cameras:
-            camera.capture()
-        return np.stack([camera.camera.get_picture(["Color"])[0][0, ..., :3].numpy() for camera in cameras])
+class PegScene(TabletopScene, PegInsertionSideEnv):
+    """The peg insertion, whose peg can be put into the gripper before the hole."""
 
     def state(self) -> PegState:
         """The true state now."""

@@ -9,12 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
+from numpy.typing import NDArray
 
+from actors.geometry import Matrix, inverse, pose, rotation_vector
 from dopamine_rl.errors import BadInput
-
-Matrix = NDArray[np.float64]
 
 OBSERVATION_SIZE = 30
 GRASP_OFFSET_M = 0.06
@@ -23,26 +21,6 @@ FITS_M = 0.004
 """A head further off than this cannot be in the hole: 3 mm clearance, and what contact gives way."""
 GRASP_ROTATION = np.diag([1.0, -1.0, -1.0])
 """The tool's rotation in the peg's frame when it holds the peg from above, wrist camera towards the hole."""
-
-
-def pose(position: ArrayLike, rotation: Matrix | None = None) -> Matrix:
-    """A pose from position [3] in metres and rotation [3, 3] (identity where left out)."""
-    result = np.eye(4)
-    result[:3, 3] = np.asarray(position, np.float64)
-    if rotation is not None:
-        result[:3, :3] = rotation
-    return result
-
-
-def inverse(matrix: Matrix) -> Matrix:
-    """The inverse of a rigid pose."""
-    rotation = matrix[:3, :3].T
-    return pose(-rotation @ matrix[:3, 3], rotation)
-
-
-def rotation_vector(rotation: Matrix) -> Matrix:
-    """Rotation [3, 3] as axis times angle, [3] in rad."""
-    return Rotation.from_matrix(rotation).as_rotvec()
 
 
 @dataclass(frozen=True, eq=False, slots=True)

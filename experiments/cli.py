@@ -41,6 +41,7 @@ class Group:
 DOPAMINE = Group(
     "Progress rewards from a vision-language model for robot learning.",
     {
+        "demos": Command("simulated demonstrations and failures of a task", "experiments.demos"),
         "grm": Group(
             "the General Reward Model: pictures in, progress out",
             {

@@ -4,10 +4,12 @@
     python -m experiments.evaluate runs/peg_insert/policy.safetensors --evaluation.episodes 100
     python -m experiments.evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
         --env.horizon 150 --evaluation.episodes 100
+    python -m experiments.evaluate expert --env.task PlugCharger-v1 --env.start standard --env.translation-m 0.05 \\
+        --env.rotation-rad 0.1 --env.horizon 200 --evaluation.episodes 100
 
-POLICY is a saved policy, or a scripted behaviour: expert, straight_push, near_miss, stall, retreat, drop. Where a saved policy
-lies in the folder of its run, the settings are that run's, unless --preset names others. The last line is
-JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_seeds.
+POLICY is a saved policy, or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and for the peg
+straight_push. Where a saved policy lies in the folder of its run, the settings are that run's, unless --preset names others. The last
+line is JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_seeds.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.metrics import wilson
 from experiments.arguments import parse_run
@@ -44,7 +47,7 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     """Run a policy on the configured unseen seeds, without pictures.
 
     Args:
-        policy: a file of learner.policy.save_policy, or a name in actors.demonstrations.KINDS.
+        policy: a file of learner.policy.save_policy, or the name of one of the task's scripts.
     Raises:
         BadInput: it is neither.
     """
@@ -56,11 +59,8 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
         from learner.policy import load_policy
 
         load_policy(spec.path)  # a damaged file is met here, not in a worker
-    if spec.path is None:
-        from actors.demonstrations import KINDS
-
-        if policy not in KINDS:
-            raise BadInput("POLICY", policy, f"name a .safetensors file or one of {', '.join(KINDS)}")
+    elif policy not in (scripts := TASKS[config.env.task].scripts):
+        raise BadInput("POLICY", policy, f"name a .safetensors file or one of {', '.join(scripts)}")
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     with ray_cluster(config.cluster), interruptible("Interrupted."):
         pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 
 from actors.maniskill import EnvConfig
+from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
 from experiments.console import Console
 from experiments.video import Film
@@ -21,7 +22,7 @@ class PolicySpec:
     """What acts in an evaluation or film.
 
     Args:
-        kind: "network" (a saved policy), or the name of a scripted behaviour in actors.demonstrations.KINDS.
+        kind: "network" (a saved policy), or the name of one of the task's scripts (actors.tasks).
         path: the saved policy's file, for "network".
         name: what recorded episodes are called after; the kind where left out.
     """
@@ -38,7 +39,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -55,15 +56,23 @@ class SimulationWorker:
 
     def record(self, actor: str | PolicySpec, seed: int, out_dir: Path) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length."""
-        from actors.demonstrations import KINDS, record_missing
+        from actors.demonstrations import record_missing
 
+        scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
             act = self._policy(actor)
             demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir)
-        elif actor in KINDS:
-            demonstration = record_missing(self._get(), actor, KINDS[actor](), seed, out_dir)
+        elif actor in scripts:
+            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir)
         else:
-            raise BadInput("kind", actor, f"choose from {', '.join(KINDS)}")
+            raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
+        return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
+
+    def record_as_meant(self, script: str, seed: int, out_dir: Path) -> dict[str, Any]:
+        """Record a success of the expert or a failure of another script; returns success and length."""
+        from actors.demonstrations import record_as_meant
+
+        demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
@@ -106,9 +115,7 @@ class SimulationWorker:
 
             assert spec.path is not None
             return DeterministicPolicy.load(spec.path)
-        from actors.demonstrations import KINDS
-
-        env, expert = self._get(), KINDS[spec.kind]()
+        env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
         fresh = [True]
 
         def act(_: np.ndarray) -> np.ndarray:

@@ -6,8 +6,10 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.peg import OPEN, SHUT, PegInsertionExpert, simulated
-from actors.peg_state import Matrix, PegState, pose
+from actors.experts.peg import PegInsertionExpert, simulated
+from actors.experts.steering import OPEN, SHUT
+from actors.geometry import Matrix, pose
+from actors.peg_state import PegState
 
 
 class NearMiss(PegInsertionExpert):

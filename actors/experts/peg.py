@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.maniskill import PegInsertionEnv
-from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, Matrix, PegState, pose, rotation_vector
+from actors.experts.steering import BASE_XY, OPEN, SHUT, TRACKING_GAIN, steer
+from actors.geometry import Matrix, pose, rotation_vector
+from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, PegState
 
-OPEN, SHUT = 1.0, -1.0
-TRACKING_GAIN = 1.2
-"""Commanded movement over error. The arm lags by about two environment steps; with twice as much it swings."""
-LARGEST_MOVE_M = 0.05
-"""Largest command per environment step and axis; with more the arm overshoots."""
-FINE_MOVE_M, FINE_BELOW_M = 0.02, 0.05
-"""Largest command where the error is below the second number: slower there, or the peg swings about the hole."""
-BASE_XY = np.array([-0.615, 0.0])
+if TYPE_CHECKING:
+    from actors.maniskill import PegInsertionEnv
+
 REACH_M, FETCHED_M = 0.77, 0.68
 """The hand reaches the table pointing straight down so far from the base; a peg further out is dragged in to the second."""
 HOVER_M = 0.06
@@ -36,17 +32,12 @@ INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
 
 def simulated(env: gymnasium.Env) -> PegInsertionEnv:
     """The simulated environment under any wrappers."""
-    return cast(PegInsertionEnv, env.unwrapped)
+    return cast("PegInsertionEnv", env.unwrapped)
 
 
 def _from_base_m(position: Matrix) -> float:
     """Horizontal distance from the robot's base."""
     return float(np.linalg.norm(position[:2] - BASE_XY))
-
-
-def _shorten(vector: Matrix, largest: float) -> Matrix:
-    """The vector, shorter where an entry would exceed `largest`, in the same direction."""
-    return vector * min(1.0, largest / max(float(np.abs(vector).max()), 1e-9))
 
 
 class PegInsertionExpert:
@@ -172,11 +163,7 @@ class PegInsertionExpert:
 
     def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
         """Towards a displacement in the base frame, as far as one action goes; straight also where it is cut."""
-        config = simulated(env).config
-        largest_m = FINE_MOVE_M if np.linalg.norm(move_m) < FINE_BELOW_M else LARGEST_MOVE_M
-        move = _shorten(TRACKING_GAIN * move_m, min(largest_m, config.translation_m)) / config.translation_m
-        turn = _shorten(TRACKING_GAIN * turn_rad, config.rotation_rad) / config.rotation_rad
-        movement = np.concatenate([move, turn])
+        movement = steer(simulated(env).config, move_m, turn_rad)
         if self._stage < 3 and self._blocked % 2 == 1:
             # Where the arm is nearly stretched, its inverse kinematics finds no answer to a large command, and it stays.
             movement *= 0.3

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from actors.demonstrations import KINDS, episode_folder, find_keyframes, record, record_missing
+from actors.demonstrations import episode_folder, find_keyframes, record, record_missing
 from actors.maniskill import EnvConfig, PegInsertionEnv, make_env
+from actors.tasks import TASKS
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration
 from dopamine_rl.errors import BadInput
 
+SCRIPTS = TASKS["PegInsertionSide-v1"].scripts
 STANDARD = EnvConfig(views=(), start="standard", translation_m=0.05, rotation_rad=0.1, horizon=150)
 
 
@@ -31,7 +33,7 @@ def standard_env() -> Iterator[PegInsertionEnv]:
 def run(env: PegInsertionEnv, kind: str, seed: int) -> tuple[bool, list[int]]:
     """Whether the episode succeeded, and the stage at every step."""
     env.reset(seed=seed)
-    expert = KINDS[kind]()
+    expert = SCRIPTS[kind]()
     expert.reset(env, np.random.default_rng(seed))
     stages = [expert.stage]
     terminated = truncated = False
@@ -101,17 +103,17 @@ def test_keyframes_are_stage_changes_snapped_to_frames() -> None:
 
 def test_a_demonstration_needs_pictures(env: PegInsertionEnv) -> None:
     with pytest.raises(BadInput, match="views"):
-        record(env, KINDS["expert"](), 0, np.random.default_rng(0))
+        record(env, SCRIPTS["expert"](), 0, np.random.default_rng(0))
 
 
 @pytest.mark.render
 def test_what_is_there_is_not_recorded_again(tmp_path: Path) -> None:
     env = make_env(EnvConfig(image_size=32, stride=8, views=("wrist",)))
     try:
-        record_missing(env, "expert", KINDS["expert"](), 0, tmp_path)
+        record_missing(env, "expert", SCRIPTS["expert"](), 0, tmp_path)
         written = episode_folder("expert", 0, tmp_path).stat().st_mtime_ns
         for seed in (0, 1):
-            record_missing(env, "expert", KINDS["expert"](), seed, tmp_path)
+            record_missing(env, "expert", SCRIPTS["expert"](), seed, tmp_path)
     finally:
         env.close()
     folders = [episode_folder("expert", seed, tmp_path) for seed in (0, 1)]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from actors.peg_state import PegState, near_miss, observation, off_hole_m, pose
+from actors.geometry import pose
+from actors.peg_state import PegState, near_miss, observation, off_hole_m
 from dopamine_rl.errors import BadInput
 
 

@@ -1,0 +1,95 @@
+"""ManiSkill's tabletop tasks on the CPU, with our cameras and nothing else to render.
+
+Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an environment is built, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Mesa reads its thread budget when the driver is loaded. Rendering shares the machine with a policy and a simulator.
+os.environ.setdefault("LP_NUM_THREADS", "1")
+
+import numpy as np
+import sapien
+from mani_skill.envs.sapien_env import BaseEnv
+from mani_skill.sensors.camera import CameraConfig
+from mani_skill.utils import sapien_utils
+from mani_skill.utils.registration import REGISTERED_ENVS
+
+from actors.tasks.task import Camera, Task
+from dopamine_rl.errors import RenderingUnavailable
+from dopamine_rl.types import Views
+
+NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python of this environment>"
+
+
+class TabletopScene(BaseEnv):
+    """Put before one of ManiSkill's tasks among a class's bases: that task with our cameras, a Panda and delta poses.
+
+    Args:
+        cameras: the fixed ones by name; `wrist` belongs to the robot.
+        views: names of the cameras to render, in the order of the V axis; without any, no Vulkan driver is needed.
+        image_size: height and width, pixels.
+        rebuild_at_reset: build all bodies anew at every reset; geometry that a task draws is drawn then.
+    """
+
+    def __init__(
+        self, cameras: Mapping[str, Camera], views: Sequence[str], image_size: int, rebuild_at_reset: bool
+    ) -> None:
+        self.cameras, self.views, self.image_size = cameras, tuple(views), image_size
+        try:
+            super().__init__(
+                robot_uids="panda_wristcam",
+                obs_mode="none",
+                reward_mode="none",
+                control_mode="pd_ee_delta_pose",
+                sim_backend="physx_cpu",
+                render_backend="cpu" if views else "none",
+                sensor_configs={"width": image_size, "height": image_size},
+                reconfiguration_freq=1 if rebuild_at_reset else 0,
+            )
+        except RuntimeError as error:
+            if views and ("vk" in str(error).lower() or "vulkan" in str(error).lower()):
+                raise RenderingUnavailable(NO_VULKAN) from error
+            raise
+        if views and not self.scene.can_render():
+            raise RenderingUnavailable(NO_VULKAN)
+
+    @property
+    def _default_sensor_configs(self) -> list[CameraConfig]:
+        size = self.image_size
+        return [
+            CameraConfig(
+                name, sapien_utils.look_at(camera.eye, camera.target), size, size, camera.field_of_view_rad, 0.01, 10.0
+            )
+            for name, camera in self.cameras.items()
+            if name in self.views
+        ]
+
+    @property
+    def _default_human_render_camera_configs(self) -> list[CameraConfig]:
+        return []
+
+    def _after_reconfigure(self, options: dict[str, Any]) -> None:
+        # The wrist camera's own mesh has three quarters of the scene's triangles and is in nobody's view.
+        for component in self.agent.robot.links_map["camera_link"]._objs[0].entity.components:
+            if isinstance(component, sapien.render.RenderBodyComponent):
+                component.visibility = 0.0
+
+    def pictures(self) -> Views:
+        """Render the views now: uint8 [V, H, W, 3]."""
+        self.scene.update_render(update_sensors=True, update_human_render_cameras=False)
+        cameras = [self.scene.sensors["hand_camera" if name == "wrist" else name] for name in self.views]
+        for camera in cameras:
+            camera.capture()
+        return np.stack([camera.camera.get_picture(["Color"])[0][0, ..., :3].numpy() for camera in cameras])
+
+
+def build_scene(task: Task, views: Sequence[str], image_size: int) -> TabletopScene:
+    """ManiSkill's scene of a task, rebuilt at every reset: what an engine remembers of old contacts goes with it."""
+    simulator = REGISTERED_ENVS[task.name].cls
+    scene = type(simulator.__name__, (TabletopScene, simulator), {})
+    return scene(task.cameras, views, image_size, rebuild_at_reset=True)

@@ -1,0 +1,34 @@
+"""PegInsertionSide-v1: a peg is taken from the table and pushed into the hole in the side of a box."""
+
+from __future__ import annotations
+
+from actors.experts.disturbed import spoiled
+from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
+from actors.experts.peg import PegInsertionExpert
+from actors.tasks.task import Camera, Task
+
+PEG_INSERTION = Task(
+    name="PegInsertionSide-v1",
+    instructions=(
+        "insert the peg into the hole in the side of the box",
+        "put the orange end of the peg into the box's hole",
+        "push the peg into the box",
+    ),
+    cameras={
+        "front": Camera((0.55, 0.1, 0.55), (-0.05, 0.05, 0.05), 1.0),
+        "close": Camera((0.35, 0.08, 0.22), (0.0, 0.2, 0.11), 0.55),
+    },
+    scripts={
+        "expert": PegInsertionExpert,
+        "near_miss": NearMiss,
+        "stall": Stall,
+        "retreat": Retreat,
+        "drop": Drop,
+        "straight_push": StraightPush,
+        **spoiled(PegInsertionExpert, "perturb"),
+    },
+    failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
+    horizon=150,
+    stride=4,
+    partial_from=0.2,
+)

@@ -1,0 +1,123 @@
+"""PlugCharger-v1: a charger with two prongs is taken from the table and plugged into a receptacle, 0.5 mm of clearance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from actors.experts.disturbed import FAILURES, spoiled
+from actors.experts.pick_and_place import CARRY, FROM_ABOVE, PickAndPlace
+from actors.geometry import Matrix, inverse, pose, rotation_vector, to_matrix
+from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
+
+PRONG_M = 0.016
+"""Length of the prongs; the charger's frame is where they leave its body, its goal where that meets the receptacle."""
+DEEP_ENOUGH_M = 0.011
+"""Success: 5 mm of the prongs may stick out."""
+FITS_M = 0.0015
+"""Prongs further off than this to a side are not in the holes: 0.5 mm clearance, and what contact gives way."""
+LEAN_RAD = 0.26
+"""The hand leans back, or it would touch the receptacle, which is as high as its fingers are long."""
+BEFORE_M = 0.02
+"""Gap between prongs and receptacle at which the charger is aligned."""
+TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0012, 0.03
+"""Outside and off by more than this: retreat."""
+ALIGNED_M, ALIGNED_RAD = 0.0004, 0.01
+"""Off by less than this: advance."""
+PLUG = CARRY + 1
+
+
+class PlugChargerExpert(PickAndPlace):
+    """Aligns the prongs before the receptacle, goes in when they fit, and steps back when they do not."""
+
+    stages: tuple[str, ...] = ("reach", "grasp", "align", "plug")
+    grasps: tuple[Matrix, ...] = (
+        pose([-0.022, 0.0, 0.0], FROM_ABOVE @ Rotation.from_euler("y", LEAN_RAD).as_matrix()),
+    )
+
+    steps_back = True
+    """Whether it tries again where the prongs jam."""
+
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode."""
+        super().reset(env, rng)
+        self._advancing = False
+        self._beside_m = np.zeros(2)
+
+    def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
+        """Align, then in."""
+        charger = inverse(state.goal) @ state.item
+        off_m = float(np.abs(charger[1:3, 3] - self._beside_m).max())
+        off_rad = float(np.linalg.norm(rotation_vector(charger[:3, :3])))
+        outside = charger[0, 3] < -PRONG_M + 0.001
+        if outside and self.steps_back and (off_m > TOO_FAR_OFF_M or off_rad > TOO_FAR_OFF_RAD):
+            self._advancing = False
+        elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
+            self._advancing = True
+        if self._advancing:
+            self._stage = PLUG
+        ahead = min(0.0, charger[0, 3] + 0.008) if self._advancing else -PRONG_M - BEFORE_M
+        return self.bring(env, state, state.goal @ pose([ahead, *self._beside_m]), turning=True)
+
+
+class NearMiss(PlugChargerExpert):
+    """Pushes the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes."""
+
+    stages: tuple[str, ...] = ("reach", "grasp", "align", "push beside the holes")
+    steps_back = False
+
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode; draws where it pushes."""
+        super().reset(env, rng)
+        angle = rng.uniform(-np.pi, np.pi)
+        self._beside_m = rng.uniform(0.003, 0.01) * np.array([np.cos(angle), np.sin(angle)])
+
+
+def read(scene: Any) -> ObjectState:
+    """The true state."""
+    return read_object(scene, scene.charger, to_matrix(scene.goal_pose.raw_pose))
+
+
+def progress(state: ObjectState, first: ObjectState) -> float:
+    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by depth.
+
+    A tilt of 0.1 rad counts as much as 20 mm.
+    """
+    charger = inverse(state.goal) @ state.item
+    depth = charger[0, 3] + PRONG_M
+    if depth > 0.0 and np.abs(charger[1:3, 3]).max() <= FITS_M:
+        return 0.7 + 0.27 * min(1.0, depth / DEEP_ENOUGH_M)
+    if not state.grasped:
+        return reaching(state, first)
+    return HELD + (0.7 - HELD) * share_covered(_way_left_m(charger), _way_left_m(inverse(first.goal) @ first.item))
+
+
+def _way_left_m(charger: Matrix) -> float:
+    """Way of the prongs to the holes, with what they are turned by; the charger's pose is in its goal's frame."""
+    tips = charger[:3, 3] + [PRONG_M, 0.0, 0.0]
+    return float(np.linalg.norm(tips) + 0.2 * np.linalg.norm(rotation_vector(charger[:3, :3])))
+
+
+PLUG_CHARGER = ObjectTask(
+    name="PlugCharger-v1",
+    instructions=(
+        "plug the charger into the receptacle",
+        "put the charger's prongs into the holes of the white plate",
+        "plug in the charger",
+    ),
+    cameras={
+        "front": Camera((-0.35, 0.4, 0.4), (0.0, 0.0, 0.06), 0.8),
+        "close": Camera((-0.1, 0.3, 0.25), (0.04, 0.0, 0.1), 0.8),
+    },
+    scripts={"expert": PlugChargerExpert, "near_miss": NearMiss, **spoiled(PlugChargerExpert, *FAILURES)},
+    failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
+    horizon=200,
+    stride=4,
+    partial_from=HELD,
+    read=read,
+    progress=progress,
+)

@@ -1,0 +1,110 @@
+"""PullCube-v1: a blue cube is dragged towards the robot, onto a red and white target, with the gripper shut."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from actors.experts.disturbed import spoiled
+from actors.experts.pick_and_place import FROM_ABOVE, simulated
+from actors.experts.steering import SHUT, steer
+from actors.geometry import Matrix, rotation_vector, to_matrix
+from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, read_object, share_covered
+
+GOAL_RADIUS_M = 0.1
+"""ManiSkill's: the cube's middle has to be nearer to the target's."""
+BEHIND_M, TOUCH_M = 0.05, 0.035
+"""Where the tool comes down behind the cube, and how far behind it is when it touches; metres from the cube's middle."""
+HOVER_M, LOW_M = 0.08, 0.02
+"""Heights of the tool over the table on the way there, and while it pulls."""
+
+
+class PullCubeExpert:
+    """Reaches over the cube, comes down behind it, pulls."""
+
+    stages: tuple[str, ...] = ("reach", "lower", "pull")
+
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode."""
+        self._stage = 0
+        self._short_m = -1.0
+
+    @property
+    def stage(self) -> int:
+        """Index into `stages`."""
+        return self._stage
+
+    def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """The next action, float32 [7]."""
+        state = simulated(env).state()
+        move = state.item[:3, 3] - state.tool[:3, 3]
+        move[2] = (HOVER_M if self._stage == 0 else LOW_M) - state.tool[2, 3]
+        if self._stage < 2:
+            move[0] += BEHIND_M
+        if self._stage == 0 and np.linalg.norm(move[:2]) < 0.01:
+            self._stage = 1
+        elif self._stage == 1 and abs(move[2]) < 0.01:
+            self._stage = 2
+        elif self._stage == 2 and (abs(move[1]) > 0.02 or move[0] > 0.0):
+            self._stage = 0  # the cube has slipped away
+        if self._stage == 2:
+            move[0] = -0.04 if _outside_m(state) > self._short_m else 0.0
+        turn = rotation_vector(FROM_ABOVE @ state.tool[:3, :3].T)
+        return np.append(steer(simulated(env).config, move, turn), SHUT).astype(np.float32)
+
+
+class NearMiss(PullCubeExpert):
+    """Stops with the cube 5 to 20 mm before the target counts."""
+
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode; draws where it stops."""
+        super().reset(env, rng)
+        self._short_m = float(rng.uniform(0.01, 0.03))  # the arm moves on for some millimetres
+
+
+def _outside_m(state: ObjectState) -> float:
+    """How far the cube's middle is from counting as on the target; negative where it counts."""
+    return float(np.linalg.norm(state.error_m[:2])) - GOAL_RADIUS_M
+
+
+def _way_to_cube_m(state: ObjectState) -> float:
+    """The tool's way to where it touches the cube: over it, behind it, down."""
+    offset: Matrix = state.tool[:3, 3] - state.item[:3, 3]
+    behind = np.hypot(offset[0] - TOUCH_M, offset[1])
+    return float(behind + max(0.0, offset[2]))
+
+
+def read(scene: Any) -> ObjectState:
+    """The true state."""
+    return read_object(scene, scene.obj, to_matrix(scene.goal_region.pose.raw_pose))
+
+
+def progress(state: ObjectState, first: ObjectState) -> float:
+    """HELD for the tool behind the cube, by its way there; the rest by the share of the cube's way to the target."""
+    at_cube = share_covered(_way_to_cube_m(state), _way_to_cube_m(first))
+    pulled = share_covered(max(0.0, _outside_m(state)), _outside_m(first))
+    return HELD * at_cube + (0.97 - HELD) * pulled
+
+
+PULL_CUBE = ObjectTask(
+    name="PullCube-v1",
+    instructions=(
+        "pull the blue cube onto the red and white target",
+        "drag the cube towards the robot onto the target",
+        "move the blue cube to the target by pulling it",
+    ),
+    cameras={
+        "front": Camera((0.45, 0.25, 0.5), (-0.1, 0.0, 0.0), 0.7),
+        "close": Camera((0.0, 0.45, 0.3), (-0.08, 0.0, 0.02), 0.9),
+    },
+    scripts={"expert": PullCubeExpert, "near_miss": NearMiss, **spoiled(PullCubeExpert, "stall", "retreat", "perturb")},
+    failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "perturb"),
+    horizon=60,
+    stride=2,
+    partial_from=HELD + 0.1,
+    read=read,
+    progress=progress,
+)

@@ -1,0 +1,110 @@
+"""What a simulated task is: what it is called and looks like, who solves it, and how far along it truly is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from actors.geometry import Matrix, to_matrix
+from dopamine_rl.interfaces import Expert
+
+EXPERT = "expert"
+"""Name of the script that solves a task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Camera:
+    """A fixed camera.
+
+    Args:
+        eye, target: where it is and what it looks at, metres in the robot's base-aligned world frame.
+        field_of_view_rad: vertical.
+    """
+
+    eye: tuple[float, float, float]
+    target: tuple[float, float, float]
+    field_of_view_rad: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task of ManiSkill with our cameras and scripts.
+
+    Args:
+        name: ManiSkill's.
+        instructions: ways to say it; the first is the canonical one.
+        cameras: `front`, and `close` for what the front view is too coarse for; the wrist camera belongs to the robot.
+        scripts: name of a behaviour -> how to make it. EXPERT solves the task, the others are meant to fail.
+        failures: names of scripts in the order in which failures are recorded, in turn. Half are near misses.
+        horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
+        stride: environment steps from one recorded frame to the next.
+        partial_from: a failure that ends with at least this true progress has done part of the task.
+    """
+
+    name: str
+    instructions: tuple[str, ...]
+    cameras: Mapping[str, Camera]
+    scripts: Mapping[str, Callable[[], Expert]]
+    failures: tuple[str, ...]
+    horizon: int
+    stride: int
+    partial_from: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ObjectState:
+    """The simulator's true state where one object is to be brought to a goal.
+
+    Args:
+        tool: pose of the point between the finger tips.
+        item: pose of the object.
+        goal: pose that the object should have; its rotation counts where the task says so.
+        grasped: both fingers press on the object.
+    """
+
+    tool: Matrix
+    item: Matrix
+    goal: Matrix
+    grasped: bool
+
+    @property
+    def error_m(self) -> Matrix:
+        """From the object to its goal, [3]."""
+        return self.goal[:3, 3] - self.item[:3, 3]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectTask(Task):
+    """A task that brings one object to a goal.
+
+    Args:
+        read: the true state of ManiSkill's scene.
+        progress: true progress in [0, 1] of a state, given the episode's first one; success itself is 1 by definition.
+    """
+
+    read: Callable[[Any], ObjectState]
+    progress: Callable[[ObjectState, ObjectState], float]
+
+
+def read_object(scene: Any, item: Any, goal: Matrix) -> ObjectState:
+    """The state of a scene in which `item` (ManiSkill's actor) has a goal."""
+    grasped = bool(scene.agent.is_grasping(item, max_angle=30)[0])
+    return ObjectState(to_matrix(scene.agent.tcp.pose.raw_pose), to_matrix(item.pose.raw_pose), goal, grasped)
+
+
+HELD = 0.3
+"""True progress when the object has just been taken; before, progress is this times the share of the way to it."""
+
+
+def share_covered(way: float, first_way: float) -> float:
+    """How much of a way is behind, in [0, 1]: 0 where it began, or further off; 1 at its end."""
+    return float(np.clip(1.0 - way / max(first_way, 1e-6), 0.0, 1.0))
+
+
+def reaching(state: ObjectState, first: ObjectState) -> float:
+    """Progress while the object is not held: HELD times the share of the way to it."""
+    ways = [float(np.linalg.norm(one.tool[:3, 3] - one.item[:3, 3])) for one in (state, first)]
+    return HELD * share_covered(*ways)

@@ -1,0 +1,169 @@
+"""Records demonstrations of a simulated task into a folder of raw episodes: successes of its expert, and failures.
+
+    dopamine demos PickCube -n 50 --failures 50
+    dopamine demos StackCube -n 0 --failures 20 --kind near_miss --kind drop --out raw/misses --seed 5000
+
+Every episode belongs to a seed: the same command records the same episodes, whatever the number of workers. Failures are of
+the task's kinds in turn, half of them near misses. What is in the folder already is kept, so that the same command goes on
+where it was interrupted, and a larger -n adds to it. Beside the pictures every episode holds the simulator's true progress.
+The last line is JSON: episodes, successes, failures by kind, seconds, and episodes a second of those recorded now.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from actors.demonstrations import SPARE_SEEDS, episode_folder
+from actors.maniskill import EnvConfig
+from actors.tasks import TASKS
+from actors.tasks.task import EXPERT, Task
+from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.files import remove_leftovers, write_atomically
+from experiments.console import Console
+from experiments.ending import exit_with, interruptible
+
+SETTINGS = "demos.json"
+"""File in the folder of episodes that says how they were recorded."""
+KEPT = "Interrupted. The same command keeps the episodes that are recorded and goes on."
+TRANSLATION_M, ROTATION_RAD = 0.05, 0.1
+"""Movement for an action of one: what the experts need to cross the table in a second."""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; imports neither Ray nor a simulator."""
+    parser = argparse.ArgumentParser(
+        prog="dopamine demos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    tasks = "; ".join(f"{_short(task)}: {task.instructions[0]} ({', '.join(_kinds(task))})" for task in TASKS.values())
+    parser.add_argument("task", metavar="TASK", help=f"with its kinds of failures: {tasks}")
+    parser.add_argument("-n", type=int, required=True, metavar="N", help="successes of the expert")
+    parser.add_argument("--failures", type=int, default=0, metavar="M", help="failures (default: %(default)s)")
+    parser.add_argument("--kind", action="append", metavar="KIND", help="a kind of failures, instead of all in turn; may be given several times")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first success and of the first failure (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--stride", type=int, metavar="K", help="environment steps from one frame to the next (default: the task's own, 2 or 4)")  # fmt: skip
+    parser.add_argument("--size", type=int, default=112, metavar="PX", help="height and width of every view (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, metavar="W", help="simulators, each a process (default: %(default)s)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Record what is missing and say what there is."""
+    arguments = parse(argv)
+    try:
+        with interruptible(KEPT):
+            print(json.dumps(run(arguments)))
+    except DopamineError as error:
+        exit_with(error)
+
+
+def run(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Record every episode that is asked for and not there yet.
+
+    Raises:
+        BadInput: an argument cannot be used, or the folder's episodes were recorded in another way.
+    """
+    task = find_task(arguments.task)
+    for name, value, least in (("-n", arguments.n, 0), ("--failures", arguments.failures, 0), ("--workers", arguments.workers, 1)):  # fmt: skip
+        if value < least:
+            raise BadInput(name, value, f"give at least {least}")
+    if arguments.n + arguments.failures == 0:
+        raise BadInput("-n", arguments.n, "ask for at least one success, or for --failures")
+    if not 0 <= arguments.seed < SPARE_SEEDS:
+        raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
+    out = (arguments.out or Path("demos") / _short(task)).resolve()
+    env = environment(task, arguments)
+    episodes = plan(task, arguments)
+    out.mkdir(parents=True, exist_ok=True)
+    _agree(out, env)
+    remove_leftovers(out)
+    missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
+    console = Console()
+    console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
+    if missing:
+        _record(missing, env, out, arguments.workers, console)
+    failures = Counter(script for script, _ in episodes if script != EXPERT)
+    return {
+        "task": task.name,
+        "out": str(out),
+        "episodes": len(episodes),
+        "successes": len(episodes) - failures.total(),
+        "failures": dict(failures),
+        "seconds": round(console.elapsed_s, 1),
+        "episodes_per_s": round(len(missing) / console.elapsed_s, 3),
+    }
+
+
+def find_task(name: str) -> Task:
+    """The task of a name with or without its version. Raises BadInput."""
+    for task in TASKS.values():
+        if name in (task.name, _short(task)):
+            return task
+    raise BadInput("TASK", name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+
+
+def environment(task: Task, arguments: argparse.Namespace) -> EnvConfig:
+    """How a task's demonstrations are simulated: from the standard start, with every view and the true progress."""
+    return EnvConfig(
+        task=task.name,
+        start="standard",
+        horizon=task.horizon,
+        stride=task.stride if arguments.stride is None else arguments.stride,
+        image_size=arguments.size,
+        translation_m=TRANSLATION_M,
+        rotation_rad=ROTATION_RAD,
+        oracle=True,
+    )
+
+
+def plan(task: Task, arguments: argparse.Namespace) -> list[tuple[str, int]]:
+    """Script and seed of every episode. Success i and failure i have the same seed, whatever the numbers asked for."""
+    kinds = tuple(arguments.kind or task.failures)
+    for kind in kinds:
+        if kind not in _kinds(task):
+            raise BadInput("--kind", kind, f"choose from {', '.join(_kinds(task))}")
+    successes = [(EXPERT, arguments.seed + i) for i in range(arguments.n)]
+    return successes + [(kinds[i % len(kinds)], arguments.seed + i) for i in range(arguments.failures)]
+
+
+def _short(task: Task) -> str:
+    return task.name.rpartition("-")[0]
+
+
+def _kinds(task: Task) -> list[str]:
+    return sorted(set(task.failures))
+
+
+def _agree(out: Path, env: EnvConfig) -> None:
+    """Write how the folder's episodes are recorded, or refuse to mix them with others."""
+    settings, path = json.loads(json.dumps(asdict(env))), out / SETTINGS
+    if not path.exists():
+        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2)))
+        return
+    there = json.loads(path.read_text())
+    for name, value in settings.items():
+        if there.get(name) != value:
+            raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")
+
+
+def _record(missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, workers: int, console: Console) -> None:
+    from experiments.cluster import ClusterConfig, ray_cluster
+    from experiments.workers import Job, WorkerPool
+
+    workers = min(workers, len(missing))
+    # Ray takes SIGTERM for itself when it starts.
+    with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
+        pool = WorkerPool(env, workers, num_cpus=1)
+        pool.map([Job("record_as_meant", (*episode, out)) for episode in missing], console, "episodes")
+        pool.close()
+
+
+if __name__ == "__main__":
+    main()

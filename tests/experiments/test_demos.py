@@ -1,0 +1,72 @@
+"""`dopamine demos`: it records what is asked for, keeps what is there, and refuses what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.tasks import TASKS
+from dopamine_rl.episodes.raw import list_episodes, read_demonstration
+from experiments import demos
+
+PULL = ["PullCube", "--size", "32", "--stride", "4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["PickCup", "-n", "1"], "TASK = 'PickCup': choose from PickCube"),
+        (["PickCube", "-n", "-1"], "-n = -1"),
+        (["PickCube", "-n", "0"], "-n = 0"),
+        (["PickCube", "-n", "1", "--failures", "-2"], "--failures = -2"),
+        (["PickCube", "-n", "1", "--workers", "0"], "--workers = 0"),
+        (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
+        (["PickCube", "-n", "1", "--size", "5"], "env.image_size = 5"),
+        (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
+    ],
+)
+def test_what_cannot_be_is_named(
+    words: list[str], named: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        demos.main([*words, "--out", str(tmp_path / "raw")])
+    assert ended.value.code == 1
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "raw").exists()
+
+
+def test_more_episodes_are_the_same_ones_and_more() -> None:
+    few, many = (
+        demos.plan(TASKS["PickCube-v1"], demos.parse(["PickCube", "-n", n, "--failures", n, "--seed", "40"]))
+        for n in ("3", "9")
+    )
+    assert set(few) < set(many)
+    assert few[0] == ("expert", 40)
+    assert sum(script == "near_miss" for script, _ in many) == 5
+
+
+@pytest.mark.ray
+@pytest.mark.render
+@pytest.mark.slow
+def test_episodes_are_recorded_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def record(*words: str) -> dict[str, object]:
+        demos.main([*PULL, *words, "--out", str(tmp_path)])
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    result = record("-n", "1", "--failures", "1", "--seed", "7", "--workers", "2")
+    assert (result["episodes"], result["successes"], result["failures"]) == (2, 1, {"near_miss": 1})
+    episodes = {path.name: read_demonstration(path) for path in list_episodes(tmp_path)}
+    assert {name: episode.success for name, episode in episodes.items()} == {
+        "expert_000007": True,
+        "near_miss_000007": False,
+    }
+    assert all(episode.true_progress is not None for episode in episodes.values())
+    written = {path: path.stat().st_mtime_ns for path in list_episodes(tmp_path)}
+    result = record("-n", "1", "--failures", "1", "--seed", "7")
+    assert result["episodes_per_s"] == 0.0
+    assert {path: path.stat().st_mtime_ns for path in list_episodes(tmp_path)} == written
+    with pytest.raises(SystemExit):
+        record("-n", "1", "--seed", "7", "--stride", "2")
+    assert "stride" in capsys.readouterr().err
