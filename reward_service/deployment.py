@@ -76,7 +76,11 @@ def deploy(checkpoint: Path, name: str, config: ServiceConfig, previous: Path | 
     checkpoints = tuple(str(Path(folder).absolute()) for folder in (checkpoint, previous) if folder is not None)
     deployment = serve.deployment(
         num_replicas=config.replicas,
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "runtime_env": {"py_executable": str(Path(config.python).absolute())} if config.python else {},
+        },
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         max_constructor_retry_count=2,

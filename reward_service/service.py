@@ -44,6 +44,8 @@ class ServiceConfig:
         ready_s: how long `deploy` waits for the first answerable replica.
         lease_s: the application is deleted this long after the job that deployed it died; 0 keeps it for ever.
         engine: "module:callable" that makes an engine from (checkpoint folder, threads).
+        python: interpreter of the replicas, of an environment with what the engine needs (the cluster's Ray and Python releases
+            among it); empty means the cluster's own.
     """
 
     replicas: int = 1
@@ -58,6 +60,7 @@ class ServiceConfig:
     ready_s: float = 180.0
     lease_s: float = 10.0
     engine: str = "reward_service.engines.transformers:TransformersEngine"
+    python: str = ""
 
     def __post_init__(self) -> None:
         counts = ("replicas", "threads", "max_batch_frames", "max_ongoing_requests", "max_queued_requests")
