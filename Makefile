@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test test-full check setup vulkan
+.PHONY: help run test test-full check setup vulkan vllm-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -32,3 +32,6 @@ $(STAMP): pyproject.toml
 
 vulkan: setup  ## make sure pictures can be rendered without a GPU
 	bash scripts/ensure_vulkan.sh $(BIN)/python
+
+vllm-env: setup  ## build .venv-vllm, in which the vLLM engine runs on a CPU
+	bash scripts/vllm_env.sh $(BIN)/python

@@ -42,6 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     service.add_argument("--threads", type=int, default=1, help="threads of each copy (default: %(default)s)")
     service.add_argument("--gpus", type=float, default=0.0, help="GPUs, or a share of one, of each copy (default: 0)")
     service.add_argument("--engine", help='"module:callable" that loads the checkpoint (default: transformers)')
+    service.add_argument("--python", help="interpreter of the copies, for an engine with an environment of its own")
     arguments = parser.parse_args(argv)
     if (arguments.checkpoint is None) == (arguments.app is None):
         parser.error("give either a CHECKPOINT or --app NAME")
@@ -89,7 +90,7 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
         from reward_service.service import ServiceConfig
 
         name = f"http-{os.getpid()}"
-        engine = {} if arguments.engine is None else {"engine": arguments.engine}
+        engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
         service = ServiceConfig(
             replicas=arguments.replicas, threads=arguments.threads, num_gpus=arguments.gpus, **engine
         )

@@ -143,7 +143,11 @@ def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
     ledger.write(name, Ledger((release,)))
     deployment = serve.deployment(
         **_scale(config),
-        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+        ray_actor_options={
+            "num_cpus": config.num_cpus,
+            "num_gpus": config.num_gpus,
+            "runtime_env": {"py_executable": str(Path(config.python).absolute())} if config.python else {},
+        },
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         max_constructor_retry_count=2,

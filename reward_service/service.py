@@ -54,6 +54,8 @@ class ServiceConfig:
         target_requests: requests waiting or in the model for each replica, on average, above which one is added.
         scale_up_s, scale_down_s: how long the load must ask for more, or for fewer, before it happens.
         engine: "module:callable" that makes an engine from (checkpoint folder, threads).
+        python: interpreter of the replicas, of an environment with what the engine needs (the cluster's Ray and Python releases
+            among it); empty means the cluster's own.
     """
 
     replicas: int = 1
@@ -72,6 +74,7 @@ class ServiceConfig:
     scale_up_s: float = 10.0
     scale_down_s: float = 300.0
     engine: str = "reward_service.engines.transformers:TransformersEngine"
+    python: str = ""
 
     def __post_init__(self) -> None:
         counts = ("replicas", "threads", "max_batch_frames", "max_ongoing_requests", "max_queued_requests")

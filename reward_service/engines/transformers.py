@@ -6,7 +6,6 @@ and values of prompts' beginnings (the task with its references, then BEFORE), a
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import threading
 from collections import defaultdict
@@ -25,6 +24,7 @@ from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.cache import TensorCache
+from reward_service.engines.questions import content_name, unfit
 
 PICTURES_PER_PASS = 256
 PROMPTS_PER_PASS = 64
@@ -110,7 +110,7 @@ class TransformersEngine:
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        reasons = [_unfit(images, prompt) for prompt in prompts]
+        reasons = [unfit(images, prompt) for prompt in prompts]
         sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, prompt in enumerate(prompts):
             if not reasons[place]:
@@ -200,24 +200,9 @@ class TransformersEngine:
                 self._kept.put(_key(table, kind.words, prefix), kind.known[prefix])
 
 
-def _unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
-    """Why a prompt's pictures make no question, or ""."""
-    if not all(0 <= index < len(images) for index in prompt.images):
-        return f"a picture index is outside 0 … {len(images) - 1}"
-    if len(prompt.before) != len(prompt.after):
-        return "before and after have different numbers of views"
-    if len({images[index].shape for index in prompt.images}) > 1:
-        return "its pictures differ in size"
-    return ""
-
-
 def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:
     """Name pictures by content: equal pixels and equal shape are one picture."""
-    content = []
-    for image in images:
-        name = hashlib.sha256(repr(image.shape).encode())
-        name.update(np.ascontiguousarray(image).data)
-        content.append(name.digest())
+    content = [content_name(image) for image in images]
     seen: dict[bytes, int] = {}
     return _Table(images, content, [seen.setdefault(name, index) for index, name in enumerate(content)])
 

