@@ -68,7 +68,7 @@ class EnvConfig:
             ("angle_rad", 0.0 <= self.angle_rad <= 0.3, "choose 0 to 0.3"),
             ("standoff_m", 0.03 <= self.standoff_m <= 0.1, "choose 0.03 to 0.1: a turned peg must not touch the plate"),
             ("horizon", self.horizon >= 1, "choose at least 1"),
-            ("stride", self.stride >= 1, "choose at least 1"),
+            ("stride", 1 <= self.stride <= self.horizon, f"choose 1 to the horizon, {self.horizon}"),
             ("image_size", 16 <= self.image_size <= 1024, "choose 16 to 1024"),
             ("views", set(self.views) <= {"front", "wrist", "close"}, "choose from front, wrist and close"),
             ("views", len(set(self.views)) == len(self.views), "name each view once"),
