@@ -41,6 +41,8 @@ class PlugChargerExpert(PickAndPlace):
 
     steps_back = True
     """Whether it tries again where the prongs jam."""
+    depth_m = 0.0
+    """Where it pushes the charger to, along the receptacle's axis; the prongs touch it at −PRONG_M."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
@@ -60,15 +62,19 @@ class PlugChargerExpert(PickAndPlace):
             self._advancing = True
         if self._advancing:
             self._stage = PLUG
-        ahead = min(0.0, charger[0, 3] + 0.008) if self._advancing else -PRONG_M - BEFORE_M
+        ahead = min(self.depth_m, charger[0, 3] + 0.008) if self._advancing else -PRONG_M - BEFORE_M
         return self.bring(env, state, state.goal @ pose([ahead, *self._beside_m]), turning=True)
 
 
 class NearMiss(PlugChargerExpert):
-    """Pushes the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes."""
+    """Holds the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes.
 
-    stages: tuple[str, ...] = ("reach", "grasp", "align", "push beside the holes")
+    It pushes gently: pressed harder, the charger turns in the grasp and slips back.
+    """
+
+    stages: tuple[str, ...] = ("reach", "grasp", "align", "touch beside the holes")
     steps_back = False
+    depth_m = -PRONG_M
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""

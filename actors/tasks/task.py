@@ -10,6 +10,7 @@ import numpy as np
 
 from actors.geometry import Matrix, to_matrix
 from dopamine_rl.interfaces import Expert
+from dopamine_rl.metrics import EpisodeOutcome
 
 EXPERT = "expert"
 """Name of the script that solves a task."""
@@ -52,6 +53,12 @@ class Task:
     horizon: int
     stride: int
     partial_from: float
+
+    def outcome(self, success: bool, true_progress: float) -> EpisodeOutcome:
+        """The true class of an episode that ended with this progress: partial where it failed with a part of it done."""
+        if success:
+            return "success"
+        return "partial" if true_progress >= self.partial_from else "failure"
 
 
 @dataclass(frozen=True, eq=False, slots=True)
