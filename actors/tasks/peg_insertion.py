@@ -30,5 +30,4 @@ PEG_INSERTION = Task(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=150,
     stride=4,
-    partial_from=0.2,
 )

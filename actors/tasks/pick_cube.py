@@ -68,7 +68,6 @@ PICK_CUBE = ObjectTask(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=60,
     stride=2,
-    partial_from=HELD,
     read=read,
     progress=progress,
 )

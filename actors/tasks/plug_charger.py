@@ -123,7 +123,6 @@ PLUG_CHARGER = ObjectTask(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=200,
     stride=4,
-    partial_from=HELD,
     read=read,
     progress=progress,
 )

@@ -104,7 +104,6 @@ PULL_CUBE = ObjectTask(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "perturb"),
     horizon=60,
     stride=2,
-    partial_from=HELD + 0.1,
     read=read,
     progress=progress,
 )

@@ -116,7 +116,6 @@ STACK_CUBE = ObjectTask(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=90,
     stride=2,
-    partial_from=HELD,
     read=read,
     progress=progress,
 )

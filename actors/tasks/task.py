@@ -10,7 +10,6 @@ import numpy as np
 
 from actors.geometry import Matrix, to_matrix
 from dopamine_rl.interfaces import Expert
-from dopamine_rl.metrics import EpisodeOutcome
 
 EXPERT = "expert"
 """Name of the script that solves a task."""
@@ -42,7 +41,6 @@ class Task:
         failures: names of scripts in the order in which failures are recorded, in turn. Half are near misses.
         horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
         stride: environment steps from one recorded frame to the next.
-        partial_from: a failure that ends with at least this true progress has done part of the task.
     """
 
     name: str
@@ -52,13 +50,6 @@ class Task:
     failures: tuple[str, ...]
     horizon: int
     stride: int
-    partial_from: float
-
-    def outcome(self, success: bool, true_progress: float) -> EpisodeOutcome:
-        """The true class of an episode that ended with this progress: partial where it failed with a part of it done."""
-        if success:
-            return "success"
-        return "partial" if true_progress >= self.partial_from else "failure"
 
 
 @dataclass(frozen=True, eq=False, slots=True)

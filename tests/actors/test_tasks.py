@@ -130,15 +130,6 @@ def test_a_script_that_ends_otherwise_than_meant_is_tried_with_spare_seeds(
     assert not (tmp_path / "near_miss_000008").exists()
 
 
-def test_the_outcome_is_partial_where_a_failure_ends_with_the_object_taken() -> None:
-    task = TASKS["PickCube-v1"]
-    assert [task.outcome(*end) for end in ((True, 1.0), (False, 0.8), (False, 0.1))] == [
-        "success",
-        "partial",
-        "failure",
-    ]
-
-
 def test_a_task_without_an_insertion_start_says_so() -> None:
     with pytest.raises(BadInput, match=r"env\.start"):
         EnvConfig(task="PickCube-v1")
