@@ -114,7 +114,7 @@ class VLLMEngine:
                     reasons[place] = str(error)
         if tokens:
             asked = [(tokens[place], prompts[place].images) for place in tokens]
-            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked), self._answer_s))
+            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked, self._prompts), self._answer_s))
             for place, column in zip(tokens, torch.stack(binned_hops(log_p)).numpy().T, strict=True):
                 if np.isfinite(column).all():
                     values[:, place] = column
@@ -135,18 +135,19 @@ class VLLMEngine:
 
 
 def model_inputs(
-    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]]
+    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]], prompts: Prompts
 ) -> list[dict[str, Any]]:
     """Prompts as vLLM takes them.
 
     Args:
         images: the call's pictures.
         asked: for each prompt its tokens, with one picture token for each picture, and the indices of its pictures.
+        prompts: of the model.
     Returns:
         One `TokensPrompt` each. A picture's content names it: by that vLLM finds its features, and prompts' beginnings with it.
     """
     shown = sorted({index for _, indices in asked for index in indices})
-    pictures = {index: Image.fromarray(images[index]) for index in shown}
+    pictures = {index: _resized(images[index], prompts) for index in shown}
     names = {index: content_name(images[index]).hex() for index in shown}
     return [
         {
@@ -156,6 +157,13 @@ def model_inputs(
         }
         for ids, indices in asked
     ]
+
+
+def _resized(image: NDArray[np.uint8], prompts: Prompts) -> Image.Image:
+    """As the embedded engine resizes; vLLM would take another filter, which moves answers by some 1e-4."""
+    height, width = prompts.picture_size(*image.shape[:2])
+    picture = Image.fromarray(image)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class _Core:

@@ -1,0 +1,80 @@
+"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS
+
+QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. Between the last call and the one before
+it vLLM's process is killed.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dopamine_rl.errors import ServiceUnavailable
+from dopamine_rl.types import HopEstimates
+from reward_service.engines.vllm import VLLMEngine
+
+
+@dataclass
+class Answers:
+    """What came of the calls, one entry each; `failure` is the error of a call after the kill, `left` what runs in the end."""
+
+    version: str = ""
+    estimates: list[HopEstimates] = field(default_factory=list)
+    tokens: list[list[list[int]]] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    failure: str = ""
+    left: list[str] = field(default_factory=list)
+
+
+def children(name: str) -> list[tuple[int, str]]:
+    """Processes of this session whose command line begins with a name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text().replace("\0", " ")
+            if command.startswith(name) and os.getsid(int(folder.name)) == os.getsid(0):
+                found.append((int(folder.name), command.strip()))
+        except OSError:
+            continue
+    return found
+
+
+def main(folder: str, questions: str, answers: str) -> None:
+    """Ask, and write what came of it."""
+    calls = pickle.loads(Path(questions).read_bytes())
+    engine, told = VLLMEngine(folder, threads=1), Answers()
+    told.version = engine.model_version
+    llm = engine._core._llm
+    render, rendered = llm.renderer.render_cmpl_async, []
+
+    async def watch(inputs: object) -> object:
+        found = await render(inputs)
+        rendered.extend(list(one["prompt_token_ids"]) for one in found)
+        return found
+
+    llm.renderer.render_cmpl_async = watch
+    for number, (pictures, prompts) in enumerate(calls):
+        if number == len(calls) - 1:
+            os.kill(children("VLLM::EngineCore")[0][0], signal.SIGKILL)
+            try:
+                engine.estimate(pictures, prompts)
+            except ServiceUnavailable as error:
+                told.failure = str(error)
+        rendered.clear()
+        started = time.perf_counter()
+        told.estimates.append(engine.estimate(pictures, prompts))
+        told.seconds.append(time.perf_counter() - started)
+        told.tokens.append(list(rendered))
+    engine.close()
+    time.sleep(1.0)
+    told.left = [command for _, command in children("VLLM::")]
+    Path(answers).write_bytes(pickle.dumps(vars(told)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
