@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable
+from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
 from dopamine_rl.grm.readout import binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
@@ -65,7 +65,7 @@ class VLLMEngine:
         answer_s: how long a call may take.
     Raises:
         BadInput: vLLM is not installed in this environment.
-        CheckpointError: the folder does not hold a usable model.
+        CheckpointError: the folder does not hold a usable model, or vLLM cannot run its attention heads here.
         ServiceUnavailable: vLLM did not start in time.
     """
 
@@ -248,10 +248,22 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
         # What comes back are probabilities after the constraint: of the answers, and of nothing else.
         logprobs_mode="processed_logprobs",
         max_logprobs=len(prompts.answer_ids),
-        disable_log_stats=True,
         **options,
     )
-    return AsyncLLM.from_engine_args(arguments)
+    config = arguments.create_engine_config()
+    if current_platform.is_cpu():
+        _check_heads(folder, config.model_config.get_head_size())
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+
+def _check_heads(folder: Path, channels: int) -> None:
+    """Said before the first answer, which would kill vLLM. Raises CheckpointError."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if channels not in known:
+        sizes = ", ".join(map(str, known))
+        raise CheckpointError(f"{folder} has attention heads of {channels} channels, vLLM on a CPU only runs {sizes}")
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, llm: Any) -> None:

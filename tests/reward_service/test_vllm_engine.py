@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from dopamine_rl.types import EpisodeContext, HopEstimates, ScoreRequest
 from reward_service.client import ServeRewardClient
 from reward_service.deployment import deploy, shutdown
 from reward_service.engines.transformers import TransformersEngine
+from reward_service.engines.vllm import CPU_BLOCK
 from reward_service.scorer import Scorer
 from reward_service.service import ServiceConfig
 from tests.reward_service.vllm_program import Answers
@@ -106,10 +107,11 @@ def both(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     """Both engines' answers to the same calls."""
     folder, calls = tmp_path_factory.mktemp("vllm"), _calls()
     save_grm(build_grm(TINY), folder / "grm", {})
+    save_grm(build_grm(replace(TINY, text_width=32)), folder / "narrow", {})
     (folder / "questions").write_bytes(pickle.dumps(list(calls.values())))
     program = [str(vllm_python), "-m", "tests.reward_service.vllm_program"]
     subprocess.run(
-        [*program, *(str(folder / name) for name in ("grm", "questions", "answers"))],
+        [*program, *(str(folder / name) for name in ("grm", "narrow", "questions", "answers"))],
         check=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -146,6 +148,18 @@ def test_shared_pictures_and_beginnings_change_no_answer(both: Both) -> None:
     np.testing.assert_allclose(both.vllm["again"].hop, first, atol=TOLERANCE)
     np.testing.assert_allclose(both.vllm["copies"].hop, first, atol=TOLERANCE)
     np.testing.assert_allclose(both.vllm["one alone"].hop, first[7:8], atol=TOLERANCE)
+
+
+def test_what_was_read_before_is_not_read_again(both: Both) -> None:
+    cached = dict(zip(both.vllm, both.told.cached, strict=True))
+    again = both.told.tokens[list(both.vllm).index("again")]
+    assert cached["two views"] > 0  # Questions of one call share what they begin with.
+    # All whole blocks that do not hold the last token.
+    assert cached["again"] == cached["copies"] == sum((len(tokens) - 1) // CPU_BLOCK * CPU_BLOCK for tokens in again)
+
+
+def test_a_model_whose_heads_vllm_cannot_run_is_refused_before_it_answers(both: Both) -> None:
+    assert "heads of 16 channels" in both.told.refused
 
 
 def test_the_model_reads_the_very_tokens_of_the_embedded_engine(both: Both) -> None:

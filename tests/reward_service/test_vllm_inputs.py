@@ -11,6 +11,7 @@ from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.model import GRM, build_grm, save_grm
+from dopamine_rl.grm.score import answers
 from reward_service.engines import vllm
 from reward_service.engines.prompts import Prompts, open_prompts
 from reward_service.engines.vllm import VLLMEngine, model_inputs
@@ -53,7 +54,7 @@ def test_a_folder_says_what_its_model_takes(grm: GRM, prompts: Prompts) -> None:
     assert prompts.version == grm.model_version
     assert prompts.precision == "float32"
     assert (prompts.unit, prompts.pictures) == (28, 8)
-    assert prompts.answer_ids == tuple(grm.answer_ids.tolist())
+    assert list(prompts.answer_ids) == grm.tokenizer.convert_tokens_to_ids(list(answers()))
 
 
 def test_prompts_that_the_model_cannot_take_are_refused(prompts: Prompts) -> None:
