@@ -61,13 +61,17 @@ class Prompts:
                 prompt is too long.
         """
         ids = self._words(instruction, views)
-        try:
-            rows, columns = (side // self.unit for side in smart_resize(height, width, self.unit, *self.pixels))
-        except ValueError as error:
-            raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
+        rows, columns = (side // self.unit for side in self.picture_size(height, width))
         if len(ids) + (2 + 2 * views) * (rows * columns - 1) + 1 > self.longest:
             raise BadInput("instruction", instruction, f"say it in fewer words, at most {INSTRUCTION_TOKENS} tokens")
         return ids
+
+    def picture_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width in pixels at which the model sees a picture. Raises BadInput where it is too narrow."""
+        try:
+            return smart_resize(height, width, self.unit, *self.pixels)
+        except ValueError as error:
+            raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
 
     def _words(self, instruction: str, views: int) -> list[int]:
         text = self.template.render(instruction, views)

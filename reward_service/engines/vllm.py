@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable
+from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
 from dopamine_rl.grm.readout import binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
@@ -65,7 +65,7 @@ class VLLMEngine:
         answer_s: how long a call may take.
     Raises:
         BadInput: vLLM is not installed in this environment.
-        CheckpointError: the folder does not hold a usable model.
+        CheckpointError: the folder does not hold a usable model, or vLLM cannot run its attention heads here.
         ServiceUnavailable: vLLM did not start in time.
     """
 
@@ -114,7 +114,7 @@ class VLLMEngine:
                     reasons[place] = str(error)
         if tokens:
             asked = [(tokens[place], prompts[place].images) for place in tokens]
-            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked), self._answer_s))
+            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked, self._prompts), self._answer_s))
             for place, column in zip(tokens, torch.stack(binned_hops(log_p)).numpy().T, strict=True):
                 if np.isfinite(column).all():
                     values[:, place] = column
@@ -135,18 +135,19 @@ class VLLMEngine:
 
 
 def model_inputs(
-    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]]
+    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]], prompts: Prompts
 ) -> list[dict[str, Any]]:
     """Prompts as vLLM takes them.
 
     Args:
         images: the call's pictures.
         asked: for each prompt its tokens, with one picture token for each picture, and the indices of its pictures.
+        prompts: of the model.
     Returns:
         One `TokensPrompt` each. A picture's content names it: by that vLLM finds its features, and prompts' beginnings with it.
     """
     shown = sorted({index for _, indices in asked for index in indices})
-    pictures = {index: Image.fromarray(images[index]) for index in shown}
+    pictures = {index: _resized(images[index], prompts) for index in shown}
     names = {index: content_name(images[index]).hex() for index in shown}
     return [
         {
@@ -156,6 +157,13 @@ def model_inputs(
         }
         for ids, indices in asked
     ]
+
+
+def _resized(image: NDArray[np.uint8], prompts: Prompts) -> Image.Image:
+    """As the embedded engine resizes; vLLM would take another filter, which moves answers by some 1e-4."""
+    height, width = prompts.picture_size(*image.shape[:2])
+    picture = Image.fromarray(image)
+    return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class _Core:
@@ -240,10 +248,22 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
         # What comes back are probabilities after the constraint: of the answers, and of nothing else.
         logprobs_mode="processed_logprobs",
         max_logprobs=len(prompts.answer_ids),
-        disable_log_stats=True,
         **options,
     )
-    return AsyncLLM.from_engine_args(arguments)
+    config = arguments.create_engine_config()
+    if current_platform.is_cpu():
+        _check_heads(folder, config.model_config.get_head_size())
+    return AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+
+
+def _check_heads(folder: Path, channels: int) -> None:
+    """Said before the first answer, which would kill vLLM. Raises CheckpointError."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    known = CPUAttentionBackend.get_supported_head_sizes()
+    if channels not in known:
+        sizes = ", ".join(map(str, known))
+        raise CheckpointError(f"{folder} has attention heads of {channels} channels, vLLM on a CPU only runs {sizes}")
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, llm: Any) -> None:

@@ -1,0 +1,96 @@
+"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER NARROW QUESTIONS ANSWERS
+
+QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. Before the last call
+vLLM's process is killed. NARROW is a model whose heads vLLM cannot run.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dopamine_rl.errors import CheckpointError, ServiceUnavailable
+from dopamine_rl.types import HopEstimates
+from reward_service.engines.vllm import VLLMEngine
+
+
+@dataclass
+class Answers:
+    """What came of the calls, one entry each.
+
+    Args:
+        tokens: of each prompt, as the model reads them.
+        cached: how many tokens of a call's prompts were found in the prefix cache.
+        failure: the error of a call after the kill.
+        left: what runs in the end.
+        refused: the error about a model whose heads are too narrow.
+    """
+
+    version: str = ""
+    estimates: list[HopEstimates] = field(default_factory=list)
+    tokens: list[list[list[int]]] = field(default_factory=list)
+    cached: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    failure: str = ""
+    left: list[str] = field(default_factory=list)
+    refused: str = ""
+
+
+def children(name: str) -> list[tuple[int, str]]:
+    """Processes of this session whose command line begins with a name."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_text().replace("\0", " ")
+            if command.startswith(name) and os.getsid(int(folder.name)) == os.getsid(0):
+                found.append((int(folder.name), command.strip()))
+        except OSError:
+            continue
+    return found
+
+
+def main(folder: str, narrow: str, questions: str, answers: str) -> None:
+    """Ask, and write what came of it."""
+    calls = pickle.loads(Path(questions).read_bytes())
+    engine, told = VLLMEngine(folder, threads=1), Answers()
+    told.version = engine.model_version
+    llm = engine._core._llm
+    generate, outputs = llm.generate, []
+
+    async def watch(*arguments: object) -> AsyncIterator[object]:
+        async for output in generate(*arguments):
+            outputs.append(output)
+            yield output
+
+    llm.generate = watch
+    for number, (pictures, prompts) in enumerate(calls):
+        if number == len(calls) - 1:
+            os.kill(children("VLLM::EngineCore")[0][0], signal.SIGKILL)
+            try:
+                engine.estimate(pictures, prompts)
+            except ServiceUnavailable as error:
+                told.failure = str(error)
+        outputs.clear()
+        started = time.perf_counter()
+        told.estimates.append(engine.estimate(pictures, prompts))
+        told.seconds.append(time.perf_counter() - started)
+        told.tokens.append([list(output.prompt_token_ids) for output in outputs])
+        told.cached.append(sum(output.num_cached_tokens for output in outputs))
+    engine.close()
+    try:
+        VLLMEngine(narrow, threads=1)
+    except CheckpointError as error:
+        told.refused = str(error)
+    time.sleep(1.0)
+    told.left = [command for _, command in children("VLLM::")]
+    Path(answers).write_bytes(pickle.dumps(vars(told)))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
