@@ -10,10 +10,10 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
-from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.model import model_version
-from dopamine_rl.grm.score import HOP_BINS, answers
 from dopamine_rl.grm.template import PromptTemplate, load_template
+from dopamine_rl.grm.trie import AnswerTrie, answer_trie
 
 INSTRUCTION_TOKENS = 256
 """Room for the task in words; a longer instruction is refused."""
@@ -30,7 +30,8 @@ class Prompts:
         tokenizer, template: of the checkpoint.
         unit: side in pixels of what becomes one token.
         pixels: least and most pixels of a picture.
-        answer_ids: token of each hop bin.
+        trie: the 201 answers as the tokenizer spells them.
+        forks: where the answers part: what was said so far, and the tokens that may follow, as places in `trie.outputs`.
     """
 
     version: str
@@ -40,7 +41,8 @@ class Prompts:
     template: PromptTemplate
     unit: int
     pixels: tuple[int, int]
-    answer_ids: tuple[int, ...]
+    trie: AnswerTrie
+    forks: tuple[tuple[list[int], list[int]], ...]
 
     @property
     def pictures(self) -> int:
@@ -48,10 +50,15 @@ class Prompts:
         return 2 + 2 * len(self.template.labels)
 
     @property
+    def answer(self) -> int:
+        """Most tokens of an answer that matter."""
+        return 1 + max(len(said) for said, _ in self.forks)
+
+    @property
     def longest(self) -> int:
         """Most tokens of a prompt and its answer."""
         words = len(self._words("x", len(self.template.labels))) + INSTRUCTION_TOKENS
-        return min(self.context, words + self.pictures * (self.pixels[1] // self.unit**2) + 1)
+        return min(self.context, words + self.pictures * (self.pixels[1] // self.unit**2) + self.answer)
 
     def tokens(self, instruction: str, views: int, height: int, width: int) -> list[int]:
         """A prompt about pictures of height × width pixels, with one picture token for each picture.
@@ -62,7 +69,7 @@ class Prompts:
         """
         ids = self._words(instruction, views)
         rows, columns = (side // self.unit for side in self.picture_size(height, width))
-        if len(ids) + (2 + 2 * views) * (rows * columns - 1) + 1 > self.longest:
+        if len(ids) + (2 + 2 * views) * (rows * columns - 1) + self.answer > self.longest:
             raise BadInput("instruction", instruction, f"say it in fewer words, at most {INSTRUCTION_TOKENS} tokens")
         return ids
 
@@ -85,6 +92,7 @@ def open_prompts(folder: Path) -> Prompts:
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+    trie = answer_trie(tokenizer, str(folder / "tokenizer.json"))
     return Prompts(
         version=version,
         precision=str(config.dtype or torch.float32).removeprefix("torch."),
@@ -93,14 +101,15 @@ def open_prompts(folder: Path) -> Prompts:
         template=load_template(folder),
         unit=processor.patch_size * processor.merge_size,
         pixels=(processor.size["shortest_edge"], processor.size["longest_edge"]),
-        answer_ids=_answer_ids(tokenizer, folder),
+        trie=trie,
+        forks=_forks(trie),
     )
 
 
-def _answer_ids(tokenizer: Any, folder: Path) -> tuple[int, ...]:
-    ids = tokenizer(list(answers()), add_special_tokens=False)["input_ids"]
-    if any(len(one) != 1 for one in ids):
-        raise CheckpointError(
-            f"{folder} does not hold the {HOP_BINS} answers as one token each: use a model built here"
-        )
-    return tuple(one[0] for one in ids)
+def _forks(trie: AnswerTrie) -> tuple[tuple[list[int], list[int]], ...]:
+    """`Prompts.forks`: a fork's ancestors, which stand before it, are what was said."""
+    said = [[], *(trie.tokens[seen].tolist() for seen in trie.sight)]
+    return tuple(
+        (said[fork], follows.nonzero()[:, 0].tolist())
+        for fork, follows in zip(trie.forks.tolist(), trie.branches, strict=True)
+    )

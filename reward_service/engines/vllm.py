@@ -56,8 +56,9 @@ SHAPES = 64
 class VLLMEngine:
     """Implements `interfaces.Engine` with vLLM's asynchronous engine, which runs in processes of its own.
 
-    An answer is one token. Its choice is constrained to the 201 answers, and the log-probabilities of all of them come back: the
-    same distribution that the embedded engine reads.
+    At each fork of the answers one token is asked for, its choice constrained to those that may follow, and the log-probabilities
+    of all of them come back: the same distribution that the embedded engine reads. The embedded model's answers are one token each,
+    so there is one fork; released ones have some 25, which share the prompt in the prefix cache.
 
     Args:
         folder: of a reward model.
@@ -114,8 +115,11 @@ class VLLMEngine:
                     reasons[place] = str(error)
         if tokens:
             asked = [(tokens[place], prompts[place].images) for place in tokens]
-            log_p = torch.from_numpy(self._running().answer(model_inputs(images, asked, self._prompts), self._answer_s))
-            for place, column in zip(tokens, torch.stack(binned_hops(log_p)).numpy().T, strict=True):
+            logits = torch.from_numpy(
+                self._running().answer(model_inputs(images, asked, self._prompts), self._answer_s)
+            )
+            hops = torch.stack(binned_hops(self._prompts.trie.log_probabilities(logits)))
+            for place, column in zip(tokens, hops.numpy().T, strict=True):
                 if np.isfinite(column).all():
                     values[:, place] = column
                 else:
@@ -170,7 +174,7 @@ class _Core:
     """vLLM on an event loop in a thread of its own, from its start to its end."""
 
     def __init__(self, folder: Path, prompts: Prompts, threads: int | None) -> None:
-        self._answer_ids = prompts.answer_ids
+        self._prompts = prompts
         self._numbers = itertools.count()
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
@@ -184,7 +188,7 @@ class _Core:
         return bool(self._llm.errored)
 
     def answer(self, inputs: Sequence[Mapping[str, Any]], timeout_s: float) -> NDArray[np.float32]:
-        """Log-probabilities float32 [N, 201] of the answers to N prompts. Raises ServiceUnavailable."""
+        """Log-probabilities float32 [N, F, R] at the forks of N prompts' answers. Raises ServiceUnavailable."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
@@ -200,27 +204,38 @@ class _Core:
             raise ServiceUnavailable(f"vLLM did not answer within {timeout_s:g} s") from error
 
     async def _answer(self, inputs: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
-        rendered = await self._llm.renderer.render_cmpl_async(inputs)
-        return np.stack(await asyncio.gather(*map(self._answer_one, rendered)))
+        return np.stack(await asyncio.gather(*map(self._answer_one, inputs)))
 
-    async def _answer_one(self, rendered: Any) -> NDArray[np.float32]:
-        """Log-probabilities float32 [201]; NaN where vLLM gave none."""
+    async def _answer_one(self, prompt: Mapping[str, Any]) -> NDArray[np.float32]:
+        """Log-probabilities float32 [F, R]; NaN where a token does not follow or vLLM gave no number."""
+        first, *others = self._prompts.forks
+        # The first leaves the prompt in the caches of features, keys and values, where the others find it.
+        rows = [await self._ask(prompt, *first)]
+        return np.stack(rows + await asyncio.gather(*(self._ask(prompt, *fork) for fork in others)))
+
+    async def _ask(self, prompt: Mapping[str, Any], said: list[int], follows: list[int]) -> NDArray[np.float32]:
+        """Log-probabilities float32 [R] of what may follow a beginning of an answer; NaN elsewhere."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
+        outputs = self._prompts.trie.outputs.numpy()
+        allowed: list[int] = outputs[follows].tolist()
         how = SamplingParams(
             temperature=0.0,
             max_tokens=1,
-            allowed_token_ids=list(self._answer_ids),
-            logprobs=len(self._answer_ids),
+            allowed_token_ids=allowed,
+            logprobs=len(allowed),
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        outputs = [output async for output in self._llm.generate(rendered, how, str(next(self._numbers)))]
-        given = outputs[-1].outputs[0].logprobs
-        found = dict(zip(given.token_ids, given.logprobs, strict=True))
-        return np.array([found.get(token, np.nan) for token in self._answer_ids], np.float32)
+        begun = {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *said]}
+        (rendered,) = await self._llm.renderer.render_cmpl_async([begun])
+        given = [output async for output in self._llm.generate(rendered, how, str(next(self._numbers)))][-1].outputs[0]
+        found = dict(zip(given.logprobs.token_ids, given.logprobs.logprobs, strict=True))
+        row = np.full(len(outputs), np.nan, np.float32)
+        row[follows] = [found.get(token, np.nan) for token in allowed]
+        return row
 
 
 async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
@@ -247,7 +262,7 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
         enable_prefix_caching=True,
         # What comes back are probabilities after the constraint: of the answers, and of nothing else.
         logprobs_mode="processed_logprobs",
-        max_logprobs=len(prompts.answer_ids),
+        max_logprobs=max(len(follows) for _, follows in prompts.forks),
         **options,
     )
     config = arguments.create_engine_config()

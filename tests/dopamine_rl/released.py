@@ -83,9 +83,9 @@ def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
 
 
 def _qwen2_5(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 48}
-    text = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
-    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 2, 2]}
+    vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 128}
+    text = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
     return Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
             vision_config=vision | {"patch_size": 14, "window_size": 56, "fullatt_block_indexes": [1]},
@@ -103,9 +103,9 @@ def _qwen3(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneratio
         "intermediate_size": 64,
         "num_hidden_layers": 3,
         "num_attention_heads": 4,
-        "head_dim": 16,
+        "head_dim": 32,
     }
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": [8, 4, 4], "mrope_interleaved": True}
     return Qwen3VLForConditionalGeneration(
         Qwen3VLConfig(
             vision_config=vision

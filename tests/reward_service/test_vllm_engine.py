@@ -30,6 +30,7 @@ from reward_service.engines.transformers import TransformersEngine
 from reward_service.engines.vllm import CPU_BLOCK
 from reward_service.scorer import Scorer
 from reward_service.service import ServiceConfig
+from tests.dopamine_rl.released import ARCHITECTURES, Architecture, released_folder
 from tests.reward_service.vllm_program import Answers
 
 pytestmark = pytest.mark.long
@@ -94,6 +95,21 @@ def vllm_python() -> Path:
     return ROOT / ".venv-vllm/bin/python"
 
 
+def _ask(python: Path, folder: Path, calls: list[Call], *narrow: str) -> Answers:
+    """What the engine answers about the model `grm` of a folder, in its environment."""
+    (folder / "questions").write_bytes(pickle.dumps(calls))
+    files = [str(folder / name) for name in ("grm", "questions", "answers")]
+    subprocess.run(
+        [str(python), "-m", "tests.reward_service.vllm_program", *files, *narrow],
+        check=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=900,
+        start_new_session=True,
+    )
+    return Answers(**pickle.loads((folder / "answers").read_bytes()))
+
+
 @dataclass(frozen=True)
 class Both:
     told: Answers
@@ -108,17 +124,7 @@ def both(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Both:
     folder, calls = tmp_path_factory.mktemp("vllm"), _calls()
     save_grm(build_grm(TINY), folder / "grm", {})
     save_grm(build_grm(replace(TINY, text_width=32)), folder / "narrow", {})
-    (folder / "questions").write_bytes(pickle.dumps(list(calls.values())))
-    program = [str(vllm_python), "-m", "tests.reward_service.vllm_program"]
-    subprocess.run(
-        [*program, *(str(folder / name) for name in ("grm", "narrow", "questions", "answers"))],
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=900,
-        start_new_session=True,
-    )
-    told = Answers(**pickle.loads((folder / "answers").read_bytes()))
+    told = _ask(vllm_python, folder, list(calls.values()), str(folder / "narrow"))
     engine, embedded = TransformersEngine(folder / "grm", threads=1, cache_bytes=0), {}
     for (name, call), seconds in zip(calls.items(), told.seconds, strict=True):
         started = time.perf_counter()
@@ -183,6 +189,24 @@ def test_a_dead_vllm_fails_its_call_and_is_started_again(both: Both) -> None:
 
 def test_nothing_is_left_of_a_closed_engine(both: Both) -> None:
     assert both.told.left == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_both_engines_agree_on_released_checkpoints(
+    vllm_python: Path, tmp_path: Path, architecture: Architecture
+) -> None:
+    (tmp_path / "grm").mkdir()
+    released_folder(tmp_path / "grm", architecture)
+    call = (_pictures(SEEN, 160), _prompts(3, 32))
+    told = _ask(vllm_python, tmp_path, [call])
+    engine = TransformersEngine(tmp_path / "grm", threads=1)
+    wanted, (found,) = engine.estimate(*call), told.estimates
+    assert told.version == engine.model_version
+    assert wanted.valid.all()
+    assert found.valid.all()
+    assert wanted.hop.std() > 100 * TOLERANCE
+    for ask in ("gain", "loss", "entropy"):
+        np.testing.assert_allclose(getattr(found, ask), getattr(wanted, ask), atol=TOLERANCE)
 
 
 @pytest.fixture

@@ -11,10 +11,11 @@ from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.model import GRM, build_grm, save_grm
-from dopamine_rl.grm.score import answers
+from dopamine_rl.grm.score import HOP_BINS, answers, decimal_answers
 from reward_service.engines import vllm
 from reward_service.engines.prompts import Prompts, open_prompts
 from reward_service.engines.vllm import VLLMEngine, model_inputs
+from tests.dopamine_rl.released import released_folder
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=1, text_heads=2
@@ -54,7 +55,16 @@ def test_a_folder_says_what_its_model_takes(grm: GRM, prompts: Prompts) -> None:
     assert prompts.version == grm.model_version
     assert prompts.precision == "float32"
     assert (prompts.unit, prompts.pictures) == (28, 8)
-    assert list(prompts.answer_ids) == grm.tokenizer.convert_tokens_to_ids(list(answers()))
+    assert prompts.forks == (([], list(range(HOP_BINS))),)
+
+
+def test_released_answers_fork_where_they_part(tmp_path: Path) -> None:
+    prompts = open_prompts(released_folder(tmp_path, "qwen2_5_vl"))
+    spelled = set(map(tuple, prompts.tokenizer([*answers(), *decimal_answers()])["input_ids"]))
+    assert len({tuple(said) for said, _ in prompts.forks}) == len(prompts.forks) > 20
+    for said, follows in prompts.forks:
+        begun = {ids[len(said)] for ids in spelled if ids[: len(said)] == tuple(said)}
+        assert {int(prompts.trie.outputs[place]) for place in follows} == begun
 
 
 def test_prompts_that_the_model_cannot_take_are_refused(prompts: Prompts) -> None:

@@ -1,7 +1,7 @@
-"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER NARROW QUESTIONS ANSWERS
+"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
 
-QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. Before the last call
-vLLM's process is killed. NARROW is a model whose heads vLLM cannot run.
+QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. NARROW is
+a model whose heads vLLM cannot run; where it is given, vLLM's process is killed before the last call.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def children(name: str) -> list[tuple[int, str]]:
     return found
 
 
-def main(folder: str, narrow: str, questions: str, answers: str) -> None:
+def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
     """Ask, and write what came of it."""
     calls = pickle.loads(Path(questions).read_bytes())
     engine, told = VLLMEngine(folder, threads=1), Answers()
@@ -70,7 +70,7 @@ def main(folder: str, narrow: str, questions: str, answers: str) -> None:
 
     llm.generate = watch
     for number, (pictures, prompts) in enumerate(calls):
-        if number == len(calls) - 1:
+        if narrow and number == len(calls) - 1:
             os.kill(children("VLLM::EngineCore")[0][0], signal.SIGKILL)
             try:
                 engine.estimate(pictures, prompts)
@@ -83,10 +83,11 @@ def main(folder: str, narrow: str, questions: str, answers: str) -> None:
         told.tokens.append([list(output.prompt_token_ids) for output in outputs])
         told.cached.append(sum(output.num_cached_tokens for output in outputs))
     engine.close()
-    try:
-        VLLMEngine(narrow, threads=1)
-    except CheckpointError as error:
-        told.refused = str(error)
+    if narrow:
+        try:
+            VLLMEngine(narrow, threads=1)
+        except CheckpointError as error:
+            told.refused = str(error)
     time.sleep(1.0)
     told.left = [command for _, command in children("VLLM::")]
     Path(answers).write_bytes(pickle.dumps(vars(told)))
