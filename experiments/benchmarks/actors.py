@@ -72,7 +72,7 @@ class SimulatedEngine:
 
 def main() -> None:
     """Measure every latency and fragment length, and print the figures."""
-    from experiments.cli import DEFAULT_PRESET
+    from experiments.arguments import DEFAULT_PRESET
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -115,7 +115,7 @@ def main() -> None:
 def main_job(preset: str, algorithm: str) -> ExperimentConfig:
     """The main job's settings, with the policy that needs no cloned one."""
     from dopamine_rl.config import parse_cli
-    from experiments.cli import PRESETS
+    from experiments.arguments import PRESETS
 
     config = parse_cli(ExperimentConfig, PRESETS, ["--preset", preset])
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
