@@ -11,7 +11,7 @@ import pytest
 
 @pytest.mark.ray
 @pytest.mark.render
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_benchmark_prints_its_figures_last() -> None:
     root = Path(__file__).resolve().parents[2]
     command = [

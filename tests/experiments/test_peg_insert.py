@@ -101,7 +101,8 @@ def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
     env = environment(home)
     env["PATH"] = f"{Path(ray).parent}{os.pathsep}{env['PATH']}"
     head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265"],
+        [ray, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265",
+         "--dashboard-agent-listen-port=28365"],
         env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -119,7 +120,7 @@ def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
     assert_audit_agrees(out / "peg_insert_smoke", result)
 
 
-def submit(command, env, timeout_s=60.0):
+def submit(command, env, timeout_s=120.0):
     """Submit a job; a head node that listens may still be waiting for its agent, which is tried again for a while."""
     deadline = time.monotonic() + timeout_s
     while True:
