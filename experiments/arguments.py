@@ -60,7 +60,9 @@ def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: s
     parser.add_argument(
         "--force", action="store_true", help="train although the reward model failed its gate; the result records it"
     )
-    parser.add_argument("--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"default: {DEFAULT_PRESET}")
+    parser.add_argument(
+        "--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"or a file PATH.toml (default: {DEFAULT_PRESET})"
+    )
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     known, rest = parser.parse_known_args(rest)

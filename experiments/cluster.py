@@ -60,8 +60,6 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         # `ray start --head` with it, which `ray job submit` then cannot get past.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Serve's routers go on pushing metrics when the cluster is gone, and Ray would start another one for them.
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
     _quieten()
     import ray
@@ -128,7 +126,9 @@ def _check_address(address: str) -> None:
 
 
 def _quieten() -> None:
-    """Only errors of Ray are shown."""
+    """Only errors of Ray are shown, and it starts nothing unasked. To be called before Ray is imported."""
+    # Serve's routers go on pushing metrics when the cluster is gone, and Ray would start another one for them.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from ray import serve  # noqa: F401  (sets its own log level when imported)
 

@@ -22,7 +22,7 @@ from dopamine_rl.episodes.raw import (
     read_keyframes,
     read_success,
 )
-from dopamine_rl.episodes.states import sample_states, state_progress
+from dopamine_rl.episodes.states import frame_progress
 from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
@@ -86,8 +86,7 @@ class Recording:
         """
         if self.keyframes is None or self.success is False:
             return None
-        states = sample_states(self.keyframes, count, frames_per_state=1.0)
-        return np.interp(frame_ids, states, state_progress(len(states)))
+        return frame_progress(self.keyframes, count, frame_ids)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

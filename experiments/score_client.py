@@ -49,7 +49,7 @@ def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Con
         if plan.views > len(labels):
             raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
     for height, width in sorted({plan.size for plan in plans}):
-        seen_height, seen_width = picture_size(grm, height, width)
+        seen_height, seen_width = picture_size(grm.image_processor, height, width)
         stretch = seen_height * width / (seen_width * height)
         if not 0.8 < stretch < 1.25:
             unit = grm.image_processor.patch_size * grm.image_processor.merge_size

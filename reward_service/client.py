@@ -60,8 +60,8 @@ class ServeRewardClient:
         return told
 
     def _send(self, request: ScoreRequest, remaining_ms: float) -> DeploymentResponse:
-        handle = self._handle().options(session_id=request.context.episode_id)
-        response: DeploymentResponse = handle.score.remote(replace(request, remaining_ms=remaining_ms))
+        call = self._handle().options(method_name="score", session_id=request.context.episode_id)
+        response: DeploymentResponse = call.remote(replace(request, remaining_ms=remaining_ms))
         return response
 
     def _handle(self) -> Any:

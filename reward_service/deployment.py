@@ -157,10 +157,10 @@ def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
         logging_config={"enable_access_log": False},
     )(GRMDeployment)
     target = RunTarget(deployment.bind(name, config), name=name, route_prefix=None)
-    serve.run_many([target], wait_for_applications_running=False)
     try:
+        serve.run_many([target], wait_for_applications_running=False)
         _wait_until_running(name, config.ready_s)
-    except ServiceUnavailable:
+    except BaseException:
         shutdown(name)
         raise
 

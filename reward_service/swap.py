@@ -61,7 +61,7 @@ def swap(
 ) -> Swapped:
     """Give a service another model: loaded beside the present one by every replica, then new episodes begin with it.
 
-    Running episodes keep their version. Until the end a failure leaves everything as it was.
+    Running episodes keep their version. A failure before new episodes begin with it leaves everything as it was.
 
     Args:
         app_name: given to `deploy`.
@@ -71,7 +71,7 @@ def swap(
         BadInput: the checkpoint is not a folder.
         CheckpointError: a replica cannot use it.
         ServiceUnavailable: no such service, another swap is under way, a model in use would be dropped, or not all replicas
-            loaded it in time.
+            loaded it in time; or, after the last word to `say`, not all began with it in time: the ledger stands, they will.
     """
     config, began = config or SwapConfig(), time.monotonic()
     folder = Path(checkpoint).absolute()

@@ -92,6 +92,22 @@ def state_progress(n_states: int) -> NDArray[np.float64]:
     return np.arange(n_states) / (n_states - 1)
 
 
+def frame_progress(
+    keyframes: ArrayLike, n_frames: int, frame_ids: ArrayLike, frames_per_state: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the ground truth of frames of a success, float64 [F]: that of states, interpolated between them.
+
+    Args:
+        keyframes, n_frames, frames_per_state: as for `sample_states`.
+        frame_ids: int [F]; before the first keyframe progress is 0, after the last it is 1.
+    Raises:
+        BadInput: as `sample_states`.
+    Source: arXiv:2512.23703, Eq. 1. Differs: frames between states are labelled too.
+    """
+    states = sample_states(keyframes, n_frames, frames_per_state)
+    return np.interp(np.asarray(frame_ids), states, state_progress(len(states)))
+
+
 def _check_keyframes(keyframes: ArrayLike, n_frames: int) -> NDArray[np.int64]:
     keys = np.asarray(keyframes)
     if keys.ndim != 1 or len(keys) < 2 or not np.issubdtype(keys.dtype, np.integer):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.pairs import sample_pairs
-from dopamine_rl.episodes.states import sample_states, state_progress
+from dopamine_rl.episodes.states import frame_progress, sample_states
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import BatchPlan
 from dopamine_rl.interfaces import Prompt
@@ -69,8 +69,8 @@ def label_demonstration(demonstration: Demonstration, frames_per_state: float = 
         raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
     count = len(demonstration.frames)
     states = sample_states(demonstration.keyframes, count, frames_per_state)
-    progress = np.interp(np.arange(count), states, state_progress(len(states))).astype(np.float32)
-    return LabelledEpisode(demonstration.instructions, demonstration.frames, progress, states)
+    progress = frame_progress(demonstration.keyframes, count, np.arange(count), frames_per_state)
+    return LabelledEpisode(demonstration.instructions, demonstration.frames, progress.astype(np.float32), states)
 
 
 def label_episodes(demonstrations: Sequence[Demonstration], frames_per_state: float = 1.0) -> list[LabelledEpisode]:

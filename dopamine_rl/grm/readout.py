@@ -65,7 +65,7 @@ class Reader:
             BadInput: the template does not take the instruction or the number of views, or the pictures are too narrow.
         """
         unit = self.grm.image_processor.patch_size * self.grm.image_processor.merge_size
-        height, width = picture_size(self.grm, height, width)
+        height, width = picture_size(self.grm.image_processor, height, width)
         return self.grid_layout(instruction, views, height // unit, width // unit)
 
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:

@@ -101,9 +101,8 @@ def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
     return weight, (bias if stock.bias is None else bias + stock.bias.float()).to(kernel.dtype)
 
 
-def picture_size(grm: GRM, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels to which the checkpoint's image processor resizes a picture."""
-    processor = grm.image_processor
+def picture_size(processor: Any, height: int, width: int) -> tuple[int, int]:
+    """Height and width in pixels to which a checkpoint's image processor resizes a picture. Raises BadInput if it is too narrow."""
     unit = processor.patch_size * processor.merge_size
     limits = (processor.size["shortest_edge"], processor.size["longest_edge"])
     try:
@@ -122,7 +121,7 @@ def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int,
         repetition over time, and the numbers of patch rows and columns.
     """
     patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
-    size = picture_size(grm, *images.shape[1:3])
+    size = picture_size(grm.image_processor, *images.shape[1:3])
     if size != images.shape[1:3]:
         images = np.stack([_resize(image, size) for image in images])
     rows, columns = size[0] // patch, size[1] // patch

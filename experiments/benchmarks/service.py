@@ -66,12 +66,12 @@ def main() -> None:
     print(json.dumps({"loads": loads, "queue": queue, "overload": overloaded}))
 
 
-def untrained(folder: Path) -> Path:
-    """An embedded model of the default shape; speed does not depend on what it learned."""
+def untrained(folder: Path, image_size: int = SIDE, seed: int = 0) -> Path:
+    """An embedded model of the default shape, for what does not depend on what it learned."""
     from dopamine_rl.grm.config import GRMConfig
     from dopamine_rl.grm.model import build_grm, save_grm
 
-    save_grm(build_grm(GRMConfig(image_size=SIDE)), folder, {"training": "none: for a benchmark"})
+    save_grm(build_grm(GRMConfig(image_size=image_size, seed=seed)), folder, {"training": "none"})
     return folder
 
 

@@ -90,14 +90,15 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     """Everything between an empty folder and the figures."""
     import ray
 
-    from experiments.chaos.clients import judge
+    from experiments.benchmarks.service import untrained
+    from experiments.chaos.clients import SIDE, judge
     from experiments.chaos.faults import Bench, break_models, schedule
     from reward_service.deployment import deploy, shutdown
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
     from reward_service.service import ServiceConfig
 
-    models = arguments.checkpoint or untrained(scratch)
+    models = arguments.checkpoint or [untrained(scratch / f"model-{seed}", SIDE, seed) for seed in range(3)]
     scorers = {engine.model_version: Scorer(engine) for engine in map(TransformersEngine, models)}
     folder = scratch / "frames"
     (folder / "records").mkdir(parents=True)
@@ -131,18 +132,6 @@ def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "versions": dict(verdict.versions),
         "recovery": recovery,
     }
-
-
-def untrained(folder: Path) -> list[Path]:
-    """Three embedded models of different weights; what they learned does not matter here."""
-    from dopamine_rl.grm.config import GRMConfig
-    from dopamine_rl.grm.model import build_grm, save_grm
-    from experiments.chaos.clients import SIDE
-
-    folders = [folder / f"model-{seed}" for seed in range(3)]
-    for seed, path in enumerate(folders):
-        save_grm(build_grm(GRMConfig(image_size=SIDE, seed=seed)), path, {"training": "none: for breaking the service"})
-    return folders
 
 
 def strike(bench: Bench, faults: Sequence[Callable[[Bench], str]]) -> tuple[dict[str, list[dict[str, float]]], int]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.model import model_version
 from dopamine_rl.grm.template import PromptTemplate, load_template
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
+from dopamine_rl.grm.vision import picture_size
 
 INSTRUCTION_TOKENS = 256
 """Room for the task in words; a longer instruction is refused."""
@@ -28,8 +28,7 @@ class Prompts:
         precision: of the weights, such as "float32".
         context: most tokens the model takes.
         tokenizer, template: of the checkpoint.
-        unit: side in pixels of what becomes one token.
-        pixels: least and most pixels of a picture.
+        processor: of its pictures.
         trie: the 201 answers as the tokenizer spells them.
         forks: where the answers part: what was said so far, and the tokens that may follow, as places in `trie.outputs`.
     """
@@ -39,10 +38,19 @@ class Prompts:
     context: int
     tokenizer: Any
     template: PromptTemplate
-    unit: int
-    pixels: tuple[int, int]
+    processor: Any
     trie: AnswerTrie
     forks: tuple[tuple[list[int], list[int]], ...]
+
+    @property
+    def unit(self) -> int:
+        """Side in pixels of what becomes one token."""
+        return int(self.processor.patch_size * self.processor.merge_size)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Least and most pixels of a picture."""
+        return self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
 
     @property
     def pictures(self) -> int:
@@ -75,10 +83,7 @@ class Prompts:
 
     def picture_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width in pixels at which the model sees a picture. Raises BadInput where it is too narrow."""
-        try:
-            return smart_resize(height, width, self.unit, *self.pixels)
-        except ValueError as error:
-            raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
+        return picture_size(self.processor, height, width)
 
     def _words(self, instruction: str, views: int) -> list[int]:
         text = self.template.render(instruction, views)
@@ -99,8 +104,7 @@ def open_prompts(folder: Path) -> Prompts:
         context=config.get_text_config().max_position_embeddings,
         tokenizer=tokenizer,
         template=load_template(folder),
-        unit=processor.patch_size * processor.merge_size,
-        pixels=(processor.size["shortest_edge"], processor.size["longest_edge"]),
+        processor=processor,
         trie=trie,
         forks=_forks(trie),
     )

@@ -31,11 +31,11 @@ from experiments.grm_report import FIGURES, Evaluation
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square
-from tests.experiments.test_gate import AlwaysForward, observed
-from tests.fakes import FakeEngine, frame, seen
+from tests.experiments.test_gate import STRIDE, AlwaysForward, episode
+from tests.fakes import FakeEngine, seen
 from tests.reward_service.http import serving
 
-COUNT, STRIDE = 12, 4
+COUNT = 12
 
 
 def recorded(
@@ -47,22 +47,14 @@ def recorded(
     frames: NDArray[np.uint8] | None = None,
 ) -> Demonstration:
     """An episode whose pictures show the progress `curve`, which the simulator calls by half as much again or less."""
-    count, steps = len(curve), STRIDE * (len(curve) - 1)
-    observations = np.zeros((steps + 1, 30), np.float32)
-    observations[-1] = observed(*ended)
-    return Demonstration(
+    count, plain = len(curve), episode(curve, success, ended)
+    return replace(
+        plain,
         episode_id=name,
         instructions=("insert the peg", "push it in"),
-        frames=np.stack([frame(progress) for progress in curve]) if frames is None else frames,
-        frame_steps=np.arange(count) * STRIDE,
+        frames=plain.frames if frames is None else frames,
         keyframes=np.array([0, count // 2, count - 1]) if len(stages) == 2 else np.array([0, count - 1]),
         stages=stages,
-        observations=observations,
-        actions=np.zeros((steps, 6), np.float32),
-        task_rewards=np.zeros(steps, np.float32),
-        terminated=success,
-        success=success,
-        seed=0,
         true_progress=np.sqrt(curve).astype(np.float32),
     )
 
