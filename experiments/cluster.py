@@ -86,7 +86,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
             raise BadInput("cluster CPUs", available, "give the cluster at least 2 logical CPUs (cluster.num_cpus)")
         yield
     finally:
-        ray.shutdown()
+        _leave()
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def running_cluster() -> Iterator[None]:
     try:
         yield
     finally:
-        ray.shutdown()
+        _leave()
 
 
 def _check_address(address: str) -> None:
@@ -125,9 +125,17 @@ def _check_address(address: str) -> None:
         raise BadInput("RAY_ADDRESS", address, f"write HOST:PORT of a running cluster ({error})") from error
 
 
+def _leave() -> None:
+    import ray
+
+    # Serve's routers go on pushing metrics to a cluster that is gone: nothing that anybody need read of.
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
+    ray.shutdown()
+
+
 def _quieten() -> None:
-    """Only errors of Ray are shown, and it starts nothing unasked. To be called before Ray is imported."""
-    # Serve's routers go on pushing metrics when the cluster is gone, and Ray would start another one for them.
+    """Only errors of Ray are shown. To be called before Ray is imported."""
+    # Else Ray would start another cluster for what is left of Serve once ours is gone.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from ray import serve  # noqa: F401  (sets its own log level when imported)

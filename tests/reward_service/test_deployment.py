@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,8 @@ def test_a_replica_killed_during_requests_loses_none(cluster: str, tmp_path: Pat
     deploy(checkpoint, name, _config(replicas=replicas, max_batch_frames=4))
     service = ServeRewardClient(name)
     victim = service.describe(10.0).process_id
-    requests = [seeded_request(2, seed) for seed in range(10)]
+    # As patient as the wait below: on a busy machine the replacement of the only replica takes its time.
+    requests = [replace(seeded_request(2, seed), remaining_ms=60_000.0) for seed in range(10)]
     pending = [service.submit(request) for request in requests]
     time.sleep(0.2)
     os.kill(victim, signal.SIGKILL)
