@@ -59,6 +59,12 @@ class ServeRewardClient:
             raise ServiceUnavailable(f"a replica did not answer: {type(error).__name__}: {error}") from error
         return told
 
+    def close(self) -> None:
+        """Let go of the application. Its router would else go on telling the cluster of its load, also when that is gone."""
+        if self._connected is not None:
+            self._connected.shutdown()
+            self._connected = None
+
     def _send(self, request: ScoreRequest, remaining_ms: float) -> DeploymentResponse:
         call = self._handle().options(method_name="score", session_id=request.context.episode_id)
         response: DeploymentResponse = call.remote(replace(request, remaining_ms=remaining_ms))

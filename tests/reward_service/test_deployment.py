@@ -209,6 +209,7 @@ def test_replicas_follow_the_load(cluster: str, tmp_path: Path) -> None:
         assert all(actor.result() > 0 for actor in actors)
     assert grown
     assert _eventually(lambda: len(service.describe_all(10.0)) == 1, 60.0)
+    service.close()
     shutdown("elastic")
 
 
