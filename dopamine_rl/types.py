@@ -345,6 +345,7 @@ class EpisodeInfo:
         annotation: the file or column that the keyframes come from; "" where nothing says them, and the whole episode is
             one segment.
         success: whether it succeeded; None where nobody recorded that.
+        true_progress: float32 [frame_count], the simulator's true progress at each frame; None where nobody knows it.
     """
 
     episode_id: str
@@ -356,6 +357,7 @@ class EpisodeInfo:
     stages: tuple[str, ...]
     annotation: str
     success: bool | None = None
+    true_progress: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringError
-from dopamine_rl.grm.batches import label_demonstration
+from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference

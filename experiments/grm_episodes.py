@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, list_episodes, read_demonstration, read_raw_episode
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.batches import label_episodes
+from dopamine_rl.grm.labels import label_episodes
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
 from dopamine_rl.types import Demonstration
 from experiments.gate_figures import Row, verdict_row

@@ -20,7 +20,7 @@ from dopamine_rl.episodes.raw import (
     list_episodes,
     read_instructions,
     read_keyframes,
-    read_success,
+    read_outcome,
 )
 from dopamine_rl.episodes.states import frame_progress
 from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
@@ -158,7 +158,7 @@ def _in_folder(folder: Path) -> list[Recording]:
 
 def _annotated(folder: Path) -> Recording:
     keyframes, _ = read_keyframes(folder)
-    success = read_success(folder)
+    success, _ = read_outcome(folder)
     videos = tuple(folder / f"{camera}.mp4" for camera in list_cameras(folder))
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")

@@ -1,63 +1,75 @@
-"""Decoded frames of any number of episodes as a Ray Data stream: decoded where there is a free CPU, never all in memory."""
+"""Batches whose pictures do not fit into memory, as a Ray Data stream: decoded where there is a free CPU, ahead of the training.
+
+Every batch is a function of its number, so what flows is numbers in and pictures out, in their order; whoever decodes keeps the
+pictures that were wanted last.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 from numpy.typing import NDArray
+from ray.data import ActorPoolStrategy, DataContext
 
-from dopamine_rl.episodes.source import CachedSource, open_source
-from dopamine_rl.errors import BadInput
+from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures
+from dopamine_rl.grm.batches import Batch, Batches, BatchSampler
+from dopamine_rl.grm.config import SFTConfig
 
-FRAMES_AT_ONCE = 16
-"""Frames of one episode that are decoded together; they lie close together, so that few others are decoded with them."""
+LENGTH = 4096
+"""Batches of one stream; the next one begins when it is used up."""
+
+BLOCK = 2
+"""Batches that are decoded together."""
 
 
-def stream_frames(
-    data: Path,
-    wanted: Iterable[tuple[str, NDArray[np.int64]]],
-    size: tuple[int, int] | None = None,
-    decoders: int = 1,
-    cache_bytes: int = 256 * 2**20,
-) -> ray.data.Dataset:
-    """Decode frames as they are consumed; Ray must be running, and every node must see `data`.
+def stream(
+    sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
+) -> Batches:
+    """A stream of a training's batches; Ray must be running, and every node must see the episodes' folders.
 
-    Args:
-        data: a folder of raw episodes or a LeRobotDataset, see `open_source`.
-        wanted: episodes by name, with int64 [F] strictly increasing frame ids each.
-        size: (height, width) that pictures are scaled to; None keeps them as they are.
-        decoders: processes that decode, of one CPU each. Ray Data holds them back while its memory is full.
-        cache_bytes: pictures that each of them keeps, for frames that are wanted more than once, as by many pairs.
-    Returns:
-        Rows in no particular order: `episode_id`, `frame_id`, `views` uint8 [V, H, W, 3].
-    Raises:
-        BadInput: nothing is wanted. While it is consumed, Ray's error with an EpisodeError as its cause.
+    `config.decoders` processes decode, each of `config.num_cpus` CPUs and with `config.memory_mb` of pictures. Ray Data holds
+    them back while its memory is full. While it is consumed, Ray's error with an EpisodeError as its cause may be raised.
     """
-    parts = [
-        {"episode_id": name, "frame_ids": part.tolist()}
-        for name, ids in wanted
-        for part in np.array_split(ids, -(-len(ids) // FRAMES_AT_ONCE) or 1)
-        if len(part)
-    ]
-    if not parts:
-        raise BadInput("wanted", (), "name at least one frame of one episode")
-    return ray.data.from_items(parts).flat_map(
-        _Decoder,
-        fn_constructor_args=(data, size, cache_bytes),
-        compute=ray.data.ActorPoolStrategy(size=decoders),
+    decoder = ray.put((sampler, episodes))
+
+    def draw(numbers: Iterable[int]) -> Iterator[Batch]:
+        remaining = iter(numbers)
+        while coming := list(islice(remaining, LENGTH)):
+            for number, images in _decoded(decoder, coming, size, config):
+                yield sampler.plan(number).shown(images)
+
+    return draw
+
+
+def _decoded(
+    decoder: Any, numbers: Sequence[int], size: tuple[int, int], config: SFTConfig
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """The pictures of some batches, in order."""
+    DataContext.get_current().execution_options.preserve_order = True
+    DataContext.get_current().enable_progress_bars = False
+    rows = ray.data.from_items(
+        [{"number": number} for number in numbers], override_num_blocks=-(-len(numbers) // BLOCK)
     )
+    decoded = rows.map(
+        _Decoder,
+        fn_constructor_args=(decoder, size, config.memory_mb * 2**20),
+        compute=ActorPoolStrategy(size=config.decoders),
+        num_cpus=config.num_cpus,
+    )
+    for row in decoded.iter_rows():
+        yield int(row["number"]), np.frombuffer(row["pixels"], np.uint8).reshape(-1, *size, 3)
 
 
 class _Decoder:
-    def __init__(self, data: Path, size: tuple[int, int] | None, cache_bytes: int) -> None:
-        self._source, self._size = CachedSource(open_source(data), cache_bytes), size
+    def __init__(self, decoder: Any, size: tuple[int, int], cache_bytes: int) -> None:
+        self._sampler, episodes = ray.get(decoder)
+        self._pictures = StoredPictures(episodes, size, cache_bytes)
 
-    def __call__(self, part: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        ids = np.asarray(part["frame_ids"], np.int64)
-        frames = self._source.frames(part["episode_id"], ids, self._size)
-        for frame_id, views in zip(ids, frames, strict=True):
-            yield {"episode_id": part["episode_id"], "frame_id": int(frame_id), "views": views}
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        images = self._pictures(self._sampler.plan(row["number"]).pictures)
+        return {"number": row["number"], "pixels": images.tobytes()}

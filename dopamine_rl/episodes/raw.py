@@ -183,9 +183,13 @@ def read_demonstration(folder: Path) -> Demonstration:
     )
 
 
-def read_success(folder: Path) -> bool | None:
-    """Whether an episode succeeded; None where no transitions were recorded beside it. Raises EpisodeError."""
-    return bool(_read_transitions(folder)["success"]) if (Path(folder) / TRANSITIONS).exists() else None
+def read_outcome(folder: Path) -> tuple[bool | None, NDArray[np.float32] | None]:
+    """Whether an episode succeeded, and its true progress; None where that was not recorded beside it. Raises EpisodeError."""
+    if not (Path(folder) / TRANSITIONS).exists():
+        return None, None
+    arrays = _read_transitions(folder)
+    truth = arrays.get("true_progress")
+    return bool(arrays["success"]), None if truth is None else truth.astype(np.float32)
 
 
 def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,8 +70,14 @@ class RawSource:
                 f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
             )
         instructions = raw.read_instructions(folder)
-        success = raw.read_success(folder)
-        return EpisodeInfo(name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, success)
+        success, truth = raw.read_outcome(folder)
+        if truth is not None and len(truth) != count:
+            raise EpisodeError(
+                f"{name}/{raw.TRANSITIONS}: true_progress", len(truth), f"give one value for each of {count} pictures"
+            )
+        return EpisodeInfo(
+            name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, success, truth
+        )
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
@@ -82,7 +89,7 @@ class RawSource:
 
 
 class CachedSource:
-    """Any source, with the frames that were asked for last kept in memory.
+    """Any source, with the frames that were asked for last kept in memory. Threads may share it.
 
     Args:
         source: where they come from.
@@ -92,7 +99,7 @@ class CachedSource:
     def __init__(self, source: EpisodeSource, max_bytes: int) -> None:
         self._source, self._max_bytes = source, max_bytes
         self._frames: OrderedDict[tuple[str, int, tuple[int, int] | None], NDArray[np.uint8]] = OrderedDict()
-        self._bytes = 0
+        self._bytes, self._lock = 0, Lock()
 
     @property
     def nbytes(self) -> int:
@@ -108,15 +115,18 @@ class CachedSource:
     ) -> NDArray[np.uint8]:
         """See EpisodeSource; only frames that are not kept are decoded."""
         keys = [(episode_id, int(frame), size) for frame in frame_ids]
-        missing = np.array([key[1] for key in keys if key not in self._frames], np.int64)
-        new = dict(zip(missing.tolist(), self._source.frames(episode_id, missing, size), strict=True)) if len(missing) else {}  # fmt: skip
-        pictures = np.stack([new[key[1]] if key[1] in new else self._frames[key] for key in keys])
-        for key in keys:
-            if key[1] in new:
-                # A copy: a view of the decoded block would keep all of the block alive.
-                self._frames[key] = new[key[1]].copy()
-                self._bytes += new[key[1]].nbytes
-            self._frames.move_to_end(key)
-        while self._bytes > self._max_bytes:
-            self._bytes -= self._frames.popitem(last=False)[1].nbytes
-        return pictures
+        with self._lock:
+            known = {key: self._frames[key] for key in keys if key in self._frames}
+            for key in known:
+                self._frames.move_to_end(key)
+        missing = [key for key in keys if key not in known]
+        new = self._source.frames(episode_id, np.array([key[1] for key in missing], np.int64), size) if missing else ()
+        # Copies: a view of the decoded block would keep all of the block alive.
+        known.update((key, frame.copy()) for key, frame in zip(missing, new, strict=True))
+        with self._lock:
+            for key in missing:
+                self._bytes += 0 if key in self._frames else known[key].nbytes
+                self._frames[key] = known[key]
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._frames.popitem(last=False)[1].nbytes
+        return np.stack([known[key] for key in keys])

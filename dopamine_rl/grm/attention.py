@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+
+Result = TypeVar("Result")
+
+
+def run(recompute: bool, function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function; with `recompute` its inner values are not kept for the backward pass but computed again there."""
+    result: Result = checkpoint(function, *arguments, use_reentrant=False) if recompute else function(*arguments)
+    return result
 
 
 def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:

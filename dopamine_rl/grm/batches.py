@@ -2,126 +2,43 @@
 
 A model that is only asked balanced pairs within one demonstration meets two questions at run time that it has never
 seen: neighbouring frames, and a goal that belongs to another episode. So every batch asks all kinds.
+
+A batch is a function of the seed and its number alone: whoever draws it, in whatever order, and after whatever interruption,
+draws the same one. No picture is needed for that; they are fetched once it is known which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.pairs import sample_pairs
-from dopamine_rl.episodes.states import frame_progress, sample_states
+from dopamine_rl.episodes.pairs import EPISODES_PER_BLOCK, sample_blocks
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import BatchPlan
+from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.progress import hop
-from dopamine_rl.types import Demonstration, check_views
 
 POOL_PER_EPISODE = 2000
 """Balanced pairs drawn in advance for each demonstration; a batch uses those whose two frames it shows."""
 
+POOL_STATES = 100
+"""States of a demonstration, evenly spread, whose pairs are enumerated for its pool."""
 
-@dataclass(frozen=True, eq=False, slots=True)
-class LabelledEpisode:
-    """Pictures with the progress they show: a success, or a failure whose progress somebody knows.
+Picture = tuple[int, int, int]
+"""Where a picture lies: episode, frame, view."""
 
-    Args:
-        instructions: ways to say the task; the first is the canonical one, and equal ones mean the same task.
-        frames: uint8 [F, V, H, W, 3], F ≥ 2.
-        progress: float32 [F] in [0, 1], ground truth.
-        states: int64 [M + 1], the frames that are states (Eq. 1); empty for a failure.
-    Raises:
-        BadInput: shapes differ, or progress lies outside [0, 1].
-    """
+BLANK: Picture = (-1, 0, 0)
+"""The picture that shows nothing."""
 
-    instructions: tuple[str, ...]
-    frames: NDArray[np.uint8]
-    progress: NDArray[np.float32]
-    states: NDArray[np.int64]
+Fetch = Callable[[Sequence[Picture]], NDArray[np.uint8]]
+"""Gets pictures, uint8 [M, H, W, 3]."""
 
-    def __post_init__(self) -> None:
-        check_views("episode.frames", self.frames, 5)
-        if self.progress.shape != (len(self.frames),) or len(self.frames) < 2:
-            raise BadInput("episode.progress", self.progress.shape, f"give one value a frame, [{len(self.frames)}] ≥ 2")
-        if not np.all((self.progress >= 0.0) & (self.progress <= 1.0)):
-            raise BadInput("episode.progress", self.progress, "give finite values in [0, 1]")
-
-    @property
-    def success(self) -> bool:
-        """It reaches the goal: its first and last frame may serve as references, and its last one as a goal."""
-        return len(self.states) > 0
-
-
-def label_demonstration(demonstration: Demonstration, frames_per_state: float = 1.0) -> LabelledEpisode:
-    """Give every recorded frame of a successful demonstration its progress.
-
-    States are cut by Eq. 1 and carry i / M; the frames between two states are interpolated, those outside the first
-    and last keyframe hold 0 and 1.
-
-    Raises:
-        BadInput: it failed; keyframes or frames_per_state cannot be used.
-    Source: arXiv:2512.23703, Eq. 1. Differs: frames between states are labelled too.
-    """
-    if not demonstration.success:
-        raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
-    count = len(demonstration.frames)
-    states = sample_states(demonstration.keyframes, count, frames_per_state)
-    progress = frame_progress(demonstration.keyframes, count, np.arange(count), frames_per_state)
-    return LabelledEpisode(demonstration.instructions, demonstration.frames, progress.astype(np.float32), states)
-
-
-def label_episodes(demonstrations: Sequence[Demonstration], frames_per_state: float = 1.0) -> list[LabelledEpisode]:
-    """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
-
-    The two scales differ (a peg held before the hole already counts for something in the simulator's), so the true
-    progress of failures is mapped by what the same values meant in the successes.
-
-    Raises:
-        BadInput: no success among them; a failure whose true progress is not known; see `label_demonstration`.
-    """
-    labels = {
-        index: label_demonstration(demonstration, frames_per_state)
-        for index, demonstration in enumerate(demonstrations)
-        if demonstration.success
-    }
-    if len(labels) == len(demonstrations):
-        return list(labels.values())
-    true, progress = [], []
-    for index, label in labels.items():
-        known = demonstrations[index].true_progress
-        if known is not None:
-            true.append(known)
-            progress.append(label.progress)
-    if not true:
-        raise BadInput("demonstrations", len(labels), "give successes with true progress beside the failures")
-    scale = _scale(np.concatenate(true), np.concatenate(progress))
-    return [
-        labels[index] if index in labels else _label_failure(demonstration, *scale)
-        for index, demonstration in enumerate(demonstrations)
-    ]
-
-
-def _scale(
-    true: NDArray[np.float32], progress: NDArray[np.float32], bins: int = 16
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A non-decreasing map from true progress to progress: its corners, the means of equally filled bins."""
-    order = np.array_split(np.argsort(true, kind="stable"), min(bins, len(true)))
-    corners = np.array([true[part].mean() for part in order], np.float64)
-    means = np.array([progress[part].mean() for part in order], np.float64)
-    return np.array([0.0, *corners, 1.0]), np.maximum.accumulate(np.array([0.0, *means, 1.0]))
-
-
-def _label_failure(
-    demonstration: Demonstration, corners: NDArray[np.float64], means: NDArray[np.float64]
-) -> LabelledEpisode:
-    if demonstration.true_progress is None:
-        raise BadInput(f"{demonstration.episode_id}.true_progress", None, "record it, or train on successes only")
-    progress = np.interp(demonstration.true_progress, corners, means).astype(np.float32)
-    none = np.zeros(0, np.int64)
-    return LabelledEpisode(demonstration.instructions, demonstration.frames, progress, none)
+Batches = Callable[[Iterable[int]], Iterator["Batch"]]
+"""Gets the batches of some numbers, in their order, as they are consumed."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -139,90 +56,116 @@ class Batch:
     hops: NDArray[np.float32]
 
 
-class _Pictures:
-    """A table of pictures that stores each one once. Key (−1, 0, 0) is the blank picture."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Questions:
+    """A batch without its pixels.
 
-    def __init__(self, episodes: Sequence[LabelledEpisode]) -> None:
-        self._episodes = episodes
-        self._rows: dict[tuple[int, int, int], int] = {}
+    Args:
+        pictures: M places, each once.
+        prompts: N questions about them, by index.
+        hops: float32 [N], the right answers.
+    """
+
+    pictures: tuple[Picture, ...]
+    prompts: tuple[Prompt, ...]
+    hops: NDArray[np.float32]
+
+    def shown(self, images: NDArray[np.uint8]) -> Batch:
+        """The batch, given its pictures uint8 [M, H, W, 3]."""
+        return Batch(images, self.prompts, self.hops)
+
+
+class _Table:
+    """A table of pictures that names each one once."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Picture, int] = {}
 
     def row(self, episode: int, frame: int, view: int, blank: bool = False) -> int:
-        key = (-1, 0, 0) if blank else (episode, frame, view)
-        return self._rows.setdefault(key, len(self._rows))
-
-    def stack(self) -> NDArray[np.uint8]:
-        blank = np.zeros_like(self._episodes[0].frames[0, 0])
-        return np.stack(
-            [
-                blank if episode < 0 else self._episodes[episode].frames[frame, view]
-                for episode, frame, view in self._rows
-            ]
-        )
+        return self.rows.setdefault(BLANK if blank else (episode, frame, view), len(self.rows))
 
 
 class BatchSampler:
-    """Draws batches from labelled episodes.
+    """Plans batches of questions about labelled episodes.
 
     Args:
-        episodes: at least one success; all with the same number and size of views.
+        episodes: at least one success of every task; all with the same number of views.
         plan: what a batch asks.
-        rng: the only source of randomness.
+        seed: of all randomness, at least 0.
     Raises:
         BadInput: no success of some failure's task, or views that differ.
     """
 
-    def __init__(self, episodes: Sequence[LabelledEpisode], plan: BatchPlan, rng: np.random.Generator) -> None:
+    def __init__(self, episodes: Sequence[EpisodeLabels], plan: BatchPlan, seed: int) -> None:
         if not any(episode.success for episode in episodes):
             raise BadInput("episodes", len(episodes), "give at least one successful demonstration")
-        shapes = {episode.frames.shape[1:] for episode in episodes}
-        if len(shapes) > 1:
-            raise BadInput("episodes", sorted(shapes), "give episodes with the same views of the same size")
-        self._episodes, self._plan, self.rng = list(episodes), plan, rng
-        self._goals = [self._goals_of(episode) for episode in self._episodes]
+        views = {episode.views for episode in episodes}
+        if len(views) > 1:
+            raise BadInput("episodes", sorted(views), "give episodes with the same number of views")
+        self._episodes, self._plan, self._seed = list(episodes), plan, seed
+        self._goals = self._goals_of_tasks()
         self._pools = self._balanced_pools()
 
-    def _goals_of(self, episode: LabelledEpisode) -> list[int]:
-        goals = [
-            index
-            for index, other in enumerate(self._episodes)
-            if other.success and other.instructions[0] == episode.instructions[0]
-        ]
-        if not goals:
-            raise BadInput("episodes", episode.instructions[0], "give a successful demonstration of every task")
+    def _goals_of_tasks(self) -> dict[str, list[int]]:
+        """The successes of every task."""
+        goals: dict[str, list[int]] = {episode.instructions[0]: [] for episode in self._episodes}
+        for index, episode in enumerate(self._episodes):
+            if episode.success:
+                goals[episode.instructions[0]].append(index)
+        for task, found in goals.items():
+            if not found:
+                raise BadInput("episodes", task, "give a successful demonstration of every task")
         return goals
 
-    def _balanced_pools(self) -> list[NDArray[np.int64]]:
-        """For each episode int64 [n, 2], balanced (before, after) frames; any two frames of a failure."""
+    def _balanced_pools(self) -> list[NDArray[np.int32]]:
+        """For each episode int32 [n, 2], balanced (before, after) frames; any two frames of a failure."""
+        rng = np.random.default_rng(self._seed)
+        pools = [
+            np.zeros((0, 2), np.int32)
+            if episode.success
+            else rng.integers(len(episode.progress), size=(POOL_PER_EPISODE, 2), dtype=np.int32)
+            for episode in self._episodes
+        ]
         successes = [index for index, episode in enumerate(self._episodes) if episode.success]
-        states = [self._episodes[index].states for index in successes]
-        pairs = sample_pairs(states, POOL_PER_EPISODE * len(successes), self.rng)
-        columns = np.stack([pairs.before_index, pairs.after_index], axis=1)
-        pools = [self.rng.integers(len(e.frames), size=(POOL_PER_EPISODE, 2)) for e in self._episodes]
-        for place, index in enumerate(successes):
-            pools[index] = columns[pairs.episode_index == place]
+        states = [_spread_states(self._episodes[index].states) for index in successes]
+        for pairs in sample_blocks(states, POOL_PER_EPISODE * len(successes), self._seed):
+            first = pairs.episode_index.min() // EPISODES_PER_BLOCK * EPISODES_PER_BLOCK
+            columns = np.stack([pairs.before_index, pairs.after_index], axis=1).astype(np.int32)
+            for place in range(first, min(first + EPISODES_PER_BLOCK, len(successes))):
+                pools[successes[place]] = columns[pairs.episode_index == place]
         return pools
 
-    def draw(self) -> Batch:
-        """The next batch."""
-        pictures = _Pictures(self._episodes)
+    def plan(self, number: int) -> Questions:
+        """The questions of batch `number`, from 0."""
+        rng = np.random.default_rng([self._seed, number])
+        pictures = _Table()
         prompts: list[Prompt] = []
         hops: list[float] = []
-        chosen = self.rng.choice(
-            len(self._episodes), self._plan.episodes, replace=self._plan.episodes > len(self._episodes)
-        )
-        for index in chosen:
-            self._ask(int(index), pictures, prompts, hops)
-        return Batch(pictures.stack(), tuple(prompts), np.array(hops, np.float32))
+        count = self._plan.episodes
+        for index in rng.choice(len(self._episodes), count, replace=count > len(self._episodes)):
+            self._ask(int(index), rng, pictures, prompts, hops)
+        return Questions(tuple(pictures.rows), tuple(prompts), np.array(hops, np.float32))
 
-    def _ask(self, index: int, pictures: _Pictures, prompts: list[Prompt], hops: list[float]) -> None:
+    def batches(self, fetch: Fetch) -> Batches:
+        """All batches, with pictures that are fetched one batch after the other."""
+
+        def draw(numbers: Iterable[int]) -> Iterator[Batch]:
+            for questions in map(self.plan, numbers):
+                yield questions.shown(fetch(questions.pictures))
+
+        return draw
+
+    def _ask(
+        self, index: int, rng: np.random.Generator, pictures: _Table, prompts: list[Prompt], hops: list[float]
+    ) -> None:
         """Add the questions about one episode."""
-        episode, rng, plan = self._episodes[index], self.rng, self._plan
-        others = [goal for goal in self._goals[index] if goal != index] or self._goals[index]
-        goal, reference = int(rng.choice(others)), int(rng.choice(self._goals[index]))
+        episode, plan = self._episodes[index], self._plan
+        goals = self._goals[episode.instructions[0]]
+        goal, reference = _other(goals, index, rng), goals[int(rng.integers(len(goals)))]
         instruction = str(rng.choice(episode.instructions))
-        views = episode.frames.shape[1]
+        views = episode.views
         hidden = int(rng.integers(views)) if views > 1 and rng.random() < plan.blank_view else -1
-        last = len(self._episodes[reference].frames) - 1
+        last = len(self._episodes[reference].progress) - 1
         references = (
             pictures.row(reference, 0, 0, bool(rng.random() < plan.blank_reference)),
             pictures.row(reference, last, 0, bool(rng.random() < plan.blank_reference)),
@@ -231,20 +174,20 @@ class BatchSampler:
         def shown(of: int, frame: int) -> tuple[int, ...]:
             return tuple(pictures.row(of, frame, view, view == hidden) for view in range(views))
 
-        for of, before, after in self._questions(index, goal):
+        for of, before, after in self._questions(index, goal, rng):
             start = self._episodes[of].progress[before]
             prompts.append(Prompt(instruction, references, shown(of, before), shown(index, after)))
             hops.append(float(hop(start, episode.progress[after])))
 
-    def _questions(self, index: int, goal: int) -> list[tuple[int, int, int]]:
+    def _questions(self, index: int, goal: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
         """(episode of BEFORE, its frame, frame of AFTER) of all questions about one episode."""
-        rng, plan = self.rng, self._plan
-        count = len(self._episodes[index].frames)
+        plan = self._plan
+        count = len(self._episodes[index].progress)
         length = min(plan.run_length, count)
         starts = _spread(count - length + 1, plan.runs, rng)
         frames = np.unique((starts[:, None] + np.arange(length)).ravel())
         questions = [(index, 0, int(frame)) for frame in frames]
-        questions += [(goal, len(self._episodes[goal].frames) - 1, int(frame)) for frame in frames]
+        questions += [(goal, len(self._episodes[goal].progress) - 1, int(frame)) for frame in frames]
         gap = frames[None, :] - frames[:, None]
         near = np.argwhere((gap != 0) & (np.abs(gap) <= 3))
         for before, after in near[rng.permutation(len(near))[: plan.neighbours]]:
@@ -256,7 +199,36 @@ class BatchSampler:
         return questions
 
 
+def _other(goals: Sequence[int], index: int, rng: np.random.Generator) -> int:
+    """One of the goals, not `index` unless there is no other. Its list may be long: no copy is made."""
+    if len(goals) == 1:
+        return goals[0]
+    while (goal := goals[int(rng.integers(len(goals)))]) == index:
+        pass
+    return goal
+
+
+def _spread_states(states: NDArray[np.int64]) -> NDArray[np.int64]:
+    """At most POOL_STATES of an episode's states, evenly spread."""
+    return states[np.linspace(0, len(states) - 1, min(len(states), POOL_STATES)).astype(np.int64)]
+
+
 def _spread(count: int, n: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """n numbers of 0 … count − 1, one from each n-th of the range."""
     edges = np.linspace(0, count, n + 1)
     return np.minimum((edges[:-1] + rng.random(n) * np.diff(edges)).astype(np.int64), count - 1)
+
+
+def from_memory(frames: Sequence[NDArray[np.uint8]]) -> Fetch:
+    """Pictures of episodes that are in memory, uint8 [F, V, H, W, 3] each. Raises BadInput where they differ in size."""
+    sizes = {episode.shape[2:] for episode in frames}
+    if len(sizes) > 1:
+        raise BadInput("episodes", sorted(sizes), "give episodes with pictures of the same size")
+    blank = np.zeros_like(frames[0][0, 0])
+    return lambda pictures: np.stack([blank if at == BLANK else frames[at[0]][at[1:]] for at in pictures])
+
+
+def in_memory(episodes: Sequence[LabelledEpisode], plan: BatchPlan, seed: int) -> Batches:
+    """The batches of episodes whose pictures are in memory. Raises what `BatchSampler` and `from_memory` raise."""
+    sampler = BatchSampler([episode.labels for episode in episodes], plan, seed)
+    return sampler.batches(from_memory([episode.frames for episode in episodes]))

@@ -6,10 +6,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, require
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
 """Which negative control a training makes of its model."""
+
+Loss = Literal["binned", "hops", "text"]
+"""What a training makes small."""
+
+Precision = Literal["float32", "bfloat16"]
+"""What a training computes in; weights and the optimiser's state are float32 in any case."""
 
 
 @dataclass(frozen=True)
@@ -91,16 +97,32 @@ class TrainConfig:
     its end by then. With a limit on updates alone a training is reproducible."""
     learning_rate: float = 1.5e-3
     """Peak of the learning rate (AdamW); 1e-5 is right for billions of weights, not for a few million new ones."""
+    vision_rate: float = 1.0
+    """Learning rate of the vision tower without its merger, as a share of the others'; the released models were fine-tuned
+    with 0.05."""
     weight_decay: float = 0.02
     """Decay of all matrices."""
     warmup: float = 0.05
     """Share of the training in which the learning rate rises."""
     clip: float = 1.0
     """Largest norm of a gradient."""
+    loss: Loss = "binned"
+    """binned (cross-entropy against a soft label over the 201 answers, and squared error), hops (squared error of E[H⁺] and
+    E[H⁻] alone, Eq. 12), text (cross-entropy on the answer's tokens, as the released models were trained)."""
     label_sigma: float = 0.05
     """Width of the soft label in hops: neighbouring bins are nearly right."""
     hop_weight: float = 5.0
     """Weight of the squared error of E[H⁺] and E[H⁻] beside the cross-entropy."""
+    batches: int = 1
+    """Batches of one update. The processes of a training share them, and each works through its share one after the other;
+    how many processes there are changes nothing but the rounding."""
+    precision: Precision = "float32"
+    """What products are computed in; weights, gradients and the optimiser stay float32."""
+    recompute: bool = False
+    """Gradient checkpointing: keep only what enters every layer, and compute the rest again in the backward pass. A third more
+    work for a fraction of the memory."""
+    peak_flops: float = 0.0
+    """Peak of this device in floating-point operations a second, for MFU; 0 measures it by a matrix product."""
     plan: BatchPlan = field(default_factory=BatchPlan)
     """What a batch asks."""
     seed: int = 0
@@ -113,6 +135,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.control not in get_args(Control):
             raise BadInput("sft.train.control", self.control, f"choose from {', '.join(get_args(Control))}")
+        for name, kinds in (("loss", Loss), ("precision", Precision)):
+            if getattr(self, name) not in get_args(kinds):
+                raise BadInput(f"sft.train.{name}", getattr(self, name), f"choose from {', '.join(get_args(kinds))}")
+        require(
+            "sft.train",
+            self,
+            ("seed", self.seed >= 0, "give 0 or more"),
+            ("batches", self.batches >= 1, "give at least 1"),
+            ("vision_rate", self.vision_rate >= 0.0, "give a share of the learning rate, or 0"),
+            ("peak_flops", self.peak_flops >= 0.0, "give operations a second, or 0 to measure them"),
+        )
         if self.updates < 0:
             raise BadInput("sft.train.updates", self.updates, "give a number of updates, or 0 for no limit")
         if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
@@ -129,6 +162,13 @@ class SFTConfig:
     """The training itself."""
     start_from: str = ""
     """Folder of the reward model to begin with; empty builds one from `[grm]`."""
+    stride: int = 1
+    """Frames of a recording from one that is used to the next; videos of 30 frames a second need about 10."""
+    memory_mb: int = 2048
+    """Most MiB of decoded pictures that a process keeps. Episodes with more than that are streamed: the frames of the coming
+    batches are decoded while the training goes on, the last ones are kept. Results are the same."""
+    decoders: int = 1
+    """Processes (threads, where the training runs without Ray) that decode for each process of the training."""
     workers: int = 1
     """Processes that share the training."""
     num_cpus: float = 0.5
@@ -137,12 +177,20 @@ class SFTConfig:
     """Torch threads of each."""
     use_gpu: bool = False
     """Give each process a GPU."""
+    sharded: bool = False
+    """Share gradients and the optimiser's state out among the processes (FSDP), for models of billions of weights, instead of
+    each keeping all of them (DDP). The weights are gathered for each update."""
     checkpoint_updates: int = 100
-    """Updates between two states that a failed job can go on from; held-out episodes are judged at the same moments."""
+    """Updates between two states that an interrupted training can go on from; held-out episodes are judged at the same
+    moments."""
     max_failures: int = 1
     """How often a failed job is started again."""
 
     def __post_init__(self) -> None:
-        for name in ("workers", "threads", "checkpoint_updates"):
+        for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")
+        if self.memory_mb < 0:
+            raise BadInput("sft.memory_mb", self.memory_mb, "give 0 or more")
+        if self.train.batches % self.workers:
+            raise BadInput("sft.train.batches", self.train.batches, f"give a multiple of sft.workers, {self.workers}")

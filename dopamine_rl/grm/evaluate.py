@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl import metrics
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.batches import LabelledEpisode
+from dopamine_rl.grm.labels import LabelledEpisode
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import binned_hops, encode_images, forward_logits
 from dopamine_rl.interfaces import Prompt

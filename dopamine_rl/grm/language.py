@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.grm.attention import attend, normalise, rotate
+from dopamine_rl.grm.attention import attend, normalise, rotate, run
 from dopamine_rl.grm.layout import Layout, Part, Pictures, missing_prefixes
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.trie import AnswerTrie
@@ -51,9 +51,10 @@ class Decoder:
     """The language model as `answer_logits` needs it.
 
     Args:
-        heads, key_heads, head_width, epsilon: of every layer's attention; epsilon belongs to the norm of its heads.
         trie: the answers.
         outputs: [R, D], rows of the output layer for the tokens that may follow its forks.
+        heads, key_heads, head_width, epsilon: of every layer's attention; epsilon belongs to the norm of its heads.
+        recompute: keep no layer's inner values for the backward pass, compute them again.
     """
 
     embedding: torch.Tensor
@@ -65,9 +66,10 @@ class Decoder:
     key_heads: int
     head_width: int
     epsilon: float
+    recompute: bool
 
 
-def make_decoder(grm: GRM) -> Decoder:
+def make_decoder(grm: GRM, recompute: bool = False) -> Decoder:
     """Gather a model's weights. It must be made again after they have changed; gradients flow back to them.
 
     Raises:
@@ -102,6 +104,7 @@ def make_decoder(grm: GRM) -> Decoder:
         language.config.num_key_value_heads,
         language.layers[0].self_attn.head_dim,
         language.config.rms_norm_eps,
+        recompute,
     )
 
 
@@ -168,46 +171,57 @@ def answer_logits(
     layout: Layout,
     questions: Sequence[Pictures],
     tokens: torch.Tensor,
-    place: Mapping[int, int],
+    place: Mapping[int, int] | Sequence[int],
     known: MutableMapping[Pictures, torch.Tensor],
 ) -> torch.Tensor:
-    """Log-probabilities [N, 201] of the answers to N questions with one layout.
+    """Log-probabilities [N, 201] of the answers to N questions with one layout; the arguments are those of `fork_states`."""
+    states = fork_states(decoder, layout, questions, tokens, place, known)
+    return decoder.trie.log_probabilities(F.linear(states, decoder.outputs))
+
+
+def fork_states(
+    decoder: Decoder,
+    layout: Layout,
+    questions: Sequence[Pictures],
+    tokens: torch.Tensor,
+    place: Mapping[int, int] | Sequence[int],
+    known: MutableMapping[Pictures, torch.Tensor],
+    tails: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the output layer is given at the forks of N questions with one layout, [N, F, D].
 
     Args:
         questions: N tuples of 2 + 2V pictures.
         tokens: float [R, picture_tokens, (1 + K) · D], encoded pictures.
         place: row in `tokens` of every picture that the questions show outside known beginnings.
         known: keys and values [layers, P, 2 · key_heads, d] of beginnings; those computed here are added.
+        tails: int64 [N, n], what stands behind each question in place of the layout's tail; None keeps that.
     """
     levels = _grow(layout, questions, known, tokens.device)
     shown = torch.cat([_shown(level, tokens, place) for level in levels]).to(decoder.embedding.dtype)
     pictures, *deepstack = shown.split(decoder.embedding.shape[1], dim=-1)
     slots = torch.cat([_slots(level) for level in levels])
     words = torch.cat([level.part.input_ids.repeat(len(level.nodes)) for level in levels])
+    if tails is not None:
+        levels[-1].split(words)[:, -tails.shape[1] :] = tails
     hidden = F.embedding(words, decoder.embedding).index_copy_(0, slots, pictures)
     cos, sin = (
         torch.cat([table.repeat(len(level.nodes), 1, 1) for level, table in zip(levels, tables, strict=True)])
         for tables in ([level.part.cos for level in levels], [level.part.sin for level in levels])
     )
     memories = []
-    for number, layer in enumerate(decoder.layers[:-1]):
-        query, new = _attention_inputs(decoder, layer, normalise(layer.attention_norm, hidden), cos, sin)
-        memory = _memory(levels, new, number)
-        mixed = [
-            _look(decoder, level.split(query), seen, level.part.mask).flatten(0, 1)
-            for level, seen in zip(levels, memory, strict=True)
-        ]
-        hidden = _finish(layer, hidden, torch.cat(mixed))
+    for number in range(len(decoder.layers) - 1):
+        hidden, *memory = run(decoder.recompute, _layer, decoder, levels, number, hidden, cos, sin)
         if number < len(deepstack):
             hidden = hidden.index_add(0, slots, deepstack[number])
-        memories.append(memory[:-1])
-    hidden, memory = _last(decoder, layout, levels, hidden, cos, sin)
-    for level, *layers in zip(levels[:-1], *memories, memory[:-1], strict=True):
+        memories.append(memory)
+    hidden, *memory = run(decoder.recompute, _last, decoder, layout, levels, hidden, cos, sin)
+    for level, *layers in zip(levels[:-1], *memories, memory, strict=True):
         known.update(zip(level.nodes, torch.stack(layers, dim=1), strict=True))
-    return decoder.trie.log_probabilities(F.linear(normalise(decoder.norm, hidden), decoder.outputs))
+    return normalise(decoder.norm, hidden)
 
 
-def _shown(level: _Level, tokens: torch.Tensor, place: Mapping[int, int]) -> torch.Tensor:
+def _shown(level: _Level, tokens: torch.Tensor, place: Mapping[int, int] | Sequence[int]) -> torch.Tensor:
     """Picture tokens [n · slots, (1 + K) · D] of a level's nodes."""
     rows = torch.tensor([place[name] for node in level.nodes for name in node[level.part.shown]])
     return tokens[rows.to(tokens.device)].flatten(0, 1)
@@ -253,6 +267,20 @@ def _look(decoder: Decoder, query: torch.Tensor, memory: torch.Tensor, mask: tor
     return attend(query, key, value, mask)
 
 
+def _layer(
+    decoder: Decoder, levels: Sequence[_Level], number: int, hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """What layer `number` makes of all new tokens, and the keys and values of every level but the last."""
+    layer = decoder.layers[number]
+    query, new = _attention_inputs(decoder, layer, normalise(layer.attention_norm, hidden), cos, sin)
+    memory = _memory(levels, new, number)
+    mixed = [
+        _look(decoder, level.split(query), seen, level.part.mask).flatten(0, 1)
+        for level, seen in zip(levels, memory, strict=True)
+    ]
+    return _finish(layer, hidden, torch.cat(mixed)), *memory[:-1]
+
+
 def _last(
     decoder: Decoder,
     layout: Layout,
@@ -260,8 +288,8 @@ def _last(
     hidden: torch.Tensor,
     cos: torch.Tensor,
     sin: torch.Tensor,
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """The last layer: final states [N, F, D] of the tokens where answers part, and every level's keys and values."""
+) -> tuple[torch.Tensor, ...]:
+    """The last layer: states [N, F, D] of the forks, and the keys and values of every level but the last."""
     layer = decoder.layers[-1]
     normed = normalise(layer.attention_norm, hidden)
     (weight, bias), wide = layer.qkv, decoder.heads * decoder.head_width
@@ -274,7 +302,7 @@ def _last(
     asked = _scaled(decoder, asked.unflatten(-1, (decoder.heads, -1)), scale[0])
     query = rotate(asked, answer.part.cos[layout.forks], answer.part.sin[layout.forks])
     mixed = _look(decoder, query, memory[-1], layout.fork_mask)
-    return _finish(layer, answer.split(hidden)[:, layout.forks], mixed), memory
+    return _finish(layer, answer.split(hidden)[:, layout.forks], mixed), *memory[:-1]
 
 
 def _finish(layer: Layer, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 
 from dopamine_rl.grm.attention import rotation
 from dopamine_rl.grm.model import GRM
+from dopamine_rl.grm.trie import Tail
 
 Pictures = tuple[int, ...]
 """Names of the pictures that a prompt begins with, in the order of the contract."""
@@ -45,7 +46,7 @@ class Layout:
 
     Args:
         input_ids: int64 [L], up to where the answer begins.
-        parts: the references, BEFORE, and AFTER, behind which stand the inner nodes of the answers' trie.
+        parts: the references, BEFORE, and AFTER, behind which stands the tail.
         forks: int64 [F], the tokens of the last part that are asked what follows.
         fork_mask: like the last part's mask, for these tokens only; None where they see everything.
     """
@@ -56,8 +57,10 @@ class Layout:
     fork_mask: torch.Tensor | None
 
 
-def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: int) -> Layout:
-    """Lay out a prompt whose pictures have rows · columns tokens each.
+def prompt_layout(
+    grm: GRM, instruction: str, views: int, rows: int, columns: int, tail: Tail | None = None
+) -> Layout:
+    """Lay out a prompt whose pictures have rows · columns tokens each, and behind it a tail: the answers' trie if None.
 
     Raises:
         BadInput: the template cannot take the instruction or the number of views.
@@ -71,11 +74,11 @@ def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: in
     grid = torch.tensor([[1, rows * merge, columns * merge]] * (2 + 2 * views))
     # Pictures are never adjacent (each stands between its vision tokens), so every run of pads is one picture.
     positions, _ = grm.model.model.get_rope_index(ids[None], is_image.int()[None], image_grid_thw=grid)
-    trie = grm.trie
-    blocked = torch.ones(len(ids) + len(trie.tokens), len(ids) + len(trie.tokens), dtype=torch.bool).triu(1)
-    blocked[len(ids) :, len(ids) :] = ~trie.sight
-    everything = torch.cat((ids, trie.tokens))
-    positions = torch.cat((positions, positions[:, :, -1:] + trie.depths), dim=2)
+    tail = tail or grm.trie
+    blocked = torch.ones(len(ids) + len(tail.tokens), len(ids) + len(tail.tokens), dtype=torch.bool).triu(1)
+    blocked[len(ids) :, len(ids) :] = ~tail.sight
+    everything = torch.cat((ids, tail.tokens))
+    positions = torch.cat((positions, positions[:, :, -1:] + tail.depths), dim=2)
     ends = is_image.nonzero()[rows * columns - 1 :: rows * columns, 0].tolist()
     cuts = [0, ends[1] + 1, ends[1 + views] + 1, len(everything)]
     pictures = [0, 2, 2 + views, 2 + 2 * views]
@@ -83,9 +86,9 @@ def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: in
         _part(grm, everything, positions, blocked, slice(*cuts[i : i + 2]), slice(*pictures[i : i + 2]))
         for i in range(3)
     )
-    forks = len(ids) - 1 - third.start + trie.forks.to(grm.model.device)
+    forks = len(ids) - 1 - third.start + tail.forks.to(grm.model.device)
     fork_mask = third.mask.unflatten(0, (third.stop - third.start, -1))[forks].flatten(0, 1)
-    return Layout(ids.to(grm.model.device), (first, second, third), forks, fork_mask if len(trie.tokens) else None)
+    return Layout(ids.to(grm.model.device), (first, second, third), forks, fork_mask if len(tail.tokens) else None)
 
 
 def _part(

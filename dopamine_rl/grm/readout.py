@@ -7,7 +7,7 @@ pass. The same functions answer in the reward service and carry gradients in tra
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from functools import cached_property, lru_cache, partial
 
 import numpy as np
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.language import Decoder, answer_logits, make_decoder
+from dopamine_rl.grm.language import Decoder, answer_logits, fork_states, make_decoder
 from dopamine_rl.grm.layout import Layout, Pictures, prompt_layout
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
@@ -43,20 +43,24 @@ class Reader:
     """A model made ready to answer: what depends only on its weights, or on shapes, is computed once.
 
     It must be made again after the weights have changed. Where gradients are on, they flow to all weights.
+
+    Args:
+        grm: the model.
+        recompute: gradient checkpointing: values inside a layer are not kept for the backward pass but computed again.
     """
 
-    def __init__(self, grm: GRM) -> None:
-        self.grm = grm
+    def __init__(self, grm: GRM, recompute: bool = False) -> None:
+        self.grm, self._recompute = grm, recompute
         self._grid = lru_cache(SHAPES)(partial(picture_grid, grm))
         self.grid_layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
 
     @cached_property
     def _tower(self) -> Tower:
-        return make_tower(self.grm)
+        return make_tower(self.grm, self._recompute)
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return make_decoder(self.grm)
+        return make_decoder(self.grm, self._recompute)
 
     def layout(self, instruction: str, views: int, height: int, width: int) -> Layout:
         """The layout of a prompt whose pictures have height × width pixels.
@@ -80,11 +84,15 @@ class Reader:
         layout: Layout,
         questions: Sequence[Pictures],
         tokens: torch.Tensor,
-        place: Mapping[int, int],
+        place: Mapping[int, int] | Sequence[int],
         known: MutableMapping[Pictures, torch.Tensor],
     ) -> torch.Tensor:
         """Log-probabilities [N, 201] of the hop bins; the arguments are those of `answer_logits`."""
         return answer_logits(self._decoder, layout, questions, tokens, place, known)
+
+    def states(self, layout: Layout, questions: Sequence[Pictures], tokens: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
+        """What the output layer is given behind N questions and each of their tails, see `fork_states`."""
+        return fork_states(self._decoder, layout, questions, tokens, range(len(tokens)), {}, tails)
 
 
 def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:
@@ -109,19 +117,40 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.
     """
+    return reader_logits(Reader(grm), features, prompts)
+
+
+def reader_logits(reader: Reader, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """`forward_logits` by a reader that is there already."""
+    place = range(len(features.tokens))
+
+    def answer(layout: Layout, numbers: Sequence[int]) -> torch.Tensor:
+        return reader.logits(layout, [prompts[number].images for number in numbers], features.tokens, place, {})
+
+    return by_layout(partial(reader.grid_layout, rows=features.rows, columns=features.columns), prompts, answer)
+
+
+def by_layout(
+    layout: Callable[[str, int], Layout],
+    prompts: Sequence[Prompt],
+    answer: Callable[[Layout, Sequence[int]], torch.Tensor],
+) -> torch.Tensor:
+    """Answer prompts layout by layout; the first axis of what comes back has their order.
+
+    Args:
+        layout: makes the layout of an instruction and a number of views.
+        answer: gets a layout and the numbers of the n prompts that have it, gives [n, ...].
+    Raises:
+        BadInput: a prompt with other views before than after, or what `layout` raises.
+    """
     kinds: dict[tuple[str, int], list[int]] = defaultdict(list)
     for number, prompt in enumerate(prompts):
         if len(prompt.before) != len(prompt.after):
             raise BadInput("prompt.after", prompt.after, f"give as many views as in before, {len(prompt.before)}")
         kinds[prompt.instruction, len(prompt.before)].append(number)
-    reader, place = Reader(grm), {row: row for row in range(len(features.tokens))}
-    parts, order = [], []
-    for (instruction, views), numbers in kinds.items():
-        layout = reader.grid_layout(instruction, views, features.rows, features.columns)
-        questions = [prompts[number].images for number in numbers]
-        parts.append(reader.logits(layout, questions, features.tokens, place, {}))
-        order += numbers
-    return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]
+    parts = torch.cat([answer(layout(*kind), numbers) for kind, numbers in kinds.items()])
+    order = [number for numbers in kinds.values() for number in numbers]
+    return parts[torch.tensor(order, device=parts.device).argsort()]
 
 
 def binned_hops(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

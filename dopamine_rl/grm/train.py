@@ -1,31 +1,42 @@
-"""Training the reward model: soft cross-entropy over the hop bins, under a budget of seconds or of updates.
+"""Training the reward model, update by update, under a budget of seconds or of updates.
 
-Only torch and the core are needed, so it also runs alone; under torch.distributed every process draws its own batches and
-process 0 decides when to stop.
+Only torch and the core are needed, so it also runs alone; under torch.distributed the processes share the batches of every
+update and process 0 decides when to stop. An update is a function of the state and of its number, so a training that goes on
+from a saved state ends with the same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import chain, count, islice
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import nn
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.grm.batches import Batch, BatchSampler, LabelledEpisode
-from dopamine_rl.grm.config import Control, TrainConfig
+from dopamine_rl.grm.batches import Batch, Batches
+from dopamine_rl.grm.config import TrainConfig
+from dopamine_rl.grm.losses import question_losses, taught_hops
 from dopamine_rl.grm.model import GRM
-from dopamine_rl.grm.readout import HOPS, binned_hops, encode_images, forward_logits
-
-CONSTANT_HOP = 0.2
-"""What the constant control answers to everything: always some progress."""
+from dopamine_rl.grm.parallel import (
+    gathered,
+    gradients_kept,
+    load_whole_state,
+    share,
+    this_process,
+    told_by_first,
+    total,
+    whole_state,
+    whole_weights,
+)
+from dopamine_rl.grm.readout import Reader
+from dopamine_rl.grm.throughput import peak_flops, training_flops
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +47,10 @@ class TrainProgress:
         update: updates made.
         fraction: share of the budget used, in [0, 1].
         loss: running mean of the training loss; None before the first update.
-        hop_error: running mean of |E[hop] − hop| in training; None before the first update.
-        pairs_per_s: questions trained on a second, in this process.
+        hop_error: running mean of |E[hop] − hop| in training; None before the first update, and where the loss is of text.
+        pairs_per_s: questions trained on a second, by all processes.
+        flops_per_pair: floating-point operations of the model a question, see `training_flops`; 0 before the first update.
+        mfu: share of the devices' peak that those make up; 0 before the first update.
         elapsed_s, eta_s: seconds of training so far and to go.
     """
 
@@ -46,6 +59,8 @@ class TrainProgress:
     loss: float | None
     hop_error: float | None
     pairs_per_s: float
+    flops_per_pair: float
+    mfu: float
     elapsed_s: float
     eta_s: float
 
@@ -56,126 +71,144 @@ class TrainProgress:
         )
         return (
             f"update {self.update}, loss {loss}, hop error {error}, {self.pairs_per_s:.0f} pairs/s, "
-            f"{self.eta_s:.0f} s to go"
+            f"MFU {100 * self.mfu:.0f} %, {self.eta_s:.0f} s to go"
         )
 
 
-def soft_labels(hops: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Distributions [N, 201] with the weights of a Gaussian of width `sigma` around each hop [N]."""
-    bins = torch.as_tensor(HOPS, dtype=hops.dtype, device=hops.device)
-    return (-0.5 * ((bins - hops[:, None]) / sigma) ** 2).softmax(dim=-1)
+class Taught(nn.Module):
+    """A reward model with its loss as one module, so that processes can share gradients."""
 
-
-def hop_loss(logits: torch.Tensor, hops: torch.Tensor, sigma: float, hop_weight: float) -> torch.Tensor:
-    """Cross-entropy against soft labels plus `hop_weight` × squared error of E[H⁺] and E[H⁻]; a scalar.
-
-    Args:
-        logits: float [N, 201].
-        hops: float [N] in [−1, 1].
-    Source: arXiv:2512.23703, Eq. 12 (squared hop error); the cross-entropy takes the place of that over answer tokens.
-    """
-    cross_entropy = F.cross_entropy(logits, soft_labels(hops, sigma))
-    gain, loss, _ = binned_hops(logits)
-    squared = (gain - hops.clamp(min=0)) ** 2 + (loss - (-hops).clamp(min=0)) ** 2
-    return cross_entropy + hop_weight * squared.mean()
-
-
-def taught_hops(hops: NDArray[np.float32], control: Control, rng: np.random.Generator) -> NDArray[np.float32]:
-    """The answers [N] that a batch teaches: the right ones, or those of a negative control."""
-    if control == "shuffled":
-        return rng.permutation(hops)
-    if control == "constant":
-        return np.full_like(hops, CONSTANT_HOP)
-    return hops
-
-
-class Questioned(nn.Module):
-    """A reward model as one module: images and prompts in, logits out, so that gradients can be shared by processes."""
-
-    def __init__(self, grm: GRM) -> None:
+    def __init__(self, grm: GRM, config: TrainConfig) -> None:
         super().__init__()
         self.model = grm.model
-        self._grm = grm
+        self._grm, self._config = grm, config
 
-    def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits [N, 201] of a batch's prompts."""
-        return forward_logits(self._grm, encode_images(self._grm, batch.images), batch.prompts)
+    def forward(self, batch: Batch, hops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The loss of a batch's questions, added up, and E[hop] [N] where the loss comes by it.
+
+        Args:
+            hops: float32 [N], the answers to be taught.
+        """
+        reader = Reader(self._grm, self._config.recompute)
+        losses, expected = question_losses(self._config, reader, reader.encode(batch.images), batch.prompts, hops)
+        return losses.sum(), expected
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW on the weights that require gradients; matrices decay, the vision tower but its mergers has a rate of its own.
+
+    Every group holds its `share` of the learning rate.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            groups.setdefault((".visual." in f".{name}" and "merger" not in name, weight.ndim > 1), []).append(weight)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": weights,
+                "weight_decay": config.weight_decay if matrices else 0.0,
+                "share": config.vision_rate if vision else 1.0,
+            }
+            for (vision, matrices), weights in groups.items()
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+    )
 
 
 class Trainer:
     """Trains a model in place, update by update.
 
     Args:
-        grm: the model; it must be on its device already.
-        episodes: what to train on.
+        grm: the model; it must be on its device already. Weights that require no gradient stay as they are.
+        batches: gets the batches that this process asks for.
         config: how.
-        wrap: puts the module under torch.distributed, where that is wanted.
-        rank: this process's number; each draws other batches.
+        sharded: under torch.distributed, share gradients and optimiser state out (FSDP) instead of copying them (DDP).
     """
 
-    def __init__(
-        self,
-        grm: GRM,
-        episodes: Sequence[LabelledEpisode],
-        config: TrainConfig,
-        wrap: Callable[[nn.Module], nn.Module] = lambda module: module,
-        rank: int = 0,
-    ) -> None:
-        self.grm, self.config, self._rank = grm, config, rank
-        self._module = wrap(Questioned(grm))
-        self._sampler = BatchSampler(episodes, config.plan, np.random.default_rng([config.seed, rank]))
-        matrices = [weight for weight in grm.model.parameters() if weight.ndim > 1]
-        others = [weight for weight in grm.model.parameters() if weight.ndim <= 1]
-        self._optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-        )
+    def __init__(self, grm: GRM, batches: Batches, config: TrainConfig, sharded: bool = False) -> None:
+        self.grm, self.config, self.place = grm, config, this_process()
+        self._precision = getattr(torch, config.precision)
+        self._batches, self._coming = batches, iter(())
+        self._module = share(Taught(grm, config), sharded, self._precision)
+        self._optimizer = make_optimizer(grm.model, config)
         self.update, self._elapsed_s, self._pairs = 0, 0.0, 0
         self._loss: float | None = None
         self._error: float | None = None
+        self._flops_per_pair = self._peak = 0.0
+        self._seek()
+
+    def _seek(self) -> None:
+        """Ask for this process's batches from the next update on."""
+        first = self.update * self.config.batches + self.place.rank
+        self._coming: Iterator[tuple[int, Batch]] = zip(
+            count(first, self.place.processes), self._batches(count(first, self.place.processes)), strict=False
+        )
 
     def fraction(self) -> float:
         """Share of the budget used; the same number in every process."""
-        used = self._used()
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            shared = torch.tensor([used], dtype=torch.float64)
-            torch.distributed.broadcast(shared, src=0)
-            used = float(shared)
-        return used
+        return told_by_first(self._used(), self.place, self.grm.model.device)
 
     def step(self, fraction: float) -> TrainProgress:
         """Make one update at the learning rate of `fraction`, and say where the training stands."""
+        device, processes = self.grm.model.device, self.place.processes
+        if not self._peak:
+            self._measure()
         started = time.perf_counter()
         for group in self._optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * _schedule(fraction, self.config.warmup)
-        batch = self._sampler.draw()
+            group["lr"] = self.config.learning_rate * group["share"] * _schedule(fraction, self.config.warmup)
+        parts = list(islice(self._coming, self.config.batches // processes))
+        pairs = total(sum(len(batch.hops) for _, batch in parts), self.place, device)
         self.grm.model.train()
-        logits = self._module(batch)
-        # The sampler's generator is part of the saved state, so that a resumed control deals out the same answers.
-        taught = taught_hops(batch.hops, self.config.control, self._sampler.rng)
-        hops = torch.from_numpy(taught).to(logits.device)
-        loss = hop_loss(logits, hops, self.config.label_sigma, self.config.hop_weight)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = error = 0.0
+        for left, (number, batch) in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+            hops = self._taught(number, batch)
+            with gradients_kept(self._module, left > 0):
+                with self._autocast():
+                    summed, expected = self._module(batch, hops)
+                # Processes take the mean of their gradients; what is wanted is that over all questions of the update.
+                (summed * (processes / pairs)).backward()
+            loss += summed.item()
+            error += math.nan if expected is None else float((expected - hops).abs().sum())
         nn.utils.clip_grad_norm_(self.grm.model.parameters(), self.config.clip)
         self._optimizer.step()
         self.grm.model.eval()
-        with torch.no_grad():
-            gain, lost, _ = binned_hops(logits)
-            error = float((gain - lost - hops).abs().mean())
-        self._loss, self._error = _running(self._loss, loss.item()), _running(self._error, error)
+        loss, error = (total(value, self.place, device) / pairs for value in (loss, error))
+        self._loss = _running(self._loss, loss)
+        self._error = None if math.isnan(error) else _running(self._error, error)
         self.update += 1
-        self._pairs += len(batch.hops)
+        self._pairs += int(pairs)
         self._elapsed_s += time.perf_counter() - started
         return self.progress()
+
+    def _taught(self, number: int, batch: Batch) -> torch.Tensor:
+        rng = np.random.default_rng([self.config.seed, number, 1])
+        return torch.from_numpy(taught_hops(batch.hops, self.config.control, rng)).to(self.grm.model.device)
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        low = self._precision != torch.float32
+        return torch.autocast(self.grm.model.device.type, self._precision, enabled=low)
+
+    def _measure(self) -> None:
+        """Count the work of a question on this process's next batch, and the peak of this device."""
+        coming = next(self._coming)
+        hops = self._taught(*coming)
+        with self._autocast():
+            self._flops_per_pair = training_flops(lambda: self._module(coming[1], hops)) / len(hops)
+        self._peak = self.config.peak_flops or peak_flops(hops.device, self._precision)
+        self._coming = chain([coming], self._coming)
 
     def progress(self) -> TrainProgress:
         """Where the training stands."""
         elapsed, used = self._elapsed_s, self._used()
         rate = self._pairs / elapsed if elapsed else 0.0
+        mfu = rate / self.place.processes * self._flops_per_pair / self._peak if self._peak else 0.0
         eta = elapsed * (1.0 - used) / used if used else self.config.budget_s
-        return TrainProgress(self.update, used, self._loss, self._error, rate, elapsed, eta)
+        return TrainProgress(
+            self.update, used, self._loss, self._error, rate, self._flops_per_pair, mfu, elapsed, eta
+        )
 
     def _used(self) -> float:
         """Share of whichever limit is nearer, by this process's own clock; the untrained control has nothing to use."""
@@ -186,26 +219,31 @@ class Trainer:
         seconds = self._elapsed_s / config.budget_s if config.budget_s else 0.0
         return min(max(updates, seconds), 1.0)
 
+    def gathered(self) -> AbstractContextManager[None]:
+        """Within the block the model answers in every process; all must enter it."""
+        return gathered(self._module)
+
+    def weights(self) -> dict[str, Any]:
+        """The model's weights, whole, on the CPU, in process 0; every process must call it."""
+        return whole_weights(self.grm.model)
+
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on: weights, optimizer, randomness, counters."""
-        return {
-            "model": self.grm.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "rng": self._sampler.rng.bit_generator.state,
-            "counters": (self.update, self._elapsed_s, self._pairs, self._loss, self._error),
-        }
+        """Everything needed to go on, whole, in process 0: weights, optimiser, counters. Every process must call it."""
+        counters = (self.update, self._elapsed_s, self._pairs, self._loss, self._error)
+        return whole_state(self.grm.model, self._optimizer) | {"counters": counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another trainer of the same model stopped. Raises CheckpointError if it does not fit."""
+        """Go on where another trainer of the same model stopped, in as many processes as may be; each needs the state.
+
+        Raises:
+            CheckpointError: it does not fit.
+        """
         try:
-            self.grm.model.load_state_dict(state["model"])
-            self._optimizer.load_state_dict(state["optimizer"])
+            load_whole_state(self.grm.model, self._optimizer, state)
             self.update, self._elapsed_s, self._pairs, self._loss, self._error = state["counters"]
-            # The state is that of process 0; the others must go on drawing batches of their own.
-            own = np.random.default_rng([self.config.seed, self._rank, self.update]).bit_generator.state
-            self._sampler.rng.bit_generator.state = own if self._rank else state["rng"]
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the training state does not fit this model ({error}): start afresh") from error
+        self._seek()
 
 
 def train(trainer: Trainer, on_progress: Callable[[TrainProgress], None] = lambda progress: None) -> TrainProgress:

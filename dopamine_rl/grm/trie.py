@@ -22,24 +22,42 @@ from dopamine_rl.grm.score import HOP_BINS, answers, decimal_answers
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class AnswerTrie:
-    """Where the answers part, and how their probabilities follow from what the model says at those forks.
+class Tail:
+    """What stands behind a prompt, and where the model is asked how it goes on.
 
     Args:
-        tokens: int64 [n], inner nodes that must be looked at behind the prompt, parents first; none if each answer is one token.
+        tokens: int64 [n], parents first.
         depths: int64 [n], their distance from the prompt's last token.
-        sight: bool [n, n], True where a node sees another: itself and its ancestors.
-        forks: int64 [F], where more than one token may follow: 0 is the prompt's last token, i + 1 the i-th node.
-        outputs: int64 [R], the tokens that may follow any fork.
-        branches: bool [F, R], which of them may follow which.
-        paths: int64 [201, K, D], up to K ways to each hop bin, each way's up to D choices as places in [F · R]; filled up with
-            F · R, which is certain, and missing ways with F · R + 1, which is impossible.
+        sight: bool [n, n], True where a token sees another: itself and its ancestors.
+        forks: int64 [F], where it is asked: 0 is the prompt's last token, i + 1 the i-th of `tokens`.
     """
 
     tokens: torch.Tensor
     depths: torch.Tensor
     sight: torch.Tensor
     forks: torch.Tensor
+
+
+def chain(length: int) -> Tail:
+    """Room for `length` tokens one after the other, each of which and the prompt's last is asked."""
+    sight = torch.ones(length, length, dtype=torch.bool).tril()
+    return Tail(torch.zeros(length, dtype=torch.long), torch.arange(1, length + 1), sight, torch.arange(length + 1))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class AnswerTrie(Tail):
+    """Where the answers part, and how their probabilities follow from what the model says at those forks.
+
+    The tail's tokens are the inner nodes that must be looked at, none if each answer is one token; its forks are those where
+    more than one token may follow.
+
+    Args:
+        outputs: int64 [R], the tokens that may follow any fork.
+        branches: bool [F, R], which of them may follow which.
+        paths: int64 [201, K, D], up to K ways to each hop bin, each way's up to D choices as places in [F · R]; filled up with
+            F · R, which is certain, and missing ways with F · R + 1, which is impossible.
+    """
+
     outputs: torch.Tensor
     branches: torch.Tensor
     paths: torch.Tensor

@@ -22,7 +22,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 from transformers.vision_utils import get_vision_position_ids
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.attention import attend, normalise, rotate, rotation
+from dopamine_rl.grm.attention import attend, normalise, rotate, rotation, run
 from dopamine_rl.grm.model import GRM
 
 
@@ -67,6 +67,7 @@ class Tower:
         windowed: which of them see a window only.
         merger: makes tokens of the last block's patches.
         taps: deepstack: makers of tokens by the number of the block whose patches they take.
+        recompute: keep no block's inner values for the backward pass, compute them again.
     """
 
     weight: torch.Tensor
@@ -75,9 +76,10 @@ class Tower:
     windowed: frozenset[int]
     merger: Any
     taps: Mapping[int, Any]
+    recompute: bool
 
 
-def make_tower(grm: GRM) -> Tower:
+def make_tower(grm: GRM, recompute: bool = False) -> Tower:
     """Gather a model's weights. It must be made again after they have changed; gradients flow back to them."""
     visual = grm.model.model.visual
     blocks = range(len(visual.blocks))
@@ -85,7 +87,8 @@ def make_tower(grm: GRM) -> Tower:
     taps = zip(
         getattr(visual, "deepstack_visual_indexes", ()), getattr(visual, "deepstack_merger_list", ()), strict=True
     )
-    return Tower(*patch_embedding(grm), visual.blocks, frozenset(blocks).difference(whole), visual.merger, dict(taps))
+    windowed = frozenset(blocks).difference(whole)
+    return Tower(*patch_embedding(grm), visual.blocks, windowed, visual.merger, dict(taps), recompute)
 
 
 def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
@@ -160,11 +163,16 @@ def encode_patches(tower: Tower, patches: torch.Tensor, grid: Grid) -> torch.Ten
     tapped = []
     for number, block in enumerate(tower.blocks):
         mask = grid.window if number in tower.windowed else None
-        hidden = hidden + _attention(block.attn, normalise(block.norm1, hidden), grid, mask)
-        hidden = hidden + block.mlp(normalise(block.norm2, hidden))
+        hidden = run(tower.recompute, _block, block, hidden, grid, mask)
         if number in tower.taps:
             tapped.append(tower.taps[number](hidden))
     return torch.cat([_merge(tower.merger, hidden), *tapped], dim=-1).unflatten(0, (len(patches), -1))
+
+
+def _block(block: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | None) -> torch.Tensor:
+    hidden = hidden + _attention(block.attn, normalise(block.norm1, hidden), grid, mask)
+    mixed: torch.Tensor = hidden + block.mlp(normalise(block.norm2, hidden))
+    return mixed
 
 
 def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.grm.batches import LabelledEpisode
-from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.batches import in_memory
+from dopamine_rl.grm.config import GRMConfig, TrainConfig
+from dopamine_rl.grm.labels import LabelledEpisode
+from dopamine_rl.grm.model import GRM
+from dopamine_rl.grm.train import Trainer
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=2, text_heads=2
@@ -32,3 +37,7 @@ def moving_square(
         frames[f, 1:, left : left + side, top : top + side] = (40, 80, 230)
     states = np.arange(count) if success else np.zeros(0, np.int64)
     return LabelledEpisode(("push the block",), frames, progress.astype(np.float32), states)
+
+
+def make_trainer(grm: GRM, episodes: Sequence[LabelledEpisode], config: TrainConfig, sharded: bool = False) -> Trainer:
+    return Trainer(grm, in_memory(episodes, config.plan, config.seed), config, sharded)

@@ -13,7 +13,6 @@ from dopamine_rl.errors import CheckpointError
 from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.model import GRM, load_grm, model_version, save_grm
 from dopamine_rl.grm.readout import Reader, binned_hops, encode_images, forward_logits
-from dopamine_rl.grm.train import Trainer
 from dopamine_rl.interfaces import Prompt
 from tests.dopamine_rl.grm_toys import moving_square, pictures
 from tests.dopamine_rl.released import (
@@ -95,7 +94,7 @@ def test_the_version_is_the_same_in_memory_and_on_disk(folder: Path, grm: GRM, t
 
 
 def test_training_reaches_every_weight(grm: GRM) -> None:
-    trainer = Trainer(grm, [moving_square(0), moving_square(1)], TrainConfig(updates=1))
+    trainer = make_trainer(grm, [moving_square(0), moving_square(1)], TrainConfig(updates=1))
     assert trainer.step(0.5).loss is not None
     unreached = [name for name, weight in grm.model.named_parameters() if weight.grad is None or not weight.grad.any()]
     assert unreached == []

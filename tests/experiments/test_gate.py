@@ -217,7 +217,7 @@ def test_real_models_are_accepted_or_refused_by_what_they_were_taught(control: C
     import torch
 
     from dopamine_rl.grm.model import build_grm
-    from dopamine_rl.grm.train import Trainer, train
+    from dopamine_rl.grm.train import train
     from reward_service.engines.transformers import TransformersEngine
 
     torch.set_num_threads(1)
@@ -226,7 +226,7 @@ def test_real_models_are_accepted_or_refused_by_what_they_were_taught(control: C
     # With 240 updates VOC− lies anywhere up to 1, seed by seed; the controls learn nothing however long they take.
     updates = 800 if control == "none" else 240
     config = TrainConfig(budget_s=0, updates=updates, learning_rate=1e-3, plan=plan, control=control)
-    train(Trainer(grm, [moving_square(seed) for seed in range(16)], config))
+    train(make_trainer(grm, [moving_square(seed) for seed in range(16)], config))
     unseen = [
         replace(shown, frames=moving_square(100 + seed, shown.success, count=16).frames)
         for seed, shown in enumerate([success(16)] * 5 + [failure(0.5, count=16)] * 5)

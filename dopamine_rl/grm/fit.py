@@ -1,0 +1,185 @@
+"""One process's part of a training, from recorded episodes to a model folder. It may be the only one; Ray is not needed.
+
+The state that an interrupted training goes on from lies in one file, however the training is run.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
+from dopamine_rl.errors import BadInput
+from dopamine_rl.files import write_atomically
+from dopamine_rl.grm.batches import Batch, Batches, BatchSampler, from_memory
+from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.grm.evaluate import evaluate
+from dopamine_rl.grm.labels import LabelledEpisode, label
+from dopamine_rl.grm.model import GRM, build_grm, load_grm, save_grm
+from dopamine_rl.grm.train import Trainer, TrainProgress, train
+from dopamine_rl.grm.vision import picture_size
+
+MODEL, STATE = "model", "state.pt"
+"""In a job's folder: the finished model's, and the state to go on from."""
+
+AHEAD = 4
+"""Batches that each decoder may be ahead of the training."""
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """What every process of a training must know.
+
+    Args:
+        config: how it is trained, and with how many processes.
+        grm: shape of the model that is built, where `config.start_from` names none.
+        episodes: to train on; successes teach with their keyframes' progress, failures with their simulator-true progress.
+        held_out: episodes that the model is judged on while it trains and in the end, at least one a success; may be empty.
+        work: folder of the job's own state, shared by all nodes.
+        card: what the model card says beside the figures of the training.
+    Raises:
+        BadInput: no episodes.
+    """
+
+    config: SFTConfig
+    grm: GRMConfig
+    episodes: tuple[StoredEpisode, ...]
+    held_out: tuple[StoredEpisode, ...]
+    work: Path
+    card: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not self.episodes:
+            raise BadInput("episodes", (), "give at least one episode to train on")
+
+
+Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTConfig], Batches]
+"""Gets batches of episodes that do not fit into memory; pictures have the size (height, width) given."""
+
+
+def threads(
+    sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
+) -> Batches:
+    """A stream whose pictures are decoded by threads of this process, a bounded number of batches ahead."""
+    pictures = StoredPictures(episodes, size, config.memory_mb * 2**20)
+
+    def get(number: int) -> Batch:
+        questions = sampler.plan(number)
+        return questions.shown(pictures(questions.pictures))
+
+    def draw(numbers: Iterable[int]) -> Iterator[Batch]:
+        coming: deque[Future[Batch]] = deque()
+        pool = ThreadPoolExecutor(config.decoders, "decoder")
+        try:
+            for number in numbers:
+                coming.append(pool.submit(get, number))
+                if len(coming) > AHEAD * config.decoders:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    return draw
+
+
+def fit(
+    job: Job,
+    device: torch.device,
+    stream: Stream = threads,
+    on_update: Callable[[TrainProgress], None] = lambda progress: None,
+    on_figures: Callable[[dict[str, float]], None] = lambda figures: None,
+    on_decoded: Callable[[int, int], None] = lambda done, total: None,
+) -> Path | None:
+    """Train, going on from the state in the job's folder if there is one, and leave the model's folder there.
+
+    Under torch.distributed every process of the job must call it.
+
+    Args:
+        device: of this process.
+        stream: used where the pictures do not fit into memory.
+        on_update: called after every update.
+        on_figures: called with the figures on the held-out episodes, whenever the state has been saved and at the end.
+        on_decoded: called with the episodes decoded and to decode, where they are kept in memory.
+    Returns:
+        The model's folder, in process 0.
+    Raises:
+        BadInput: episodes that cannot teach. EpisodeError: one cannot be read.
+        CheckpointError: the model to begin with, or the state, cannot be used.
+    """
+    config = job.config
+    torch.set_num_threads(config.threads)
+    grm = start(job)
+    grm.model.to(device, torch.float32)
+    size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
+    held_out = load_labelled(job.episodes, job.held_out, size, config.decoders)
+    trainer = Trainer(grm, make_batches(job, size, stream, on_decoded), config.train, config.sharded)
+    first = trainer.place.rank == 0
+    state = job.work / STATE
+    if state.exists():
+        trainer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+
+    def judge() -> dict[str, float]:
+        with trainer.gathered():
+            return evaluate(grm, held_out[1:], held_out[0]) if held_out and first else {}
+
+    def each_update(progress: TrainProgress) -> None:
+        on_update(progress)
+        if progress.update % config.checkpoint_updates == 0:
+            content = trainer.state_dict()
+            if first:
+                write_atomically(state, lambda path: torch.save(content, path))
+            on_figures(asdict(progress) | judge())
+
+    progress = train(trainer, each_update)
+    figures = judge()
+    on_figures(asdict(progress) | figures)
+    card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
+    card |= {"held_out": figures} if figures else {}
+    weights = trainer.weights()
+    if not first:
+        return None
+    finished = start(job)  # in the precision that it was saved in
+    finished.model.load_state_dict(weights)
+    save_grm(finished, job.work / MODEL, card)
+    return job.work / MODEL
+
+
+def start(job: Job) -> GRM:
+    """The model that a job begins with. Raises CheckpointError."""
+    return load_grm(job.config.start_from) if job.config.start_from else build_grm(job.grm)
+
+
+def make_batches(
+    job: Job, size: tuple[int, int], stream: Stream, on_decoded: Callable[[int, int], None] = lambda done, total: None
+) -> Batches:
+    """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
+    config, plan = job.config, job.config.train.plan
+    labels = label([episode.info for episode in job.episodes])
+    sampler = BatchSampler(labels, plan, config.train.seed)
+    if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
+        return stream(sampler, job.episodes, size, config)
+    return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_decoded)))
+
+
+def load_labelled(
+    episodes: Sequence[StoredEpisode], held_out: Sequence[StoredEpisode], size: tuple[int, int], decoders: int
+) -> list[LabelledEpisode]:
+    """What held-out episodes are judged with: a demonstration that is trained on, and behind it they; nothing without them."""
+    if not held_out:
+        return []
+    labels = label([episode.info for episode in (*episodes, *held_out)])
+    demonstration = next(place for place, known in enumerate(labels[: len(episodes)]) if known.success)
+    places = [demonstration, *range(len(episodes), len(labels))]
+    stored = [episodes[demonstration], *held_out]
+    frames = decode_all(stored, size, decoders)
+    return [
+        LabelledEpisode(labels[place].instructions, shown, labels[place].progress, labels[place].states)
+        for place, shown in zip(places, frames, strict=True)
+    ]

@@ -1,0 +1,164 @@
+"""What training knows of an episode before it looks at a picture: its task, and the progress that every frame shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.states import frame_progress, sample_states
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import Demonstration, EpisodeInfo, check_views
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EpisodeLabels:
+    """The progress of an episode's frames: a success, or a failure whose progress somebody knows.
+
+    Args:
+        instructions: ways to say the task; the first is the canonical one, and equal ones mean the same task.
+        progress: float32 [F] in [0, 1], ground truth, F ≥ 2.
+        states: int64 [M + 1], the frames that are states (Eq. 1); empty for a failure.
+        views: pictures of a frame.
+    Raises:
+        BadInput: shapes differ, or progress lies outside [0, 1].
+    """
+
+    instructions: tuple[str, ...]
+    progress: NDArray[np.float32]
+    states: NDArray[np.int64]
+    views: int
+
+    def __post_init__(self) -> None:
+        if self.progress.ndim != 1 or len(self.progress) < 2:
+            raise BadInput("episode.progress", self.progress.shape, "give one value a frame, 2 at least")
+        if not np.all((self.progress >= 0.0) & (self.progress <= 1.0)):
+            raise BadInput("episode.progress", self.progress, "give finite values in [0, 1]")
+
+    @property
+    def success(self) -> bool:
+        """It reaches the goal: its first and last frame may serve as references, and its last one as a goal."""
+        return len(self.states) > 0
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LabelledEpisode:
+    """Pictures with the progress they show.
+
+    Args:
+        instructions, progress, states: see `EpisodeLabels`.
+        frames: uint8 [F, V, H, W, 3], F ≥ 2.
+    Raises:
+        BadInput: shapes differ, or progress lies outside [0, 1].
+    """
+
+    instructions: tuple[str, ...]
+    frames: NDArray[np.uint8]
+    progress: NDArray[np.float32]
+    states: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        check_views("episode.frames", self.frames, 5)
+        if len(self.labels.progress) != len(self.frames):
+            raise BadInput("episode.progress", self.progress.shape, f"give one value a frame, [{len(self.frames)}]")
+
+    @property
+    def labels(self) -> EpisodeLabels:
+        """What is known without the pictures."""
+        return EpisodeLabels(self.instructions, self.progress, self.states, self.frames.shape[1])
+
+    @property
+    def success(self) -> bool:
+        """See `EpisodeLabels`."""
+        return self.labels.success
+
+
+def label_demonstration(demonstration: Demonstration, frames_per_state: float = 1.0) -> LabelledEpisode:
+    """Give every recorded frame of a successful demonstration its progress.
+
+    Raises:
+        BadInput: it failed; keyframes or frames_per_state cannot be used.
+    """
+    if not demonstration.success:
+        raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
+    return _shown(_label_success(_info(demonstration), frames_per_state), demonstration)
+
+
+def label_episodes(demonstrations: Sequence[Demonstration]) -> list[LabelledEpisode]:
+    """The same as `label`, for episodes that are in memory."""
+    labels = label([_info(demonstration) for demonstration in demonstrations])
+    return [_shown(known, demonstration) for known, demonstration in zip(labels, demonstrations, strict=True)]
+
+
+def _shown(labels: EpisodeLabels, demonstration: Demonstration) -> LabelledEpisode:
+    return LabelledEpisode(labels.instructions, demonstration.frames, labels.progress, labels.states)
+
+
+def _info(demonstration: Demonstration) -> EpisodeInfo:
+    views = demonstration.frames.shape[1]
+    return EpisodeInfo(
+        demonstration.episode_id, demonstration.instructions, len(demonstration.frames), 1.0,
+        tuple(str(view) for view in range(views)), demonstration.keyframes, demonstration.stages, "keyframes",
+        demonstration.success, demonstration.true_progress,
+    )  # fmt: skip
+
+
+def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
+    """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
+
+    The two scales differ (a peg held before the hole already counts for something in the simulator's), so the true
+    progress of failures is mapped by what the same values meant in the successes. An episode of which nobody recorded
+    whether it succeeded counts as a success.
+
+    Raises:
+        BadInput: no success among them; a failure whose true progress is not known; keyframes that cannot be used.
+    """
+    labels = {
+        index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False
+    }
+    if len(labels) == len(episodes):
+        return list(labels.values())
+    true, progress = [], []
+    for index, success in labels.items():
+        known = episodes[index].true_progress
+        if known is not None:
+            true.append(known)
+            progress.append(success.progress)
+    if not true:
+        raise BadInput("demonstrations", len(labels), "give successes with true progress beside the failures")
+    scale = _scale(np.concatenate(true), np.concatenate(progress))
+    return [
+        labels[index] if index in labels else _label_failure(episode, *scale) for index, episode in enumerate(episodes)
+    ]
+
+
+def _label_success(episode: EpisodeInfo, frames_per_state: float = 1.0) -> EpisodeLabels:
+    """States are cut by Eq. 1 and carry i / M; frames between them are interpolated, those outside hold 0 and 1.
+
+    Source: arXiv:2512.23703, Eq. 1. Differs: frames between states are labelled too.
+    """
+    count = episode.frame_count
+    states = sample_states(episode.keyframes, count, frames_per_state)
+    progress = frame_progress(episode.keyframes, count, np.arange(count), frames_per_state)
+    return EpisodeLabels(episode.instructions, progress.astype(np.float32), states, len(episode.cameras))
+
+
+def _scale(
+    true: NDArray[np.float32], progress: NDArray[np.float32], bins: int = 16
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A non-decreasing map from true progress to progress: its corners, the means of equally filled bins."""
+    order = np.array_split(np.argsort(true, kind="stable"), min(bins, len(true)))
+    corners = np.array([true[part].mean() for part in order], np.float64)
+    means = np.array([progress[part].mean() for part in order], np.float64)
+    return np.array([0.0, *corners, 1.0]), np.maximum.accumulate(np.array([0.0, *means, 1.0]))
+
+
+def _label_failure(
+    episode: EpisodeInfo, corners: NDArray[np.float64], means: NDArray[np.float64]
+) -> EpisodeLabels:
+    if episode.true_progress is None:
+        raise BadInput(f"{episode.episode_id}.true_progress", None, "record it, or train on successes only")
+    progress = np.interp(episode.true_progress, corners, means).astype(np.float32)
+    return EpisodeLabels(episode.instructions, progress, np.zeros(0, np.int64), len(episode.cameras))
