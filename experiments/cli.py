@@ -46,6 +46,9 @@ DOPAMINE = Group(
             "the General Reward Model: pictures in, progress out",
             {
                 "pairs": Command("which training pairs demonstrations give, and how evenly", "experiments.pairs"),
+                "train": Command(
+                    "a reward model from recorded episodes, whole or interrupted", "experiments.grm_train"
+                ),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
                 "eval": Command(

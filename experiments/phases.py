@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +12,9 @@ from typing import Any
 import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
+from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.model import load_grm
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
@@ -151,19 +152,14 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
 
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
-        scratch = run.path / "grm.train"
+        stored = [episode for folder in (*shown, *failed) for episode in list_stored(folder, config.sft.stride)]
+        work = run.path.resolve() / "grm.train"
+        job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
-            train_grm(
-                config.sft,
-                config.grm,
-                [*shown, *failed],
-                path,
-                scratch,
-                card,
-                lambda now: run.console.progress(str(now)),
-            )
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            claim(job)
+        except BadInput:  # a changed setting does again what depends on it
+            claim(job, fresh=True)
+        train_grm(job, path, lambda now: run.console.progress(str(now)))
         return {"version": folder_version(path)}
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)

@@ -56,7 +56,7 @@ def _decoded(
         [{"number": number} for number in numbers], override_num_blocks=-(-len(numbers) // BLOCK)
     )
     decoded = rows.map(
-        _Decoder,
+        _Decoder,  # type: ignore[arg-type]  # a class that makes such a function
         fn_constructor_args=(decoder, size, config.memory_mb * 2**20),
         compute=ActorPoolStrategy(size=config.decoders),
         num_cpus=config.num_cpus,

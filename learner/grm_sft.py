@@ -1,46 +1,24 @@
-"""The Ray Train job that fits a reward model to demonstrations. The training itself is dopamine_rl.grm.train."""
+"""The Ray Train job that fits a reward model to demonstrations. The training itself is dopamine_rl.grm.fit."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
-import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig, TorchTrainer
-from torch import nn
 
-from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
-from dopamine_rl.files import write_folder_atomically
-from dopamine_rl.grm.batches import LabelledEpisode, label_episodes
-from dopamine_rl.grm.config import GRMConfig, SFTConfig
-from dopamine_rl.grm.evaluate import evaluate
-from dopamine_rl.grm.model import build_grm, load_grm, save_grm
-from dopamine_rl.grm.train import Trainer, TrainProgress, train
-
-MODEL, STATE = "model", "trainer.pt"
-"""What a checkpoint of the job holds: the finished model's folder, or the state to go on from."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    config: SFTConfig
-    grm: GRMConfig
-    episodes: tuple[str, ...]
-    held_out: tuple[str, ...]
-    card: dict[str, Any]
-    board: Any
+from dopamine_rl.grm.config import SFTConfig
+from dopamine_rl.grm.fit import MODEL, TrainingJob, fit, publish
+from dopamine_rl.grm.train import TrainProgress
+from learner.frame_stream import stream
 
 
 @ray.remote(num_cpus=0)
@@ -58,68 +36,48 @@ class _Board:
 
 
 def train_grm(
-    config: SFTConfig,
-    grm: GRMConfig,
-    episodes: Sequence[Path],
-    out: Path,
-    work: Path,
-    card: dict[str, Any],
-    on_progress: Callable[[TrainProgress], None] = lambda progress: None,
-    held_out: Sequence[Path] = (),
+    job: TrainingJob, out: Path, on_progress: Callable[[TrainProgress], None] = lambda progress: None
 ) -> Path:
     """Fit a reward model to recorded episodes as a Ray Train job; Ray must be running.
 
     Args:
-        config: how it is trained, and with how many processes.
-        grm: shape of the model that is built, where `config.start_from` names none.
-        episodes: folders of raw episodes; successes teach with their keyframes' progress,
-            failures with their simulator-true progress.
+        job: what is trained, on what and how. A state in its folder is gone on from; in the end the folder is removed.
         out: where the checkpoint folder shall lie; it is replaced as a whole.
-        work: folder for the job's own state, shared by all nodes.
-        card: what the model card says beside the figures of the training.
         on_progress: called every few seconds in this process.
-        held_out: folders of episodes that the model is judged on while it trains and in the end, at least one a success.
     Returns:
         `out`. Its card (grm.json, README.md) says what the model was trained with, and the held-out figures.
     Raises:
-        BadInput: no episodes.
-        CheckpointError: the model to begin with cannot be used, or the job ended without a model.
+        BadInput: more processes than the cluster has room for.
+        CheckpointError: the job ended without a model.
         DopamineError: what a process of the job raised.
     """
-    if not episodes:
-        raise BadInput("episodes", (), "give at least one folder of a raw episode")
+    config = job.config
     _check_resources(config)
     board = _Board.remote()  # type: ignore[attr-defined]
-    job = _Job(config, grm, _resolved(episodes), _resolved(held_out), card, board)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "board": board},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": config.num_cpus}
         ),
         run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the old class of the name
-            # An equal name would silently go on from an earlier job's checkpoint.
+            # An equal name would silently go on from an earlier job's checkpoint; ours is the file in the job's folder.
             name=f"grm_sft_{uuid.uuid4().hex[:8]}",
-            storage_path=str(Path(work).resolve()),
+            storage_path=str(job.work),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=1),
             # A thread that spins while it waits takes the core its partner needs: ten times slower on a busy machine.
             worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         ),
     )
     try:
-        with _watched(job.board, on_progress):
+        with _watched(board, on_progress):
             result = _interruptible(trainer.fit)
     except WorkerGroupError as error:
         raise _raised_on_purpose(error) or error from None
-    if result.checkpoint is None:
+    if not (job.work / MODEL).is_dir():
         raise CheckpointError(f"the training job ended without a model: {result.error}")
-    with result.checkpoint.as_directory() as folder:
-        model = Path(folder) / MODEL
-        if not model.is_dir():
-            raise CheckpointError(f"the training job ended without a model: {result.error}")
-        return write_folder_atomically(Path(out), lambda target: shutil.copytree(model, target, dirs_exist_ok=True))
+    return publish(job, out)
 
 
 def _check_resources(config: SFTConfig) -> None:
@@ -182,63 +140,12 @@ def _watched(board: Any, on_progress: Callable[[TrainProgress], None]) -> Iterat
 
 def _work(loop: dict[str, Any]) -> None:
     """One process of the job."""
-    job: _Job = loop["job"]
-    config = job.config
-    torch.set_num_threads(config.threads)
-    context = ray.train.get_context()
-    rank, alone = context.get_world_rank(), context.get_world_size() == 1
-    grm = load_grm(config.start_from) if config.start_from else build_grm(job.grm)
-    device = ray.train.torch.get_device()
-    grm.model.to(device)
-    wrap: Callable[[nn.Module], nn.Module] = (lambda module: module) if alone else nn.parallel.DistributedDataParallel
-    episodes, held_out = _read(job.episodes), _read(job.held_out)
-    trainer = Trainer(grm, episodes, config.train, wrap, rank)
-    _resume(trainer)
+    job: TrainingJob = loop["job"]
     shown = [0.0]
 
-    def judge() -> dict[str, float]:
-        demonstration = next(episode for episode in episodes if episode.success)
-        return evaluate(grm, held_out, demonstration) if held_out and rank == 0 else {}
-
     def on_update(progress: TrainProgress) -> None:
-        if rank == 0 and progress.elapsed_s - shown[0] >= 2.0:
+        if ray.train.get_context().get_world_rank() == 0 and progress.elapsed_s - shown[0] >= 2.0:
             shown[0] = progress.elapsed_s
-            job.board.put.remote(progress)
-        if progress.update % config.checkpoint_updates == 0:
-            figures = asdict(progress) | judge()
-            _report(figures, rank, lambda folder: torch.save(trainer.state_dict(), folder / STATE))
+            loop["board"].put.remote(progress)
 
-    progress = train(trainer, on_update)
-    figures = judge()
-    card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(episodes)}
-    card |= {"held_out": figures} if figures else {}
-    _report(asdict(progress) | figures, rank, lambda folder: save_grm(grm, folder / MODEL, card))
-
-
-def _resolved(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Absolute paths: the job's processes run in folders of their own."""
-    return tuple(str(Path(path).resolve()) for path in paths)
-
-
-def _read(folders: Sequence[str]) -> list[LabelledEpisode]:
-    return label_episodes([read_demonstration(Path(folder)) for folder in folders])
-
-
-def _resume(trainer: Trainer) -> None:
-    """Go on from the last checkpoint that a failed process of this job reported."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            state = os.path.join(folder, STATE)
-            if os.path.exists(state):  # else it is the finished model's
-                trainer.load_state_dict(torch.load(state, weights_only=False))
-
-
-def _report(figures: dict[str, float], rank: int, fill: Callable[[Path], object]) -> None:
-    """Report figures, and from process 0 a checkpoint; every process must call it equally often."""
-    if rank:
-        ray.train.report(figures)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        fill(Path(folder))
-        ray.train.report(figures, checkpoint=Checkpoint.from_directory(folder))
+    fit(job, ray.train.torch.get_device(), stream, on_update, ray.train.report)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-
 Result = TypeVar("Result")
 
 

@@ -5,6 +5,9 @@ The state that an interrupted training goes on from lies in one file, however th
 
 from __future__ import annotations
 
+import hashlib
+import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,24 +19,24 @@ import torch
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import write_atomically, write_folder_atomically
 from dopamine_rl.grm.batches import Batch, Batches, BatchSampler, from_memory
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate
 from dopamine_rl.grm.labels import LabelledEpisode, label
-from dopamine_rl.grm.model import GRM, build_grm, load_grm, save_grm
+from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
 
-MODEL, STATE = "model", "state.pt"
-"""In a job's folder: the finished model's, and the state to go on from."""
+MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
+"""In a job's folder: the finished model's, the state to go on from, and whose state it is."""
 
 AHEAD = 4
 """Batches that each decoder may be ahead of the training."""
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class TrainingJob:
     """What every process of a training must know.
 
     Args:
@@ -57,6 +60,49 @@ class Job:
     def __post_init__(self) -> None:
         if not self.episodes:
             raise BadInput("episodes", (), "give at least one episode to train on")
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that the resulting weights depend on, JSON values by dotted name."""
+        model = {"sft.start_from": model_version(self.config.start_from)} if self.config.start_from else {}
+        flat = model or _flat("grm", asdict(self.grm))
+        flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
+        shown = [(str(stored.folder), stored.info.episode_id, stored.info.frame_count) for stored in self.episodes]
+        return flat | {"DATA": hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12], "episodes": len(shown)}
+
+
+def _flat(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(f"{prefix}.{name}", value) if isinstance(value, dict) else {f"{prefix}.{name}": value}
+    return flat
+
+
+def claim(job: TrainingJob, fresh: bool = False) -> bool:
+    """Prepare a job's folder; True if it holds the state of an interrupted training that the job goes on with.
+
+    Args:
+        fresh: forget such a state.
+    Raises:
+        BadInput: the state is that of a job with other settings.
+    """
+    if fresh:
+        shutil.rmtree(job.work, ignore_errors=True)
+    settings, path, begun = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
+    if begun:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        for name in settings.keys() | earlier.keys():
+            if settings.get(name) != earlier.get(name):
+                fix = f"it was {earlier.get(name)!r} when the training in {job.work} began: give that again, or --fresh"
+                raise BadInput(name, settings.get(name), fix)
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8"))
+    return begun
+
+
+def publish(job: TrainingJob, out: Path) -> Path:
+    """Put the finished model in its place, replacing what is there, and remove the job's folder."""
+    write_folder_atomically(out, lambda target: shutil.copytree(job.work / MODEL, target, dirs_exist_ok=True))
+    shutil.rmtree(job.work)
+    return out
 
 
 Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTConfig], Batches]
@@ -90,7 +136,7 @@ def threads(
 
 
 def fit(
-    job: Job,
+    job: TrainingJob,
     device: torch.device,
     stream: Stream = threads,
     on_update: Callable[[TrainProgress], None] = lambda progress: None,
@@ -151,13 +197,16 @@ def fit(
     return job.work / MODEL
 
 
-def start(job: Job) -> GRM:
+def start(job: TrainingJob) -> GRM:
     """The model that a job begins with. Raises CheckpointError."""
     return load_grm(job.config.start_from) if job.config.start_from else build_grm(job.grm)
 
 
 def make_batches(
-    job: Job, size: tuple[int, int], stream: Stream, on_decoded: Callable[[int, int], None] = lambda done, total: None
+    job: TrainingJob,
+    size: tuple[int, int],
+    stream: Stream,
+    on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> Batches:
     """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
     config, plan = job.config, job.config.train.plan

@@ -115,9 +115,7 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
     Raises:
         BadInput: no success among them; a failure whose true progress is not known; keyframes that cannot be used.
     """
-    labels = {
-        index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False
-    }
+    labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
     if len(labels) == len(episodes):
         return list(labels.values())
     true, progress = [], []
@@ -155,9 +153,7 @@ def _scale(
     return np.array([0.0, *corners, 1.0]), np.maximum.accumulate(np.array([0.0, *means, 1.0]))
 
 
-def _label_failure(
-    episode: EpisodeInfo, corners: NDArray[np.float64], means: NDArray[np.float64]
-) -> EpisodeLabels:
+def _label_failure(episode: EpisodeInfo, corners: NDArray[np.float64], means: NDArray[np.float64]) -> EpisodeLabels:
     if episode.true_progress is None:
         raise BadInput(f"{episode.episode_id}.true_progress", None, "record it, or train on successes only")
     progress = np.interp(episode.true_progress, corners, means).astype(np.float32)

@@ -57,9 +57,7 @@ class Layout:
     fork_mask: torch.Tensor | None
 
 
-def prompt_layout(
-    grm: GRM, instruction: str, views: int, rows: int, columns: int, tail: Tail | None = None
-) -> Layout:
+def prompt_layout(grm: GRM, instruction: str, views: int, rows: int, columns: int, tail: Tail | None = None) -> Layout:
     """Lay out a prompt whose pictures have rows · columns tokens each, and behind it a tail: the answers' trie if None.
 
     Raises:

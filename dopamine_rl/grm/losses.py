@@ -61,9 +61,7 @@ def token_losses(
     """
     grm = reader.grm
     tails, targets = (part.to(hops.device) for part in answer_tokens(grm, hops.tolist()))
-    layout = partial(
-        prompt_layout, grm, rows=features.rows, columns=features.columns, tail=chain(tails.shape[1])
-    )
+    layout = partial(prompt_layout, grm, rows=features.rows, columns=features.columns, tail=chain(tails.shape[1]))
 
     def answer(layout: Layout, numbers: Sequence[int]) -> torch.Tensor:
         questions = [prompts[number].images for number in numbers]

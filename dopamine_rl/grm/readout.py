@@ -90,7 +90,9 @@ class Reader:
         """Log-probabilities [N, 201] of the hop bins; the arguments are those of `answer_logits`."""
         return answer_logits(self._decoder, layout, questions, tokens, place, known)
 
-    def states(self, layout: Layout, questions: Sequence[Pictures], tokens: torch.Tensor, tails: torch.Tensor) -> torch.Tensor:
+    def states(
+        self, layout: Layout, questions: Sequence[Pictures], tokens: torch.Tensor, tails: torch.Tensor
+    ) -> torch.Tensor:
         """What the output layer is given behind N questions and each of their tails, see `fork_states`."""
         return fork_states(self._decoder, layout, questions, tokens, range(len(tokens)), {}, tails)
 

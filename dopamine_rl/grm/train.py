@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain, count, islice
+from itertools import chain, count, islice, tee
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,8 @@ class Trainer:
     def __init__(self, grm: GRM, batches: Batches, config: TrainConfig, sharded: bool = False) -> None:
         self.grm, self.config, self.place = grm, config, this_process()
         self._precision = getattr(torch, config.precision)
-        self._batches, self._coming = batches, iter(())
+        self._batches = batches
+        self._coming: Iterator[tuple[int, Batch]] = iter(())
         self._module = share(Taught(grm, config), sharded, self._precision)
         self._optimizer = make_optimizer(grm.model, config)
         self.update, self._elapsed_s, self._pairs = 0, 0.0, 0
@@ -142,9 +143,8 @@ class Trainer:
     def _seek(self) -> None:
         """Ask for this process's batches from the next update on."""
         first = self.update * self.config.batches + self.place.rank
-        self._coming: Iterator[tuple[int, Batch]] = zip(
-            count(first, self.place.processes), self._batches(count(first, self.place.processes)), strict=False
-        )
+        numbers, again = tee(count(first, self.place.processes))
+        self._coming = zip(numbers, self._batches(again), strict=False)
 
     def fraction(self) -> float:
         """Share of the budget used; the same number in every process."""
@@ -206,9 +206,7 @@ class Trainer:
         rate = self._pairs / elapsed if elapsed else 0.0
         mfu = rate / self.place.processes * self._flops_per_pair / self._peak if self._peak else 0.0
         eta = elapsed * (1.0 - used) / used if used else self.config.budget_s
-        return TrainProgress(
-            self.update, used, self._loss, self._error, rate, self._flops_per_pair, mfu, elapsed, eta
-        )
+        return TrainProgress(self.update, used, self._loss, self._error, rate, self._flops_per_pair, mfu, elapsed, eta)
 
     def _used(self) -> float:
         """Share of whichever limit is nearer, by this process's own clock; the untrained control has nothing to use."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.grm.batches import in_memory
 from dopamine_rl.grm.config import GRMConfig, TrainConfig
 from dopamine_rl.grm.labels import LabelledEpisode
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.train import Trainer
+from dopamine_rl.types import Demonstration
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=2, text_heads=2
@@ -37,6 +40,31 @@ def moving_square(
         frames[f, 1:, left : left + side, top : top + side] = (40, 80, 230)
     states = np.arange(count) if success else np.zeros(0, np.int64)
     return LabelledEpisode(("push the block",), frames, progress.astype(np.float32), states)
+
+
+def record_squares(folder: Path, successes: int, failures: int, count: int = 10, task: str = "push the block") -> Path:
+    """Raw episodes of the moving square; failures are the last, with their true progress."""
+    for index in range(successes + failures):
+        shown = moving_square(index, index < successes, count)
+        write_demonstration(
+            folder,
+            Demonstration(
+                episode_id=f"episode_{index:03d}",
+                instructions=(task,),
+                frames=shown.frames,
+                frame_steps=np.arange(count),
+                keyframes=np.array([0, count // 2, count - 1]),
+                stages=("near", "push"),
+                observations=np.zeros((count, 3), np.float32),
+                actions=np.zeros((count - 1, 2), np.float32),
+                task_rewards=np.zeros(count - 1, np.float32),
+                terminated=index < successes,
+                success=index < successes,
+                seed=index,
+                true_progress=shown.progress,
+            ),
+        )
+    return folder
 
 
 def make_trainer(grm: GRM, episodes: Sequence[LabelledEpisode], config: TrainConfig, sharded: bool = False) -> Trainer:

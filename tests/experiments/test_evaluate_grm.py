@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.raw import TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.evaluate import episode_hops
+from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.model import build_grm, load_grm, save_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman

@@ -20,7 +20,7 @@ from experiments.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide
 from experiments.gate_config import GateConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square
 from tests.fakes import FakeEngine, frame, picture
 
 STRIDE = 4

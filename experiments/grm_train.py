@@ -1,0 +1,175 @@
+"""Trains a reward model on recorded episodes, as a Ray Train job, or with torch and transformers alone.
+
+    dopamine grm train raw --out grm
+    dopamine grm train raw/pick raw/stack lerobot/pull --out grm --held-out 2 --sft.train.updates 1000
+    dopamine grm train raw --out adapted --start-from grm --sft.train.loss hops
+    torchrun --nproc-per-node 8 -m experiments.cli grm train raw --out grm --local --preset released --start-from GRM-3B
+
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3; several hold several tasks. Successes teach with the
+progress of their keyframes, failures with their simulator-true progress. The model is judged on the last N successes and failures
+of every task, which it is not trained on. Interrupted or killed, the same command goes on where it was. The last line is JSON:
+version, folder and the figures on those episodes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dopamine_rl.config import parse_cli
+from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from experiments.cluster import ClusterConfig
+from experiments.console import Console
+from experiments.ending import exit_with, interruptible
+
+if TYPE_CHECKING:
+    from dopamine_rl.episodes.stored import StoredEpisode
+    from dopamine_rl.grm.fit import TrainingJob
+
+PRESETS = Path(__file__).parent / "grm_presets"
+PROG = "dopamine grm train"
+
+
+@dataclass(frozen=True)
+class GRMTrainingConfig:
+    """Training of a reward model."""
+
+    grm: GRMConfig = field(default_factory=GRMConfig)
+    """The model that is built, where none is started from."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """How it is trained."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The Ray cluster, where none is joined."""
+
+
+def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, GRMTrainingConfig]:
+    """Parse the command line. Raises BadInput."""
+    rest = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog=PROG, usage=f"{PROG} DATA [DATA …] --out MODEL [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--out", metavar="MODEL", type=Path, help="where the model's folder shall lie; it is replaced")
+    parser.add_argument("--start-from", metavar="MODEL", help="a reward model to begin with (default: a new one)")
+    parser.add_argument("--held-out", metavar="N", type=int, default=3, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
+    parser.add_argument("--fresh", action="store_true", help="forget the state of an interrupted training")
+    parser.add_argument("--preset", metavar="NAME", default="laptop", help="or a file PATH.toml (default: laptop)")
+    if {"-h", "--help"} & set(rest):
+        print(parser.format_help())
+    # Folders first: behind an option that only the settings know, a word is that option's value.
+    split = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    known, others = parser.parse_known_args(rest[split:])
+    config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], PROG)
+    known.data = [Path(word) for word in rest[:split]]
+    if not known.data or known.out is None:
+        raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
+    if known.held_out < 0:
+        raise BadInput("--held-out", known.held_out, "give a number of episodes, or 0")
+    if known.start_from:
+        config = replace(config, sft=replace(config.sft, start_from=str(Path(known.start_from).resolve())))
+    return known, config
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train, and print what came of it."""
+    try:
+        arguments, config = parse(argv)
+        with interruptible("Interrupted; the same command goes on from the last saved state."):
+            figures = run(arguments, config)
+    except DopamineError as error:
+        exit_with(error)
+    if figures is not None:
+        print(json.dumps(figures))
+
+
+def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, Any] | None:
+    """Train on DATA but the episodes held out. Returns the figures, in process 0.
+
+    Raises:
+        BadInput: too few episodes, one that cannot be used, or the state of a training with other settings.
+    """
+    from dopamine_rl.episodes.stored import list_stored
+    from dopamine_rl.grm.fit import TrainingJob, claim
+
+    console, out = Console(), arguments.out.resolve()
+    stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
+    training, unseen = split(stored, arguments.held_out)
+    card = {"data": [str(folder) for folder in arguments.data], "command": " ".join(sys.argv)}
+    work = out.with_name(f"{out.name}.train")
+    job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
+    console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
+    if int(os.environ.get("RANK", "0")) == 0 and claim(job, arguments.fresh):
+        console.say(f"  going on with the training in {work}")
+    if arguments.local:
+        if not _train_here(job, out, console):
+            return None
+    else:
+        from experiments.cluster import ray_cluster
+
+        with ray_cluster(config.cluster):
+            from learner.grm_sft import train_grm
+
+            train_grm(job, out, lambda now: console.progress(str(now)))
+    content = json.loads((out / "grm.json").read_text(encoding="utf-8"))
+    result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
+    return {"version": content["model_version"], "folder": str(out), **result, **content["card"].get("held_out", {})}
+
+
+def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
+    """Train in this process, or in those that torchrun started; True in the first of them."""
+    import torch
+
+    from dopamine_rl.grm.fit import fit, publish
+
+    device = torch.device("cpu")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    elif job.config.workers > 1:
+        raise BadInput("sft.workers", job.config.workers, "start as many processes by torchrun, or leave out --local")
+    first = os.environ.get("RANK", "0") == "0"
+
+    def say(text: str) -> None:
+        if first:
+            console.progress(text)
+
+    model = fit(
+        job, device,
+        on_update=lambda now: say(str(now)),
+        on_decoded=lambda done, total: say(f"episodes decoded: {done} of {total}"),
+    )  # fmt: skip
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if model is not None:
+        publish(job, out)
+    return first
+
+
+def split(episodes: Sequence[StoredEpisode], held_out: int) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
+    """The episodes to train on, and the last `held_out` successes and failures of every task.
+
+    Raises:
+        BadInput: no success of some task is left to train on.
+    """
+    kinds: dict[tuple[str, bool], list[StoredEpisode]] = {}
+    for episode in episodes:
+        kinds.setdefault((episode.info.instructions[0], episode.info.success is not False), []).append(episode)
+    unseen = {id(episode) for alike in kinds.values() for episode in alike[max(0, len(alike) - held_out) :]}
+    for task in {task for task, _ in kinds}:
+        if len(kinds.get((task, True), ())) <= held_out:
+            raise BadInput("--held-out", held_out, f"give more successful episodes than that of {task!r}")
+    return [e for e in episodes if id(e) not in unseen], [e for e in episodes if id(e) in unseen]
+
+
+if __name__ == "__main__":
+    main()
