@@ -92,7 +92,9 @@ def test_squared_hop_error_matches_a_plain_loop() -> None:
     for row, hop in zip(logits.double().softmax(-1), ANSWERS.tolist(), strict=True):
         gain, loss = (sum(float(p) * split_hop(h)[side] for p, h in zip(row, HOPS, strict=True)) for side in (0, 1))
         expected.append((gain - max(hop, 0.0)) ** 2 + (loss - max(-hop, 0.0)) ** 2)
-    torch.testing.assert_close(hop_losses(logits, ANSWERS).double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        hop_losses(logits, ANSWERS).double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("loss", ["binned", "hops", "text"])

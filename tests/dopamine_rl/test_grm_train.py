@@ -11,9 +11,9 @@ from dopamine_rl.grm.batches import BatchSampler, from_memory, in_memory
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
 from dopamine_rl.grm.labels import LabelledEpisode, label_demonstration, label_episodes
-from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, soft_labels, taught_hops
+from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, taught_hops
 from dopamine_rl.grm.model import build_grm
-from dopamine_rl.grm.readout import HOPS
+from dopamine_rl.grm.readout import HOPS, Reader
 from dopamine_rl.grm.train import TrainProgress, train
 from dopamine_rl.progress import hop
 from dopamine_rl.types import Demonstration
@@ -188,6 +188,70 @@ def test_an_interrupted_training_ends_with_the_same_weights(control: Control) ->
         torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0)
     with pytest.raises(CheckpointError, match="does not fit"):
         make_trainer(build_grm(TINY), episodes, config).load_state_dict({"model": {}})
+
+
+def test_an_update_of_several_batches_is_that_of_one_large_batch() -> None:
+    episodes = [moving_square(seed, count=12) for seed in range(2)]
+    config = TrainConfig(budget_s=0, updates=4, batches=3, clip=1e9, plan=SMALL_PLAN)
+    trainer = make_trainer(build_grm(TINY), episodes, config)
+    progress = trainer.step(0.5)
+    parts = list(in_memory(episodes, SMALL_PLAN, config.seed)(range(3)))
+    offsets = np.cumsum([0, *(len(part.images) for part in parts)])
+    prompts = [
+        prompt.moved({row: row + int(offset) for row in prompt.images})
+        for part, offset in zip(parts, offsets, strict=False)
+        for prompt in part.prompts
+    ]
+    images, hops = (np.concatenate([getattr(part, name) for part in parts]) for name in ("images", "hops"))
+    grm = build_grm(TINY)
+    reader = Reader(grm)
+    losses, _ = question_losses(config, reader, reader.encode(images), prompts, torch.from_numpy(hops))
+    losses.mean().backward()
+    assert progress.loss == pytest.approx(float(losses.mean()), rel=1e-5)
+    for (name, weight), other in zip(trainer.grm.model.named_parameters(), grm.model.parameters(), strict=True):
+        assert other.grad is not None, name
+        torch.testing.assert_close(weight.grad, other.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_only_weights_that_require_gradients_move_and_the_tower_at_its_own_rate() -> None:
+    grm, before = build_grm(TINY), build_grm(TINY)
+    grm.model.lm_head.weight.requires_grad_(False)
+    config = TrainConfig(budget_s=0, updates=4, vision_rate=0.0, weight_decay=0.0, plan=SMALL_PLAN)
+    make_trainer(grm, [moving_square(0, count=12)], config).step(0.5)
+    moved = {
+        name
+        for (name, weight), old in zip(grm.model.named_parameters(), before.model.parameters(), strict=True)
+        if not torch.equal(weight, old)
+    }
+    still = {name for name, _ in grm.model.named_parameters()} - moved
+    assert "lm_head.weight" in still
+    assert all(".visual." in name and "merger" not in name for name in still - {"lm_head.weight"})
+    assert any("visual.merger" in name for name in moved)
+
+
+def test_throughput_is_that_of_the_matrix_products() -> None:
+    grm = build_grm(TINY)
+    trainer = make_trainer(grm, [moving_square(0, count=12)], TrainConfig(updates=2, plan=SMALL_PLAN, peak_flops=1e9))
+    progress = trainer.step(0.5)
+    (batch,) = in_memory([moving_square(0, count=12)], SMALL_PLAN, 0)([0])
+    # Less than what all weights would take for every token of every prompt, more than the language model for its last tokens.
+    tokens = sum(4 * len(prompt.images) + 60 for prompt in batch.prompts)
+    assert 6 * 2000 < progress.flops_per_pair < 6 * grm.parameters * tokens / len(batch.prompts)
+    assert progress.mfu == pytest.approx(progress.pairs_per_s * progress.flops_per_pair / 1e9)
+    assert "MFU" in str(progress)
+
+
+@pytest.mark.parametrize("loss", ["hops", "text"])
+def test_every_loss_is_learned(loss: str) -> None:
+    torch.set_num_threads(1)
+    config = TrainConfig(budget_s=0, updates=40, learning_rate=3e-3, plan=SMALL_PLAN, loss=loss)  # type: ignore[arg-type]
+    trainer = make_trainer(build_grm(TINY), [moving_square(seed, count=12) for seed in range(2)], config)
+    first = trainer.step(trainer.fraction())
+    last = train(trainer)
+    assert last.loss is not None
+    assert first.loss is not None
+    assert last.loss < 0.8 * first.loss
+    assert (last.hop_error is None) == (loss == "text")
 
 
 def test_a_time_budget_ends_the_training() -> None:

@@ -1,76 +1,96 @@
+"""The Ray Train job: in memory or streamed, in one process or two, and through the death of a process."""
+
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
+import psutil
 import pytest
 
-from dopamine_rl.episodes.raw import write_demonstration
+from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.grm.config import BatchPlan, GRMConfig, SFTConfig, TrainConfig
-from dopamine_rl.types import Demonstration
+from dopamine_rl.grm.config import BatchPlan, SFTConfig, TrainConfig
+from dopamine_rl.grm.fit import STATE, TrainingJob
+from dopamine_rl.grm.model import load_grm, model_version
+from tests.dopamine_rl.grm_toys import TINY, record_squares
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = GRMConfig(
-    image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=1, text_heads=2
-)
 PLAN = BatchPlan(episodes=1, runs=2, run_length=2, neighbours=2, balanced=2)
+CONFIG = SFTConfig(
+    train=TrainConfig(budget_s=0, updates=40, batches=2, plan=PLAN), num_cpus=0.4, threads=1, checkpoint_updates=4
+)
 
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four successes and two failures: a bright square moves, and stops half-way where it fails."""
-    folder = tmp_path_factory.mktemp("raw")
-    for index in range(6):
-        success = index < 4
-        truth = np.linspace(0.0, 1.0 if success else 0.5, 10).astype(np.float32)
-        frames = np.full((10, 2, 56, 56, 3), 60, np.uint8)
-        for f, progress in enumerate(truth):
-            left = int(4 + 40 * progress)
-            frames[f, :, 20 + index : 30 + index, left : left + 10] = 220
-        write_demonstration(
-            folder,
-            Demonstration(
-                episode_id=f"episode_{index:03d}",
-                instructions=("push the block",),
-                frames=frames,
-                frame_steps=np.arange(10),
-                keyframes=np.array([0, 4, 9]),
-                stages=("near", "push"),
-                observations=np.zeros((10, 3), np.float32),
-                actions=np.zeros((9, 2), np.float32),
-                task_rewards=np.zeros(9, np.float32),
-                terminated=success,
-                success=success,
-                seed=index,
-                true_progress=truth,
-            ),
-        )
-    return folder
+    return record_squares(tmp_path_factory.mktemp("raw"), 4, 2)
+
+
+def make_job(raw: Path, work: Path, config: SFTConfig) -> TrainingJob:
+    stored = list_stored(raw)
+    return TrainingJob(config, TINY, (*stored[:3], stored[4]), (stored[3], stored[5]), work, {"seed": 0})
+
+
+@pytest.fixture(scope="module")
+def unbroken(cluster: None, raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model trained in one go with all pictures in memory."""
+    from learner.grm_sft import train_grm
+
+    folder = tmp_path_factory.mktemp("unbroken")
+    return train_grm(make_job(raw, folder / "work", CONFIG), folder / "grm")
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_job_ends_with_a_model_and_its_figures(cluster: None, raw: Path, tmp_path: Path, workers: int) -> None:
-    from dopamine_rl.grm.model import load_grm, model_version
-    from learner.grm_sft import train_grm
-
-    folders = sorted(path for path in raw.iterdir() if path.is_dir())
-    train = TrainConfig(budget_s=0, updates=7, plan=PLAN)
-    config = SFTConfig(train=train, workers=workers, threads=1, checkpoint_updates=3)
-    unseen = [folders[3], folders[5]]
-    out = train_grm(
-        config, TINY, [*folders[:3], folders[4]], tmp_path / "grm", tmp_path / "work", {"seed": 0}, held_out=unseen
-    )
-    content = json.loads((out / "grm.json").read_text())
-    assert content["model_version"] == model_version(out) == load_grm(out).model_version
-    assert content["card"]["result"]["update"] == 7
+def test_a_job_ends_with_a_model_and_its_figures(unbroken: Path) -> None:
+    content = json.loads((unbroken / "grm.json").read_text())
+    assert content["model_version"] == model_version(unbroken) == load_grm(unbroken).model_version
+    assert content["card"]["result"]["update"] == 40
+    assert content["card"]["result"]["mfu"] > 0
     assert content["card"]["episodes"] == 4
     assert {"voc_plus", "voc_minus", "mae", "end", "auc"} <= set(content["card"]["held_out"])
+    assert not (unbroken.parent / "work").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_streamed_and_killed_a_job_ends_with_the_same_weights(unbroken: Path, raw: Path, tmp_path: Path) -> None:
+    from learner.grm_sft import train_grm
+
+    job = make_job(raw, tmp_path / "work", replace(CONFIG, memory_mb=0))
+    killed: list[int] = []
+
+    def kill_a_process() -> None:
+        while not (job.work / STATE).exists():
+            time.sleep(0.01)
+        for process in psutil.Process().children(recursive=True):
+            if "TrainWorker" in process.name() or "TrainWorker" in " ".join(process.cmdline()):
+                killed.append(process.pid)
+                process.kill()
+
+    killer = threading.Thread(target=kill_a_process, daemon=True)
+    killer.start()
+    out = train_grm(job, tmp_path / "grm")
+    killer.join(timeout=10)
+    assert killed
+    assert model_version(out) == model_version(unbroken)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_two_processes_share_a_job(unbroken: Path, raw: Path, tmp_path: Path, sharded: bool) -> None:
+    from learner.grm_sft import train_grm
+
+    config = replace(CONFIG, workers=2, sharded=sharded, train=replace(CONFIG.train, updates=7))
+    out = train_grm(make_job(raw, tmp_path / "work", config), tmp_path / "grm")
+    content = json.loads((out / "grm.json").read_text())
+    assert content["card"]["result"]["update"] == 7
+    assert "auc" in content["card"]["held_out"]
+    assert load_grm(out).model_version == content["model_version"]
 
 
 @pytest.mark.ray
@@ -80,35 +100,18 @@ def test_what_a_process_of_the_job_raises_on_purpose_is_said_without_a_traceback
 ) -> None:
     from learner.grm_sft import train_grm
 
-    config = SFTConfig(start_from=str(tmp_path / "nowhere"), threads=1, max_failures=0)
-    folder = next(path for path in sorted(raw.iterdir()) if path.is_dir())
+    job = make_job(raw, tmp_path / "work", SFTConfig(start_from=str(tmp_path / "nowhere"), threads=1, max_failures=0))
     with pytest.raises(CheckpointError, match="nowhere is not a folder") as error:
-        train_grm(config, TINY, [folder], tmp_path / "grm", tmp_path / "work", {})
+        train_grm(job, tmp_path / "grm")
     assert "Traceback" not in str(error.value)
     assert not (tmp_path / "grm").exists()
 
 
 def test_no_episodes_no_job(tmp_path: Path) -> None:
-    from learner.grm_sft import train_grm
-
     with pytest.raises(BadInput, match="episodes"):
-        train_grm(SFTConfig(), TINY, [], tmp_path / "grm", tmp_path / "work", {})
+        TrainingJob(CONFIG, TINY, (), (), tmp_path, {})
 
 
-def test_the_last_of_each_kind_are_held_out(raw: Path) -> None:
-    from experiments.grm_sft import split
-
-    training, unseen = split(raw, 1)
-    assert [path.name[-3:] for path in training] == ["000", "001", "002", "004"]
-    assert [path.name[-3:] for path in unseen] == ["003", "005"]
-    with pytest.raises(BadInput, match="more than 4"):
-        split(raw, 4)
-
-
-def test_the_command_explains_itself_without_ray() -> None:
-    code = "import sys; sys.argv = ['grm_sft', '--help']\nfrom experiments.grm_sft import main\n" + (
-        "try:\n    main()\nexcept SystemExit:\n    print('transformers' in sys.modules, 'ray' in sys.modules)"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert "--held-out" in shown.stdout
-    assert shown.stdout.strip().endswith("False False")
+def test_processes_share_the_batches_of_an_update() -> None:
+    with pytest.raises(BadInput, match=r"sft\.train\.batches.*multiple of sft\.workers, 3"):
+        replace(CONFIG, workers=3)

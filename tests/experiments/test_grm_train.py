@@ -1,0 +1,166 @@
+"""`dopamine grm train`: what is held out, how it goes on, and that ten kills change no bit of the result."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from dopamine_rl.config import dump_toml, load_preset, preset_names
+from dopamine_rl.episodes.stored import list_stored
+from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.fit import STATE
+from dopamine_rl.grm.model import load_grm, model_version
+from experiments.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
+from tests.dopamine_rl.grm_toys import TINY, record_squares
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "--local", "--held-out", "1",
+    *[word for name, value in TINY.__dict__.items() for word in (f"--grm.{name.replace('_', '-')}", str(value))],
+    *["--sft.threads", "1", "--sft.train.budget-s", "0", "--sft.train.plan.episodes", "1", "--sft.train.plan.run-length", "2"],
+]  # fmt: skip
+BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record_squares(tmp_path_factory.mktemp("raw"), 4, 2)
+
+
+@pytest.mark.parametrize("name", preset_names(PRESETS))
+def test_every_preset_loads_and_its_resolved_form_reads_back(name: str, tmp_path: Path) -> None:
+    config = load_preset(GRMTrainingConfig, PRESETS / f"{name}.toml")
+    (tmp_path / "config.toml").write_text(dump_toml(config))
+    assert load_preset(GRMTrainingConfig, tmp_path / "config.toml") == config
+
+
+def test_the_last_of_each_kind_and_task_are_held_out(raw: Path, tmp_path: Path) -> None:
+    other = record_squares(tmp_path, 2, 0, task="push the other block")
+    stored = [*list_stored(raw), *list_stored(other)]
+    training, unseen = split(stored, 1)
+    assert [episode.info.episode_id[-3:] for episode in unseen] == ["003", "005", "001"]
+    assert len(training) + len(unseen) == 8
+    assert split(stored, 0) == (stored, [])
+    with pytest.raises(BadInput, match="push the other block"):
+        split(stored, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["raw"], "--out"),
+        (["--out", "m"], "DATA"),
+        (["raw", "--out", "m", "--held-out", "-1"], "--held-out"),
+        (["raw", "--out", "m", "--preset", "lapto"], "laptop"),
+        (["raw", "--out", "m", "--sft.train.loss", "tokens"], "binned"),
+    ],
+)
+def test_bad_input_is_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((BadInput, SystemExit)) as caught:
+        parse(words)
+    assert named in str(caught.value) + capsys.readouterr().err
+
+
+def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grm"
+    command = [str(raw), "--out", str(out), *SMALL, "--sft.train.updates", "4", "--sft.checkpoint-updates", "2"]
+    figures = run(*parse(command))
+    assert figures is not None
+    assert figures["version"] == model_version(out)
+    assert not out.with_name("grm.train").exists()
+
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dopamine_rl.grm.fit.save_grm", interrupt)
+        with pytest.raises(Interrupted):
+            run(*parse(command))
+    assert (out.with_name("grm.train") / STATE).exists()
+    with pytest.raises(BadInput, match=r"sft\.train\.learning_rate.*0\.0015.*--fresh"):
+        run(*parse([*command, "--sft.train.learning-rate", "0.01"]))
+    again = run(*parse(command))
+    assert again is not None
+    assert again["version"] == figures["version"]
+    assert run(*parse([*command, "--fresh", "--start-from", str(out)])) is not None
+
+
+def test_it_needs_neither_ray_nor_a_simulator(raw: Path, tmp_path: Path) -> None:
+    code = BLOCKED.format(names=["ray", "gymnasium", "mani_skill", "scipy", "msgpack"])
+    code += "from experiments.cli import main\nmain(sys.argv[1:])"
+    words = ["grm", "train", str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "2"]
+    done = subprocess.run([sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["update"] == 2
+
+
+def test_the_trainer_needs_torch_and_transformers_alone() -> None:
+    code = BLOCKED.format(names=["ray", "gymnasium", "mani_skill", "scipy", "msgpack", "av", "tyro", "pyarrow", "h5py"])
+    code += """
+import numpy as np
+from dopamine_rl.grm.batches import in_memory
+from dopamine_rl.grm.config import BatchPlan, GRMConfig, TrainConfig
+from dopamine_rl.grm.labels import LabelledEpisode
+from dopamine_rl.grm.model import build_grm
+from dopamine_rl.grm.train import Trainer, train
+frames = np.random.default_rng(0).integers(0, 256, (8, 1, 56, 56, 3), dtype=np.uint8)
+episode = LabelledEpisode(("push",), frames, np.linspace(0, 1, 8, dtype=np.float32), np.arange(8))
+config = TrainConfig(updates=1, plan=BatchPlan(episodes=1, runs=1))
+grm = build_grm(GRMConfig(image_size=56, patch=14, vision_width=32, vision_depth=1, text_width=32, text_depth=1))
+print(train(Trainer(grm, in_memory([episode], config.plan, 0), config)).update)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "1", done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.long
+def test_ten_kills_change_no_bit_of_the_weights(raw: Path, tmp_path: Path) -> None:
+    """SIGKILL within the update after a random one, and one Ctrl-C; the same command goes on each time."""
+    updates = 80
+
+    def command(name: str) -> list[str]:
+        words = [str(raw), "--out", str(tmp_path / name), *SMALL, "--sft.memory-mb", "0"]
+        words += ["--sft.train.updates", str(updates), "--sft.checkpoint-updates", "3"]
+        return [sys.executable, "-m", "experiments.cli", "grm", "train", *words]
+
+    state = tmp_path / "broken.train" / STATE
+
+    def reached() -> int:
+        return int(torch.load(state, weights_only=True)["counters"][0]) if state.exists() else 0
+
+    rng = random.Random(0)
+    for strike, wanted in enumerate(sorted(rng.sample(range(1, updates - 10), 10))):
+        blow = signal.SIGINT if strike == 5 else signal.SIGKILL
+        with subprocess.Popen(command("broken"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+            while reached() < wanted and process.poll() is None:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0.0, 0.05))
+            process.send_signal(blow)
+            output, _ = process.communicate(timeout=60)
+            assert process.returncode == (130 if blow is signal.SIGINT else -9), output.decode()
+        assert not (tmp_path / "broken").exists()
+    for name in ("broken", "unbroken"):
+        subprocess.run(command(name), cwd=ROOT, check=True, capture_output=True)
+    broken, unbroken = (load_grm(tmp_path / name) for name in ("broken", "unbroken"))
+    assert broken.model_version == unbroken.model_version
+    for name, weight in unbroken.model.state_dict().items():
+        assert torch.equal(weight, broken.model.state_dict()[name]), name
+
+
+def test_errors_end_the_command_with_their_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(tmp_path), "--out", str(tmp_path / "grm")])
+    assert ended.value.code == 1
+    assert "LeRobotDataset" in capsys.readouterr().err
