@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.scale import resize
 from dopamine_rl.episodes.source import CachedSource, open_source
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
@@ -55,7 +56,10 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
 
 
 class StoredSource:
-    """Stored episodes of any folders as one EpisodeSource; they are named by their place in the list."""
+    """Stored episodes of any folders as one EpisodeSource; they are named by their place in the list.
+
+    Pictures are scaled as the reward model would scale them, so that training sees what a served model will see.
+    """
 
     def __init__(self, episodes: Sequence[StoredEpisode]) -> None:
         self._episodes = episodes
@@ -71,7 +75,10 @@ class StoredSource:
         """See EpisodeSource."""
         stored = self._episodes[int(episode_id)]
         source = self._sources.get(stored.folder) or self._sources.setdefault(stored.folder, open_source(stored.folder))
-        return source.frames(stored.info.episode_id, stored.frame_ids[frame_ids], size)
+        frames = source.frames(stored.info.episode_id, stored.frame_ids[frame_ids])
+        if size is None or frames.shape[2:4] == size:
+            return frames
+        return np.stack([[resize(picture, size) for picture in views] for views in frames])
 
 
 class StoredPictures:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 BACKWARD = 2
 """The backward pass has two products for each of the forward pass: for the weights and for the inputs."""
@@ -21,9 +22,17 @@ def training_flops(forward: Callable[[], object]) -> int:
     Args:
         forward: the forward pass; its result is dropped.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    on_cpu = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention
+    }  # torch itself counts those on GPUs
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=on_cpu) as counter:
         forward()
     return (1 + BACKWARD) * counter.get_total_flops()
+
+
+def _attention(query: Any, key: Any, value: Any, *_: object, **__: object) -> int:
+    """Operations of an attention, from the shapes of its inputs."""
+    return int(sdpa_flop_count(query, key, value))
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:

@@ -49,8 +49,9 @@ class TrainProgress:
         loss: running mean of the training loss; None before the first update.
         hop_error: running mean of |E[hop] − hop| in training; None before the first update, and where the loss is of text.
         pairs_per_s: questions trained on a second, by all processes.
-        flops_per_pair: floating-point operations of the model a question, see `training_flops`; 0 before the first update.
-        mfu: share of the devices' peak that those make up; 0 before the first update.
+        flops_per_pair: floating-point operations of the model a question, see `training_flops`; 0 before this
+            process's first update.
+        mfu: share of the devices' peak that those make up; 0 before this process's first update.
         elapsed_s, eta_s: seconds of training so far and to go.
     """
 

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 from transformers.vision_utils import get_vision_position_ids
 
+from dopamine_rl.episodes.scale import resize
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.attention import attend, normalise, rotate, rotation, run
 from dopamine_rl.grm.model import GRM
@@ -126,15 +126,11 @@ def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int,
     patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
     size = picture_size(grm.image_processor, *images.shape[1:3])
     if size != images.shape[1:3]:
-        images = np.stack([_resize(image, size) for image in images])
+        images = np.stack([resize(image, size) for image in images])
     rows, columns = size[0] // patch, size[1] // patch
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(grm.model.device)
     cut = pixels.view(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
     return cut.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(images), rows * columns, patch * patch * 3), rows, columns
-
-
-def _resize(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 def picture_grid(grm: GRM, rows: int, columns: int) -> Grid:
