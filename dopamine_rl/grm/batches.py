@@ -9,6 +9,7 @@ draws the same one. No picture is needed for that; they are fetched once it is k
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.pairs import EPISODES_PER_BLOCK, sample_blocks
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.config import BatchPlan
+from dopamine_rl.grm.augment import Look, augmented, draw_looks
+from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.progress import hop
@@ -61,50 +63,60 @@ class Questions:
     """A batch without its pixels.
 
     Args:
-        pictures: M places, each once.
+        pictures: M places.
+        looks: M, how each is shown; together with its place each is there once.
         prompts: N questions about them, by index.
         hops: float32 [N], the right answers.
     """
 
     pictures: tuple[Picture, ...]
+    looks: tuple[Look | None, ...]
     prompts: tuple[Prompt, ...]
     hops: NDArray[np.float32]
 
     def shown(self, images: NDArray[np.uint8]) -> Batch:
-        """The batch, given its pictures uint8 [M, H, W, 3]."""
-        return Batch(images, self.prompts, self.hops)
+        """The batch, given its pictures as they were recorded, uint8 [M, H, W, 3]."""
+        return Batch(augmented(images, self.looks), self.prompts, self.hops)
 
 
 class _Table:
-    """A table of pictures that names each one once."""
+    """A table of pictures that names each one in each of its looks once."""
 
     def __init__(self) -> None:
-        self.rows: dict[Picture, int] = {}
+        self.rows: dict[tuple[Picture, Look | None], int] = {}
 
-    def row(self, episode: int, frame: int, view: int, blank: bool = False) -> int:
-        return self.rows.setdefault(BLANK if blank else (episode, frame, view), len(self.rows))
+    def row(self, episode: int, frame: int, view: int, look: Look | None = None, blank: bool = False) -> int:
+        shown = (BLANK, None) if blank else ((episode, frame, view), look)
+        return self.rows.setdefault(shown, len(self.rows))
 
 
 class BatchSampler:
     """Plans batches of questions about labelled episodes.
 
     Args:
-        episodes: at least one success of every task; all with the same number of views.
-        plan: what a batch asks.
-        seed: of all randomness, at least 0.
+        episodes: at least one success of every task; all with the same number of views. Every task is asked about equally often.
+        config: what a batch asks, how its pictures are changed, and the seed of all randomness.
     Raises:
         BadInput: no success of some failure's task, or views that differ.
     """
 
-    def __init__(self, episodes: Sequence[EpisodeLabels], plan: BatchPlan, seed: int) -> None:
+    def __init__(self, episodes: Sequence[EpisodeLabels], config: TrainConfig) -> None:
         if not any(episode.success for episode in episodes):
             raise BadInput("episodes", len(episodes), "give at least one successful demonstration")
         views = {episode.views for episode in episodes}
         if len(views) > 1:
             raise BadInput("episodes", sorted(views), "give episodes with the same number of views")
-        self._episodes, self._plan, self._seed = list(episodes), plan, seed
+        self._episodes, self._plan = list(episodes), config.plan
+        self._augment, self._seed = config.augment, config.seed
+        self._tasks = self._episodes_of_tasks()
         self._goals = self._goals_of_tasks()
         self._pools = self._balanced_pools()
+
+    def _episodes_of_tasks(self) -> list[list[int]]:
+        tasks: dict[str, list[int]] = {}
+        for index, episode in enumerate(self._episodes):
+            tasks.setdefault(episode.instructions[0], []).append(index)
+        return list(tasks.values())
 
     def _goals_of_tasks(self) -> dict[str, list[int]]:
         """The successes of every task."""
@@ -138,13 +150,24 @@ class BatchSampler:
     def plan(self, number: int) -> Questions:
         """The questions of batch `number`, from 0."""
         rng = np.random.default_rng([self._seed, number])
-        pictures = _Table()
+        table = _Table()
         prompts: list[Prompt] = []
         hops: list[float] = []
-        count = self._plan.episodes
-        for index in rng.choice(len(self._episodes), count, replace=count > len(self._episodes)):
-            self._ask(int(index), rng, pictures, prompts, hops)
-        return Questions(tuple(pictures.rows), tuple(prompts), np.array(hops, np.float32))
+        for index in self._choose(rng):
+            self._ask(index, rng, table, prompts, hops)
+        pictures, looks = zip(*table.rows, strict=True)
+        return Questions(pictures, looks, tuple(prompts), np.array(hops, np.float32))
+
+    def _choose(self, rng: np.random.Generator) -> list[int]:
+        """Episodes of a batch: from the tasks in turn, none twice while there is another of its task."""
+        first = int(rng.integers(len(self._tasks)))
+        turns = [(first + turn) % len(self._tasks) for turn in range(self._plan.episodes)]
+        chosen = []
+        for task, wanted in Counter(turns).items():
+            members = self._tasks[task]
+            places = rng.choice(len(members), wanted, replace=wanted > len(members))
+            chosen += [members[place] for place in places]
+        return chosen
 
     def batches(self, fetch: Fetch) -> Batches:
         """All batches, with pictures that are fetched one batch after the other."""
@@ -156,7 +179,7 @@ class BatchSampler:
         return draw
 
     def _ask(
-        self, index: int, rng: np.random.Generator, pictures: _Table, prompts: list[Prompt], hops: list[float]
+        self, index: int, rng: np.random.Generator, table: _Table, prompts: list[Prompt], hops: list[float]
     ) -> None:
         """Add the questions about one episode."""
         episode, plan = self._episodes[index], self._plan
@@ -165,38 +188,65 @@ class BatchSampler:
         instruction = str(rng.choice(episode.instructions))
         views = episode.views
         hidden = int(rng.integers(views)) if views > 1 and rng.random() < plan.blank_view else -1
+        # The goal and the references are another recording's, so they look another way, also where it is this episode's.
+        own, others, references = draw_looks(self._augment, (3, views), rng)
         last = len(self._episodes[reference].progress) - 1
-        references = (
-            pictures.row(reference, 0, 0, bool(rng.random() < plan.blank_reference)),
-            pictures.row(reference, last, 0, bool(rng.random() < plan.blank_reference)),
+        shown_references = (
+            table.row(reference, 0, 0, references[0], bool(rng.random() < plan.blank_reference)),
+            table.row(reference, last, 0, references[0], bool(rng.random() < plan.blank_reference)),
         )
 
-        def shown(of: int, frame: int) -> tuple[int, ...]:
-            return tuple(pictures.row(of, frame, view, view == hidden) for view in range(views))
+        def shown(of: int, frame: int, looks: Sequence[Look | None]) -> tuple[int, ...]:
+            return tuple(table.row(of, frame, view, looks[view], view == hidden) for view in range(views))
 
-        for of, before, after in self._questions(index, goal, rng):
-            start = self._episodes[of].progress[before]
-            prompts.append(Prompt(instruction, references, shown(of, before), shown(index, after)))
+        end = len(self._episodes[goal].progress) - 1
+        for before, after in self._questions(index, rng):
+            if before is None:
+                prompts.append(
+                    Prompt(instruction, shown_references, shown(goal, end, others), shown(index, after, own))
+                )
+                start = self._episodes[goal].progress[end]
+            else:
+                prompts.append(
+                    Prompt(instruction, shown_references, shown(index, before, own), shown(index, after, own))
+                )
+                start = episode.progress[before]
             hops.append(float(hop(start, episode.progress[after])))
 
-    def _questions(self, index: int, goal: int, rng: np.random.Generator) -> list[tuple[int, int, int]]:
-        """(episode of BEFORE, its frame, frame of AFTER) of all questions about one episode."""
+    def _questions(self, index: int, rng: np.random.Generator) -> list[tuple[int | None, int]]:
+        """(frame of BEFORE, or None for the goal; frame of AFTER) of all questions about one episode."""
         plan = self._plan
         count = len(self._episodes[index].progress)
-        length = min(plan.run_length, count)
-        starts = _spread(count - length + 1, plan.runs, rng)
-        frames = np.unique((starts[:, None] + np.arange(length)).ravel())
-        questions = [(index, 0, int(frame)) for frame in frames]
-        questions += [(goal, len(self._episodes[goal].progress) - 1, int(frame)) for frame in frames]
-        gap = frames[None, :] - frames[:, None]
-        near = np.argwhere((gap != 0) & (np.abs(gap) <= 3))
+        gap = _spacing(int(count * plan.spread), rng)
+        length = min(plan.run_length, 1 + (count - 1) // gap)
+        starts = self._starts(index, count - (length - 1) * gap, gap, rng)
+        frames = np.unique((starts[:, None] + gap * np.arange(length)).ravel())
+        questions: list[tuple[int | None, int]] = [(0, int(frame)) for frame in frames]
+        questions += [(None, int(frame)) for frame in frames]
+        apart = np.abs(frames[None, :] - frames[:, None])
+        near = np.argwhere((apart != 0) & (apart <= 3 * gap))
         for before, after in near[rng.permutation(len(near))[: plan.neighbours]]:
-            questions.append((index, int(frames[before]), int(frames[after])))
+            questions.append((int(frames[before]), int(frames[after])))
         pool = self._pools[index]
         within = pool[np.isin(pool, frames).all(axis=1)]
         for before, after in within[rng.permutation(len(within))[: plan.balanced]]:
-            questions.append((index, int(before), int(after)))
+            questions.append((int(before), int(after)))
         return questions
+
+    def _starts(self, index: int, room: int, gap: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """First frames of the runs, 0 … room − 1: evenly spread over time, or around places evenly spread over progress."""
+        plan, episode = self._plan, self._episodes[index]
+        starts = _spread(room, plan.runs, rng)
+        if not episode.success or not plan.by_progress:
+            return starts
+        progress = (np.arange(plan.runs) + rng.random(plan.runs)) / plan.runs
+        places = np.searchsorted(episode.progress, progress) - gap * rng.integers(plan.run_length, size=plan.runs)
+        return np.where(rng.random(plan.runs) < plan.by_progress, places.clip(0, room - 1), starts)
+
+
+def _spacing(most: int, rng: np.random.Generator) -> int:
+    """A number from 1 to `most`, or 1; small ones are likelier."""
+    return int(np.exp(rng.uniform(0.0, np.log(most + 1.0)))) if most > 1 else 1
 
 
 def _other(goals: Sequence[int], index: int, rng: np.random.Generator) -> int:
@@ -228,7 +278,7 @@ def from_memory(frames: Sequence[NDArray[np.uint8]]) -> Fetch:
     return lambda pictures: np.stack([blank if at == BLANK else frames[at[0]][at[1:]] for at in pictures])
 
 
-def in_memory(episodes: Sequence[LabelledEpisode], plan: BatchPlan, seed: int) -> Batches:
+def in_memory(episodes: Sequence[LabelledEpisode], config: TrainConfig) -> Batches:
     """The batches of episodes whose pictures are in memory. Raises what `BatchSampler` and `from_memory` raise."""
-    sampler = BatchSampler([episode.labels for episode in episodes], plan, seed)
+    sampler = BatchSampler([episode.labels for episode in episodes], config)
     return sampler.batches(from_memory([episode.frames for episode in episodes]))

@@ -69,6 +69,11 @@ class BatchPlan:
     """Incremental questions about an episode: frames up to three apart, in either direction."""
     balanced: int = 4
     """Questions about an episode from the pool of balanced pairs."""
+    spread: float = 0.0
+    """How far apart the neighbouring frames of a run may lie, as a share of the episode; 0 takes every frame. Of episodes that
+    were recorded at a camera's rate, and scored at a lower one, 0.08 shows neighbours as they are scored."""
+    by_progress: float = 0.0
+    """Probability that a run of a success lies at a random progress instead of a random time: short stages are seen oftener."""
     blank_view: float = 0.0
     """Probability that one of several views is blank throughout the questions about an episode."""
     blank_reference: float = 0.05
@@ -81,9 +86,40 @@ class BatchPlan:
         for name in ("neighbours", "balanced"):
             if getattr(self, name) < 0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give 0 or more")
-        for name in ("blank_view", "blank_reference"):
+        for name in ("spread", "by_progress", "blank_view", "blank_reference"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give a probability in [0, 1]")
+                raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give a share in [0, 1]")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How pictures are changed in training. The section `[sft.train.augment]` of a preset.
+
+    All frames that one camera shows of an episode are changed alike, and those of the goal and of the references in another way:
+    what another recording has otherwise is not progress. Every amount is drawn from ± the number given.
+    """
+
+    share: float = 0.0
+    """Probability that the pictures of an episode in a batch are changed."""
+    shift: float = 0.06
+    """Shift in either direction, as a share of the picture's side."""
+    zoom: float = 0.08
+    """Change of the picture's scale."""
+    turn_rad: float = 0.05
+    """Turn of the picture."""
+    contrast: float = 0.25
+    """Change of the contrast."""
+    brightness: float = 0.1
+    """Light added, as a share of white."""
+    colour: float = 0.1
+    """Change of red, green and blue, each by itself."""
+
+    def __post_init__(self) -> None:
+        for name in ("share", "shift", "zoom", "contrast", "brightness", "colour"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise BadInput(f"sft.train.augment.{name}", getattr(self, name), "give a share in [0, 1]")
+        if not 0.0 <= self.turn_rad <= math.pi:
+            raise BadInput("sft.train.augment.turn_rad", self.turn_rad, "give an angle in [0, π]")
 
 
 @dataclass(frozen=True)
@@ -125,6 +161,8 @@ class TrainConfig:
     """Peak of this device in floating-point operations a second, for MFU; 0 measures it by a matrix product."""
     plan: BatchPlan = field(default_factory=BatchPlan)
     """What a batch asks."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """How its pictures are changed."""
     seed: int = 0
     """Seed of the order of training."""
     control: Control = "none"

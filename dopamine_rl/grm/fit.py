@@ -209,9 +209,9 @@ def make_batches(
     on_decoded: Callable[[int, int], None] = lambda done, total: None,
 ) -> Batches:
     """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
-    config, plan = job.config, job.config.train.plan
+    config = job.config
     labels = label([episode.info for episode in job.episodes])
-    sampler = BatchSampler(labels, plan, config.train.seed)
+    sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
     return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_decoded)))

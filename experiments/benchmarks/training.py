@@ -66,7 +66,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     for model in (grm, stock):
         model.model.to(arguments.device)
     episodes = [_episode(seed, arguments.frames, arguments.views, GRMConfig().image_size) for seed in range(8)]
-    batches = in_memory(episodes, config.plan, config.seed)
+    batches = in_memory(episodes, config)
     trainer, naive = Trainer(grm, batches, config), Naive(stock, config, arguments.group)
     difference = _difference(grm, config, naive, next(batches([0])))
     clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter

@@ -68,4 +68,4 @@ def record_squares(folder: Path, successes: int, failures: int, count: int = 10,
 
 
 def make_trainer(grm: GRM, episodes: Sequence[LabelledEpisode], config: TrainConfig, sharded: bool = False) -> Trainer:
-    return Trainer(grm, in_memory(episodes, config.plan, config.seed), config, sharded)
+    return Trainer(grm, in_memory(episodes, config), config, sharded)

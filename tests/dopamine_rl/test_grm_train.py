@@ -83,7 +83,7 @@ def episodes() -> list[LabelledEpisode]:
 
 
 def test_every_question_has_its_right_answer_and_every_kind_is_asked(episodes: list[LabelledEpisode]) -> None:
-    batches = in_memory(episodes, BatchPlan(blank_reference=0.0), 0)
+    batches = in_memory(episodes, TrainConfig(plan=BatchPlan(blank_reference=0.0)))
     kinds = {"forward": 0, "backward": 0, "near": 0, "back": 0}
     for batch in batches(range(20)):
         assert len({image.tobytes() for image in batch.images}) == len(batch.images)
@@ -107,7 +107,7 @@ def test_every_question_has_its_right_answer_and_every_kind_is_asked(episodes: l
 
 
 def test_a_batch_is_a_function_of_seed_and_number(episodes: list[LabelledEpisode]) -> None:
-    draw, again, other = (in_memory(episodes, BatchPlan(), seed) for seed in (4, 4, 5))
+    draw, again, other = (in_memory(episodes, TrainConfig(seed=seed)) for seed in (4, 4, 5))
     first, second, third = draw([0, 1, 2])
     (alone,) = again([2])
     assert alone.prompts == third.prompts
@@ -118,7 +118,7 @@ def test_a_batch_is_a_function_of_seed_and_number(episodes: list[LabelledEpisode
 
 def test_views_and_references_can_be_blank(episodes: list[LabelledEpisode]) -> None:
     plan = BatchPlan(episodes=1, blank_view=1.0, blank_reference=1.0)
-    (batch,) = in_memory(episodes[:2], plan, 0)([0])
+    (batch,) = in_memory(episodes[:2], TrainConfig(plan=plan))([0])
     blank = int(np.flatnonzero((batch.images == 0).all(axis=(1, 2, 3)))[0])
     for prompt in batch.prompts:
         assert prompt.references == (blank, blank)
@@ -128,11 +128,11 @@ def test_views_and_references_can_be_blank(episodes: list[LabelledEpisode]) -> N
 def test_episodes_that_cannot_teach_are_refused(episodes: list[LabelledEpisode]) -> None:
     labels = [episode.labels for episode in episodes]
     with pytest.raises(BadInput, match="successful"):
-        BatchSampler(labels[2:], BatchPlan(), 0)
+        BatchSampler(labels[2:], TrainConfig())
     with pytest.raises(BadInput, match="every task"):
-        BatchSampler([labels[0], replace(labels[2], instructions=("c",))], BatchPlan(), 0)
+        BatchSampler([labels[0], replace(labels[2], instructions=("c",))], TrainConfig())
     with pytest.raises(BadInput, match="number of views"):
-        BatchSampler([labels[0], replace(labels[1], views=3)], BatchPlan(), 0)
+        BatchSampler([labels[0], replace(labels[1], views=3)], TrainConfig())
     with pytest.raises(BadInput, match="same size"):
         from_memory([episodes[0].frames, moving_square(0).frames])
 
@@ -195,7 +195,7 @@ def test_an_update_of_several_batches_is_that_of_one_large_batch() -> None:
     config = TrainConfig(budget_s=0, updates=4, batches=3, clip=1e9, plan=SMALL_PLAN)
     trainer = make_trainer(build_grm(TINY), episodes, config)
     progress = trainer.step(0.5)
-    parts = list(in_memory(episodes, SMALL_PLAN, config.seed)(range(3)))
+    parts = list(in_memory(episodes, config)(range(3)))
     offsets = np.cumsum([0, *(len(part.images) for part in parts)])
     prompts = [
         prompt.moved({row: row + int(offset) for row in prompt.images})
@@ -233,7 +233,7 @@ def test_throughput_is_that_of_the_matrix_products() -> None:
     grm = build_grm(TINY)
     trainer = make_trainer(grm, [moving_square(0, count=12)], TrainConfig(updates=2, plan=SMALL_PLAN, peak_flops=1e9))
     progress = trainer.step(0.5)
-    (batch,) = in_memory([moving_square(0, count=12)], SMALL_PLAN, 0)([0])
+    (batch,) = in_memory([moving_square(0, count=12)], TrainConfig(plan=SMALL_PLAN))([0])
     # Less than what all weights would take for every token of every prompt, more than the language model for its last tokens.
     tokens = sum(4 * len(prompt.images) + 60 for prompt in batch.prompts)
     assert 6 * 2000 < progress.flops_per_pair < 6 * grm.parameters * tokens / len(batch.prompts)

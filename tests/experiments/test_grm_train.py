@@ -118,7 +118,7 @@ frames = np.random.default_rng(0).integers(0, 256, (8, 1, 56, 56, 3), dtype=np.u
 episode = LabelledEpisode(("push",), frames, np.linspace(0, 1, 8, dtype=np.float32), np.arange(8))
 config = TrainConfig(updates=1, plan=BatchPlan(episodes=1, runs=1))
 grm = build_grm(GRMConfig(image_size=56, patch=14, vision_width=32, vision_depth=1, text_width=32, text_depth=1))
-print(train(Trainer(grm, in_memory([episode], config.plan, 0), config)).update)
+print(train(Trainer(grm, in_memory([episode], config), config)).update)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "1", done.stderr

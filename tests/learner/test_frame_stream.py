@@ -12,7 +12,7 @@ from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import decode_all, list_stored
 from dopamine_rl.grm.batches import BatchSampler, from_memory
-from dopamine_rl.grm.config import BatchPlan, SFTConfig
+from dopamine_rl.grm.config import BatchPlan, SFTConfig, TrainConfig
 from dopamine_rl.grm.fit import threads
 from dopamine_rl.grm.labels import label
 from tests.dopamine_rl.grm_toys import record_squares
@@ -30,7 +30,7 @@ def test_streamed_batches_are_those_from_memory(cluster: None, tmp_path: Path) -
     write_dataset(tmp_path / "lerobot", open_source(tmp_path / "raw"), lossless=True)
     stored = [*list_stored(tmp_path / "raw", stride=2), *list_stored(tmp_path / "lerobot")]
     plan = BatchPlan(episodes=3, runs=2, run_length=2, blank_reference=0.5)
-    sampler = BatchSampler(label([episode.info for episode in stored]), plan, 0)
+    sampler = BatchSampler(label([episode.info for episode in stored]), TrainConfig(plan=plan))
     numbers = range(3, 60, 2)
     expected = list(sampler.batches(from_memory(decode_all(stored, SIZE, 2)))(numbers))
     for stream in (threads, frame_stream.stream):
