@@ -49,6 +49,7 @@ DOPAMINE = Group(
                 "train": Command(
                     "a reward model from recorded episodes, whole or interrupted", "experiments.grm_train"
                 ),
+                "adapt": Command("the shipped reward model to a new task, from one demonstration", "experiments.grm_adapt"),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
                 "eval": Command(

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from dopamine_rl.grm.fit import TrainingJob
 
 PRESETS = Path(__file__).parent / "grm_presets"
-PROG = "dopamine grm train"
 
 
 @dataclass(frozen=True)
@@ -49,39 +48,63 @@ class GRMTrainingConfig:
     """The Ray cluster, where none is joined."""
 
 
-def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, GRMTrainingConfig]:
+@dataclass(frozen=True)
+class Command:
+    """What a command that trains a reward model is called, and what holds where nothing else is said.
+
+    Args:
+        prog: its name. about: its description.
+        preset: of settings. start_from: the model to begin with; "" builds a new one.
+        shots: train on so many successes of every task alone; 0 takes all that are not held out.
+        held_out: successes and failures of every task that the model is judged on.
+    """
+
+    prog: str
+    about: str
+    preset: str
+    start_from: str
+    shots: int
+    held_out: int
+
+
+TRAIN = Command("dopamine grm train", __doc__ or "", "laptop", "", 0, 3)
+
+
+def parse(argv: Sequence[str] | None, command: Command) -> tuple[argparse.Namespace, GRMTrainingConfig]:
     """Parse the command line. Raises BadInput."""
     rest = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog=PROG, usage=f"{PROG} DATA [DATA …] --out MODEL [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        prog=command.prog, usage=f"{command.prog} DATA [DATA …] --out MODEL [options]", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
         allow_abbrev=False,
     )  # fmt: skip
     parser.add_argument("--out", metavar="MODEL", type=Path, help="where the model's folder shall lie; it is replaced")
-    parser.add_argument("--start-from", metavar="MODEL", help="a reward model to begin with (default: a new one)")
-    parser.add_argument("--held-out", metavar="N", type=int, default=3, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
+    parser.add_argument("--shots", metavar="N", type=int, default=command.shots, help="train on the first N successes of every task alone; 0 takes all episodes that are not held out (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--held-out", metavar="N", type=int, default=command.held_out, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     parser.add_argument("--fresh", action="store_true", help="forget the state of an interrupted training")
-    parser.add_argument("--preset", metavar="NAME", default="laptop", help="or a file PATH.toml (default: laptop)")
+    parser.add_argument("--preset", metavar="NAME", default=command.preset, help="or a file PATH.toml (default: %(default)s)")
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     # Folders first: behind an option that only the settings know, a word is that option's value.
     split = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
     known, others = parser.parse_known_args(rest[split:])
-    config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], PROG)
+    config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], command.prog)
     known.data = [Path(word) for word in rest[:split]]
     if not known.data or known.out is None:
         raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
-    if known.held_out < 0:
-        raise BadInput("--held-out", known.held_out, "give a number of episodes, or 0")
+    for name, value in (("--held-out", known.held_out), ("--shots", known.shots)):
+        if value < 0:
+            raise BadInput(name, value, "give a number of episodes, or 0")
     if known.start_from:
-        config = replace(config, sft=replace(config.sft, start_from=str(Path(known.start_from).resolve())))
+        config = replace(config, sft=replace(config.sft, start_from=str(find_checkpoint(known.start_from))))
     return known, config
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None, command: Command = TRAIN) -> None:
     """Train, and print what came of it."""
     try:
-        arguments, config = parse(argv)
+        arguments, config = parse(argv, command)
         with interruptible("Interrupted; the same command goes on from the last saved state."):
             figures = run(arguments, config)
     except DopamineError as error:
@@ -101,7 +124,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
 
     console, out = Console(), arguments.out.resolve()
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
-    training, unseen = split(stored, arguments.held_out)
+    training, unseen = split(stored, arguments.held_out, arguments.shots)
     card = {"data": [str(folder) for folder in arguments.data], "command": " ".join(sys.argv)}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
@@ -120,7 +143,8 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
             train_grm(job, out, lambda now: console.progress(str(now)))
     content = json.loads((out / "grm.json").read_text(encoding="utf-8"))
     result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
-    return {"version": content["model_version"], "folder": str(out), **result, **content["card"].get("held_out", {})}
+    figures = {"demonstration": content["card"]["demonstration"], **content["card"].get("held_out", {})}
+    return {"version": content["model_version"], "folder": str(out), **result, **figures}
 
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
@@ -155,20 +179,32 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
     return first
 
 
-def split(episodes: Sequence[StoredEpisode], held_out: int) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
-    """The episodes to train on, and the last `held_out` successes and failures of every task.
+def split(
+    episodes: Sequence[StoredEpisode], held_out: int, shots: int = 0
+) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
+    """The episodes to train on, and those that the model is judged on.
 
+    Args:
+        held_out: the last so many successes and failures of every task are judged on; with `shots` those that come first.
+        shots: train on the first so many successes of every task alone; 0 takes all that are not held out.
     Raises:
-        BadInput: no success of some task is left to train on.
+        BadInput: a task has too few successes to train on.
     """
     kinds: dict[tuple[str, bool], list[StoredEpisode]] = {}
     for episode in episodes:
         kinds.setdefault((episode.info.instructions[0], episode.info.success is not False), []).append(episode)
-    unseen = {id(episode) for alike in kinds.values() for episode in alike[max(0, len(alike) - held_out) :]}
+    training, unseen = set(), set()
+    for (task, success), alike in kinds.items():
+        if success and len(alike) <= (shots - 1 if shots else held_out):
+            name, value = ("--shots", shots) if shots else ("--held-out", held_out)
+            raise BadInput(name, value, f"there are {len(alike)} successful episodes of {task!r}")
+        shown = (shots if success else 0) if shots else max(0, len(alike) - held_out)
+        training |= {id(episode) for episode in alike[:shown]}
+        unseen |= {id(episode) for episode in alike[shown : shown + held_out]}
     for task in {task for task, _ in kinds}:
-        if len(kinds.get((task, True), ())) <= held_out:
-            raise BadInput("--held-out", held_out, f"give more successful episodes than that of {task!r}")
-    return [e for e in episodes if id(e) not in unseen], [e for e in episodes if id(e) in unseen]
+        if (task, True) not in kinds:
+            raise BadInput("DATA", task, "give a successful episode of every task")
+    return [e for e in episodes if id(e) in training], [e for e in episodes if id(e) in unseen]
 
 
 if __name__ == "__main__":

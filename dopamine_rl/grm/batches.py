@@ -227,6 +227,8 @@ class BatchSampler:
         near = np.argwhere((apart != 0) & (apart <= 3 * gap))
         for before, after in near[rng.permutation(len(near))[: plan.neighbours]]:
             questions.append((int(frames[before]), int(frames[after])))
+        for frame in frames[rng.permutation(len(frames))[: plan.still]]:
+            questions.append((int(frame), int(frame)))
         pool = self._pools[index]
         within = pool[np.isin(pool, frames).all(axis=1)]
         for before, after in within[rng.permutation(len(within))[: plan.balanced]]:

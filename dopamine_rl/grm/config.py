@@ -69,6 +69,8 @@ class BatchPlan:
     """Incremental questions about an episode: frames up to three apart, in either direction."""
     balanced: int = 4
     """Questions about an episode from the pool of balanced pairs."""
+    still: int = 0
+    """Questions about an episode with the same frame before and after: while nothing moves, nothing is gained."""
     spread: float = 0.0
     """How far apart the neighbouring frames of a run may lie, as a share of the episode; 0 takes every frame. Of episodes that
     were recorded at a camera's rate, and scored at a lower one, 0.08 shows neighbours as they are scored."""
@@ -83,7 +85,7 @@ class BatchPlan:
         for name in ("episodes", "runs", "run_length"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give at least 1")
-        for name in ("neighbours", "balanced"):
+        for name in ("neighbours", "balanced", "still"):
             if getattr(self, name) < 0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give 0 or more")
         for name in ("spread", "by_progress", "blank_view", "blank_reference"):

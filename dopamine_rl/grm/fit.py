@@ -164,16 +164,17 @@ def fit(
     grm = start(job)
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
-    held_out = load_labelled(job.episodes, job.held_out, size, config.decoders)
+    judged = load_labelled(job.episodes, job.held_out, size, config.decoders)
     trainer = Trainer(grm, make_batches(job, size, stream, on_decoded), config.train, config.sharded)
     first = trainer.place.rank == 0
+    demonstration, *held_out = judged
     state = job.work / STATE
     if state.exists():
         trainer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
 
     def judge() -> dict[str, float]:
         with trainer.gathered():
-            return evaluate(grm, held_out[1:], held_out[0]) if held_out and first else {}
+            return evaluate(grm, held_out, demonstration) if held_out and first else {}
 
     def each_update(progress: TrainProgress) -> None:
         on_update(progress)
@@ -188,6 +189,8 @@ def fit(
     on_figures(asdict(progress) | figures)
     card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
     card |= {"held_out": figures} if figures else {}
+    with trainer.gathered():
+        card["demonstration"] = evaluate(grm, [demonstration], demonstration) if first else {}
     weights = trainer.weights()
     if not first:
         return None
@@ -220,9 +223,7 @@ def make_batches(
 def load_labelled(
     episodes: Sequence[StoredEpisode], held_out: Sequence[StoredEpisode], size: tuple[int, int], decoders: int
 ) -> list[LabelledEpisode]:
-    """What held-out episodes are judged with: a demonstration that is trained on, and behind it they; nothing without them."""
-    if not held_out:
-        return []
+    """What a model is judged with: a demonstration that it is trained on, and behind it the held-out episodes."""
     labels = label([episode.info for episode in (*episodes, *held_out)])
     demonstration = next(place for place, known in enumerate(labels[: len(episodes)]) if known.success)
     places = [demonstration, *range(len(episodes), len(labels))]

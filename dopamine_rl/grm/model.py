@@ -84,12 +84,13 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
         _initialise(model, trie.outputs)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     pixels = config.image_size**2
-    # One pixel row of slack either way: the stock resize rounds down, and would lose a whole row of tokens at exact limits.
+    # One pixel row of slack below: the stock resize rounds down, and would lose a whole row of tokens at exact limits. Above,
+    # room for a picture up to 16:9 to keep its height; a square one still gets the same side.
     processor = Qwen2VLImageProcessorPil(
         patch_size=config.patch,
         temporal_patch_size=2,
         merge_size=2,
-        size={"shortest_edge": pixels - config.image_size, "longest_edge": pixels + config.image_size},
+        size={"shortest_edge": pixels - config.image_size, "longest_edge": int(1.9 * pixels)},
     )
     documents = (
         json.loads(model.config.to_json_string()),
