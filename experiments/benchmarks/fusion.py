@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="folders of unseen episodes, one a look; the first is what the others are compared with")  # fmt: skip
     parser.add_argument("--model", metavar="[NAME=]CHECKPOINT", action="append", required=True, help="may be given several times; the first is what the others are compared with")  # fmt: skip
-    parser.add_argument("--held-in", metavar="DIR", type=Path, required=True, help="episodes that the error to expect is fitted on; none of them is judged")  # fmt: skip
+    parser.add_argument("--held-in", metavar="DIR", type=Path, action="append", required=True, help="episodes that the error to expect is fitted on; none of them is judged; may be given several times")  # fmt: skip
     parser.add_argument("--demo", type=Path, metavar="EPISODE", required=True, help="a success whose first and last frames are START, END and the goal")  # fmt: skip
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures of each DATA (default: all)")  # fmt: skip
     parser.add_argument("--threshold", type=float, default=0.8, metavar="P", help="final progress that claims success (default: %(default)g)")  # fmt: skip
@@ -101,9 +101,12 @@ def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path]
     from experiments.scoring import ScoringConfig
 
     read = {
-        name: read_unseen([folder], arguments.demo, None, arguments.episodes, arguments.threshold)
-        for name, folder in {HELD_IN: arguments.held_in, **looks}.items()
+        name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold)
+        for name, folders in {HELD_IN: arguments.held_in, **{look: [folder] for look, folder in looks.items()}}.items()
     }
+    for name, (episodes, _) in read.items():
+        if any(episode.truth is None for episode in episodes):
+            raise BadInput("DATA", name, "nobody recorded its true progress: give episodes of `dopamine demos`")
     plans = [episode.plan for episodes, _ in read.values() for episode in episodes]
     views = range(min(plan.views for plan in plans))
     alone = {f"{VIEW_NAMES[view]} view alone": Setting(shown=(view,)) for view in views if len(views) > 1}
