@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.files import write_atomically
 from dopamine_rl.metrics import Interval, auc, bootstrap
-from dopamine_rl.types import PERSPECTIVES, FusionConfig
+from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
 from experiments.grm_figures import (
     RESAMPLES,
     Answered,
@@ -27,7 +27,16 @@ from experiments.grm_figures import (
     variants,
 )
 from experiments.grm_tables import aligned, difference, grid, interval, number, short
-from experiments.weighted_fusion import DOUBTS, Doubt, ErrorMaps, Weighted, doubts, fit_maps, perspective_errors
+from experiments.weighted_fusion import (
+    DOUBTS,
+    SOURCES,
+    ErrorMaps,
+    Source,
+    Weighted,
+    fit_maps,
+    perspective_errors,
+    uncertainty,
+)
 
 ALL_VIEWS, HELD_IN = "all views", "held-in"
 MEAN = "mean fusion, fused chain"
@@ -37,7 +46,6 @@ FIGURES = {
     "false_success": "false success",
 }  # fmt: skip
 DIFFERENCES = {"mae": "MAE", "truth_kendall": "τ", "success_end": "end+", "failure_end": "end−", "auc": "AUC"}
-SOURCES: tuple[Doubt, ...] = ("entropy", "disagreement")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -83,8 +91,8 @@ class LookFigures:
 
     judged: dict[str, Judged]
     differences: dict[str, dict[str, Interval]]
-    foreseen: dict[tuple[Doubt, str], Expected]
-    alarm: dict[Doubt, Interval] | None
+    foreseen: dict[tuple[Source, Perspective], Expected]
+    alarm: dict[Source, Interval] | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -142,8 +150,8 @@ end+, end−: mean final progress of successes and failures. AUC: chance that a 
         return self.summary() | {
             "maps": {
                 model: {
-                    doubt: [{"uncertainty": m.uncertainty.tolist(), "error": m.error.tolist()} for m in getattr(maps, doubt)]
-                    for doubt in SOURCES
+                    source: [{"uncertainty": m.uncertainty.tolist(), "error": m.error.tolist()} for m in getattr(maps, source)]
+                    for source in SOURCES
                 }
                 for model, maps in self.maps.items()
             },
@@ -180,12 +188,12 @@ end+, end−: mean final progress of successes and failures. AUC: chance that a 
         rows = [["", *(f"{name}: {what}" for name in PERSPECTIVES for what in ("rank", "expected → found"))]]
         for look, models in self.figures.items():
             for model, one in models.items():
-                for doubt in SOURCES:
+                for source in SOURCES:
                     cells = []
                     for name in PERSPECTIVES:
-                        found = one.foreseen[doubt, name]
+                        found = one.foreseen[source, name]
                         cells += [short(found.calibration.rank), f"{number(found.expected)} → {number(found.error)}"]
-                    rows.append([self._label(model, f"{look}, {doubt}"), *cells])
+                    rows.append([self._label(model, f"{look}, {source}"), *cells])
         return rows
 
     def _alarm_rows(self) -> list[list[str]]:
@@ -193,7 +201,7 @@ end+, end−: mean final progress of successes and failures. AUC: chance that a 
         for look, models in self.figures.items():
             for model, one in models.items():
                 if one.alarm is not None:
-                    rows.append([self._label(model, look), *(short(one.alarm[doubt]) for doubt in SOURCES)])
+                    rows.append([self._label(model, look), *(short(one.alarm[source]) for source in SOURCES)])
         return rows
 
 
@@ -240,27 +248,29 @@ def _judge(
     judged |= {name: judge_variant(part, served, threshold) for name, part in shown.items() if name != ALL_VIEWS}
     differences = {name: paired_differences(one, judged[MEAN]) for name, one in judged.items() if name != MEAN}
     foreseen = {
-        (doubt, name): _foreseen(answered, maps, doubt, i) for doubt in SOURCES for i, name in enumerate(PERSPECTIVES)
+        (source, name): _foreseen(answered, maps, source, i)
+        for source in SOURCES
+        for i, name in enumerate(PERSPECTIVES)
     }
-    alarm = None if plain is None else {doubt: _alarm(answered, plain[ALL_VIEWS], doubt) for doubt in SOURCES}
+    alarm = None if plain is None else {source: _alarm(answered, plain[ALL_VIEWS], source) for source in SOURCES}
     return LookFigures(judged, differences, foreseen, alarm)
 
 
-def _foreseen(answered: Answered, maps: ErrorMaps, doubt: Doubt, perspective: int) -> Expected:
+def _foreseen(answered: Answered, maps: ErrorMaps, source: Source, perspective: int) -> Expected:
     pairs, expected = [], []
     for episode, answers in answered:
         if episode.truth is not None:
             valid = answers.valid
             wrong = perspective_errors(episode, answers)[valid, perspective]
-            pairs.append((doubts(answers, doubt)[valid, perspective], wrong))
-            expected.append(maps.expected(answers, doubt)[valid, perspective])
+            pairs.append((uncertainty(answers, source)[valid, perspective], wrong))
+            expected.append(maps.expected(answers, source)[valid, perspective])
     errors = np.concatenate([wrong for _, wrong in pairs])
     return Expected(float(np.concatenate(expected).mean()), float(errors.mean()), calibrate(pairs))
 
 
-def _alarm(answered: Answered, plain: Answered, doubt: Doubt) -> Interval:
+def _alarm(answered: Answered, plain: Answered, source: Source) -> Interval:
     """The chance that an episode's mean uncertainty is higher than that of an episode of the first look."""
-    levels = [[float(np.nanmean(doubts(answers, doubt))) for _, answers in part] for part in (answered, plain)]
+    levels = [[float(np.nanmean(uncertainty(answers, source))) for _, answers in part] for part in (answered, plain)]
     values = np.array([*levels[0], *levels[1]])
     strata = [0] * len(levels[0]) + [1] * len(levels[1])
 
@@ -289,11 +299,11 @@ def _content(one: LookFigures) -> dict[str, Any]:
         "minus_mean": {name: _intervals(found) for name, found in one.differences.items()},
         "foreseen": [
             {
-                "doubt": doubt, "perspective": name, "expected": found.expected, "error": found.error,
+                "source": source, "perspective": name, "expected": found.expected, "error": found.error,
                 "rank": interval(found.calibration.rank), "ause": interval(found.calibration.area),
                 "ause_by_chance": found.calibration.curve.area_by_chance,
             }
-            for (doubt, name), found in one.foreseen.items()
+            for (source, name), found in one.foreseen.items()
         ],
-        "alarm": None if one.alarm is None else {doubt: interval(figure) for doubt, figure in one.alarm.items()},
+        "alarm": None if one.alarm is None else {source: interval(figure) for source, figure in one.alarm.items()},
     }  # fmt: skip

@@ -21,7 +21,10 @@ from experiments.grm_episodes import UnseenEpisode
 from experiments.grm_figures import Variant
 from experiments.grm_hops import EpisodeHops
 
-Doubt = Literal["entropy", "disagreement", "both"]
+Source = Literal["entropy", "disagreement"]
+"""What tells that an answer is doubtful: the entropy of each answer, or the gap |Φ_B − Φ_F|."""
+SOURCES: tuple[Source, ...] = get_args(Source)
+Doubt = Literal[Source, "both"]
 DOUBTS: tuple[Doubt, ...] = get_args(Doubt)
 LEAST_ERROR = 0.01
 """No perspective is trusted beyond this, so that none takes all the weight."""
@@ -45,13 +48,14 @@ class ErrorMaps:
         """Expected absolute error of each perspective at each frame, float64 [T, P]; NaN where an answer is invalid."""
         if doubt == "both":
             return (self.expected(answers, "entropy") + self.expected(answers, "disagreement")) / 2.0
-        found, maps = doubts(answers, doubt), getattr(self, doubt)
-        return np.stack([maps[i].expected(found[:, i]) for i in range(len(PERSPECTIVES))], axis=1)
+        maps = self.entropy if doubt == "entropy" else self.disagreement
+        found = uncertainty(answers, doubt)
+        return np.stack([one.expected(found[:, i]) for i, one in enumerate(maps)], axis=1)
 
 
-def doubts(answers: EpisodeHops, doubt: Literal["entropy", "disagreement"]) -> Floats:
-    """What is known of each perspective's uncertainty, float64 [T, P]; the disagreement is one for all."""
-    if doubt == "entropy":
+def uncertainty(answers: EpisodeHops, source: Source) -> Floats:
+    """Of each perspective, float64 [T, P], NaN where an answer is invalid; the disagreement is one for all."""
+    if source == "entropy":
         return answers.entropy.astype(np.float64)
     forward, backward = _anchored(answers)
     gap = np.where(answers.valid, np.abs(backward - forward), np.nan)
@@ -75,11 +79,11 @@ def fit_maps(held_in: Sequence[tuple[UnseenEpisode, EpisodeHops]]) -> ErrorMaps:
     if not known:
         raise BadInput("--held-in", len(held_in), "give episodes whose true progress is known")
     errors = np.concatenate([perspective_errors(episode, answers)[answers.valid] for episode, answers in known])
-    maps: dict[str, tuple[ErrorMap, ...]] = {}
-    for doubt in ("entropy", "disagreement"):
-        found = np.concatenate([doubts(answers, doubt)[answers.valid] for _, answers in known])  # type: ignore[arg-type]
-        maps[doubt] = tuple(fit_error_map(found[:, i], errors[:, i]) for i in range(len(PERSPECTIVES)))
-    return ErrorMaps(**maps)
+    maps = []
+    for source in SOURCES:
+        found = np.concatenate([uncertainty(answers, source)[answers.valid] for _, answers in known])
+        maps.append(tuple(fit_error_map(found[:, i], errors[:, i]) for i in range(len(PERSPECTIVES))))
+    return ErrorMaps(*maps)
 
 
 @dataclass(frozen=True, slots=True)
