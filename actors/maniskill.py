@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 FULL_SCALE_M = 0.1
 FULL_SCALE_RAD = 0.1
 PEG_INSERTION = "PegInsertionSide-v1"
+Look = Literal["plain", "light", "texture", "camera", "distractors"]
+LOOKS: tuple[Look, ...] = get_args(Look)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class EnvConfig:
     """Height and width of every view in pixels."""
     views: tuple[str, ...] = ("front", "wrist", "close")
     """Cameras in the order of the V axis; with none, no picture is rendered and no Vulkan driver is needed."""
+    look: Look = "plain"
+    """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour), texture
+    (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things that nothing
+    can touch). Bodies, observations and true progress are the same in every look."""
     translation_m: float = 0.015
     """Commanded translation of the tool for an action of one, metres per environment step and axis."""
     rotation_rad: float = 0.05
@@ -72,6 +78,7 @@ class EnvConfig:
             ("image_size", 16 <= self.image_size <= 1024, "choose 16 to 1024"),
             ("views", set(self.views) <= {"front", "wrist", "close"}, "choose from front, wrist and close"),
             ("views", len(set(self.views)) == len(self.views), "name each view once"),
+            ("look", self.look in LOOKS, f"choose from {', '.join(LOOKS)}"),
             ("translation_m", 0.0 < self.translation_m <= FULL_SCALE_M, f"choose up to {FULL_SCALE_M}"),
             ("rotation_rad", 0.0 < self.rotation_rad <= FULL_SCALE_RAD, f"choose up to {FULL_SCALE_RAD}"),
         )
@@ -128,7 +135,10 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """
         super().reset(seed=seed)
         self._pictures = bool(self.config.views) and (options or {}).get("pictures", True)
-        self._begin(int(self.np_random.integers(2**31)) if seed is None else seed)
+        seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._begin(seed)
+        if self._pictures:
+            self._scene.show(seed)
         self.environment_step = 0
         return self._observe(), self._infos(success=False, scored=True)
 
@@ -184,7 +194,7 @@ class PegInsertionEnv(SimulatedEnv):
         from actors.peg_scene import PegScene  # imports torch and SAPIEN
 
         rebuild = config.start == "standard"
-        self._peg_scene = PegScene(TASKS[config.task].cameras, config.views, config.image_size, rebuild)
+        self._peg_scene = PegScene(TASKS[config.task].cameras, config.views, config.image_size, config.look, rebuild)
         super().__init__(config, self._peg_scene, OBSERVATION_SIZE)
         if self._insertion:
             self._peg_scene.build(config.geometry_seed)
@@ -224,7 +234,7 @@ class ObjectEnv(SimulatedEnv):
     def __init__(self, config: EnvConfig, task: ObjectTask) -> None:
         from actors.scene import build_scene  # imports torch and SAPIEN
 
-        scene = build_scene(task, config.views, config.image_size)
+        scene = build_scene(task, config.views, config.image_size, config.look)
         super().__init__(config, scene, observation_size=10)
         self.task = task
 

@@ -19,6 +19,7 @@ from mani_skill.sensors.camera import CameraConfig
 from mani_skill.utils import sapien_utils
 from mani_skill.utils.registration import REGISTERED_ENVS
 
+from actors.looks import APPEARANCES, Appearance
 from actors.tasks.task import Camera, Task
 from dopamine_rl.errors import RenderingUnavailable
 from dopamine_rl.types import Views
@@ -33,13 +34,15 @@ class TabletopScene(BaseEnv):
         cameras: the fixed ones by name; `wrist` belongs to the robot.
         views: names of the cameras to render, in the order of the V axis; without any, no Vulkan driver is needed.
         image_size: height and width, pixels.
+        look: one of APPEARANCES, what pictures show beside the bodies.
         rebuild_at_reset: build all bodies anew at every reset; geometry that a task draws is drawn then.
     """
 
     def __init__(
-        self, cameras: Mapping[str, Camera], views: Sequence[str], image_size: int, rebuild_at_reset: bool
+        self, cameras: Mapping[str, Camera], views: Sequence[str], image_size: int, look: str, rebuild_at_reset: bool
     ) -> None:
         self.cameras, self.views, self.image_size = cameras, tuple(views), image_size
+        self.look = APPEARANCES[look if views else "plain"]
         try:
             super().__init__(
                 robot_uids="panda_wristcam",
@@ -78,6 +81,11 @@ class TabletopScene(BaseEnv):
         for component in self.agent.robot.links_map["camera_link"]._objs[0].entity.components:
             if isinstance(component, sapien.render.RenderBodyComponent):
                 component.visibility = 0.0
+        self.appearance: Appearance = self.look(self)
+
+    def show(self, seed: int) -> None:
+        """Take on the look of the episode that a seed names."""
+        self.appearance.change(np.random.default_rng(seed))
 
     def pictures(self) -> Views:
         """Render the views now: uint8 [V, H, W, 3]."""
@@ -88,8 +96,8 @@ class TabletopScene(BaseEnv):
         return np.stack([camera.camera.get_picture(["Color"])[0][0, ..., :3].numpy() for camera in cameras])
 
 
-def build_scene(task: Task, views: Sequence[str], image_size: int) -> TabletopScene:
+def build_scene(task: Task, views: Sequence[str], image_size: int, look: str) -> TabletopScene:
     """ManiSkill's scene of a task, rebuilt at every reset: what an engine remembers of old contacts goes with it."""
     simulator = REGISTERED_ENVS[task.name].cls
     scene = type(simulator.__name__, (TabletopScene, simulator), {})
-    return scene(task.cameras, views, image_size, rebuild_at_reset=True)
+    return scene(task.cameras, views, image_size, look, rebuild_at_reset=True)

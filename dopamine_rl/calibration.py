@@ -39,6 +39,41 @@ def reliability(uncertainty: ArrayLike, error: ArrayLike, quantiles: int = 5) ->
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class ErrorMap:
+    """Expected error as a function of uncertainty that never decreases; linear between its points, constant outside.
+
+    Args:
+        uncertainty: float64 [Q], non-decreasing.
+        error: float64 [Q], non-decreasing; all equal where the uncertainty tells nothing.
+    """
+
+    uncertainty: Floats
+    error: Floats
+
+    def expected(self, uncertainty: ArrayLike) -> Floats:
+        """Expected absolute error, float64 of any shape."""
+        return np.interp(np.asarray(uncertainty, np.float64), self.uncertainty, self.error)
+
+
+def fit_error_map(uncertainty: ArrayLike, error: ArrayLike, quantiles: int = 20) -> ErrorMap:
+    """Fit the map by isotonic regression of the mean error in equally filled classes of uncertainty.
+
+    Raises:
+        BadInput: lengths differ, nothing given, or a value is not finite.
+    Source: Barlow et al., Statistical Inference under Order Restrictions (1972), the max-min formula.
+    """
+    found = reliability(uncertainty, error, quantiles)
+    counts = np.concatenate([[0], np.cumsum(found.counts)])
+    sums = np.concatenate([[0.0], np.cumsum(found.counts * found.error)])
+    classes = range(len(found.error))
+    error = [
+        max(min((sums[k + 1] - sums[j]) / (counts[k + 1] - counts[j]) for k in classes[i:]) for j in classes[: i + 1])
+        for i in classes
+    ]
+    return ErrorMap(found.uncertainty, np.array(error))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class Sparsification:
     """Mean error of what is kept where the most doubtful share is left out, relative to the mean error of all.
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dopamine_rl.config import parse_cli
+from dopamine_rl.config import load_preset, parse_cli, preset_names
+from dopamine_rl.errors import BadInput
 
 Config = TypeVar("Config")
 PRESETS = Path(__file__).parent / "presets"
@@ -31,6 +32,14 @@ class RunArguments:
     storage: str | None
     fresh: bool = False
     force: bool = False
+
+
+def read_preset(cls: type[Config], name: str, option: str) -> Config:
+    """A preset's settings. Raises BadInput, naming the option, where there is no such preset."""
+    names = preset_names(PRESETS)
+    if name not in names:
+        raise BadInput(option, name, f"name one of {', '.join(names)}")
+    return load_preset(cls, PRESETS / f"{name}.toml")
 
 
 def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:

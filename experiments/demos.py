@@ -2,8 +2,10 @@
 
     dopamine demos PickCube -n 50 --failures 50
     dopamine demos StackCube -n 0 --failures 20 --kind near_miss --kind drop --out raw/misses --seed 5000
+    dopamine demos PegInsertionSide -n 16 --env laptop --look light
 
-Every episode belongs to a seed: the same command records the same episodes, whatever the number of workers. Failures are of
+Every episode belongs to a seed: the same command records the same episodes, whatever the number of workers, and with another
+--look the same again in other pictures. Failures are of
 the task's kinds in turn, half of them near misses. What is in the folder already is kept, so that the same command goes on
 where it was interrupted, and a larger -n adds to it. Beside the pictures every episode holds the simulator's true progress.
 The last line is JSON: episodes, successes, failures by kind, seconds, and episodes a second of those recorded now.
@@ -16,18 +18,20 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from actors.demonstrations import SPARE_SEEDS, episode_folder
-from actors.maniskill import EnvConfig
+from actors.maniskill import LOOKS, EnvConfig
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import remove_leftovers, write_atomically
+from experiments.arguments import read_preset
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
+from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
 """File in the folder of episodes that says how they were recorded."""
@@ -48,8 +52,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--kind", action="append", metavar="KIND", help="a kind of failures, instead of all in turn; may be given several times")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first success and of the first failure (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--env", metavar="PRESET", help="simulate as a preset's [env] says, with its start, horizon and views (default: the task's standard start with every view)")  # fmt: skip
+    parser.add_argument("--look", default="plain", metavar="LOOK", help=f"what pictures show, drawn from each seed: {', '.join(LOOKS)} (default: %(default)s)")  # fmt: skip
     parser.add_argument("--stride", type=int, metavar="K", help="environment steps from one frame to the next (default: the task's own, 2 or 4)")  # fmt: skip
-    parser.add_argument("--size", type=int, default=112, metavar="PX", help="height and width of every view (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--size", type=int, metavar="PX", help="height and width of every view (default: 112)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, metavar="W", help="simulators, each a process (default: %(default)s)")  # fmt: skip
     return parser.parse_args(argv)
 
@@ -110,16 +116,23 @@ def find_task(name: str) -> Task:
 
 
 def environment(task: Task, arguments: argparse.Namespace) -> EnvConfig:
-    """How a task's demonstrations are simulated: from the standard start, with every view and the true progress."""
-    return EnvConfig(
-        task=task.name,
-        start="standard",
-        horizon=task.horizon,
-        stride=task.stride if arguments.stride is None else arguments.stride,
-        image_size=arguments.size,
-        translation_m=TRANSLATION_M,
-        rotation_rad=ROTATION_RAD,
-        oracle=True,
+    """How a task's demonstrations are simulated, with the true progress. Raises BadInput."""
+    if arguments.env is None:
+        env = EnvConfig(
+            task=task.name,
+            start="standard",
+            horizon=task.horizon,
+            stride=task.stride,
+            translation_m=TRANSLATION_M,
+            rotation_rad=ROTATION_RAD,
+        )
+    else:
+        env = read_preset(ExperimentConfig, arguments.env, "--env").env
+    if env.task != task.name:
+        raise BadInput("--env", arguments.env, f"choose a preset of this task; it is for {env.task}")
+    given = {"stride": arguments.stride, "image_size": arguments.size}
+    return replace(
+        env, look=arguments.look, oracle=True, **{name: value for name, value in given.items() if value is not None}
     )
 
 
@@ -147,7 +160,7 @@ def _agree(out: Path, env: EnvConfig) -> None:
     if not path.exists():
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2)))
         return
-    there = json.loads(path.read_text())
+    there = asdict(EnvConfig()) | json.loads(path.read_text())
     for name, value in settings.items():
         if there.get(name) != value:
             raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.types import FusionConfig
-from experiments.arguments import PRESETS
+from experiments.arguments import read_preset
 from experiments.console import Console
 from experiments.ending import REFUSED, exit_with, interruptible
 from experiments.gate_config import GateConfig
@@ -106,12 +106,9 @@ def read_bounds(preset: str | None) -> Bounds:
     """The bounds of a preset. Raises BadInput where there is no such preset."""
     if preset is None:
         return Bounds()
-    from dopamine_rl.config import load_preset, preset_names
     from experiments.settings import ExperimentConfig
 
-    if preset not in preset_names(PRESETS):
-        raise BadInput("--bounds", preset, f"name one of {', '.join(preset_names(PRESETS))}")
-    config = load_preset(ExperimentConfig, PRESETS / f"{preset}.toml")
+    config = read_preset(ExperimentConfig, preset, "--bounds")
     return Bounds(config.gate, config.fusion, preset)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +14,11 @@ from dopamine_rl.metrics import (
     MIN_POINTS,
     EpisodeOutcome,
     Interval,
+    auc,
     bootstrap,
     confusion,
     hop_mae_by_bin,
+    kendall_tau,
     outcome,
     progress_mae,
     spearman,
@@ -37,9 +40,16 @@ RESAMPLES = 1000
 Answered = Sequence[tuple[UnseenEpisode, EpisodeHops]]
 
 
+class CurveRule(Protocol):
+    """A way to make one progress curve of the three perspectives."""
+
+    def curve(self, answers: EpisodeHops) -> tuple[NDArray[np.float32], FoldedProgress]:
+        """Progress from 0 at the first frame, float32 [T + 1], and the fold behind it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """A way to make one progress curve of the three perspectives.
+    """One of the core's rules, or one perspective alone.
 
     Args:
         fusion: how they are fused, and what the incremental perspective adds its hop to.
@@ -91,7 +101,7 @@ def hop_row(episode: UnseenEpisode, answers: EpisodeHops) -> Row:
     return dict(zip(names, map(float, sums), strict=True))
 
 
-def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: Variant) -> Row:
+def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRule) -> Row:
     """What a variant's curve says of an episode, beside what the gate asks."""
     curve, folded = variant.curve(answers)
     truth = None if episode.truth is None else episode.truth[answers.frame_ids]
@@ -103,6 +113,8 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: Variant)
     return curve_row(curve, truth if episode.expert else None, int((~folded.valid).sum())) | {
         "order": spearman(np.arange(len(curve)), curve) if episode.expert and len(curve) >= MIN_POINTS else np.nan,
         "other_mae": missed,
+        "mae": np.nan if truth is None else progress_mae(curve, truth),
+        "truth_kendall": np.nan if truth is None or np.ptp(truth) == 0 else kendall_tau(curve, truth),
         "common_mae": _common_mae(episode, answers, curve),
         "right": right,
         "low_weight": float(low),
@@ -124,6 +136,8 @@ def all_figures(columns: Columns, threshold: float) -> dict[str, float]:
     return figures(columns, threshold) | {
         "order": mean(columns["order"]),
         "other_mae": mean(columns["other_mae"]),
+        "mae": mean(columns["mae"]),
+        "truth_kendall": mean(columns["truth_kendall"]),
         "common_mae": mean(columns["common_mae"][columns["expert"] == 1]),
         "gap": mean(columns["end"][columns["success"] == 1]) - mean(columns["end"][columns["failure"] == 1]),
         "outcome_accuracy": mean(columns["right"]),
@@ -152,7 +166,7 @@ class Judged:
     figures: dict[str, Interval]
 
 
-def judge_variant(answered: Answered, variant: Variant, threshold: float, seed: int = 0) -> Judged:
+def judge_variant(answered: Answered, variant: CurveRule, threshold: float, seed: int = 0) -> Judged:
     """The figures of a variant with their intervals at 95 %."""
     columns = as_columns(
         [
@@ -183,24 +197,38 @@ def judge_variant(answered: Answered, variant: Variant, threshold: float, seed: 
 def paired_differences(judged: Judged, served: Judged, seed: int = 0) -> dict[str, Interval]:
     """How much larger the figures of a variant are than the served one's, on the same episodes.
 
-    Errors are those at the frames that every stride scores, of annotated successes and of all other episodes.
+    Common errors are those at the frames that every stride scores, of annotated successes and of all other episodes.
     """
-    differences = {name: judged.columns[name] - served.columns[name] for name in ("common_mae", "end", "right")}
-    expert, failure = served.columns["expert"] == 1, served.columns["failure"] == 1
+    names = ("common_mae", "mae", "truth_kendall", "end", "right")
+    differences = {name: judged.columns[name] - served.columns[name] for name in names}
+    expert, success, failure = (served.columns[name] == 1 for name in ("expert", "success", "failure"))
     parts = {
+        "mae": differences["mae"],
+        "truth_kendall": differences["truth_kendall"],
+        "success_end": differences["end"][success],
         "common_mae": differences["common_mae"][expert],
         "other_common_mae": differences["common_mae"][~expert],
         "failure_end": differences["end"][failure],
         "outcome_accuracy": differences["right"],
     }
-    return {
+    found = {
         name: bootstrap(lambda index, part=part: [mean(part[index])], [0] * len(part), RESAMPLES, seed)[0]  # type: ignore[misc]
         for name, part in parts.items()
         if len(part)
     }
+    if success.any() and failure.any():
+        ends, served_ends = judged.columns["end"], served.columns["end"]
+
+        def gain(index: NDArray[np.int64]) -> list[float]:
+            high, low = index[success[index]], index[failure[index]]
+            return [auc(ends[high], ends[low]) - auc(served_ends[high], served_ends[low])]
+
+        strata = (2 * success + failure).astype(int).tolist()
+        found["auc"] = bootstrap(gain, strata, RESAMPLES, seed)[0]
+    return found
 
 
-def outcome_confusion(answered: Answered, variant: Variant) -> NDArray[np.int64]:
+def outcome_confusion(answered: Answered, variant: CurveRule) -> NDArray[np.int64]:
     """True outcome (row) against the one that Eq. 58 reads off the curve (column), int64 [3, 3]."""
     pairs: list[tuple[EpisodeOutcome, EpisodeOutcome]] = [
         (outcome(variant.curve(answers)[0]), episode.outcome)
@@ -238,7 +266,7 @@ class Calibration:
     curve: Sparsification
 
 
-def calibrations(answered: Answered, variant: Variant, seed: int = 0) -> dict[str, Calibration]:
+def calibrations(answered: Answered, variant: CurveRule, seed: int = 0) -> dict[str, Calibration]:
     """Entropy of each perspective against its hop's error; gap of forward and backward against the curve's error.
 
     Kinds of which nothing is known (no truth, no distribution) are left out.
@@ -258,11 +286,13 @@ def calibrations(answered: Answered, variant: Variant, seed: int = 0) -> dict[st
     for name, pairs in kinds.items():
         doubt, wrong = (np.concatenate(part) for part in zip(*pairs, strict=True))
         if len(doubt) >= MIN_POINTS and np.isfinite(doubt).all() and wrong.sum() > 0:
-            found[name] = _calibration(pairs, seed)
+            found[name] = calibrate(pairs, seed)
     return found
 
 
-def _calibration(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int) -> Calibration:
+def calibrate(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int = 0) -> Calibration:
+    """How far an uncertainty tells an absolute error, from both of each episode, float64 [T] each."""
+
     def of(index: NDArray[np.int64], measure: Callable[[NDArray, NDArray], Sequence[float]]) -> Sequence[float]:
         return measure(*(np.concatenate([pairs[i][part] for i in index]) for part in (0, 1)))
 

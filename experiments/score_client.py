@@ -6,6 +6,7 @@ import argparse
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dopamine_rl.errors import BadInput
@@ -32,18 +33,21 @@ def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console:
 
             yield ServeRewardClient(arguments.app)
     else:
-        yield _embedded(arguments, plans, console)
+        yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
 
 
-def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> RewardClient:
+def embedded_client(
+    model: Path, threads: int | None, device: str, plans: Sequence[Plan], console: Console
+) -> RewardClient:
+    """A checkpoint in this process. Raises BadInput, CheckpointError."""
     from dopamine_rl.grm.model import load_grm
     from dopamine_rl.grm.vision import picture_size
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
-    console.say(f"loading {arguments.model}")
-    grm = load_grm(arguments.model)
+    console.say(f"loading {model}")
+    grm = load_grm(model)
     labels = grm.template.labels
     for plan in plans:
         if plan.views > len(labels):
@@ -58,5 +62,5 @@ def _embedded(arguments: argparse.Namespace, plans: Sequence[Plan], console: Con
                 f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
                 f"--size {side} gives it {side}x{side}"
             )
-    engine = TransformersEngine(grm, threads=arguments.threads, device=arguments.device)
+    engine = TransformersEngine(grm, threads=threads, device=device)
     return LocalRewardClient(Scorer(engine))

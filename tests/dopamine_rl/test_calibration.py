@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dopamine_rl.calibration import reliability, sparsification
+from dopamine_rl.calibration import fit_error_map, reliability, sparsification
 from dopamine_rl.errors import BadInput
 
 ERRORS = np.array([0.4, 0.1, 0.3, 0.2])
@@ -38,6 +38,26 @@ def test_an_uncertainty_without_information_comes_near_chance() -> None:
     rng = np.random.default_rng(1)
     curve = sparsification(rng.random(20_000), rng.random(20_000))
     assert curve.area == pytest.approx(curve.area_by_chance, abs=0.03)
+
+
+def test_a_map_never_decreases_and_keeps_the_mean_error() -> None:
+    rng = np.random.default_rng(2)
+    doubt = rng.random(1000)
+    wrong = np.abs(doubt + rng.normal(0, 0.5, 1000))
+    found = fit_error_map(doubt, wrong)
+    assert (np.diff(found.error) >= 0).all()
+    assert found.error.mean() == pytest.approx(wrong.mean())
+    assert found.expected([0.1, 0.9, 7.0]) == pytest.approx([0.4, 0.9, found.error[-1]], abs=0.15)
+
+
+def test_violators_are_pooled_by_hand() -> None:
+    found = fit_error_map([1, 2, 3, 4], [0.1, 0.4, 0.2, 0.5])
+    assert found.error == pytest.approx([0.1, 0.3, 0.3, 0.5])
+    assert found.expected([[0.0, 1.5], [3.5, 9.0]]) == pytest.approx(np.array([[0.1, 0.2], [0.4, 0.5]]))
+
+
+def test_an_uncertainty_that_falls_with_the_error_foresees_the_mean() -> None:
+    assert fit_error_map([1, 2, 3], [0.3, 0.2, 0.1]).error == pytest.approx([0.2, 0.2, 0.2])
 
 
 def test_what_cannot_be_ranked_is_refused() -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration
 from experiments import demos
+from experiments.arguments import read_preset
+from experiments.settings import ExperimentConfig
 
 PULL = ["PullCube", "--size", "32", "--stride", "4"]
 
@@ -24,6 +28,9 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--workers", "0"], "--workers = 0"),
         (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
         (["PickCube", "-n", "1", "--size", "5"], "env.image_size = 5"),
+        (["PickCube", "-n", "1", "--look", "night"], "env.look = 'night': choose from plain, light"),
+        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': name one of"),
+        (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
     ],
 )
@@ -47,6 +54,20 @@ def test_more_episodes_are_the_same_ones_and_more() -> None:
     assert sum(script == "near_miss" for script, _ in many) == 5
 
 
+def test_a_preset_gives_its_environment_and_a_look_changes_nothing_else() -> None:
+    def env(*words: str) -> EnvConfig:
+        task = TASKS["PegInsertionSide-v1"]
+        return demos.environment(task, demos.parse(["PegInsertionSide", "-n", "1", *words]))
+
+    trained = read_preset(ExperimentConfig, "laptop", "--env").env
+    assert env("--env", "laptop") == replace(trained, oracle=True)
+    assert env("--env", "laptop", "--look", "camera", "--size", "64") == replace(
+        trained, oracle=True, look="camera", image_size=64
+    )
+    assert env("--look", "light") == replace(env(), look="light")
+    assert (env().start, env().image_size) == ("standard", 112)
+
+
 @pytest.mark.ray
 @pytest.mark.render
 @pytest.mark.slow
@@ -64,6 +85,9 @@ def test_episodes_are_recorded_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     }
     assert all(episode.true_progress is not None for episode in episodes.values())
     written = {path: path.stat().st_mtime_ns for path in list_episodes(tmp_path)}
+    settings = json.loads((tmp_path / "demos.json").read_text())
+    del settings["look"]  # as written before there were looks
+    (tmp_path / "demos.json").write_text(json.dumps(settings))
     result = record("-n", "1", "--failures", "1", "--seed", "7")
     assert result["episodes_per_s"] == 0.0
     assert {path: path.stat().st_mtime_ns for path in list_episodes(tmp_path)} == written
