@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
         json.loads(model.config.to_json_string()),
         json.loads(tokenizer.backend_tokenizer.to_str()),
         json.loads(processor.to_json_string()),
-        asdict(template),
+        template.document(),
     )
     return GRM(model.eval(), tokenizer, processor, template, trie, documents)
 

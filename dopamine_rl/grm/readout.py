@@ -104,21 +104,23 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
     """Answer N prompts about encoded pictures: float32 [N, 201], log-probabilities of the hop bins.
 
     What prompts have in common is computed once: the references of an instruction, then each BEFORE on top of them, then
-    each prompt's AFTER.
+    each prompt's AFTER. Where the model's contract fixes more views than a prompt has, its front view is repeated.
 
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.
     """
     kinds: dict[tuple[str, int], list[int]] = defaultdict(list)
+    asked: list[Prompt] = []
     for number, prompt in enumerate(prompts):
         if len(prompt.before) != len(prompt.after):
             raise BadInput("prompt.after", prompt.after, f"give as many views as in before, {len(prompt.before)}")
-        kinds[prompt.instruction, len(prompt.before)].append(number)
+        asked.append(grm.template.fill(prompt))
+        kinds[prompt.instruction, len(asked[-1].before)].append(number)
     reader, place = Reader(grm), {row: row for row in range(len(features.tokens))}
     parts, order = [], []
     for (instruction, views), numbers in kinds.items():
         layout = reader.grid_layout(instruction, views, features.rows, features.columns)
-        questions = [prompts[number].images for number in numbers]
+        questions = [asked[number].images for number in numbers]
         parts.append(reader.logits(layout, questions, features.tokens, place, {}))
         order += numbers
     return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]

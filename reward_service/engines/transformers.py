@@ -111,6 +111,7 @@ class TransformersEngine:
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
         reasons = [unfit(images, prompt) for prompt in prompts]
+        prompts = [self._grm.template.fill(prompt) for prompt in prompts]
         sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, prompt in enumerate(prompts):
             if not reasons[place]:

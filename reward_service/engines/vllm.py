@@ -104,6 +104,7 @@ class VLLMEngine:
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
         reasons = [unfit(images, prompt) for prompt in prompts]
+        prompts = [self._prompts.template.fill(prompt) for prompt in prompts]
         tokens: dict[int, list[int]] = {}
         for place, prompt in enumerate(prompts):
             if not reasons[place]:
