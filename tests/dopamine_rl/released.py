@@ -32,6 +32,31 @@ INSTRUCTION = "insert the peg into the hole"
 MIN_PIXELS, MAX_PIXELS = 12_544, 76_800
 """The image budget of the released reward models."""
 
+CLONED_WORDING = """
+Compare two moments of a robot's work.
+
+<Task>
+`{task}`
+- REFERENCE START front: <image>
+- REFERENCE END front: <image>
+</Task>
+
+BEFORE front <image>
+BEFORE left <image>
+BEFORE right <image>
+
+AFTER front <image>
+AFTER left <image>
+AFTER right <image>
+
+Rules
+- Gains count against what remained, losses against what was done, in whole percents.
+- Only {task} matters.
+
+Answer in one line: <score>+N%</score>
+"""
+"""Words of our own in the structure of the released prompt, as a made-up clone of its authors' repository holds them."""
+
 
 @cache
 def tokenizer_json() -> str:
