@@ -47,6 +47,10 @@ DOPAMINE = Group(
             {
                 "pairs": Command("which training pairs demonstrations give, and how evenly", "experiments.pairs"),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+                "import-template": Command(
+                    "the wording that a released checkpoint was trained with, from its authors' repository",
+                    "experiments.import_template",
+                ),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
                 "eval": Command(
                     "figures of a reward model on unseen episodes, with intervals", "experiments.evaluate_grm"

@@ -49,6 +49,9 @@ class Contract:
         return format_score(hop) if self.answer == "integer" else format_decimal_score(hop)
 
 
+EMBEDDED = Contract()
+"""Of the models that are trained here from nothing."""
+
 RELEASED_LABELS = ("front", "left wrist", "right wrist")
 """The views of released models, in the order of their prompt."""
 

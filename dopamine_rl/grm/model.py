@@ -2,8 +2,8 @@
 
 The embedded model is a real Qwen2.5-VL of a few million parameters. Its folder is a plain Hugging Face checkpoint
 (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it) with `template.json`, `grm.json` and a
-model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it; its
-`preprocessor_config.json` says how many pixels a picture may have.
+model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it
+(`dopamine grm import-template`); its `preprocessor_config.json` says how many pixels a picture may have.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from transformers.utils import logging
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, SHORT_TEMPLATE, PromptTemplate, load_template
 from dopamine_rl.grm.tokenizer import build_tokenizer
@@ -201,18 +202,16 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
 
 
 def load_grm(folder: str | Path) -> GRM:
-    """Load a model folder by its own `config.json`, on the CPU, in the precision it was saved in, ready to answer.
+    """Load a model by its own `config.json`, on the CPU, in the precision it was saved in, ready to answer.
+
+    Args:
+        folder: of the model, or its hub id.
 
     Raises:
         CheckpointError: a file is missing, cut short or of another kind, or the content is not what `grm.json`, where there is
             one, says it is; the message names what and the fix.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the folder of a saved reward model")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
+    folder = model_folder(folder)
     recorded = _check_format(folder)
     template = load_template(folder)
     loaded: list[Any] = []
@@ -263,12 +262,21 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_format(folder: Path) -> str | None:
-    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+def model_type(folder: Path) -> str:
+    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError where it is no model folder."""
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
     (architecture,) = _values(folder / "config.json", "model_type")
     if architecture not in ARCHITECTURES:
         known = " or ".join(ARCHITECTURES.values())
         raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {known} checkpoint")
+    return str(architecture)
+
+
+def _check_format(folder: Path) -> str | None:
+    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+    model_type(folder)
     path = folder / "preprocessor_config.json"
     # How many pixels a picture may have is said in an old way or a new one.
     limits = ("min_pixels", "max_pixels") if b'"min_pixels"' in path.read_bytes() else ("size",)
@@ -291,9 +299,9 @@ def _values(path: Path, *keys: str) -> list[Any]:
 
 
 def model_version(folder: str | Path) -> str:
-    """The version of a model folder: 12 hexadecimal digits of its weights, configuration, tokenizer and template.
+    """The version of a model, by its folder or hub id: 12 hexadecimal digits of its weights, configuration, tokenizer and template.
 
     It is computed from the content, never read from a name, so it is the same on every machine and changes with any weight.
     Raises: CheckpointError.
     """
-    return folder_version(Path(folder))
+    return folder_version(model_folder(folder))

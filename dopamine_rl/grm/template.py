@@ -17,7 +17,7 @@ from typing import Any
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically
-from dopamine_rl.grm.contract import Contract
+from dopamine_rl.grm.contract import EMBEDDED, Contract
 from dopamine_rl.interfaces import Prompt
 
 TEMPLATE_FILE = "template.json"
@@ -46,7 +46,7 @@ class PromptTemplate:
     text: str
     view: str
     labels: tuple[str, ...]
-    contract: Contract = Contract()
+    contract: Contract = EMBEDDED
 
     def __post_init__(self) -> None:
         times = self.contract.views or 1
@@ -85,7 +85,12 @@ class PromptTemplate:
         labels = self.labels[:views]
         shown = [self.view.replace("{label}", label).replace("{image}", IMAGE_SLOT) for label in labels]
         pieces = shown if self.contract.views else ["".join(shown)]
-        moments = {"start": iter([IMAGE_SLOT]), "end": iter([IMAGE_SLOT]), "before": iter(pieces), "after": iter(pieces)}
+        moments = {
+            "start": iter([IMAGE_SLOT]),
+            "end": iter([IMAGE_SLOT]),
+            "before": iter(pieces),
+            "after": iter(pieces),
+        }
         return _SLOT.sub(lambda slot: next(moments[slot[1]]) if slot[1] in moments else instruction.strip(), self.text)
 
     def phrases(self) -> Sequence[str]:
@@ -97,16 +102,17 @@ class PromptTemplate:
     def document(self) -> dict[str, Any]:
         """The content of `template.json`. What is as in embedded models is left out, so that their versions stay."""
         content: dict[str, Any] = {"name": self.name, "text": self.text, "view": self.view, "labels": list(self.labels)}
-        if self.contract != Contract():
+        if self.contract != EMBEDDED:
             content["contract"] = {"views": self.contract.views, "answer": self.contract.answer}
         return content
 
-    def save(self, folder: Path) -> None:
-        """Write `template.json` into `folder`."""
-        write_atomically(folder / TEMPLATE_FILE, self._write)
-
-    def _write(self, path: Path) -> None:
-        path.write_text(json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    def save(self, folder: Path) -> bool:
+        """Write `template.json` into `folder`. False if it was there already, and stays."""
+        path, text = folder / TEMPLATE_FILE, json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n"
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return False
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return True
 
 
 def load_template(folder: Path) -> PromptTemplate:

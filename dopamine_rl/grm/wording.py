@@ -65,7 +65,9 @@ def find_wording(clone: Path, constant: str | None = None) -> Wording:
     """
     path = clone / SOURCE if clone.is_dir() else clone
     if not path.is_file():
-        raise BadInput("CLONE", str(path), "no such file: give a clone of the authors' repository, or the Python file itself")
+        raise BadInput(
+            "CLONE", str(path), "no such file: give a clone of the authors' repository, or the Python file itself"
+        )
     try:
         texts = spelled_texts(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
@@ -113,7 +115,9 @@ def read_pieces(text: str) -> tuple[str, ...] | str:
             return f"it has no {tag}"
     placed, other = _places(text)
     if other is not None:
-        return f"it has a place {{{other}}} for something that is neither the task nor a picture (write {{{{ for a brace)"
+        return (
+            f"it has a place {{{other}}} for something that is neither the task nor a picture (write {{{{ for a brace)"
+        )
     pieces = tuple(placed.split(_MARK))
     if len(pieces) != 1 + len(PICTURES):
         return f"it has {len(pieces) - 1} pictures, not {len(PICTURES)}"
@@ -193,7 +197,9 @@ def _spelled(node: ast.expr, known: Mapping[str, str]) -> str | None:
             return _together(parts, known)
         case ast.Dict(keys=keys, values=values):
             return _message_part({ast.unparse(k): v for k, v in zip(keys, values, strict=True) if k is not None}, known)
-        case ast.Call(func=ast.Attribute(value=between, attr="join"), args=[ast.List(elts=parts) | ast.Tuple(elts=parts)]):
+        case ast.Call(
+            func=ast.Attribute(value=between, attr="join"), args=[ast.List(elts=parts) | ast.Tuple(elts=parts)]
+        ):
             return _together(parts, known, between)
         case ast.Call(func=ast.Attribute(value=inner, attr="format")):
             return _spelled(inner, known)

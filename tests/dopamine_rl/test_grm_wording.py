@@ -26,7 +26,8 @@ STYLES = {
     "named places": f"ASK = {CLONED_WORDING.replace('<image>', '{image}').replace('{task}', '{instruction}')!r}\n",
     "message parts": "def ask(task):\n    return [{'role': 'system', 'content': 'Be fair.'}, {'role': 'user', 'content': ["
     + ", {'type': 'image', 'image': None}, ".join(
-        f"{{'type': 'text', 'text': f{piece.replace('{task}', '{task}')!r}}}" for piece in CLONED_WORDING.split("<image>")
+        f"{{'type': 'text', 'text': f{piece.replace('{task}', '{task}')!r}}}"
+        for piece in CLONED_WORDING.split("<image>")
     )
     + "]}]\n",
     "braces that mean themselves": f"ASK = {CLONED_WORDING.replace('Rules', '} Rules')!r}\n",
