@@ -28,16 +28,16 @@ from transformers.utils import logging
 
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.grm.adapters import is_adapter, load_adapter
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.lora import merged_weights
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, SHORT_TEMPLATE, PromptTemplate, load_template
 from dopamine_rl.grm.tokenizer import build_tokenizer
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
-from dopamine_rl.grm.version import content_version, folder_documents, folder_version
+from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version, folder_documents, folder_version
 
-GRM_FILE = "grm.json"
-GRM_FORMAT = 1
 INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12, 5.0
 ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """What can be loaded, by `model_type` of `config.json`, and what people call it."""
@@ -55,6 +55,7 @@ class GRM:
         template: the wording the model was trained with.
         trie: the 201 answers as this tokenizer spells them.
         documents: configuration, tokenizer, image processor and template as a model folder holds them.
+        folder: where it was loaded from; None for a model that lies nowhere yet.
     """
 
     model: Any
@@ -63,11 +64,12 @@ class GRM:
     template: PromptTemplate
     trie: AnswerTrie
     documents: tuple[Any, ...]
+    folder: Path | None = None
 
     @property
     def model_version(self) -> str:
-        """12 hexadecimal digits that name the present weights, configuration, tokenizer and template."""
-        return content_version(self.model.state_dict(), *self.documents)
+        """12 hexadecimal digits that name the present weights with their adapters, configuration, tokenizer and template."""
+        return content_version(merged_weights(self.model), *self.documents)
 
     @property
     def parameters(self) -> int:
@@ -168,7 +170,7 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
     """Write a model folder under a temporary name and rename it; a folder of that name is replaced.
 
     Args:
-        grm: the model.
+        grm: the model; adapters become part of its weights.
         folder: where it shall lie.
         card: what a reader must know of it, JSON values: training data, seed, command, metrics.
     Returns:
@@ -177,7 +179,7 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 
     def fill(partial: Path) -> None:
         with _no_progress_bar():
-            grm.model.save_pretrained(partial)
+            grm.model.save_pretrained(partial, state_dict=merged_weights(grm.model))
         grm.tokenizer.save_pretrained(partial)
         grm.image_processor.save_pretrained(partial)
         grm.template.save(partial)
@@ -202,7 +204,7 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
 
 
 def load_grm(folder: str | Path) -> GRM:
-    """Load a model by its own `config.json`, on the CPU, in the precision it was saved in, ready to answer.
+    """Load a model by its own `config.json`, or an adapter with its base, on the CPU, in the precision it was saved in, ready to answer.
 
     Args:
         folder: of the model, or its hub id.
@@ -212,6 +214,8 @@ def load_grm(folder: str | Path) -> GRM:
             one, says it is; the message names what and the fix.
     """
     folder = model_folder(folder)
+    if is_adapter(folder):
+        return load_adapter(folder, load_grm)
     recorded = _check_format(folder)
     template = load_template(folder)
     loaded: list[Any] = []
@@ -238,7 +242,7 @@ def load_grm(folder: str | Path) -> GRM:
             f"{where} knows no {IMAGE_TOKEN} as config.json does: use the tokenizer of the checkpoint"
         )
     trie = answer_trie(tokenizer, where)
-    return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder))
+    return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder), folder.resolve())
 
 
 def _load_weights(folder: Path, **options: Any) -> Any:
@@ -304,4 +308,5 @@ def model_version(folder: str | Path) -> str:
     It is computed from the content, never read from a name, so it is the same on every machine and changes with any weight.
     Raises: CheckpointError.
     """
-    return folder_version(model_folder(folder))
+    folder = model_folder(folder)
+    return load_grm(folder).model_version if is_adapter(folder) else folder_version(folder)
