@@ -154,7 +154,7 @@ class SFTConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     """Adapters in the place of a training of all weights."""
     start_from: str = ""
-    """Folder of the reward model to begin with; empty builds one from `[grm]`."""
+    """Folder or hub id of the reward model to begin with; empty builds one from `[grm]`."""
     workers: int = 1
     """Processes that share the training."""
     num_cpus: float = 0.5

@@ -86,7 +86,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
     """The adapters of a model, by the names of their modules."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
-            adapter = module.parametrizations.weight[0]  # type: ignore[union-attr, index]
+            adapter = module.parametrizations.weight[0]
             if isinstance(adapter, LowRank):
                 yield name, adapter
 

@@ -30,7 +30,7 @@ _MOMENTS = re.compile(rf"\b({'|'.join(dict.fromkeys(PICTURES))})\b")
 _INSTRUCTION_FIELD, _PICTURE_FIELD = (
     re.compile(pattern, re.I) for pattern in ("task|instruction", "image|img|picture|^(ref_)?(start|end|before|after)")
 )
-_UNCHANGED = {"dedent": textwrap.dedent, "cleandoc": inspect.cleandoc}
+_UNINDENTED: Mapping[str, Callable[[str], str]] = {"dedent": textwrap.dedent, "cleandoc": inspect.cleandoc}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +203,12 @@ def _spelled(node: ast.expr, known: Mapping[str, str]) -> str | None:
             return _together(parts, known, between)
         case ast.Call(func=ast.Attribute(value=inner, attr="format")):
             return _spelled(inner, known)
-        case ast.Call(func=ast.Attribute(value=inner, attr="strip" | "lstrip" | "rstrip" as method), args=[]):
-            text = _spelled(inner, known)
-            return None if text is None else str(getattr(text, method)())
-        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[inner]) if name in _UNCHANGED:
-            text = _spelled(inner, known)
-            clean: Callable[[str], str] = _UNCHANGED[name]
-            return None if text is None else clean(text)
+        case ast.Call(func=ast.Attribute(value=inner, attr="strip" | "lstrip" | "rstrip" as name), args=[]):
+            said = _spelled(inner, known)
+            return None if said is None else str(getattr(said, name)())
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[inner]) if name in _UNINDENTED:
+            said = _spelled(inner, known)
+            return None if said is None else _UNINDENTED[name](said)
     return None
 
 
