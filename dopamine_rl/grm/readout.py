@@ -109,18 +109,17 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.
     """
+    prompts = [grm.template.fill(prompt) for prompt in prompts]
     kinds: dict[tuple[str, int], list[int]] = defaultdict(list)
-    asked: list[Prompt] = []
     for number, prompt in enumerate(prompts):
         if len(prompt.before) != len(prompt.after):
             raise BadInput("prompt.after", prompt.after, f"give as many views as in before, {len(prompt.before)}")
-        asked.append(grm.template.fill(prompt))
-        kinds[prompt.instruction, len(asked[-1].before)].append(number)
+        kinds[prompt.instruction, len(prompt.before)].append(number)
     reader, place = Reader(grm), {row: row for row in range(len(features.tokens))}
     parts, order = [], []
     for (instruction, views), numbers in kinds.items():
         layout = reader.grid_layout(instruction, views, features.rows, features.columns)
-        questions = [asked[number].images for number in numbers]
+        questions = [prompts[number].images for number in numbers]
         parts.append(reader.logits(layout, questions, features.tokens, place, {}))
         order += numbers
     return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]

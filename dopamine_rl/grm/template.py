@@ -66,7 +66,12 @@ class PromptTemplate:
             raise BadInput("template.labels", self.labels, f"name {self.contract.views or 'at least one'} of the views")
 
     def fill(self, prompt: Prompt) -> Prompt:
-        """The question as the model is asked it: with a picture for every view that the contract fixes."""
+        """The question as the model is asked it: with a picture for every view that the contract fixes.
+
+        What is no question, because it has not as many views after as before, stays so.
+        """
+        if len(prompt.before) != len(prompt.after):
+            return prompt
         before, after = self.contract.fill(prompt.before), self.contract.fill(prompt.after)
         return replace(prompt, before=before, after=after)
 

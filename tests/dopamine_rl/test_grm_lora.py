@@ -12,7 +12,7 @@ import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.adapters import add_lora, save_adapter
-from dopamine_rl.grm.config import LoRAConfig, TrainConfig
+from dopamine_rl.grm.config import LoRAConfig, SFTConfig, TrainConfig
 from dopamine_rl.grm.lora import adapters, frozen_weights, merge
 from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
 from dopamine_rl.grm.readout import encode_images, forward_logits
@@ -168,6 +168,12 @@ def test_merging_is_exact_enough_and_adds_in_one_order() -> None:
     assert torch.equal(merge(weight[:10], down, up[:10], 8.0), merged[:10])
     half = merge(weight.bfloat16(), down, up, 8.0)
     assert half.dtype == torch.bfloat16
+
+
+def test_adapters_need_a_model_to_begin_with() -> None:
+    with pytest.raises(BadInput, match=r"sft\.start_from"):
+        SFTConfig(lora=LORA)
+    assert SFTConfig(lora=LORA, start_from="models/grm-3b").lora.rank == 3
 
 
 def test_what_cannot_be_adapted_is_refused(base: Path, tmp_path: Path) -> None:

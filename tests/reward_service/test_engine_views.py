@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from dopamine_rl.errors import CheckpointError
+from dopamine_rl.grm.adapters import add_lora, save_adapter
+from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.contract import RELEASED, RELEASED_LABELS
+from dopamine_rl.grm.lora import adapters
 from dopamine_rl.grm.model import GRM, load_grm
 from dopamine_rl.grm.readout import Reader
 from dopamine_rl.grm.template import SHORT_TEMPLATE, PromptTemplate
@@ -85,6 +89,20 @@ def test_vllm_is_given_one_picture_by_one_name(folder: Path) -> None:
     shown, names = given["multi_modal_data"]["image"], given["multi_modal_uuids"]["image"]
     assert (len(shown), len(set(map(id, shown))), len(set(names))) == (8, 4, 4)
     assert tokens.count(prompts.tokenizer.convert_tokens_to_ids("<|image_pad|>")) == prompts.pictures == 8
+
+
+def test_an_adapter_is_served_like_any_model_and_vllm_says_what_it_needs(folder: Path, tmp_path: Path) -> None:
+    trained = load_grm(folder)
+    add_lora(trained, LoRAConfig(rank=2))
+    for _, adapter in adapters(trained.model):
+        adapter.up.data.fill_(0.05)
+    version = save_adapter(trained, tmp_path / "adapter", {})
+    engines, images = [TransformersEngine(tmp_path / "adapter"), TransformersEngine(trained)], list(pictures(6, 1))
+    assert {engine.model_version for engine in engines} == {version}
+    first, second = (engine.estimate(images, [ONE, TWO]).hop for engine in engines)
+    np.testing.assert_allclose(first, second, rtol=0, atol=1e-5)
+    with pytest.raises(CheckpointError, match="whole models: write one by save_grm"):
+        open_prompts(tmp_path / "adapter")
 
 
 def test_too_many_cameras_are_a_reason_and_no_number(grm: GRM) -> None:
