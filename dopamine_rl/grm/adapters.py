@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from dopamine_rl.errors import CheckpointError
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
@@ -36,7 +36,13 @@ UNUSED = ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_p
 
 
 def add_lora(grm: GRM, config: LoRAConfig) -> None:
-    """Freeze a model and give it new adapters, which alone are trained from here on. Raises BadInput."""
+    """Freeze a model and give it new adapters, which alone are trained from here on.
+
+    Raises:
+        BadInput: as for `lora.add_low_rank`, or the model lies in no folder, which its adapters could name.
+    """
+    if grm.folder is None:
+        raise BadInput("sft.start_from", "", "name the model that the adapters are for")
     add_low_rank(grm.model, config)
 
 
@@ -49,16 +55,16 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
     """Write the adapters of a model under a temporary name and rename it; a folder of that name is replaced.
 
     Args:
-        grm: a model that was loaded from a folder, with adapters.
+        grm: a model with adapters.
         card: as for `save_grm`.
     Returns:
         The version of the model with its adapters, which the folder has once it is loaded.
     Raises:
-        CheckpointError: the model has no adapters, or lies in no folder that they could name.
+        CheckpointError: the model has no adapters.
     """
     found = dict(adapters(grm.model))
-    if not found or grm.folder is None:
-        raise CheckpointError("only adapters of a model that lies in a folder can be saved by themselves: use save_grm")
+    if not found:
+        raise CheckpointError("the model has no adapters: write it by save_grm")
     tensors = {}
     for name, adapter in found.items():
         tensors[PREFIX + name + DOWN] = adapter.down.detach().cpu().contiguous()

@@ -172,5 +172,3 @@ class SFTConfig:
         for name in ("workers", "threads", "checkpoint_updates"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")
-        if self.lora.rank and not self.start_from:
-            raise BadInput("sft.lora.rank", self.lora.rank, "name the model that adapters are for by sft.start_from")
