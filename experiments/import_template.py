@@ -27,7 +27,10 @@ from experiments.ending import exit_with
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="dopamine grm import-template", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="dopamine grm import-template",
+        usage="%(prog)s CLONE CHECKPOINT [options], or %(prog)s --text FILE CHECKPOINT",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "paths", metavar="CLONE CHECKPOINT", nargs="+", type=Path, help="with --text the checkpoint alone"
