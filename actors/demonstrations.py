@@ -83,13 +83,16 @@ def find_keyframes(frame_stages: Sequence[int], names: Sequence[str]) -> tuple[n
         names: of the stages.
     Returns:
         keyframes int [N+1], indices of frames: the first, every frame that is the first of a later stage, the last;
-        and the N stages' names. A stage that began only with the last frame has no segment of its own.
+        and the N stages' names. A stage that is first seen in the last frame began somewhere before it: its segment is the
+        last frame and the one before, unless an earlier stage would be left without one.
     """
     last = len(frame_stages) - 1
     starts = [0]
     for i in range(1, last):
         if frame_stages[i] > frame_stages[starts[-1]]:
             starts.append(i)
+    if frame_stages[last] > frame_stages[starts[-1]] and starts[-1] < last - 1:
+        return np.array([*starts, last - 1, last], np.int64), tuple(names[frame_stages[i]] for i in (*starts, last))
     return np.array([*starts, last], np.int64), tuple(names[frame_stages[i]] for i in starts)
 
 

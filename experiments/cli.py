@@ -49,8 +49,14 @@ DOPAMINE = Group(
                 "train": Command(
                     "a reward model from recorded episodes, whole or interrupted", "experiments.grm_train"
                 ),
-                "adapt": Command("the shipped reward model to a new task, from one demonstration", "experiments.grm_adapt"),
+                "adapt": Command(
+                    "the shipped reward model to a new task, from one demonstration", "experiments.grm_adapt"
+                ),
                 "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+                "import-template": Command(
+                    "the wording that a released checkpoint was trained with, from its authors' repository",
+                    "experiments.import_template",
+                ),
                 "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
                 "eval": Command(
                     "figures of a reward model on unseen episodes, with intervals", "experiments.evaluate_grm"

@@ -54,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first success and of the first failure (default: %(default)s)")  # fmt: skip
     parser.add_argument("--env", metavar="PRESET", help="simulate as a preset's [env] says, with its start, horizon and views (default: the task's standard start with every view)")  # fmt: skip
     parser.add_argument("--look", default="plain", metavar="LOOK", help=f"what pictures show, drawn from each seed: {', '.join(LOOKS)} (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--views", metavar="NAMES", help="cameras by commas, of front, wrist and close (default: all, or the preset's)")  # fmt: skip
     parser.add_argument("--stride", type=int, metavar="K", help="environment steps from one frame to the next (default: the task's own, 2 or 4)")  # fmt: skip
     parser.add_argument("--size", type=int, metavar="PX", help="height and width of every view (default: 112)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, metavar="W", help="simulators, each a process (default: %(default)s)")  # fmt: skip
@@ -130,7 +131,8 @@ def environment(task: Task, arguments: argparse.Namespace) -> EnvConfig:
         env = read_preset(ExperimentConfig, arguments.env, "--env").env
     if env.task != task.name:
         raise BadInput("--env", arguments.env, f"choose a preset of this task; it is for {env.task}")
-    given = {"stride": arguments.stride, "image_size": arguments.size}
+    views = None if arguments.views is None else tuple(arguments.views.split(","))
+    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views}
     return replace(
         env, look=arguments.look, oracle=True, **{name: value for name, value in given.items() if value is not None}
     )

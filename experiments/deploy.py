@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.grm.hub import model_folder
 from experiments.ending import exit_with, interruptible
 from reward_service.releases import KEEP
 
@@ -26,7 +27,10 @@ def parser(prog: str = "dopamine grm deploy") -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument(
-        "checkpoint", metavar="CHECKPOINT", type=Path, help="folder of a reward model, the same on every node"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        type=Path,
+        help="folder of a reward model, or its hub id; the same on every node",
     )
     made.add_argument("--app", metavar="NAME", help="the service (default: the only one that is running)")
     made.add_argument("--keep", metavar="N", type=int, default=KEEP, help="older models that stay for running episodes (default: %(default)s)")  # fmt: skip
@@ -40,8 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(argv)
     try:
         with interruptible("Interrupted; the service goes on with the model it has."):
-            if not arguments.checkpoint.is_dir():
-                raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
+            arguments.checkpoint = model_folder(arguments.checkpoint)
             if arguments.keep < 0:
                 raise BadInput("--keep", arguments.keep, "give a number from 0 on")
             if not 0 < arguments.timeout < 1e6:

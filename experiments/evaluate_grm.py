@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dopamine grm eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder, then raw folders; with --url or --app raw folders alone")  # fmt: skip
+    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder or hub id, then raw folders; with --url or --app raw folders alone")  # fmt: skip
     service = parser.add_mutually_exclusive_group()
     service.add_argument("--url", help="ask a reward service over HTTP")
     service.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")

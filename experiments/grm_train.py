@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from dopamine_rl.config import parse_cli
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.grm.hub import model_folder
 from experiments.cluster import ClusterConfig
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
@@ -83,7 +84,9 @@ def parse(argv: Sequence[str] | None, command: Command) -> tuple[argparse.Namesp
     parser.add_argument("--held-out", metavar="N", type=int, default=command.held_out, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     parser.add_argument("--fresh", action="store_true", help="forget the state of an interrupted training")
-    parser.add_argument("--preset", metavar="NAME", default=command.preset, help="or a file PATH.toml (default: %(default)s)")
+    parser.add_argument(
+        "--preset", metavar="NAME", default=command.preset, help="or a file PATH.toml (default: %(default)s)"
+    )
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     # Folders first: behind an option that only the settings know, a word is that option's value.
@@ -97,7 +100,7 @@ def parse(argv: Sequence[str] | None, command: Command) -> tuple[argparse.Namesp
         if value < 0:
             raise BadInput(name, value, "give a number of episodes, or 0")
     if known.start_from:
-        config = replace(config, sft=replace(config.sft, start_from=str(find_checkpoint(known.start_from))))
+        config = replace(config, sft=replace(config.sft, start_from=str(model_folder(known.start_from).resolve())))
     return known, config
 
 

@@ -49,7 +49,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("episodes", metavar="EPISODE", nargs="+", help="FOLDER or VIDEO[,VIDEO[,VIDEO]]")
     model = parser.add_argument_group("reward model (one of)").add_mutually_exclusive_group(required=True)
-    model.add_argument("--model", metavar="FOLDER", type=Path, help="score in this process, with this checkpoint")
+    model.add_argument(
+        "--model",
+        metavar="FOLDER",
+        type=Path,
+        help="score in this process, with this checkpoint: a folder, or a hub id",
+    )
     model.add_argument("--url", help="ask a reward service over HTTP, as `python -m experiments.serve` offers it")
     model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip

@@ -13,7 +13,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import DopamineError
+from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.wire import WireLimits
 from experiments.ending import exit_with, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_token
@@ -27,7 +28,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m experiments.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     usual, service = IngressConfig(), parser.add_argument_group("model")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", nargs="?", type=Path, help="folder of a reward model")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", nargs="?", type=Path, help="folder of a reward model, or its hub id"
+    )
     parser.add_argument("--app", metavar="NAME", help="serve this running application instead of a checkpoint")
     parser.add_argument("--host", default=usual.host, help="address to listen on; off loopback only with a token")
     parser.add_argument("--port", type=int, default=usual.port, help="0 takes a free one (default: %(default)s)")
@@ -64,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             total_burst=2 * max(arguments.rate_hz, IngressConfig.total_rate_hz),
         )
         token = load_token(arguments.token_file, config.host)
-        if arguments.checkpoint is not None and not arguments.checkpoint.is_dir():
-            raise BadInput("CHECKPOINT", str(arguments.checkpoint), "give the folder of a reward model")
+        if arguments.checkpoint is not None:
+            arguments.checkpoint = model_folder(arguments.checkpoint)
         os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
         with interruptible(ENDED, status=0):
             serve(arguments, config, token)

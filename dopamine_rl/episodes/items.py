@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import write_atomically
-from dopamine_rl.grm.score import parse_score
+from dopamine_rl.grm.score import format_decimal_score, parse_score
 
 IMAGES = 8
 """START and END, front views; then BEFORE and AFTER: front, left wrist, right wrist."""
@@ -91,18 +91,10 @@ def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
     return count
 
 
-def format_answer(hop: float) -> str:
-    """The answer of a training item: percent with one decimal, as the released data has it. Raises BadInput."""
-    if not -1.0 <= hop <= 1.0:
-        raise BadInput("hop", hop, "give a hop in [-1, 1]")
-    tenths = round(hop * 1000)
-    return f"<score>{tenths / 10:+.1f}%</score>" if tenths else "<score>0%</score>"
-
-
 def _content(item: TrainingItem) -> dict[str, Any]:
     if len(item.images) != IMAGES:
         raise BadInput(f"{item.item_id}.images", item.images, f"give {IMAGES} paths in the order of the contract")
-    said = [{"from": "human", "value": item.prompt}, {"from": "gpt", "value": format_answer(item.hop)}]
+    said = [{"from": "human", "value": item.prompt}, {"from": "gpt", "value": format_decimal_score(item.hop)}]
     return {"id": item.item_id, "image": list(item.images), "task": item.task, "conversations": said}
 
 

@@ -195,13 +195,39 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class LoRAConfig:
+    """Low-rank adapters, trained in the place of all weights. The section `[sft.lora]` of a preset."""
+
+    rank: int = 0
+    """Rank of every adapter; 0 trains all weights."""
+    alpha: float = 32.0
+    """Strength: an adapter counts alpha / rank times."""
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear modules of the language model that get one, by the last part of their names."""
+    vision_targets: tuple[str, ...] = ()
+    """The same of the vision tower, such as qkv."""
+    seed: int = 0
+    """Seed of their first weights."""
+
+    def __post_init__(self) -> None:
+        if self.rank < 0:
+            raise BadInput("sft.lora.rank", self.rank, "give a rank, or 0 to train all weights")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise BadInput("sft.lora.alpha", self.alpha, "give a number above 0")
+        if not self.targets and not self.vision_targets:
+            raise BadInput("sft.lora.targets", self.targets, "name at least one kind of module")
+
+
+@dataclass(frozen=True)
 class SFTConfig:
     """The Ray Train job that fits the reward model."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
     """The training itself."""
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
+    """Adapters in the place of a training of all weights."""
     start_from: str = ""
-    """Folder of the reward model to begin with; empty builds one from `[grm]`."""
+    """Folder or hub id of the reward model to begin with; empty builds one from `[grm]`."""
     stride: int = 1
     """Frames of a recording from one that is used to the next; videos of 30 frames a second need about 10."""
     memory_mb: int = 2048

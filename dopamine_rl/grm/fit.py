@@ -20,6 +20,7 @@ import torch
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_folder_atomically
+from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batch, Batches, BatchSampler, from_memory
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate
@@ -66,6 +67,7 @@ class TrainingJob:
         model = {"sft.start_from": model_version(self.config.start_from)} if self.config.start_from else {}
         flat = model or _flat("grm", asdict(self.grm))
         flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
+        flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
         shown = [(str(stored.folder), stored.info.episode_id, stored.info.frame_count) for stored in self.episodes]
         return flat | {"DATA": hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12], "episodes": len(shown)}
 
@@ -196,13 +198,17 @@ def fit(
         return None
     finished = start(job)  # in the precision that it was saved in
     finished.model.load_state_dict(weights)
-    save_grm(finished, job.work / MODEL, card)
+    save = save_adapter if config.lora.rank else save_grm
+    save(finished, job.work / MODEL, card)
     return job.work / MODEL
 
 
 def start(job: TrainingJob) -> GRM:
-    """The model that a job begins with. Raises CheckpointError."""
-    return load_grm(job.config.start_from) if job.config.start_from else build_grm(job.grm)
+    """The model that a job begins with. Raises CheckpointError; BadInput where adapters are asked for that cannot be."""
+    grm = load_grm(job.config.start_from) if job.config.start_from else build_grm(job.grm)
+    if job.config.lora.rank:
+        add_lora(grm, job.config.lora)
+    return grm
 
 
 def make_batches(

@@ -14,7 +14,6 @@ from dopamine_rl.grm.config import Control, TrainConfig
 from dopamine_rl.grm.layout import Layout, prompt_layout
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import HOPS, Reader, binned_hops, by_layout, reader_logits
-from dopamine_rl.grm.score import format_score
 from dopamine_rl.grm.trie import chain
 from dopamine_rl.grm.vision import ImageFeatures
 from dopamine_rl.interfaces import Prompt
@@ -61,6 +60,7 @@ def token_losses(
     """
     grm = reader.grm
     tails, targets = (part.to(hops.device) for part in answer_tokens(grm, hops.tolist()))
+    prompts = [grm.template.fill(prompt) for prompt in prompts]
     layout = partial(prompt_layout, grm, rows=features.rows, columns=features.columns, tail=chain(tails.shape[1]))
 
     def answer(layout: Layout, numbers: Sequence[int]) -> torch.Tensor:
@@ -80,7 +80,7 @@ def answer_tokens(grm: GRM, hops: Sequence[float]) -> tuple[torch.Tensor, torch.
         int64 [N, K], what stands behind each prompt, filled up with the end; int64 [N, K + 1], what shall be said at the
         prompt's end and after each of them, IGNORED where the answer is over.
     """
-    answers = grm.tokenizer([format_score(hop) for hop in hops], add_special_tokens=False)["input_ids"]
+    answers = grm.tokenizer([grm.template.contract.format(hop) for hop in hops], add_special_tokens=False)["input_ids"]
     end, longest = grm.tokenizer.eos_token_id, max(map(len, answers))
     tails = torch.full((len(answers), longest), end)
     targets = torch.full((len(answers), longest + 1), IGNORED)

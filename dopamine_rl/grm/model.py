@@ -2,8 +2,8 @@
 
 The embedded model is a real Qwen2.5-VL of a few million parameters. Its folder is a plain Hugging Face checkpoint
 (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it) with `template.json`, `grm.json` and a
-model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it; its
-`preprocessor_config.json` says how many pixels a picture may have.
+model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a `template.json` beside it
+(`dopamine grm import-template`); its `preprocessor_config.json` says how many pixels a picture may have.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,16 @@ from transformers.utils import logging
 
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.grm.adapters import is_adapter, load_adapter
 from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.lora import merged_weights
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, SHORT_TEMPLATE, PromptTemplate, load_template
 from dopamine_rl.grm.tokenizer import build_tokenizer
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
-from dopamine_rl.grm.version import content_version, folder_documents, folder_version
+from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version, folder_documents, folder_version
 
-GRM_FILE = "grm.json"
-GRM_FORMAT = 1
 INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12, 5.0
 ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """What can be loaded, by `model_type` of `config.json`, and what people call it."""
@@ -54,6 +55,7 @@ class GRM:
         template: the wording the model was trained with.
         trie: the 201 answers as this tokenizer spells them.
         documents: configuration, tokenizer, image processor and template as a model folder holds them.
+        folder: where it was loaded from; None for a model that lies nowhere yet.
     """
 
     model: Any
@@ -62,11 +64,12 @@ class GRM:
     template: PromptTemplate
     trie: AnswerTrie
     documents: tuple[Any, ...]
+    folder: Path | None = None
 
     @property
     def model_version(self) -> str:
-        """12 hexadecimal digits that name the present weights, configuration, tokenizer and template."""
-        return content_version(self.model.state_dict(), *self.documents)
+        """12 hexadecimal digits that name the present weights with their adapters, configuration, tokenizer and template."""
+        return content_version(merged_weights(self.model), *self.documents)
 
     @property
     def parameters(self) -> int:
@@ -96,7 +99,7 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
         json.loads(model.config.to_json_string()),
         json.loads(tokenizer.backend_tokenizer.to_str()),
         json.loads(processor.to_json_string()),
-        asdict(template),
+        template.document(),
     )
     return GRM(model.eval(), tokenizer, processor, template, trie, documents)
 
@@ -168,7 +171,7 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
     """Write a model folder under a temporary name and rename it; a folder of that name is replaced.
 
     Args:
-        grm: the model.
+        grm: the model; adapters become part of its weights.
         folder: where it shall lie.
         card: what a reader must know of it, JSON values: training data, seed, command, metrics.
     Returns:
@@ -177,7 +180,7 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 
     def fill(partial: Path) -> None:
         with _no_progress_bar():
-            grm.model.save_pretrained(partial)
+            grm.model.save_pretrained(partial, state_dict=merged_weights(grm.model))
         grm.tokenizer.save_pretrained(partial)
         grm.image_processor.save_pretrained(partial)
         grm.template.save(partial)
@@ -202,18 +205,18 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
 
 
 def load_grm(folder: str | Path) -> GRM:
-    """Load a model folder by its own `config.json`, on the CPU, in the precision it was saved in, ready to answer.
+    """Load a model by its own `config.json`, or an adapter with its base, on the CPU, in the precision it was saved in, ready to answer.
+
+    Args:
+        folder: of the model, or its hub id.
 
     Raises:
         CheckpointError: a file is missing, cut short or of another kind, or the content is not what `grm.json`, where there is
             one, says it is; the message names what and the fix.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder: give the folder of a saved reward model")
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
+    folder = model_folder(folder)
+    if is_adapter(folder):
+        return load_adapter(folder, load_grm)
     recorded = _check_format(folder)
     template = load_template(folder)
     loaded: list[Any] = []
@@ -240,7 +243,7 @@ def load_grm(folder: str | Path) -> GRM:
             f"{where} knows no {IMAGE_TOKEN} as config.json does: use the tokenizer of the checkpoint"
         )
     trie = answer_trie(tokenizer, where)
-    return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder))
+    return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder), folder.resolve())
 
 
 def _load_weights(folder: Path, **options: Any) -> Any:
@@ -264,12 +267,21 @@ def _no_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _check_format(folder: Path) -> str | None:
-    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+def model_type(folder: Path) -> str:
+    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError where it is no model folder."""
+    for name in MODEL_FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
     (architecture,) = _values(folder / "config.json", "model_type")
     if architecture not in ARCHITECTURES:
         known = " or ".join(ARCHITECTURES.values())
         raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {known} checkpoint")
+    return str(architecture)
+
+
+def _check_format(folder: Path) -> str | None:
+    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+    model_type(folder)
     path = folder / "preprocessor_config.json"
     # How many pixels a picture may have is said in an old way or a new one.
     limits = ("min_pixels", "max_pixels") if b'"min_pixels"' in path.read_bytes() else ("size",)
@@ -292,9 +304,10 @@ def _values(path: Path, *keys: str) -> list[Any]:
 
 
 def model_version(folder: str | Path) -> str:
-    """The version of a model folder: 12 hexadecimal digits of its weights, configuration, tokenizer and template.
+    """The version of a model, by its folder or hub id: 12 hexadecimal digits of its weights, configuration, tokenizer and template.
 
     It is computed from the content, never read from a name, so it is the same on every machine and changes with any weight.
     Raises: CheckpointError.
     """
-    return folder_version(Path(folder))
+    folder = model_folder(folder)
+    return load_grm(folder).model_version if is_adapter(folder) else folder_version(folder)

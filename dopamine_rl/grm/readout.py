@@ -114,7 +114,7 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
     """Answer N prompts about encoded pictures: float32 [N, 201], log-probabilities of the hop bins.
 
     What prompts have in common is computed once: the references of an instruction, then each BEFORE on top of them, then
-    each prompt's AFTER.
+    each prompt's AFTER. Where the model's contract fixes more views than a prompt has, its front view is repeated.
 
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.
@@ -125,6 +125,7 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
 def reader_logits(reader: Reader, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
     """`forward_logits` by a reader that is there already."""
     place = range(len(features.tokens))
+    prompts = [reader.grm.template.fill(prompt) for prompt in prompts]
 
     def answer(layout: Layout, numbers: Sequence[int]) -> torch.Tensor:
         return reader.logits(layout, [prompts[number].images for number in numbers], features.tokens, place, {})

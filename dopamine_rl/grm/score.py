@@ -25,6 +25,14 @@ def format_score(hop: float) -> str:
     return f"<score>{percent:+d}%</score>" if percent else "<score>0%</score>"
 
 
+def format_decimal_score(hop: float) -> str:
+    """The answer that says `hop` with one decimal, as released training data has it. Raises BadInput unless hop is in [−1, 1]."""
+    if not -1.0 <= hop <= 1.0:
+        raise BadInput("hop", hop, "give a hop in [-1, 1]")
+    tenths = round(hop * 1000)
+    return f"<score>{tenths / 10:+.1f}%</score>" if tenths else "<score>0%</score>"
+
+
 def answers() -> tuple[str, ...]:
     """The 201 answers in the order of the hop bins, from −100 % to +100 %."""
     return tuple(format_score((index - 100) / 100) for index in range(HOP_BINS))

@@ -8,16 +8,22 @@ because every token costs an embedded model time.
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.files import write_atomically
+from dopamine_rl.grm.contract import EMBEDDED, Contract
+from dopamine_rl.interfaces import Prompt
 
 TEMPLATE_FILE = "template.json"
 IMAGE_TOKEN = "<|image_pad|>"
 IMAGE_SLOT = f"<|vision_start|>{IMAGE_TOKEN}<|vision_end|>"
-_SLOTS = ("{instruction}", "{start}", "{end}", "{before}", "{after}")
+_SLOT = re.compile(r"\{(instruction|start|end|before|after)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +32,12 @@ class PromptTemplate:
 
     Args:
         name: what the wording is called, for logs and model cards.
-        text: the whole chat turn, with the slots {instruction}, {start}, {end}, {before} and {after}, once each and in
-            this order; it ends where the answer begins.
-        view: one labelled view inside BEFORE or AFTER, with the slots {label} and {image}.
-        labels: names of the views in the order of the cameras; a prompt may use fewer.
+        text: the whole chat turn, up to where the answer begins, with the slots {instruction}, {start}, {end}, {before} and
+            {after}, in this order; the instruction may be said again later. Where the contract fixes the views, {before} and
+            {after} stand once for each of them; else they stand once, for all.
+        view: one view inside BEFORE or AFTER, with the slot {image}, and {label} where the text does not label the views.
+        labels: names of the views in the order of the cameras; a prompt may use fewer where the contract does not fix them.
+        contract: how many views there are, and the form of the answer.
     Raises:
         BadInput: a slot is missing, doubled or out of order.
     """
@@ -38,48 +46,78 @@ class PromptTemplate:
     text: str
     view: str
     labels: tuple[str, ...]
+    contract: Contract = EMBEDDED
 
     def __post_init__(self) -> None:
-        places = [self.text.find(slot) for slot in _SLOTS]
-        if places != sorted(places) or places[0] < 0 or any(self.text.count(slot) != 1 for slot in _SLOTS):
-            raise BadInput("template.text", self.text, f"use the slots {' '.join(_SLOTS)} once each, in this order")
-        if self.view.count("{label}") != 1 or self.view.count("{image}") != 1:
-            raise BadInput("template.view", self.view, "use the slots {label} and {image} once each")
-        if not self.labels:
-            raise BadInput("template.labels", self.labels, "name at least one view")
+        times = self.contract.views or 1
+        wanted = ["start", "end", *["before"] * times, *["after"] * times]
+        slots = _SLOT.findall(self.text)
+        if [slot for slot in slots if slot != "instruction"] != wanted or slots[0] != "instruction":
+            raise BadInput(
+                "template.text",
+                f"{self.text[:60]} … with {', '.join(f'{n} {slot}' for slot, n in Counter(slots).items()) or 'no slots'}",
+                f"use the slots {{instruction}} {' '.join(f'{{{slot}}}' for slot in wanted)}, in this order; the instruction may "
+                "be said again later",
+            )
+        if self.view.count("{label}") != (not self.contract.views) or self.view.count("{image}") != 1:
+            labelled = "{image} alone" if self.contract.views else "{label} and {image}"
+            raise BadInput("template.view", self.view, f"use the slots {labelled}, once each")
+        if len(self.labels) != (self.contract.views or max(1, len(self.labels))):
+            raise BadInput("template.labels", self.labels, f"name {self.contract.views or 'at least one'} of the views")
+
+    def fill(self, prompt: Prompt) -> Prompt:
+        """The question as the model is asked it: with a picture for every view that the contract fixes.
+
+        What is no question, because it has not as many views after as before, stays so.
+        """
+        if len(prompt.before) != len(prompt.after):
+            return prompt
+        before, after = self.contract.fill(prompt.before), self.contract.fill(prompt.after)
+        return replace(prompt, before=before, after=after)
 
     def render(self, instruction: str, views: int) -> str:
-        """The prompt for `views` cameras, with 2 + 2·views image slots of one `<|image_pad|>` each.
+        """The prompt for `views` views, with 2 + 2·views image slots of one `<|image_pad|>` each.
 
         Raises:
-            BadInput: the instruction holds a control token, or there are more views than labels.
+            BadInput: the instruction holds a control token, or the template has not that many views.
         """
         if not instruction.strip() or "<|" in instruction:
             raise BadInput("instruction", instruction, "give the task in plain words, without control tokens")
-        if not 1 <= views <= len(self.labels):
-            raise BadInput("views", views, f"give 1 to {len(self.labels)} views: {', '.join(self.labels)}")
-        shown = "".join(
-            self.view.replace("{label}", label).replace("{image}", IMAGE_SLOT) for label in self.labels[:views]
-        )
-        values = (instruction.strip(), IMAGE_SLOT, IMAGE_SLOT, shown, shown)
-        prompt, rest = "", self.text
-        for slot, value in zip(_SLOTS, values, strict=True):
-            before, rest = rest.split(slot)
-            prompt += before + value
-        return prompt + rest
+        least, most = self.contract.views or 1, len(self.labels)
+        if not least <= views <= most:
+            known = f"{least} to {most} views" if least < most else f"{most} views"
+            raise BadInput("views", views, f"give {known}: {', '.join(self.labels)}")
+        labels = self.labels[:views]
+        shown = [self.view.replace("{label}", label).replace("{image}", IMAGE_SLOT) for label in labels]
+        pieces = shown if self.contract.views else ["".join(shown)]
+        moments = {
+            "start": iter([IMAGE_SLOT]),
+            "end": iter([IMAGE_SLOT]),
+            "before": iter(pieces),
+            "after": iter(pieces),
+        }
+        return _SLOT.sub(lambda slot: next(moments[slot[1]]) if slot[1] in moments else instruction.strip(), self.text)
 
     def phrases(self) -> Sequence[str]:
         """The template's own pieces of text between slots: what a tokenizer for it should know by heart."""
-        pieces = [self.text]
-        for slot in _SLOTS:
-            pieces = [part for piece in pieces for part in piece.split(slot)]
+        pieces = _SLOT.split(self.text)[::2]
         views = [part for label in self.labels for part in self.view.replace("{label}", label).split("{image}")]
         return [piece for piece in (*pieces, *views) if piece]
 
-    def save(self, folder: Path) -> None:
-        """Write `template.json` into `folder`."""
-        content = json.dumps(asdict(self), indent=2, ensure_ascii=False)
-        (folder / TEMPLATE_FILE).write_text(content + "\n", encoding="utf-8")
+    def document(self) -> dict[str, Any]:
+        """The content of `template.json`. What is as in embedded models is left out, so that their versions stay."""
+        content: dict[str, Any] = {"name": self.name, "text": self.text, "view": self.view, "labels": list(self.labels)}
+        if self.contract != EMBEDDED:
+            content["contract"] = {"views": self.contract.views, "answer": self.contract.answer}
+        return content
+
+    def save(self, folder: Path) -> bool:
+        """Write `template.json` into `folder`. False if it was there already, and stays."""
+        path, text = folder / TEMPLATE_FILE, json.dumps(self.document(), indent=2, ensure_ascii=False) + "\n"
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return False
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return True
 
 
 def load_template(folder: Path) -> PromptTemplate:
@@ -87,10 +125,12 @@ def load_template(folder: Path) -> PromptTemplate:
     path = folder / TEMPLATE_FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return PromptTemplate(content["name"], content["text"], content["view"], tuple(content["labels"]))
+        contract = Contract(**content.get("contract", {}))
+        return PromptTemplate(content["name"], content["text"], content["view"], tuple(content["labels"]), contract)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} is missing: put the template that the model was trained with there, as PromptTemplate.save writes it"
+            f"{path} is missing: a released checkpoint gets the wording that it was trained with by `dopamine grm "
+            "import-template CLONE CHECKPOINT`; copy any other again from where it comes"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): copy it again from where the model came") from error

@@ -13,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from dopamine_rl.errors import CheckpointError
 
+GRM_FILE, GRM_FORMAT = "grm.json", 1
+"""What a folder that was made here says of itself, and the form of it."""
+
 _JSON_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "template.json")
 _VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "processor_class"}

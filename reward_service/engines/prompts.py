@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.adapters import is_adapter
 from dopamine_rl.grm.model import model_version
 from dopamine_rl.grm.template import PromptTemplate, load_template
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
@@ -92,7 +93,11 @@ class Prompts:
 
 
 def open_prompts(folder: Path) -> Prompts:
-    """Read a model folder. Raises CheckpointError."""
+    """Read a model folder. Raises CheckpointError, also for an adapter's, which has no weights of its own to be read."""
+    if is_adapter(folder):
+        raise CheckpointError(
+            f"{folder} is an adapter, and this engine reads whole models: write one by save_grm(load_grm({str(folder)!r}), OUT, {{}})"
+        )
     version = model_version(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)

@@ -8,10 +8,22 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.grm.template import PromptTemplate
 from dopamine_rl.interfaces import Prompt
 
 
-def unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
+def asked(
+    template: PromptTemplate, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
+) -> tuple[list[Prompt], list[str]]:
+    """The prompts as the model's contract has them, and for each why its pictures make no question, or "".
+
+    A view that the contract has and no camera shows is the front view again: the same picture by the same index, so it is
+    encoded once.
+    """
+    return [template.fill(prompt) for prompt in prompts], [_unfit(images, prompt) for prompt in prompts]
+
+
+def _unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
     """Why a prompt's pictures make no question, or ""."""
     if not all(0 <= index < len(images) for index in prompt.images):
         return f"a picture index is outside 0 … {len(images) - 1}"

@@ -24,7 +24,7 @@ from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.cache import TensorCache
-from reward_service.engines.questions import content_name, unfit
+from reward_service.engines.questions import asked, content_name
 
 PICTURES_PER_PASS = 256
 PROMPTS_PER_PASS = 64
@@ -110,7 +110,7 @@ class TransformersEngine:
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        reasons = [unfit(images, prompt) for prompt in prompts]
+        prompts, reasons = asked(self._grm.template, images, prompts)
         sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for place, prompt in enumerate(prompts):
             if not reasons[place]:

@@ -27,7 +27,7 @@ from dopamine_rl.grm.readout import binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.prompts import Prompts, open_prompts
-from reward_service.engines.questions import content_name, unfit
+from reward_service.engines.questions import asked, content_name
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class VLLMEngine:
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        reasons = [unfit(images, prompt) for prompt in prompts]
+        prompts, reasons = asked(self._prompts.template, images, prompts)
         tokens: dict[int, list[int]] = {}
         for place, prompt in enumerate(prompts):
             if not reasons[place]:
@@ -114,9 +114,9 @@ class VLLMEngine:
                 except BadInput as error:
                     reasons[place] = str(error)
         if tokens:
-            asked = [(tokens[place], prompts[place].images) for place in tokens]
+            inputs = [(tokens[place], prompts[place].images) for place in tokens]
             logits = torch.from_numpy(
-                self._running().answer(model_inputs(images, asked, self._prompts), self._answer_s)
+                self._running().answer(model_inputs(images, inputs, self._prompts), self._answer_s)
             )
             hops = torch.stack(binned_hops(self._prompts.trie.log_probabilities(logits)))
             for place, column in zip(tokens, hops.numpy().T, strict=True):

@@ -97,7 +97,10 @@ def test_keyframes_are_stage_changes_snapped_to_frames() -> None:
     assert keyframes.tolist() == [0, 2, 4, 6]
     assert stages == ("reach", "grasp", "insert")
     keyframes, stages = find_keyframes([2, 2, 3], names)
-    assert keyframes.tolist() == [0, 2]
+    assert keyframes.tolist() == [0, 1, 2]
+    assert stages == ("align", "insert")
+    keyframes, stages = find_keyframes([2, 3], names)
+    assert keyframes.tolist() == [0, 1]
     assert stages == ("align",)
 
 

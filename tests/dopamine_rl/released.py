@@ -32,6 +32,46 @@ INSTRUCTION = "insert the peg into the hole"
 MIN_PIXELS, MAX_PIXELS = 12_544, 76_800
 """The image budget of the released reward models."""
 
+CLONED_WORDING = """
+Compare two moments of a robot's work.
+
+<Task>
+`{task}`
+- REFERENCE START front: <image>
+- REFERENCE END front: <image>
+</Task>
+
+BEFORE front <image>
+BEFORE left <image>
+BEFORE right <image>
+
+AFTER front <image>
+AFTER left <image>
+AFTER right <image>
+
+Rules
+- Gains count against what remained, losses against what was done, in whole percents.
+- Only {task} matters.
+
+Answer in one line: <score>+N%</score>
+"""
+"""Words of our own in the structure of the released prompt, as a made-up clone of its authors' repository holds them."""
+
+CHAT_TURNS = {
+    "qwen2_5_vl": "<|im_start|>system\nBe helpful.<|im_end|>\n<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3_vl": "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
+}
+"""What the chat templates make of a user's words: Qwen2.5-VL's begins with a system turn of its own, Qwen3-VL's has none."""
+
+CHAT_TEMPLATE = (
+    "{%% for message in messages %%}{%% if loop.first and message.role != 'system' %%}%s{%% endif %%}"
+    "{{ '<|im_start|>' + message.role + '\n' }}"
+    "{%% for part in message.content %%}"
+    "{%% if part.type == 'image' %%}<|vision_start|><|image_pad|><|vision_end|>{%% else %%}{{ part.text }}{%% endif %%}"
+    "{%% endfor %%}{{ '<|im_end|>\n' }}{%% endfor %%}"
+    "{%% if add_generation_prompt %%}{{ '<|im_start|>assistant\n' }}{%% endif %%}"
+)
+
 
 @cache
 def tokenizer_json() -> str:
@@ -69,7 +109,11 @@ def released_folder(folder: Path, architecture: Architecture, template: bool = T
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     named = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"tokenizer_class": "Qwen2Tokenizer"}))
+    chat = CHAT_TEMPLATE % CHAT_TURNS[architecture].split("<|im_start|>user")[0]
+    said = {"chat_template": chat} if architecture == "qwen2_5_vl" else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(named | {"tokenizer_class": "Qwen2Tokenizer"} | said))
+    if not said:
+        (folder / "chat_template.jinja").write_text(chat)
     (folder / "preprocessor_config.json").write_text(json.dumps(_preprocessor(architecture)))
     if template:
         SHORT_TEMPLATE.save(folder)

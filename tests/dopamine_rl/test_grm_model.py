@@ -11,7 +11,8 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.model import GRM_FILE, MODEL_FILES, build_grm, load_grm, model_version, save_grm
+from dopamine_rl.grm.model import MODEL_FILES, build_grm, load_grm, model_version, save_grm
+from dopamine_rl.grm.version import GRM_FILE
 from tests.dopamine_rl.grm_toys import TINY
 
 

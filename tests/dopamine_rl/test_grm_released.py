@@ -109,7 +109,7 @@ def test_the_config_decides_and_not_the_name(architecture: Architecture, tmp_pat
 def test_without_a_template_it_says_what_to_do(folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "template.json").unlink()
-    with pytest.raises(CheckpointError, match=r"template\.json is missing: put the template .* PromptTemplate\.save"):
+    with pytest.raises(CheckpointError, match=r"template\.json is missing: .*grm import-template CLONE CHECKPOINT"):
         load_grm(copy)
 
 

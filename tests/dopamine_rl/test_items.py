@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from dopamine_rl.episodes import items
-from dopamine_rl.episodes.items import TrainingItem, format_answer, read_items, write_items
+from dopamine_rl.episodes.items import TrainingItem, read_items, write_items
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.grm.score import parse_score
+from dopamine_rl.grm.score import format_decimal_score, parse_score
 
 
 def make_items(count: int) -> list[TrainingItem]:
     return [
-        TrainingItem(f"take_1-{i}", tuple(f"takes/{i}/{j}.png" for j in range(8)), "räum auf", f"How far? {i} <image>", parse_score(format_answer(i / 1000 - 1)))
+        TrainingItem(f"take_1-{i}", tuple(f"takes/{i}/{j}.png" for j in range(8)), "räum auf", f"How far? {i} <image>", parse_score(format_decimal_score(i / 1000 - 1)))
         for i in range(count)
     ]  # fmt: skip
 
@@ -52,9 +52,9 @@ def test_a_pretty_printed_list_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("hop", [-1.0, -0.125, -0.0004, 0.0, 0.0004, 0.333, 1.0])
 def test_answers_keep_one_decimal(hop: float) -> None:
-    assert parse_score(format_answer(hop)) == pytest.approx(hop, abs=0.0005)
+    assert parse_score(format_decimal_score(hop)) == pytest.approx(hop, abs=0.0005)
     with pytest.raises(BadInput, match="hop"):
-        format_answer(float("nan"))
+        format_decimal_score(float("nan"))
 
 
 def test_items_are_read_before_the_file_ends(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Makes a released checkpoint usable: its trained-in wording as `template.json`, and its pictures' limits, beside the weights."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.files import write_atomically, write_folder_atomically
+from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, PRESET_OF, RELEASED, RELEASED_LABELS
+from dopamine_rl.grm.model import model_type
+from dopamine_rl.grm.template import IMAGE_SLOT, TEMPLATE_FILE, PromptTemplate
+from dopamine_rl.grm.version import GRM_FILE
+from dopamine_rl.grm.wording import Wording
+
+PROCESSOR_FILE, WEIGHTS = "preprocessor_config.json", "*.safetensors"
+
+
+def check_released(folder: Path) -> str:
+    """The `model_type` of a released checkpoint. Raises CheckpointError where the folder is none."""
+    kind = model_type(folder)
+    if (folder / GRM_FILE).exists():
+        raise CheckpointError(
+            f"{folder} was made by this project: its template is already there, and belongs to its version"
+        )
+    return kind
+
+
+def released_template(folder: Path, wording: Wording, preset: str | None = None) -> PromptTemplate:
+    """The template of a released checkpoint: the wording inside the chat turn that its own tokenizer's chat template makes.
+
+    Args:
+        folder: of the checkpoint.
+        wording: as its authors' repository holds it.
+        preset: one of `contract.RELEASED`; None takes that of the architecture.
+    Raises:
+        CheckpointError: the folder is no such checkpoint, or has no usable chat template.
+        BadInput: the wording cannot be told apart from a template's slots.
+    """
+    name = preset or PRESET_OF[check_released(folder)]
+    contract = RELEASED[name]
+    turn = _chat_turn(folder, wording)
+    slots = ("{start}", "{end}", *["{before}"] * contract.views, *["{after}"] * contract.views)
+    between = turn.split(IMAGE_SLOT)
+    if len(between) != len(slots) + 1:
+        raise CheckpointError(
+            f"{folder}: its chat template shows {len(between) - 1} of {len(slots)} pictures as {IMAGE_SLOT}: use the chat "
+            "template of a Qwen2.5-VL or Qwen3-VL checkpoint"
+        )
+    text = between[0] + "".join(slot + after for slot, after in zip(slots, between[1:], strict=True))
+    try:
+        return PromptTemplate(name, text, "{image}", RELEASED_LABELS, contract)
+    except BadInput as error:
+        raise BadInput(
+            "wording", wording.origin, f"it uses words that name a template's slots ({error.fix})"
+        ) from error
+
+
+def _chat_turn(folder: Path, wording: Wording) -> str:
+    """One user turn with the wording, up to where the answer begins, as the checkpoint's chat template renders it."""
+    parts: list[dict[str, str]] = []
+    for number, piece in enumerate(wording.pieces):
+        parts += [{"type": "image"}] if number else []
+        parts += [{"type": "text", "text": piece}] if piece else []
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # Older checkpoints keep it beside their processor.
+        aside = folder / "chat_template.json"
+        chat = tokenizer.chat_template or (
+            json.loads(aside.read_text("utf-8"))["chat_template"] if aside.exists() else None
+        )
+        if chat is None:
+            raise ValueError("there is none")
+        turn = [{"role": "user", "content": parts}]
+        return str(tokenizer.apply_chat_template(turn, chat_template=chat, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # transformers, tokenizers and jinja each raise kinds of their own
+        raise CheckpointError(
+            f"{folder}: its chat template cannot be used ({error}): copy tokenizer_config.json, chat_template.json or "
+            "chat_template.jinja from where the checkpoint comes"
+        ) from error
+
+
+def limit_pixels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `preprocessor_config.json` with the limits that released models were trained with, however it says them."""
+    said = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
+    limited = dict(config) | {key: value for key, value in said.items() if key in config}
+    if "size" in config or not said.keys() <= config.keys():
+        limited["size"] = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
+    return limited
+
+
+def install(folder: Path, template: PromptTemplate, pixels: bool = True) -> list[str]:
+    """Write `template.json` into a checkpoint's folder, and the limits of its pictures; each file appears complete.
+
+    Args:
+        pixels: set the limits, too.
+    Returns:
+        The names of the files that were not so already.
+    """
+    path = folder / PROCESSOR_FILE
+    config = json.loads(path.read_text(encoding="utf-8"))
+    wanted = limit_pixels(config) if pixels else config
+    changed = []
+    if wanted != config:
+        text = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        changed.append(path.name)
+    # The template comes last: without it the folder is refused, with it everything is as it was trained.
+    if template.save(folder):
+        changed.append(TEMPLATE_FILE)
+    return changed
+
+
+def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bool = True) -> list[str]:
+    """The same in a folder of its own, which has links to the checkpoint's weights and copies of its small files.
+
+    Raises:
+        BadInput: `out` is there, and is not what this function makes.
+    """
+    changed: list[str] = []
+    if out.exists() and not any(path.is_symlink() for path in out.glob(WEIGHTS)):
+        raise BadInput("--out", str(out), "name a folder that is not there yet")
+
+    def fill(partial: Path) -> None:
+        for path in sorted(path for path in folder.iterdir() if path.is_file()):
+            if path.match(WEIGHTS):
+                (partial / path.name).symlink_to(path.resolve())
+            else:
+                shutil.copyfile(path, partial / path.name)
+        changed.extend(install(partial, template, pixels))
+
+    write_folder_atomically(out, fill)
+    return changed
