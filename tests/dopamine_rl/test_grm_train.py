@@ -151,14 +151,14 @@ def test_it_learns_to_see_progress() -> None:
     """Loss, readout, prompt and batches fit together: a few seconds suffice for unseen episodes of a toy task."""
     torch.set_num_threads(1)
     grm = build_grm(GRMConfig(**{**TINY.__dict__, "text_width": 64, "vision_width": 64}))
-    config = TrainConfig(budget_s=0, updates=120, learning_rate=2e-3, plan=BatchPlan(episodes=2, runs=4))
+    config = TrainConfig(budget_s=0, updates=200, learning_rate=2e-3, plan=BatchPlan(episodes=2, runs=4))
     reached: list[TrainProgress] = []
     train(make_trainer(grm, [moving_square(seed) for seed in range(16)], config), reached.append)
     unseen = [moving_square(100 + seed, success=seed < 3) for seed in range(6)]
     figures = evaluate(grm, unseen, moving_square(0))
     assert figures["spearman"] > 0.9
     assert figures["auc"] == 1.0
-    assert [progress.update for progress in reached] == list(range(1, 121))
+    assert [progress.update for progress in reached] == list(range(1, 201))
     first, last = reached[0].loss, reached[-1].loss
     assert first is not None
     assert last is not None
