@@ -53,9 +53,13 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, GRMTrainingCo
     """Parse the command line. Raises BadInput."""
     rest = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog=PROG, usage=f"{PROG} DATA [DATA …] --out MODEL [options]", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        prog=PROG,
+        usage=f"{PROG} DATA [DATA …] --out MODEL [options]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
         allow_abbrev=False,
-    )  # fmt: skip
+    )
     parser.add_argument("--out", metavar="MODEL", type=Path, help="where the model's folder shall lie; it is replaced")
     parser.add_argument("--start-from", metavar="MODEL", help="a reward model to begin with (default: a new one)")
     parser.add_argument("--held-out", metavar="N", type=int, default=3, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
@@ -65,16 +69,16 @@ def parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, GRMTrainingCo
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     # Folders first: behind an option that only the settings know, a word is that option's value.
-    split = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
-    known, others = parser.parse_known_args(rest[split:])
+    behind = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    known, others = parser.parse_known_args(rest[behind:])
     config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], PROG)
-    known.data = [Path(word) for word in rest[:split]]
+    known.data = [Path(word) for word in rest[:behind]]
     if not known.data or known.out is None:
         raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
     if known.held_out < 0:
         raise BadInput("--held-out", known.held_out, "give a number of episodes, or 0")
-    if known.start_from:
-        config = replace(config, sft=replace(config.sft, start_from=str(Path(known.start_from).resolve())))
+    if start := known.start_from or config.sft.start_from:  # a job's processes run in folders of their own
+        config = replace(config, sft=replace(config.sft, start_from=str(Path(start).resolve())))
     return known, config
 
 
