@@ -71,13 +71,17 @@ class Command:
 TRAIN = Command("dopamine grm train", __doc__ or "", "laptop", "", 0, 3)
 
 
-def parse(argv: Sequence[str] | None, command: Command) -> tuple[argparse.Namespace, GRMTrainingConfig]:
+def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argparse.Namespace, GRMTrainingConfig]:
     """Parse the command line. Raises BadInput."""
     rest = list(sys.argv[1:] if argv is None else argv)
     parser = argparse.ArgumentParser(
-        prog=command.prog, usage=f"{command.prog} DATA [DATA …] --out MODEL [options]", description=command.about, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
+        prog=command.prog,
+        usage=f"{command.prog} DATA [DATA …] --out MODEL [options]",
+        description=command.about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
         allow_abbrev=False,
-    )  # fmt: skip
+    )
     parser.add_argument("--out", metavar="MODEL", type=Path, help="where the model's folder shall lie; it is replaced")
     parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
     parser.add_argument("--shots", metavar="N", type=int, default=command.shots, help="train on the first N successes of every task alone; 0 takes all episodes that are not held out (default: %(default)s)")  # fmt: skip
@@ -90,17 +94,17 @@ def parse(argv: Sequence[str] | None, command: Command) -> tuple[argparse.Namesp
     if {"-h", "--help"} & set(rest):
         print(parser.format_help())
     # Folders first: behind an option that only the settings know, a word is that option's value.
-    split = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
-    known, others = parser.parse_known_args(rest[split:])
+    behind = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
+    known, others = parser.parse_known_args(rest[behind:])
     config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], command.prog)
-    known.data = [Path(word) for word in rest[:split]]
+    known.data = [Path(word) for word in rest[:behind]]
     if not known.data or known.out is None:
         raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
     for name, value in (("--held-out", known.held_out), ("--shots", known.shots)):
         if value < 0:
             raise BadInput(name, value, "give a number of episodes, or 0")
-    if known.start_from:
-        config = replace(config, sft=replace(config.sft, start_from=str(model_folder(known.start_from).resolve())))
+    if start := known.start_from or config.sft.start_from:  # a job's processes run in folders of their own
+        config = replace(config, sft=replace(config.sft, start_from=str(model_folder(start).resolve())))
     return known, config
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +44,8 @@ class TrainingJob:
         config: how it is trained, and with how many processes.
         grm: shape of the model that is built, where `config.start_from` names none.
         episodes: to train on; successes teach with their keyframes' progress, failures with their simulator-true progress.
-        held_out: episodes that the model is judged on while it trains and in the end, at least one a success; may be empty.
+        held_out: episodes that the model is judged on while it trains and in the end, at least one of each task a success; may be
+            empty.
         work: folder of the job's own state, shared by all nodes.
         card: what the model card says beside the figures of the training.
     Raises:
@@ -166,17 +167,16 @@ def fit(
     grm = start(job)
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
-    judged = load_labelled(job.episodes, job.held_out, size, config.decoders)
+    exams = make_exams(job, size)
     trainer = Trainer(grm, make_batches(job, size, stream, on_decoded), config.train, config.sharded)
     first = trainer.place.rank == 0
-    demonstration, *held_out = judged
     state = job.work / STATE
     if state.exists():
         trainer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
 
-    def judge() -> dict[str, float]:
+    def judged() -> dict[str, dict[str, float]]:
         with trainer.gathered():
-            return evaluate(grm, held_out, demonstration) if held_out and first else {}
+            return judge(grm, exams) if first else {}
 
     def each_update(progress: TrainProgress) -> None:
         on_update(progress)
@@ -184,15 +184,17 @@ def fit(
             content = trainer.state_dict()
             if first:
                 write_atomically(state, lambda path: torch.save(content, path))
-            on_figures(asdict(progress) | judge())
+            on_figures(asdict(progress) | mean_figures(judged()))
 
     progress = train(trainer, each_update)
-    figures = judge()
+    tasks = judged()
+    figures = mean_figures(tasks)
     on_figures(asdict(progress) | figures)
     card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
-    card |= {"held_out": figures} if figures else {}
+    card |= {"held_out": figures} if tasks else {}
+    card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
     with trainer.gathered():
-        card["demonstration"] = evaluate(grm, [demonstration], demonstration) if first else {}
+        card["demonstration"] = mean_figures(fit_of(grm, exams)) if first else {}
     weights = trainer.weights()
     if not first:
         return None
@@ -226,16 +228,60 @@ def make_batches(
     return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_decoded)))
 
 
-def load_labelled(
-    episodes: Sequence[StoredEpisode], held_out: Sequence[StoredEpisode], size: tuple[int, int], decoders: int
-) -> list[LabelledEpisode]:
-    """What a model is judged with: a demonstration that it is trained on, and behind it the held-out episodes."""
-    labels = label([episode.info for episode in (*episodes, *held_out)])
-    demonstration = next(place for place, known in enumerate(labels[: len(episodes)]) if known.success)
-    places = [demonstration, *range(len(episodes), len(labels))]
-    stored = [episodes[demonstration], *held_out]
-    frames = decode_all(stored, size, decoders)
-    return [
-        LabelledEpisode(labels[place].instructions, shown, labels[place].progress, labels[place].states)
-        for place, shown in zip(places, frames, strict=True)
-    ]
+@dataclass(frozen=True, eq=False, slots=True)
+class Exam:
+    """A demonstration of a task that is trained on, and the held-out episodes of that task.
+
+    Args:
+        task: its canonical instruction.
+        demonstration: where references and goal come from.
+        unseen: may be empty; nothing can be said of failures alone.
+    """
+
+    task: str
+    demonstration: LabelledEpisode
+    unseen: tuple[LabelledEpisode, ...]
+
+
+def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
+    """What a job's model is judged with, task by task.
+
+    Raises:
+        BadInput: a task has no success to train on. EpisodeError: a picture cannot be decoded.
+    """
+    stored = (*job.episodes, *job.held_out)
+    labels = label([episode.info for episode in stored])
+    exams = []
+    for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
+        alike = [place for place, known in enumerate(labels) if known.instructions[0] == task]
+        shown = next((place for place in alike if place < len(job.episodes) and labels[place].success), None)
+        if shown is None:
+            raise BadInput("held_out", task, "train on a successful demonstration of every task that is held out")
+        chosen = [shown, *(place for place in alike if place >= len(job.episodes))]
+        frames = decode_all([stored[place] for place in chosen], size, job.config.decoders)
+        first, *unseen = (
+            LabelledEpisode(labels[place].instructions, pictures, labels[place].progress, labels[place].states)
+            for place, pictures in zip(chosen, frames, strict=True)
+        )
+        exams.append(Exam(task, first, tuple(unseen)))
+    return exams
+
+
+def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
+    """The figures of `evaluate` on held-out episodes, for each task that has a success among them."""
+    known = [exam for exam in exams if any(episode.success for episode in exam.unseen)]
+    return {exam.task: evaluate(grm, exam.unseen, exam.demonstration) for exam in known}
+
+
+def fit_of(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
+    """The same on the demonstrations themselves: how well a model fits what it was trained on."""
+    return {exam.task: evaluate(grm, [exam.demonstration], exam.demonstration) for exam in exams}
+
+
+def mean_figures(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """The mean over tasks of every figure that all of them have."""
+    return {
+        name: sum(figures[name] for figures in tasks.values()) / len(tasks)
+        for name in next(iter(tasks.values()), {})
+        if all(name in figures for figures in tasks.values())
+    }

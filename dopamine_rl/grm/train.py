@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dopamine_rl.errors import CheckpointError
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.batches import Batch, Batches
 from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.losses import question_losses, taught_hops
@@ -126,10 +126,16 @@ class Trainer:
         batches: gets the batches that this process asks for.
         config: how.
         sharded: under torch.distributed, share gradients and optimiser state out (FSDP) instead of copying them (DDP).
+    Raises:
+        BadInput: the processes cannot share an update's batches evenly.
     """
 
     def __init__(self, grm: GRM, batches: Batches, config: TrainConfig, sharded: bool = False) -> None:
         self.grm, self.config, self.place = grm, config, this_process()
+        if config.batches % self.place.processes:
+            raise BadInput(
+                "sft.train.batches", config.batches, f"give a multiple of {self.place.processes}, the processes"
+            )
         self._precision = getattr(torch, config.precision)
         self._batches = batches
         self._coming: Iterator[tuple[int, Batch]] = iter(())

@@ -24,6 +24,10 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
         (["grm", "--help"], ["score", "progress and reward videos"]),
         (["demos", "--help"], ["PickCube", "StackCube", "PullCube", "PegInsertionSide", "PlugCharger", "near_miss"]),
         (["grm", "score", "--help"], ["EPISODE", "--model", "--url", "--app", "--demo", "--out", "dopamine grm score"]),
+        (
+            ["grm", "train", "--help"],
+            ["DATA", "--start-from", "--held-out", "--local", "--sft.train.loss", "grm train"],
+        ),
         (["grm", "eval", "--help"], ["CHECKPOINT DATA", "--demo", "--views", "--bounds", "--url", "dopamine grm eval"]),
     ],
 )

@@ -96,6 +96,18 @@ def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path) -> None
     assert run(*parse([*command, "--fresh", "--start-from", str(out)])) is not None
 
 
+def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path) -> None:
+    other = record_squares(tmp_path / "other", 2, 0, task="push the other block")
+    words = [str(raw), str(other), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1"]
+    figures = run(*parse(words))
+    card = json.loads((tmp_path / "grm" / "grm.json").read_text())["card"]
+    assert set(card["held_out_tasks"]) == {"push the block", "push the other block"}
+    assert figures is not None
+    assert figures["mae"] == pytest.approx(sum(task["mae"] for task in card["held_out_tasks"].values()) / 2)
+    assert "auc" in card["held_out_tasks"]["push the block"]
+    assert "auc" not in figures  # one of the tasks has no failures
+
+
 def test_it_needs_neither_ray_nor_a_simulator(raw: Path, tmp_path: Path) -> None:
     code = BLOCKED.format(names=["ray", "gymnasium", "mani_skill", "scipy", "msgpack"])
     code += "from experiments.cli import main\nmain(sys.argv[1:])"
