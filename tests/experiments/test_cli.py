@@ -24,6 +24,7 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
         (["grm", "--help"], ["score", "progress and reward videos"]),
         (["demos", "--help"], ["PickCube", "StackCube", "PullCube", "PegInsertionSide", "PlugCharger", "near_miss"]),
         (["grm", "score", "--help"], ["EPISODE", "--model", "--url", "--app", "--demo", "--out", "dopamine grm score"]),
+        (["grm", "import-template", "--help"], ["CLONE CHECKPOINT", "--constant", "--text", "--out", "grm-2.0"]),
         (["grm", "eval", "--help"], ["CHECKPOINT DATA", "--demo", "--views", "--bounds", "--url", "dopamine grm eval"]),
     ],
 )
