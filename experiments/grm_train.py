@@ -3,7 +3,7 @@
     dopamine grm train raw --out grm
     dopamine grm train raw/pick raw/stack lerobot/pull --out grm --held-out 2 --sft.train.updates 1000
     dopamine grm train raw --out adapted --start-from grm --sft.train.loss hops
-    torchrun --nproc-per-node 8 -m experiments.cli grm train raw --out grm --local --preset released --start-from GRM-3B
+    torchrun --nproc-per-node 8 -m experiments.cli grm train raw --out grm --local --preset grm-3b --start-from models/grm-3b
 
 DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3; several hold several tasks. Successes teach with the
 progress of their keyframes, failures with their simulator-true progress. The model is judged on the last N successes and failures

@@ -28,6 +28,8 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
             ["grm", "train", "--help"],
             ["DATA", "--start-from", "--held-out", "--local", "--sft.train.loss", "grm train"],
         ),
+        (["grm", "adapt", "--help"], ["DATA", "--shots", "one demonstration", "(default: grm-mini)", "grm adapt"]),
+        (["grm", "import-template", "--help"], ["CLONE CHECKPOINT", "--constant", "--text", "--out", "grm-2.0"]),
         (["grm", "eval", "--help"], ["CHECKPOINT DATA", "--demo", "--views", "--bounds", "--url", "dopamine grm eval"]),
     ],
 )
