@@ -25,7 +25,12 @@ def task_of(env: gymnasium.Env) -> Task:
 
 
 def record(
-    env: gymnasium.Env, expert: Expert, seed: int, rng: np.random.Generator, episode_id: str = ""
+    env: gymnasium.Env,
+    expert: Expert,
+    seed: int,
+    rng: np.random.Generator,
+    episode_id: str = "",
+    stride: int | None = None,
 ) -> Demonstration:
     """Run one episode and keep it.
 
@@ -35,10 +40,11 @@ def record(
         seed: of the environment.
         rng: of the expert.
         episode_id: name; `seed_000012` where left out.
+        stride: environment steps from one frame to the next; the environment's own where left out.
     Raises:
         BadInput: the environment renders no views.
     """
-    observation, infos = env.reset(seed=seed)
+    observation, infos = env.reset(seed=seed, options={} if stride is None else {"stride": stride})
     if "scored_views" not in infos:
         raise BadInput("env.views", (), "name at least one view; a demonstration has pictures")
     expert.reset(env, rng)
@@ -101,7 +107,9 @@ def episode_folder(name: str, seed: int, out_dir: Path) -> Path:
     return out_dir / f"{name}_{seed:06d}"
 
 
-def record_missing(env: gymnasium.Env, name: str, expert: Expert, seed: int, out_dir: Path) -> Demonstration:
+def record_missing(
+    env: gymnasium.Env, name: str, expert: Expert, seed: int, out_dir: Path, stride: int | None = None
+) -> Demonstration:
     """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from name and seed.
 
     Args:
@@ -110,7 +118,7 @@ def record_missing(env: gymnasium.Env, name: str, expert: Expert, seed: int, out
     folder = episode_folder(name, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
-    episode = record(env, expert, seed, _draws(env, name, seed), folder.name)
+    episode = record(env, expert, seed, _draws(env, name, seed), folder.name, stride)
     write_demonstration(out_dir, episode)
     return episode
 

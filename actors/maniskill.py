@@ -103,7 +103,7 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     """
 
     def __init__(self, config: EnvConfig, scene: TabletopScene, observation_size: int) -> None:
-        self.config, self.environment_step = config, 0
+        self.config, self.environment_step, self._stride = config, 0, config.stride
         self._scene, self._pictures = scene, bool(config.views)
         self._insertion = config.start == "insertion"
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
@@ -131,10 +131,13 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Begin an episode; the same seed gives the same start, bit for bit, whatever came before.
 
         Args:
-            options: {"pictures": False} renders nothing in this episode, for evaluations that only count.
+            options: {"pictures": False} renders nothing in this episode, for evaluations that only count; {"stride": K} scores
+                every K-th step of this episode, whatever the config says.
         """
         super().reset(seed=seed)
-        self._pictures = bool(self.config.views) and (options or {}).get("pictures", True)
+        options = options or {}
+        self._pictures = bool(self.config.views) and options.get("pictures", True)
+        self._stride = options.get("stride", self.config.stride)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._begin(seed)
         if self._pictures:
@@ -147,7 +150,7 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         success = bool(self._scene.step(self._to_simulator(action))[-1]["success"][0])
         self.environment_step += 1
         truncated = not success and self.environment_step >= self.config.horizon
-        scored = success or truncated or self.environment_step % self.config.stride == 0
+        scored = success or truncated or self.environment_step % self._stride == 0
         return self._observe(), float(success), success, truncated, self._infos(success, scored)
 
     def render_views(self) -> Views:

@@ -29,11 +29,13 @@ class EpisodePlan:
         folder: where they lie.
         actors: one for each episode: a scripted behaviour's name, or a policy.
         seeds: one for each episode.
+        stride: environment steps from one frame to the next; None takes the environment's.
     """
 
     folder: Path
     actors: tuple[str | PolicySpec, ...]
     seeds: range
+    stride: int | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -43,7 +45,8 @@ class EpisodePlan:
     @property
     def jobs(self) -> list[Job]:
         """What a simulator does to record them; an episode that is there already is kept."""
-        return [Job("record", (actor, seed, self.folder)) for actor, seed in zip(self.actors, self.seeds, strict=True)]
+        acted = zip(self.actors, self.seeds, strict=True)
+        return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
 
 
 def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
@@ -89,7 +92,9 @@ def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
     environment = hashlib.sha256(repr(config.env).encode()).hexdigest()[:8]
     first = _first_seed(config, name)
-    return EpisodePlan(root / environment / name, actors, range(first, first + len(actors)))
+    stride = config.demonstrations.reward_model_stride if name == "reward_model" else 0
+    folder = root / environment / (f"{name}_stride_{stride}" if stride else name)
+    return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
 
 
 def _first_seed(config: ExperimentConfig, name: str) -> int:

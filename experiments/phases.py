@@ -101,7 +101,7 @@ def prepare(run: Run) -> Prepared:
 def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
     """Record what is missing of the episodes."""
     jobs = [job for plan in plans.values() for job in plan.jobs]
-    depends_on = (run.config.env, [job.args[:2] for job in jobs])
+    depends_on = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
     run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console, "episodes recorded")))
 
 

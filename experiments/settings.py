@@ -25,6 +25,9 @@ class DemonstrationConfig:
 
     reward_model: int = 12
     """Expert episodes that the reward model is trained on."""
+    reward_model_stride: int = 0
+    """Environment steps from one frame to the next in those episodes; 0 takes env.stride. Of few demonstrations, more frames
+    teach more: 1."""
     reward_model_failures: int = 6
     """Failed episodes (near misses, stalls, retreats) that the reward model is trained on, labelled with the simulator's
     true progress; 0 trains on successes alone."""
@@ -53,7 +56,8 @@ class DemonstrationConfig:
         require(
             "demonstrations",
             self,
-            ("reward_model", self.reward_model >= 2, "give at least 2"),
+            ("reward_model", self.reward_model >= 1, "give at least 1"),
+            ("reward_model_stride", self.reward_model_stride >= 0, "give at least 0"),
             ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
             ("policy", self.policy >= 2, "give at least 2, one of them to validate the clone on"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),

@@ -54,16 +54,20 @@ class SimulationWorker:
     def __init__(self, config: EnvConfig) -> None:
         self._config, self._env = config, None
 
-    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path) -> dict[str, Any]:
-        """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length."""
+    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
+        """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
+
+        Args:
+            stride: environment steps from one frame to the next; the environment's own where left out.
+        """
         from actors.demonstrations import record_missing
 
         scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
             act = self._policy(actor)
-            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir)
+            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir, stride)
         elif actor in scripts:
-            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir)
+            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
         else:
             raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
