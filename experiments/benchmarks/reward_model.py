@@ -29,7 +29,7 @@ from experiments.ending import exit_with, interruptible
 
 TASKS = ("PegInsertionSide", "PlugCharger")
 """The tasks that grm-mini was not trained on."""
-SUCCESSES, FAILURES, SHOT_SEED, UNSEEN_SEED = 50, 60, 900, 5000
+SHOT_SEED, UNSEEN_SEED = 900, 5000
 THRESHOLD = 0.8
 """Final progress that claims success (Eq. 58)."""
 TARGETS = {"voc_plus": 0.97, "voc_minus": 0.95, "outcome_accuracy": 0.928, "false_success": 0.05, "adapt_s": 180.0}
@@ -71,6 +71,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", nargs="+", default=TASKS, metavar="TASK", help=f"default: {' '.join(TASKS)}")
     parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 10], metavar="N", help="numbers of demonstrations (default: 0 1 10)")  # fmt: skip
+    parser.add_argument("--successes", type=int, default=50, metavar="N", help="unseen (default: %(default)s)")
+    parser.add_argument("--failures", type=int, default=60, metavar="N", help="unseen (default: %(default)s)")
     parser.add_argument("--start-from", default="grm-mini", metavar="MODEL", help="default: %(default)s")
     parser.add_argument("--workers", type=int, default=2, metavar="W", help="simulators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for task in arguments.tasks:
         root = arguments.out / task
         shown = _record(task, root / "demonstrations", arguments.workers, ["-n", str(max(*arguments.shots, 1)), "--stride", "1", "--seed", str(SHOT_SEED)])  # fmt: skip
-        unseen = _record(task, root / "unseen", arguments.workers, ["-n", str(SUCCESSES), "--failures", str(FAILURES), "--seed", str(UNSEEN_SEED)])  # fmt: skip
+        unseen = _record(task, root / "unseen", arguments.workers, ["-n", str(arguments.successes), "--failures", str(arguments.failures), "--seed", str(UNSEEN_SEED)])  # fmt: skip
         for arm in arms:
             console.say(f"{task}: {arm.name}, {arm.shots} demonstrations")
             model, adapt_s = _model(arm, shown, root, arguments.threads, console)

@@ -108,6 +108,17 @@ def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path
     assert "auc" not in figures  # one of the tasks has no failures
 
 
+def test_with_shots_only_the_first_successes_are_trained_on(raw: Path) -> None:
+    stored = list_stored(raw)
+    training, unseen = split(stored, held_out=1, shots=1)
+    successes = [episode.info.episode_id for episode in stored if episode.info.success]
+    failures = [episode.info.episode_id for episode in stored if not episode.info.success]
+    assert [episode.info.episode_id for episode in training] == successes[:1]
+    assert [episode.info.episode_id for episode in unseen] == [successes[1], failures[0]]
+    with pytest.raises(BadInput, match="--shots"):
+        split(stored, held_out=0, shots=len(successes) + 1)
+
+
 def test_it_needs_neither_ray_nor_a_simulator(raw: Path, tmp_path: Path) -> None:
     code = BLOCKED.format(names=["ray", "gymnasium", "mani_skill", "scipy", "msgpack"])
     code += "from experiments.cli import main\nmain(sys.argv[1:])"
