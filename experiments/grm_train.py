@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -97,6 +98,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     behind = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
     known, others = parser.parse_known_args(rest[behind:])
     config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], command.prog)
+    known.command = shlex.join([command.prog, *rest])
     known.data = [Path(word) for word in rest[:behind]]
     if not known.data or known.out is None:
         raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
@@ -132,7 +134,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     console, out = Console(), arguments.out.resolve()
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
     training, unseen = split(stored, arguments.held_out, arguments.shots)
-    card = {"data": [str(folder) for folder in arguments.data], "command": " ".join(sys.argv)}
+    card = {"data": [str(folder) for folder in arguments.data], "command": arguments.command}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
