@@ -119,6 +119,8 @@ def summary(
         "reward": config.reward,
         "seed": config.seed,
         "model_version": prepared.model.version,
+        "reward_model_start": config.sft.start_from,
+        "reward_model_demonstrations": config.demonstrations.reward_model,
         "reward_model_failures": config.demonstrations.reward_model_failures,
         "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
         **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},

@@ -117,10 +117,13 @@ def _gate_verdict(result: dict[str, Any]) -> str:
 
 def _training_truth(result: dict[str, Any]) -> str:
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
+    shown, start = result["reward_model_demonstrations"], result["reward_model_start"]
+    begun = f"began as {start} and was adapted to" if start else "was trained on"
+    taught = f"The reward model {begun} {shown} successful demonstration{'s' if shown > 1 else ''}"
     if not scripted + rollouts:
-        return "The reward model was trained on successful demonstrations alone."
+        return f"{taught} alone."
     return (
-        f"The reward model was also trained on failed episodes labelled with the simulator's true progress ({scripted} of "
+        f"{taught}. It was also trained on failed episodes labelled with the simulator's true progress ({scripted} of "
         f"scripts, and those among {rollouts} of the cloned policy); when it labels it sees pictures only "
         "(demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0 train without)."
     )
