@@ -60,8 +60,7 @@ class PlugChargerExpert(PickAndPlace):
             self._advancing = False
         elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
             self._advancing = True
-        if self._advancing and not outside:
-            self._stage = PLUG
+        self._stage = PLUG if self._advancing and not outside else CARRY
         ahead = min(self.depth_m, charger[0, 3] + 0.008) if self._advancing else -PRONG_M - BEFORE_M
         return self.bring(env, state, state.goal @ pose([ahead, *self._beside_m]), turning=True)
 

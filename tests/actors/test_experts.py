@@ -96,6 +96,9 @@ def test_keyframes_are_stage_changes_snapped_to_frames() -> None:
     keyframes, stages = find_keyframes([0, 0, 1, 1, 3, 3, 3], names)
     assert keyframes.tolist() == [0, 2, 4, 6]
     assert stages == ("reach", "grasp", "insert")
+    keyframes, stages = find_keyframes([2, 3, 3, 2, 2, 3, 3], names)  # a retreat before the last stage
+    assert keyframes.tolist() == [0, 5, 6]
+    assert stages == ("align", "insert")
     keyframes, stages = find_keyframes([2, 2, 3], names)
     assert keyframes.tolist() == [0, 1, 2]
     assert stages == ("align", "insert")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -89,5 +90,19 @@ def test_a_path_with_a_slip_is_never_asked_for(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("it was asked for"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
-    with pytest.raises(CheckpointError, match="is not a folder: give the folder of a reward model, or its hub id"):
+    with pytest.raises(
+        CheckpointError, match="is not a folder: give the folder of a reward model, grm-mini, or a hub id"
+    ):
         model_folder(name)
+
+
+def test_the_shipped_model_has_a_name() -> None:
+    folder = model_folder("grm-mini")
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 20 * 2**20
+    assert (folder / "model.safetensors").is_file()
+    grm = load_grm("grm-mini")
+    assert grm.model_version == model_version(folder)
+    card = json.loads((folder / "grm.json").read_text(encoding="utf-8"))["card"]
+    assert card["command"].startswith("dopamine grm train ")
+    assert card["training"]["seed"] == 0
+    assert not any("Peg" in data or "Plug" in data for data in card["data"])
