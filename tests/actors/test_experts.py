@@ -50,15 +50,20 @@ def run(env: PegInsertionEnv, kind: str, seed: int) -> tuple[bool, list[int]]:
 def test_the_expert_inserts_a_held_peg(env: PegInsertionEnv, seed: int) -> None:
     success, stages = run(env, "expert", seed)
     assert success
-    assert stages == sorted(stages)
+    assert _goes_on(stages)
 
 
 @pytest.mark.parametrize("seed", [100, 101])
 def test_the_expert_solves_the_standard_start(standard_env: PegInsertionEnv, seed: int) -> None:
     success, stages = run(standard_env, "expert", seed)
     assert success
-    assert stages == sorted(stages)
+    assert _goes_on(stages)
     assert set(stages) == {0, 1, 2, 3}
+
+
+def _goes_on(stages: list[int]) -> bool:
+    """No stage is fallen back from, but that the peg is aligned again, and the last one is reached."""
+    return stages[-1] == 3 and all(b >= a or (a, b) == (3, 2) for a, b in zip(stages, stages[1:], strict=False))
 
 
 @pytest.mark.parametrize("kind", ["near_miss", "stall", "retreat"])
