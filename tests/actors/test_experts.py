@@ -1,6 +1,7 @@
 """Scripted experts succeed, scripted failures fail, and both are recorded as they happened."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def test_the_expert_solves_the_standard_start(standard_env: PegInsertionEnv, see
 
 def _goes_on(stages: list[int]) -> bool:
     """No stage is fallen back from, but that the peg is aligned again, and the last one is reached."""
-    return stages[-1] == 3 and all(b >= a or (a, b) == (3, 2) for a, b in zip(stages, stages[1:], strict=False))
+    return stages[-1] == 3 and all(b >= a or (a, b) == (3, 2) for a, b in pairwise(stages))
 
 
 @pytest.mark.parametrize("kind", ["near_miss", "stall", "retreat"])
