@@ -88,17 +88,15 @@ def find_keyframes(frame_stages: Sequence[int], names: Sequence[str]) -> tuple[n
         frame_stages: F stage indices, the one under way when each frame was taken.
         names: of the stages.
     Returns:
-        keyframes int [N+1], indices of frames: the first, every frame from which on a later stage is under way, the last;
-        and the N stages' names. A stage begins when it is no more fallen back from: a retreat before the goal is no part of the
-        last stage. One that is first seen in the last frame began somewhere before it: its segment is the last frame and the
-        one before, unless an earlier stage would be left without one.
+        keyframes int [N+1], indices of frames: the first, every frame that is the first of a later stage, the last;
+        and the N stages' names. A stage that is first seen in the last frame began somewhere before it: its segment is the
+        last frame and the one before, unless an earlier stage would be left without one.
     """
     last = len(frame_stages) - 1
-    lasting = np.minimum.accumulate(np.asarray(frame_stages)[::-1])[::-1]
-    starts = [(0, int(lasting[0]))]
+    starts = [(0, frame_stages[0])]
     for frame in range(1, last + 1):
-        if lasting[frame] > starts[-1][1]:
-            starts.append((frame, int(lasting[frame])))
+        if frame_stages[frame] > starts[-1][1]:
+            starts.append((frame, frame_stages[frame]))
     if starts[-1][0] == last:
         _, stage = starts.pop()
         if starts[-1][0] < last - 1:

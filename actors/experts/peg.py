@@ -69,8 +69,8 @@ class PegInsertionExpert:
 
     @property
     def stage(self) -> int:
-        """Index into `stages`; while it retreats from the hole it aligns again."""
-        return self._stage if self._stage < 3 or self._advancing else 2
+        """Index into `stages`."""
+        return self._stage
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [A]."""

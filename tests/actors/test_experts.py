@@ -1,7 +1,6 @@
 """Scripted experts succeed, scripted failures fail, and both are recorded as they happened."""
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -51,20 +50,15 @@ def run(env: PegInsertionEnv, kind: str, seed: int) -> tuple[bool, list[int]]:
 def test_the_expert_inserts_a_held_peg(env: PegInsertionEnv, seed: int) -> None:
     success, stages = run(env, "expert", seed)
     assert success
-    assert _goes_on(stages)
+    assert stages == sorted(stages)
 
 
 @pytest.mark.parametrize("seed", [100, 101])
 def test_the_expert_solves_the_standard_start(standard_env: PegInsertionEnv, seed: int) -> None:
     success, stages = run(standard_env, "expert", seed)
     assert success
-    assert _goes_on(stages)
+    assert stages == sorted(stages)
     assert set(stages) == {0, 1, 2, 3}
-
-
-def _goes_on(stages: list[int]) -> bool:
-    """No stage is fallen back from, but that the peg is aligned again, and the last one is reached."""
-    return stages[-1] == 3 and all(b >= a or (a, b) == (3, 2) for a, b in pairwise(stages))
 
 
 @pytest.mark.parametrize("kind", ["near_miss", "stall", "retreat"])
@@ -102,9 +96,6 @@ def test_keyframes_are_stage_changes_snapped_to_frames() -> None:
     keyframes, stages = find_keyframes([0, 0, 1, 1, 3, 3, 3], names)
     assert keyframes.tolist() == [0, 2, 4, 6]
     assert stages == ("reach", "grasp", "insert")
-    keyframes, stages = find_keyframes([2, 3, 3, 2, 2, 3, 3], names)  # a retreat before the last stage
-    assert keyframes.tolist() == [0, 5, 6]
-    assert stages == ("align", "insert")
     keyframes, stages = find_keyframes([2, 2, 3], names)
     assert keyframes.tolist() == [0, 1, 2]
     assert stages == ("align", "insert")
