@@ -16,9 +16,8 @@ from dopamine_rl.grm.config import LoRAConfig, TrainConfig
 from dopamine_rl.grm.lora import adapters, frozen_weights, merge
 from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
 from dopamine_rl.grm.readout import encode_images, forward_logits
-from dopamine_rl.grm.train import Trainer
 from dopamine_rl.interfaces import Prompt
-from tests.dopamine_rl.grm_toys import TINY, moving_square, pictures
+from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square, pictures
 from tests.dopamine_rl.released import ARCHITECTURES, INSTRUCTION, released_folder, stock_answers
 
 LORA = LoRAConfig(rank=3, alpha=6.0, vision_targets=("qkv", "proj"))
@@ -149,7 +148,7 @@ def test_training_changes_adapters_alone(base: Path) -> None:
     grm = load_grm(base)
     add_lora(grm, LORA)
     before = {name: weight.clone() for name, weight in frozen_weights(grm.model).items()}
-    trainer = Trainer(grm, [moving_square(0), moving_square(1)], TrainConfig(updates=2))
+    trainer = make_trainer(grm, [moving_square(0), moving_square(1)], TrainConfig(updates=2))
     for fraction in (0.2, 0.5):
         trainer.step(fraction)
     after = frozen_weights(grm.model)
