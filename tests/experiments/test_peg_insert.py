@@ -130,7 +130,7 @@ def submit(command, env, timeout_s=120.0):
         time.sleep(2.0)
 
 
-def wait_until_listening(port, timeout_s=60.0):
+def wait_until_listening(port, timeout_s=150.0):
     import socket
 
     deadline = time.monotonic() + timeout_s
