@@ -121,11 +121,12 @@ def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
 
 
 def submit(command, env, timeout_s=120.0):
-    """Submit a job; a head node that listens may still be waiting for its agent, which is tried again for a while."""
+    """Submit a job; a head node that listens may still be waiting for its parts, so it is tried again for a while."""
     deadline = time.monotonic() + timeout_s
     while True:
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
-        if "No available agent" not in done.stdout + done.stderr or time.monotonic() > deadline:
+        not_yet = any(why in done.stdout + done.stderr for why in ("No available agent", "RemoteDisconnected"))
+        if not not_yet or time.monotonic() > deadline:
             return done
         time.sleep(2.0)
 
