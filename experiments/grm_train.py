@@ -128,6 +128,8 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     Raises:
         BadInput: too few episodes, one that cannot be used, or the state of a training with other settings.
     """
+    # A thread that spins while it waits takes the core its partner needs. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
 
@@ -158,8 +160,6 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
     """Train in this process, or in those that torchrun started; True in the first of them."""
-    # A thread that spins while it waits takes the core its partner needs. Read when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch
 
     from dopamine_rl.grm.fit import fit, publish
