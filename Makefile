@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test test-full check setup vulkan vllm-env
+.PHONY: help run test test-full check lint setup vulkan vllm-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -14,14 +14,16 @@ run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> le
 test: setup vulkan  ## the tests, in about a quarter of an hour
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
-test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps
+test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour
 	$(BIN)/python -m pytest $(ARGS)
 
-check: setup  ## lint, types and the tests that need neither Ray nor pictures, in about a minute
+check: lint  ## lint, types and the tests that need neither Ray nor pictures
+	$(BIN)/python -m pytest -q -m "not ray and not render and not slow"
+
+lint: setup  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q -m "not ray and not render and not slow"
 
 setup: $(STAMP)  ## virtual environment and packages
 
