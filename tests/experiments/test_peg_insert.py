@@ -71,6 +71,7 @@ def assert_audit_agrees(folder, result):
     assert report["answered"] > 0
 
 
+@pytest.mark.long
 def test_a_run_survives_the_loss_of_its_reward_replica(home, tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "peg_insert.py"), "--out", str(tmp_path / "run"), *TINY]
     killed = []

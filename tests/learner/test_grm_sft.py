@@ -81,7 +81,7 @@ def test_streamed_and_killed_a_job_ends_with_the_same_weights(unbroken: Path, ra
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_two_processes_share_a_job(unbroken: Path, raw: Path, tmp_path: Path, sharded: bool) -> None:
     from learner.grm_sft import train_grm
 
