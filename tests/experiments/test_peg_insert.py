@@ -96,8 +96,11 @@ def kill_replica(driver):
     return replicas[:1]
 
 
-def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
+@pytest.mark.parametrize("arguments", [TINY, pytest.param(["--preset", "smoke", "--force"], marks=pytest.mark.long)])
+def test_a_job_submitted_after_a_local_run(arguments, home, tmp_path):
     """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
+    local_run = "from experiments.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
+    subprocess.run([sys.executable, "-c", local_run], cwd=ROOT, env=environment(home), check=True, timeout=120)
     ray = str(Path(sys.executable).parent / "ray")
     env = environment(home)
     env["PATH"] = f"{Path(ray).parent}{os.pathsep}{env['PATH']}"
@@ -109,7 +112,7 @@ def test_the_smoke_preset_submitted_after_a_local_run(home, tmp_path):
     try:
         out = tmp_path / "storage"
         command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]
-        command += ["--preset", "smoke", "--force", "--storage", str(out)]
+        command += [*arguments, "--storage", str(out)]
         env["RAY_ADDRESS"] = "http://127.0.0.1:28265"
         wait_until_listening(28265)
         done = submit(command, env)

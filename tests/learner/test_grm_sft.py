@@ -57,6 +57,7 @@ def test_a_job_ends_with_a_model_and_its_figures(unbroken: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_streamed_and_killed_a_job_ends_with_the_same_weights(unbroken: Path, raw: Path, tmp_path: Path) -> None:
     from learner.grm_sft import train_grm
 
