@@ -83,7 +83,12 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
         add_help=False,
         allow_abbrev=False,
     )
-    parser.add_argument("--out", metavar="MODEL", type=Path, help="where the model's folder shall lie; it is replaced")
+    parser.add_argument(
+        "--out",
+        metavar="MODEL",
+        type=Path,
+        help="where the model's folder shall lie; a model that is there is replaced",
+    )
     parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
     parser.add_argument("--shots", metavar="N", type=int, default=command.shots, help="train on the first N successes of every task alone; 0 takes all episodes that are not held out (default: %(default)s)")  # fmt: skip
     parser.add_argument("--held-out", metavar="N", type=int, default=command.held_out, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
@@ -100,14 +105,28 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], command.prog)
     known.command = shlex.join([command.prog, *rest])
     known.data = [Path(word) for word in rest[:behind]]
-    if not known.data or known.out is None:
-        raise BadInput("DATA, --out", (known.data, known.out), "give the episodes' folders first, and the model's")
+    if not known.data:
+        raise BadInput("DATA", "", "give the episodes' folders first")
+    if known.out is None:
+        raise BadInput("--out", "", "give the folder where the model shall lie")
+    _check_replaceable(known.out.resolve(), known.data)
     for name, value in (("--held-out", known.held_out), ("--shots", known.shots)):
         if value < 0:
             raise BadInput(name, value, "give a number of episodes, or 0")
     if start := known.start_from or config.sft.start_from:  # a job's processes run in folders of their own
         config = replace(config, sft=replace(config.sft, start_from=str(model_folder(start).resolve())))
     return known, config
+
+
+def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
+    """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or beside its own episodes."""
+    for folder in map(Path.resolve, data):
+        if out == folder or folder in out.parents or out in folder.parents:
+            raise BadInput("--out", str(out), f"give a folder apart from the episodes in {folder}")
+    if out.exists() and not (out / "grm.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(
+            "--out", str(out), "that is no reward model and is not replaced: give a new folder, or a model's"
+        )
 
 
 def main(argv: Sequence[str] | None = None, command: Command = TRAIN) -> None:

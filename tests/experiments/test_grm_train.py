@@ -69,6 +69,19 @@ def test_bad_input_is_named(words: list[str], named: str, capsys: pytest.Capture
     assert named in str(caught.value) + capsys.readouterr().err
 
 
+def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("precious")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "grm.json").write_text("{}")
+    for out in (raw, raw / "grm", raw.parent, tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex"):
+        with pytest.raises(BadInput, match="--out"):
+            parse([str(raw), "--out", str(out)])
+    for out in ("new", "empty", "model"):
+        parse([str(raw), "--out", str(tmp_path / out)])
+
+
 def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "grm"
     command = [str(raw), "--out", str(out), *SMALL, "--sft.train.updates", "4", "--sft.checkpoint-updates", "2"]
@@ -183,7 +196,8 @@ def test_ten_kills_change_no_bit_of_the_weights(raw: Path, tmp_path: Path) -> No
 
 
 def test_errors_end_the_command_with_their_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data").mkdir()
     with pytest.raises(SystemExit) as ended:
-        main([str(tmp_path), "--out", str(tmp_path / "grm")])
+        main([str(tmp_path / "data"), "--out", str(tmp_path / "grm")])
     assert ended.value.code == 1
     assert "LeRobotDataset" in capsys.readouterr().err
