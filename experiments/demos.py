@@ -32,6 +32,7 @@ from experiments.arguments import read_preset
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
+from experiments.storage import make_folder
 
 SETTINGS = "demos.json"
 """File in the folder of episodes that says how they were recorded."""
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     out = (arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     episodes = plan(task, arguments)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _agree(out, env)
     remove_leftovers(out)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]

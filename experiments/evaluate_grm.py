@@ -29,6 +29,7 @@ from experiments.gate_config import GateConfig
 from experiments.recordings import VIEW_NAMES
 from experiments.score import reward_client
 from experiments.scoring import ScoringConfig
+from experiments.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         lambda done, total: console.progress(f"{done} of {total} episodes read"),
     )  # fmt: skip
     settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
+    check_folder(arguments.out)
     with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(

@@ -34,6 +34,7 @@ from experiments.score_column import write_back
 from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
+from experiments.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         raise BadInput("--column", arguments.column, "it is for episodes of a LeRobotDataset, and there is none")
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
+    check_folder(arguments.out)
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")

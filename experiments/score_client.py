@@ -46,6 +46,7 @@ def embedded_client(
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
+    _check_device(device)
     console.say(f"loading {model}")
     grm = load_grm(model)
     labels = grm.template.labels
@@ -64,3 +65,14 @@ def embedded_client(
             )
     engine = TransformersEngine(grm, threads=threads, device=device)
     return LocalRewardClient(Scorer(engine))
+
+
+def _check_device(name: str) -> None:
+    """Raises BadInput where torch cannot use a device of that name here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise BadInput("--device", name, f"give one that torch can use here, such as cpu ({why})") from error

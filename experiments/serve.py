@@ -47,6 +47,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     service.add_argument("--engine", help='"module:callable" that loads the checkpoint (default: transformers)')
     service.add_argument("--python", help="interpreter of the copies, for an engine with an environment of its own")
     arguments = parser.parse_args(argv)
+    if not 0 < arguments.max_mb < float("inf"):
+        parser.error("--max-mb: give a size above 0")
     if (arguments.checkpoint is None) == (arguments.app is None):
         parser.error("give either a CHECKPOINT or --app NAME")
     return arguments

@@ -14,6 +14,20 @@ from dopamine_rl.files import write_atomically
 from experiments.cluster import ROOT, in_job
 
 
+def check_folder(path: Path, field: str = "--out") -> None:
+    """Raises BadInput naming `field` where something that is no folder has its place. Creates nothing."""
+    if path.exists() and not path.is_dir():
+        raise BadInput(field, str(path), "that is a file: give a folder")
+
+
+def make_folder(path: Path, field: str = "--out") -> None:
+    """Create a folder, with its parents, unless it is there. Raises BadInput naming `field` where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(field, str(path), f"give a folder that can be written ({error})") from error
+
+
 def default_storage() -> str:
     """`runs/` of the checkout; inside a submitted job, whose checkout is a scratch copy, `~/dopamine_rl/runs`."""
     if os.environ.get("DOPAMINE_STORAGE"):
@@ -51,12 +65,7 @@ class RunFolder:
                 field = "--out" if out else "--storage"
                 raise BadInput(field, target, "give an absolute path or a URI: a job's working folder is thrown away")
             folder = cls(Path(target).expanduser().resolve())
-        try:
-            folder.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BadInput(
-                "--out" if out else "--storage", target, f"give a folder that can be written ({error})"
-            ) from error
+        make_folder(folder.path, "--out" if out else "--storage")
         return folder
 
     @property

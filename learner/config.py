@@ -187,6 +187,8 @@ class LearnerConfig:
         for name in ("actor_lr", "critic_lr", "alpha_lr", "ppo_lr"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a learning rate in (0, 1)")
+        if not self.hidden or min(self.hidden) < 1:
+            raise BadInput("learner.hidden", self.hidden, "give the width of at least one layer, each 1 or more")
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")

@@ -182,6 +182,7 @@ class TrainConfig:
             "sft.train",
             self,
             ("seed", self.seed >= 0, "give 0 or more"),
+            ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a rate in (0, 1)"),
             ("batches", self.batches >= 1, "give at least 1"),
             ("vision_rate", self.vision_rate >= 0.0, "give a share of the learning rate, or 0"),
             ("peak_flops", self.peak_flops >= 0.0, "give operations a second, or 0 to measure them"),

@@ -26,6 +26,7 @@ import numpy as np
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import write_atomically
+from dopamine_rl.grm.hub import model_folder
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
 
@@ -88,6 +89,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """All rows. Raises BadInput where an argument cannot be used, EpisodeError where what is kept was changed."""
     if min(arguments.shots) < 0:
         raise BadInput("--shots", arguments.shots, "give numbers of demonstrations, 0 or more")
+    for name in ("successes", "failures", "workers", "threads"):
+        if getattr(arguments, name) < 1:
+            raise BadInput(f"--{name}", getattr(arguments, name), "give at least 1")
+    model_folder(arguments.start_from)
     arms = [Arm(arguments.start_from, shots) for shots in sorted(set(arguments.shots))]
     arms += [Arm("", 1)] if 1 in arguments.shots else []
     console, rows = Console(), []

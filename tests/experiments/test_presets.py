@@ -44,6 +44,8 @@ def test_overrides_and_places():
         (["--labels.deadline-s", "nan"], "labels.deadline_s"),
         (["--fusion.alpha", "nan"], "fusion.alpha"),
         (["--learner.actor-lr", "nan"], "learner.actor_lr"),
+        (["--learner.hidden", "0"], "learner.hidden"),
+        (["--sft.train.learning-rate", "nan"], "sft.train.learning_rate"),
         (["--cluster.num-cpus", "1"], "cluster.num_cpus"),
         (["--name", "../x"], "name"),
         (["--env.views"], "env.views"),

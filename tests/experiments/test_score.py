@@ -21,7 +21,9 @@ from dopamine_rl.grm.model import build_grm, save_grm
 from dopamine_rl.metrics import kendall_tau, outcome, progress_mae, voc_plus
 from dopamine_rl.types import Demonstration, ScoreReply, ScoreRequest, TaskReference
 from experiments import score
+from experiments.console import Console
 from experiments.recordings import find_recordings, read_frames
+from experiments.score_client import embedded_client
 from experiments.score_plan import make_plans
 from experiments.scoring import ScoringConfig, score_episode
 from reward_service.engines.transformers import TransformersEngine
@@ -386,3 +388,8 @@ def test_a_real_robot_episode_is_scored(model: Path, tmp_path: Path) -> None:
     assert content["columns"]["frame"] == [*range(120, 1201, 120), 1276]
     assert content["columns"]["true_progress"][-1] == 1.0
     assert (content["views"], content["references"], content["instruction"]) == (3, "itself", "clean the table")
+
+
+def test_a_device_that_is_not_here_is_named(tmp_path):
+    with pytest.raises(BadInput, match=r"--device.*'nonsense'"):
+        embedded_client(tmp_path, 1, "nonsense", [], Console())

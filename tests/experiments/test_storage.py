@@ -3,13 +3,24 @@ import json
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.storage import RunFolder
+from experiments.storage import RunFolder, check_folder, make_folder
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
     assert RunFolder.resolve(str(tmp_path / "here"), None, "name").path == tmp_path / "here"
     assert RunFolder.resolve(None, str(tmp_path), "name").path == tmp_path / "name"
     assert RunFolder.resolve(None, f"file://{tmp_path}", "name").path == tmp_path / "name"
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(BadInput, match=r"--out.*can be written"):
+        make_folder(tmp_path / "file")
+    with pytest.raises(BadInput, match="--out"):
+        check_folder(tmp_path / "file")
+    check_folder(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+    assert (tmp_path / "file").read_text() == "precious"
 
 
 def test_a_job_refuses_folders_that_are_thrown_away_with_it(monkeypatch, tmp_path):
