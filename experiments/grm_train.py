@@ -233,7 +233,9 @@ def split(
         unseen |= {id(episode) for episode in alike[shown : shown + held_out]}
     for task in {task for task, _ in kinds}:
         if (task, True) not in kinds:
-            raise BadInput("DATA", task, "give a successful episode of every task")
+            raise BadInput(
+                "DATA", task, "give a successful episode of this task, with its keyframes (annotated_keyframes.json)"
+            )
     return [e for e in episodes if id(e) in training], [e for e in episodes if id(e) in unseen]
 
 

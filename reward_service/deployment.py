@@ -188,6 +188,12 @@ def shutdown(name: str) -> None:
     ledger.forget(name)
 
 
+def _reason(message: str) -> str:
+    """What a replica said on purpose, without the traceback that Serve puts around it; else the whole message."""
+    said = [line.strip() for line in message.splitlines() if line.strip().startswith("dopamine_rl.errors.")]
+    return said[-1].removeprefix("dopamine_rl.errors.") if said else message
+
+
 def _wait_until_running(name: str, ready_s: float) -> None:
     deadline = time.monotonic() + ready_s
     while True:
@@ -195,7 +201,7 @@ def _wait_until_running(name: str, ready_s: float) -> None:
         if application.status == ApplicationStatus.RUNNING:
             return
         if application.status == ApplicationStatus.DEPLOY_FAILED:
-            reasons = "; ".join(deployment.message for deployment in application.deployments.values())
+            reasons = "; ".join(_reason(deployment.message) for deployment in application.deployments.values())
             raise ServiceUnavailable(f"the reward service {name} failed to start: {application.message} {reasons}")
         if time.monotonic() > deadline:
             raise ServiceUnavailable(f"the reward service {name} is not up after {ready_s:g} s: {application.message}")
