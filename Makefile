@@ -18,7 +18,7 @@ test-full: setup vulkan  ## every test, also those that take minutes: interrupti
 	$(BIN)/python -m pytest $(ARGS)
 
 check: lint  ## lint, types and the tests that need neither Ray nor pictures
-	$(BIN)/python -m pytest -q -m "not ray and not render and not slow"
+	$(BIN)/python -m pytest -q -m "not ray and not render and not slow and not long"
 
 lint: setup  ## style and types
 	$(BIN)/ruff check .
