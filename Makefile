@@ -11,7 +11,7 @@ help:  ## list the targets
 run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> learner -> report and video in runs/
 	$(BIN)/python -m experiments.peg_insert $(ARGS)
 
-test: setup vulkan  ## the tests, in about a quarter of an hour
+test: setup vulkan  ## the tests, in under twenty minutes
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour

@@ -126,6 +126,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
 
     if arguments.episodes is not None and arguments.episodes < 1:
         raise BadInput("--episodes", arguments.episodes, "give at least 1")
+    check_folder(arguments.out)
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     console.say("reading episodes")
@@ -134,7 +135,6 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         lambda done, total: console.progress(f"{done} of {total} episodes read"),
     )  # fmt: skip
     settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
-    check_folder(arguments.out)
     with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(

@@ -119,7 +119,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
 
 
 def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
-    """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or beside its own episodes."""
+    """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or holds or lies among the episodes."""
     for folder in map(Path.resolve, data):
         if out == folder or folder in out.parents or out in folder.parents:
             raise BadInput("--out", str(out), f"give a folder apart from the episodes in {folder}")

@@ -96,7 +96,10 @@ def kill_replica(driver):
     return replicas[:1]
 
 
-@pytest.mark.parametrize("arguments", [TINY, pytest.param(["--preset", "smoke", "--force"], marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "arguments",
+    [pytest.param(TINY, id="tiny"), pytest.param(["--preset", "smoke", "--force"], marks=pytest.mark.long, id="smoke")],
+)
 def test_a_job_submitted_after_a_local_run(arguments, home, tmp_path):
     """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
     local_run = "from experiments.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
