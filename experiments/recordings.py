@@ -82,7 +82,7 @@ class Recording:
         Args:
             frame_ids: int64 [F].
             count: frames of the whole episode.
-        Source: arXiv:2512.23703, Eq. 1, interpolated between states as in the reward model's training.
+        Source: arXiv:2512.23703, Eq. 1, as in the reward model's training.
         """
         if self.keyframes is None or self.success is False:
             return None

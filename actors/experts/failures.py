@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.peg import PegInsertionExpert, simulated
+from actors.experts.peg import ALIGN, INSERT, REACH, PegInsertionExpert, simulated
 from actors.experts.steering import OPEN, SHUT
 from actors.geometry import Matrix, pose
 from actors.peg_state import PegState
@@ -15,7 +15,7 @@ from actors.peg_state import PegState
 class NearMiss(PegInsertionExpert):
     """Jams: pushes the peg, well aligned, against the plate 5 to 10 mm beside the hole and keeps pushing."""
 
-    stages: tuple[str, ...] = ("reach", "grasp", "align", "push beside the hole")
+    stages: tuple[str, ...] = ("grasp", "align", "push beside the hole")
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""
@@ -29,8 +29,8 @@ class NearMiss(PegInsertionExpert):
         """To the place beside the hole, then forward."""
         head = state.head
         if np.abs(head[1:3, 3] - self._beside_m).max() < 0.001 and head[0, 3] < -state.half_length:
-            self._stage = 3
-        ahead = head[0, 3] + 0.02 if self._stage == 3 else -state.half_length - 0.01
+            self._phase = INSERT
+        ahead = head[0, 3] + 0.02 if self._phase == INSERT else -state.half_length - 0.01
         return pose([ahead, *self._beside_m])
 
 
@@ -81,7 +81,7 @@ class Drop(PegInsertionExpert):
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """As the expert until it lets go; then up and away."""
-        if self._stage < 2:
+        if self._phase < ALIGN:
             return super().act(env)
         self._carrying_steps -= 1
         if self._carrying_steps > 0:
@@ -98,7 +98,7 @@ class StraightPush(PegInsertionExpert):
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
         super().reset(env, rng)
-        self._stage = 0
+        self._phase = REACH
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """Straight ahead."""

@@ -26,6 +26,8 @@ TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0025, 0.02
 """Outside and off by more than this: retreat, because the peg would jam."""
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.012
 """Off by less than this: advance."""
+REACH, GRASP, ALIGN, INSERT = range(4)
+"""Phases; the first two are one stage, for the fingers close within a frame or two."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
 """The weight of the peg pulls the arm down; the integral action takes the remaining error out."""
 
@@ -41,23 +43,23 @@ def _from_base_m(position: Matrix) -> float:
 
 
 class PegInsertionExpert:
-    """Solves both starts. Stages: reach above the peg, grasp it, align it with the hole, insert.
+    """Solves both starts. Stages: reach the peg and grasp it, align it with the hole, insert.
 
     Args:
         noise: standard deviation of Gaussian noise on every commanded movement (not the gripper), in action units, for
             demonstrations that also show how to recover. The action returned includes the noise.
     """
 
-    stages: tuple[str, ...] = ("reach", "grasp", "align", "insert")
+    stages: tuple[str, ...] = ("grasp", "align", "insert")
 
     def __init__(self, noise: float = 0.0) -> None:
         self.noise = noise
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
-        """Begin an episode; with the insertion start the first two stages are over."""
+        """Begin an episode; with the insertion start the first stage is over."""
         self._rng = rng
         self._held = simulated(env).config.start == "insertion"
-        self._stage = 2 if self._held else 0
+        self._phase = ALIGN if self._held else REACH
         self._grasp_offset_m = GRASP_OFFSET_M + (0.0 if self._held else float(rng.uniform(-0.01, 0.0)))
         self._lowering = False
         self._blocked = 0
@@ -70,13 +72,13 @@ class PegInsertionExpert:
     @property
     def stage(self) -> int:
         """Index into `stages`."""
-        return self._stage
+        return max(self._phase - GRASP, 0)
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [A]."""
         state = simulated(env).state()
         self._notice_blockage(state)
-        if self._stage < 2:
+        if self._phase < ALIGN:
             return self._pick_up(env, state)
         return self._carry(env, state)
 
@@ -91,7 +93,7 @@ class PegInsertionExpert:
         elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
             self._advancing = True
         if self._advancing:
-            self._stage = 3
+            self._phase = INSERT
             return pose([min(0.0, head[0, 3] + 0.03), 0.0, 0.0])
         return pose([-state.half_length - RETREAT_M, 0.0, 0.0])
 
@@ -101,22 +103,22 @@ class PegInsertionExpert:
         turned_rad = float(np.linalg.norm(rotation_vector(state.tool[:3, :3] @ self._tool[:3, :3].T)))
         self._blocked = self._blocked + 1 if moved_m < 0.0005 and turned_rad < 0.002 else 0
         self._tool = state.tool
-        if self._stage == 0 and self._lowering and self._blocked > 3:
+        if self._phase == REACH and self._lowering and self._blocked > 3:
             self._lowering = False
             self._grasp_offset_m = min(self._grasp_offset_m + 0.03, state.half_length - 0.015)
 
     def _pick_up(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
         grasp = (state.peg @ pose([-self._grasp_offset_m, 0.0, 0.0]))[:3, 3]
-        self._fetching |= self._stage == 0 and self._squeezing == 0 and _from_base_m(grasp) > REACH_M
+        self._fetching |= self._phase == REACH and self._squeezing == 0 and _from_base_m(grasp) > REACH_M
         if self._fetching:
             return self._fetch(env, state)
-        if self._stage == 0:
+        if self._phase == REACH:
             arrived, action = self._approach(env, state, self._grasp_offset_m)
-            self._stage = int(arrived)
+            self._phase = GRASP if arrived else REACH
             return action
         self._squeezing += 1
         if self._squeezing >= 4:
-            self._stage = 2
+            self._phase = ALIGN
         return self._command(env, np.zeros(3), np.zeros(3), SHUT)
 
     def _fetch(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
@@ -164,7 +166,7 @@ class PegInsertionExpert:
     def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
         """Towards a displacement in the base frame, as far as one action goes; straight also where it is cut."""
         movement = steer(simulated(env).config, move_m, turn_rad)
-        if self._stage < 3 and self._blocked % 2 == 1:
+        if self._phase < INSERT and self._blocked % 2 == 1:
             # Where the arm is nearly stretched, its inverse kinematics finds no answer to a large command, and it stays.
             movement *= 0.3
         if self.noise:

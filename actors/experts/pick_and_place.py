@@ -23,7 +23,7 @@ FROM_ABOVE = np.diag([1.0, -1.0, -1.0])
 UPRIGHT_M, FAR_M, FAR_LEAN_RAD = 0.72, 0.84, 0.6
 """So far from its base the arm reaches the table with the hand upright; at the second distance it leans this much outwards."""
 REACH, GRASP, CARRY = 0, 1, 2
-"""Stages that all of them begin with."""
+"""Phases that all of them begin with; the first two are one stage, for the fingers close within a frame or two."""
 SQUEEZING_STEPS, LOST_STEPS = 4, 3
 """Steps that the fingers get to close, and steps without the object after which it counts as lost."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M, INTEGRAL_BELOW_M = 0.15, 0.01, 0.03
@@ -38,7 +38,7 @@ def simulated(env: gymnasium.Env) -> ObjectEnv:
 class PickAndPlace:
     """Takes the object and, where it loses it, takes it again. Subclasses say where it goes, in `carry`."""
 
-    stages: tuple[str, ...] = ("reach", "grasp", "carry")
+    stages: tuple[str, ...] = ("grasp", "carry")
     grasps: tuple[Matrix, ...] = tuple(
         pose([0.0, 0.0, 0.0], Rotation.from_euler("z", k * np.pi / 2).as_matrix() @ FROM_ABOVE) for k in range(4)
     )
@@ -46,7 +46,7 @@ class PickAndPlace:
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
-        self._stage = REACH
+        self._phase = REACH
         self._lowering = False
         self._squeezed = self._without = 0
         self._integral = np.zeros(3)
@@ -54,14 +54,14 @@ class PickAndPlace:
     @property
     def stage(self) -> int:
         """Index into `stages`."""
-        return self._stage
+        return max(self._phase - GRASP, 0)
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [7]."""
         state = simulated(env).state()
-        if self._stage == REACH:
+        if self._phase == REACH:
             return self._reach(env, state)
-        if self._stage == GRASP:
+        if self._phase == GRASP:
             return self._grasp(env, state)
         self._without = 0 if state.grasped else self._without + 1
         if self._without >= LOST_STEPS and not self.released:
@@ -97,7 +97,7 @@ class PickAndPlace:
         return np.append(steer(simulated(env).config, move_m, turn_rad), gripper).astype(np.float32)
 
     def _start_over(self) -> None:
-        self._stage, self._lowering, self._squeezed, self._without = REACH, False, 0, 0
+        self._phase, self._lowering, self._squeezed, self._without = REACH, False, 0, 0
         self._integral = np.zeros(3)
 
     def _reach(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
@@ -109,14 +109,14 @@ class PickAndPlace:
         sideways_m, turn_rad = float(np.linalg.norm(error_m[:2])), float(np.linalg.norm(turn))
         self._lowering |= sideways_m < 0.01 and turn_rad < 0.1
         if sideways_m < 0.006 and abs(error_m[2]) < 0.006 and turn_rad < 0.06:
-            self._stage = GRASP
+            self._phase = GRASP
         hover = np.array([0.0, 0.0, 0.0 if self._lowering else HOVER_M])
         return self.command(env, error_m + hover, turn, OPEN)
 
     def _grasp(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
         self._squeezed += 1
         if self._squeezed >= SQUEEZING_STEPS and state.grasped:
-            self._stage = CARRY
+            self._phase = CARRY
         elif self._squeezed > 3 * SQUEEZING_STEPS:
             self._start_over()
         return self.command(env, np.zeros(3), np.zeros(3), SHUT)

@@ -28,13 +28,17 @@ TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0012, 0.03
 """Outside and off by more than this: retreat."""
 ALIGNED_M, ALIGNED_RAD = 0.0004, 0.01
 """Off by less than this: advance."""
+TOWARDS_M, INTO_M = 0.008, 0.001
+"""How far ahead of the charger it aims, before the holes and in them: prongs that fit tightly go in slowly."""
+TOUCHING_M = 0.002
+"""Nearer than this to the receptacle, but not in it, it pushes ever harder."""
 PLUG = CARRY + 1
 
 
 class PlugChargerExpert(PickAndPlace):
     """Aligns the prongs before the receptacle, goes in when they fit, and steps back when they do not."""
 
-    stages: tuple[str, ...] = ("reach", "grasp", "align", "plug")
+    stages: tuple[str, ...] = ("grasp", "align", "plug")
     grasps: tuple[Matrix, ...] = (
         pose([-0.022, 0.0, 0.0], FROM_ABOVE @ Rotation.from_euler("y", LEAN_RAD).as_matrix()),
     )
@@ -60,9 +64,15 @@ class PlugChargerExpert(PickAndPlace):
             self._advancing = False
         elif off_m < ALIGNED_M and off_rad < ALIGNED_RAD:
             self._advancing = True
-        self._stage = PLUG if self._advancing and not outside else CARRY
-        ahead = min(self.depth_m, charger[0, 3] + 0.008) if self._advancing else -PRONG_M - BEFORE_M
-        return self.bring(env, state, state.goal @ pose([ahead, *self._beside_m]), turning=True)
+        self._phase = PLUG if self._advancing and not outside else CARRY
+        ahead = -PRONG_M - BEFORE_M
+        if self._advancing:
+            ahead = charger[0, 3] + (TOWARDS_M if charger[0, 3] < -PRONG_M else INTO_M)
+        touches = outside and charger[0, 3] > -PRONG_M - TOUCHING_M
+        if self._advancing and not touches:
+            # What it aims at moves on with the charger: an error that is meant must not add up to a push.
+            self._integral -= (self._integral @ state.goal[:3, 0]) * state.goal[:3, 0]
+        return self.bring(env, state, state.goal @ pose([min(self.depth_m, ahead), *self._beside_m]), turning=True)
 
 
 class NearMiss(PlugChargerExpert):
@@ -71,7 +81,7 @@ class NearMiss(PlugChargerExpert):
     It pushes gently: pressed harder, the charger turns in the grasp and slips back.
     """
 
-    stages: tuple[str, ...] = ("reach", "grasp", "align", "touch beside the holes")
+    stages: tuple[str, ...] = ("grasp", "align", "touch beside the holes")
     steps_back = False
     depth_m = -PRONG_M
 

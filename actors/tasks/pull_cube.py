@@ -23,34 +23,34 @@ HOVER_M, LOW_M = 0.08, 0.02
 
 
 class PullCubeExpert:
-    """Reaches over the cube, comes down behind it, pulls."""
+    """Reaches over the cube, comes down behind it (one stage), pulls."""
 
-    stages: tuple[str, ...] = ("reach", "lower", "pull")
+    stages: tuple[str, ...] = ("reach", "pull")
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
-        self._stage = 0
+        self._phase = 0
         self._short_m = -1.0
 
     @property
     def stage(self) -> int:
         """Index into `stages`."""
-        return self._stage
+        return max(self._phase - 1, 0)
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [7]."""
         state = simulated(env).state()
         move = state.item[:3, 3] - state.tool[:3, 3]
-        move[2] = (HOVER_M if self._stage == 0 else LOW_M) - state.tool[2, 3]
-        if self._stage < 2:
+        move[2] = (HOVER_M if self._phase == 0 else LOW_M) - state.tool[2, 3]
+        if self._phase < 2:
             move[0] += BEHIND_M
-        if self._stage == 0 and np.linalg.norm(move[:2]) < 0.01:
-            self._stage = 1
-        elif self._stage == 1 and abs(move[2]) < 0.01:
-            self._stage = 2
-        elif self._stage == 2 and (abs(move[1]) > 0.02 or move[0] > 0.0):
-            self._stage = 0  # the cube has slipped away
-        if self._stage == 2:
+        if self._phase == 0 and np.linalg.norm(move[:2]) < 0.01:
+            self._phase = 1
+        elif self._phase == 1 and abs(move[2]) < 0.01:
+            self._phase = 2
+        elif self._phase == 2 and (abs(move[1]) > 0.02 or move[0] > 0.0):
+            self._phase = 0  # the cube has slipped away
+        if self._phase == 2:
             move[0] = -0.04 if _outside_m(state) > self._short_m else 0.0
         turn = rotation_vector(FROM_ABOVE @ state.tool[:3, :3].T)
         return np.append(steer(simulated(env).config, move, turn), SHUT).astype(np.float32)

@@ -25,7 +25,7 @@ LOWER, RELEASE = CARRY + 1, CARRY + 2
 class StackCubeExpert(PickAndPlace):
     """Lifts the cube, brings it over the other one, sets it down, lets go."""
 
-    stages: tuple[str, ...] = ("reach", "grasp", "carry", "lower", "release")
+    stages: tuple[str, ...] = ("grasp", "carry", "place")
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
@@ -34,9 +34,14 @@ class StackCubeExpert(PickAndPlace):
         self._lets_go = True
 
     @property
+    def stage(self) -> int:
+        """Index into `stages`; lowering and letting go are one."""
+        return min(super().stage, len(self.stages) - 1)
+
+    @property
     def released(self) -> bool:
         """Whether the cube has been let go on purpose."""
-        return self._stage == RELEASE
+        return self._phase == RELEASE
 
     def grasp_cost(self, state: ObjectState, target: Matrix) -> float:
         """No finger goes between the cubes where they stand close together."""
@@ -45,15 +50,15 @@ class StackCubeExpert(PickAndPlace):
 
     def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
         """Up, across, down, open."""
-        if self._stage == RELEASE:
+        if self._phase == RELEASE:
             return self.command(env, np.zeros(3), np.zeros(3), OPEN)
         error_m = state.error_m + self._beside_m
         sideways_m = float(np.linalg.norm(error_m[:2]))
-        if self._stage == CARRY and sideways_m < 0.006:
-            self._stage = LOWER
-        if self._stage == LOWER and self._lets_go and sideways_m < 0.006 and abs(error_m[2]) < 0.003:
-            self._stage = RELEASE
-        error_m[2] += _height_over_goal_m(sideways_m) if self._stage == CARRY else 0.0
+        if self._phase == CARRY and sideways_m < 0.006:
+            self._phase = LOWER
+        if self._phase == LOWER and self._lets_go and sideways_m < 0.006 and abs(error_m[2]) < 0.003:
+            self._phase = RELEASE
+        error_m[2] += _height_over_goal_m(sideways_m) if self._phase == CARRY else 0.0
         if error_m[2] > 0.02:
             error_m[:2] = 0.0  # first up: the way across may lead over the other cube
         return self.bring(env, state, pose(state.item[:3, 3] + error_m), turning=False)

@@ -92,20 +92,22 @@ def state_progress(n_states: int) -> NDArray[np.float64]:
     return np.arange(n_states) / (n_states - 1)
 
 
-def frame_progress(
-    keyframes: ArrayLike, n_frames: int, frame_ids: ArrayLike, frames_per_state: float = 1.0
-) -> NDArray[np.float64]:
-    """Return the ground truth of frames of a success, float64 [F]: that of states, interpolated between them.
+def frame_progress(keyframes: ArrayLike, n_frames: int, frame_ids: ArrayLike) -> NDArray[np.float64]:
+    """Return the ground truth of frames of a success, float64 [F]: k / N at keyframe K_k, linear between keyframes.
+
+    This is Eq. 1 for every frame, where segments have as many frames as they are to have states. A shorter segment keeps its
+    share, which the states' numbers do not: a segment of one frame would be one state's worth, and progress would depend on the
+    frame rate.
 
     Args:
-        keyframes, n_frames, frames_per_state: as for `sample_states`.
+        keyframes, n_frames: as for `sample_states`.
         frame_ids: int [F]; before the first keyframe progress is 0, after the last it is 1.
     Raises:
         BadInput: as `sample_states`.
-    Source: arXiv:2512.23703, Eq. 1. Differs: frames between states are labelled too.
+    Source: arXiv:2512.23703, Eq. 1. Differs: as said, and frames between states are labelled too.
     """
-    states = sample_states(keyframes, n_frames, frames_per_state)
-    return np.interp(np.asarray(frame_ids), states, state_progress(len(states)))
+    keys = _check_keyframes(keyframes, n_frames)
+    return np.interp(np.asarray(frame_ids), keys, np.linspace(0.0, 1.0, len(keys)))
 
 
 def _check_keyframes(keyframes: ArrayLike, n_frames: int) -> NDArray[np.int64]:

@@ -133,13 +133,13 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
 
 
 def _label_success(episode: EpisodeInfo, frames_per_state: float = 1.0) -> EpisodeLabels:
-    """States are cut by Eq. 1 and carry i / M; frames between them are interpolated, those outside hold 0 and 1.
+    """States are cut by Eq. 1; all frames are labelled by `frame_progress`.
 
-    Source: arXiv:2512.23703, Eq. 1. Differs: frames between states are labelled too.
+    Source: arXiv:2512.23703, Eq. 1.
     """
     count = episode.frame_count
     states = sample_states(episode.keyframes, count, frames_per_state)
-    progress = frame_progress(episode.keyframes, count, np.arange(count), frames_per_state)
+    progress = frame_progress(episode.keyframes, count, np.arange(count))
     return EpisodeLabels(episode.instructions, progress.astype(np.float32), states, len(episode.cameras))
 
 

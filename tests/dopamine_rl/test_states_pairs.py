@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dopamine_rl.episodes.pairs import ZERO_WINDOW, sample_pairs
-from dopamine_rl.episodes.states import intervals_per_segment, sample_states, state_progress
+from dopamine_rl.episodes.states import frame_progress, intervals_per_segment, sample_states, state_progress
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import hop, hop_bin
 
@@ -52,6 +52,24 @@ def test_states_are_the_frames_nearest_to_an_even_cut(keyframes: np.ndarray, per
 
 def test_segments_too_short_to_cut_keep_their_two_ends() -> None:
     assert sample_states([0, 3, 9], 10, 100.0).tolist() == [0, 3, 9]
+
+
+@few
+@given(demonstrations())
+def test_every_stage_has_its_share_of_the_frames_progress_however_short(keyframes: np.ndarray) -> None:
+    count = int(keyframes[-1]) + 3
+    progress = frame_progress(keyframes, count, np.arange(count))
+    np.testing.assert_allclose(progress[keyframes], np.linspace(0.0, 1.0, len(keyframes)))
+    assert np.all(progress[: keyframes[0]] == 0.0)
+    assert np.all(progress[keyframes[-1] :] == 1.0)
+    for start, end in pairwise(keyframes):
+        assert np.ptp(np.diff(progress[start : end + 1])) < 1e-9  # even within a stage
+
+
+def test_progress_of_frames_is_that_of_states_where_stages_have_frames_enough() -> None:
+    keyframes = [0, 8, 12, 32]
+    states = sample_states(keyframes, 33, 33 / 3 / 4)  # four to a stage
+    np.testing.assert_allclose(frame_progress(keyframes, 33, states), state_progress(len(states)))
 
 
 def test_progress_of_states_is_even() -> None:
