@@ -49,7 +49,7 @@ def record(
         raise BadInput("env.views", (), "name at least one view; a demonstration has pictures")
     expert.reset(env, rng)
     observations, actions, rewards = [observation], [], []
-    frames, frame_steps, frame_stages = [infos["scored_views"]], [0], [expert.stage]
+    frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
     terminated = truncated = False
     while not (terminated or truncated):
@@ -57,13 +57,13 @@ def record(
         observation, reward, terminated, truncated, infos = env.step(action)
         observations.append(observation)
         actions.append(action)
+        step_stages.append(expert.stage)
         rewards.append(reward)
         if "scored_views" in infos:
             frames.append(infos["scored_views"])
             frame_steps.append(len(actions))
-            frame_stages.append(expert.stage)
             truths += [infos["oracle_progress"]] if truths else []
-    keyframes, stages = find_keyframes(frame_stages, expert.stages)
+    keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
     return Demonstration(
         episode_id=episode_id or f"seed_{seed:06d}",
         instructions=task_of(env).instructions,
@@ -81,26 +81,29 @@ def record(
     )
 
 
-def find_keyframes(frame_stages: Sequence[int], names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def find_keyframes(
+    step_stages: Sequence[int], frame_steps: Sequence[int], names: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """Cut an episode at its stage changes.
 
     Args:
-        frame_stages: F stage indices, the one under way when each frame was taken.
+        step_stages: the stage under way at the start and after each step, indices.
+        frame_steps: F environment steps at which frames were taken, from 0 to the last.
         names: of the stages.
     Returns:
-        keyframes int [N+1], indices of frames: the first, every frame that is the first of a later stage, the last;
-        and the N stages' names. A stage that is first seen in the last frame began somewhere before it: its segment is the
-        last frame and the one before, unless an earlier stage would be left without one.
+        keyframes int [N+1], indices of frames: the first, the nearest (of two the later) to every change to a later stage, the
+        last; and the N stages' names. Every stage has a frame at least: one that begins too near to the one before is a frame
+        late, one that begins with the last frame a frame early, and one that has no room at all is left out.
     """
-    last = len(frame_stages) - 1
-    starts = [(0, frame_stages[0])]
-    for frame in range(1, last + 1):
-        if frame_stages[frame] > starts[-1][1]:
-            starts.append((frame, frame_stages[frame]))
-    if starts[-1][0] == last:
-        _, stage = starts.pop()
-        if starts[-1][0] < last - 1:
-            starts.append((last - 1, stage))
+    last = len(frame_steps) - 1
+    between = (np.asarray(frame_steps[1:]) + np.asarray(frame_steps[:-1])) / 2
+    starts, current = [(0, step_stages[0])], step_stages[0]
+    for step, stage in enumerate(step_stages):
+        if stage > current:
+            current = stage
+            frame = min(max(int(np.searchsorted(between, step, side="right")), starts[-1][0] + 1), last - 1)
+            if frame > starts[-1][0]:
+                starts.append((frame, stage))
     return np.array([*(frame for frame, _ in starts), last], np.int64), tuple(names[stage] for _, stage in starts)
 
 

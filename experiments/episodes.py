@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from actors.demonstrations import episode_folder
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
@@ -55,7 +53,7 @@ def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePla
     """The episodes of scripts: for the reward model, for the policy, and unseen ones for the gate."""
     wanted = config.demonstrations
     actors = {
-        "reward_model": ("expert",) * wanted.takes + _failures(wanted.reward_model_failures),
+        "reward_model": ("expert",) * wanted.reward_model + _failures(wanted.reward_model_failures),
         "policy": ("expert",) * wanted.policy,
         "gate": ("expert",) * wanted.gate_successes + _failures(wanted.gate_failures),
     }
@@ -83,23 +81,12 @@ def read_all(folders: Sequence[Path]) -> list[Demonstration]:
     return [read_demonstration(path) for path in folders]
 
 
-def most_typical(demonstrations: Sequence[Demonstration], count: int) -> list[int]:
-    """Indices of the successes whose stages last most nearly as long as the others' do, in order; all where they are fewer.
-
-    What is compared is the sum over the stages of the differences from the median, in frames.
-
-    Raises:
-        BadInput: none succeeded.
-    """
-    successes = [index for index, demonstration in enumerate(demonstrations) if demonstration.success]
-    if not successes:
-        raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: give env.horizon more time")
-    shown = [demonstrations[index] for index in successes]
-    known = [dict(zip(one.stages, np.diff(one.keyframes), strict=True)) for one in shown]
-    names = sorted({name for durations in known for name in durations})
-    table = np.array([[durations.get(name, 0) for name in names] for durations in known], np.float64)
-    off = np.abs(table - np.median(table, axis=0)).sum(axis=1)
-    return sorted(successes[place] for place in np.argsort(off, kind="stable")[:count])
+def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
+    """The first episode that succeeded: references and goal are taken from it. Raises BadInput where none did."""
+    for demonstration in demonstrations:
+        if demonstration.success:
+            return demonstration
+    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: give env.horizon more time")
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:

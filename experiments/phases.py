@@ -147,17 +147,12 @@ def file_version(path: Path) -> str:
 
 def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned) -> RewardModel:
     """Fit the reward model to its demonstrations, and to failures where the settings say so."""
-    config, path, takes = run.config, run.path / "grm", run.config.demonstrations.takes
-    experts = episodes.read_all(shown[:takes])
-    kept = episodes.most_typical(experts, config.demonstrations.reward_model)
-    if len(kept) < takes:
-        run.console.say(f"  shown to the reward model, of {takes} takes: {', '.join(shown[i].name for i in kept)}")
-    used = [*(shown[index] for index in kept), *shown[takes:]]
+    config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
 
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
-        stored = [episode for folder in (*used, *failed) for episode in list_stored(folder, config.sft.stride)]
+        stored = [episode for folder in (*shown, *failed) for episode in list_stored(folder, config.sft.stride)]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
@@ -169,7 +164,7 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
-    reference = TaskReference.of(experts[kept[0]])
+    reference = TaskReference.of(episodes.first_success(episodes.read_all(shown)))
     return RewardModel(path, value["version"], reference)
 
 

@@ -25,9 +25,6 @@ class DemonstrationConfig:
 
     reward_model: int = 12
     """Expert episodes that the reward model is trained on."""
-    reward_model_takes: int = 1
-    """Expert episodes recorded for each of them; those whose stages last most nearly as long as the others' are kept. Of one
-    demonstration progress is learned as it was shown, detours included."""
     reward_model_stride: int = 0
     """Environment steps from one frame to the next in those episodes; 0 takes env.stride. Of few demonstrations, more frames
     teach more: 1."""
@@ -50,7 +47,7 @@ class DemonstrationConfig:
 
     def __post_init__(self) -> None:
         sets = (
-            self.takes + self.reward_model_failures,
+            self.reward_model + self.reward_model_failures,
             self.policy,
             self.gate_successes + self.gate_failures,
             self.reward_model_rollouts,
@@ -60,7 +57,6 @@ class DemonstrationConfig:
             "demonstrations",
             self,
             ("reward_model", self.reward_model >= 1, "give at least 1"),
-            ("reward_model_takes", self.reward_model_takes >= 1, "give at least 1"),
             ("reward_model_stride", self.reward_model_stride >= 0, "give at least 0"),
             ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
             ("policy", self.policy >= 2, "give at least 2, one of them to validate the clone on"),
@@ -74,11 +70,6 @@ class DemonstrationConfig:
             raise BadInput(
                 "demonstrations", max(sets), "give at most 1000 episodes a set: the sets' seeds lie 1000 apart"
             )
-
-    @property
-    def takes(self) -> int:
-        """Expert episodes recorded for the reward model."""
-        return self.reward_model * self.reward_model_takes
 
 
 @dataclass(frozen=True)

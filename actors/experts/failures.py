@@ -15,8 +15,6 @@ from actors.peg_state import PegState
 class NearMiss(PegInsertionExpert):
     """Jams: pushes the peg, well aligned, against the plate 5 to 10 mm beside the hole and keeps pushing."""
 
-    stages: tuple[str, ...] = ("grasp", "align", "push beside the hole")
-
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""
         super().reset(env, rng)

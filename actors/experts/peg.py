@@ -27,7 +27,7 @@ TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0025, 0.02
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.012
 """Off by less than this: advance."""
 REACH, GRASP, ALIGN, INSERT = range(4)
-"""Phases; the first two are one stage, for the fingers close within a frame or two."""
+"""Phases; it inserts as soon as it is aligned, before the hole. As a stage, inserting begins in the hole."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
 """The weight of the peg pulls the arm down; the integral action takes the remaining error out."""
 
@@ -43,7 +43,8 @@ def _from_base_m(position: Matrix) -> float:
 
 
 class PegInsertionExpert:
-    """Solves both starts. Stages: reach the peg and grasp it, align it with the hole, insert.
+    """Solves both starts. Stages: reach the peg and grasp it; align it with the hole and bring it there, again
+    where it jams; insert.
 
     Args:
         noise: standard deviation of Gaussian noise on every commanded movement (not the gripper), in action units, for
@@ -66,13 +67,13 @@ class PegInsertionExpert:
         self._tool = np.eye(4)
         self._squeezing = self._opening = 0
         self._fetching = False
-        self._advancing = False
+        self._advancing = self._entered = False
         self._integral = np.zeros(3)
 
     @property
     def stage(self) -> int:
         """Index into `stages`."""
-        return max(self._phase - GRASP, 0)
+        return 2 if self._entered else int(self._phase >= ALIGN)
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [A]."""
@@ -94,6 +95,7 @@ class PegInsertionExpert:
             self._advancing = True
         if self._advancing:
             self._phase = INSERT
+            self._entered |= not outside
             return pose([min(0.0, head[0, 3] + 0.03), 0.0, 0.0])
         return pose([-state.half_length - RETREAT_M, 0.0, 0.0])
 

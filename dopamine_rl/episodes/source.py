@@ -23,12 +23,17 @@ def open_source(path: Path) -> EpisodeSource:
 
     Raises:
         BadInput: there are none.
+        EpisodeError: a folder among them holds videos and no keyframes.
     """
     if lerobot.is_dataset(path):
         return lerobot.LeRobotSource(path)
     folders = [path] if (path / raw.KEYFRAMES).exists() else raw.list_episodes(path)
     if not folders:
         raise BadInput("DATA", str(path), f"give a LeRobotDataset v3, or a folder of episodes with {raw.KEYFRAMES}")
+    for bare in sorted(video.parent for video in path.glob(f"[!.]*/{raw.CAMERAS[0]}.mp4")):
+        if not (bare / raw.KEYFRAMES).exists():
+            fix = "mark where its sub-tasks begin and end, or keep the episode elsewhere"
+            raise EpisodeError(f"{bare.name}/{raw.KEYFRAMES}: file", "missing", fix)
     return RawSource(folders)
 
 

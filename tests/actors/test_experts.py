@@ -93,15 +93,29 @@ def test_noise_is_part_of_the_action_that_is_returned(env: PegInsertionEnv) -> N
 
 def test_keyframes_are_stage_changes_snapped_to_frames() -> None:
     names = ("reach", "grasp", "align", "insert")
-    keyframes, stages = find_keyframes([0, 0, 1, 1, 3, 3, 3], names)
+    keyframes, stages = find_keyframes([0, 0, 1, 1, 3, 3, 3], range(7), names)
     assert keyframes.tolist() == [0, 2, 4, 6]
     assert stages == ("reach", "grasp", "insert")
-    keyframes, stages = find_keyframes([2, 2, 3], names)
+    keyframes, stages = find_keyframes([2, 2, 3], range(3), names)
     assert keyframes.tolist() == [0, 1, 2]
     assert stages == ("align", "insert")
-    keyframes, stages = find_keyframes([2, 3], names)
+    keyframes, stages = find_keyframes([2, 3], range(2), names)
     assert keyframes.tolist() == [0, 1]
     assert stages == ("align",)
+
+
+@pytest.mark.parametrize(("change", "frame"), [(1, 1), (5, 1), (6, 2), (7, 2), (8, 2), (15, 3), (16, 3)])
+def test_a_keyframe_is_the_frame_nearest_to_the_step_at_which_a_stage_began(change: int, frame: int) -> None:
+    steps = [0, 4, 8, 12, 16]
+    keyframes, _ = find_keyframes([0] * change + [1] * (17 - change), steps, ("align", "insert"))
+    assert keyframes.tolist() == [0, frame, 4]
+
+
+def test_stages_that_begin_between_the_same_frames_have_one_each() -> None:
+    keyframes, stages = find_keyframes([0, 1, 2, 2, 2, 2, 2, 2, 2], [0, 4, 8], ("reach", "align", "insert"))
+    assert (keyframes.tolist(), stages) == ([0, 1, 2], ("reach", "align"))
+    keyframes, stages = find_keyframes([0, 1, 2, *[2] * 10], [0, 4, 8, 12], ("reach", "align", "insert"))
+    assert (keyframes.tolist(), stages) == ([0, 1, 2, 3], ("reach", "align", "insert"))
 
 
 def test_a_demonstration_needs_pictures(env: PegInsertionEnv) -> None:

@@ -33,6 +33,13 @@ def test_a_stride_keeps_the_last_frame_and_moves_keyframes(raw: Path) -> None:
         list_stored(raw, stride=30)
 
 
+def test_an_episode_without_keyframes_is_named_not_passed_over(tmp_path: Path) -> None:
+    folder = record_squares(tmp_path / "raw", 2, 0, count=20)
+    (folder / "episode_001" / "annotated_keyframes.json").unlink()
+    with pytest.raises(EpisodeError, match=r"episode_001/annotated_keyframes.json: file.*missing"):
+        list_stored(folder)
+
+
 def test_failures_are_labelled_by_their_true_progress(raw: Path) -> None:
     labels = label([stored.info for stored in list_stored(raw)])
     assert [known.success for known in labels] == [True, True, True, False]

@@ -3,12 +3,7 @@
 from dataclasses import replace
 from itertools import chain
 
-import numpy as np
-import pytest
-
 from dopamine_rl.config import load_preset, preset_names
-from dopamine_rl.errors import BadInput
-from dopamine_rl.types import Demonstration
 from experiments import episodes
 from experiments.arguments import PRESETS
 from experiments.settings import ExperimentConfig
@@ -43,22 +38,3 @@ def test_the_laptop_preset_judges_on_as_many_episodes_as_a_verdict_needs():
     assert wanted.gate_failures + wanted.gate_rollouts >= config.gate.least_failures
     kinds = [episodes.FAILURES[i % len(episodes.FAILURES)] for i in range(wanted.gate_failures)]
     assert kinds.count("near_miss") >= len(kinds) / 2
-
-
-def shown(align: int, insert: int, success: bool = True) -> Demonstration:
-    """An expert's episode by the frames of its stages."""
-    count = align + insert + 1
-    return Demonstration(
-        "one", ("put it in",), np.zeros((count, 1, 32, 32, 3), np.uint8), np.arange(count), np.array([0, align, count - 1]),
-        ("align", "insert"), np.zeros((count, 3), np.float32), np.zeros((count - 1, 2), np.float32),
-        np.zeros(count - 1, np.float32), success, success, 0,
-    )  # fmt: skip
-
-
-def test_the_most_typical_take_is_neither_one_that_jammed_nor_one_that_failed():
-    takes = [shown(4, 28), shown(12, 20), shown(14, 20, success=False), shown(15, 20), shown(19, 20)]
-    assert episodes.most_typical(takes, 1) == [1]  # the medians are 13.5 and 20; of equals the first
-    assert episodes.most_typical(takes, 2) == [1, 3]
-    assert episodes.most_typical(takes, 9) == [0, 1, 3, 4]
-    with pytest.raises(BadInput, match="no expert episode succeeded"):
-        episodes.most_typical([shown(4, 4, success=False)], 1)
