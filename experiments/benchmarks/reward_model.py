@@ -32,7 +32,7 @@ from experiments.ending import exit_with, interruptible
 
 TASKS = ("PegInsertionSide", "PlugCharger")
 """The tasks that grm-mini was not trained on."""
-SHOT_SEED, UNSEEN_SEED = 900, 6000
+SHOT_SEED, UNSEEN_SEED = 900, 8000
 THRESHOLD = 0.8
 """Final progress that claims success (Eq. 58)."""
 TARGETS = {"voc_plus": 0.97, "voc_minus": 0.95, "outcome_accuracy": 0.928, "false_success": 0.05, "adapt_s": 180.0}
