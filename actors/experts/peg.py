@@ -26,6 +26,8 @@ TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0025, 0.02
 """Outside and off by more than this: retreat, because the peg would jam."""
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.012
 """Off by less than this: advance."""
+TOWARDS_M, INTO_M = 0.03, 0.008
+"""How far ahead of the head it aims, and in the hole from the standard start, whose actions are larger: slowly."""
 REACH, GRASP, ALIGN, INSERT = range(4)
 """Phases; it inserts as soon as it is aligned, before the hole. As a stage, inserting begins in the hole."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
@@ -96,7 +98,8 @@ class PegInsertionExpert:
         if self._advancing:
             self._phase = INSERT
             self._entered |= not outside
-            return pose([min(0.0, head[0, 3] + 0.03), 0.0, 0.0])
+            ahead_m = INTO_M if self._entered and not self._held else TOWARDS_M
+            return pose([min(0.0, head[0, 3] + ahead_m), 0.0, 0.0])
         return pose([-state.half_length - RETREAT_M, 0.0, 0.0])
 
     def _notice_blockage(self, state: PegState) -> None:
@@ -160,6 +163,9 @@ class PegInsertionExpert:
         error_m = target[:3, 3] - head[:3, 3]
         if np.linalg.norm(error_m) < 0.03:
             self._integral = np.clip(self._integral + INTEGRAL_GAIN * error_m, -INTEGRAL_LIMIT_M, INTEGRAL_LIMIT_M)
+        if self._entered and not self._held:
+            # What it aims at moves on with the head: an error that is meant must not add up.
+            self._integral -= (self._integral @ state.hole[:3, 0]) * state.hole[:3, 0]
         # The tool turns about itself; it must also move by what that turn does to the peg's head.
         arm = head[:3, 3] - state.tool[:3, 3]
         swing = Rotation.from_rotvec(turn).apply(arm) - arm
