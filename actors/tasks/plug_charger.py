@@ -81,7 +81,6 @@ class NearMiss(PlugChargerExpert):
     It pushes gently: pressed harder, the charger turns in the grasp and slips back.
     """
 
-    stages: tuple[str, ...] = ("grasp", "align", "touch beside the holes")
     steps_back = False
     depth_m = -PRONG_M
 

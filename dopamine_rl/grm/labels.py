@@ -75,15 +75,15 @@ class LabelledEpisode:
         return self.labels.success
 
 
-def label_demonstration(demonstration: Demonstration, frames_per_state: float = 1.0) -> LabelledEpisode:
+def label_demonstration(demonstration: Demonstration) -> LabelledEpisode:
     """Give every recorded frame of a successful demonstration its progress.
 
     Raises:
-        BadInput: it failed; keyframes or frames_per_state cannot be used.
+        BadInput: it failed; keyframes cannot be used.
     """
     if not demonstration.success:
         raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
-    return _shown(_label_success(_info(demonstration), frames_per_state), demonstration)
+    return _shown(_label_success(_info(demonstration)), demonstration)
 
 
 def label_episodes(demonstrations: Sequence[Demonstration]) -> list[LabelledEpisode]:
@@ -132,13 +132,13 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
     ]
 
 
-def _label_success(episode: EpisodeInfo, frames_per_state: float = 1.0) -> EpisodeLabels:
-    """States are cut by Eq. 1; all frames are labelled by `frame_progress`.
+def _label_success(episode: EpisodeInfo) -> EpisodeLabels:
+    """States are cut by Eq. 1, one a frame on average; all frames are labelled by `frame_progress`.
 
     Source: arXiv:2512.23703, Eq. 1.
     """
     count = episode.frame_count
-    states = sample_states(episode.keyframes, count, frames_per_state)
+    states = sample_states(episode.keyframes, count, 1.0)
     progress = frame_progress(episode.keyframes, count, np.arange(count))
     return EpisodeLabels(episode.instructions, progress.astype(np.float32), states, len(episode.cameras))
 

@@ -42,7 +42,7 @@ def demonstration(success: bool = True, true_progress: np.ndarray | None = None)
 
 
 def test_stages_share_progress_evenly() -> None:
-    label = label_demonstration(demonstration(), frames_per_state=5)  # m = 1: the keyframes are the states
+    label = label_demonstration(demonstration())
     np.testing.assert_allclose(label.progress[[0, 1, 2, 6, 10]], [0.0, 0.25, 0.5, 0.75, 1.0])
     assert label.success
 
