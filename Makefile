@@ -28,7 +28,7 @@ lint: setup  ## style and types
 setup: $(STAMP)  ## virtual environment and packages
 
 $(STAMP): pyproject.toml
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --progress-bar off -e ".[dev]"
 	touch $@
 

@@ -45,7 +45,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dopamine grm eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder or hub id, then raw folders; with --url or --app raw folders alone")  # fmt: skip
+    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder, a hub id or grm-mini, then raw folders; with --url or --app raw folders alone")  # fmt: skip
     service = parser.add_mutually_exclusive_group()
     service.add_argument("--url", help="ask a reward service over HTTP")
     service.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
@@ -134,6 +134,8 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"),
     )  # fmt: skip
+    if bounds.preset:
+        _check_both_kinds(episodes)
     settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
     with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
@@ -150,6 +152,15 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:
+    """Raises BadInput where bounds cannot be held against these episodes, before any is asked about."""
+    experts = sum(episode.expert for episode in episodes)
+    failures = sum(episode.verdict["failure"] == 1 for episode in episodes)
+    if not experts or not failures:
+        seen = f"{experts} annotated successes, {failures} failures"
+        raise BadInput("DATA", seen, "--bounds needs both: give more episodes, or leave it out")
 
 
 def ask(

@@ -103,7 +103,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     behind = next((place for place, word in enumerate(rest) if word.startswith("-")), len(rest))
     known, others = parser.parse_known_args(rest[behind:])
     config = parse_cli(GRMTrainingConfig, PRESETS, ["--preset", known.preset, *others], command.prog)
-    known.command = shlex.join([command.prog, *rest])
+    known.command = f"{command.prog} {shlex.join(rest)}"
     known.data = [Path(word) for word in rest[:behind]]
     if not known.data:
         raise BadInput("DATA", "", "give the episodes' folders first")

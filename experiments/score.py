@@ -54,7 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model",
         metavar="FOLDER",
         type=Path,
-        help="score in this process, with this checkpoint: a folder, or a hub id",
+        help="score in this process, with this checkpoint: a folder, a hub id, or grm-mini",
     )
     model.add_argument("--url", help="ask a reward service over HTTP, as `python -m experiments.serve` offers it")
     model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")

@@ -103,11 +103,11 @@ class AugmentConfig:
 
     share: float = 0.0
     """Probability that the pictures of an episode in a batch are changed."""
-    shift: float = 0.06
+    shift: float = 0.12
     """Shift in either direction, as a share of the picture's side."""
-    zoom: float = 0.08
+    zoom: float = 0.15
     """Change of the picture's scale."""
-    turn_rad: float = 0.05
+    turn_rad: float = 0.15
     """Turn of the picture."""
     contrast: float = 0.25
     """Change of the contrast."""
