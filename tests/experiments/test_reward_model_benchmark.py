@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
+
+import pytest
 
 from dopamine_rl.grm.hub import model_folder
 from experiments import grm_train
@@ -28,7 +31,10 @@ def test_the_table_has_every_figure() -> None:
     assert all(name in table([GOOD]) for name in FIGURES)
 
 
-def test_the_shipped_model_was_trained_as_today_s_preset_says_and_has_not_seen_these_tasks() -> None:
+def test_the_shipped_model_was_trained_as_today_s_preset_says_and_has_not_seen_these_tasks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the command's --out must be free
     card = json.loads((model_folder("grm-mini") / "grm.json").read_text(encoding="utf-8"))["card"]
     assert not any(task in folder for task in TASKS for folder in card["data"])
     known, config = grm_train.parse(card["command"].removeprefix("dopamine grm train ").split())
