@@ -4,8 +4,8 @@
     dopamine grm adapt raw --out grm --shots 10 --start-from my_model
 
 DATA is a folder of raw episodes, or a LeRobotDataset v3. The first success of every task in it is the demonstration: its keyframes
-say how far along each of its frames is. The model that the project ships, grm-mini, is trained on it with changed pictures (moved a
-little, lit and coloured otherwise), and judged on the episodes that come next, which it is not trained on. Interrupted or killed, the
+say how far along each of its frames is. The model that the project ships, grm-mini, is trained on it with changed pictures (moved,
+turned, lit and coloured otherwise), and judged on the episodes that come next, which it is not trained on. Interrupted or killed, the
 same command goes on where it was. The last line is JSON: version, folder, how the model fits its demonstration, and the figures
 on the other episodes. It is `dopamine grm train` with other defaults, and has the same options.
 """

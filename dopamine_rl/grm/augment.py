@@ -1,8 +1,9 @@
-"""Pictures changed in training as another day's camera would change them: moved a little, lit and coloured otherwise."""
+"""Pictures changed in training as another day's camera would change them: moved, turned, lit and coloured otherwise; or mirrored."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import permutations
 
 import numpy as np
 import torch
@@ -12,20 +13,36 @@ from numpy.typing import NDArray
 from dopamine_rl.grm.config import AugmentConfig
 
 Look = tuple[float, ...]
-"""What is done to a picture: shift right and down, zoom, turn, contrast, brightness, gain of red, green and blue."""
+"""What is done to a picture: shift right and down, zoom, turn, contrast, brightness, gain of red, green and blue, and its
+world: whether left and right, and above and below, are exchanged (−1, else 1), and the place of its channels in `ORDERS`."""
+
+ORDERS = tuple(permutations(range(3)))
+"""Orders of red, green and blue; the first leaves them as they are."""
+
+SAME_WORLD = (1.0, 1.0, 0.0)
 
 
 def draw_looks(config: AugmentConfig, shape: tuple[int, int], rng: np.random.Generator) -> list[list[Look | None]]:
-    """Draw looks in rows and columns; all are None, pictures as they are, with probability 1 − `config.share`."""
+    """Draw looks in rows and columns; all are None, pictures as they are, with probability (1 − `share`) · (1 − `worlds`).
+
+    The world of a column is that of all its rows, and the order of the colours that of all.
+    """
     rows, columns = shape
-    if rng.random() >= config.share:
+    changed, other_world = rng.random() < config.share, bool(config.worlds) and rng.random() < config.worlds
+    if not changed and not other_world:
         return [[None] * columns for _ in range(rows)]
     most = np.array(
-        [config.shift, config.shift, config.zoom, config.turn_rad, config.contrast, config.brightness]
-        + 3 * [config.colour]
+        [
+            [config.shift, config.shift, config.zoom, turn, config.contrast, config.brightness] + 3 * [config.colour]
+            for turn in [config.turn_rad] + (columns - 1) * [config.wrist_turn_rad]
+        ]
     )
-    drawn = rng.uniform(-1.0, 1.0, (rows, columns, len(most))) * most
-    return [[tuple(look.tolist()) for look in row] for row in drawn]
+    drawn = rng.uniform(-1.0, 1.0, (rows, *most.shape)) * most * changed
+    worlds = [SAME_WORLD] * columns
+    if other_world:
+        order = float(rng.integers(len(ORDERS)))
+        worlds = [(*pair, order) for pair in rng.choice([-1.0, 1.0], (columns, 2)).tolist()]
+    return [[(*look, *world) for look, world in zip(row, worlds, strict=True)] for row in drawn.tolist()]
 
 
 def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArray[np.uint8]:
@@ -34,17 +51,20 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     if not changed:
         return images
     pictures = torch.from_numpy(images[changed]).permute(0, 3, 1, 2).float() / 255.0
-    right, down, zoom, turn, contrast, brightness, *colour = torch.tensor([looks[place] for place in changed]).T
+    values = torch.tensor([looks[place] for place in changed])
+    right, down, zoom, turn, contrast, brightness, *colour, across, upright, order = values.T
     scale = 1.0 + zoom
     rows = (
-        torch.stack([scale * turn.cos(), -scale * turn.sin(), 2.0 * right], dim=1),
-        torch.stack([scale * turn.sin(), scale * turn.cos(), 2.0 * down], dim=1),
+        torch.stack([scale * turn.cos() * across, -scale * turn.sin() * across, 2.0 * right], dim=1),
+        torch.stack([scale * turn.sin() * upright, scale * turn.cos() * upright, 2.0 * down], dim=1),
     )
     places = F.affine_grid(torch.stack(rows, dim=1), list(pictures.shape), align_corners=False)
     pictures = F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
     mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
     pictures = (pictures - mean) * _each(1.0 + contrast) + mean + _each(brightness)
     pictures = pictures * (1.0 + torch.stack(colour, dim=1))[:, :, None, None]
+    channels = torch.tensor(ORDERS)[order.long()]
+    pictures = pictures.gather(1, channels[:, :, None, None].expand_as(pictures))
     result = images.copy()
     result[changed] = (pictures.clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
     return result

@@ -108,20 +108,26 @@ class AugmentConfig:
     zoom: float = 0.15
     """Change of the picture's scale."""
     turn_rad: float = 0.15
-    """Turn of the picture."""
+    """Turn of the first camera's pictures, which stands still."""
+    wrist_turn_rad: float = 0.5
+    """Turn of all other cameras' pictures: a hand carries them, and what it approaches lies turned in them as the hand is."""
     contrast: float = 0.25
     """Change of the contrast."""
     brightness: float = 0.1
     """Light added, as a share of white."""
     colour: float = 0.1
     """Change of red, green and blue, each by itself."""
+    worlds: float = 0.0
+    """Probability that all pictures of an episode in a batch, with its goal and references, are mirrored at random, each camera's
+    alike, and their colours exchanged: another task of the same motions. For pre-training on few tasks."""
 
     def __post_init__(self) -> None:
-        for name in ("share", "shift", "zoom", "contrast", "brightness", "colour"):
+        for name in ("share", "shift", "zoom", "contrast", "brightness", "colour", "worlds"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise BadInput(f"sft.train.augment.{name}", getattr(self, name), "give a share in [0, 1]")
-        if not 0.0 <= self.turn_rad <= math.pi:
-            raise BadInput("sft.train.augment.turn_rad", self.turn_rad, "give an angle in [0, π]")
+        for name in ("turn_rad", "wrist_turn_rad"):
+            if not 0.0 <= getattr(self, name) <= math.pi:
+                raise BadInput(f"sft.train.augment.{name}", getattr(self, name), "give an angle in [0, π]")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ from dopamine_rl.grm.batches import BatchSampler, Questions
 from dopamine_rl.grm.config import AugmentConfig, BatchPlan, TrainConfig
 from dopamine_rl.grm.labels import EpisodeLabels
 
-STILL = AugmentConfig(share=1.0, shift=0.0, zoom=0.0, turn_rad=0.0, contrast=0.0, brightness=0.0, colour=0.0)
+STILL = AugmentConfig(
+    share=1.0, shift=0.0, zoom=0.0, turn_rad=0.0, wrist_turn_rad=0.0, contrast=0.0, brightness=0.0, colour=0.0
+)
 
 
 def labels(task: str, success: bool = True, count: int = 60) -> EpisodeLabels:
@@ -41,7 +43,7 @@ def test_pictures_stay_as_they_are_where_nothing_is_to_change() -> None:
 def test_a_look_moves_and_lights_every_picture_alike() -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     image[5:10, 5:10] = 100
-    right_and_brighter = (-0.25, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0)
+    right_and_brighter = (-0.25, 0.0, 0.0, 0.0, 0.0, 0.2, 0.0, 0.0, 0.0, 1.0, 1.0, 0.0)
     before = np.stack([image, image, image])
     after = augmented(before, [right_and_brighter, None, right_and_brighter])
     np.testing.assert_array_equal(after[1], image)
@@ -49,6 +51,33 @@ def test_a_look_moves_and_lights_every_picture_alike() -> None:
     np.testing.assert_array_equal(after[0, 5:10, 10:15], 151)
     np.testing.assert_array_equal(after[0, :, :9], 51)
     np.testing.assert_array_equal(before[0], image)
+
+
+def test_a_world_is_mirrored_and_its_colours_are_exchanged() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 12, 16, 3), dtype=np.uint8)
+    as_it_is = (0.0,) * 9
+    after = augmented(images, [(*as_it_is, -1.0, 1.0, 0.0), (*as_it_is, 1.0, -1.0, 0.0), (*as_it_is, 1.0, 1.0, 5.0)])
+    np.testing.assert_array_equal(after[0], images[0][:, ::-1])
+    np.testing.assert_array_equal(after[1], images[1][::-1])
+    np.testing.assert_array_equal(after[2], images[2][..., ::-1])
+
+
+def test_an_episode_shares_its_world_with_its_goal_and_references() -> None:
+    found = set()
+    for questions in plan_of([labels("a")], AugmentConfig(share=0.5, worlds=1.0), episodes=1):
+        looks = {(place[2], look[-3:]) for place, look in zip(questions.pictures, questions.looks, strict=True) if look}
+        worlds = dict(looks)
+        assert len(looks) == 2  # one of each camera
+        assert worlds[0][-1] == worlds[1][-1]
+        found |= set(worlds.values())
+    assert [len(set(values)) for values in zip(*found, strict=True)] == [2, 2, 6]
+
+
+def test_a_wrist_camera_turns_further_than_one_that_stands_still() -> None:
+    looks = draw_looks(AugmentConfig(share=1.0, turn_rad=0.1, wrist_turn_rad=1.0), (100, 3), np.random.default_rng(0))
+    front, left, right = np.abs(np.array(looks)[..., 3]).max(axis=0)
+    assert 0.09 < front <= 0.1
+    assert 0.9 < min(left, right) <= max(left, right) <= 1.0
 
 
 def test_goal_and_references_look_another_way_than_the_episode() -> None:
@@ -100,7 +129,9 @@ def test_while_nothing_moves_nothing_is_gained() -> None:
         assert set(same) == {0.0}
 
 
-@pytest.mark.parametrize("name", ["share", "shift", "zoom", "contrast", "brightness", "colour", "turn_rad"])
+@pytest.mark.parametrize(
+    "name", ["share", "shift", "zoom", "contrast", "brightness", "colour", "turn_rad", "wrist_turn_rad", "worlds"]
+)
 def test_amounts_out_of_range_are_named(name: str) -> None:
     with pytest.raises(BadInput, match=f"augment.{name}"):
         AugmentConfig(**{name: -0.1})
