@@ -63,8 +63,9 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
     pictures = (pictures - mean) * _each(1.0 + contrast) + mean + _each(brightness)
     pictures = pictures * (1.0 + torch.stack(colour, dim=1))[:, :, None, None]
-    channels = torch.tensor(ORDERS)[order.long()]
-    pictures = pictures.gather(1, channels[:, :, None, None].expand_as(pictures))
+    if order.any():
+        channels = torch.tensor(ORDERS)[order.long()]
+        pictures = pictures.gather(1, channels[:, :, None, None].expand_as(pictures))
     result = images.copy()
     result[changed] = (pictures.clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
     return result
