@@ -50,7 +50,7 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     changed = [place for place, look in enumerate(looks) if look is not None]
     if not changed:
         return images
-    pictures = torch.from_numpy(images[changed]).permute(0, 3, 1, 2).float() / 255.0
+    pictures = torch.from_numpy(images[changed]).permute(0, 3, 1, 2).float().div_(255.0)
     values = torch.tensor([looks[place] for place in changed])
     right, down, zoom, turn, contrast, brightness, *colour, across, upright, order = values.T
     scale = 1.0 + zoom
@@ -61,13 +61,14 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     places = F.affine_grid(torch.stack(rows, dim=1), list(pictures.shape), align_corners=False)
     pictures = F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
     mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
-    pictures = (pictures - mean) * _each(1.0 + contrast) + mean + _each(brightness)
-    pictures = pictures * (1.0 + torch.stack(colour, dim=1))[:, :, None, None]
+    # In place: every pass over the pictures that makes a new array costs as much again in fresh memory.
+    pictures.sub_(mean).mul_(_each(1.0 + contrast)).add_(mean).add_(_each(brightness))
+    pictures.mul_((1.0 + torch.stack(colour, dim=1))[:, :, None, None])
     if order.any():
         channels = torch.tensor(ORDERS)[order.long()]
         pictures = pictures.gather(1, channels[:, :, None, None].expand_as(pictures))
     result = images.copy()
-    result[changed] = (pictures.clamp(0.0, 1.0) * 255.0).round().byte().permute(0, 2, 3, 1).numpy()
+    result[changed] = pictures.clamp_(0.0, 1.0).mul_(255.0).round_().byte().permute(0, 2, 3, 1).numpy()
     return result
 
 
