@@ -53,12 +53,16 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     pictures = torch.from_numpy(images[changed]).permute(0, 3, 1, 2).float().div_(255.0)
     values = torch.tensor([looks[place] for place in changed])
     right, down, zoom, turn, contrast, brightness, *colour, across, upright, order = values.T
-    scale = 1.0 + zoom
-    rows = (
-        torch.stack([scale * turn.cos() * across, -scale * turn.sin() * across, 2.0 * right], dim=1),
-        torch.stack([scale * turn.sin() * upright, scale * turn.cos() * upright, 2.0 * down], dim=1),
+    along, aside = (1.0 + zoom) * turn.cos(), (1.0 + zoom) * turn.sin()
+    # As F.affine_grid, which multiplies matrices of two rows, at a tenth of its cost.
+    x, y = (torch.arange(0.5, side) * (2.0 / side) - 1.0 for side in reversed(pictures.shape[2:]))
+    places = torch.stack(
+        [
+            (along * across)[:, None, None] * x - ((aside * across)[:, None] * y - 2.0 * right[:, None])[:, :, None],
+            (aside * upright)[:, None, None] * x + ((along * upright)[:, None] * y + 2.0 * down[:, None])[:, :, None],
+        ],
+        dim=-1,
     )
-    places = F.affine_grid(torch.stack(rows, dim=1), list(pictures.shape), align_corners=False)
     pictures = F.grid_sample(pictures, places, padding_mode="border", align_corners=False)
     mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
     # In place: every pass over the pictures that makes a new array costs as much again in fresh memory.

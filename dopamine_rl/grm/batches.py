@@ -9,8 +9,9 @@ draws the same one. No picture is needed for that; they are fetched once it is k
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,9 @@ POOL_PER_EPISODE = 2000
 
 POOL_STATES = 100
 """States of a demonstration, evenly spread, whose pairs are enumerated for its pool."""
+
+AHEAD = 4
+"""Batches that each thread which prepares them may be ahead of the training."""
 
 Picture = tuple[int, int, int]
 """Where a picture lies: episode, frame, view."""
@@ -169,12 +173,25 @@ class BatchSampler:
             chosen += [members[place] for place in places]
         return chosen
 
-    def batches(self, fetch: Fetch) -> Batches:
-        """All batches, with pictures that are fetched one batch after the other."""
+    def batches(self, fetch: Fetch, threads: int = 1) -> Batches:
+        """All batches, their pictures fetched and changed by threads a bounded number of batches ahead of the training."""
+
+        def prepare(number: int) -> Batch:
+            questions = self.plan(number)
+            return questions.shown(fetch(questions.pictures))
 
         def draw(numbers: Iterable[int]) -> Iterator[Batch]:
-            for questions in map(self.plan, numbers):
-                yield questions.shown(fetch(questions.pictures))
+            coming: deque[Future[Batch]] = deque()
+            pool = ThreadPoolExecutor(threads, "batches")
+            try:
+                for number in numbers:
+                    coming.append(pool.submit(prepare, number))
+                    if len(coming) > AHEAD * threads:
+                        yield coming.popleft().result()
+                while coming:
+                    yield coming.popleft().result()
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
 
         return draw
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,7 @@ from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_al
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_folder_atomically
 from dopamine_rl.grm.adapters import add_lora, save_adapter
-from dopamine_rl.grm.batches import Batch, Batches, BatchSampler, from_memory
+from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate
 from dopamine_rl.grm.labels import LabelledEpisode, label
@@ -31,9 +29,6 @@ from dopamine_rl.grm.vision import picture_size
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
 """In a job's folder: the finished model's, the state to go on from, and whose state it is."""
-
-AHEAD = 4
-"""Batches that each decoder may be ahead of the training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,27 +110,8 @@ Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTCo
 def threads(
     sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
 ) -> Batches:
-    """A stream whose pictures are decoded by threads of this process, a bounded number of batches ahead."""
-    pictures = StoredPictures(episodes, size, config.memory_mb * 2**20)
-
-    def get(number: int) -> Batch:
-        questions = sampler.plan(number)
-        return questions.shown(pictures(questions.pictures))
-
-    def draw(numbers: Iterable[int]) -> Iterator[Batch]:
-        coming: deque[Future[Batch]] = deque()
-        pool = ThreadPoolExecutor(config.decoders, "decoder")
-        try:
-            for number in numbers:
-                coming.append(pool.submit(get, number))
-                if len(coming) > AHEAD * config.decoders:
-                    yield coming.popleft().result()
-            while coming:
-                yield coming.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-    return draw
+    """A stream whose pictures are decoded by threads of this process."""
+    return sampler.batches(StoredPictures(episodes, size, config.memory_mb * 2**20), config.decoders)
 
 
 def fit(

@@ -6,7 +6,8 @@ another number of processes, sharded or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -58,6 +59,25 @@ def share(module: nn.Module, sharded: bool, precision: torch.dtype) -> nn.Module
     mesh = distributed.init_device_mesh(device.type, (this_process().processes,))
     fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32))
     return module
+
+
+def twin(model: nn.Module) -> nn.Module:
+    """A model with the same weights, in the same memory, and gradients of its own: two threads can use the two at once."""
+    same: dict[int, Any] = {
+        id(weight): nn.Parameter(weight.data, weight.requires_grad) for weight in model.parameters()
+    }
+    same |= {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, same)
+
+
+def add_gradients(model: nn.Module, twins: Sequence[nn.Module]) -> None:
+    """Add the gradients of twins to those of their model, in their order, and take them from them."""
+    for weights in zip(model.parameters(), *(other.parameters() for other in twins), strict=True):
+        summed, *others = weights
+        for other in others:
+            if other.grad is not None:
+                summed.grad = other.grad if summed.grad is None else summed.grad.add_(other.grad)
+                other.grad = None
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice, tee
 from typing import Any
 
@@ -25,6 +26,7 @@ from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.losses import question_losses, taught_hops
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.parallel import (
+    add_gradients,
     gathered,
     gradients_kept,
     load_whole_state,
@@ -32,6 +34,7 @@ from dopamine_rl.grm.parallel import (
     this_process,
     told_by_first,
     total,
+    twin,
     whole_state,
     whole_weights,
 )
@@ -115,6 +118,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
         ],
         lr=config.learning_rate,
         betas=(0.9, 0.95),
+        fused=True,
     )
 
 
@@ -140,6 +144,8 @@ class Trainer:
         self._batches = batches
         self._coming: Iterator[tuple[int, Batch]] = iter(())
         self._module = share(Taught(grm, config), sharded, self._precision)
+        self._twins = [Taught(replace(grm, model=twin(grm.model)), config) for _ in range(self._at_once() - 1)]
+        self._pool = ThreadPoolExecutor(max(1, len(self._twins)), "twin")
         self._optimizer = make_optimizer(grm.model, config)
         self.update, self._elapsed_s, self._pairs = 0, 0.0, 0
         self._loss: float | None = None
@@ -169,16 +175,7 @@ class Trainer:
         pairs = total(sum(len(batch.hops) for _, batch in parts), self.place, device)
         self.grm.model.train()
         self._optimizer.zero_grad(set_to_none=True)
-        loss = error = 0.0
-        for left, (number, batch) in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
-            hops = self._taught(number, batch)
-            with gradients_kept(self._module, left > 0):
-                with self._autocast():
-                    summed, expected = self._module(batch, hops)
-                # Processes take the mean of their gradients; what is wanted is that over all questions of the update.
-                (summed * (processes / pairs)).backward()
-            loss += summed.item()
-            error += math.nan if expected is None else float((expected - hops).abs().sum())
+        loss, error = self._learn(parts, processes / pairs)
         nn.utils.clip_grad_norm_(self.grm.model.parameters(), self.config.clip)
         self._optimizer.step()
         self.grm.model.eval()
@@ -189,6 +186,46 @@ class Trainer:
         self._pairs += int(pairs)
         self._elapsed_s += time.perf_counter() - started
         return self.progress()
+
+    def _at_once(self) -> int:
+        """Batches of an update that are worked through side by side. Small products gain little from a second thread."""
+        alone = self.place.processes == 1 and self.grm.model.device.type == "cpu"
+        return min(self.config.batches, torch.get_num_threads()) if alone else 1
+
+    def _learn(self, parts: Sequence[tuple[int, Batch]], weight: float) -> tuple[float, float]:
+        """Leave the gradients of some batches' losses times `weight`, and add up losses and errors of their questions.
+
+        Every batch is one thread's, and gradients are added in an order of their own: nothing depends on which is faster.
+        """
+        modules = [self._module, *self._twins]
+        threads = torch.get_num_threads()
+
+        def work(place: int) -> tuple[float, float]:
+            if self._twins:
+                torch.set_num_threads(threads // len(modules))
+            return self._backward(modules[place], parts[place :: len(modules)], weight)
+
+        try:
+            others = [self._pool.submit(work, place) for place in range(1, len(modules))]
+            sums = [work(0), *(other.result() for other in others)]
+        finally:
+            torch.set_num_threads(threads)
+        add_gradients(self.grm.model, [other.model for other in self._twins])
+        loss, error = (sum(values) for values in zip(*sums, strict=True))
+        return loss, error
+
+    def _backward(self, module: nn.Module, parts: Sequence[tuple[int, Batch]], weight: float) -> tuple[float, float]:
+        loss = error = 0.0
+        for left, (number, batch) in zip(range(len(parts) - 1, -1, -1), parts, strict=True):
+            hops = self._taught(number, batch)
+            with gradients_kept(module, left > 0):
+                with self._autocast():
+                    summed, expected = module(batch, hops)
+                # Processes take the mean of their gradients; what is wanted is that over all questions of the update.
+                (summed * weight).backward()
+            loss += summed.item()
+            error += math.nan if expected is None else float((expected - hops).abs().sum())
+        return loss, error
 
     def _taught(self, number: int, batch: Batch) -> torch.Tensor:
         rng = np.random.default_rng([self.config.seed, number, 1])

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count, islice
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.grm.batches import BatchSampler, from_memory, in_memory
+from dopamine_rl.grm.batches import AHEAD, BatchSampler, Picture, from_memory, in_memory
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, Loss, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
 from dopamine_rl.grm.labels import LabelledEpisode, label_demonstration, label_episodes
@@ -116,6 +119,24 @@ def test_a_batch_is_a_function_of_seed_and_number(episodes: list[LabelledEpisode
     assert not np.array_equal(next(other([0])).hops, first.hops)
 
 
+def test_batches_are_prepared_a_bounded_number_ahead(episodes: list[LabelledEpisode]) -> None:
+    sampler = BatchSampler([episode.labels for episode in episodes], TrainConfig())
+    fetch, asked, failing = from_memory([episode.frames for episode in episodes]), [0], [False]
+
+    def counted(pictures: Sequence[Picture]) -> NDArray[np.uint8]:
+        asked[0] += 1
+        if failing[0]:
+            raise BadInput("pictures", 0, "give pictures that can be read")
+        return fetch(pictures)
+
+    endless = sampler.batches(counted, threads=2)(count())
+    next(endless)
+    assert asked[0] <= 2 * AHEAD + 1
+    failing[0] = True
+    with pytest.raises(BadInput, match="can be read"):
+        list(islice(endless, 2 * AHEAD + 2))
+
+
 def test_views_and_references_can_be_blank(episodes: list[LabelledEpisode]) -> None:
     plan = BatchPlan(episodes=1, blank_view=1.0, blank_reference=1.0)
     (batch,) = in_memory(episodes[:2], TrainConfig(plan=plan))([0])
@@ -188,6 +209,26 @@ def test_an_interrupted_training_ends_with_the_same_weights(control: Control) ->
         torch.testing.assert_close(resumed[name], weight, rtol=0, atol=0)
     with pytest.raises(CheckpointError, match="does not fit"):
         make_trainer(build_grm(TINY), episodes, config).load_state_dict({"model": {}})
+
+
+@pytest.mark.parametrize("batches", [2, 3])
+def test_threads_side_by_side_make_the_same_weights(batches: int) -> None:
+    episodes = [moving_square(seed, count=12) for seed in range(2)]
+    config = TrainConfig(budget_s=0, updates=3, batches=batches, plan=SMALL_PLAN)
+
+    def weights(threads: int) -> dict[str, torch.Tensor]:
+        torch.set_num_threads(threads)
+        trainer = make_trainer(build_grm(TINY), episodes, config)
+        train(trainer)
+        assert torch.get_num_threads() == threads
+        return trainer.weights()
+
+    side_by_side, again, alone = weights(2), weights(2), weights(1)
+    for name, weight in side_by_side.items():
+        assert torch.equal(weight, again[name])
+        # Of three batches other two are added first.
+        rounding = {"rtol": 1e-3, "atol": 2e-5} if batches > 2 else {"rtol": 0.0, "atol": 0.0}
+        torch.testing.assert_close(weight, alone[name], **rounding)
 
 
 def test_an_update_of_several_batches_is_that_of_one_large_batch() -> None:
