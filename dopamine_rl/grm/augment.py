@@ -51,7 +51,7 @@ def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArra
     if not changed:
         return images
     pictures = torch.from_numpy(images[changed]).permute(0, 3, 1, 2).float().div_(255.0)
-    values = torch.tensor([looks[place] for place in changed])
+    values = torch.tensor([looks[place] for place in changed], dtype=torch.float32)
     right, down, zoom, turn, contrast, brightness, *colour, across, upright, order = values.T
     along, aside = (1.0 + zoom) * turn.cos(), (1.0 + zoom) * turn.sin()
     # As F.affine_grid, which multiplies matrices of two rows, at a tenth of its cost.
