@@ -144,7 +144,7 @@ class Trainer:
         self._batches = batches
         self._coming: Iterator[tuple[int, Batch]] = iter(())
         self._module = share(Taught(grm, config), sharded, self._precision)
-        self._twins = [Taught(replace(grm, model=twin(grm.model)), config) for _ in range(self._at_once() - 1)]
+        self._twins = [Taught(replace(grm, model=twin(grm.model)), config).train() for _ in range(self._at_once() - 1)]
         self._pool = ThreadPoolExecutor(max(1, len(self._twins)), "twin")
         self._optimizer = make_optimizer(grm.model, config)
         self.update, self._elapsed_s, self._pairs = 0, 0.0, 0

@@ -5,11 +5,11 @@
 Both arms make the same updates: equal weights at the start, the same questions about the same pictures, loss, clipping and AdamW.
 
 - ours: `Trainer.step`. A picture of a batch is encoded once, however many questions show it, and what prompts have in common is
-  computed once.
-- naive: every question with all of its 2 + 2V pictures through the stock forward pass, all questions of a batch together (in groups
+  computed once. With two threads each has one of an update's two batches; a further one prepares the coming ones.
+- naive: every question with all of its 2 + 2V pictures through the stock forward pass, all questions of an update together (in groups
   of `--group`, so that they fit into memory); its image processor and tokenizer are not timed.
 
-Before anything is timed, all gradients of a batch are compared. The arms take turns, batch by batch, and the ratio is the median
+Before anything is timed, all gradients of a batch are compared. The arms take turns, update by update, and the ratio is the median
 over the rounds of the quotient of their times. With one thread on the CPU time is CPU time of the main thread, so that a busy machine
 counts less; else it is wall time. MFU is that of ours, over the peak of a matrix product on this device. The last line is JSON; it
 needs only torch and transformers.
@@ -21,6 +21,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,7 @@ def main() -> None:
     """Compare gradients, time both arms, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rounds", type=int, default=9, help="batches that each arm is timed on (default: %(default)s)"
+        "--rounds", type=int, default=9, help="updates that each arm is timed on (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=1, help="torch threads of both arms (default: %(default)s)")
     parser.add_argument("--views", type=int, default=2, help="cameras (default: %(default)s)")
@@ -71,11 +72,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     difference = _difference(grm, config, naive, next(batches([0])))
     clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter
     rounds = []
-    for number, batch in zip(range(1 + arguments.rounds), batches(range(1 + arguments.rounds)), strict=False):
-        prepared = naive.prepare(batch)
+    coming = batches(range((1 + arguments.rounds) * config.batches))
+    for number in range(1 + arguments.rounds):
+        asked = list(islice(coming, config.batches))
+        prepared = [group for batch in asked for group in naive.prepare(batch)]
         times = [_timed(clock, step, arguments.device) for step in (lambda: trainer.step(0.5), lambda: naive.step(prepared))]  # noqa: B023  # fmt: skip
         if number:  # the first one warms up
-            rounds.append((len(batch.hops), *times))
+            rounds.append((sum(len(batch.hops) for batch in asked), *times))
     progress = trainer.progress()
     ours = median(pairs / own for pairs, own, _ in rounds)
     return {
@@ -86,7 +89,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         "mfu": round(progress.mfu, 4),
         "flops_per_pair": round(progress.flops_per_pair),
         "threads": arguments.threads, "views": arguments.views, "rounds": arguments.rounds,
-        "pairs_per_batch": median(pairs for pairs, _, _ in rounds), "parameters": grm.parameters,
+        "pairs_per_update": median(pairs for pairs, _, _ in rounds), "parameters": grm.parameters,
     }  # fmt: skip
 
 
