@@ -249,7 +249,7 @@ class SFTConfig:
     """Logical CPUs of each."""
     threads: int = 2
     """Torch threads of each. On a CPU, a process that trains alone gives each a batch of its own, as far as an update has several:
-    a third faster than all of them at one batch after the other. The weights are the same."""
+    a third faster than all of them at one batch after the other. The weights are the same but for rounding."""
     use_gpu: bool = False
     """Give each process a GPU."""
     sharded: bool = False
