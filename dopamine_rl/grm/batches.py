@@ -114,6 +114,7 @@ class BatchSampler:
         self._augment, self._seed = config.augment, config.seed
         self._tasks = self._episodes_of_tasks()
         self._goals = self._goals_of_tasks()
+        self._wordings = self._wordings_of_tasks()
         self._pools = self._balanced_pools()
 
     def _episodes_of_tasks(self) -> list[list[int]]:
@@ -132,6 +133,13 @@ class BatchSampler:
             if not found:
                 raise BadInput("episodes", task, "give a successful demonstration of every task")
         return goals
+
+    def _wordings_of_tasks(self) -> dict[str, list[str]]:
+        """All instructions of every task's episodes."""
+        wordings: dict[str, dict[str, None]] = {}
+        for episode in self._episodes:
+            wordings.setdefault(episode.instructions[0], {}).update(dict.fromkeys(episode.instructions))
+        return {task: list(known) for task, known in wordings.items()}
 
     def _balanced_pools(self) -> list[NDArray[np.int32]]:
         """For each episode int32 [n, 2], balanced (before, after) frames; any two frames of a failure."""
@@ -157,8 +165,10 @@ class BatchSampler:
         table = _Table()
         prompts: list[Prompt] = []
         hops: list[float] = []
+        # One wording for each task: questions in the same words are answered together.
+        words = {task: str(rng.choice(known)) for task, known in self._wordings.items()}
         for index in self._choose(rng):
-            self._ask(index, rng, table, prompts, hops)
+            self._ask(index, words[self._episodes[index].instructions[0]], rng, table, prompts, hops)
         pictures, looks = zip(*table.rows, strict=True)
         return Questions(pictures, looks, tuple(prompts), np.array(hops, np.float32))
 
@@ -196,13 +206,18 @@ class BatchSampler:
         return draw
 
     def _ask(
-        self, index: int, rng: np.random.Generator, table: _Table, prompts: list[Prompt], hops: list[float]
+        self,
+        index: int,
+        instruction: str,
+        rng: np.random.Generator,
+        table: _Table,
+        prompts: list[Prompt],
+        hops: list[float],
     ) -> None:
         """Add the questions about one episode."""
         episode, plan = self._episodes[index], self._plan
         goals = self._goals[episode.instructions[0]]
         goal, reference = _other(goals, index, rng), goals[int(rng.integers(len(goals)))]
-        instruction = str(rng.choice(episode.instructions))
         views = episode.views
         hidden = int(rng.integers(views)) if views > 1 and rng.random() < plan.blank_view else -1
         # The goal and the references are another recording's, so they look another way, also where it is this episode's.

@@ -6,10 +6,12 @@
 Of each task a scripted expert's demonstrations are recorded and, of other seeds, 50 successes and 60 failures that no training
 sees: half of the failures near misses, the others stalls, retreats, drops and pushes. Failures that truly end beyond the threshold
 of success are counted apart, as `beyond`: whoever judged them rightly would be counted wrong. The model is adapted as by
-`dopamine grm adapt` (arm `mini`); for comparison one of the same shape is trained from nothing on the same demonstration with the
-same budget (arm `scratch`). All are judged by the figures of `dopamine grm eval` at the task's own stride, with mean fusion, and
-references and goal of the first demonstration; outcomes are those of Eq. 58. What is recorded, adapted and answered is kept in
-DIR, so that an interrupted run goes on. The last line is JSON: `rows`, and `missed`, the targets that one-shot rows miss.
+`dopamine grm adapt` (arm `mini`). It has never seen the task: for the peg it is grm-mini, for the charger grm-mini-no-charger, which
+was trained alike, but on the peg in the charger's place. For comparison one of the same shape is trained from nothing on the same
+demonstration with the same budget (arm `scratch`). All are judged by the figures of `dopamine grm eval` at the task's own stride,
+with mean fusion, and references and goal of the first demonstration; outcomes are those of Eq. 58. What is recorded, adapted and
+answered is kept in DIR, so that an interrupted run goes on. The last line is JSON: `rows`, and `missed`, the targets that one-shot
+rows miss.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ from dopamine_rl.grm.hub import model_folder
 from experiments.console import Console
 from experiments.ending import exit_with, interruptible
 
-TASKS = ("PegInsertionSide", "PlugCharger")
-"""The tasks that grm-mini was not trained on."""
+STARTS = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
+"""The tasks, and for each a shipped model that has never seen it."""
 SHOT_SEED, UNSEEN_SEED = 900, 8000
 THRESHOLD = 0.8
 """Final progress that claims success (Eq. 58)."""
@@ -64,11 +66,18 @@ class Arm:
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=TASKS, metavar="TASK", help=f"default: {' '.join(TASKS)}")
+    parser.add_argument(
+        "--tasks", nargs="+", default=list(STARTS), choices=STARTS, metavar="TASK", help=f"default: {' '.join(STARTS)}"
+    )
     parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 10], metavar="N", help="numbers of demonstrations (default: 0 1 10)")  # fmt: skip
     parser.add_argument("--successes", type=int, default=50, metavar="N", help="unseen (default: %(default)s)")
     parser.add_argument("--failures", type=int, default=60, metavar="N", help="unseen (default: %(default)s)")
-    parser.add_argument("--start-from", default="grm-mini", metavar="MODEL", help="default: %(default)s")
+    parser.add_argument(
+        "--start-from",
+        default="",
+        metavar="MODEL",
+        help="begin with this model (default: the shipped one that has not seen the task)",
+    )
     parser.add_argument("--workers", type=int, default=2, metavar="W", help="simulators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reward_model"), metavar="DIR", help="default: %(default)s")
@@ -92,11 +101,13 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for name in ("successes", "failures", "workers", "threads"):
         if getattr(arguments, name) < 1:
             raise BadInput(f"--{name}", getattr(arguments, name), "give at least 1")
-    model_folder(arguments.start_from)
-    arms = [Arm(arguments.start_from, shots) for shots in sorted(set(arguments.shots))]
-    arms += [Arm("", 1)] if 1 in arguments.shots else []
+    starts = {task: arguments.start_from or STARTS[task] for task in arguments.tasks}
+    for start in starts.values():
+        model_folder(start)
     console, rows = Console(), []
-    for task in arguments.tasks:
+    for task, start in starts.items():
+        arms = [Arm(start, shots) for shots in sorted(set(arguments.shots))]
+        arms += [Arm("", 1)] if 1 in arguments.shots else []
         root = arguments.out / task
         shown = _record(task, root / "demonstrations", arguments.workers, ["-n", str(max(*arguments.shots, 1)), "--stride", "1", "--seed", str(SHOT_SEED)])  # fmt: skip
         unseen = _record(task, root / "unseen", arguments.workers, ["-n", str(arguments.successes), "--failures", str(arguments.failures), "--seed", str(UNSEEN_SEED)])  # fmt: skip
