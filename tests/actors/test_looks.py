@@ -17,6 +17,8 @@ from dopamine_rl.types import Demonstration
 from experiments.settings import ExperimentConfig
 
 OTHERS = LOOKS[1:]
+QUICK = "PegInsertionSide-v1"
+"""The task whose standard start is drawn in the quick tests; the others are in the long ones."""
 
 
 def config(look: str, task: str = "PegInsertionSide-v1", start: str = "insertion") -> EnvConfig:
@@ -74,7 +76,7 @@ def test_one_scene_does_not_lend_its_look_to_another(plain: SimulatedEnv) -> Non
 
 @pytest.mark.render
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [pytest.param(name, marks=[pytest.mark.long] * (name != QUICK)) for name in TASKS])
 def test_every_task_has_every_look(task: str) -> None:
     """From the standard start, which builds the scene anew for every episode."""
     found = []

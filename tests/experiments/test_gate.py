@@ -206,9 +206,9 @@ def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
 @pytest.mark.parametrize(
     ("control", "expected"),
     [
-        ("none", set()),
+        pytest.param("none", set(), marks=pytest.mark.long),
         ("untrained", {"progress_mae"}),
-        ("shuffled", {"progress_mae"}),
+        pytest.param("shuffled", {"progress_mae"}, marks=pytest.mark.long),
         ("constant", {"progress_mae", "voc_minus"}),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -71,7 +71,6 @@ def assert_audit_agrees(folder, result):
     assert report["answered"] > 0
 
 
-@pytest.mark.long
 def test_a_run_survives_the_loss_of_its_reward_replica(home, tmp_path):
     command = [sys.executable, str(ROOT / "experiments" / "peg_insert.py"), "--out", str(tmp_path / "run"), *TINY]
     killed = []
@@ -96,11 +95,7 @@ def kill_replica(driver):
     return replicas[:1]
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [pytest.param(TINY, id="tiny"), pytest.param(["--preset", "smoke", "--force"], marks=pytest.mark.long, id="smoke")],
-)
-def test_a_job_submitted_after_a_local_run(arguments, home, tmp_path):
+def test_a_job_submitted_after_a_local_run(home, tmp_path):
     """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
     local_run = "from experiments.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
     subprocess.run([sys.executable, "-c", local_run], cwd=ROOT, env=environment(home), check=True, timeout=120)
@@ -115,7 +110,7 @@ def test_a_job_submitted_after_a_local_run(arguments, home, tmp_path):
     try:
         out = tmp_path / "storage"
         command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]
-        command += [*arguments, "--storage", str(out)]
+        command += ["--preset", "smoke", "--force", "--storage", str(out)]
         env["RAY_ADDRESS"] = "http://127.0.0.1:28265"
         wait_until_listening(28265)
         done = submit(command, env)

@@ -82,7 +82,8 @@ def test_streamed_and_killed_a_job_ends_with_the_same_weights(unbroken: Path, ra
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("sharded", [False, True])
 def test_two_processes_share_a_job(unbroken: Path, raw: Path, tmp_path: Path, sharded: bool) -> None:
     from learner.grm_sft import train_grm
 
@@ -96,6 +97,7 @@ def test_two_processes_share_a_job(unbroken: Path, raw: Path, tmp_path: Path, sh
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_a_process_of_the_job_raises_on_purpose_is_said_without_a_traceback(
     cluster: None, raw: Path, tmp_path: Path
 ) -> None:

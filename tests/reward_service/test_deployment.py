@@ -149,7 +149,7 @@ def test_overload_is_refused_and_nothing_is_lost(cluster: str, tmp_path: Path) -
     shutdown("small")
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_replica_killed_during_requests_loses_none(cluster: str, tmp_path: Path, replicas: int) -> None:
     name = f"killed-{replicas}"
     checkpoint = write_checkpoint(tmp_path, "v1", RATE, base_s=0.3)
