@@ -53,6 +53,9 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 
     Where RAY_ADDRESS is set (job submission sets it) that cluster is joined and left running. Else one is started on
     this machine, without touching any other, and stopped.
+
+    Raises:
+        BadInput: nothing listens at RAY_ADDRESS, or the cluster has fewer than 2 CPUs.
     """
     joined = in_job() or bool(os.environ.get("RAY_ADDRESS"))
     if not joined:
@@ -68,6 +71,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
     variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
     if joined:
+        _check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
     else:
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -120,7 +124,7 @@ def _check_address(address: str) -> None:
     if address in ("", "auto") or "//" in host:
         return
     try:
-        socket.create_connection((host, int(port)), timeout=5.0).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except (OSError, ValueError) as error:
         raise BadInput("RAY_ADDRESS", address, f"write HOST:PORT of a running cluster ({error})") from error
 

@@ -94,3 +94,12 @@ def test_episodes_are_recorded_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit):
         record("-n", "1", "--seed", "7", "--stride", "2")
     assert "stride" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_gone_is_named_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(SystemExit):
+        demos.main(["PickCube", "-n", "1", "--out", str(tmp_path / "raw")])
+    assert "RAY_ADDRESS" in capsys.readouterr().err
