@@ -27,10 +27,10 @@ class Console:
         """Print a line."""
         print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
 
-    def progress(self, text: str, last: bool = False) -> None:
-        """Print a line unless one was printed a moment ago."""
+    def progress(self, text: str, matters: bool = False) -> None:
+        """Print a line unless one was printed a moment ago, and in any case if it matters."""
         now = time.monotonic()
-        if last or now - self._last >= self._interval:
+        if matters or now - self._last >= self._interval:
             self._last = now
             self.say("  " + text)
 

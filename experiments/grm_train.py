@@ -170,7 +170,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
         with ray_cluster(config.cluster):
             from learner.grm_sft import train_grm
 
-            train_grm(job, out, lambda now: console.progress(str(now)))
+            train_grm(job, out, console.progress)
     content = json.loads((out / "grm.json").read_text(encoding="utf-8"))
     result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
     figures = {"demonstration": content["card"]["demonstration"], **content["card"].get("held_out", {})}
@@ -193,15 +193,7 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
         raise BadInput("sft.workers", job.config.workers, "start as many processes by torchrun, or leave out --local")
     first = os.environ.get("RANK", "0") == "0"
 
-    def say(text: str) -> None:
-        if first:
-            console.progress(text)
-
-    model = fit(
-        job, device,
-        on_update=lambda now: say(str(now)),
-        on_decoded=lambda done, total: say(f"episodes decoded: {done} of {total}"),
-    )  # fmt: skip
+    model = fit(job, device, tell=console.progress if first else lambda text, matters: None)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if model is not None:

@@ -159,7 +159,7 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
             claim(job)
         except BadInput:  # a changed setting does again what depends on it
             claim(job, fresh=True)
-        train_grm(job, path, lambda now: run.console.progress(str(now)))
+        train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)

@@ -6,6 +6,7 @@ pictures that were wanted last.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures
+from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.grm.batches import Batch, Batches, BatchSampler
 from dopamine_rl.grm.config import SFTConfig
 
@@ -33,8 +35,16 @@ def stream(
     """A stream of a training's batches; Ray must be running, and every node must see the episodes' folders.
 
     `config.decoders` processes decode, each of `config.num_cpus` CPUs and with `config.memory_mb` of pictures. Ray Data holds
-    them back while its memory is full. While it is consumed, Ray's error with an EpisodeError as its cause may be raised.
+    them back while its memory is full.
+
+    Raises:
+        BadInput: the training leaves no CPU to decode with, for which Ray Data would wait for ever.
+        EpisodeError: while it is consumed, a picture cannot be decoded.
     """
+    free = ray.cluster_resources().get("CPU", 0.0) - config.workers * config.num_cpus
+    if free < config.num_cpus:
+        fix = f"the pictures do not fit into sft.memory_mb and are decoded beside the training, which leaves {free:g} CPUs: give the cluster {config.num_cpus:g} more"
+        raise BadInput("sft.workers", config.workers, fix)
     decoder = ray.put((sampler, episodes))
 
     def draw(numbers: Iterable[int]) -> Iterator[Batch]:
@@ -62,6 +72,8 @@ def _decoded(
         num_cpus=config.num_cpus,
     )
     for row in decoded.iter_rows():
+        if row["error"]:
+            raise pickle.loads(row["error"])
         yield int(row["number"]), np.frombuffer(row["pixels"], np.uint8).reshape(-1, *size, 3)
 
 
@@ -71,5 +83,8 @@ class _Decoder:
         self._pictures = StoredPictures(episodes, size, cache_bytes)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        images = self._pictures(self._sampler.plan(row["number"]).pictures)
-        return {"number": row["number"], "pixels": images.tobytes()}
+        try:
+            images = self._pictures(self._sampler.plan(row["number"]).pictures)
+        except DopamineError as error:  # Ray Data would turn it into a text
+            return {"number": row["number"], "pixels": b"", "error": pickle.dumps(error)}
+        return {"number": row["number"], "pixels": images.tobytes(), "error": b""}

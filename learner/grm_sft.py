@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -16,34 +18,33 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
 from dopamine_rl.grm.config import SFTConfig
-from dopamine_rl.grm.fit import MODEL, TrainingJob, fit, publish
-from dopamine_rl.grm.train import TrainProgress
+from dopamine_rl.grm.fit import MODEL, Tell, TrainingJob, fit, publish
 from learner.frame_stream import stream
 
 
 @ray.remote(num_cpus=0)
 class _Board:
-    """Holds the latest progress of a job for whoever watches it."""
+    """Holds what a job has told since it was last asked, the latest lines of it, for whoever watches."""
 
     def __init__(self) -> None:
-        self._latest: TrainProgress | None = None
+        self._lines: deque[tuple[str, bool]] = deque(maxlen=100)
 
-    def put(self, progress: TrainProgress) -> None:
-        self._latest = progress
+    def put(self, text: str, matters: bool) -> None:
+        self._lines.append((text, matters))
 
-    def latest(self) -> TrainProgress | None:
-        return self._latest
+    def take(self) -> list[tuple[str, bool]]:
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines
 
 
-def train_grm(
-    job: TrainingJob, out: Path, on_progress: Callable[[TrainProgress], None] = lambda progress: None
-) -> Path:
+def train_grm(job: TrainingJob, out: Path, tell: Tell = lambda text, matters: None) -> Path:
     """Fit a reward model to recorded episodes as a Ray Train job; Ray must be running.
 
     Args:
         job: what is trained, on what and how. A state in its folder is gone on from; in the end the folder is removed.
         out: where the checkpoint folder shall lie; it is replaced as a whole.
-        on_progress: called every few seconds in this process.
+        tell: as for `fit`; called every few seconds in this process.
     Returns:
         `out`. Its card (grm.json, README.md) says what the model was trained with, and the held-out figures.
     Raises:
@@ -71,7 +72,7 @@ def train_grm(
         ),
     )
     try:
-        with _watched(board, on_progress):
+        with _watched(board, tell):
             result = _interruptible(trainer.fit)
     except WorkerGroupError as error:
         raise _raised_on_purpose(error) or error from None
@@ -118,15 +119,16 @@ def _interruptible(fit: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _watched(board: Any, on_progress: Callable[[TrainProgress], None]) -> Iterator[None]:
-    """Hand the job's progress to `on_progress` every two seconds while the block runs."""
+def _watched(board: Any, tell: Tell) -> Iterator[None]:
+    """Hand on what the job tells every two seconds while the block runs, and at its end."""
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(2.0):
-            progress = ray.get(board.latest.remote())
-            if progress is not None:
-                on_progress(progress)
+        going_on = True
+        while going_on:
+            going_on = not ended.wait(2.0)
+            for text, matters in ray.get(board.take.remote()):
+                tell(text, matters)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -140,12 +142,12 @@ def _watched(board: Any, on_progress: Callable[[TrainProgress], None]) -> Iterat
 
 def _work(loop: dict[str, Any]) -> None:
     """One process of the job."""
-    job: TrainingJob = loop["job"]
-    shown = [0.0]
+    first, last = ray.train.get_context().get_world_rank() == 0, [0.0]
 
-    def on_update(progress: TrainProgress) -> None:
-        if ray.train.get_context().get_world_rank() == 0 and progress.elapsed_s - shown[0] >= 2.0:
-            shown[0] = progress.elapsed_s
-            loop["board"].put.remote(progress)
+    def tell(text: str, matters: bool) -> None:
+        now = time.monotonic()
+        if first and (matters or now - last[0] >= 2.0):
+            last[0] = now
+            loop["board"].put.remote(text, matters)
 
-    fit(job, ray.train.torch.get_device(), stream, on_update, ray.train.report)
+    fit(loop["job"], ray.train.torch.get_device(), stream, tell)

@@ -18,7 +18,7 @@ from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
 
 
-def open_source(path: Path) -> EpisodeSource:
+def open_source(path: Path) -> RawSource | lerobot.LeRobotSource:
     """The episodes of a LeRobotDataset's folder, of a folder of raw episodes, or the one raw episode of a folder.
 
     Raises:
@@ -88,9 +88,17 @@ class RawSource:
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
+        return raw.read_raw_episode(self._folder(episode_id), frame_ids, size).frames
+
+    def videos(self, episode_id: str) -> tuple[Path, ...]:
+        """The files that show an episode, one a camera."""
+        folder = self._folder(episode_id)
+        return tuple(folder / f"{camera}.mp4" for camera in raw.list_cameras(folder))
+
+    def _folder(self, episode_id: str) -> Path:
         if episode_id not in self._folders:
             raise BadInput("episode_id", episode_id, "name one of the episodes listed")
-        return raw.read_raw_episode(self._folders[episode_id], frame_ids, size).frames
+        return self._folders[episode_id]
 
 
 class CachedSource:

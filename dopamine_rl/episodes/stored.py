@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.scale import resize
 from dopamine_rl.episodes.source import CachedSource, open_source
+from dopamine_rl.episodes.video import video_format
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
@@ -56,10 +56,7 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
 
 
 class StoredSource:
-    """Stored episodes of any folders as one EpisodeSource; they are named by their place in the list.
-
-    Pictures are scaled as the reward model would scale them, so that training sees what a served model will see.
-    """
+    """Stored episodes of any folders as one EpisodeSource; they are named by their place in the list."""
 
     def __init__(self, episodes: Sequence[StoredEpisode]) -> None:
         self._episodes = episodes
@@ -75,10 +72,7 @@ class StoredSource:
         """See EpisodeSource."""
         stored = self._episodes[int(episode_id)]
         source = self._sources.get(stored.folder) or self._sources.setdefault(stored.folder, open_source(stored.folder))
-        frames = source.frames(stored.info.episode_id, stored.frame_ids[frame_ids])
-        if size is None or frames.shape[2:4] == size:
-            return frames
-        return np.stack([[resize(picture, size) for picture in views] for views in frames])
+        return source.frames(stored.info.episode_id, stored.frame_ids[frame_ids], size)
 
 
 class StoredPictures:
@@ -112,9 +106,13 @@ class StoredPictures:
 
 
 def picture_shape(episode: StoredEpisode) -> tuple[int, int]:
-    """Height and width of an episode's pictures, by decoding its first frame. Raises EpisodeError."""
-    frames = open_source(episode.folder).frames(episode.info.episode_id, episode.frame_ids[:1])
-    return int(frames.shape[2]), int(frames.shape[3])
+    """Height and width of the pictures of an episode's first camera. Raises EpisodeError."""
+    video = open_source(episode.folder).videos(episode.info.episode_id)[0]
+    try:
+        shape = video_format(video)
+    except ValueError as error:
+        raise EpisodeError(f"{episode.info.episode_id}/{video.name}: content", str(error), "give a video") from error
+    return shape.height, shape.width
 
 
 def decode_all(
@@ -123,7 +121,7 @@ def decode_all(
     threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NDArray[np.uint8]]:
-    """All pictures of some episodes, uint8 [F, V, H, W, 3] each, decoded side by side.
+    """All pictures of some episodes, uint8 [F, V, H, W, 3] each, decoded side by side and scaled one by one.
 
     Args:
         threads: episodes decoded at once.

@@ -14,6 +14,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.scale import resize
 from dopamine_rl.types import Views
 
 
@@ -126,9 +127,8 @@ def every_picture(
 
 def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
     """A decoded frame as uint8 [H, W, 3], scaled to (height, width) where a size is given."""
-    height, width = size or (None, None)
-    picture = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation="AREA")
-    return cast(NDArray[np.uint8], picture)
+    picture = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
+    return picture if size in (None, picture.shape[:2]) else resize(picture, size)
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:

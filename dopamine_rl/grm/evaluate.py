@@ -17,6 +17,9 @@ from dopamine_rl.interfaces import Prompt
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.types import FusionConfig
 
+MOST_FRAMES = 24
+"""Of an episode that is judged while a model is trained."""
+
 
 def episode_hops(
     grm: GRM, episode: LabelledEpisode, demonstration: LabelledEpisode, frames: NDArray[np.int64]
@@ -53,8 +56,13 @@ def episode_hops(
     return gains[:, :3], losses[:, :3], gains[:, 3] - losses[:, 3]
 
 
+def spread(count: int, most: int = MOST_FRAMES) -> NDArray[np.int64]:
+    """At most `most` of `count` frames, evenly spread from the first to the last, increasing."""
+    return np.unique(np.linspace(0, count - 1, max(min(most, count), metrics.MIN_POINTS)).round().astype(np.int64))
+
+
 def evaluate(
-    grm: GRM, episodes: Sequence[LabelledEpisode], demonstration: LabelledEpisode, most_frames: int = 24
+    grm: GRM, episodes: Sequence[LabelledEpisode], demonstration: LabelledEpisode, most_frames: int = MOST_FRAMES
 ) -> dict[str, float]:
     """Mean figures over unseen episodes, at most `most_frames` evenly spread frames of each.
 
@@ -67,8 +75,7 @@ def evaluate(
     rows: dict[str, list[float]] = {"voc_plus": [], "voc_minus": [], "spearman": [], "mae": []}
     ends: dict[bool, list[float]] = {True: [], False: []}
     for episode in episodes:
-        count = max(min(most_frames, len(episode.frames)), metrics.MIN_POINTS)
-        frames = np.unique(np.linspace(0, len(episode.frames) - 1, count).round().astype(np.int64))
+        frames = spread(len(episode.frames), most_frames)
         gain, loss, back = episode_hops(grm, episode, demonstration, frames)
         folded, _ = fold(FoldState(), gain, loss, np.ones(len(gain), bool), FusionConfig())
         ends[episode.success].append(float(folded.progress[-1]))

@@ -9,10 +9,11 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
@@ -21,14 +22,16 @@ from dopamine_rl.files import write_atomically, write_folder_atomically
 from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
-from dopamine_rl.grm.evaluate import evaluate
-from dopamine_rl.grm.labels import LabelledEpisode, label
+from dopamine_rl.grm.evaluate import evaluate, spread
+from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode, label
 from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
 """In a job's folder: the finished model's, the state to go on from, and whose state it is."""
+CURVE = "curve.jsonl"
+"""In a model's folder: what training had come to, and the figures on held-out episodes, whenever its state was saved."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,10 @@ Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTCo
 """Gets batches of episodes that do not fit into memory; pictures have the size (height, width) given."""
 
 
+Tell = Callable[[str, bool], None]
+"""Takes a line for whoever waits, and whether it must be shown: the others may be left out."""
+
+
 def threads(
     sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
 ) -> Batches:
@@ -118,9 +125,7 @@ def fit(
     job: TrainingJob,
     device: torch.device,
     stream: Stream = threads,
-    on_update: Callable[[TrainProgress], None] = lambda progress: None,
-    on_figures: Callable[[dict[str, float]], None] = lambda figures: None,
-    on_decoded: Callable[[int, int], None] = lambda done, total: None,
+    tell: Tell = lambda text, matters: None,
 ) -> Path | None:
     """Train, going on from the state in the job's folder if there is one, and leave the model's folder there.
 
@@ -129,9 +134,8 @@ def fit(
     Args:
         device: of this process.
         stream: used where the pictures do not fit into memory.
-        on_update: called after every update.
-        on_figures: called with the figures on the held-out episodes, whenever the state has been saved and at the end.
-        on_decoded: called with the episodes decoded and to decode, where they are kept in memory.
+        tell: called with every episode decoded, after every update, and with the figures on held-out episodes before the state is
+            saved and at the end.
     Returns:
         The model's folder, in process 0.
     Raises:
@@ -144,28 +148,35 @@ def fit(
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
     exams = make_exams(job, size)
-    trainer = Trainer(grm, make_batches(job, size, stream, on_decoded), config.train, config.sharded)
+    trainer = Trainer(grm, make_batches(job, size, stream, tell), config.train, config.sharded)
     first = trainer.place.rank == 0
-    state = job.work / STATE
+    state, curve = job.work / STATE, list[dict[str, float | None]]()
     if state.exists():
-        trainer.load_state_dict(torch.load(state, map_location="cpu", weights_only=True))
+        content = torch.load(state, map_location="cpu", weights_only=True)
+        trainer.load_state_dict(content)
+        curve += content.get("curve", [])
 
-    def judged() -> dict[str, dict[str, float]]:
+    def judged(progress: TrainProgress) -> dict[str, dict[str, float]]:
         with trainer.gathered():
-            return judge(grm, exams) if first else {}
+            tasks = judge(grm, exams) if first else {}
+        if figures := mean_figures(tasks):
+            said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            tell(f"update {progress.update}, held out: {said}", True)
+        row = {name: value for name, value in asdict(progress).items() if name in ("update", "loss", "hop_error")}
+        curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row | figures]
+        return tasks
 
     def each_update(progress: TrainProgress) -> None:
-        on_update(progress)
+        tell(str(progress), False)
         if progress.update % config.checkpoint_updates == 0:
             content = trainer.state_dict()
+            judged(progress)
             if first:
-                write_atomically(state, lambda path: torch.save(content, path))
-            on_figures(asdict(progress) | mean_figures(judged()))
+                write_atomically(state, lambda path: torch.save(content | {"curve": curve}, path))
 
     progress = train(trainer, each_update)
-    tasks = judged()
+    tasks = judged(progress)
     figures = mean_figures(tasks)
-    on_figures(asdict(progress) | figures)
     card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
     card |= {"held_out": figures} if tasks else {}
     card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
@@ -178,6 +189,7 @@ def fit(
     finished.model.load_state_dict(weights)
     save = save_adapter if config.lora.rank else save_grm
     save(finished, job.work / MODEL, card)
+    (job.work / MODEL / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
     return job.work / MODEL
 
 
@@ -189,24 +201,23 @@ def start(job: TrainingJob) -> GRM:
     return grm
 
 
-def make_batches(
-    job: TrainingJob,
-    size: tuple[int, int],
-    stream: Stream,
-    on_decoded: Callable[[int, int], None] = lambda done, total: None,
-) -> Batches:
+def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, tell: Tell) -> Batches:
     """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
     config = job.config
     labels = label([episode.info for episode in job.episodes])
     sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
-    return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_decoded)))
+
+    def decoded(done: int, total: int) -> None:
+        tell(f"episodes decoded: {done} of {total}", False)
+
+    return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, decoded)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Exam:
-    """A demonstration of a task that is trained on, and the held-out episodes of that task.
+    """A demonstration of a task that is trained on, and the held-out episodes of that task: of each, the frames asked about.
 
     Args:
         task: its canonical instruction.
@@ -234,13 +245,17 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
         if shown is None:
             raise BadInput("held_out", task, "train on a successful demonstration of every task that is held out")
         chosen = [shown, *(place for place in alike if place >= len(job.episodes))]
-        frames = decode_all([stored[place] for place in chosen], size, job.config.decoders)
-        first, *unseen = (
-            LabelledEpisode(labels[place].instructions, pictures, labels[place].progress, labels[place].states)
-            for place, pictures in zip(chosen, frames, strict=True)
-        )
+        first, *unseen = (_shown(stored[place], labels[place], size) for place in chosen)
         exams.append(Exam(task, first, tuple(unseen)))
     return exams
+
+
+def _shown(episode: StoredEpisode, known: EpisodeLabels, size: tuple[int, int]) -> LabelledEpisode:
+    """The frames of an episode that `evaluate` asks about."""
+    asked = spread(episode.info.frame_count)
+    [frames] = decode_all([replace(episode, frame_ids=episode.frame_ids[asked])], size, 1)
+    states = np.arange(len(asked) if known.success else 0)
+    return LabelledEpisode(known.instructions, frames, known.progress[asked], states)
 
 
 def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:

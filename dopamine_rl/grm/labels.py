@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.states import frame_progress, sample_states
+from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration, EpisodeInfo, check_views
 
@@ -109,26 +109,20 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
     """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
 
     The two scales differ (a peg held before the hole already counts for something in the simulator's), so the true
-    progress of failures is mapped by what the same values meant in the successes. An episode of which nobody recorded
-    whether it succeeded counts as a success.
+    progress of failures is mapped by what the same values meant in the successes of their task. An episode of which
+    nobody recorded whether it succeeded counts as a success.
 
     Raises:
-        BadInput: no success among them; a failure whose true progress is not known; keyframes that cannot be used.
+        BadInput: no success with true progress beside a task's failures; a failure whose true progress is not known; keyframes
+            that cannot be used.
+        EpisodeError: a success has too few states.
     """
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
-    if len(labels) == len(episodes):
-        return list(labels.values())
-    true, progress = [], []
-    for index, success in labels.items():
-        known = episodes[index].true_progress
-        if known is not None:
-            true.append(known)
-            progress.append(success.progress)
-    if not true:
-        raise BadInput("demonstrations", len(labels), "give successes with true progress beside the failures")
-    scale = _scale(np.concatenate(true), np.concatenate(progress))
+    failed = dict.fromkeys(episode.instructions[0] for episode in episodes if episode.success is False)
+    scales = {task: _scale_of(task, [(episodes[index], known) for index, known in labels.items()]) for task in failed}
     return [
-        labels[index] if index in labels else _label_failure(episode, *scale) for index, episode in enumerate(episodes)
+        labels[index] if index in labels else _label_failure(episode, *scales[episode.instructions[0]])
+        for index, episode in enumerate(episodes)
     ]
 
 
@@ -138,9 +132,24 @@ def _label_success(episode: EpisodeInfo) -> EpisodeLabels:
     Source: arXiv:2512.23703, Eq. 1.
     """
     count = episode.frame_count
-    states = sample_states(episode.keyframes, count, 1.0)
+    states = episode_states(episode, 1.0)
     progress = frame_progress(episode.keyframes, count, np.arange(count))
     return EpisodeLabels(episode.instructions, progress.astype(np.float32), states, len(episode.cameras))
+
+
+def _scale_of(
+    task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What true progress meant in the successes of one task."""
+    known = [
+        (episode.true_progress, labels.progress)
+        for episode, labels in successes
+        if episode.instructions[0] == task and episode.true_progress is not None
+    ]
+    if not known:
+        raise BadInput("demonstrations", task, "give successes with true progress beside this task's failures")
+    true, progress = zip(*known, strict=True)
+    return _scale(np.concatenate(true), np.concatenate(progress))
 
 
 def _scale(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dopamine_rl.episodes.raw import CAMERAS
 from dopamine_rl.episodes.scale import resize
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import StoredPictures, decode_all, decoded_bytes, list_stored, picture_shape
-from dopamine_rl.errors import EpisodeError
+from dopamine_rl.episodes.video import write_video
+from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.grm.labels import label
 from tests.dopamine_rl.grm_toys import moving_square, record_squares
 
@@ -44,6 +48,33 @@ def test_failures_are_labelled_by_their_true_progress(raw: Path) -> None:
     labels = label([stored.info for stored in list_stored(raw)])
     assert [known.success for known in labels] == [True, True, True, False]
     assert labels[3].progress[-1] < 0.8
+
+
+def test_a_failure_is_labelled_by_the_successes_of_its_own_task(raw: Path) -> None:
+    """Another task's true progress may mean something else: it is half as far at the same value here."""
+    infos = [stored.info for stored in list_stored(raw)]
+    alone = label(infos)[3].progress
+    others = []
+    for info in infos[:3]:
+        assert info.true_progress is not None
+        others.append(replace(info, instructions=("another",), true_progress=np.sqrt(info.true_progress)))
+    np.testing.assert_array_equal(label([*infos, *others])[3].progress, alone)
+    with pytest.raises(BadInput, match="push the block"):
+        label([*others, infos[3]])
+
+
+def test_an_episode_with_too_few_states_cannot_teach(raw: Path) -> None:
+    info = list_stored(raw)[0].info
+    with pytest.raises(EpisodeError, match=r"episode_000.*states"):
+        label([replace(info, keyframes=np.array([0, 1]), stages=("push",))])
+
+
+def test_cameras_of_different_sizes_are_scaled_to_one(raw: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    write_video(folder / "episode_000" / f"{CAMERAS[1]}.mp4", moving_square(0, count=20).frames[:, 1, ::2, ::2])
+    stored = list_stored(folder)[0]
+    assert picture_shape(stored) == (56, 56)
+    assert decode_all([stored], (28, 28), 1)[0].shape == (20, 2, 28, 28, 3)
 
 
 def test_pictures_come_as_they_lie_in_any_order(raw: Path) -> None:

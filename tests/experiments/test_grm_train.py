@@ -16,7 +16,7 @@ import torch
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.fit import STATE
+from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import load_grm, model_version
 from experiments.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
 from tests.dopamine_rl.grm_toys import TINY, record_squares
@@ -82,13 +82,19 @@ def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
         parse([str(raw), "--out", str(tmp_path / out)])
 
 
-def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path) -> None:
+def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "grm"
     command = [str(raw), "--out", str(out), *SMALL, "--sft.train.updates", "4", "--sft.checkpoint-updates", "2"]
     figures = run(*parse(command))
     assert figures is not None
     assert figures["version"] == model_version(out)
     assert not out.with_name("grm.train").exists()
+    curve = (out / CURVE).read_text()
+    rows = [json.loads(line) for line in curve.splitlines()]
+    assert [row["update"] for row in rows] == [2, 4]
+    assert rows[-1]["voc_plus"] == figures["voc_plus"]
+    said = capsys.readouterr().out
+    assert "update 2, held out: voc_plus" in said
 
     class Interrupted(Exception):
         pass
@@ -106,6 +112,7 @@ def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path) -> None
     again = run(*parse(command))
     assert again is not None
     assert again["version"] == figures["version"]
+    assert (out / CURVE).read_text() == curve
     assert run(*parse([*command, "--fresh", "--start-from", str(out)])) is not None
 
 

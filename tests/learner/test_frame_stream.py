@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import decode_all, list_stored
+from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.grm.batches import BatchSampler, from_memory
 from dopamine_rl.grm.config import BatchPlan, SFTConfig, TrainConfig
 from dopamine_rl.grm.fit import threads
@@ -39,3 +42,18 @@ def test_streamed_batches_are_those_from_memory(cluster: None, tmp_path: Path) -
         assert [batch.prompts for batch in batches] == [batch.prompts for batch in expected]
         for batch, known in zip(batches, expected, strict=True):
             np.testing.assert_array_equal(batch.images, known.images)
+
+
+@pytest.mark.ray
+def test_what_cannot_be_streamed_is_said(cluster: None, tmp_path: Path) -> None:
+    from learner import frame_stream
+
+    stored = list_stored(record_squares(tmp_path / "raw", 1, 0))
+    sampler = BatchSampler(label([episode.info for episode in stored]), TrainConfig(plan=BatchPlan(episodes=1)))
+    full = replace(CONFIG, workers=2, num_cpus=ray.cluster_resources()["CPU"] / 2)
+    with pytest.raises(BadInput, match="leaves 0 CPUs"):
+        frame_stream.stream(sampler, stored, SIZE, full)
+    video = stored[0].folder / "episode_000" / "cam_high.mp4"
+    video.write_bytes(b"nothing to see")
+    with pytest.raises(EpisodeError, match=r"episode_000/cam_high.mp4"):
+        next(iter(frame_stream.stream(sampler, stored, SIZE, CONFIG)([0])))
