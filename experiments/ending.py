@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-from dopamine_rl.errors import DopamineError
+from dopamine_rl.errors import BadInput, DopamineError
 
 REFUSED, INTERRUPTED = 3, 130
 """Exit status where the gate refused the reward model, and after Ctrl-C."""
@@ -27,6 +27,9 @@ def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
     """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said.
 
     Ray takes SIGTERM for itself when it starts, so what runs inside a cluster needs a block of its own.
+
+    Raises:
+        BadInput: a file or folder cannot be read or written, by its path.
     """
     # SIGINT too: a process that a shell started in the background begins with it ignored.
     for name in (signal.SIGINT, signal.SIGTERM):
@@ -36,6 +39,10 @@ def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
     except KeyboardInterrupt:
         print(message, file=sys.stderr, flush=True)
         raise SystemExit(status) from None
+    except OSError as error:
+        if error.filename is None:
+            raise
+        raise BadInput("path", str(error.filename), f"give one that can be used ({error.strerror})") from error
 
 
 def _terminate(*_: object) -> NoReturn:

@@ -3,9 +3,10 @@
     dopamine grm eval runs/peg_insert/grm runs/peg_insert/demonstrations/…/gate --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000
     dopamine grm eval model raw/a raw/b --bounds laptop            # exit status 3 where the gate would refuse
     dopamine grm eval --url http://127.0.0.1:8000 raw
+    dopamine grm eval grm-mini dataset --demo dataset#0
 
-DATA is a folder of raw episodes of one task, successes and failures; true progress of failures is read from their
-transitions where it was recorded. Each episode is asked about once for every stride and choice of cameras; all perspectives
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3, of one task, successes and failures; true progress of
+failures is read from their transitions where it was recorded, and what failed without it counts by its end alone. Each episode is asked about once for every stride and choice of cameras; all perspectives
 and fusions are folded from the same answers, which are kept in DIR/hops. DIR has eval.md, eval.json and the plots. The last
 line is JSON.
 """
@@ -45,14 +46,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dopamine grm eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder, a hub id or grm-mini, then raw folders; with --url or --app raw folders alone")  # fmt: skip
+    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder, a hub id or grm-mini, then episodes; with --url or --app episodes alone")  # fmt: skip
     service = parser.add_mutually_exclusive_group()
     service.add_argument("--url", help="ask a reward service over HTTP")
     service.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="with CHECKPOINT: CPU threads (default: torch's)")
     parser.add_argument("--device", default="cpu", help="with CHECKPOINT: such as cuda (default: %(default)s)")
-    parser.add_argument("--demo", type=Path, metavar="EPISODE", help="a success whose first and last frames are START, END and the goal; it is not judged (default: the first annotated success of DATA)")  # fmt: skip
+    parser.add_argument("--demo", type=Path, metavar="EPISODE", help="a success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged (default: the first annotated success of DATA)")  # fmt: skip
     parser.add_argument("--stride", type=_stride, metavar="K", help="score one video frame in K, or `auto` (default): all frames of episodes recorded by this project, two a second of others. 2 K and 4 K are compared with it")  # fmt: skip
     parser.add_argument("--views", metavar="SETS", help=f"sets of cameras to compare, by commas, such as front+wrist,front; the first is the model's; of {', '.join(VIEW_NAMES)} (default: all cameras, then each alone). The others' pictures are left blank")  # fmt: skip
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures (default: all)")  # fmt: skip
@@ -134,6 +135,9 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"),
     )  # fmt: skip
+    bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
+    if bare:
+        console.say(f"episodes without annotation, each one segment: {bare}")
     if bounds.preset:
         _check_both_kinds(episodes)
     settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))

@@ -69,7 +69,7 @@ class GateReport:
         false_success: share of failures whose final progress reaches the threshold.
         auc: chance that a success ends higher than a failure.
         success_end, failure_end: mean final progress.
-        near_misses: failures that truly ended at the plate, less than 1 cm off the hole's axis (peg_state.near_miss).
+        near_misses: failures that nearly succeeded (gate_figures.verdict_row).
         near_miss_false_success: share of those whose final progress reaches the threshold; None where there is none.
         invalid: frames without a value; they were held.
         successes, failures: episodes.
@@ -319,10 +319,10 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
         f"a frame every {report.stride} environment steps"
     ]
     if report.near_miss_false_success is None:
-        notes.append("no failure ended at the plate within 1 cm of the hole: whether jams are told apart is not known")
+        notes.append("no failure was a near miss: whether jams are told apart is not known")
     else:
-        share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} failures that ended at the plate"
-        notes.append(f"{share} within 1 cm of the hole are taken for successes")
+        share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
+        notes.append(f"{share} are taken for successes")
     if report.cut_off:
         notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")
     for kind, seen, least in (

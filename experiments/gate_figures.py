@@ -36,13 +36,14 @@ def take(columns: Columns, index: NDArray[np.int64]) -> dict[str, NDArray[np.flo
 def verdict_row(demonstration: Demonstration, threshold: float) -> Row:
     """How an episode ended, whatever a model says: 1 or 0 for success, failure, cut_off and near_miss.
 
-    Near misses are failures that truly ended at the plate, less than 1 cm off the hole's axis (peg_state.near_miss);
-    tasks without a hole have none.
+    Near misses are failures of the script `near_miss`, after which they are called, and those that truly ended at the
+    plate, less than 1 cm off the hole's axis (peg_state.near_miss).
     """
     cut = not demonstration.success and cut_off(demonstration.true_progress, threshold)
     failure = not demonstration.success and not cut
     last = demonstration.observations[-1]
-    near = failure and last.shape == (OBSERVATION_SIZE,) and near_miss(last)
+    at_plate = last.shape == (OBSERVATION_SIZE,) and near_miss(last)
+    near = failure and (at_plate or demonstration.episode_id.startswith("near_miss"))
     return {"success": demonstration.success, "failure": failure, "cut_off": cut, "near_miss": near}
 
 

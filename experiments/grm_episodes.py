@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, list_episodes, read_demonstration, read_raw_episode
-from dopamine_rl.errors import BadInput
+from dopamine_rl.episodes.lerobot import is_dataset
+from dopamine_rl.episodes.raw import KEYFRAMES, read_demonstration
+from dopamine_rl.episodes.source import open_source
+from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.grm.labels import label_episodes
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
-from dopamine_rl.types import Demonstration
+from dopamine_rl.types import Demonstration, EpisodeInfo
 from experiments.gate_figures import Row, verdict_row
 from experiments.recordings import Recording, find_recordings, size_of, stride_of
 from experiments.score_plan import Plan
@@ -42,7 +45,7 @@ class UnseenEpisode:
 
     @property
     def name(self) -> str:
-        """Its folder's name."""
+        """Of a raw episode, its folder's."""
         return self.plan.recording.name
 
     @property
@@ -59,87 +62,105 @@ def read_unseen(
     threshold: float,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[UnseenEpisode], Recording]:
-    """The episodes of raw folders of one task, and the demonstration that references and goal are taken from.
+    """The episodes of one task, and the demonstration that references and goal are taken from.
 
     Args:
-        demo: an episode's folder; where left out, the first annotated success, which is then not judged.
+        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded whether it
+            succeeded counts as a success, as in training.
+        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its progress. It is
+            not judged.
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
         on_progress: called with the number of episodes read and of all.
     Raises:
         BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
+        EpisodeError: an episode is malformed, or a folder of videos among the raw episodes has no keyframes.
     """
-    recordings = {path.resolve(): _recording(path) for folder in folders for path in _episodes(folder)}
-    shown = _first_annotated(recordings) if demo is None else demo.resolve()
-    if shown is None:
+    listed = {known.recording.identity: known for folder in folders for known in _listed(str(folder))}
+    reference = _first_annotated(listed.values()) if demo is None else _demonstration(demo)
+    if reference is None:
         raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
-    if not (shown / KEYFRAMES).exists():
-        raise BadInput("--demo", str(shown), f"give a raw episode's folder; this one has no {KEYFRAMES}")
-    reference = recordings.pop(shown, None) or _recording(shown)
-    if reference.success is False:
-        raise BadInput("--demo", str(shown), "it failed: give an episode that succeeded")
-    for path, recording in recordings.items():
-        if recording.instructions != reference.instructions:
-            raise BadInput("DATA", str(path), f"it is of another task than {shown.name}: evaluate each task alone")
-        if len(recording.videos) > len(reference.videos):
-            raise BadInput("--demo", shown.name, f"it has fewer cameras than {path.name}, {len(recording.videos)}")
-    kept = _spread(recordings, most)
+    if reference.info.success is False:
+        raise BadInput("--demo", str(demo), "it failed: give an episode that succeeded")
+    listed.pop(reference.recording.identity, None)
+    for recording, info in listed.values():
+        if info.instructions[0] != reference.info.instructions[0]:
+            fix = f"it is of another task than {reference.recording.name}: evaluate each task alone"
+            raise BadInput("DATA", recording.name, fix)
+        if len(recording.videos) > len(reference.recording.videos):
+            fix = f"it has fewer cameras than {recording.name}, {len(recording.videos)}"
+            raise BadInput("--demo", reference.recording.name, fix)
+    kept = _spread(list(listed.values()), most)
     if not kept:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
     episodes = []
-    for path, recording in kept:
-        episodes.append((recording, _read(path)))
+    for known in kept:
+        episodes.append((known.recording, _read(known)))
         on_progress(len(episodes), len(kept))
-    return _labelled(episodes, (reference, _read(shown)), stride, threshold), reference
+    return _labelled(episodes, (reference.recording, _read(reference)), stride, threshold), reference.recording
 
 
-def _episodes(folder: Path) -> list[Path]:
-    found = list_episodes(folder)
-    if not found:
-        raise BadInput("DATA", str(folder), "give a folder of raw episodes, as dopamine_rl.episodes.raw describes it")
-    return found
+class _Listed(NamedTuple):
+    """An episode, before it is read.
+
+    Args:
+        recording: how its pictures are read.
+        info: what is known of it.
+    """
+
+    recording: Recording
+    info: EpisodeInfo
 
 
-def _recording(folder: Path) -> Recording:
-    [recording] = find_recordings(str(folder))
-    return recording
+def _listed(argument: str) -> list[_Listed]:
+    """The episodes of a folder or dataset, or the one of DATASET#NUMBER. Raises BadInput where there is none."""
+    dataset = Path(argument.partition("#")[0])
+    known = open_source(dataset if is_dataset(dataset) else Path(argument)).episodes()
+    infos = {info.episode_id: info for info in known}
+    return [_Listed(recording, infos[recording.name]) for recording in find_recordings(argument)]
 
 
-def _first_annotated(recordings: Mapping[Path, Recording]) -> Path | None:
-    """The first success with stages."""
-    for path, recording in recordings.items():
-        if recording.success is not False:
-            known = _read(path)
-            if known.true_progress is None or len(known.stages) > 1:
-                return path
+def _demonstration(demo: Path) -> _Listed:
+    try:
+        found = _listed(str(demo))
+    except EpisodeError:
+        raise
+    except BadInput:
+        found = []
+    if len(found) != 1:
+        raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")
+    return found[0]
+
+
+def _first_annotated(listed: Iterable[_Listed]) -> _Listed | None:
+    """The first success whose keyframes tell its progress."""
+    for known in listed:
+        if known.info.success is not False and (known.info.true_progress is None or len(known.info.stages) > 1):
+            return known
     return None
 
 
-def _read(folder: Path) -> Demonstration:
+def _read(known: _Listed) -> Demonstration:
     """What is known of an episode; of its pictures one pixel is kept."""
-    if not (folder / TRANSITIONS).exists():
-        return _plain(folder)
-    demonstration = read_demonstration(folder)
-    return replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
-
-
-def _plain(folder: Path) -> Demonstration:
-    """An annotated episode that came without transitions: a success, whose keyframes tell its progress."""
-    raw = read_raw_episode(folder, [0], (1, 1))
+    info = known.info
+    if known.recording.dense:
+        demonstration = read_demonstration(known.recording.videos[0].parent)
+        return replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
     return Demonstration(
-        episode_id=raw.episode_id,
-        instructions=raw.instructions,
-        frames=np.zeros((raw.frame_count, 1, 1, 1, 3), np.uint8),
-        frame_steps=np.arange(raw.frame_count),
-        keyframes=raw.keyframes,
-        stages=raw.stages,
+        episode_id=info.episode_id,
+        instructions=info.instructions,
+        frames=np.zeros((info.frame_count, 1, 1, 1, 3), np.uint8),
+        frame_steps=np.arange(info.frame_count),
+        keyframes=info.keyframes,
+        stages=info.stages,
         observations=np.zeros((1, 0), np.float32),
         actions=np.zeros((0, 0), np.float32),
         task_rewards=np.zeros(0, np.float32),
-        terminated=True,
-        success=True,
+        terminated=info.success is not False,
+        success=info.success is not False,
         seed=0,
+        true_progress=info.true_progress,
     )
 
 
@@ -152,10 +173,10 @@ def _annotated(episode: Demonstration, stages: Sequence[str]) -> bool:
     return episode.success and (episode.true_progress is None or set(episode.stages) <= set(stages))
 
 
-def _spread(recordings: Mapping[Path, Recording], most: int | None) -> list[tuple[Path, Recording]]:
+def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
     kept = []
     for failed in (False, True):
-        alike = [item for item in recordings.items() if (item[1].success is False) == failed]
+        alike = [known for known in listed if (known.info.success is False) == failed]
         count = len(alike) if most is None else min(most, len(alike))
         kept += [alike[i] for i in np.linspace(0, len(alike) - 1, count).round().astype(int)]
     return kept

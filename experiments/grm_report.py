@@ -48,7 +48,7 @@ FIGURES = {
     "gap": "difference of the two",
     "auc": "chance that a success ends higher than a failure",
     "false_success": "failures that end as a claimed success",
-    "near_miss_false_success": "the same among failures that ended at the plate within 1 cm of the hole",
+    "near_miss_false_success": "the same among near misses, by the script's name or by where the peg ended",
     "outcome_accuracy": "success, partial or failure told right by Eq. 58",
 }
 """Figures of the model as it is served, in the order of the table, and what each says."""

@@ -109,6 +109,8 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
         raise BadInput("DATA", "", "give the episodes' folders first")
     if known.out is None:
         raise BadInput("--out", "", "give the folder where the model shall lie")
+    if len({folder.resolve() for folder in known.data}) < len(known.data):
+        raise BadInput("DATA", [str(folder) for folder in known.data], "give every folder once")
     _check_replaceable(known.out.resolve(), known.data)
     for name, value in (("--held-out", known.held_out), ("--shots", known.shots)):
         if value < 0:
@@ -154,7 +156,12 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
 
     console, out = Console(), arguments.out.resolve()
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
-    training, unseen = split(stored, arguments.held_out, arguments.shots)
+    told = [
+        episode for episode in stored if episode.info.success is not False or episode.info.true_progress is not None
+    ]
+    if untold := [episode.info.episode_id for episode in stored if episode not in told]:
+        console.say(f"failures left out, because nobody recorded their true progress: {', '.join(untold)}")
+    training, unseen = split(told, arguments.held_out, arguments.shots)
     card = {"data": [str(folder) for folder in arguments.data], "command": arguments.command}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
@@ -184,6 +191,8 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
     from dopamine_rl.grm.fit import fit, publish
 
     device = torch.device("cpu")
+    if job.config.use_gpu and not torch.cuda.is_available():
+        raise BadInput("sft.use_gpu", True, "this machine has no GPU that torch can use: leave it out")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)

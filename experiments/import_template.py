@@ -21,7 +21,7 @@ from typing import Any
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, RELEASED
-from experiments.ending import exit_with
+from experiments.ending import exit_with, interruptible
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Import, and say what was done."""
     arguments = parse(argv)
     try:
-        print(json.dumps(run(arguments), ensure_ascii=False))
+        with interruptible("Interrupted."):
+            print(json.dumps(run(arguments), ensure_ascii=False))
     except DopamineError as error:
         exit_with(error)
 

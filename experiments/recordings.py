@@ -16,6 +16,7 @@ from dopamine_rl.episodes.raw import (
     CAMERAS,
     INSTRUCTIONS,
     KEYFRAMES,
+    has_transitions,
     list_cameras,
     list_episodes,
     read_instructions,
@@ -47,7 +48,7 @@ class Recording:
         instructions: ways to say the task; none where nothing beside the videos says it.
         keyframes: int64 [N+1], frame ids of the sub-task boundaries; None where it is not annotated.
         success: whether it succeeded; None where nobody recorded that.
-        dense: its videos hold only frames that are meant to be scored.
+        dense: its videos hold only frames that are meant to be scored, with the transitions between them beside it.
         source: what its frames are read from, by its name, where its videos show other episodes too.
         count: its frames, where `source` is given.
     """
@@ -137,7 +138,7 @@ def _in_dataset(root: Path, number: str) -> list[Recording]:
     return [
         Recording(
             episode.episode_id, source.videos(episode.episode_id), episode.instructions,
-            episode.keyframes if episode.annotation else None, source=source, count=episode.frame_count,
+            episode.keyframes if episode.annotation else None, episode.success, source=source, count=episode.frame_count,
         )
         for episode in episodes
     ]  # fmt: skip
@@ -162,7 +163,7 @@ def _annotated(folder: Path) -> Recording:
     videos = tuple(folder / f"{camera}.mp4" for camera in list_cameras(folder))
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")
-    return Recording(folder.resolve().name, videos, _instructions(folder), keyframes, success, success is not None)
+    return Recording(folder.resolve().name, videos, _instructions(folder), keyframes, success, has_transitions(folder))
 
 
 def _instructions(folder: Path) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from experiments.console import Console
 from experiments.ending import exit_with, interruptible
 from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
 from experiments.score_client import reward_client
-from experiments.score_column import write_back
+from experiments.score_column import check_columns, write_back
 from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
     parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; it may be there, other episodes keep theirs")  # fmt: skip
+    parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs")  # fmt: skip
     parser.add_argument("--no-video", action="store_true", help="write no reward video")
     parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
     return parser.parse_args(argv)
@@ -114,8 +114,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
     )
     plans, console = make_plans(arguments), Console()
-    if arguments.column is not None and not any(plan.recording.source for plan in plans):
-        raise BadInput("--column", arguments.column, "it is for episodes of a LeRobotDataset, and there is none")
+    if arguments.column is not None:
+        check_columns([plan.recording for plan in plans], arguments.column)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)

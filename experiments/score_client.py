@@ -40,6 +40,7 @@ def embedded_client(
     model: Path, threads: int | None, device: str, plans: Sequence[Plan], console: Console
 ) -> RewardClient:
     """A checkpoint in this process. Raises BadInput, CheckpointError."""
+    from dopamine_rl.grm.config import MOST_THREADS
     from dopamine_rl.grm.model import load_grm
     from dopamine_rl.grm.vision import picture_size
     from reward_service.engines.transformers import TransformersEngine
@@ -47,6 +48,8 @@ def embedded_client(
     from reward_service.scorer import Scorer
 
     _check_device(device)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
     console.say(f"loading {model}")
     grm = load_grm(model)
     labels = grm.template.labels

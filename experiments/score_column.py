@@ -10,8 +10,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot_write import write_progress
+from dopamine_rl.episodes.lerobot_write import check_column, write_progress
+from dopamine_rl.errors import BadInput
 from experiments.recordings import Recording
+
+
+def check_columns(recordings: Sequence[Recording], column: str) -> None:
+    """Raise BadInput where a dataset has a column of its own of that name, or no episode is of a dataset."""
+    roots = {recording.source.root for recording in recordings if recording.source is not None}
+    if not roots:
+        raise BadInput("--column", column, "it is for episodes of a LeRobotDataset, and there is none")
+    for root in sorted(roots):
+        check_column(root, column, overwrite=True)
 
 
 def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:
@@ -20,9 +30,9 @@ def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:
     Args:
         recordings: as scored; those without an `out`/NAME.json, because they could not be scored, are left out.
         out: where scores lie.
-        column: its name; where it is there already, other episodes keep theirs.
+        column: its name; where it was written before, other episodes keep theirs.
     Raises:
-        BadInput: the column is something else.
+        BadInput: as `check_columns`.
     """
     found: dict[Path, dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for recording in recordings:

@@ -81,7 +81,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | None) -> None:
     """Deploy the checkpoint where one is given, and answer HTTP until interrupted; leaves nothing behind."""
     from experiments.cluster import ClusterConfig, ray_cluster
+    from reward_service.service import ServiceConfig
 
+    engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
+    service = ServiceConfig(replicas=arguments.replicas, threads=arguments.threads, num_gpus=arguments.gpus, **engine)
     print("starting the cluster …", flush=True)
     with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(ENDED, 0):
         import ray
@@ -92,13 +95,8 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
             listen(ServeRewardClient(arguments.app), config, token)
             return
         from reward_service.deployment import deploy, shutdown
-        from reward_service.service import ServiceConfig
 
         name = f"http-{os.getpid()}"
-        engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
-        service = ServiceConfig(
-            replicas=arguments.replicas, threads=arguments.threads, num_gpus=arguments.gpus, **engine
-        )
         print(f"loading {arguments.checkpoint} …", flush=True)
         deploy(arguments.checkpoint, name, service)
         address = ray.get_runtime_context().gcs_address

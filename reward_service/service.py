@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -84,6 +85,7 @@ class ServiceConfig:
             *((name, getattr(self, name) >= 1, "give at least 1") for name in counts),
             ("max_replicas", self.max_replicas >= 1, "give a number of replicas"),
             ("target_requests", self.target_requests > 0, "give a number above 0"),
+            ("num_gpus", 0.0 <= self.num_gpus < math.inf, "give GPUs, or a share of one, or 0"),
             *((name, getattr(self, name) >= 0, "give seconds from 0 on") for name in ("scale_up_s", "scale_down_s")),
             ("batch_wait_ms", 0.0 <= self.batch_wait_ms < 1e6, "give milliseconds from 0 on"),
             ("lease_s", 0.0 <= self.lease_s < 1e9, "give seconds from 0 on; 0 keeps the application for ever"),

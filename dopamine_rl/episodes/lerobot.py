@@ -31,6 +31,8 @@ from dopamine_rl.types import EpisodeInfo
 VERSION, INFO, TASKS, SUBTASKS = "v3.0", "meta/info.json", "meta/tasks.parquet", "meta/subtasks.parquet"
 SUBTASK = "subtask_index"
 """The column that annotates every frame with its sub-task, where a dataset has it."""
+SUCCESS = "next.success"
+"""The column that says, in the last row of an episode, whether it succeeded, where a dataset has it."""
 MAX_VIEWS = 3
 TIME_TOLERANCE = 0.25
 """How far a frame's time may be from the one looked for, in frames."""
@@ -130,9 +132,13 @@ class LeRobotSource:
         self._rows = {episode_name(row.index): row for row in self._read_rows()}
 
     def episodes(self) -> list[EpisodeInfo]:
-        """See EpisodeSource. Sub-tasks come from the column `subtask_index`, where the dataset has it."""
-        labels = self._labels() if SUBTASK in self._info["features"] else {}
-        return [self._episode(name, row, labels.get(row.index)) for name, row in self._rows.items()]
+        """See EpisodeSource. Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there."""
+        labels, outcomes = self._by_frame(SUBTASK), self._by_frame(SUCCESS)
+        words = self._words(SUBTASKS, "subtask", SUBTASK) if labels else {}
+        return [
+            self._episode(name, row, labels.get(row.index), words, outcomes.get(row.index, [None])[-1])
+            for name, row in self._rows.items()
+        ]
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
@@ -179,11 +185,14 @@ class LeRobotSource:
             raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
         return self._rows[episode_id]
 
-    def _episode(self, name: str, row: _Row, labels: Sequence[int | None] | None) -> EpisodeInfo:
+    def _episode(
+        self, name: str, row: _Row, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
+    ) -> EpisodeInfo:
+        if success is not None and not isinstance(success, bool):
+            raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
         found = None if labels is None else segments(labels)
         keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
         if found is not None:
-            words = self._subtasks
             unknown = [index for index in stages if index not in words]
             if unknown:
                 raise EpisodeError(f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"say it in words, as {sorted(words)}")
@@ -192,19 +201,20 @@ class LeRobotSource:
             named = row.instructions[:1]
         return EpisodeInfo(
             name, row.instructions, row.length, self.frames_per_second, self.cameras, keyframes, named,
-            f"{row.data}: {SUBTASK}" if found else "",
+            f"{row.data}: {SUBTASK}" if found else "", success,
         )  # fmt: skip
 
-    def _labels(self) -> dict[int, list[int | None]]:
-        """Sub-task of every frame, by episode_index; one column of every data file is read."""
-        self._subtasks = self._words(SUBTASKS, "subtask", SUBTASK)
-        labels: dict[int, list[int | None]] = {row.index: [None] * row.length for row in self._rows.values()}
+    def _by_frame(self, column: str) -> dict[int, list[Any]]:
+        """A column's value for every frame, by episode_index, from every data file; nothing where there is no such column."""
+        if column not in self._info["features"]:
+            return {}
+        values: dict[int, list[Any]] = {row.index: [None] * row.length for row in self._rows.values()}
         for path in sorted({row.data for row in self._rows.values()}):
-            columns = self._columns(path, ("episode_index", "frame_index", SUBTASK))
-            for episode, frame, label in zip(*columns.values(), strict=True):
-                if episode in labels and 0 <= frame < len(labels[episode]):
-                    labels[episode][frame] = label
-        return labels
+            columns = self._columns(path, ("episode_index", "frame_index", column))
+            for episode, frame, value in zip(*columns.values(), strict=True):
+                if episode in values and 0 <= frame < len(values[episode]):
+                    values[episode][frame] = value
+        return values
 
     def _words(self, path: str, word: str, index: str) -> dict[int, str]:
         """What an index means, from a table whose words are its pandas index, whatever that is called."""

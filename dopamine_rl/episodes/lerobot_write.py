@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot import INFO, SUBTASK, SUBTASKS, TASKS, VERSION, LeRobotSource, episode_name, read_info
+from dopamine_rl.episodes.lerobot import (
+    INFO,
+    SUBTASK,
+    SUBTASKS,
+    SUCCESS,
+    TASKS,
+    VERSION,
+    LeRobotSource,
+    episode_name,
+    read_info,
+)
 from dopamine_rl.episodes.parquet import rewrite, write_columns
 from dopamine_rl.episodes.video import VideoWriter
 from dopamine_rl.errors import BadInput
@@ -32,6 +42,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     **{name: {**SCALAR, "dtype": "int64"} for name in ("frame_index", "episode_index", "index", "task_index")},
 }
 """The columns that every dataset has."""
+PROGRESS = {**SCALAR, "written_by": "dopamine-rl"}
+"""What `meta/info.json` says of a progress column; by it a column is told from one that somebody else wrote."""
 FRAMES_AT_ONCE = 64
 """Pictures of each camera held in memory while a dataset is written."""
 
@@ -49,9 +61,9 @@ def write_progress(
         progress: for each episode, by its name of LeRobotSource, float32 [frames] in [0, 1] or NaN. Episodes that are
             left out keep what the column holds of them, or get NaN.
         column: its name.
-        overwrite: write to a column that is there already.
+        overwrite: write to a column that an earlier call wrote.
     Raises:
-        BadInput: an unknown episode, wrong lengths or values, a column that is there or is no progress.
+        BadInput: an unknown episode, wrong lengths or values; otherwise as `check_column`.
     """
     finish_replacing(root)
     source = LeRobotSource(root)
@@ -61,10 +73,8 @@ def write_progress(
             raise BadInput(f"progress[{name}]", np.shape(values), f"give [{lengths.get(name)}] for an episode listed")
         if not np.all(np.isnan(values) | ((values >= 0.0) & (values <= 1.0))):
             raise BadInput(f"progress[{name}]", values, "give values in [0, 1], or NaN")
+    check_column(root, column, overwrite)
     info = read_info(root)
-    there = info["features"].get(column)
-    if "/" in column or (there is not None and not (overwrite and _is_ours(column, there))):
-        raise BadInput("column", column, "choose another name, or `overwrite` a progress column")
 
     def values_of(table: pa.Table) -> NDArray[np.float32]:
         episodes, frames = (table.column(name).to_numpy() for name in ("episode_index", "frame_index"))
@@ -77,23 +87,38 @@ def write_progress(
                 values[rows] = progress[episode_name(index)][frames[rows]]
         return values
 
-    info["features"][column] = SCALAR
+    info["features"][column] = PROGRESS
     _replace(root, info, column, values_of)
+
+
+def check_column(root: Path, column: str, overwrite: bool = False) -> None:
+    """Raise BadInput where `write_progress` would not write a column: its name has a /, or the dataset has it already.
+
+    Args:
+        root, column: the dataset's folder, and the name.
+        overwrite: it may be there where `write_progress` wrote it.
+    """
+    if not column or "/" in column:
+        raise BadInput("column", column, "choose a name, without a /")
+    there = read_info(root)["features"].get(column)
+    if there is not None and not _is_ours(there):
+        raise BadInput("column", column, f"{root} has a column of its own of this name: choose another name")
+    if there is not None and not overwrite:
+        raise BadInput("column", column, f"{root} has this column already: choose another name, or `overwrite` it")
 
 
 def remove_progress(root: Path, column: str = "progress") -> None:
     """Take a column out again that `write_progress` wrote. Raises BadInput where it is not there, or no such column."""
     finish_replacing(root)
     info = read_info(root)
-    if not _is_ours(column, info["features"].get(column)):
-        raise BadInput("column", column, "name a progress column of this dataset")
+    if not _is_ours(info["features"].get(column, {})):
+        raise BadInput("column", column, f"name a column of {root} that `write_progress` wrote")
     del info["features"][column]
     _replace(root, info, column, None)
 
 
-def _is_ours(column: str, feature: Mapping[str, Any] | None) -> bool:
-    plain = feature is not None and feature["dtype"] == "float32" and list(feature.get("shape", ())) == [1]
-    return plain and column not in DEFAULTS and not column.startswith(("action", "observation", "next."))
+def _is_ours(feature: Mapping[str, Any]) -> bool:
+    return feature.get("written_by") == PROGRESS["written_by"]
 
 
 _Values = Callable[["pa.Table"], NDArray[np.float32]]
@@ -139,8 +164,8 @@ def _write_json(path: Path, content: object) -> None:
 def write_dataset(root: Path, source: EpisodeSource, episodes_per_file: int = 100, lossless: bool = False) -> list[str]:
     """Write the episodes of any source as a dataset; it appears complete or not at all. A few frames are in memory.
 
-    It holds pictures, tasks (an episode's first instruction) and, where every episode is annotated, sub-tasks; no
-    actions, no states, no statistics. Success is not part of the format.
+    It holds pictures, tasks (an episode's first instruction), sub-tasks where every episode is annotated, and
+    `next.success` where an outcome is known; no actions, no states, no true progress, no statistics.
 
     Args:
         root: the dataset's folder; a folder that is there is not replaced.
@@ -171,6 +196,7 @@ class _Writer:
         annotated = all(info.annotation for info in episodes)
         stages = dict.fromkeys(stage for info in episodes for stage in info.stages) if annotated else {}
         self._subtasks = {stage: i for i, stage in enumerate(stages)}
+        self._judged = any(info.success is not None for info in episodes)
 
     def fill(self, root: Path) -> None:
         rows: list[dict[str, Any]] = []
@@ -190,6 +216,8 @@ class _Writer:
             columns = {SUBTASK: list(self._subtasks.values()), "subtask": list(self._subtasks)}
             write_columns(root / SUBTASKS, columns, index="subtask")
             features[SUBTASK] = DEFAULTS["task_index"]
+        if self._judged:
+            features[SUCCESS] = {**SCALAR, "dtype": "bool"}
         rate = float(self._rate)
         info = {
             "codebase_version": VERSION, "robot_type": None, "total_episodes": len(rows),
@@ -218,6 +246,8 @@ class _Writer:
             first = end
 
     def _write_data(self, path: Path, part: list[EpisodeInfo], rows: list[dict[str, Any]]) -> None:
+        import pyarrow as pa
+
         frames = [np.arange(info.frame_count) for info in part]
         columns: dict[str, list[NDArray[Any]]] = {
             "timestamp": [(ids / float(self._rate)).astype(np.float32) for ids in frames],
@@ -228,8 +258,11 @@ class _Writer:
         }  # fmt: skip
         if self._subtasks:
             columns[SUBTASK] = [self._labels(info) for info in part]
+        joined: dict[str, Any] = {name: np.concatenate(values) for name, values in columns.items()}
+        if self._judged:
+            joined[SUCCESS] = pa.array([value for info in part for value in _successes(info)], pa.bool_())
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_columns(path, {name: np.concatenate(values) for name, values in columns.items()})
+        write_columns(path, joined)
 
     def _labels(self, info: EpisodeInfo) -> NDArray[np.int64]:
         """Sub-task of each frame: a segment's own frames begin with its keyframe; −1 outside all of them."""
@@ -265,3 +298,8 @@ class _Writer:
             "video.fps": float(self._rate), "video.channels": 3, "has_audio": False,
         }  # fmt: skip
         return {"dtype": "video", "shape": list(shape), "names": ["height", "width", "channels"], "info": about}
+
+
+def _successes(info: EpisodeInfo) -> list[bool | None]:
+    """`next.success` of each frame: true in the last one of a success, null in an episode that nobody judged."""
+    return [None if info.success is None else False] * (info.frame_count - 1) + [info.success]

@@ -3,6 +3,9 @@
     raw/task_instruction.json
     raw/episode_001/annotated_keyframes.json  cam_high.mp4  cam_left_wrist.mp4  cam_right_wrist.mp4  [transitions.npz]
 
+`transitions.npz` may hold `success` alone: that is how a failure is told of which nothing but the videos was recorded, as on a
+real robot (`np.savez("transitions.npz", success=False)`). An episode without the file counts as a success.
+
 Source: METHOD.md section 6 (format of the released Robo-Dopamine pipeline). Differs: `transitions.npz` is ours and
 optional; with fewer than three views only the first cameras are there.
 """
@@ -39,6 +42,7 @@ ARRAYS = {
     "success": 0,
     "seed": 0,
 }
+"""Of `transitions.npz`: all of them, or `success` alone."""
 OPTIONAL_ARRAYS = {"true_progress": 1}
 
 
@@ -152,6 +156,10 @@ def read_demonstration(folder: Path) -> Demonstration:
     """
     folder = Path(folder)
     arrays = _read_transitions(folder)
+    if len(arrays) == 1:
+        raise _error(
+            folder, TRANSITIONS, "arrays", list(arrays), f"it tells the outcome alone: give {', '.join(ARRAYS)}"
+        )
     raw = read_raw_episode(folder)
     steps, count = arrays["frame_steps"], len(arrays["actions"])
     if len(steps) != raw.frame_count or steps[0] != 0 or (np.diff(steps) <= 0).any() or steps[-1] > count:
@@ -190,6 +198,11 @@ def read_outcome(folder: Path) -> tuple[bool | None, NDArray[np.float32] | None]
     arrays = _read_transitions(folder)
     truth = arrays.get("true_progress")
     return bool(arrays["success"]), None if truth is None else truth.astype(np.float32)
+
+
+def has_transitions(folder: Path) -> bool:
+    """Whether more than an episode's outcome was recorded beside it, for `read_demonstration`. Raises EpisodeError."""
+    return (Path(folder) / TRANSITIONS).exists() and len(_read_transitions(folder)) > 1
 
 
 def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
@@ -288,13 +301,16 @@ def _read_video(
 
 
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
+    """All of `ARRAYS` and those of `OPTIONAL_ARRAYS` that are there, or `success` alone."""
     try:
         with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in (*ARRAYS, *(OPTIONAL_ARRAYS.keys() & set(file.files)))}
+            known = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in file.files]
+            arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else known)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise _error(folder, TRANSITIONS, "content", str(error), f"give arrays {', '.join(ARRAYS)}") from error
+        fix = f"give arrays {', '.join(ARRAYS)}, or success alone"
+        raise _error(folder, TRANSITIONS, "content", str(error), fix) from error
     for name, array in arrays.items():
         ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
-        if array.ndim != ndim or not np.isfinite(array).all():
+        if array.ndim != ndim or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
             raise _error(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
     return arrays

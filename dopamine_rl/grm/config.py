@@ -192,6 +192,11 @@ class TrainConfig:
             ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a rate in (0, 1)"),
             ("batches", self.batches >= 1, "give at least 1"),
             ("vision_rate", self.vision_rate >= 0.0, "give a share of the learning rate, or 0"),
+            ("weight_decay", 0.0 <= self.weight_decay < math.inf, "give a number from 0"),
+            ("warmup", 0.0 <= self.warmup <= 1.0, "give a share in [0, 1]"),
+            ("clip", self.clip > 0.0, "give a norm above 0; inf clips nothing"),
+            ("label_sigma", 0.0 < self.label_sigma < math.inf, "give a width above 0"),
+            ("hop_weight", 0.0 <= self.hop_weight < math.inf, "give a number from 0"),
             ("peak_flops", self.peak_flops >= 0.0, "give operations a second, or 0 to measure them"),
         )
         if self.updates < 0:
@@ -224,6 +229,10 @@ class LoRAConfig:
             raise BadInput("sft.lora.alpha", self.alpha, "give a number above 0")
         if not self.targets and not self.vision_targets:
             raise BadInput("sft.lora.targets", self.targets, "name at least one kind of module")
+
+
+MOST_THREADS = 1024
+"""Of a process: far beyond it libraries end the process instead of raising an error."""
 
 
 @dataclass(frozen=True)
@@ -265,6 +274,9 @@ class SFTConfig:
         for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")
+        for name in ("threads", "decoders"):
+            if getattr(self, name) > MOST_THREADS:
+                raise BadInput(f"sft.{name}", getattr(self, name), f"give at most {MOST_THREADS}")
         if self.memory_mb < 0:
             raise BadInput("sft.memory_mb", self.memory_mb, "give 0 or more")
         if self.train.batches % self.workers:

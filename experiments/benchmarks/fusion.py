@@ -34,7 +34,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="folders of unseen episodes, one a look; the first is what the others are compared with")  # fmt: skip
-    parser.add_argument("--model", metavar="[NAME=]CHECKPOINT", action="append", required=True, help="may be given several times; the first is what the others are compared with")  # fmt: skip
+    parser.add_argument("--model", metavar="[NAME=]CHECKPOINT", action="append", required=True, help="may be given several times; the first is what the others are compared with. Without NAME it is called after the folder that it lies in")  # fmt: skip
     parser.add_argument("--held-in", metavar="DIR", type=Path, action="append", required=True, help="episodes that the error to expect is fitted on; none of them is judged; may be given several times")  # fmt: skip
     parser.add_argument("--demo", type=Path, metavar="EPISODE", required=True, help="a success whose first and last frames are START, END and the goal")  # fmt: skip
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures of each DATA (default: all)")  # fmt: skip
@@ -66,6 +66,10 @@ def run(arguments: argparse.Namespace) -> Comparison:
 
     models = named([_pair(text) for text in arguments.model], "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
+    if both := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
+        raise BadInput("--held-in", str(min(both)), "give other episodes than those that are judged")
+    if not 0.0 < arguments.threshold <= 1.0:
+        raise BadInput("--threshold", arguments.threshold, "give a progress in (0, 1]")
     console = Console()
     answers = {name: ask_model(arguments, path, looks, console) for name, path in models.items()}
     console.say("figures and their intervals")
@@ -86,7 +90,9 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
     """Paths by name. Raises BadInput where two have the same."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise BadInput(option, [name for name, _ in pairs], "two have the same name: call them otherwise")
+        raise BadInput(
+            option, [name for name, _ in pairs], "two have the same name: write NAME=PATH, or rename a folder"
+        )
     return found
 
 

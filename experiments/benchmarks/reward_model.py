@@ -24,8 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import write_atomically
 from dopamine_rl.grm.hub import model_folder
@@ -148,7 +146,6 @@ def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) ->
 
 def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
     """The figures of a model on unseen episodes, with intervals."""
-    from dopamine_rl.metrics import false_success
     from dopamine_rl.types import FusionConfig
     from experiments.evaluate_grm import ask
     from experiments.grm_episodes import read_unseen
@@ -165,15 +162,12 @@ def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, conso
     answered = ask(store, judged, {"": Setting()}, console)[""]
     verdict = judge_variant(answered, Variant(FusionConfig()), THRESHOLD)
     found = verdict.figures
-    # By the script's name: the figures know only the peg's near misses.
-    near = np.array([episode.name.startswith("near_miss") for episode in judged])
     return {
-        **{name: round(found[name].value, 4) for name in FIGURES},
-        "near_miss_false_success": round(false_success(verdict.columns["end"][near], THRESHOLD).mean, 4),
+        **{name: round(found[name].value, 4) for name in (*FIGURES, "near_miss_false_success")},
         "intervals": {name: [round(found[name].low, 4), round(found[name].high, 4)] for name in FIGURES},
         "successes": sum(e.outcome == "success" for e in judged),
         "failures": sum(e.outcome != "success" for e in judged),
-        "near_misses": int(near.sum()),
+        "near_misses": int(verdict.columns["near_miss"].sum()),
         "beyond": len(beyond),
     }
 

@@ -27,6 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dopamine_rl.errors import DopamineError
+from experiments.ending import exit_with
+
 if TYPE_CHECKING:
     import torch
 
@@ -49,7 +52,14 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="frames of an episode (default: %(default)s)")
     parser.add_argument("--group", type=int, default=32, help="questions in one stock pass (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where both arms run (default: %(default)s)")
-    print(json.dumps(measure(parser.parse_args())))
+    arguments = parser.parse_args()
+    for name, least in (("rounds", 1), ("threads", 1), ("views", 1), ("frames", 8), ("group", 1)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name} = {getattr(arguments, name)}: give at least {least}")
+    try:
+        print(json.dumps(measure(arguments)))
+    except DopamineError as error:
+        exit_with(error)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -21,6 +21,7 @@ from dopamine_rl.episodes.lerobot_write import remove_progress, write_dataset, w
 from dopamine_rl.episodes.raw import KEYFRAMES, write_demonstration
 from dopamine_rl.episodes.source import CachedSource, RawSource, open_source
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.types import EpisodeInfo
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 LENGTHS = (5, 9, 7)
@@ -97,7 +98,38 @@ def test_what_is_said_of_an_episode_comes_back(raw: RawSource, dataset: Path) ->
         assert np.array_equal(found.keyframes, wanted.keyframes)
         assert found.stages == wanted.stages
         assert found.annotation.endswith("subtask_index")
-        assert found.success is None
+        assert found.success is wanted.success is True
+
+
+@pytest.mark.parametrize("known", [(True, False, None), (None, False, True), (None, None, None)])
+def test_outcomes_come_back(raw: RawSource, tmp_path: Path, known: tuple[bool | None, ...]) -> None:
+    infos = [replace(info, success=success) for info, success in zip(raw.episodes(), known, strict=True)]
+    write_dataset(tmp_path / "set", Told(raw, infos), episodes_per_file=2)
+    source = LeRobotSource(tmp_path / "set")
+    assert tuple(info.success for info in source.episodes()) == known
+    features = json.loads((tmp_path / "set/meta/info.json").read_text())["features"]
+    if known == (None, None, None):
+        assert "next.success" not in features
+        return
+    assert features["next.success"]["dtype"] == "bool"
+    types = {parquet.read_schema(path).field("next.success").type for path in (tmp_path / "set").glob("data/*/*")}
+    assert types == {pa.bool_()}
+    for name, success, length in zip(NAMES, known, LENGTHS, strict=True):
+        rows = [None if success is None else False] * (length - 1) + [success]
+        assert source.column(name, "next.success").tolist() == rows
+
+
+def test_an_outcome_that_is_no_bool_is_named(dataset: Path) -> None:
+    change_column(dataset / DATA, "next.success", [0.0] * 14)
+    with pytest.raises(EpisodeError, match=rf"episode_000000/{DATA}: next\.success = 0\.0"):
+        LeRobotSource(dataset).episodes()
+
+
+class Told:
+    """A source of which something else is said."""
+
+    def __init__(self, source: RawSource, infos: list[EpisodeInfo]) -> None:
+        self.episodes, self.frames = lambda: infos, source.frames
 
 
 def test_an_episode_without_sub_tasks_is_one_segment_and_says_so(dataset: Path) -> None:
@@ -148,7 +180,8 @@ def test_progress_becomes_a_column_and_goes_again(dataset: Path) -> None:
         assert source.column(name, "progress").astype(np.float32).tolist() == values.tolist()
     assert np.isnan(source.column(NAMES[1], "progress")).all(), "no value is not a number"
     info, stats = (json.loads((dataset / "meta" / name).read_text()) for name in ("info.json", "stats.json"))
-    assert info["features"]["progress"] == {"dtype": "float32", "shape": [1], "names": None}
+    feature = {"dtype": "float32", "shape": [1], "names": None, "written_by": "dopamine-rl"}
+    assert info["features"]["progress"] == feature
     assert stats["progress"]["count"] == [12]
     for path, table in before.items():
         after = parquet.read_table(dataset / path)
@@ -242,6 +275,25 @@ def test_progress_that_does_not_fit_changes_nothing(dataset: Path, progress: Any
     with pytest.raises(BadInput, match="column"):
         remove_progress(dataset, column if column != "progress" else "reward")
     assert contents(dataset) == before
+
+
+def test_a_column_of_the_dataset_s_own_is_neither_overwritten_nor_removed(dataset: Path) -> None:
+    with_reward(dataset)
+    before = contents(dataset)
+    for change in (lambda: write_progress(dataset, curves(), "reward", overwrite=True), lambda: remove_progress(dataset, "reward")):  # fmt: skip
+        with pytest.raises(BadInput, match=rf"column = 'reward': .*{dataset}"):
+            change()
+    assert contents(dataset) == before
+
+
+def with_reward(root: Path) -> None:
+    """Give a dataset a float column of its own."""
+    info = json.loads((root / "meta/info.json").read_text())
+    scalar = {"dtype": "float32", "shape": [1], "names": None}
+    change_json(root / "meta/info.json", features={**info["features"], "reward": scalar})
+    for path in root.glob("data/*/*.parquet"):
+        rewards = np.full(len(parquet.read_table(path)), 0.25, np.float32)
+        change_column(path, "reward", rewards)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from dopamine_rl.episodes import raw
-from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_raw_episode, write_demonstration
+from dopamine_rl.episodes.raw import (
+    has_transitions,
+    list_episodes,
+    read_demonstration,
+    read_outcome,
+    read_raw_episode,
+    write_demonstration,
+)
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.types import Demonstration
@@ -200,6 +207,33 @@ def test_malformed_transitions_are_named(episode: Path) -> None:
     path.write_bytes(b"PK half")
     with pytest.raises(EpisodeError, match=r"transitions\.npz: content"):
         read_demonstration(episode)
+
+
+@pytest.mark.parametrize("success", [True, False])
+def test_an_outcome_may_be_told_without_transitions(episode: Path, success: bool) -> None:
+    assert has_transitions(episode)
+    np.savez(episode / raw.TRANSITIONS, success=success)
+    assert read_outcome(episode) == (success, None)
+    assert not has_transitions(episode)
+    with pytest.raises(EpisodeError, match=r"transitions\.npz: arrays.*outcome alone"):
+        read_demonstration(episode)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"success": "no"},
+        {"success": [False]},
+        {"success": None},
+        {"success": np.nan},
+        {"success": False, "seed": 1},
+        {},
+    ],
+)
+def test_a_malformed_outcome_is_named(episode: Path, arrays: dict[str, Any]) -> None:
+    np.savez(episode / raw.TRANSITIONS, **arrays)
+    with pytest.raises(EpisodeError, match=r"episode_001/transitions\.npz: (success|content)"):
+        read_outcome(episode)
 
 
 @pytest.mark.skipif(not REAL_ROBOT.exists(), reason="the real-robot episode is not beside this repository")

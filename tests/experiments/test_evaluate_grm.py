@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.raw import TRANSITIONS, read_demonstration, write_demonstration
-from dopamine_rl.errors import BadInput
+from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
+from dopamine_rl.episodes.source import open_source
+from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.grm.evaluate import episode_hops
 from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.model import build_grm, load_grm, save_grm
@@ -280,6 +282,57 @@ def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(r
     assert not (tmp_path / "refused").exists()  # nothing was asked
 
 
+def test_a_dataset_is_judged_as_its_raw_episodes_are(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    write_dataset(tmp_path / "set", open_source(raw), lossless=True)
+    folder = tmp_path / "raw"
+    shutil.copytree(raw, folder)
+    for path in folder.glob(f"*/{TRANSITIONS}"):  # what a dataset keeps of them
+        np.savez(path, success=read_demonstration(path.parent).success)
+    answering(FakeEngine())
+    known = run("model", folder, "--out", tmp_path / "a", "--stride", 1, "--demo", folder / "expert_10")
+    number = [info.episode_id for info in open_source(raw).episodes()].index("expert_10")
+    found = run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1, "--demo", f"{tmp_path / 'set'}#{number}")  # fmt: skip
+    assert found.summary() == known.summary() | {"reference": f"episode_{number:06d}"}
+    assert found.counts()["success"] == 4
+    assert found.counts()["failure"] == 3
+    assert "without annotation" not in capsys.readouterr().out
+    change = json.loads((tmp_path / "set/meta/info.json").read_text())
+    del change["features"]["subtask_index"]
+    (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
+    run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
+    assert "episodes without annotation, each one segment: 7" in capsys.readouterr().out
+
+
+def test_a_failure_of_unknown_progress_counts_by_its_end_alone(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    folder = tmp_path / "raw"
+    shutil.copytree(raw, folder)
+    np.savez(folder / "jam_1" / TRANSITIONS, success=False)
+    answering(FakeEngine())
+    evaluation = run("model", folder, "--out", tmp_path / "out", "--stride", 1, "--demo", folder / "expert_10")
+    jam = next(e for e, _ in next(iter(evaluation.answered.values())) if e.name == "jam_1")
+    assert (jam.truth, jam.outcome, jam.expert, jam.verdict["failure"]) == (None, None, False, True)
+    assert evaluation.counts()["failure"] == 3
+    assert evaluation.served.figures["auc"].value == 1.0
+    assert evaluation.confusion.sum() == 6
+
+
+def test_near_misses_of_any_task_are_told_by_their_script(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+    folder = tmp_path / "raw"
+    shutil.copytree(raw, folder, ignore=lambda _, names: [name for name in names if name.startswith("jam")])
+    (folder / "stall_1").rename(folder / "near_miss_000123")
+    answering(FakeEngine())
+    evaluation = run("model", folder, "--out", tmp_path / "out")
+    assert evaluation.counts()["near_miss"] == evaluation.counts()["failure"] == 1
+    assert evaluation.served.figures["near_miss_false_success"].value == 0.0
+
+
+def test_videos_without_keyframes_among_the_episodes_are_named(raw: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(raw, tmp_path / "raw"))
+    (folder / "jam_2" / KEYFRAMES).unlink()
+    with pytest.raises(EpisodeError, match=f"jam_2/{KEYFRAMES}"):
+        run("model", folder, "--out", tmp_path / "out")
+
+
 def test_rows_of_an_episode_are_what_can_be_counted_by_hand(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
     answering(FakeEngine())
     evaluation = run("model", raw, "--out", tmp_path)
@@ -323,7 +376,7 @@ def test_failures_are_labelled_on_the_demonstrations_scale(raw: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model", "/no/such/place"], "DATA = '/no/such/place': give a folder of raw episodes"),
+        (["model", "/no/such/place"], "DATA = '/no/such/place': give a LeRobotDataset v3, or a folder"),
         (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
         (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
         (["model", "RAW", "--episodes", "0"], "--episodes = 0"),

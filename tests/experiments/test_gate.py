@@ -143,13 +143,17 @@ def test_an_experts_failure_and_a_failed_failure_count_by_how_they_ended() -> No
     assert figures.progress_mae < 0.01
 
 
-def test_near_misses_are_told_by_where_the_peg_truly_ended() -> None:
+def test_near_misses_are_told_by_where_the_peg_truly_ended_or_by_the_script() -> None:
     jammed, clear, deep = (0.006, -0.001), (0.02, -0.001), (0.001, 0.06)
     demonstrations = [success(), failure(0.9, jammed), failure(0.3, jammed), failure(0.9, clear), failure(0.9, deep)]
     figures = report(judged(demonstrations), 0.8, STRIDE)
     assert (figures.near_misses, figures.near_miss_false_success) == (2, 0.5)
     assert figures.false_success == 0.75
-    assert "50% of the 2 failures" in decide(figures, GateConfig()).table()
+    assert "50% of the 2 near misses" in decide(figures, GateConfig()).table()
+    other = replace(failure(0.9), episode_id="near_miss_000123", observations=np.zeros((1, 10), np.float32))
+    solved = replace(success(), episode_id="near_miss_000124")
+    figures = report(judged([success(), failure(), other, solved]), 0.8, STRIDE)
+    assert (figures.near_misses, figures.near_miss_false_success) == (1, 1.0)
     none = report(judged([success(), failure()]), 0.8, STRIDE)
     assert (none.near_misses, none.near_miss_false_success) == (0, None)
     assert "jams" in decide(none, GateConfig()).table()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ import pytest
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.raw import write_demonstration
+from dopamine_rl.episodes.raw import TRANSITIONS, write_demonstration
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.model import build_grm, save_grm
 from experiments.recordings import find_recordings, read_frames
 from experiments.score_column import held
 from tests.dopamine_rl.grm_toys import TINY
+from tests.dopamine_rl.test_lerobot import with_reward
 from tests.experiments.test_score import COUNT, recorded, run
 
 
@@ -63,6 +65,34 @@ def test_bad_requests_are_named(data: Path, tmp_path: Path) -> None:
             find_recordings(f"{data / 'set'}#{number}")
     with pytest.raises(BadInput, match="--column"):
         run(data / "raw", "--demo", data / "raw/take_0", "--model", data / "grm", "--out", tmp_path, "--column", "p")
+
+
+def test_a_user_s_own_column_is_refused_before_anything_is_scored(data: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(data / "set", tmp_path / "set"))
+    with_reward(root)
+    with pytest.raises(BadInput, match=rf"column = 'reward': {root} .*choose another name"):
+        run(f"{root}#0", "--demo", data / "raw/take_0", "--model", data / "grm", "--out", tmp_path / "out", "--column", "reward")  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    assert set(LeRobotSource(root).column("episode_000000", "reward").tolist()) == {0.25}
+
+
+def test_a_failure_of_a_dataset_is_no_demonstration(data: Path, tmp_path: Path) -> None:
+    write_demonstration(tmp_path / "raw", recorded("take_2", 3, success=False))
+    write_dataset(tmp_path / "set", open_source(tmp_path / "raw"))
+    (recording,) = find_recordings(str(tmp_path / "set"))
+    assert recording.success is False
+    assert recording.true_progress(np.arange(COUNT), COUNT) is None
+    with pytest.raises(BadInput, match=r"--demo.*a failed episode"):
+        run(tmp_path / "set", "--model", data / "grm", "--out", tmp_path / "out")
+
+
+def test_an_outcome_alone_does_not_make_every_frame_worth_scoring(data: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(data / "raw", tmp_path / "raw")) / "take_0"
+    (whole,) = find_recordings(str(folder))
+    np.savez(folder / TRANSITIONS, success=False)
+    (plain,) = find_recordings(str(folder))
+    assert (whole.success, whole.dense) == (True, True)
+    assert (plain.success, plain.dense) == (False, False)
 
 
 def test_progress_is_held_and_never_invented() -> None:
