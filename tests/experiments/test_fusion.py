@@ -120,4 +120,4 @@ def test_models_of_one_name_are_refused(data: dict[str, Path], capsys: pytest.Ca
     with pytest.raises(SystemExit) as ended:
         fusion.main([str(data["plain"]), "--model", "a/grm", "--model", "a/other", "--held-in", "x", "--demo", "y"])
     assert ended.value.code == 1
-    assert "call them otherwise" in capsys.readouterr().err
+    assert "NAME=PATH" in capsys.readouterr().err
