@@ -159,9 +159,20 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             raise BadInput("env.views", self.config.views, "name the cameras to render")
         return self._scene.pictures()
 
-    def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
-        """Put every body into a recorded state: kind -> name -> float32 [...], as ManiSkill's trajectories hold them."""
+    def restore(
+        self, states: Mapping[str, Mapping[str, NDArray[np.float32]]], first: bool = False
+    ) -> NDArray[np.float32]:
+        """Put every body into a recorded state: kind -> name -> float32 [...], as ManiSkill's trajectories hold them.
+
+        Args:
+            first: the episode begins with this state, and true progress is measured from it.
+        Returns:
+            The observation there.
+        Raises:
+            BadInput: a body that the scene does not have.
+        """
         self._scene.restore(states)
+        return self._observe()
 
     def close(self) -> None:
         """Give the scene's memory back."""
@@ -253,6 +264,15 @@ class ObjectEnv(SimulatedEnv):
         state = self._state = self.task.read(self._scene)
         positions = [matrix[:3, 3] for matrix in (state.tool, state.item, state.goal)]
         return np.concatenate([*positions, [state.grasped]]).astype(np.float32)
+
+    def restore(
+        self, states: Mapping[str, Mapping[str, NDArray[np.float32]]], first: bool = False
+    ) -> NDArray[np.float32]:
+        """See SimulatedEnv."""
+        observed = super().restore(states)
+        if first:
+            self._first = self._state
+        return observed
 
     def _begin(self, seed: int) -> None:
         self._scene.reset(seed=seed)

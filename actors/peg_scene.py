@@ -5,8 +5,6 @@ Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import sapien
 import torch
@@ -17,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from actors.geometry import Matrix, inverse, pose, to_matrix
 from actors.peg_state import GRASP_OFFSET_M, GRASP_ROTATION, PegState
-from actors.scene import TabletopScene
+from actors.scene import SHUT_M, TabletopScene
 
 SETTLING_STEPS = 20
 """Simulation steps (10 ms each) in which a peg put between the fingers comes to rest in the grasp."""
@@ -44,15 +42,6 @@ class PegScene(TabletopScene, PegInsertionSideEnv):
             qpos=self.agent.robot.get_qpos()[0].numpy().astype(np.float64),
             half_length=float(self.peg_half_sizes[0, 0]),
             radius=float(self.peg_half_sizes[0, 1]),
-        )
-
-    def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
-        """Put every body into a recorded state: kind -> name -> float32 [...]."""
-        self.set_state_dict(
-            {
-                kind: {name: torch.as_tensor(state)[None] for name, state in bodies.items()}
-                for kind, bodies in states.items()
-            }
         )
 
     def grasped(self) -> bool:
@@ -84,7 +73,7 @@ class PegScene(TabletopScene, PegInsertionSideEnv):
             self._set(joints, 0.04, waiting)
             self.scene.step()
         self._set(joints, radius, peg)
-        gripper.set_drive_targets(torch.full((1, 2), -0.01))
+        gripper.set_drive_targets(torch.full((1, 2), SHUT_M))
         for _ in range(SETTLING_STEPS):
             self.scene.step()
         self.agent.controller.reset()

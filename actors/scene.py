@@ -14,17 +14,22 @@ os.environ.setdefault("LP_NUM_THREADS", "1")
 
 import numpy as np
 import sapien
+import torch
 from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.sensors.camera import CameraConfig
 from mani_skill.utils import sapien_utils
 from mani_skill.utils.registration import REGISTERED_ENVS
+from numpy.typing import NDArray
 
 from actors.looks import APPEARANCES, Appearance
 from actors.tasks.task import Camera, Task
-from dopamine_rl.errors import RenderingUnavailable
+from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.types import Views
 
 NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python of this environment>"
+
+SHUT_M = -0.01
+"""Where the fingers of a gripper that presses are sent, metres from the middle."""
 
 
 class TabletopScene(BaseEnv):
@@ -86,6 +91,34 @@ class TabletopScene(BaseEnv):
     def show(self, seed: int) -> None:
         """Take on the look of the episode that a seed names."""
         self.appearance.change(np.random.default_rng(seed))
+
+    def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
+        """Put every body into a recorded state: kind -> name -> float32 [...], so that it is known what touches what.
+
+        Contacts are no part of a state. The engine finds them in one of its steps (10 ms), in which the arm stays and the
+        gripper shuts; then the bodies are put back. A grasp so felt begins and ends within an environment step of the true one.
+
+        Raises:
+            BadInput: a body that this scene does not have.
+        """
+        state = {kind: {self._known(kind, name): torch.as_tensor(body)[None] for name, body in bodies.items()} for kind, bodies in states.items()}  # fmt: skip
+        self.set_state_dict(state)
+        arm, gripper = (self.agent.controller.controllers[name] for name in ("arm", "gripper"))
+        arm.set_drive_targets(self.agent.robot.get_qpos()[:, :-2])
+        gripper.set_drive_targets(torch.full((1, 2), SHUT_M))
+        self.scene.step()
+        self.set_state_dict(state)
+
+    def _known(self, kind: str, name: str) -> str:
+        """What a recorded body is called here. ManiSkill records most tasks with a Panda that has no wrist camera."""
+        registry = self.scene.state_dict_registry
+        name = self.agent.robot.name if name == "panda" else name
+        known = {"actors": registry.actors, "articulations": registry.articulations}[kind]
+        if name not in known:
+            raise BadInput(
+                f"env_states/{kind}/{name}", name, f"give a trajectory of ManiSkill's Panda among {', '.join(known)}"
+            )
+        return name
 
     def pictures(self) -> Views:
         """Render the views now: uint8 [V, H, W, 3]."""

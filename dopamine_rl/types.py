@@ -306,7 +306,7 @@ class Demonstration:
         keyframes: int [N+1], indices into `frames` of the sub-task boundaries, strictly increasing.
         stages: N names, one a segment.
         observations: float32 [T+1, D], policy observations.
-        actions: float32 [T, A] in [−1, 1].
+        actions: float32 [T, A] in [−1, 1]; those of a replayed trajectory are in the units of its own control mode.
         task_rewards: float32 [T].
         terminated: bool, the task ended with step T (success); else time ran out.
         success: bool, the simulator's verdict (ground truth: for evaluation and task reward only).

@@ -41,11 +41,16 @@ class Group:
 DOPAMINE = Group(
     "Progress rewards from a vision-language model for robot learning.",
     {
-        "demos": Command("simulated demonstrations and failures of a task", "experiments.demos"),
+        "demos": Command(
+            "simulated demonstrations and failures of a task, or trajectories of ManiSkill", "experiments.demos"
+        ),
+        "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.convert"),
         "grm": Group(
             "the General Reward Model: pictures in, progress out",
             {
-                "pairs": Command("which training pairs demonstrations give, and how evenly", "experiments.pairs"),
+                "pairs": Command(
+                    "balanced training pairs of demonstrations, counted and written as items", "experiments.pairs"
+                ),
                 "train": Command(
                     "a reward model from recorded episodes, whole or interrupted", "experiments.grm_train"
                 ),

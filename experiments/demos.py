@@ -1,6 +1,7 @@
 """Records demonstrations of a simulated task into a folder of raw episodes: successes of its expert, and failures.
 
     dopamine demos PickCube -n 50 --failures 50
+    dopamine demos PickCube --trajectories trajectory.h5 -n 50
     dopamine demos StackCube -n 0 --failures 20 --kind near_miss --kind drop --out raw/misses --seed 5000
     dopamine demos PegInsertionSide -n 16 --env laptop --look light
 
@@ -8,12 +9,17 @@ Every episode belongs to a seed: the same command records the same episodes, wha
 --look the same again in other pictures. Failures are of
 the task's kinds in turn, half of them near misses. What is in the folder already is kept, so that the same command goes on
 where it was interrupted, and a larger -n adds to it. Beside the pictures every episode holds the simulator's true progress.
+
+--trajectories shows again what ManiSkill's RecordEpisode wrote, FILE.h5 with FILE.json beside it, up to each one's first success:
+the simulator is put into every recorded state, so that any control mode will do. True progress tells two stages: until the
+object is held, and from then on. Actions stay in the control mode of the recording, which demos.json names.
 The last line is JSON: episodes, successes, failures by kind, seconds, and episodes a second of those recorded now.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 from collections import Counter
@@ -24,8 +30,11 @@ from typing import Any
 
 from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
+from actors.replay import REPLAYED, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
+from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
+from dopamine_rl.episodes.raw import read_outcome
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import remove_leftovers, write_atomically
 from experiments.arguments import read_preset
@@ -48,7 +57,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     tasks = "; ".join(f"{_short(task)}: {task.instructions[0]} ({', '.join(_kinds(task))})" for task in TASKS.values())
     parser.add_argument("task", metavar="TASK", help=f"with its kinds of failures: {tasks}")
-    parser.add_argument("-n", type=int, required=True, metavar="N", help="successes of the expert")
+    parser.add_argument("-n", type=int, metavar="N", help="successes of the expert, or trajectories of the file (default: all of them)")  # fmt: skip
+    parser.add_argument("--trajectories", type=Path, metavar="FILE.h5", help="replay ManiSkill's trajectories of this task instead of recording its expert")  # fmt: skip
     parser.add_argument("--failures", type=int, default=0, metavar="M", help="failures (default: %(default)s)")
     parser.add_argument("--kind", action="append", metavar="KIND", help="a kind of failures, instead of all in turn; may be given several times")  # fmt: skip
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
@@ -79,25 +89,23 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         BadInput: an argument cannot be used, or the folder's episodes were recorded in another way.
     """
     task = find_task(arguments.task)
-    for name, value, least in (("-n", arguments.n, 0), ("--failures", arguments.failures, 0), ("--workers", arguments.workers, 1)):  # fmt: skip
-        if value < least:
-            raise BadInput(name, value, f"give at least {least}")
-    if arguments.n + arguments.failures == 0:
-        raise BadInput("-n", arguments.n, "ask for at least one success, or for --failures")
-    if not 0 <= arguments.seed < SPARE_SEEDS:
-        raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
+    if arguments.workers < 1:
+        raise BadInput("--workers", arguments.workers, "give at least 1")
     out = (arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
-    episodes = plan(task, arguments)
+    if arguments.trajectories is None:
+        episodes, origin = plan(task, arguments), None
+    else:
+        episodes, origin = plan_replay(task, env, arguments)
     make_folder(out)
-    _agree(out, env)
+    _agree(out, {**asdict(env), "trajectories": origin})
     remove_leftovers(out)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
     console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
     if missing:
-        _record(missing, env, out, arguments.workers, console)
-    failures = Counter(script for script, _ in episodes if script != EXPERT)
+        _record(missing, env, out, arguments, console)
+    failures = Counter(script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out))[0])
     return {
         "task": task.name,
         "out": str(out),
@@ -141,12 +149,45 @@ def environment(task: Task, arguments: argparse.Namespace) -> EnvConfig:
 
 def plan(task: Task, arguments: argparse.Namespace) -> list[tuple[str, int]]:
     """Script and seed of every episode. Success i and failure i have the same seed, whatever the numbers asked for."""
+    if arguments.n is None:
+        raise BadInput("-n", None, "say how many successes to record")
+    for name, value in (("-n", arguments.n), ("--failures", arguments.failures)):
+        if value < 0:
+            raise BadInput(name, value, "give at least 0")
+    if arguments.n + arguments.failures == 0:
+        raise BadInput("-n", arguments.n, "ask for at least one success, or for --failures")
+    if not 0 <= arguments.seed < SPARE_SEEDS:
+        raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
     kinds = tuple(arguments.kind or task.failures)
     for kind in kinds:
         if kind not in _kinds(task):
             raise BadInput("--kind", kind, f"choose from {', '.join(_kinds(task))}")
     successes = [(EXPERT, arguments.seed + i) for i in range(arguments.n)]
     return successes + [(kinds[i % len(kinds)], arguments.seed + i) for i in range(arguments.failures)]
+
+
+def plan_replay(
+    task: Task, env: EnvConfig, arguments: argparse.Namespace
+) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    """Name and number of every trajectory to replay, and what is to be known of the file. Raises BadInput."""
+    path: Path = arguments.trajectories
+    if not path.is_file():
+        raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
+    for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
+        if given:
+            raise BadInput(name, given, "leave it out: --trajectories replays what is in the file")
+    if env.start != "standard":
+        raise BadInput("--env", arguments.env, "leave it out: ManiSkill's trajectories have the standard start")
+    if arguments.n is not None and arguments.n < 1:
+        raise BadInput("-n", arguments.n, "give at least 1, or leave it out for all trajectories")
+    numbers = list_trajectories(path)[: arguments.n]
+    first = next(read_trajectories(path), None)
+    if first is None:
+        raise BadInput("--trajectories", str(path), "give a file with a trajectory")
+    check_trajectory(task, first)
+    digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
+    origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
+    return [(REPLAYED, number) for number in numbers], origin
 
 
 def _short(task: Task) -> str:
@@ -157,9 +198,9 @@ def _kinds(task: Task) -> list[str]:
     return sorted(set(task.failures))
 
 
-def _agree(out: Path, env: EnvConfig) -> None:
+def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write how the folder's episodes are recorded, or refuse to mix them with others."""
-    settings, path = json.loads(json.dumps(asdict(env))), out / SETTINGS
+    settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
         write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2)))
         return
@@ -169,15 +210,21 @@ def _agree(out: Path, env: EnvConfig) -> None:
             raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")
 
 
-def _record(missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, workers: int, console: Console) -> None:
+def _record(
+    missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: argparse.Namespace, console: Console
+) -> None:
     from experiments.cluster import ClusterConfig, ray_cluster
     from experiments.workers import Job, WorkerPool
 
-    workers = min(workers, len(missing))
+    workers = min(arguments.workers, len(missing))
+    if arguments.trajectories is None:
+        jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
+    else:
+        jobs = [Job("replay", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
     # Ray takes SIGTERM for itself when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
         pool = WorkerPool(env, workers, num_cpus=1)
-        pool.map([Job("record_as_meant", (*episode, out)) for episode in missing], console, "episodes")
+        pool.map(jobs, console, "episodes")
         pool.close()
 
 

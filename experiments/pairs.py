@@ -1,11 +1,22 @@
-"""Says which training pairs some demonstrations give: how evenly they cover the hops, and which cells stay empty.
+"""Says which balanced pairs some demonstrations give: how evenly they cover the hops, and which cells stay empty.
 
     dopamine grm pairs raw
     dopamine grm pairs raw/episode_001 -n 10000 --frames-per-state 20 --rule released
+    dopamine grm pairs raw --items items.json
+    dopamine grm pairs items.json
 
-DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs are drawn by the sampler that training
-uses: 25 bins of hop × 4 quantiles of the distance between the two states, and a share of zero-hop pairs beside them. No
-picture is decoded. The last line is JSON.
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs fill 25 bins of hop × 4 quantiles of the
+distance between the two states evenly, and a share of zero-hop pairs comes beside them. Without --items no picture is decoded.
+
+This is not the mix that `dopamine grm train` asks: training asks about runs of consecutive frames and about neighbours, and
+fills the rest of its questions from a pool of such balanced pairs (dopamine_rl/grm/batches.py). Its hops are more central: some
+43 to 50 % of them lie in the 3 central bins.
+
+--items writes the pairs as training items of the released pipeline: eight pictures by path, relative to the file, a question
+and its answer. The pictures are put beside the file, items.json into items_pictures.
+
+DATA that ends with .json or .jsonl is such a file: it is read item by item, and counted by task and hop. A malformed item is
+named and ends the command. The last line is JSON in either case.
 """
 
 from __future__ import annotations
@@ -13,7 +24,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +36,12 @@ from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.progress import HOP_BINS
-from experiments.ending import exit_with
+from experiments.console import Console
+from experiments.ending import exit_with, interruptible
+from experiments.pair_items import SUFFIXES, PairItems, check_new, describe_items, read_template
+
+MOST_PAIRS = 10_000_000
+"""That are drawn at once; more would not fit into memory."""
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -33,7 +49,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dopamine grm pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes")
+    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
+    parser.add_argument("--items", type=Path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
+    parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
     parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs, everywhere (default: %(default)s)")  # fmt: skip
     parser.add_argument("--frames-per-state", type=float, default=20.0, metavar="C", help="C of Eq. 1 (default: %(default)g)")  # fmt: skip
@@ -46,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Draw, and print what came of it."""
     arguments = parse(argv)
     try:
-        report(arguments)
+        with interruptible("Interrupted. Nothing was written."):
+            report(arguments)
     except DopamineError as error:
         exit_with(error)
 
@@ -55,15 +74,25 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     """Print the table and the JSON line, and return its content.
 
     Raises:
-        BadInput: no episode that succeeded, an episode that is malformed, or an argument that cannot be used.
+        BadInput: no episode that succeeded, an episode or item that is malformed, or an argument that cannot be used.
     """
-    episodes = open_source(arguments.data).episodes()
+    if arguments.data.suffix in SUFFIXES:
+        if arguments.items is not None:
+            raise BadInput("--items", str(arguments.items), "leave it out, or give DATA that is a folder of episodes")
+        return describe_items(arguments.data)
+    if arguments.items is not None:
+        check_new(arguments.items)
+    if not 1 <= arguments.n <= MOST_PAIRS:
+        raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
+    source = open_source(arguments.data)
+    episodes = source.episodes()
     used = [episode for episode in episodes if episode.success is not False]
     if not used:
         raise BadInput("DATA", str(arguments.data), "give episodes that succeeded: only they have states")
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
-    found = balance(_hashed(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share), digest))
+    blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
+    found = balance(_hashed(blocks, digest))
     print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
     for text, count in (
         ("episodes left out because they failed", len(episodes) - len(used)),
@@ -82,11 +111,14 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         "central_share_unbalanced": round(found.central_unbalanced, 4),
         "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
     }  # fmt: skip
+    if arguments.items is not None:
+        items = PairItems(source, used, blocks, read_template(arguments.wording))
+        figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console())}
     print(json.dumps(figures))
     return figures
 
 
-def _hashed(blocks: Iterator[HopPairs], digest: Any) -> Iterator[HopPairs]:
+def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
     for pairs in blocks:
         for column in (pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop):
             digest.update(column.astype(column.dtype.newbyteorder("<")).tobytes())

@@ -39,7 +39,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "replay", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -78,6 +78,12 @@ class SimulationWorker:
 
         demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
+
+    def replay(self, path: Path, number: int, out_dir: Path) -> bool:
+        """Replay a trajectory of ManiSkill's, unless it is there; returns success."""
+        from actors.replay import replay_missing
+
+        return replay_missing(self._get(), path, number, out_dir)
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""
@@ -192,7 +198,7 @@ class WorkerPool:
             index, worker = running.pop(ready[0])
             results[index] = ray.get(ready[0])
             idle.append(worker)
-            console.progress(f"{what}: {len(results)} of {len(jobs)}", last=len(results) == len(jobs))
+            console.progress(f"{what}: {len(results)} of {len(jobs)}", matters=len(results) == len(jobs))
         return [results[i] for i in range(len(jobs))]
 
     def close(self) -> None:

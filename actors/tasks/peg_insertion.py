@@ -30,4 +30,5 @@ PEG_INSERTION = Task(
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=150,
     stride=4,
+    held=0.2,
 )

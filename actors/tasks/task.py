@@ -14,6 +14,9 @@ from dopamine_rl.interfaces import Expert
 EXPERT = "expert"
 """Name of the script that solves a task."""
 
+HELD = 0.3
+"""True progress when the object has just been taken; before, progress is this times the share of the way to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Camera:
@@ -41,6 +44,7 @@ class Task:
         failures: names of scripts in the order in which failures are recorded, in turn. Half are near misses.
         horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
         stride: environment steps from one recorded frame to the next.
+        held: true progress with which the expert's first stage ends: the object is taken, or reached to be pushed.
     """
 
     name: str
@@ -50,6 +54,7 @@ class Task:
     failures: tuple[str, ...]
     horizon: int
     stride: int
+    held: float = HELD
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -91,10 +96,6 @@ def read_object(scene: Any, item: Any, goal: Matrix) -> ObjectState:
     """The state of a scene in which `item` (ManiSkill's actor) has a goal."""
     grasped = bool(scene.agent.is_grasping(item, max_angle=30)[0])
     return ObjectState(to_matrix(scene.agent.tcp.pose.raw_pose), to_matrix(item.pose.raw_pose), goal, grasped)
-
-
-HELD = 0.3
-"""True progress when the object has just been taken; before, progress is this times the share of the way to it."""
 
 
 def share_covered(way: float, first_way: float) -> float:

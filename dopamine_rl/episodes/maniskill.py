@@ -7,7 +7,7 @@ from the recorded states (`actors.replay`), with the cameras that the reward mod
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,9 +50,18 @@ class ManiSkillTrajectory:
     truncated: NDArray[np.bool_]
 
 
-def read_trajectories(path: Path) -> Iterator[ManiSkillTrajectory]:
+def list_trajectories(path: Path) -> list[int]:
+    """The numbers N of the episodes `traj_N` of NAME.h5, in the order of NAME.json. Raises EpisodeError."""
+    episodes = _about(path.with_suffix(".json"))["episodes"]
+    return [_entry(path, i, about)["episode_id"] for i, about in enumerate(episodes)]
+
+
+def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iterator[ManiSkillTrajectory]:
     """Read the episodes of NAME.h5 one after another; one is in memory at a time.
 
+    Args:
+        path: of the .h5 file.
+        numbers: read those of these numbers alone.
     Raises:
         EpisodeError: naming file, episode and field, when the malformed one is reached.
     """
@@ -64,8 +73,10 @@ def read_trajectories(path: Path) -> Iterator[ManiSkillTrajectory]:
     except OSError as error:
         raise EpisodeError(f"{path.name}: content", str(error), "give ManiSkill's trajectory file, NAME.h5") from error
     with file:
-        for i, episode in enumerate(about["episodes"]):
-            yield _trajectory(path, file, str(about["env_info"]["env_id"]), i, episode)
+        for i, content in enumerate(about["episodes"]):
+            episode = _entry(path, i, content)
+            if numbers is None or episode["episode_id"] in numbers:
+                yield _trajectory(path, file, str(about["env_info"]["env_id"]), episode)
 
 
 def _about(path: Path) -> dict[str, Any]:
@@ -81,12 +92,17 @@ def _about(path: Path) -> dict[str, Any]:
     return about
 
 
-def _trajectory(path: Path, file: h5py.File, task: str, place: int, about: Any) -> ManiSkillTrajectory:
+def _entry(path: Path, place: int, about: Any) -> dict[str, Any]:
+    """What the JSON file says of one trajectory, checked."""
     if not isinstance(about, dict):
         raise EpisodeError(f"{path.stem}.json: episodes[{place}]", about, "give an object")
     for key, kinds in (("episode_id", int), ("episode_seed", int), ("control_mode", str)):
         if not isinstance(about.get(key), kinds):
             raise EpisodeError(f"{path.stem}.json: episodes[{place}].{key}", about.get(key), f"give {kinds.__name__}")
+    return about
+
+
+def _trajectory(path: Path, file: h5py.File, task: str, about: dict[str, Any]) -> ManiSkillTrajectory:
     name = f"traj_{about['episode_id']}"
     if name not in file:
         raise EpisodeError(f"{path.name}: {name}", list(file)[:5], "give the trajectory that the JSON file names")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from dopamine_rl.episodes.maniskill import read_trajectories
+from actors.maniskill import EnvConfig, SimulatedEnv, make_env
+from actors.replay import check_trajectory, replay
+from actors.tasks import TASKS
+from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.errors import BadInput, EpisodeError
 
 STEPS = 5
@@ -50,6 +54,9 @@ def test_trajectories_are_read_one_after_another(tmp_path: Path) -> None:
     assert first.env_states is not None
     assert {kind: sorted(bodies) for kind, bodies in first.env_states.items()} == {"actors": ["peg"], "articulations": ["panda"]}  # fmt: skip
     assert (second.seed, second.success) == (11, None)
+    path = tmp_path / "trajectory.h5"
+    assert list_trajectories(path) == [0, 1]
+    assert [trajectory.seed for trajectory in read_trajectories(path, {1})] == [11]
 
 
 @pytest.mark.parametrize(
@@ -93,38 +100,91 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         next(read_trajectories(path))
 
 
-@pytest.mark.render
-@pytest.mark.slow
-def test_what_maniskill_records_is_shown_again(tmp_path: Path) -> None:
+def make(task: str, horizon: int = 60, views: tuple[str, ...] = ("front",)) -> SimulatedEnv:
+    return make_env(EnvConfig(task, "standard", horizon=horizon, views=views, image_size=32, translation_m=0.05, rotation_rad=0.1))  # fmt: skip
+
+
+def record(folder: Path, env: SimulatedEnv, seeds: tuple[int, ...]) -> list[list[float]]:
+    """Let ManiSkill's recorder write what our expert does, and three steps more; return the true progress of each."""
     import gymnasium
-    import mani_skill.envs  # noqa: F401  (registers the task)
+    import mani_skill.envs  # noqa: F401  (registers the tasks)
     from mani_skill.utils.wrappers.record import RecordEpisode
 
-    from actors.maniskill import EnvConfig, make_env
-    from actors.replay import render_trajectory
-
+    task = env.config.task
     recorder = RecordEpisode(
-        gymnasium.make(
-            "PegInsertionSide-v1", obs_mode="state", control_mode="pd_ee_delta_pose", sim_backend="physx_cpu", render_backend="none"
-        ),
-        str(tmp_path), trajectory_name="trajectory", save_video=False, record_env_state=True,
+        gymnasium.make(task, obs_mode="state", control_mode="pd_ee_delta_pose", sim_backend="physx_cpu", render_backend="none"),
+        str(folder), trajectory_name="trajectory", save_video=False, record_env_state=True,
     )  # fmt: skip
-    recorder.reset(seed=3)
-    for _ in range(STEPS):
-        recorder.step(np.full(7, 0.5, np.float32))
-    qpos = recorder.unwrapped.agent.robot.get_qpos()[0].numpy()
-    peg = recorder.unwrapped.peg.pose.raw_pose[0].numpy()
+    truths = []
+    for seed in seeds:
+        expert = TASKS[task].scripts["expert"]()
+        recorder.reset(seed=seed)
+        env.reset(seed=seed, options={"pictures": False})
+        expert.reset(env, np.random.default_rng(0))
+        truth, ended = [env.true_progress()], False
+        while not ended:
+            action = expert.act(env)
+            recorder.step(env._to_simulator(action))
+            _, _, terminated, truncated, _ = env.step(action)
+            truth.append(1.0 if terminated else env.true_progress())
+            ended = terminated or truncated
+        for _ in range(3):
+            recorder.step(env._to_simulator(action))  # its Panda is a little behind ours
+        truths.append(truth)
     recorder.close()
+    return truths
 
+
+@pytest.mark.render
+def test_what_maniskill_records_is_shown_again(tmp_path: Path) -> None:
+    """By its own Panda, which has no wrist camera; contacts are felt anew, within a step of the true ones."""
+    env = make("PickCube-v1")
+    (truth,) = record(tmp_path, env, (3,))
     (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
-    assert trajectory.actions.shape == (STEPS, 7)
-    env = make_env(EnvConfig(start="standard", views=("front",), image_size=32))
-    begin, end = render_trajectory(env, trajectory, np.array([0, STEPS]))
-    assert begin.shape == end.shape == (1, 32, 32, 3)
-    assert np.abs(begin.astype(int) - end).max() > 20, "the arm has moved"
-    assert np.allclose(env.state().qpos, qpos, atol=1e-5)
-    assert np.allclose(env.state().peg[:3, 3], peg[:3], atol=1e-5)
-    for bad in ([STEPS + 1], [-1]):
-        with pytest.raises(BadInput, match="environment_steps"):
-            next(render_trajectory(env, trajectory, np.array(bad)))
+    assert trajectory.env_states is not None
+    assert list(trajectory.env_states["articulations"]) == ["panda"]
+    episode = replay(env, trajectory, "again")
+    last = len(truth) - 1
+    assert (len(episode.actions), len(episode.observations)) == (last, last + 1), "it ends with its first success"
+    assert (episode.success, episode.terminated, episode.task_rewards.sum()) == (True, True, 1.0)
+    assert episode.frame_steps.tolist() == [*range(0, last, 4), last]
+    assert episode.frames.shape == (len(episode.frame_steps), 1, 32, 32, 3)
+    assert np.abs(episode.frames[0].astype(int) - episode.frames[-1]).max() > 20, "the arm has moved"
+    cube = trajectory.env_states["actors"]["cube"][: last + 1, :3]
+    assert np.allclose(episode.observations[:, 3:6], cube, atol=1e-5)
+    assert episode.true_progress is not None
+    near = [[abs(truth[max(0, min(step + off, last))] - value) for off in (-1, 0, 1)] for step, value in zip(episode.frame_steps, episode.true_progress, strict=True)]  # fmt: skip
+    assert np.min(near, axis=1).max() < 0.02
+    held = next(step for step, value in enumerate(truth) if value >= 0.3)
+    assert episode.stages == ("grasp", "carry")
+    assert abs(episode.frame_steps[episode.keyframes[1]] - held) <= 3
     env.close()
+
+
+@pytest.mark.render
+def test_a_peg_of_another_seed_is_refused(tmp_path: Path) -> None:
+    """Its size is no part of a state."""
+    env = make("PegInsertionSide-v1", STEPS)
+    record(tmp_path, env, (3,))
+    (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
+    episode = replay(env, trajectory, "again")
+    assert (episode.success, episode.stages, episode.keyframes.tolist()) == (False, ("grasp",), [0, 2])
+    assert episode.frame_steps.tolist() == [0, 4, STEPS + 3]
+    with pytest.raises(BadInput, match="its seed begins at"):
+        replay(env, dataclasses.replace(trajectory, seed=4), "again")
+    assert trajectory.env_states is not None
+    odd = {**trajectory.env_states, "actors": {**trajectory.env_states["actors"], "pug": np.zeros((STEPS + 4, 13), np.float32)}}  # fmt: skip
+    with pytest.raises(BadInput, match="env_states/actors/pug"):
+        replay(env, dataclasses.replace(trajectory, env_states=odd), "again")
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"task": "PickCube-v1"}, "give a trajectory of Peg"), ({"env_states": None}, "record_env_state"), ({"success": None}, "success")],
+)  # fmt: skip
+def test_what_cannot_be_replayed_is_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    first, _ = read_trajectories(write(tmp_path))
+    check_trajectory(TASKS["PegInsertionSide-v1"], first)
+    with pytest.raises(BadInput, match=named):
+        check_trajectory(TASKS["PegInsertionSide-v1"], dataclasses.replace(first, **change))

@@ -10,10 +10,14 @@ import pytest
 
 from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
-from dopamine_rl.episodes.raw import list_episodes, read_demonstration
+from dopamine_rl.episodes.maniskill import read_trajectories
+from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_outcome
 from experiments import demos
 from experiments.arguments import read_preset
 from experiments.settings import ExperimentConfig
+from tests.actors.test_replay import make
+from tests.actors.test_replay import record as record_trajectories
+from tests.actors.test_replay import write as write_trajectories
 
 PULL = ["PullCube", "--size", "32", "--stride", "4"]
 
@@ -66,6 +70,58 @@ def test_a_preset_gives_its_environment_and_a_look_changes_nothing_else() -> Non
     )
     assert env("--look", "light") == replace(env(), look="light")
     assert (env().start, env().image_size) == ("standard", 112)
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        demos.main(words)
+    assert ended.value.code == 1
+    return capsys.readouterr().err
+
+
+def test_trajectories_that_cannot_be_replayed_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_trajectories(tmp_path)
+    words = ["PegInsertionSide", "--trajectories", str(path), "--out", str(tmp_path / "raw")]
+    assert "give a trajectory of PickCube-v1" in refused(["PickCube", *words[1:]], capsys)
+    assert "-n = 0" in refused([*words, "-n", "0"], capsys)
+    assert "--failures = 2: leave it out" in refused([*words, "--failures", "2"], capsys)
+    assert "--env = 'laptop': leave it out" in refused([*words, "--env", "laptop"], capsys)
+    assert "-n = None: say how many" in refused(["PickCube"], capsys)
+    states = ("env_states/actors/peg", "env_states/articulations/panda", "env_states/controller/arm/target_pose")
+    write_trajectories(tmp_path, lambda about: {**about, "episodes": about["episodes"][1:]}, **dict.fromkeys(states))
+    assert "traj_1/env_states = None: record it with record_env_state=True" in refused(words, capsys)
+    path.with_suffix(".json").unlink()
+    assert "trajectory.json: content" in refused(words, capsys)
+    path.unlink()
+    assert "--trajectories" in refused(words, capsys)
+    assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.render
+@pytest.mark.slow
+@pytest.mark.long
+def test_trajectories_become_episodes_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    env = make("PullCube-v1", views=())
+    record_trajectories(tmp_path, env, (5, 6))
+    env.close()
+    won = [bool(trajectory.success.any()) for trajectory in read_trajectories(tmp_path / "trajectory.h5")]
+    words = [*PULL, "--views", "front", "--out", str(tmp_path / "raw")]
+    replayed = [*words, "--trajectories", str(tmp_path / "trajectory.h5")]
+    demos.main([*replayed, "--workers", "1"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["episodes"], result["successes"]) == (2, sum(won))
+    assert [read_outcome(folder)[0] for folder in list_episodes(tmp_path / "raw")] == won
+    folders = list_episodes(tmp_path / "raw")
+    assert [path.name for path in folders] == ["trajectory_000000", "trajectory_000001"]
+    episode = read_demonstration(folders[1])
+    assert (episode.seed, episode.stages, episode.frames.shape[1:]) == (6, ("reach", "pull"), (1, 32, 32, 3))
+    assert (
+        json.loads((tmp_path / "raw" / "demos.json").read_text())["trajectories"]["control_mode"] == "pd_ee_delta_pose"
+    )
+    demos.main([*replayed, "-n", "1"])
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["episodes_per_s"] == 0.0
+    assert "trajectories = {'file'" in refused([*words, "-n", "1"], capsys)
 
 
 @pytest.mark.ray

@@ -1,0 +1,126 @@
+"""`dopamine grm pairs` and training items: what is written is what was drawn, and what is read is counted."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dopamine_rl.episodes.items import TrainingItem, read_items, write_items
+from dopamine_rl.episodes.raw import write_demonstration
+from dopamine_rl.episodes.source import RawSource, open_source
+from dopamine_rl.episodes.states import episode_states, state_progress
+from dopamine_rl.grm.template import SHORT_TEMPLATE
+from dopamine_rl.progress import hop
+from experiments import pair_items, pairs
+from tests.dopamine_rl.test_raw_episodes import make_demonstration
+
+OPTIONS = ["-n", "200", "--frames-per-state", "1"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A success of two cameras and a failure."""
+    for i in range(2):
+        write_demonstration(tmp_path / "raw", replace(make_demonstration(2, 9), episode_id=f"take_{i}", success=i == 0))
+    return tmp_path / "raw"
+
+
+@pytest.mark.parametrize("name", ["items.json", "items.jsonl"])
+def test_items_are_the_pairs_that_were_drawn(
+    data: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(pair_items, "FRAMES_AT_ONCE", 4)
+    pairs.main([str(data), *OPTIONS, "--items", str(tmp_path / name)])
+    said = json.loads(capsys.readouterr().out.splitlines()[-1])
+    items = list(read_items(tmp_path / name))
+    assert len({item.item_id for item in items}) == len(items) == said["pairs"] == 200
+    source = open_source(data)
+    info = source.episodes()[0]
+    frames = source.frames("take_0", np.arange(9))
+    states = episode_states(info, 1)
+    progress = dict(zip(states.tolist(), state_progress(len(states)), strict=True))
+    for item in items:
+        places = [re.fullmatch(r"items_pictures/take_0/(cam_\w+)/(\d{6})\.png", image) for image in item.images]
+        shown = [(place[1], int(place[2])) for place in places if place]
+        (_, before), (_, after) = shown[2], shown[5]
+        ends = [("cam_high", int(info.keyframes[0])), ("cam_high", int(info.keyframes[-1]))]
+        sides = [(camera, frame) for frame in (before, after) for camera in ("cam_high", "cam_left_wrist", "cam_high")]
+        assert shown == ends + sides, "a view without a camera shows the front again"
+        assert item.task in info.instructions
+        if before in progress and after in progress:
+            assert item.hop == pytest.approx(float(hop(progress[before], progress[after])), abs=0.0006)
+    assert {item.task for item in items} == set(info.instructions)
+    for camera, view in (("cam_high", 0), ("cam_left_wrist", 1)):
+        for path in (tmp_path / "items_pictures" / "take_0" / camera).iterdir():
+            assert np.array_equal(np.asarray(Image.open(path)), frames[int(path.stem), view])
+    named = {image for item in items for image in item.images}
+    assert said["pictures"] == len(list(tmp_path.glob("items_pictures/*/*/*.png")))
+    assert named <= {str(path.relative_to(tmp_path)) for path in tmp_path.glob("items_pictures/*/*/*.png")}
+
+
+def test_a_question_shows_eight_pictures_in_the_words_of_a_model(data: Path, tmp_path: Path) -> None:
+    ours = pair_items.question(pair_items.OURS, "räum auf")
+    assert ours.count("<image>") == 8
+    assert "tenths of a percent" in ours
+    assert "<|" not in ours
+    assert "räum auf" in ours
+    text = SHORT_TEMPLATE.text.replace("Judge this robot's progress", "Be an evaluator")
+    replace(SHORT_TEMPLATE, text=text).save(tmp_path)
+    pairs.main([str(data), *OPTIONS, "--items", str(tmp_path / "items.json"), "--wording", str(tmp_path)])
+    assert {item.prompt[:15] for item in read_items(tmp_path / "items.json")} == {"Be an evaluator"}
+
+
+def test_items_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    hops = [-1.0, -0.05, 0.0, 0.0, 0.05, 0.99]
+    images = tuple("abcdefgh")
+    write_items(
+        tmp_path / "items.json",
+        (TrainingItem(str(i), images, "sweep" if i else "mop", "?", hop) for i, hop in enumerate(hops)),
+    )
+    pairs.main([str(tmp_path / "items.json")])
+    lines = capsys.readouterr().out.splitlines()
+    figures = json.loads(lines[-1])
+    assert figures["items"] == 6
+    assert figures["tasks"] == {"sweep": 5, "mop": 1}
+    assert {i: n for i, n in enumerate(figures["hop_counts"]) if n} == {0: 1, 11: 1, 12: 2, 13: 1, 24: 1}
+    assert figures["zero_hops"] == 2
+    assert figures["central_share"] == pytest.approx(4 / 6, abs=1e-4)
+    assert figures["max_deviation"] == pytest.approx(2 / (6 / 5) - 1, abs=1e-4)
+    assert lines[0] == "6 items"
+
+
+def test_what_cannot_be_is_named_and_nothing_is_left(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*words: object) -> str:
+        with pytest.raises(SystemExit) as ended:
+            pairs.main([*map(str, words), *OPTIONS])
+        assert ended.value.code == 1
+        return capsys.readouterr().err
+
+    items = tmp_path / "items.json"
+    (tmp_path / "there_pictures").mkdir()
+    assert "ends with .json or .jsonl" in said(data, "--items", tmp_path / "items")
+    assert "there_pictures is there already" in said(data, "--items", tmp_path / "there.json")
+    assert "no such file" in said(items)
+    assert "template.json is missing" in said(data, "--items", items, "--wording", data)
+    (tmp_path / "none.json").write_text("[]")
+    assert "at least one item" in said(tmp_path / "none.json")
+    (tmp_path / "bad.json").write_text('[{"id": "x", "image": []}]')
+    assert "bad.json: [0] x: image = []" in said(tmp_path / "bad.json")
+    assert "leave it out" in said(tmp_path / "bad.json", "--items", items)
+
+    good = RawSource.episodes
+
+    def other_words(self: RawSource) -> list:
+        return [replace(info, instructions=("a <|control|> token",)) for info in good(self)]
+
+    monkeypatch.setattr(RawSource, "episodes", other_words)
+    assert "instruction = " in said(data, "--items", items)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json", "none.json", "raw", "there_pictures"]
