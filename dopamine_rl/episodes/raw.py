@@ -229,6 +229,8 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
 def _load_json(folder: Path, path: Path) -> Any:
     try:
         return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise _error(folder, path.name, "content", "missing", f"put it at {path}") from error
     except (OSError, ValueError) as error:
         raise _error(folder, path.name, "content", str(error), "give a readable JSON file") from error
 
