@@ -156,9 +156,13 @@ def fit(
         trainer.load_state_dict(content)
         curve += content.get("curve", [])
 
+    known: dict[int, dict[str, dict[str, float]]] = {}
+
     def judged(progress: TrainProgress) -> dict[str, dict[str, float]]:
+        if progress.update in known:
+            return known[progress.update]
         with trainer.gathered():
-            tasks = judge(grm, exams) if first else {}
+            tasks = known[progress.update] = judge(grm, exams) if first else {}
         if figures := mean_figures(tasks):
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             tell(f"update {progress.update}, held out: {said}", True)
