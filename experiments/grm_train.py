@@ -156,11 +156,14 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
 
     console, out = Console(), arguments.out.resolve()
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
-    told = [
-        episode for episode in stored if episode.info.success is not False or episode.info.true_progress is not None
-    ]
-    if untold := [episode.info.episode_id for episode in stored if episode not in told]:
-        console.say(f"failures left out, because nobody recorded their true progress: {', '.join(untold)}")
+    told: list[StoredEpisode] = []
+    untold: list[StoredEpisode] = []
+    for episode in stored:
+        known = episode.info.success is not False or episode.info.true_progress is not None
+        (told if known else untold).append(episode)
+    if untold:
+        names = ", ".join(episode.info.episode_id for episode in untold)
+        console.say(f"failures left out, because nobody recorded their true progress: {names}")
     training, unseen = split(told, arguments.held_out, arguments.shots)
     card = {"data": [str(folder) for folder in arguments.data], "command": arguments.command}
     work = out.with_name(f"{out.name}.train")

@@ -23,7 +23,7 @@ from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate, spread
-from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode, label
+from dopamine_rl.grm.labels import LabelledEpisode, label
 from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
@@ -166,8 +166,8 @@ def fit(
         if figures := mean_figures(tasks):
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             tell(f"update {progress.update}, held out: {said}", True)
-        row = {name: value for name, value in asdict(progress).items() if name in ("update", "loss", "hop_error")}
-        curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row | figures]
+        row = {"update": progress.update, "loss": progress.loss, "hop_error": progress.hop_error, **figures}
+        curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row]
         return tasks
 
     def each_update(progress: TrainProgress) -> None:
@@ -249,17 +249,23 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
         if shown is None:
             raise BadInput("held_out", task, "train on a successful demonstration of every task that is held out")
         chosen = [shown, *(place for place in alike if place >= len(job.episodes))]
-        first, *unseen = (_shown(stored[place], labels[place], size) for place in chosen)
+        asked = [spread(stored[place].info.frame_count) for place in chosen]
+        thinned = [
+            replace(stored[place], frame_ids=stored[place].frame_ids[ids])
+            for place, ids in zip(chosen, asked, strict=True)
+        ]
+        frames = decode_all(thinned, size, job.config.decoders)
+        first, *unseen = (
+            LabelledEpisode(
+                labels[place].instructions,
+                pictures,
+                labels[place].progress[ids],
+                np.arange(len(ids) if labels[place].success else 0),
+            )
+            for place, pictures, ids in zip(chosen, frames, asked, strict=True)
+        )
         exams.append(Exam(task, first, tuple(unseen)))
     return exams
-
-
-def _shown(episode: StoredEpisode, known: EpisodeLabels, size: tuple[int, int]) -> LabelledEpisode:
-    """The frames of an episode that `evaluate` asks about."""
-    asked = spread(episode.info.frame_count)
-    [frames] = decode_all([replace(episode, frame_ids=episode.frame_ids[asked])], size, 1)
-    states = np.arange(len(asked) if known.success else 0)
-    return LabelledEpisode(known.instructions, frames, known.progress[asked], states)
 
 
 def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:

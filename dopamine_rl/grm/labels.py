@@ -118,8 +118,9 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
         EpisodeError: a success has too few states.
     """
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
+    successes = [(episodes[index], known) for index, known in labels.items()]
     failed = dict.fromkeys(episode.instructions[0] for episode in episodes if episode.success is False)
-    scales = {task: _scale_of(task, [(episodes[index], known) for index, known in labels.items()]) for task in failed}
+    scales = {task: _scale_of(task, successes) for task in failed}
     return [
         labels[index] if index in labels else _label_failure(episode, *scales[episode.instructions[0]])
         for index, episode in enumerate(episodes)

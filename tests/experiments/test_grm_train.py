@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -114,6 +116,23 @@ def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path, capsys:
     assert again["version"] == figures["version"]
     assert (out / CURVE).read_text() == curve
     assert run(*parse([*command, "--fresh", "--start-from", str(out)])) is not None
+
+
+def test_a_failure_of_unknown_progress_is_left_out_by_name(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    failed = next(stored.info.episode_id for stored in list_stored(folder) if not stored.info.success)
+    np.savez(folder / failed / "transitions.npz", success=False)
+    figures = run(
+        *parse([str(folder), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1", "--held-out", "1"])
+    )
+    assert figures is not None
+    said = [line for line in capsys.readouterr().out.splitlines() if "failures left out" in line]
+    assert len(said) == 1
+    assert failed in said[0]
+    with pytest.raises(BadInput, match="every folder once"):
+        parse([str(raw), str(raw), "--out", str(tmp_path / "grm")])
 
 
 def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path) -> None:
