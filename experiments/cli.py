@@ -42,29 +42,29 @@ DOPAMINE = Group(
     "Progress rewards from a vision-language model for robot learning.",
     {
         "demos": Command(
-            "simulated demonstrations and failures of a task, or trajectories of ManiSkill", "experiments.demos"
+            "simulated demonstrations and failures of a task, or trajectories of ManiSkill", "experiments.commands.demos"
         ),
-        "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.convert"),
+        "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
         "grm": Group(
             "the General Reward Model: pictures in, progress out",
             {
                 "pairs": Command(
-                    "balanced training pairs of demonstrations, counted and written as items", "experiments.pairs"
+                    "balanced training pairs of demonstrations, counted and written as items", "experiments.commands.grm_pairs"
                 ),
                 "train": Command(
-                    "a reward model from recorded episodes, whole or interrupted", "experiments.grm_train"
+                    "a reward model from recorded episodes, whole or interrupted", "experiments.commands.grm_train"
                 ),
                 "adapt": Command(
-                    "the shipped reward model to a new task, from one demonstration", "experiments.grm_adapt"
+                    "the shipped reward model to a new task, from one demonstration", "experiments.commands.grm_adapt"
                 ),
-                "score": Command("progress and reward videos for recorded episodes", "experiments.score"),
+                "score": Command("progress and reward videos for recorded episodes", "experiments.commands.grm_score"),
                 "import-template": Command(
                     "the wording that a released checkpoint was trained with, from its authors' repository",
-                    "experiments.import_template",
+                    "experiments.commands.grm_import_template",
                 ),
-                "deploy": Command("move a running reward service to other weights", "experiments.deploy"),
+                "deploy": Command("move a running reward service to other weights", "experiments.commands.grm_deploy"),
                 "eval": Command(
-                    "figures of a reward model on unseen episodes, with intervals", "experiments.evaluate_grm"
+                    "figures of a reward model on unseen episodes, with intervals", "experiments.commands.grm_eval"
                 ),
             },
         ),

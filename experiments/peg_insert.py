@@ -21,16 +21,16 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError
-from experiments.arguments import RunArguments, parse_run
-from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.runtime.arguments import RunArguments, parse_run
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
-from experiments.storage import RunFolder
+from experiments.runtime.storage import RunFolder
 
 if TYPE_CHECKING:
-    from experiments.gate import GateReport, Verdict
-    from experiments.phases import Prepared
-    from experiments.run import Run
+    from dopamine_rl.evaluation.gate import GateReport, Verdict
+    from experiments.job.phases import Prepared
+    from experiments.job.run import Run
 
 STOPPED = (
     "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
@@ -54,9 +54,9 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     Raises:
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
-    from experiments.cluster import ray_cluster
-    from experiments.resume import only_run
-    from experiments.run import Run
+    from experiments.runtime.cluster import ray_cluster
+    from experiments.runtime.resume import only_run
+    from experiments.job.run import Run
 
     console = Console()
     with only_run(folder), ExitStack() as stack:
@@ -75,8 +75,10 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
 
 def complete(this: Run, force: bool) -> dict[str, Any]:
     """All phases in order, then result.json and report.md."""
-    from experiments import films, phases, report
-    from experiments.training import train_policy
+    from experiments.job import films
+    from experiments.job import phases
+    from experiments.job import report
+    from experiments.job.training import train_policy
 
     prepared = phases.prepare(this)
     figures, verdict = phases.gate(this, prepared)

@@ -13,8 +13,8 @@ from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.types import FusionConfig, RewardMode
-from experiments.cluster import ClusterConfig
-from experiments.gate_config import GateConfig
+from experiments.runtime.cluster import ClusterConfig
+from dopamine_rl.evaluation.gate_config import GateConfig
 from learner.config import CloningConfig, LearnerConfig
 from reward_service.service import ServiceConfig
 
@@ -79,7 +79,7 @@ class LabelsConfig:
     deadline_s: float = 10.0
     """A fragment's answers are awaited this long after its end, and no request may take longer, in seconds."""
     keep_frames: bool = True
-    """Keep the scored frames of every training episode in records/, for `python -m experiments.audit`."""
+    """Keep the scored frames of every training episode in records/, for `python -m experiments.commands.audit`."""
 
     def __post_init__(self) -> None:
         require("labels", self, ("deadline_s", 0.0 < self.deadline_s < math.inf, "give seconds above 0"))

@@ -39,18 +39,18 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.arguments import RunArguments, parse_run
-from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.runtime.arguments import RunArguments, parse_run
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
 from experiments.settings import ExperimentConfig
-from experiments.storage import RunFolder
-from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
-from experiments.sweep_space import Point, bundles, concurrency, flags, rungs, sample
-from experiments.sweep_trial import Shared, train_point, trial_name
+from experiments.runtime.storage import RunFolder
+from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
+from experiments.sweeps.trial import Shared, train_point, trial_name
 
 if TYPE_CHECKING:
-    from experiments.phases import Prepared
-    from experiments.run import Run
+    from experiments.job.phases import Prepared
+    from experiments.job.run import Run
 
 INTERRUPTED = "Interrupted. The same command keeps the reward model and searches anew."
 
@@ -111,11 +111,11 @@ def run(
     Raises:
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
-    from experiments import phases
-    from experiments.cluster import ray_cluster
+    from experiments.job import phases
+    from experiments.runtime.cluster import ray_cluster
     from experiments.peg_insert import refusal
-    from experiments.resume import only_run
-    from experiments.run import Run
+    from experiments.runtime.resume import only_run
+    from experiments.job.run import Run
 
     console = Console()
     with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
@@ -146,7 +146,7 @@ def run(
 
 def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
     """What sweep.json says of the conditions that all trials shared."""
-    from experiments.episodes import trial_seeds
+    from experiments.job.plans import trial_seeds
 
     held_out = trial_seeds(config)
     return {

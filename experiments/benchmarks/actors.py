@@ -43,7 +43,7 @@ from dopamine_rl.types import HopEstimates, TaskReference
 from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
-    from experiments.training import LabelLedger
+    from experiments.job.training import LabelLedger
     from reward_service.client import ServeRewardClient
 
 APP = "benchmark-actors"
@@ -72,7 +72,7 @@ class SimulatedEngine:
 
 def main() -> None:
     """Measure every latency and fragment length, and print the figures."""
-    from experiments.arguments import DEFAULT_PRESET
+    from experiments.runtime.arguments import DEFAULT_PRESET
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10, help="turns of each arm")
     parser.add_argument("--steps", type=int, default=192, help="environment steps of a turn, rounded up to fragments")
     arguments = parser.parse_args()
-    from experiments.cluster import ray_cluster
+    from experiments.runtime.cluster import ray_cluster
 
     config = main_job(arguments.preset, arguments.algorithm)
     fragments = arguments.fragment or [config.learner.rollout_fragment_length]
@@ -115,7 +115,7 @@ def main() -> None:
 def main_job(preset: str, algorithm: str) -> ExperimentConfig:
     """The main job's settings, with the policy that needs no cloned one."""
     from dopamine_rl.config import parse_cli
-    from experiments.arguments import PRESETS
+    from experiments.runtime.arguments import PRESETS
 
     config = parse_cli(ExperimentConfig, PRESETS, ["--preset", preset])
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
@@ -191,7 +191,7 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
     import ray
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-    from experiments.training import LabelLedger
+    from experiments.job.training import LabelLedger
 
     pixels = np.zeros((len(config.env.views), config.env.image_size, config.env.image_size, 3), np.uint8)
     reference = TaskReference("insert the peg", pixels[0], pixels[0], pixels)
@@ -207,7 +207,7 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
 
 def actor_config(config: ExperimentConfig, reference: TaskReference, records: Path) -> Any:
     """RLlib's configuration of the main job's actors; the environment renders whatever the reward is."""
-    from experiments.training import make_task
+    from experiments.job.training import make_task
 
     task = replace(make_task(config, APP, reference, records), env_config={"env": config.env})
     if config.learner.algorithm == "ppo":

@@ -7,7 +7,7 @@
 Every DATA is a folder of unseen raw episodes of one task with their true progress (`dopamine demos TASK --look LOOK`), called after
 its name. Each episode is asked about once by every model with all cameras, and once with each camera alone; all perspectives and
 fusions are folded from the same answers, which are kept in DIR/hops. Beside the core's fusions (Eq. 8 mean, Eq. 9-11 consistency)
-there are weighted ones (experiments.weighted_fusion), whose maps from entropy and disagreement to the error to expect are fitted
+there are weighted ones (dopamine_rl.evaluation.weighted_fusion), whose maps from entropy and disagreement to the error to expect are fitted
 on the episodes of --held-in alone and written beside the results. Intervals at 95 % by bootstrap over episodes; differences are
 paired. DIR has fusion.md and fusion.json. The last line is JSON.
 """
@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dopamine_rl.errors import BadInput, DopamineError
-from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
 
 if TYPE_CHECKING:
-    from experiments.fusion_report import Answers, Comparison
+    from experiments.reports.fusion import Answers, Comparison
 
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> Comparison:
         BadInput: an argument or an episode cannot be used.
         ScoringError: a model did not answer; the answers by then are kept.
     """
-    from experiments.fusion_report import compare, write
+    from experiments.reports.fusion import compare, write
 
     models = named([_pair(text) for text in arguments.model], "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
@@ -98,13 +98,13 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
 
 def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path], console: Console) -> Answers:
     """A model's answers about all looks, and about the episodes that maps are fitted on."""
-    from experiments.evaluate_grm import ask
-    from experiments.fusion_report import ALL_VIEWS, HELD_IN, Answers
-    from experiments.grm_episodes import read_unseen
-    from experiments.grm_hops import HopStore, Setting
-    from experiments.recordings import VIEW_NAMES
-    from experiments.score_client import embedded_client
-    from experiments.scoring import ScoringConfig
+    from experiments.commands.grm_eval import ask
+    from experiments.reports.fusion import ALL_VIEWS, HELD_IN, Answers
+    from dopamine_rl.evaluation.unseen import read_unseen
+    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.episodes.recordings import VIEW_NAMES
+    from experiments.runtime.reward_client import embedded_client
+    from dopamine_rl.evaluation.scoring import ScoringConfig
 
     read = {
         name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold)

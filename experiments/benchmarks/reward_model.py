@@ -27,8 +27,8 @@ from typing import Any
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import write_atomically
 from dopamine_rl.grm.hub import model_folder
-from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
 
 STARTS = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
 """The tasks, and for each a shipped model that has never seen it."""
@@ -120,7 +120,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _record(task: str, out: Path, workers: int, which: list[str]) -> Path:
-    from experiments import demos
+    from experiments.commands import demos
 
     demos.run(demos.parse([task, *which, "--views", "front,wrist", "--out", str(out), "--workers", str(workers)]))
     return out
@@ -128,7 +128,8 @@ def _record(task: str, out: Path, workers: int, which: list[str]) -> Path:
 
 def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) -> tuple[str, float]:
     """The model of an arm, and the seconds that its training took in all, from the command to the folder."""
-    from experiments import grm_adapt, grm_train
+    from experiments.commands import grm_adapt
+    from experiments.commands import grm_train
 
     if not arm.shots:
         return arm.start, 0.0
@@ -147,12 +148,12 @@ def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) ->
 def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
     """The figures of a model on unseen episodes, with intervals."""
     from dopamine_rl.types import FusionConfig
-    from experiments.evaluate_grm import ask
-    from experiments.grm_episodes import read_unseen
-    from experiments.grm_figures import Variant, judge_variant
-    from experiments.grm_hops import HopStore, Setting
-    from experiments.score_client import embedded_client
-    from experiments.scoring import ScoringConfig
+    from experiments.commands.grm_eval import ask
+    from dopamine_rl.evaluation.unseen import read_unseen
+    from dopamine_rl.evaluation.variants import Variant, judge_variant
+    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from experiments.runtime.reward_client import embedded_client
+    from dopamine_rl.evaluation.scoring import ScoringConfig
 
     episodes, reference = read_unseen([unseen], sorted(shown.glob("expert_*"))[0], None, None, THRESHOLD)
     beyond = [e for e in episodes if e.outcome != "success" and e.truth is not None and e.truth[-1] >= THRESHOLD]
@@ -186,7 +187,7 @@ def missed(row: dict[str, Any]) -> list[str]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows as text."""
-    from experiments.grm_tables import aligned
+    from experiments.reports.tables import aligned
 
     names = ("task", "arm", "shots", *FIGURES, "near_miss_false_success", "adapt_s", "failures", "beyond")
     return aligned([names, *([str(row.get(name, "–")) for name in names] for row in rows)])

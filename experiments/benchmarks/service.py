@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load, after a warm-up of 2")
     parser.add_argument("--threads", type=int, default=1, help="of a replica's forward pass")
     arguments = parser.parse_args()
-    from experiments.cluster import ClusterConfig, ray_cluster
+    from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):
         checkpoint = arguments.checkpoint or untrained(Path(scratch) / "grm")

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dopamine_rl.errors import DopamineError
-from experiments.ending import exit_with
+from experiments.runtime.ending import exit_with
 
 if TYPE_CHECKING:
     import torch

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from experiments.ending import exit_with, interruptible
+from experiments.runtime.ending import exit_with, interruptible
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import Bench
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         if arguments.out is not None and arguments.out.exists():
             raise BadInput("--out", str(arguments.out), "name a new folder")
-        from experiments.cluster import ClusterConfig, ray_cluster
+        from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
         with (
             interruptible("Interrupted; nothing is left of the service."),

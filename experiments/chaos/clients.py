@@ -16,7 +16,7 @@ from actors.labeller import Labeller, LabellerConfig
 from actors.records import EpisodeRecord
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.types import EpisodeContext
-from experiments.audit import rescored_progress
+from experiments.commands.audit import rescored_progress
 
 VIEWS, SIDE = 2, 56
 EPISODE, FRAGMENT = 16, 8

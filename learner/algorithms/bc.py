@@ -14,7 +14,7 @@ from dopamine_rl.errors import BadInput
 from learner.algorithms.losses import cloning_loss
 from learner.algorithms.networks import GaussianActor
 from learner.config import CloningConfig
-from learner.policy import PolicyState
+from dopamine_rl.policy import PolicyState
 
 LEAST_STD = 0.05
 """Least deviation an observation is divided by: one that hardly varies in demonstrations must not explode afterwards."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from learner.algorithms.common import CompleteReports, Task, configure
 from learner.algorithms.networks import GaussianActor
 from learner.config import LearnerConfig
-from learner.policy import PolicyState, load_policy
+from dopamine_rl.policy import PolicyState, load_policy
 
 
 class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):

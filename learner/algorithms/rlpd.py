@@ -29,7 +29,7 @@ from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
 from learner.config import LearnerConfig
 from learner.demonstrations import load_demonstrations, transition_columns
 from learner.feed import ReplayFeed
-from learner.policy import PolicyState, hidden_widths, load_policy
+from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
 from learner.replay import ColumnarReplay
 
 REPLAY = "replay"

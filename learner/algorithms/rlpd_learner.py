@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 
 from learner.algorithms.updater import LOSSES, Agent, Updater, build_agent
 from learner.feed import BATCH_COLUMNS
-from learner.policy import load_policy
+from dopamine_rl.policy import load_policy
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):

@@ -17,7 +17,7 @@ from dopamine_rl.episodes.pairs import EPISODES_PER_BLOCK, HopPairs, sample_bloc
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.episodes.states import sample_states
 from dopamine_rl.errors import BadInput
-from experiments import pairs as command
+from experiments.commands import grm_pairs as command
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 from tests.dopamine_rl.test_states_pairs import EXAMPLE
 

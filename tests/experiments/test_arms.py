@@ -1,6 +1,6 @@
 import pytest
 
-from experiments.arms import main, markdown, pooled, steps_to_level
+from experiments.sweeps.arms import main, markdown, pooled, steps_to_level
 from experiments.settings import ExperimentConfig
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.episodes.source import RawSource, open_source
-from experiments import convert
+from experiments.commands import convert
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 

@@ -12,8 +12,8 @@ from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_outcome
-from experiments import demos
-from experiments.arguments import read_preset
+from experiments.commands import demos
+from experiments.runtime.arguments import read_preset
 from experiments.settings import ExperimentConfig
 from tests.actors.test_replay import make
 from tests.actors.test_replay import record as record_trajectories

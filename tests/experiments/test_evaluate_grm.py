@@ -24,11 +24,14 @@ from dopamine_rl.grm.model import build_grm, load_grm, save_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, TaskReference
-from experiments import cli, evaluate_grm, grm_figures, grm_plots
-from experiments.gate import judge, report
-from experiments.grm_figures import Variant, hop_row, progress_row
-from experiments.grm_hops import Setting
-from experiments.grm_report import FIGURES, Evaluation
+from experiments import cli
+from experiments.commands import grm_eval as evaluate_grm
+from dopamine_rl.evaluation import variants as grm_figures
+from experiments.reports import evaluation_plots as grm_plots
+from dopamine_rl.evaluation.gate import judge, report
+from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
+from dopamine_rl.evaluation.hops import Setting
+from experiments.reports.evaluation import FIGURES, Evaluation
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square

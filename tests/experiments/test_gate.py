@@ -16,8 +16,8 @@ from dopamine_rl.errors import BadInput, ScoringTimeout
 from dopamine_rl.grm.config import BatchPlan, Control, TrainConfig
 from dopamine_rl.interfaces import PendingScore, Prompt
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, ScoreReply, ScoreRequest, TaskReference
-from experiments.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
-from experiments.gate_config import GateConfig
+from dopamine_rl.evaluation.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
+from dopamine_rl.evaluation.gate_config import GateConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square
@@ -313,7 +313,7 @@ def test_bad_bounds_are_refused(bad: dict[str, float]) -> None:
 
 
 def test_the_bounds_are_read_without_anything_heavy() -> None:
-    code = "import sys, experiments.gate_config; sys.exit(len({'ray', 'torch', 'numpy'} & set(sys.modules)))"
+    code = "import sys, dopamine_rl.evaluation.gate_config; sys.exit(len({'ray', 'torch', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

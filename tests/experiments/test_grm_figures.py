@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dopamine_rl.progress import hop
-from experiments.grm_figures import true_hops, variants
-from experiments.grm_hops import EpisodeHops
+from dopamine_rl.evaluation.variants import true_hops, variants
+from dopamine_rl.evaluation.hops import EpisodeHops
 
 
 def answers_of(curve: Sequence[float]) -> EpisodeHops:

@@ -20,7 +20,7 @@ from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import load_grm, model_version
-from experiments.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
+from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]

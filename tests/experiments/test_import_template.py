@@ -20,7 +20,7 @@ from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import PERSPECTIVES
 from experiments import cli
-from experiments.recordings import find_recordings, read_frames
+from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from tests.dopamine_rl.released import ARCHITECTURES, CLONED_WORDING, Architecture, released_folder, stock_answers
 
 REAL_ROBOT = Path(__file__).parents[3] / "shared" / "data" / "real_robot_raw"

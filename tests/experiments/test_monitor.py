@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.monitor import ShadowMonitor
+from dopamine_rl.evaluation.monitor import ShadowMonitor
 
 
 def fill(monitor: ShadowMonitor, successes: Sequence[float], failures: Sequence[float]) -> None:

@@ -17,7 +17,8 @@ from dopamine_rl.episodes.source import RawSource, open_source
 from dopamine_rl.episodes.states import episode_states, state_progress
 from dopamine_rl.grm.template import SHORT_TEMPLATE
 from dopamine_rl.progress import hop
-from experiments import pair_items, pairs
+from dopamine_rl.episodes import pair_items
+from experiments.commands import grm_pairs as pairs
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 OPTIONS = ["-n", "200", "--frames-per-state", "1"]

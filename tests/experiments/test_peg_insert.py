@@ -59,7 +59,7 @@ def check_result(folder):
 
 
 def audit(folder):
-    command = [sys.executable, "-m", "experiments.audit", str(folder)]
+    command = [sys.executable, "-m", "experiments.commands.audit", str(folder)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
     return json.loads(output.strip().splitlines()[-1])
 
@@ -97,7 +97,7 @@ def kill_replica(driver):
 
 def test_a_job_submitted_after_a_local_run(home, tmp_path):
     """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
-    local_run = "from experiments.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
+    local_run = "from experiments.runtime.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
     subprocess.run([sys.executable, "-c", local_run], cwd=ROOT, env=environment(home), check=True, timeout=120)
     ray = str(Path(sys.executable).parent / "ray")
     env = environment(home)

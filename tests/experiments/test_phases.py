@@ -4,8 +4,8 @@ from dataclasses import replace
 from itertools import chain
 
 from dopamine_rl.config import load_preset, preset_names
-from experiments import episodes
-from experiments.arguments import PRESETS
+from experiments.job import plans as episodes
+from experiments.runtime.arguments import PRESETS
 from experiments.settings import ExperimentConfig
 
 

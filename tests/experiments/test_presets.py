@@ -7,7 +7,7 @@ import pytest
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
-from experiments.arguments import PRESETS, parse_run
+from experiments.runtime.arguments import PRESETS, parse_run
 from experiments.settings import ExperimentConfig
 
 ROOT = Path(__file__).resolve().parents[2]

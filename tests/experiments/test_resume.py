@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.resume import PhaseStore, fingerprint, only_run
-from experiments.storage import RunFolder
+from experiments.runtime.resume import PhaseStore, fingerprint, only_run
+from experiments.runtime.storage import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -77,8 +77,8 @@ def test_the_fingerprint_follows_values_and_types():
 HOLD = """
 import sys, time
 from pathlib import Path
-from experiments.resume import only_run
-from experiments.storage import RunFolder
+from experiments.runtime.resume import only_run
+from experiments.runtime.storage import RunFolder
 with only_run(RunFolder(Path(sys.argv[1]))):
     print("held", flush=True)
     time.sleep(60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dopamine_rl.grm.hub import model_folder
-from experiments import grm_train
+from experiments.commands import grm_train
 from experiments.benchmarks.reward_model import FIGURES, STARTS, TARGETS, missed, table
 
 ROW = {"task": "PlugCharger", "arm": "mini", "shots": 1, "failures": 50, "beyond": 1, "near_miss_false_success": 0.0}

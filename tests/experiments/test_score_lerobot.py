@@ -15,8 +15,8 @@ from dopamine_rl.episodes.raw import TRANSITIONS, write_demonstration
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.model import build_grm, save_grm
-from experiments.recordings import find_recordings, read_frames
-from experiments.score_column import held
+from dopamine_rl.episodes.recordings import find_recordings, read_frames
+from experiments.reports.columns import held
 from tests.dopamine_rl.grm_toys import TINY
 from tests.dopamine_rl.test_lerobot import with_reward
 from tests.experiments.test_score import COUNT, recorded, run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from experiments import serve
+from experiments.commands import serve
 from reward_service.guards import TOKEN_VARIABLE
 from reward_service.http_client import HttpRewardClient
 from reward_service.scorer import Scorer
@@ -25,7 +25,7 @@ TOKEN = "a-token-for-the-tests"
 
 def test_help_is_quick_and_says_what_it_does() -> None:
     code = (
-        "import sys; from experiments.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
+        "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
     )
     code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -70,7 +70,7 @@ def test_a_checkpoint_or_an_application() -> None:
 def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: signal.Signals) -> None:
     checkpoint = write_checkpoint(tmp_path / "grm", "v1", 0.2)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), TOKEN_VARIABLE: TOKEN}
-    command = [sys.executable, "-m", "experiments.serve", str(checkpoint), "--port", "0"]
+    command = [sys.executable, "-m", "experiments.commands.serve", str(checkpoint), "--port", "0"]
     command += ["--engine", "tests.fakes:engine_from_folder"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=ROOT

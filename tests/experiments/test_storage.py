@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.storage import RunFolder, check_folder, make_folder
+from experiments.runtime.storage import RunFolder, check_folder, make_folder
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):

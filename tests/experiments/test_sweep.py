@@ -10,12 +10,12 @@ import pytest
 
 from dopamine_rl.config import load_preset
 from dopamine_rl.errors import BadInput
-from experiments.arguments import PRESETS, parse_run
+from experiments.runtime.arguments import PRESETS, parse_run
 from experiments.settings import ExperimentConfig
 from experiments.sweep import main
-from experiments.sweep_report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
-from experiments.sweep_space import Choice, Range, at_point, bundles, concurrency, flags, rungs, sample, space
-from experiments.sweep_trial import figures
+from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweeps.space import Choice, Range, at_point, bundles, concurrency, flags, rungs, sample, space
+from experiments.sweeps.trial import figures
 from learner.config import LearnerConfig
 from tests.experiments.test_peg_insert import ROOT, TINY, environment
 

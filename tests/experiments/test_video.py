@@ -1,7 +1,7 @@
 import av
 import numpy as np
 
-from experiments.video import Curves, write_film
+from experiments.reports.video import Curves, write_film
 
 
 def test_a_film_shows_every_step_with_the_curves_under_the_pictures(tmp_path):

@@ -10,7 +10,7 @@ from dopamine_rl.errors import BadInput, CheckpointError
 from learner.algorithms.bc import BCResult, train_bc
 from learner.algorithms.networks import Policy
 from learner.config import CloningConfig
-from learner.policy import DeterministicPolicy, load_policy, save_policy
+from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from tests.learner import toy
 
 CONFIG = CloningConfig(updates=400, check_every=50)

@@ -9,7 +9,7 @@ from learner.algorithms.bc import train_bc
 from learner.algorithms.common import Task
 from learner.algorithms.ppo import make_ppo_config
 from learner.config import CloningConfig, LearnerConfig
-from learner.policy import DeterministicPolicy, save_policy
+from dopamine_rl.policy import DeterministicPolicy, save_policy
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
 

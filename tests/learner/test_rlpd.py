@@ -15,7 +15,7 @@ from learner.algorithms.common import Task
 from learner.algorithms.rlpd import RLPD, RLPDConfig, make_rlpd_config, store_fragment
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import save_demonstrations
-from learner.policy import DeterministicPolicy, save_policy
+from dopamine_rl.policy import DeterministicPolicy, save_policy
 from learner.replay import ColumnarReplay
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller

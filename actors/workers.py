@@ -1,0 +1,208 @@
+"""Ray actors that hold a simulator: they record demonstrations, evaluate policies and film episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import ray
+
+from actors.maniskill import EnvConfig
+from actors.tasks import TASKS
+from dopamine_rl.errors import BadInput
+from experiments.runtime.console import Console
+from experiments.reports.video import Film
+
+
+@dataclass(frozen=True, slots=True)
+class PolicySpec:
+    """What acts in an evaluation or film.
+
+    Args:
+        kind: "network" (a saved policy), or the name of one of the task's scripts (actors.tasks).
+        path: the saved policy's file, for "network".
+        name: what recorded episodes are called after; the kind where left out.
+    """
+
+    kind: str
+    path: Path | None = None
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or self.kind
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of a SimulationWorker's method."""
+
+    method: Literal["record", "record_as_meant", "replay", "evaluate", "film"]
+    args: tuple[Any, ...]
+
+
+@ray.remote(max_restarts=3, max_task_retries=3)
+class SimulationWorker:
+    """One environment in a process of its own.
+
+    Args:
+        config: the environment; it is built with the first job.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        self._config, self._env = config, None
+
+    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
+        """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
+
+        Args:
+            stride: environment steps from one frame to the next; the environment's own where left out.
+        """
+        from actors.demonstrations import record_missing
+
+        scripts = TASKS[self._config.task].scripts
+        if isinstance(actor, PolicySpec):
+            act = self._policy(actor)
+            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir, stride)
+        elif actor in scripts:
+            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
+        else:
+            raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
+        return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
+
+    def record_as_meant(self, script: str, seed: int, out_dir: Path) -> dict[str, Any]:
+        """Record a success of the expert or a failure of another script; returns success and length."""
+        from actors.demonstrations import record_as_meant
+
+        demonstration = record_as_meant(self._get(), script, seed, out_dir)
+        return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
+
+    def replay(self, path: Path, number: int, out_dir: Path) -> bool:
+        """Replay a trajectory of ManiSkill's, unless it is there; returns success."""
+        from actors.replay import replay_missing
+
+        return replay_missing(self._get(), path, number, out_dir)
+
+    def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
+        """Run one episode without pictures; returns success and length."""
+        act = self._policy(policy)
+        observation, _ = self._get().reset(seed=seed, options={"pictures": False})
+        for steps in range(1, 100_000):
+            observation, _, terminated, truncated, info = self._get().step(act(observation))
+            if terminated or truncated:
+                return {"success": bool(info["success"]), "environment_steps": steps, "seed": seed}
+        raise AssertionError("the environment never ended the episode")
+
+    def film(self, policy: PolicySpec, seed: int) -> Film:
+        """Run one episode with pictures at every environment step."""
+        env, act = self._get(), self._policy(policy)
+        observation, info = env.reset(seed=seed)
+        views, rewards, scored = [info["scored_views"]], [], [0]
+        terminated = truncated = False
+        while not (terminated or truncated):
+            observation, reward, terminated, truncated, info = env.step(act(observation))
+            rewards.append(float(reward))
+            if "scored_views" in info:
+                scored.append(len(rewards))
+            views.append(info["scored_views"] if "scored_views" in info else env.unwrapped.render_views())
+        return Film(
+            np.stack(views), np.array(rewards, np.float32), bool(info["success"]), bool(terminated), tuple(scored), seed
+        )
+
+    def _get(self) -> Any:
+        if self._env is None:
+            from actors.maniskill import make_env
+
+            self._env = make_env(self._config)
+        return self._env
+
+    def _policy(self, spec: PolicySpec) -> Callable[[np.ndarray], np.ndarray]:
+        """A function of the observation; called once an episode, before its reset."""
+        if spec.kind == "network":
+            from dopamine_rl.policy import DeterministicPolicy
+
+            assert spec.path is not None
+            return DeterministicPolicy.load(spec.path)
+        env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
+        fresh = [True]
+
+        def act(_: np.ndarray) -> np.ndarray:
+            if fresh:
+                expert.reset(env, np.random.default_rng(0))
+                fresh.clear()
+            return expert.act(env)
+
+        return act
+
+
+class PolicyExpert:
+    """A policy as an Expert of a single stage, so that its episodes are recorded like anybody's.
+
+    Args:
+        act: action float32 [A] for an observation float32 [D].
+    """
+
+    stages = ("act",)
+    stage = 0
+
+    def __init__(self, act: Callable[[np.ndarray], np.ndarray]) -> None:
+        self._act = act
+
+    def reset(self, env: Any, rng: np.random.Generator) -> None:
+        """Nothing to begin."""
+
+    def act(self, env: Any) -> np.ndarray:
+        """What the policy does."""
+        from actors.experts.peg import simulated
+        from actors.peg_state import observation
+
+        return self._act(observation(simulated(env).state()))
+
+
+class WorkerPool:
+    """A fixed number of SimulationWorkers that jobs are spread over.
+
+    Args:
+        config: their environment.
+        workers: how many processes.
+        num_cpus: logical CPUs of each.
+    Raises:
+        BadInput: the cluster has fewer CPUs, and they would be waited for in silence.
+    """
+
+    def __init__(self, config: EnvConfig, workers: int, num_cpus: float) -> None:
+        present = ray.cluster_resources().get("CPU", 0.0)
+        if workers * num_cpus > present:
+            raise BadInput(
+                "simulation.num_cpus", num_cpus, f"give at most {present / workers:g}: {workers} share {present:g} CPUs"
+            )
+        self._workers = [SimulationWorker.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
+
+    def map(self, jobs: Sequence[Job], console: Console, what: str, deadline_s: float = 600.0) -> list[Any]:
+        """Run the jobs and return their results in order, saying how far it is.
+
+        Raises: TimeoutError where no job ends for `deadline_s`.
+        """
+        idle, running, results = list(self._workers), {}, {}
+        waiting = list(enumerate(jobs))[::-1]
+        while waiting or running:
+            while idle and waiting:
+                index, job = waiting.pop()
+                worker = idle.pop()
+                running[getattr(worker, job.method).remote(*job.args)] = (index, worker)
+            ready, _ = ray.wait(list(running), num_returns=1, timeout=deadline_s)
+            if not ready:
+                raise TimeoutError(f"no {what} ended within {deadline_s:.0f} s")
+            index, worker = running.pop(ready[0])
+            results[index] = ray.get(ready[0])
+            idle.append(worker)
+            console.progress(f"{what}: {len(results)} of {len(jobs)}", matters=len(results) == len(jobs))
+        return [results[i] for i in range(len(jobs))]
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._workers = []

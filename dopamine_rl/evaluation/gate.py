@@ -1,0 +1,336 @@
+"""Judges a reward model before it drives training, on episodes it has not seen, and says no where it deserves no trust.
+
+Rank correlation with time alone is gameable (any model that always says "forward" has VOC+ = 1), so it stands beside
+the correlation of the reversed episode, the error of progress, and how failures end. `judge` asks the service, `report`
+reduces the answers to figures, `decide` compares the figures with the bounds.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.grm.labels import label_demonstration
+from dopamine_rl.interfaces import PendingScore, RewardClient
+from dopamine_rl.metrics import MIN_POINTS
+from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference
+from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
+
+Source = Literal["expert", "failure", "policy"]
+"""Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""
+
+TOGETHER = 8
+"""Episodes asked about at once; the service's queue is bounded."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class JudgedEpisode:
+    """One episode as the reward model sees it.
+
+    Args:
+        demonstration: the recorded episode.
+        folded: progress after each frame but the first.
+        reply: the hops behind it.
+        swapped: the hops of the reversed episode, in its order.
+        source: who acted. Only expert episodes have keyframes inside, and so a true progress to compare with.
+    """
+
+    demonstration: Demonstration
+    folded: FoldedProgress
+    reply: ScoreReply
+    swapped: ScoreReply
+    source: Source
+
+    @property
+    def curve(self) -> NDArray[np.float32]:
+        """Progress at every recorded frame, float32 [F], 0 at the first."""
+        return np.concatenate([[np.float32(0.0)], self.folded.progress])
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """Figures of a reward model on unseen episodes.
+
+    The experts are the successful expert episodes; successes and failures are those of all sources. An episode that ran
+    out of time when it was truly beyond the threshold, a peg on its way in, is neither.
+
+    Args:
+        voc_plus, voc_minus: mean over the experts of at least 8 frames (metrics.voc_plus, metrics.voc_minus).
+        kendall: mean over the same episodes of Kendall's τ-b of time and fused progress.
+        progress_mae: mean absolute error of fused progress over the experts' frames.
+        false_success: share of failures whose final progress reaches the threshold.
+        auc: chance that a success ends higher than a failure.
+        success_end, failure_end: mean final progress.
+        near_misses: failures that nearly succeeded (gate_figures.verdict_row).
+        near_miss_false_success: share of those whose final progress reaches the threshold; None where there is none.
+        invalid: frames without a value; they were held.
+        successes, failures: episodes.
+        cut_off: episodes that were neither.
+        stride: environment steps between scored frames.
+    """
+
+    voc_plus: float
+    voc_minus: float
+    kendall: float
+    progress_mae: float
+    false_success: float
+    auc: float
+    success_end: float
+    failure_end: float
+    near_misses: int
+    near_miss_false_success: float | None
+    invalid: int
+    successes: int
+    failures: int
+    cut_off: int
+    stride: int
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One figure against its bound.
+
+    Args:
+        name: of the figure in GateReport, and of the bound in GateConfig.
+        value: what was measured.
+        bound: what is asked for.
+        direction: whether the bound is the least or the largest value that passes.
+        advice: what to do where it fails.
+    """
+
+    name: str
+    value: float
+    bound: float
+    direction: Literal["least", "largest"]
+    advice: str
+
+    @property
+    def passed(self) -> bool:
+        """The value keeps the bound; what is not a finite number never does."""
+        kept = self.value >= self.bound if self.direction == "least" else self.value <= self.bound
+        return kept and math.isfinite(self.value)
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        """Name, value, bound and outcome as text."""
+        value = f"{self.value:.4f}" if math.isfinite(self.value) else "no value"
+        sign = "≥" if self.direction == "least" else "≤"
+        return self.name, value, f"{sign} {self.bound:g}", "ok" if self.passed else "FAILED"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a reward model may drive training, and why not.
+
+    Args:
+        checks: one for each figure with a bound.
+        notes: what the figures rest on; no note makes the verdict fail.
+    """
+
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that say no."""
+        return tuple(check for check in self.checks if not check.passed)
+
+    @property
+    def passed(self) -> bool:
+        """Every figure keeps its bound."""
+        return not self.failed
+
+    def table(self) -> str:
+        """The figures in aligned columns for the terminal, then the notes, then advice for what failed."""
+        rows = [check.cells for check in self.checks]
+        name, value, bound = (max(len(row[column]) for row in rows) for column in range(3))
+        failed = f"REFUSED: {len(self.failed)} of {len(self.checks)} figures out of bounds"
+        lines = [f"Reward model {'accepted' if self.passed else failed}"]
+        lines += [f"  {a:<{name}}  {b:>{value}}  {c:<{bound}}  {d}" for a, b, c, d in rows]
+        lines += [f"  Note: {note}." for note in self.notes]
+        lines += [f"  {check.name}: {check.advice}." for check in self.failed]
+        return "\n".join(lines)
+
+    def markdown(self) -> str:
+        """The rows of a Markdown table with the columns figure, value, bound and outcome."""
+        cells = [check.cells for check in self.checks]
+        return "\n".join(
+            f"| {' | '.join(row[:3])} | {row[3] if row[3] == 'ok' else f'**{row[3]}**'} |" for row in cells
+        )
+
+
+FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
+    "voc_plus": (
+        "least",
+        "the model does not see successes advance: train longer, on more demonstrations.reward_model, or score frames "
+        "further apart (env.stride)",
+    ),
+    "voc_minus": (
+        "least",
+        "the model says forward whatever it sees: train on reversed and failed episodes "
+        "(demonstrations.reward_model_failures, sft.train.plan.neighbours), or longer",
+    ),
+    "progress_mae": (
+        "largest",
+        "progress is misjudged on the way: train longer, on more demonstrations.reward_model, or with more or larger "
+        "pictures (env.views, env.image_size)",
+    ),
+    "auc": (
+        "least",
+        "successes and failures end alike: add failures to demonstrations.reward_model_failures, add the wrist view "
+        "(env.views), or use larger pictures (env.image_size and grm.image_size)",
+    ),
+    "false_success": (
+        "largest",
+        "failures are taken for successes: add failures to demonstrations.reward_model_failures, near misses above all, "
+        "add the wrist view (env.views), or use larger pictures (env.image_size and grm.image_size)",
+    ),
+}
+"""Figure with a bound -> on which side the bound lies, and what to do where it is not kept."""
+
+
+def episode_request(
+    demonstration: Demonstration, reference: TaskReference, fusion: FusionConfig, reverse: bool, deadline_s: float
+) -> ScoreRequest:
+    """The request that scores a whole recorded episode, forwards from progress 0 or backwards from progress 1."""
+    frames = demonstration.frames[::-1] if reverse else demonstration.frames
+    context = reference.context(demonstration.episode_id, demonstration.frames[0])
+    times = tuple(range(1, len(frames)))
+    start = 1.0 if reverse else 0.0
+    return ScoreRequest(context, frames[0], frames[1:], times, deadline_s * 1e3, start, fusion)
+
+
+def judge(
+    client: RewardClient,
+    demonstrations: Sequence[Demonstration],
+    reference: TaskReference,
+    fusion: FusionConfig,
+    deadline_s: float = 120.0,
+    sources: Sequence[Source] | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[JudgedEpisode]:
+    """Score recorded episodes in both directions, in the order given.
+
+    Args:
+        deadline_s: for each `TOGETHER` episodes.
+        sources: who acted in each episode; where left out, successes are the expert's and failures scripted.
+        on_progress: called with the number of episodes judged and of all, after each `TOGETHER` episodes.
+    Raises:
+        BadInput: not one source for each episode.
+        ScoringError: the service cannot answer in time.
+    """
+    actors = _sources(demonstrations) if sources is None else sources
+    if len(actors) != len(demonstrations):
+        raise BadInput("sources", len(actors), f"name one for each of the {len(demonstrations)} episodes")
+    judged: list[JudgedEpisode] = []
+    for first in range(0, len(demonstrations), TOGETHER):
+        group = slice(first, first + TOGETHER)
+        judged += _judge(client, demonstrations[group], actors[group], reference, fusion, deadline_s)
+        on_progress(len(judged), len(demonstrations))
+    return judged
+
+
+def _sources(demonstrations: Sequence[Demonstration]) -> list[Source]:
+    return ["expert" if demonstration.success else "failure" for demonstration in demonstrations]
+
+
+def _judge(
+    client: RewardClient,
+    demonstrations: Sequence[Demonstration],
+    sources: Sequence[Source],
+    reference: TaskReference,
+    fusion: FusionConfig,
+    deadline_s: float,
+) -> list[JudgedEpisode]:
+    deadline = time.monotonic() + deadline_s
+    pending: list[list[PendingScore]] = [
+        [client.submit(episode_request(d, reference, fusion, reverse, deadline_s)) for reverse in (False, True)]
+        for d in demonstrations
+    ]
+    judged = []
+    for demonstration, source, pair in zip(demonstrations, sources, pending, strict=True):
+        reply, swapped = (score.result(max(0.0, deadline - time.monotonic())) for score in pair)
+        if reply.folded is None:
+            raise ScoringError("the service did not fold a fragment that carried its starting progress")
+        judged.append(JudgedEpisode(demonstration, reply.folded, reply, swapped, source))
+    return judged
+
+
+def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> GateReport:
+    """Reduce judged episodes to the gate's figures.
+
+    Args:
+        threshold: final progress from which an episode counts as claimed success.
+        stride: environment steps between scored frames, stated with the figures.
+    Raises:
+        BadInput: no failure, or no successful expert episode of at least 8 frames, to judge by.
+    """
+    return summarise(as_columns([_row(episode, threshold) for episode in judged]), threshold, stride)
+
+
+def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
+    """Reduce what is known of each episode (gate_figures) to the gate's figures; arguments and errors are `report`'s."""
+    experts, successes, failures, cut, near, invalid = (
+        int(columns[name].sum()) for name in ("expert", "success", "failure", "cut_off", "near_miss", "invalid")
+    )
+    ordered = int(np.isfinite(columns["voc_plus"]).sum())
+    if not ordered or not failures:
+        seen = f"{experts} expert successes ({ordered} of {MIN_POINTS} frames or more), {failures} failures"
+        raise BadInput("gate episodes", seen, "record more, give env.horizon more time, or choose a smaller env.stride")
+    found = figures(columns, threshold)
+    missed = found.pop("near_miss_false_success")
+    return GateReport(
+        **found, near_miss_false_success=missed if near else None, near_misses=near, invalid=invalid,
+        successes=successes, failures=failures, cut_off=cut, stride=stride,
+    )  # fmt: skip
+
+
+def _row(episode: JudgedEpisode, threshold: float) -> Row:
+    expert = episode.demonstration.success and episode.source == "expert"
+    truth = label_demonstration(episode.demonstration).progress if expert else None
+    return (
+        verdict_row(episode.demonstration, threshold)
+        | order_row(episode.reply.hops[:, 0], episode.swapped.hops[::-1, 0], expert)
+        | curve_row(episode.curve, truth, int((~episode.folded.valid).sum()))
+    )
+
+
+def decide(report: GateReport, config: GateConfig) -> Verdict:
+    """Compare a reward model's figures with the bounds."""
+    checks = tuple(
+        Check(name, getattr(report, name), getattr(config, name), direction, advice)
+        for name, (direction, advice) in FIGURES.items()
+    )
+    return Verdict(checks, tuple(_notes(report, config)))
+
+
+def _notes(report: GateReport, config: GateConfig) -> list[str]:
+    """What the figures rest on, and where that is little."""
+    notes = [
+        f"judged on {report.successes} unseen successes and {report.failures} failures, "
+        f"a frame every {report.stride} environment steps"
+    ]
+    if report.near_miss_false_success is None:
+        notes.append("no failure was a near miss: whether jams are told apart is not known")
+    else:
+        share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
+        notes.append(f"{share} are taken for successes")
+    if report.cut_off:
+        notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")
+    for kind, seen, least in (
+        ("successes", report.successes, config.least_successes),
+        ("failures", report.failures, config.least_failures),
+    ):
+        if seen < least:
+            notes.append(f"{seen} {kind} are few to judge by: the figures are worth trusting from {least} on")
+    if report.invalid:
+        notes.append(f"{report.invalid} frames went without a value; there progress was held")
+    return notes

@@ -1,0 +1,160 @@
+"""A reward model's answers about whole episodes: asked once for each stride and choice of cameras, and kept on disk.
+
+Everything else (perspectives, fusions, curves, figures) follows from these hops without asking again.
+"""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.files import write_atomically, write_npz
+from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.types import TaskReference
+from dopamine_rl.evaluation.unseen import UnseenEpisode
+from dopamine_rl.episodes.recordings import Pictures, Recording, read_frames
+from experiments.runtime.resume import fingerprint
+from dopamine_rl.evaluation.plans import Plan
+from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+
+MULTIPLES = (2, 4)
+"""Of the stride, that are compared with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Which pictures the model is shown.
+
+    Args:
+        multiple: one frame in so many of those that the episode's own stride gives, and the last.
+        shown: indices of the cameras that it sees; the others' pictures are blank, as in training with dropped views.
+            None shows all.
+    """
+
+    multiple: int = 1
+    shown: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class EpisodeHops:
+    """The answers about an episode of T scored frames after its first.
+
+    Args:
+        frame_ids: int64 [T + 1], which video frames.
+        gain, loss, entropy: float32 [T, P]; NaN where invalid (entropy: or unknown).
+        valid: bool [T].
+        swapped: float32 [T], the hop from each frame back to the one before it; NaN where invalid.
+    """
+
+    frame_ids: NDArray[np.int64]
+    gain: NDArray[np.float32]
+    loss: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    swapped: NDArray[np.float32]
+
+    @property
+    def hops(self) -> NDArray[np.float32]:
+        """float32 [T, P] in [−1, 1], NaN where invalid."""
+        return self.gain - self.loss
+
+
+FIELDS = ("frame_ids", "gain", "loss", "entropy", "valid", "swapped")
+
+
+class HopStore:
+    """Asks a model about episodes, and keeps its answers in a folder under a name that all they depend on is part of.
+
+    Args:
+        folder: where they are kept.
+        client, version: who answers.
+        reference: the demonstration that references and goal are taken from.
+        scoring: how an episode is asked for.
+
+    `asked` counts what was not there yet: an episode in a setting each.
+    """
+
+    def __init__(
+        self, folder: Path, client: RewardClient, version: str, reference: Recording, scoring: ScoringConfig
+    ) -> None:
+        self._folder, self._client, self._version = folder, client, version
+        self._reference, self._scoring = reference, scoring
+        self._shown: dict[tuple[tuple[int, int], int], NDArray[np.uint8]] = {}
+        self.asked = 0
+
+    def answers(
+        self, episode: UnseenEpisode, settings: Mapping[str, Setting], on_progress: Callable[[str, int, int], None]
+    ) -> dict[str, EpisodeHops]:
+        """The answers about an episode by setting, from the folder where they are there.
+
+        Args:
+            on_progress: called with the setting's name, frames answered and frames of all.
+        Raises:
+            BadInput: its videos cannot be used.
+            ScoringError: the service did not answer.
+        """
+        paths = {name: self._path(episode, setting) for name, setting in settings.items()}
+        found = {name: _kept(path) for name, path in paths.items()}
+        missing = [name for name, kept in found.items() if kept is None]
+        if missing:
+            plan = episode.plan
+            pictures = read_frames(plan.recording, plan.stride, plan.size, plan.views)
+            for name in missing:
+                asked = self._ask(episode, settings[name], pictures, partial(on_progress, name))
+                fields = {field: getattr(asked, field) for field in FIELDS}
+                write_atomically(paths[name], partial(write_npz, arrays=fields))
+                found[name] = asked
+                self.asked += 1
+        return {name: answers for name, answers in found.items() if answers is not None}
+
+    def _path(self, episode: UnseenEpisode, setting: Setting) -> Path:
+        plan = episode.plan
+        asked = (plan.instruction, plan.size, plan.views, plan.stride * setting.multiple, setting.shown)
+        key = fingerprint((self._version, plan.recording.identity, self._reference.identity, asked))
+        return self._folder / f"{episode.name}.{key}.npz"
+
+    def _ask(
+        self, episode: UnseenEpisode, setting: Setting, pictures: Pictures, on_progress: Callable[[int, int], None]
+    ) -> EpisodeHops:
+        plan, ids = episode.plan, pictures.frame_ids
+        chosen = np.flatnonzero((ids % (plan.stride * setting.multiple) == 0) | (ids == ids[-1]))
+        frames, ends = pictures.frames[chosen], self._ends(plan)
+        goal = ends[-1].copy()
+        if setting.shown is not None:
+            hidden = [camera for camera in range(plan.views) if camera not in setting.shown]
+            frames[:, hidden] = 0
+            goal[hidden] = 0
+        reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], goal)
+        context = replace(reference.context(episode.name, frames[0]), model_version=self._version)
+        times, count = np.arange(1, len(frames)), len(frames) - 1
+        there = score_episode(
+            self._client, context, frames[1:], times, self._scoring, lambda done, _: on_progress(done, 2 * count)
+        )
+        back = score_episode(
+            self._client, context, frames[-2::-1], times, self._scoring,
+            lambda done, _: on_progress(count + done, 2 * count), frames[-1],
+        )  # fmt: skip
+        valid = np.array([not reason for reason in there.reasons])
+        return EpisodeHops(ids[chosen], there.gain, there.loss, there.entropy, valid, back.hops[::-1, 0].copy())
+
+    def _ends(self, plan: Plan) -> NDArray[np.uint8]:
+        """First and last frame of the demonstration, uint8 [2, V, H, W, 3]."""
+        shape = plan.size, plan.views
+        if shape not in self._shown:
+            self._shown[shape] = read_frames(self._reference, sys.maxsize, plan.size, plan.views).frames
+        return self._shown[shape]
+
+
+def _kept(path: Path) -> EpisodeHops | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return EpisodeHops(**{name: file[name] for name in FIELDS})
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None

@@ -1,0 +1,114 @@
+"""How each of some recorded episodes is to be scored: with which references, words, frames, pictures and views."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import FusionConfig
+from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, stride_of
+from experiments.runtime.resume import fingerprint
+
+BLANK, ITSELF = "blank", "itself"
+"""What stands for a demonstration where there is none, and where an annotated episode is its own."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one episode is scored.
+
+    Args:
+        recording: the episode.
+        demonstration: where references and goal come from; None leaves them blank.
+        instruction: the task in words.
+        stride: video frames from one scored frame to the next.
+        size: (height, width) of the pictures that the model is given.
+        views: cameras.
+    """
+
+    recording: Recording
+    demonstration: Recording | None
+    instruction: str
+    stride: int
+    size: tuple[int, int]
+    views: int
+
+    @property
+    def references(self) -> str:
+        """Where references and goal come from, in words."""
+        if self.demonstration is None:
+            return BLANK
+        return ITSELF if self.demonstration.identity == self.recording.identity else self.demonstration.name
+
+    def fingerprint(self, version: str, fusion: FusionConfig) -> str:
+        """Changes with everything that the scores depend on."""
+        demonstrated = self.demonstration.identity if self.demonstration else None
+        asked = (self.instruction, self.stride, self.size, self.views)
+        return fingerprint((version, fusion, self.recording.identity, demonstrated, asked))
+
+    def described(self) -> dict[str, Any]:
+        """The plan as JSON values."""
+        return {
+            "videos": [str(video) for video in self.recording.videos],
+            "instruction": self.instruction,
+            "references": self.references,
+            "stride": self.stride,
+            "picture_size": list(self.size),
+            "views": self.views,
+        }
+
+
+def make_plans(arguments: argparse.Namespace) -> list[Plan]:
+    """How each episode is to be scored. Raises BadInput where an argument, or an episode, cannot be used."""
+    for name, good, fix in (
+        ("stride", arguments.stride is None or arguments.stride >= 1, "give at least 1"),
+        ("hz", arguments.hz is None or 0.0 < arguments.hz < 1e6, "give frames a second above 0"),
+        ("views", arguments.views is None or 1 <= arguments.views <= MAX_VIEWS, f"give 1 to {MAX_VIEWS}"),
+    ):
+        if not good:
+            raise BadInput(f"--{name}", getattr(arguments, name), fix)
+    recordings = [recording for argument in arguments.episodes for recording in find_recordings(argument)]
+    names = [recording.name for recording in recordings]
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput("EPISODE", name, "two episodes have this name: score them with an --out for each")
+    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo)
+    return [_plan(recording, demonstration, arguments) for recording in recordings]
+
+
+def _demonstration(argument: str) -> Recording:
+    for recording in find_recordings(argument):
+        if recording.success is not False:
+            return recording
+    raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
+
+
+def _plan(recording: Recording, demonstration: Recording | None, arguments: argparse.Namespace) -> Plan:
+    if arguments.demo is None:
+        if recording.keyframes is None or recording.success is False:
+            why = "a failed episode" if recording.success is False else "an episode without keyframes"
+            raise BadInput("--demo", None, f"{recording.name} is {why}: give a demonstration of the task, or `{BLANK}`")
+        demonstration = recording
+    said = recording.instructions or (demonstration.instructions if demonstration else ())
+    if arguments.instruction is None and not said:
+        raise BadInput("--instruction", None, f"say what the task of {recording.name} is")
+    views = arguments.views or len(recording.videos)
+    if demonstration is not None and arguments.views is None and len(demonstration.videos) < views:
+        raise BadInput("--views", views, f"the demonstration has {len(demonstration.videos)} cameras: give --views")
+    stride = stride_of(recording, arguments.stride, arguments.hz)
+    size = arguments.size or size_of(recording)
+    return Plan(recording, demonstration, arguments.instruction or said[0], stride, size, views)
+
+
+def warnings(plans: Sequence[Plan]) -> Iterator[str]:
+    """What a reader of the scores must know of their references."""
+    for references, meaning in (
+        (ITSELF, "judged by its own first and last frame, which flatters it (--demo names another)"),
+        (BLANK, "judged without a demonstration: references and goal are blank pictures"),
+    ):
+        names = [plan.recording.name for plan in plans if plan.references == references]
+        if names:
+            yield f"{names[0]} {f'and {len(names) - 1} more are each' if names[1:] else 'is'} {meaning}"

@@ -1,0 +1,209 @@
+"""Unseen episodes to judge a reward model by: how each is scored, what it truly shows, and how it truly ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.episodes.lerobot import is_dataset
+from dopamine_rl.episodes.raw import KEYFRAMES, read_demonstration
+from dopamine_rl.episodes.source import open_source
+from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.grm.labels import label_episodes
+from dopamine_rl.metrics import EpisodeOutcome, true_outcome
+from dopamine_rl.types import Demonstration, EpisodeInfo
+from dopamine_rl.evaluation.figures import Row, verdict_row
+from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, stride_of
+from dopamine_rl.evaluation.plans import Plan
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class UnseenEpisode:
+    """An episode that the reward model was not trained on, without its pictures.
+
+    Args:
+        plan: how it is scored at its own stride with all cameras.
+        truth: float [L], true progress of every video frame, on the demonstrations' scale (Eq. 1); None where nobody
+            knows it.
+        frame_steps: int64 [L], environment step of every video frame; counts frames where there is no environment.
+        expert: a success whose keyframes tell its progress on the way; only such episodes count for VOC.
+        verdict: how it ended (gate_figures.verdict_row).
+        outcome: the same in three classes (metrics.true_outcome); None where it is not known.
+    """
+
+    plan: Plan
+    truth: NDArray[np.float64] | None
+    frame_steps: NDArray[np.int64]
+    expert: bool
+    verdict: Row
+    outcome: EpisodeOutcome | None
+
+    @property
+    def name(self) -> str:
+        """Of a raw episode, its folder's."""
+        return self.plan.recording.name
+
+    @property
+    def stride_steps(self) -> int:
+        """Environment steps from one scored frame to the next."""
+        return int(self.frame_steps[min(self.plan.stride, len(self.frame_steps) - 1)])
+
+
+def read_unseen(
+    folders: Sequence[Path],
+    demo: Path | None,
+    stride: int | None,
+    most: int | None,
+    threshold: float,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[list[UnseenEpisode], Recording]:
+    """The episodes of one task, and the demonstration that references and goal are taken from.
+
+    Args:
+        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded whether it
+            succeeded counts as a success, as in training.
+        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its progress. It is
+            not judged.
+        stride: video frames from one scored frame to the next; None leaves it to each recording.
+        most: at most so many successes and so many failures, evenly spread over the names.
+        threshold: final progress from which an episode counts as claimed success.
+        on_progress: called with the number of episodes read and of all.
+    Raises:
+        BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
+        EpisodeError: an episode is malformed, or a folder of videos among the raw episodes has no keyframes.
+    """
+    listed = {known.recording.identity: known for folder in folders for known in _listed(str(folder))}
+    reference = _first_annotated(listed.values()) if demo is None else _demonstration(demo)
+    if reference is None:
+        raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
+    if reference.info.success is False:
+        raise BadInput("--demo", str(demo), "it failed: give an episode that succeeded")
+    listed.pop(reference.recording.identity, None)
+    for recording, info in listed.values():
+        if info.instructions[0] != reference.info.instructions[0]:
+            fix = f"it is of another task than {reference.recording.name}: evaluate each task alone"
+            raise BadInput("DATA", recording.name, fix)
+        if len(recording.videos) > len(reference.recording.videos):
+            fix = f"it has fewer cameras than {recording.name}, {len(recording.videos)}"
+            raise BadInput("--demo", reference.recording.name, fix)
+    kept = _spread(list(listed.values()), most)
+    if not kept:
+        raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
+    episodes = []
+    for known in kept:
+        episodes.append((known.recording, _read(known)))
+        on_progress(len(episodes), len(kept))
+    return _labelled(episodes, (reference.recording, _read(reference)), stride, threshold), reference.recording
+
+
+class _Listed(NamedTuple):
+    """An episode, before it is read.
+
+    Args:
+        recording: how its pictures are read.
+        info: what is known of it.
+    """
+
+    recording: Recording
+    info: EpisodeInfo
+
+
+def _listed(argument: str) -> list[_Listed]:
+    """The episodes of a folder or dataset, or the one of DATASET#NUMBER. Raises BadInput where there is none."""
+    dataset = Path(argument.partition("#")[0])
+    known = open_source(dataset if is_dataset(dataset) else Path(argument)).episodes()
+    infos = {info.episode_id: info for info in known}
+    return [_Listed(recording, infos[recording.name]) for recording in find_recordings(argument)]
+
+
+def _demonstration(demo: Path) -> _Listed:
+    try:
+        found = _listed(str(demo))
+    except EpisodeError:
+        raise
+    except BadInput:
+        found = []
+    if len(found) != 1:
+        raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")
+    return found[0]
+
+
+def _first_annotated(listed: Iterable[_Listed]) -> _Listed | None:
+    """The first success whose keyframes tell its progress."""
+    for known in listed:
+        if known.info.success is not False and (known.info.true_progress is None or len(known.info.stages) > 1):
+            return known
+    return None
+
+
+def _read(known: _Listed) -> Demonstration:
+    """What is known of an episode; of its pictures one pixel is kept."""
+    info = known.info
+    if known.recording.dense:
+        demonstration = read_demonstration(known.recording.videos[0].parent)
+        return replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
+    return Demonstration(
+        episode_id=info.episode_id,
+        instructions=info.instructions,
+        frames=np.zeros((info.frame_count, 1, 1, 1, 3), np.uint8),
+        frame_steps=np.arange(info.frame_count),
+        keyframes=info.keyframes,
+        stages=info.stages,
+        observations=np.zeros((1, 0), np.float32),
+        actions=np.zeros((0, 0), np.float32),
+        task_rewards=np.zeros(0, np.float32),
+        terminated=info.success is not False,
+        success=info.success is not False,
+        seed=0,
+        true_progress=info.true_progress,
+    )
+
+
+def _annotated(episode: Demonstration, stages: Sequence[str]) -> bool:
+    """Its keyframes tell progress on the way, in a demonstration's stages.
+
+    Of episodes whose true progress was recorded, those of policies and of scripts that are meant to fail have keyframes
+    that mean something else.
+    """
+    return episode.success and (episode.true_progress is None or set(episode.stages) <= set(stages))
+
+
+def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
+    kept = []
+    for failed in (False, True):
+        alike = [known for known in listed if (known.info.success is False) == failed]
+        count = len(alike) if most is None else min(most, len(alike))
+        kept += [alike[i] for i in np.linspace(0, len(alike) - 1, count).round().astype(int)]
+    return kept
+
+
+def _labelled(
+    episodes: Sequence[tuple[Recording, Demonstration]],
+    reference: tuple[Recording, Demonstration],
+    stride: int | None,
+    threshold: float,
+) -> list[UnseenEpisode]:
+    stages = reference[1].stages
+    shown = [known for _, known in (*episodes, reference) if _annotated(known, stages)]
+    scale_known = any(known.true_progress is not None for known in shown)
+    unseen = []
+    for recording, known in episodes:
+        expert, truth = _annotated(known, stages), None
+        if expert:
+            truth = label_episodes([known])[0].progress.astype(np.float64)
+        elif scale_known and known.true_progress is not None:
+            # Labelled as failures are, by what its true progress means in the annotated successes.
+            truth = label_episodes([*shown, replace(known, success=False)])[-1].progress.astype(np.float64)
+        end = 1.0 if known.success else None if truth is None else float(truth[-1])
+        outcome = None if end is None else true_outcome(known.success, end, len(stages))
+        plan = Plan(
+            recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording),
+            len(recording.videos),
+        )  # fmt: skip
+        unseen.append(UnseenEpisode(plan, truth, known.frame_steps, expert, verdict_row(known, threshold), outcome))
+    return unseen

@@ -1,0 +1,158 @@
+"""Says which balanced pairs some demonstrations give: how evenly they cover the hops, and which cells stay empty.
+
+    dopamine grm pairs raw
+    dopamine grm pairs raw/episode_001 -n 10000 --frames-per-state 20 --rule released
+    dopamine grm pairs raw --items items.json
+    dopamine grm pairs items.json
+
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs fill 25 bins of hop × 4 quantiles of the
+distance between the two states evenly, and a share of zero-hop pairs comes beside them. Without --items no picture is decoded.
+
+This is not the mix that `dopamine grm train` asks: training asks about runs of consecutive frames and about neighbours, and
+fills the rest of its questions from a pool of such balanced pairs (dopamine_rl/grm/batches.py). Its hops are more central: some
+43 to 50 % of them lie in the 3 central bins.
+
+--items writes the pairs as training items of the released pipeline: eight pictures by path, relative to the file, a question
+and its answer. The pictures are put beside the file, items.json into items_pictures.
+
+DATA that ends with .json or .jsonl is such a file: it is read item by item, and counted by task and hop. A malformed item is
+named and ends the command. The last line is JSON in either case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
+from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
+from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.states import episode_states
+from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.progress import HOP_BINS
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
+from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, describe_items, read_template
+
+MOST_PAIRS = 10_000_000
+"""That are drawn at once; more would not fit into memory."""
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="dopamine grm pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
+    parser.add_argument("--items", type=Path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
+    parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
+    parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs, everywhere (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--frames-per-state", type=float, default=20.0, metavar="C", help="C of Eq. 1 (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--rule", choices=("paper", "released"), default="paper", help="how Eq. 1 is rounded (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--zero-share", type=float, default=0.05, metavar="S", help="share of zero-hop pairs (default: %(default)g)")  # fmt: skip
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw, and print what came of it."""
+    arguments = parse(argv)
+    try:
+        with interruptible("Interrupted. Nothing was written."):
+            report(arguments)
+    except DopamineError as error:
+        exit_with(error)
+
+
+def report(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Print the table and the JSON line, and return its content.
+
+    Raises:
+        BadInput: no episode that succeeded, an episode or item that is malformed, or an argument that cannot be used.
+    """
+    if arguments.data.suffix in SUFFIXES:
+        if arguments.items is not None:
+            raise BadInput("--items", str(arguments.items), "leave it out, or give DATA that is a folder of episodes")
+        return describe_items(arguments.data)
+    if arguments.items is not None:
+        check_new(arguments.items)
+    if not 1 <= arguments.n <= MOST_PAIRS:
+        raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
+    source = open_source(arguments.data)
+    episodes = source.episodes()
+    used = [episode for episode in episodes if episode.success is not False]
+    if not used:
+        raise BadInput("DATA", str(arguments.data), "give episodes that succeeded: only they have states")
+    states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
+    digest = hashlib.sha256()
+    blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
+    found = balance(_hashed(blocks, digest))
+    print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
+    for text, count in (
+        ("episodes left out because they failed", len(episodes) - len(used)),
+        ("episodes without annotation, each one segment", sum(not episode.annotation for episode in used)),
+    ):
+        if count:
+            print(f"{text}: {count}")
+    print(table(found))
+    figures = {
+        "episodes": len(used), "states": sum(map(len, states)), "pairs": arguments.n, "seed": arguments.seed,
+        "sha256": digest.hexdigest(), "cell_counts": found.counts.tolist(), "cell_sizes": found.sizes.tolist(),
+        "empty_cells": int(found.empty.sum()), "repeated_cells": int(found.repeated.sum()),
+        "zero_hops": found.zero_hops, "zero_hops_of_one_frame": found.still,
+        "max_deviation": round(found.max_deviation, 4), "central_share": round(found.central_balanced, 4),
+        "central_share_with_zero_hops": round(found.central_share, 4),
+        "central_share_unbalanced": round(found.central_unbalanced, 4),
+        "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
+    }  # fmt: skip
+    if arguments.items is not None:
+        items = PairItems(source, used, blocks, read_template(arguments.wording))
+        figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console())}
+    print(json.dumps(figures))
+    return figures
+
+
+def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
+    for pairs in blocks:
+        for column in (pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop):
+            digest.update(column.astype(column.dtype.newbyteorder("<")).tobytes())
+        yield pairs
+
+
+def table(found: Balance) -> str:
+    """Counts of every cell as lines, and under them what is to be known about them."""
+    lines = [
+        "hop bin            "
+        + "".join(f"{f'gap Q{i + 1}':>9}" for i in range(GAP_BINS))
+        + "      all   pairs there are"
+    ]
+    edges = np.linspace(-100, 100, HOP_BINS + 1)
+    for i in range(HOP_BINS):
+        cells = "".join(
+            f"{'-' if found.empty[i, j] else str(found.counts[i, j]) + ('*' if found.repeated[i, j] else ''):>9}"
+            for j in range(GAP_BINS)
+        )
+        lines.append(
+            f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{found.counts[i].sum():>9}{found.sizes[i].sum():>12}"
+        )
+    lines += [
+        f"zero-hop pairs beside them: {found.zero_hops}, of which {found.still} show one frame twice (states too close)",
+        f"cells that could not be filled (-), because no pair of states lies there: {found.empty.sum()} of {found.empty.size}",
+        f"cells with fewer pairs than were wanted (*), which repeat: {found.repeated.sum()}",
+        f"largest deviation of a hop bin from the mean of those that hold any: {100 * found.max_deviation:.2f} %",
+        f"share in the 3 central hop bins: {100 * found.central_balanced:.1f} % (evenly: {300 / HOP_BINS:.1f} %), "
+        f"{100 * found.central_share:.1f} % with the zero-hop pairs",
+        f"  beside it: {100 * found.central_unbalanced:.1f} % of all pairs there are; {100 * RELEASED_CENTRAL_SHARE:.0f} % by "
+        "the released sampler at the size of the published example episode (quoted from the method, not computed)",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+"""Scores recorded episodes with a reward model: progress for every frame, figures, and a video with the curves under it.
+
+    dopamine grm score runs/peg_insert/demonstrations/…/gate --model runs/peg_insert/grm
+    dopamine grm score front.mp4,wrist.mp4 --demo raw/episode_001 --url http://127.0.0.1:8000
+    dopamine grm score raw/episode_001 --instruction "clear the table" --model grm --hz 1 --size 112
+
+EPISODE is a raw episode's folder, a folder of such, a LeRobotDataset v3 or one episode of it as DATASET#12, a folder of
+videos named by camera, or videos of one episode joined by commas, the front view first. Of each, DIR/NAME.csv has a row for every scored frame, DIR/NAME.json the same with figures
+and settings, and DIR/NAME.mp4 is the reward video. What is scored already with the same files, settings and model is kept.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.types import FusionConfig, TaskReference
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
+from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
+from experiments.runtime.reward_client import reward_client
+from experiments.reports.columns import check_columns, write_back
+from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, warnings
+from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from experiments.runtime.storage import check_folder
+from reward_service.guards import TOKEN_VARIABLE
+
+if TYPE_CHECKING:
+    from dopamine_rl.interfaces import RewardClient
+
+KEPT = "Interrupted. The same command keeps the episodes that are scored and goes on with the next."
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="dopamine grm score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("episodes", metavar="EPISODE", nargs="+", help="FOLDER or VIDEO[,VIDEO[,VIDEO]]")
+    model = parser.add_argument_group("reward model (one of)").add_mutually_exclusive_group(required=True)
+    model.add_argument(
+        "--model",
+        metavar="FOLDER",
+        type=Path,
+        help="score in this process, with this checkpoint: a folder, a hub id, or grm-mini",
+    )
+    model.add_argument("--url", help="ask a reward service over HTTP, as `python -m experiments.commands.serve` offers it")
+    model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
+    parser.add_argument("--threads", type=int, metavar="N", help="with --model: CPU threads (default: torch's)")
+    parser.add_argument("--device", default="cpu", help="with --model: such as cuda (default: %(default)s)")
+    task = parser.add_argument_group("task")
+    task.add_argument("--instruction", metavar="TEXT", help="the task in words (default: what lies beside the episode, or the demonstration)")  # fmt: skip
+    task.add_argument(
+        "--demo", metavar="EPISODE",
+        help="a successful episode whose first and last frames are START, END and the goal. Without it an annotated "
+        f"episode is judged by its own end, which flatters it. `{BLANK}`: there is none, the pictures are left blank",
+    )  # fmt: skip
+    frames = parser.add_argument_group("frames")
+    pace = frames.add_mutually_exclusive_group()
+    pace.add_argument("--stride", type=int, metavar="N", help="score one video frame in N, and the last")
+    pace.add_argument("--hz", type=float, help=f"score so many frames a second (default: {FRAMES_HZ:g}; episodes recorded by this project: all)")  # fmt: skip
+    frames.add_argument("--views", type=int, metavar="N", help=f"use N cameras, 1 to {MAX_VIEWS}; where there are fewer, the front view is repeated (default: all)")  # fmt: skip
+    frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale every camera's pictures to H x W pixels, or N x N (default: the front camera's own, at most {MAX_PIXELS} pixels)")  # fmt: skip
+    parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs")  # fmt: skip
+    parser.add_argument("--no-video", action="store_true", help="write no reward video")
+    parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
+    return parser.parse_args(argv)
+
+
+def _size(text: str) -> tuple[int, int]:
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: write HxW or N, in pixels, such as 240x320 or 112")
+    return int(parts[0]), int(parts[-1])
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Score, say what came of it, and end with status 1 where an episode has no score."""
+    arguments = parse(argv)
+    try:
+        with interruptible(KEPT):
+            results = run(arguments)
+    except DopamineError as error:
+        exit_with(error)
+    if any(result.get("final_progress") is None for result in results):
+        raise SystemExit(1)
+
+
+def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Score every episode that is not scored yet, and return what the table at the end shows of each.
+
+    Raises:
+        BadInput: an argument cannot be used; nothing was scored.
+        ScoringError: the model's service did not answer; what was scored by then is kept.
+    """
+    scoring = ScoringConfig(
+        FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
+    )
+    plans, console = make_plans(arguments), Console()
+    if arguments.column is not None:
+        check_columns([plan.recording for plan in plans], arguments.column)
+    for warning in warnings(plans):
+        console.say(f"warning: {warning}")
+    check_folder(arguments.out)
+    with reward_client(arguments, plans, console) as client, interruptible(KEPT):
+        version = client.model_version(timeout_s=60.0)
+        console.say(f"Scoring {len(plans)} episodes with model {version}")
+        results: list[dict[str, Any]] = []
+        for plan in plans:
+            console.progress(f"{len(results)} of {len(plans)} episodes done, {plan.recording.name} is next")
+            results.append(_result(plan, client, version, scoring, arguments, console))
+    if arguments.column is not None:
+        write_back([plan.recording for plan in plans], arguments.out, arguments.column)
+    kept = sum(bool(result.get("kept")) for result in results)
+    if kept:
+        console.say(
+            f"{kept} of {len(plans)} were scored before, by the same model and settings; --fresh scores them again"
+        )
+    print(table(results))
+    print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
+    return results
+
+
+def _result(
+    plan: Plan,
+    client: RewardClient,
+    version: str,
+    scoring: ScoringConfig,
+    arguments: argparse.Namespace,
+    console: Console,
+) -> dict[str, Any]:
+    """One row of the table: of an episode scored now, scored before, or one whose files cannot be used."""
+    name, out = plan.recording.name, arguments.out
+    try:
+        inputs = plan.fingerprint(version, scoring.fusion)
+        known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
+        if known is not None:
+            return {"episode": name, **known, "kept": True}
+        scored = score(plan, client, version, scoring, console)
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        return {"episode": name, "error": str(error)}
+    except ScoringError:
+        console.say(f"{name} has no score. What was scored before is kept: the same command goes on with {name}")
+        raise
+    found = figures(scored)
+    origin = {"model": str(arguments.model or arguments.url or arguments.app), "inputs": inputs}
+    console.progress(f"{name}: writing the files")
+    write_scores(out, scored, plan.described() | origin | {"fusion": asdict(scoring.fusion)}, not arguments.no_video)
+    if found["final_progress"] is None:
+        console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
+    elif found["voc_plus"] is None:
+        console.say(f"warning: {name}: {found['frames']} scored frames are too few for VOC+ and τ: give a smaller --stride")  # fmt: skip
+    return {"episode": name, **found, "kept": False}
+
+
+def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig, console: Console) -> ScoredRecording:
+    """Read an episode's frames and ask for the progress of each. Raises BadInput or ScoringError."""
+    recording = plan.recording
+    pictures = read_frames(recording, plan.stride, plan.size, plan.views)
+    frames = pictures.frames
+    if plan.demonstration is None:
+        blank = np.zeros_like(frames[0])
+        reference = TaskReference(plan.instruction, blank[0], blank[0], blank)
+    elif plan.demonstration is recording:
+        reference = TaskReference(plan.instruction, frames[0, 0], frames[-1, 0], frames[-1])
+    else:
+        ends = _first_and_last(plan.demonstration, plan.size, plan.views)
+        reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
+    context = replace(reference.context(recording.name, frames[0]), model_version=version)
+    scores = score_episode(
+        client, context, frames[1:], pictures.frame_ids[1:], scoring,
+        lambda done, total: console.progress(f"{recording.name}: {done} of {total} frames"),
+    )  # fmt: skip
+    rate_hz = recording.format.frames_per_second
+    return ScoredRecording(recording, pictures.frame_ids, plan.stride, plan.views, rate_hz, scores)
+
+
+@lru_cache(maxsize=4)
+def _first_and_last(demonstration: Recording, size: tuple[int, int], views: int) -> NDArray[np.uint8]:
+    """uint8 [2, V, H, W, 3]; the episodes that share a demonstration read it once."""
+    return read_frames(demonstration, sys.maxsize, size, views).frames
+
+
+HEADINGS = {
+    "episode": "episode", "frames": "frames", "final_progress": "end", "outcome": "outcome", "voc_plus": "VOC+",
+    "kendall": "τ", "progress_mae": "MAE", "invalid": "invalid", "low_weight": "w < 0.1", "labels_per_s": "labels/s",
+}  # fmt: skip
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The results as lines with aligned columns; a dash stands where nothing can be said."""
+    rows = [list(HEADINGS.values())]
+    for result in results:
+        rows.append([_cell(result.get(name)) for name in HEADINGS])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

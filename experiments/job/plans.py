@@ -1,0 +1,105 @@
+"""Which episodes a run records, and who acts in them. No two sets share a seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from actors.demonstrations import episode_folder
+from dopamine_rl.episodes.raw import read_demonstration
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import Demonstration
+from experiments.settings import ExperimentConfig
+from actors.workers import Job, PolicySpec
+
+FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
+"""Kinds of scripted failures, in turn. More than half are near misses, because the cloned policy's failures, which are
+judged beside them, mostly are not: it hesitates before the hole."""
+SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts")
+"""Sets of episodes in the order of their seeds, which begin 1000 apart; those of "trial" are acted and not recorded."""
+
+
+@dataclass(frozen=True)
+class EpisodePlan:
+    """Episodes to be recorded into one folder.
+
+    Args:
+        folder: where they lie.
+        actors: one for each episode: a scripted behaviour's name, or a policy.
+        seeds: one for each episode.
+        stride: environment steps from one frame to the next; None takes the environment's.
+    """
+
+    folder: Path
+    actors: tuple[str | PolicySpec, ...]
+    seeds: range
+    stride: int | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        """The episodes' folders."""
+        return [episode_folder(str(a), seed, self.folder) for a, seed in zip(self.actors, self.seeds, strict=True)]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """What a simulator does to record them; an episode that is there already is kept."""
+        acted = zip(self.actors, self.seeds, strict=True)
+        return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
+
+
+def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
+    """The episodes of scripts: for the reward model, for the policy, and unseen ones for the gate."""
+    wanted = config.demonstrations
+    actors = {
+        "reward_model": ("expert",) * wanted.reward_model + _failures(wanted.reward_model_failures),
+        "policy": ("expert",) * wanted.policy,
+        "gate": ("expert",) * wanted.gate_successes + _failures(wanted.gate_failures),
+    }
+    return {name: _plan(config, root, name, acted) for name, acted in actors.items()}
+
+
+def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: str) -> dict[str, EpisodePlan]:
+    """The episodes of the cloned policy: some for the reward model's training, unseen ones for the gate."""
+    policy = PolicySpec("network", cloned, f"clone_{version}")
+    counts = {
+        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+        "gate_rollouts": config.demonstrations.gate_rollouts,
+    }
+    return {name: _plan(config, root, name, (policy,) * count) for name, count in counts.items()}
+
+
+def trial_seeds(config: ExperimentConfig) -> list[int]:
+    """Seeds of the episodes that clones of different sizes are compared on."""
+    first = _first_seed(config, "trial")
+    return list(range(first, first + config.cloning.trials))
+
+
+def read_all(folders: Sequence[Path]) -> list[Demonstration]:
+    """Read recorded episodes."""
+    return [read_demonstration(path) for path in folders]
+
+
+def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
+    """The first episode that succeeded: references and goal are taken from it. Raises BadInput where none did."""
+    for demonstration in demonstrations:
+        if demonstration.success:
+            return demonstration
+    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: give env.horizon more time")
+
+
+def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
+    environment = hashlib.sha256(repr(config.env).encode()).hexdigest()[:8]
+    first = _first_seed(config, name)
+    stride = config.demonstrations.reward_model_stride if name == "reward_model" else 0
+    folder = root / environment / (f"{name}_stride_{stride}" if stride else name)
+    return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
+
+
+def _first_seed(config: ExperimentConfig, name: str) -> int:
+    return config.demonstrations.first_seed + 1000 * SETS.index(name)
+
+
+def _failures(count: int) -> tuple[str, ...]:
+    return tuple(FAILURES[i % len(FAILURES)] for i in range(count))

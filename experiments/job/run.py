@@ -1,0 +1,109 @@
+"""One run of the main job: its settings, its folder, its finished phases, and the processes it needs, started on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.runtime.console import Console
+from experiments.runtime.resume import PhaseStore
+from experiments.settings import ExperimentConfig
+from experiments.runtime.storage import RunFolder
+
+if TYPE_CHECKING:
+    from actors.workers import WorkerPool
+    from reward_service.client import ServeRewardClient
+
+
+class Run:
+    """What every phase is given. Ray must be running; as a context manager it ends what it started.
+
+    Args:
+        config: the resolved settings.
+        folder: where everything is written.
+        console: where it says what it does.
+        fresh: forget what an earlier run in the folder has done.
+        pool: simulators to use; None starts its own.
+    """
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        folder: RunFolder,
+        console: Console,
+        fresh: bool = False,
+        pool: WorkerPool | None = None,
+    ) -> None:
+        self.config, self.folder, self.console = config, folder, console
+        self._phases = PhaseStore(folder, fresh)
+        self._pool = pool
+        self._services: dict[Path, tuple[str, ServeRewardClient]] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def sibling(self, config: ExperimentConfig, folder: RunFolder) -> Run:
+        """Another run that shares this one's simulators and services; they end with this one. Its environment must be the
+        same."""
+        other = Run(config, folder, self.console, pool=self.pool)
+        other._services = self._services
+        other._stack = self._stack
+        return other
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    def phase(self, name: str, title: str, depends_on: object, work: Callable[[], Any]) -> Any:
+        """Do a phase, or take the value it had where it was finished with the same dependencies (see PhaseStore)."""
+
+        def announced() -> Any:
+            with self.console.phase(name, title):
+                return work()
+
+        return self._phases.run(name, depends_on, announced, lambda: self.console.say(f"{title}: kept"))
+
+    def forget(self, name: str) -> None:
+        """Let a phase be done again at the next call."""
+        self._phases.forget(name)
+
+    @property
+    def pool(self) -> WorkerPool:
+        """Simulators in processes of their own. They also record the simulator's truth; the report says what is trained on
+        it."""
+        if self._pool is None:
+            from actors.workers import WorkerPool
+
+            simulation = self.config.simulation
+            self._pool = WorkerPool(replace(self.config.env, oracle=True), simulation.workers, simulation.num_cpus)
+            self._stack.callback(self._pool.close)
+        return self._pool
+
+    def service(self, checkpoint: Path) -> tuple[str, ServeRewardClient]:
+        """The reward service of a checkpoint, deployed at the first call under a name of this run's own: (name, client)."""
+        if checkpoint not in self._services:
+            from reward_service.client import ServeRewardClient
+            from reward_service.deployment import deploy, shutdown
+
+            name = f"grm-{self.config.name}-{uuid.uuid4().hex[:8]}"
+            self._stack.callback(_quietly, shutdown, name)
+            with self.console.phase("service", f"Reward service: {self.config.service.replicas} replica(s), {name}"):
+                deploy(checkpoint, name, self.config.service)
+            self._services[checkpoint] = (name, ServeRewardClient(name))
+        return self._services[checkpoint]
+
+
+def _quietly(end: Callable[[str], None], name: str) -> None:
+    """The cluster may be gone already; then the application is too."""
+    with contextlib.suppress(Exception):
+        end(name)

@@ -1,0 +1,327 @@
+"""What `dopamine grm eval` says: tables for the terminal, Markdown, and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.files import write_atomically
+from dopamine_rl.metrics import OUTCOMES
+from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.types import FusionConfig
+from dopamine_rl.evaluation.gate import Verdict, decide, summarise
+from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.variants import (
+    CLAIM,
+    NO_GAIN,
+    Answered,
+    Calibration,
+    Judged,
+    Variant,
+    calibrations,
+    hop_errors,
+    judge_variant,
+    outcome_confusion,
+    paired_differences,
+    variants,
+)
+from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
+
+FIGURES = {
+    "voc_plus": "rank correlation of the incremental chain with time, in annotated successes of 8 frames or more",
+    "voc_minus": "the same for the reversed episodes: a model that always says forward fails here",
+    "kendall": "Kendall's τ-b of Φ* with time",
+    "progress_mae": "mean error of Φ* in annotated successes",
+    "other_mae": "mean error of Φ* in all other episodes of known truth",
+    "hop_mae": "mean error of hops, all perspectives",
+    "false_progress_zero": f"zero-hop pairs (neighbours, |true hop| ≤ {NO_GAIN}) with a hop above {CLAIM}",
+    "false_progress_failed": f"neighbours in failures that gained nothing (true hop ≤ {NO_GAIN}) with a hop above {CLAIM}",
+    "success_end": "mean final Φ* of successes",
+    "failure_end": "mean final Φ* of failures",
+    "gap": "difference of the two",
+    "auc": "chance that a success ends higher than a failure",
+    "false_success": "failures that end as a claimed success",
+    "near_miss_false_success": "the same among near misses, by the script's name or by where the peg ended",
+    "outcome_accuracy": "success, partial or failure told right by Eq. 58",
+}
+"""Figures of the model as it is served, in the order of the table, and what each says."""
+ORDER = {"ordered": "of n", "voc_plus": "VOC+", "voc_minus": "VOC−"}
+"""What follows from the hops alone, and from how many episodes."""
+COMPARED = {
+    "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others", "success_end": "end+", "failure_end": "end−",
+    "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
+}  # fmt: skip
+"""Figures by which curves are compared."""
+DIFFERENCES = {
+    "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
+}  # fmt: skip
+"""Of which the differences to the served row are stated, with errors at the frames that every stride scores."""
+FUSED = COMPARED | {"low_weight": "w < 0.1"}
+SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Evaluation:
+    """All that is said about a reward model.
+
+    Args:
+        model, version: which one.
+        reference: the demonstration that references and goal were taken from.
+        fusion: the one that is served.
+        stride: environment steps between scored frames.
+        answered: the episodes with the answers, by setting; the first setting is the model's own.
+        fused: every perspective and fusion on the model's own setting.
+        settings: the served fusion on every setting.
+        confusion: int64 [3, 3], true outcome by predicted one.
+        errors: mean error and count in 25 bins of the true hop.
+        calibration: by kind of uncertainty.
+        preset: whose bounds the verdict is about.
+        verdict: None where no bounds were asked for.
+    """
+
+    model: str
+    version: str
+    reference: str
+    fusion: FusionConfig
+    stride: int
+    answered: Mapping[str, Answered]
+    fused: dict[str, Judged]
+    settings: dict[str, Judged]
+    confusion: NDArray[np.int64]
+    errors: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
+    calibration: dict[str, Calibration]
+    preset: str
+    verdict: Verdict | None
+
+    @property
+    def served(self) -> Judged:
+        """The model's own setting and fusion."""
+        return next(iter(self.settings.values()))
+
+    def counts(self) -> dict[str, int]:
+        """Episodes of each kind, and frames without a value."""
+        names = ("success", "expert", "failure", "near_miss", "cut_off", "invalid", "zero_pairs", "failed_pairs")
+        return {name: int(self.served.columns[name].sum()) for name in names}
+
+    def summary(self) -> dict[str, Any]:
+        """The last line: what a program asks first."""
+        return {
+            "model_version": self.version,
+            "reference": self.reference,
+            "counts": self.counts(),
+            "figures": {name: plain(self.served.figures[name].value) for name in FIGURES},
+            "passed": None if self.verdict is None else self.verdict.passed,
+        }
+
+    def table(self) -> str:
+        """Everything for the terminal."""
+        parts = [f"Reward model {self.version} ({self.model}), references of {self.reference}", self._episodes(), ""]
+        parts += [aligned(self._figure_rows()), ""]
+        parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
+        parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
+        parts += [
+            "Minus the model as it is served, on the same episodes and frames",
+            aligned(self._difference_rows()),
+            "",
+        ]
+        parts += ["True outcome (row) as Eq. 58 tells it (column)", aligned(self._confusion_rows()), ""]
+        parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
+        parts += ["Uncertainty against error", aligned(self._calibration_rows())]
+        if self.verdict is not None:
+            parts += ["", f"Bounds of preset {self.preset}", self.verdict.table()]
+        return "\n".join(parts)
+
+    def markdown(self) -> str:
+        """The report with tables and plots."""
+        verdict = "" if self.verdict is None else f"\n## Bounds of preset `{self.preset}`\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
+        return f"""# Reward model `{self.version}` on unseen episodes
+
+`{self.model}`, references and goal from `{self.reference}`, which is not judged. {self._episodes()}
+Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart (an
+AUC of 1 gets one of no width, which says nothing of further episodes).
+{verdict}
+## Figures
+{grid(self._figure_rows())}
+
+![Curves](curves.png)
+
+## Perspectives and fusions
+All folded from the same answers. "fused chain": the incremental hop is added to the last fused progress; "own chain": to its own
+last value. `w < 0.1`: share of frames that consistency fusion all but ignores.
+
+{grid(_effect_rows(self.fused, FUSED))}
+
+## Strides and cameras
+Cameras that are not named are blank pictures to the same model: what it does without them, not what one trained without them would.
+
+{grid(_effect_rows(self.settings, SETTINGS))}
+
+`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` says in how
+many episodes there were so many, and a dash stands where in none. Strides differ in how many
+easy frames their MAE counts (the first, the last): `MAE, common frames` is of those that every stride scores, without the first.
+
+### Minus the model as it is served
+The same episodes, and the frames that every stride scores.
+
+{grid(self._difference_rows())}
+
+![Effects](effects.png)
+
+## Outcomes
+True outcome (row) as Eq. 58 tells it (column). Partial: a failure that has at least the first stage done when it ends, by its true
+progress on the demonstrations' scale.
+
+{grid(self._confusion_rows())}
+
+## Hops and uncertainty
+{grid(self._bin_rows())}
+
+{grid(self._calibration_rows())}
+
+`rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification curve and
+the best possible one, 0 at best; "by chance" is that of an uncertainty which knows nothing. Then the expected error in fifths
+from the least uncertain to the most.
+
+![Hops](hops.png)
+"""
+
+    def content(self) -> dict[str, Any]:
+        """eval.json."""
+        episodes = [
+            {"name": episode.name, "outcome": episode.outcome, "expert": episode.expert}
+            | {name: plain(float(column[i])) for name, column in self.served.columns.items()}
+            for i, (episode, _) in enumerate(next(iter(self.answered.values())))
+        ]
+        return self.summary() | {
+            "model": self.model,
+            "fusion": asdict(self.fusion),
+            "stride": self.stride,
+            "intervals": _intervals(self.served),
+            "fusions": {name: _intervals(judged) for name, judged in self.fused.items()},
+            "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
+            "differences": {
+                name: {key: interval(value) for key, value in paired_differences(one, self.served).items()}
+                for name, one in self._others().items()
+            },
+            "outcomes": list(OUTCOMES),
+            "confusion": self.confusion.tolist(),
+            "hop_error_by_bin": {
+                name: {"error": [plain(x) for x in error.tolist()], "count": count.tolist()}
+                for name, (error, count) in self.errors.items()
+            },
+            "calibration": {
+                name: {
+                    "rank": interval(c.rank), "ause": interval(c.area), "ause_by_chance": c.curve.area_by_chance,
+                    "uncertainty": c.classes.uncertainty.tolist(), "error": c.classes.error.tolist(),
+                    "count": c.classes.counts.tolist(),
+                }
+                for name, c in self.calibration.items()
+            },
+            "checks": None if self.verdict is None else [asdict(c) | {"passed": c.passed} for c in self.verdict.checks],
+            "episodes": episodes,
+        }  # fmt: skip
+
+    def _episodes(self) -> str:
+        n = self.counts()
+        cut = f", {n['cut_off']} cut off on the way in (neither)" if n["cut_off"] else ""
+        return (
+            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures ({n['near_miss']} near misses){cut}; "
+            f"a frame every {self.stride} environment steps; {n['invalid']} frames without a value."
+        )
+
+    def _figure_rows(self) -> list[list[str]]:
+        rows = [["figure", "value", "95 %", "what it is"]]
+        for name, about in FIGURES.items():
+            figure = self.served.figures[name]
+            rows.append([name, number(figure.value), f"{number(figure.low)} – {number(figure.high)}", about])
+        return rows
+
+    def _others(self) -> dict[str, Judged]:
+        """Every variant and setting but the served one."""
+        return dict(list(self.settings.items())[1:]) | self.fused
+
+    def _difference_rows(self) -> list[list[str]]:
+        rows = [["", *DIFFERENCES.values()]]
+        for name, one in self._others().items():
+            found = paired_differences(one, self.served)
+            rows.append([name, *(difference(found[key]) if key in found else "–" for key in DIFFERENCES)])
+        return rows
+
+    def _confusion_rows(self) -> list[list[str]]:
+        rows = [["", *OUTCOMES]]
+        return rows + [[name, *map(str, row)] for name, row in zip(OUTCOMES, self.confusion.tolist(), strict=True)]
+
+    def _bin_rows(self) -> list[list[str]]:
+        """Five bins in one, weighted by their hops; the plot and the JSON have all 25."""
+        rows = [["true hop", *(f"{name}" for name in self.errors), "hops"]]
+        edges = np.linspace(-1, 1, HOP_BINS + 1)
+        for first in range(0, HOP_BINS, 5):
+            part = slice(first, first + 5)
+            cells = []
+            for error, count in self.errors.values():
+                total = count[part].sum()
+                cells.append(number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
+            hops = str(self.errors["all"][1][part].sum()) if self.errors else "0"
+            rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, hops])
+        return rows
+
+    def _calibration_rows(self) -> list[list[str]]:
+        rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifths of uncertainty"]]
+        for name, c in self.calibration.items():
+            fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
+            rows.append([name, short(c.rank), short(c.area), number(c.curve.area_by_chance), fifths])
+        return rows
+
+
+def evaluate(
+    answered: Mapping[str, Answered], gate: GateConfig, fusion: FusionConfig, preset: str, model: str, version: str, reference: str
+) -> Evaluation:  # fmt: skip
+    """Reduce a model's answers to figures.
+
+    Args:
+        answered: the episodes with the answers, by setting; the first is the model's own.
+        gate: bounds, held against where `preset` is not "".
+        fusion: the one that is served.
+    Raises:
+        BadInput: bounds are asked for, and there is no failure or no long enough annotated success to hold against them.
+    """
+    served, threshold = Variant(fusion), gate.success_threshold
+    own = next(iter(answered.values()))
+    stride = own[0][0].stride_steps
+    settings = {name: judge_variant(part, served, threshold) for name, part in answered.items()}
+    fused = {name: judge_variant(own, variant, threshold) for name, variant in variants().items()}
+    columns = next(iter(settings.values())).columns
+    verdict = decide(summarise(columns, threshold, stride), gate) if preset else None
+    return Evaluation(
+        model, version, reference, fusion, stride, answered, fused, settings, outcome_confusion(own, served),
+        hop_errors(own), calibrations(own, served), preset, verdict,
+    )  # fmt: skip
+
+
+def write(folder: Path, evaluation: Evaluation) -> None:
+    """Write eval.md, its plots, and eval.json last."""
+    from experiments.reports.evaluation_plots import plot_all
+
+    plot_all(folder, evaluation)
+    text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
+    for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
+        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+
+
+def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
+    rows = [["", *columns.values()]]
+    for name, one in judged.items():
+        ordered = str(int(np.isfinite(one.columns["voc_plus"]).sum()))
+        rows.append([name, *(ordered if key == "ordered" else short(one.figures[key]) for key in columns)])
+    return rows
+
+
+def _intervals(judged: Judged) -> dict[str, Any]:
+    return {name: interval(figure) for name, figure in judged.figures.items()}

@@ -1,0 +1,153 @@
+"""The plots of `dopamine grm eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dopamine_rl.metrics import chain
+from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.types import PERSPECTIVES
+from dopamine_rl.evaluation.variants import Variant
+from experiments.reports.evaluation import Evaluation
+from experiments.job.report import new_figure
+
+COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
+LEAST = 5
+"""Bins with fewer hops are not drawn."""
+SERIES = {"incremental": "tab:blue", "forward": "tab:purple", "backward": "tab:brown"}
+
+
+def plot_all(folder: Path, evaluation: Evaluation) -> None:
+    """Write curves.png, hops.png and effects.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _plot_curves(folder / "curves.png", evaluation)
+    _plot_hops(folder / "hops.png", evaluation)
+    _plot_effects(folder / "effects.png", evaluation)
+
+
+def _plot_curves(path: Path, evaluation: Evaluation) -> None:
+    figure = new_figure(16, 4)
+    successes, failures, order, roc = figure.subplots(1, 4)
+    served = Variant(evaluation.fusion)
+    for episode, answers in next(iter(evaluation.answered.values())):
+        kind = "cut off" if episode.verdict["cut_off"] else episode.outcome or "failure"
+        axes = successes if kind == "success" else failures
+        times = episode.frame_steps[answers.frame_ids]
+        axes.plot(times, served.curve(answers)[0], color=COLOURS[kind], alpha=0.5, lw=1.1, label=kind)
+        if episode.expert:
+            share = np.linspace(0.0, 1.0, len(times))
+            order.plot(
+                share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0"
+            )
+            back = chain(answers.swapped[::-1], 1.0)[::-1]
+            order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backwards from 1")
+    figures = evaluation.served.figures
+    for axes, title in ((successes, "Φ* of successes"), (failures, "Φ* of failures, by true outcome")):
+        axes.set(title=title, xlabel="environment step", ylabel="Φ*")
+    voc = f"VOC+ {figures['voc_plus'].value:.2f}, VOC− {figures['voc_minus'].value:.2f}"
+    order.set(title=f"incremental chain: {voc}", xlabel="share of an annotated success", ylabel="progress")
+    for axes in (successes, failures, order):
+        axes.set(ylim=(-0.03, 1.03))
+        _legend(axes)
+    _plot_roc(roc, evaluation)
+    figure.savefig(path)
+
+
+def _plot_roc(axes: Any, evaluation: Evaluation) -> None:
+    columns = evaluation.served.columns
+    ends = {name: columns["end"][columns[name] == 1] for name in ("success", "failure")}
+    thresholds = np.concatenate([[np.inf], np.sort(np.concatenate(list(ends.values())))[::-1], [-np.inf]])
+    for kind, colour in (("failure", "tab:blue"), ("near_miss", "tab:red")):
+        wrong = columns["end"][columns[kind] == 1]
+        if len(wrong) and len(ends["success"]):
+            x, y = ([np.mean(values >= t) for t in thresholds] for values in (wrong, ends["success"]))
+            axes.plot(
+                x,
+                y,
+                drawstyle="steps-post",
+                color=colour,
+                label={"failure": "all failures", "near_miss": "near misses"}[kind],
+            )
+    axes.plot([0, 1], [0, 1], ":", color="grey", lw=1.0)
+    value = evaluation.served.figures["auc"].value
+    axes.set(
+        title=f"success told by final Φ*, AUC {value:.3f}",
+        xlabel="failures above the threshold",
+        ylabel="successes above it",
+    )
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _legend(axes)
+
+
+def _plot_hops(path: Path, evaluation: Evaluation) -> None:
+    figure = new_figure(13, 4)
+    bins, classes, sparse = figure.subplots(1, 3)
+    centres = (np.arange(HOP_BINS) + 0.5) / HOP_BINS * 2 - 1
+    for name in PERSPECTIVES:
+        if name in evaluation.errors:
+            error, count = evaluation.errors[name]
+            bins.plot(centres, np.where(count >= LEAST, error, np.nan), "o-", ms=3, color=SERIES[name], label=name)
+    bins.set(
+        title="hop error by the true hop, 25 bins", xlabel="true hop", ylabel="mean absolute error", ylim=(0, None)
+    )
+    if evaluation.errors:
+        counts = bins.twinx()
+        counts.bar(centres, evaluation.errors["all"][1], width=1.6 / HOP_BINS, color="grey", alpha=0.2)
+        counts.set(ylabel="hops (grey)")
+    for name, calibration in evaluation.calibration.items():
+        colour = SERIES.get(name.removeprefix("entropy, "), "black")
+        fifth = np.arange(1, len(calibration.classes.error) + 1)
+        classes.plot(
+            fifth, calibration.classes.error, "o-", color=colour, label=f"{name} ({calibration.rank.value:+.2f})"
+        )
+        sparse.plot(calibration.curve.removed, calibration.curve.by_uncertainty, color=colour, label=name)
+        sparse.plot(calibration.curve.removed, calibration.curve.by_error, ":", color=colour, lw=1.0)
+    classes.set(
+        title="error by uncertainty (rank correlation)",
+        xlabel="fifth of uncertainty, least to most",
+        ylabel="mean absolute error",
+        ylim=(0, None),
+    )
+    sparse.axhline(1.0, color="grey", lw=1.0)
+    sparse.set(
+        title="sparsification (dotted: best possible)",
+        xlabel="most uncertain share left out",
+        ylabel="error of the rest, relative",
+        ylim=(0, None),
+    )
+    for axes in (bins, classes, sparse):
+        _legend(axes)
+    figure.savefig(path)
+
+
+def _plot_effects(path: Path, evaluation: Evaluation) -> None:
+    groups = [*evaluation.settings.items(), *evaluation.fused.items()]
+    figure = new_figure(13, 0.7 + 0.32 * len(groups))
+    shown = {
+        "common_mae": "MAE, annotated successes",
+        "other_mae": "MAE, other episodes",
+        "gap": "end of successes − failures",
+        "outcome_accuracy": "outcome told right",
+    }
+    places = -np.arange(len(groups))
+    for axes, (key, title) in zip(figure.subplots(1, len(shown), sharey=True), shown.items(), strict=True):
+        for place, (_, judged) in zip(places, groups, strict=True):
+            one = judged.figures[key]
+            colour = "tab:blue" if -place < len(evaluation.settings) else "tab:purple"
+            axes.plot([one.low, one.high], [place, place], color=colour, lw=2.0)
+            axes.plot([one.value], [place], "o", color=colour)
+        axes.set(title=title)
+        axes.axvline(groups[0][1].figures[key].value, color="grey", lw=0.8, ls=":")
+        axes.set_yticks(places, [name for name, _ in groups])
+        axes.grid(axis="x", alpha=0.3)
+    figure.savefig(path)
+
+
+def _legend(axes: Any) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    if unique:
+        axes.legend(unique.values(), unique.keys(), fontsize=8)

@@ -1,0 +1,309 @@
+"""What `experiments.benchmarks.fusion` says: each model's perspectives, fusions and cameras under each look, and its uncertainty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.files import write_atomically
+from dopamine_rl.metrics import Interval, auc, bootstrap
+from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
+from dopamine_rl.evaluation.variants import (
+    RESAMPLES,
+    Answered,
+    Calibration,
+    CurveRule,
+    Judged,
+    Variant,
+    calibrate,
+    judge_variant,
+    paired_differences,
+    variants,
+)
+from experiments.reports.tables import aligned, difference, grid, interval, number, short
+from dopamine_rl.evaluation.weighted_fusion import (
+    DOUBTS,
+    SOURCES,
+    ErrorMaps,
+    Source,
+    Weighted,
+    fit_maps,
+    perspective_errors,
+    uncertainty,
+)
+
+ALL_VIEWS, HELD_IN = "all views", "held-in"
+MEAN = "mean fusion, fused chain"
+"""The rule that every other one is compared with."""
+FIGURES = {
+    "mae": "MAE", "truth_kendall": "τ", "success_end": "end+", "failure_end": "end−", "auc": "AUC",
+    "false_success": "false success",
+}  # fmt: skip
+DIFFERENCES = {"mae": "MAE", "truth_kendall": "τ", "success_end": "end+", "failure_end": "end−", "auc": "AUC"}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Answers:
+    """What one model said.
+
+    Args:
+        version: of its weights.
+        held_in: about the episodes that maps are fitted on.
+        looks: about the episodes that are judged, by look and by setting.
+    """
+
+    version: str
+    held_in: Answered
+    looks: Mapping[str, Mapping[str, Answered]]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Expected:
+    """How a perspective's error was foreseen from one kind of uncertainty.
+
+    Args:
+        expected, error: mean error foreseen by the map, and mean error found.
+        calibration: of the uncertainty against the error.
+    """
+
+    expected: float
+    error: float
+    calibration: Calibration
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class LookFigures:
+    """One model under one look.
+
+    Args:
+        judged: by rule.
+        differences: to the mean fusion, on the same episodes.
+        foreseen: by kind of uncertainty and perspective.
+        alarm: by kind of uncertainty, the chance that an episode's mean is higher than one of the first look's; None for
+            the first look itself.
+    """
+
+    judged: dict[str, Judged]
+    differences: dict[str, dict[str, Interval]]
+    foreseen: dict[tuple[Source, Perspective], Expected]
+    alarm: dict[Source, Interval] | None
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Comparison:
+    """All models under all looks.
+
+    Args:
+        versions: of the models, by name.
+        maps: of the models.
+        figures: by look, then by model.
+        adapted: by look, then by model: its figures minus the first model's, both with mean fusion; empty for the first.
+    """
+
+    versions: dict[str, str]
+    maps: dict[str, ErrorMaps]
+    figures: dict[str, dict[str, LookFigures]]
+    adapted: dict[str, dict[str, dict[str, Interval]]]
+
+    def summary(self) -> dict[str, Any]:
+        """The last line: errors of every rule, and which rules beat the mean by an interval."""
+        mae = {
+            look: {
+                model: {rule: interval(judged.figures["mae"]) for rule, judged in one.judged.items()}
+                for model, one in models.items()
+            }
+            for look, models in self.figures.items()
+        }
+        better = [
+            [look, model, rule]
+            for look, models in self.figures.items()
+            for model, one in models.items()
+            for rule, found in one.differences.items()
+            if found["mae"].high < 0.0
+        ]
+        return {"models": self.versions, "mae": mae, "less_error_than_mean": better}
+
+    def text(self) -> str:
+        """Everything for the terminal."""
+        return "\n".join(f"{title}\n{aligned(rows)}\n" for title, rows in self._tables())
+
+    def markdown(self) -> str:
+        """The report."""
+        names = ", ".join(f"{name} (`{version}`)" for name, version in self.versions.items())
+        tables = "\n".join(f"## {title}\n{grid(rows)}\n" for title, rows in self._tables())
+        return f"""# Perspectives, fusions and cameras by look
+
+{names}. MAE: mean error of progress against the simulator's truth, all frames of all episodes. τ: Kendall's τ-b of progress and truth.
+end+, end−: mean final progress of successes and failures. AUC: chance that a success ends higher than a failure. Intervals at 95 %;
+* where a difference's leaves 0 out. Expected error: by maps fitted on other episodes.
+
+{tables}"""
+
+    def content(self) -> dict[str, Any]:
+        """fusion.json."""
+        return self.summary() | {
+            "maps": {
+                model: {
+                    source: [{"uncertainty": m.uncertainty.tolist(), "error": m.error.tolist()} for m in getattr(maps, source)]
+                    for source in SOURCES
+                }
+                for model, maps in self.maps.items()
+            },
+            "figures": {
+                look: {model: _content(one) for model, one in models.items()} for look, models in self.figures.items()
+            },
+            "minus_first_model": {
+                look: {model: _intervals(found) for model, found in models.items()} for look, models in self.adapted.items()
+            },
+        }  # fmt: skip
+
+    def _tables(self) -> list[tuple[str, list[list[str]]]]:
+        tables = []
+        for look, models in self.figures.items():
+            rows = [["", *FIGURES.values(), "ΔMAE to mean", "Δend−"]]
+            for model, one in models.items():
+                for rule, judged in one.judged.items():
+                    found = one.differences.get(rule, {})
+                    deltas = [difference(found[key]) if key in found else "" for key in ("mae", "failure_end")]
+                    rows.append([self._label(model, rule), *(short(judged.figures[key]) for key in FIGURES), *deltas])
+            tables.append((_counts(look, next(iter(models.values()))), rows))
+        if len(self.versions) > 1:
+            rows = [["mean fusion", *DIFFERENCES.values()]]
+            for look, found_by_model in self.adapted.items():
+                for model, found in found_by_model.items():
+                    rows.append([f"{look}: {model}", *(difference(found[key]) for key in DIFFERENCES)])
+            tables.append((f"Minus {next(iter(self.versions))}, on the same episodes", rows))
+        return [*tables, ("Uncertainty", self._uncertainty_rows()), ("Alarm", self._alarm_rows())]
+
+    def _label(self, model: str, rule: str) -> str:
+        return rule if len(self.versions) == 1 else f"{model}: {rule}"
+
+    def _uncertainty_rows(self) -> list[list[str]]:
+        rows = [["", *(f"{name}: {what}" for name in PERSPECTIVES for what in ("rank", "expected → found"))]]
+        for look, models in self.figures.items():
+            for model, one in models.items():
+                for source in SOURCES:
+                    cells = []
+                    for name in PERSPECTIVES:
+                        found = one.foreseen[source, name]
+                        cells += [short(found.calibration.rank), f"{number(found.expected)} → {number(found.error)}"]
+                    rows.append([self._label(model, f"{look}, {source}"), *cells])
+        return rows
+
+    def _alarm_rows(self) -> list[list[str]]:
+        rows = [["AUC against the first look", *SOURCES]]
+        for look, models in self.figures.items():
+            for model, one in models.items():
+                if one.alarm is not None:
+                    rows.append([self._label(model, look), *(short(one.alarm[source]) for source in SOURCES)])
+        return rows
+
+
+def compare(answers: Mapping[str, Answers], threshold: float) -> Comparison:
+    """Reduce the models' answers to figures.
+
+    Args:
+        answers: by model's name.
+        threshold: final progress from which an episode counts as claimed success.
+    Raises:
+        BadInput: nothing is known of the held-in episodes' truth.
+    """
+    maps = {name: fit_maps(said.held_in) for name, said in answers.items()}
+    first, *others = answers
+    looks = list(answers[first].looks)
+    figures = {
+        look: {
+            name: _judge(said.looks[look], said.looks[looks[0]] if look != looks[0] else None, maps[name], threshold)
+            for name, said in answers.items()
+        }
+        for look in looks
+    }
+    adapted = {
+        look: {name: paired_differences(found[name].judged[MEAN], found[first].judged[MEAN]) for name in others}
+        for look, found in figures.items()
+    }
+    return Comparison({name: said.version for name, said in answers.items()}, maps, figures, adapted)
+
+
+def write(folder: Path, comparison: Comparison) -> None:
+    """Write fusion.md, and fusion.json last."""
+    text = json.dumps(comparison.content(), indent=2, allow_nan=False, ensure_ascii=False)
+    for name, content in (("fusion.md", comparison.markdown()), ("fusion.json", text + "\n")):
+        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+
+
+def _judge(
+    shown: Mapping[str, Answered], plain: Mapping[str, Answered] | None, maps: ErrorMaps, threshold: float
+) -> LookFigures:
+    answered = shown[ALL_VIEWS]
+    rules: dict[str, CurveRule] = {**variants(), **{f"weighted by {doubt}": Weighted(maps, doubt) for doubt in DOUBTS}}
+    judged = {name: judge_variant(answered, rule, threshold) for name, rule in rules.items()}
+    served = Variant(FusionConfig())
+    judged |= {name: judge_variant(part, served, threshold) for name, part in shown.items() if name != ALL_VIEWS}
+    differences = {name: paired_differences(one, judged[MEAN]) for name, one in judged.items() if name != MEAN}
+    foreseen = {
+        (source, name): _foreseen(answered, maps, source, i)
+        for source in SOURCES
+        for i, name in enumerate(PERSPECTIVES)
+    }
+    alarm = None if plain is None else {source: _alarm(answered, plain[ALL_VIEWS], source) for source in SOURCES}
+    return LookFigures(judged, differences, foreseen, alarm)
+
+
+def _foreseen(answered: Answered, maps: ErrorMaps, source: Source, perspective: int) -> Expected:
+    pairs, expected = [], []
+    for episode, answers in answered:
+        if episode.truth is not None:
+            valid = answers.valid
+            wrong = perspective_errors(episode, answers)[valid, perspective]
+            pairs.append((uncertainty(answers, source)[valid, perspective], wrong))
+            expected.append(maps.expected(answers, source)[valid, perspective])
+    errors = np.concatenate([wrong for _, wrong in pairs])
+    return Expected(float(np.concatenate(expected).mean()), float(errors.mean()), calibrate(pairs))
+
+
+def _alarm(answered: Answered, plain: Answered, source: Source) -> Interval:
+    """The chance that an episode's mean uncertainty is higher than that of an episode of the first look."""
+    levels = [[float(np.nanmean(uncertainty(answers, source))) for _, answers in part] for part in (answered, plain)]
+    values = np.array([*levels[0], *levels[1]])
+    strata = [0] * len(levels[0]) + [1] * len(levels[1])
+
+    def chance(index: NDArray[np.int64]) -> list[float]:
+        return [auc(values[index[index < len(levels[0])]], values[index[index >= len(levels[0])]])]
+
+    return bootstrap(chance, strata, RESAMPLES)[0]
+
+
+def _counts(look: str, one: LookFigures) -> str:
+    columns = next(iter(one.judged.values())).columns
+    cut = int(columns["cut_off"].sum())
+    return (
+        f"{look}: {int(columns['success'].sum())} successes, {int(columns['failure'].sum())} failures "
+        f"({int(columns['near_miss'].sum())} near misses)" + (f", {cut} cut off" if cut else "")
+    )
+
+
+def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
+    return {name: interval(figure) for name, figure in figures.items()}
+
+
+def _content(one: LookFigures) -> dict[str, Any]:
+    return {
+        "rules": {name: _intervals(judged.figures) for name, judged in one.judged.items()},
+        "minus_mean": {name: _intervals(found) for name, found in one.differences.items()},
+        "foreseen": [
+            {
+                "source": source, "perspective": name, "expected": found.expected, "error": found.error,
+                "rank": interval(found.calibration.rank), "ause": interval(found.calibration.area),
+                "ause_by_chance": found.calibration.curve.area_by_chance,
+            }
+            for (source, name), found in one.foreseen.items()
+        ],
+        "alarm": None if one.alarm is None else {source: interval(figure) for source, figure in one.alarm.items()},
+    }  # fmt: skip

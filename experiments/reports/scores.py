@@ -1,0 +1,194 @@
+"""What is written about a scored episode: figures, a table of its frames (CSV and JSON), and the reward video."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.files import write_atomically
+from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
+from dopamine_rl.types import PERSPECTIVES, Views
+from dopamine_rl.episodes.recordings import Recording, stream_frames
+from dopamine_rl.evaluation.scoring import EpisodeScores
+
+LOW_WEIGHT = 0.1
+"""Weights of new evidence below this are counted: there consistency fusion all but freezes progress."""
+FILM_HZ, FILM_HEIGHT = 5.0, 240
+"""A reward video has at least so many pictures a second where the recording has, and views no higher than this."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ScoredRecording:
+    """An episode with what a reward model says of it.
+
+    Args:
+        recording: the episode.
+        frame_ids: int64 [T+1], the first frame and the T scored ones.
+        stride: video frames from one scored frame to the next.
+        views: how many cameras were used.
+        rate_hz: video frames a second.
+        scores: of the T frames after the first.
+    """
+
+    recording: Recording
+    frame_ids: NDArray[np.int64]
+    stride: int
+    views: int
+    rate_hz: float
+    scores: EpisodeScores
+
+    @property
+    def times_s(self) -> NDArray[np.float64]:
+        """float64 [T+1], seconds from the first frame."""
+        return self.frame_ids / self.rate_hz
+
+    @property
+    def curve(self) -> NDArray[np.float32]:
+        """float32 [T+1], progress from 0 at the first frame."""
+        return np.concatenate([np.zeros(1, np.float32), self.scores.folded.progress])
+
+    @property
+    def truth(self) -> NDArray[np.float64] | None:
+        """float64 [T+1], progress by the keyframes; None where the episode is not annotated, or failed."""
+        return self.recording.true_progress(self.frame_ids, int(self.frame_ids[-1]) + 1)
+
+
+def figures(scored: ScoredRecording) -> dict[str, Any]:
+    """An episode in a few numbers. What cannot be said is None: nothing is said where no frame has a value."""
+    scores, curve, truth = scored.scores, scored.curve, scored.truth
+    folded = scores.folded
+    known = bool(folded.valid.any())
+    enough = known and len(curve) >= MIN_POINTS
+    return {
+        "frames": len(folded.valid),
+        "final_progress": float(curve[-1]) if known else None,
+        "outcome": outcome(curve) if known else None,
+        "voc_plus": voc_plus(scores.hops[:, 0]) if enough else None,
+        "kendall": kendall_tau(np.arange(len(curve)), curve) if enough else None,
+        "progress_mae": progress_mae(curve, truth) if known and truth is not None else None,
+        "invalid": int((~folded.valid).sum()),
+        "low_weight": int((folded.valid & (folded.weight < LOW_WEIGHT)).sum()),
+        "labels_per_s": round(len(folded.valid) / max(scores.seconds, 1e-9), 2),
+    }
+
+
+def columns(scored: ScoredRecording) -> dict[str, list[Any]]:
+    """One entry for each scored frame, in the order of time; None where there is no value."""
+    scores, folded = scored.scores, scored.scores.folded
+    table: dict[str, NDArray[Any]] = {"frame": scored.frame_ids[1:], "time_s": scored.times_s[1:].round(4)}
+    table |= {"progress": folded.progress}
+    table |= {name: folded.perspectives[:, i] for i, name in enumerate(PERSPECTIVES)}
+    for name in ("gain", "loss", "entropy"):
+        table |= {f"{name}_{of}": getattr(scores, name)[:, i] for i, of in enumerate(PERSPECTIVES)}
+    table |= {"weight": folded.weight, "valid": folded.valid}
+    if scored.truth is not None:
+        table["true_progress"] = scored.truth[1:]
+    lists = {name: [_plain(value) for value in values.tolist()] for name, values in table.items()}
+    return {**lists, "reason": list(scores.reasons)}
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: not a number becomes None; float32 is written with the digits it has."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}") if math.isfinite(value) else None
+    return value
+
+
+def stored_figures(out: Path, name: str, inputs: str, video: bool) -> dict[str, Any] | None:
+    """The figures of an episode whose files are complete and came from the same inputs; else None.
+
+    Args:
+        inputs: what `write_scores` was given under this name.
+        video: the reward video is wanted too.
+    """
+    try:
+        content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
+        known: dict[str, Any] = content["figures"]
+    except (OSError, ValueError, KeyError):
+        return None
+    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
+    return known if there and content.get("inputs") == inputs else None
+
+
+def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], video: bool) -> None:
+    """Write NAME.csv, NAME.mp4 where `video`, and NAME.json; the last says that the others are complete.
+
+    Args:
+        settings: JSON values that say how the scores came about, among them `inputs` and `references`.
+    """
+    name, scores, rows, found = scored.recording.name, scored.scores, columns(scored), figures(scored)
+    for suffix in (".json", ".mp4"):  # those of other settings must not stand beside the new table
+        (out / f"{name}{suffix}").unlink(missing_ok=True)
+    _write_table(out / f"{name}.csv", rows)
+    if video:
+        end = "no answer"
+        if found["final_progress"] is not None:
+            end = f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
+        title = f"{name}: {end} (model {scores.model_version}, references: {settings['references']})"
+        write_reward_video(out / f"{name}.mp4", scored, title)
+    about = {"episode": name, "model_version": scores.model_version, "frames_per_second": scored.rate_hz, **settings}
+    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": found}, rows)
+
+
+def _write_table(path: Path, rows: dict[str, list[Any]]) -> None:
+    """Columns as CSV with a header; an empty cell has no value."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(rows)
+            writer.writerows(zip(*rows.values(), strict=True))
+
+    write_atomically(path, write)
+
+
+def _write_json(path: Path, about: dict[str, Any], rows: dict[str, list[Any]]) -> None:
+    """One object; each column is on a line of its own."""
+    lines = [f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}" for name, column in rows.items()]
+    head = json.dumps(about, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}")
+    text = head + ',\n  "columns": {\n' + ",\n".join(lines) + "\n  }\n}\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:
+    """Write the recording with progress, perspectives and hops under it, drawn as they come in, in real time."""
+    from experiments.reports.video import Curves, write_film
+
+    scores, times = scored.scores, scored.times_s
+    keyframes = scored.recording.keyframes
+    curves = Curves(
+        times=times,
+        progress=scored.curve,
+        perspectives=np.concatenate([[[0.0, np.nan, np.nan]], scores.folded.perspectives]).astype(np.float32),
+        edges=times,
+        bars=scores.hops[:, 0],
+        bars_name="hop",
+        axis="time, s",
+        truth=scored.truth,
+        marks=() if keyframes is None else tuple((keyframes / scored.rate_hz).tolist()),
+        faults=tuple(times[1:][~scores.folded.valid].tolist()),
+    )
+    every = _film_stride(scored.stride, scored.rate_hz)
+    write_film(path, _shown(scored, every), curves, title, max(1.0, scored.rate_hz / every))
+
+
+def _shown(scored: ScoredRecording, every: int) -> Iterator[tuple[float, Views]]:
+    recording = scored.recording
+    height, width = recording.format.height, recording.format.width
+    scale = min(1.0, FILM_HEIGHT / height)
+    size = (round(height * scale), round(width * scale))
+    for index, views in stream_frames(recording, every, size, min(scored.views, len(recording.videos))):
+        yield index / scored.rate_hz, views
+
+
+def _film_stride(stride: int, rate_hz: float) -> int:
+    """Every so many frames are shown: a divisor of the scored frames' stride, so that each of them is."""
+    return max((k for k in range(1, stride + 1) if stride % k == 0 and rate_hz / k >= FILM_HZ), default=1)

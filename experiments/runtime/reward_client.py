@@ -1,0 +1,81 @@
+"""The reward model behind `dopamine grm score`: in this process, behind an address, or on the running Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dopamine_rl.errors import BadInput
+from experiments.runtime.console import Console
+from dopamine_rl.evaluation.plans import Plan
+from reward_service.guards import load_token
+
+if TYPE_CHECKING:
+    from dopamine_rl.interfaces import RewardClient
+
+
+@contextmanager
+def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
+    """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
+    if arguments.url is not None:
+        from reward_service.http_client import HttpRewardClient
+
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
+    elif arguments.app is not None:
+        from experiments.runtime.cluster import running_cluster
+
+        with running_cluster():
+            from reward_service.client import ServeRewardClient
+
+            yield ServeRewardClient(arguments.app)
+    else:
+        yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
+
+
+def embedded_client(
+    model: Path, threads: int | None, device: str, plans: Sequence[Plan], console: Console
+) -> RewardClient:
+    """A checkpoint in this process. Raises BadInput, CheckpointError."""
+    from dopamine_rl.grm.config import MOST_THREADS
+    from dopamine_rl.grm.model import load_grm
+    from dopamine_rl.grm.vision import picture_size
+    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.local import LocalRewardClient
+    from reward_service.scorer import Scorer
+
+    _check_device(device)
+    if threads is not None and not 1 <= threads <= MOST_THREADS:
+        raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
+    console.say(f"loading {model}")
+    grm = load_grm(model)
+    labels = grm.template.labels
+    for plan in plans:
+        if plan.views > len(labels):
+            raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
+    for height, width in sorted({plan.size for plan in plans}):
+        seen_height, seen_width = picture_size(grm.image_processor, height, width)
+        stretch = seen_height * width / (seen_width * height)
+        if not 0.8 < stretch < 1.25:
+            unit = grm.image_processor.patch_size * grm.image_processor.merge_size
+            side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
+            console.say(
+                f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
+                f"--size {side} gives it {side}x{side}"
+            )
+    engine = TransformersEngine(grm, threads=threads, device=device)
+    return LocalRewardClient(Scorer(engine))
+
+
+def _check_device(name: str) -> None:
+    """Raises BadInput where torch cannot use a device of that name here."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise BadInput("--device", name, f"give one that torch can use here, such as cpu ({why})") from error

@@ -1,0 +1,113 @@
+"""One trial of a sweep, in a process of its own: label the demonstrations, train, evaluate, report to Tune."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments.runtime.console import Console
+from experiments.settings import ExperimentConfig
+from experiments.sweeps.report import LOST
+from experiments.sweeps.space import at_point, simulators
+
+if TYPE_CHECKING:
+    from experiments.job.phases import Prepared
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all trials of a search share.
+
+    Args:
+        config: the settings that a point changes.
+        prepared: its paths are read by every trial, on whatever node.
+        application: name of the reward service.
+        folder: where the trials' folders lie.
+    """
+
+    config: ExperimentConfig
+    prepared: Prepared
+    application: str
+    folder: Path
+
+
+def trial_name(number: int) -> str:
+    """The name of a trial's folder."""
+    return f"trial_{number:03d}"
+
+
+def train_point(told: dict[str, Any], shared: Shared) -> None:
+    """Tune's function: label the demonstrations, train, evaluate, and report along the way."""
+    from ray import tune
+
+    from experiments.job.training import build_algorithm, train
+
+    trial, prepared = told["trial"], shared.prepared
+    config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
+    folder.mkdir(parents=True, exist_ok=True)
+    transitions, policy = folder / "policy_demonstrations.npz", folder / "policy.safetensors"
+    labelled = label(config, shared, transitions)
+    curve: list[dict[str, Any]] = []
+
+    def on_point(latest: dict[str, Any]) -> None:
+        curve.append(latest)
+        tune.report(figures(curve, labelled))
+
+    algorithm = build_algorithm(
+        config, shared.application, prepared.model.reference, transitions, prepared.cloned.path, folder / "records"
+    )
+    try:
+        train(algorithm, config, policy, Console(), on_point=on_point)
+    finally:
+        algorithm.stop()
+    tune.report({**figures(curve, labelled), "success_final": held_out_success(config, policy)})
+
+
+def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
+    """Label the policy's demonstrations as this trial labels what it acts; returns how many frames were asked for."""
+    from actors.labeller import Labeller
+    from dopamine_rl.episodes.stride import at_stride
+    from experiments.job import plans as episodes
+    from experiments.job import phases
+    from learner.demonstrations import replay_episode, save_demonstrations
+    from reward_service.client import ServeRewardClient
+
+    recorded = episodes.read_all(shared.prepared.policy_episodes)
+    demonstrations = [at_stride(d, config.env.stride) for d in recorded if d.success]
+    patient = replace(phases.labeller_config(config), deadline_s=120.0)
+    labeller = Labeller(patient, ServeRewardClient(shared.application))
+    room = config.service.max_queued_requests
+    columns = phases.label_demonstrations(demonstrations, labeller, shared.prepared.model.reference, room)
+    save_demonstrations(out, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
+    return sum(len(d.frames) - 1 for d in demonstrations)
+
+
+def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
+    """What a trial reports at the latest point of its curve. Tune ends where a metric is missing: before the first episode
+    has ended, success is 0 of 0."""
+    from experiments.job.report import recent_success
+
+    latest, rate = curve[-1], recent_success(curve, len(curve) - 1)
+    return {
+        "success": rate.mean if rate else 0.0,
+        "success_episodes": rate.n if rate else 0,
+        "demonstration_frames": labelled,
+        **{name: latest[name] for name in ("environment_steps", "updates", "asked", "answered", *LOST)},
+    }
+
+
+def held_out_success(config: ExperimentConfig, policy: Path) -> float:
+    """Success on the development seeds; the simulators take the env runners' places."""
+    from experiments.job.plans import trial_seeds
+    from actors.workers import Job, PolicySpec, WorkerPool
+
+    jobs = [Job("evaluate", (PolicySpec("network", policy), seed)) for seed in trial_seeds(config)]
+    blind, learner = replace(config.env, views=(), oracle=False), config.learner
+    pool = WorkerPool(blind, simulators(learner), learner.num_cpus_per_env_runner)
+    try:
+        won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console(), "episodes")]
+    finally:
+        pool.close()
+    return sum(won) / len(won)
