@@ -7,9 +7,10 @@ from pathlib import Path
 
 import gymnasium
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.tasks import TASKS
-from actors.tasks.task import EXPERT, Task
+from actors.tasks.task import EXPERT, NEAR_MISS, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
@@ -64,9 +65,10 @@ def record(
             frame_steps.append(len(actions))
             truths += [infos["oracle_progress"]] if truths else []
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
+    task, name = task_of(env), episode_id or f"seed_{seed:06d}"
     return Demonstration(
-        episode_id=episode_id or f"seed_{seed:06d}",
-        instructions=task_of(env).instructions,
+        episode_id=name,
+        instructions=task.instructions,
         frames=np.stack(frames),
         frame_steps=np.array(frame_steps, np.int64),
         keyframes=keyframes,
@@ -78,7 +80,12 @@ def record(
         success=bool(infos["success"]),
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
+        near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, observations[-1])),
     )
+
+
+def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:
+    return task.near_miss is not None and task.near_miss(observation)
 
 
 def find_keyframes(

@@ -13,8 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
-from actors.tasks import TASKS
-from actors.tasks.task import ObjectState, ObjectTask
+from actors.tasks.task import ObjectState, ObjectTask, Task
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
@@ -67,7 +66,6 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         checks = (
-            ("task", self.task in TASKS, f"choose from {', '.join(TASKS)}"),
             ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
             ("start", self.start == "standard" or self.task == PEG_INSERTION, "write standard for this task"),
             ("lateral_m", 0.0 <= self.lateral_m <= 0.05, "choose 0 to 0.05"),
@@ -204,11 +202,12 @@ class PegInsertionEnv(SimulatedEnv):
         RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
-        from actors.peg_scene import PegScene  # imports torch and SAPIEN
+    def __init__(self, config: EnvConfig, task: Task) -> None:
+        from actors.looks import APPEARANCES  # imports torch and SAPIEN
+        from actors.peg_scene import PegScene
 
         rebuild = config.start == "standard"
-        self._peg_scene = PegScene(TASKS[config.task].cameras, config.views, config.image_size, config.look, rebuild)
+        self._peg_scene = PegScene(task.cameras, config.views, config.image_size, APPEARANCES[config.look], rebuild)
         super().__init__(config, self._peg_scene, OBSERVATION_SIZE)
         if self._insertion:
             self._peg_scene.build(config.geometry_seed)
@@ -246,9 +245,10 @@ class ObjectEnv(SimulatedEnv):
     """
 
     def __init__(self, config: EnvConfig, task: ObjectTask) -> None:
-        from actors.scene import build_scene  # imports torch and SAPIEN
+        from actors.looks import APPEARANCES  # imports torch and SAPIEN
+        from actors.scene import build_scene
 
-        scene = build_scene(task, config.views, config.image_size, config.look)
+        scene = build_scene(task, config.views, config.image_size, APPEARANCES[config.look])
         super().__init__(config, scene, observation_size=10)
         self.task = task
 
@@ -277,9 +277,3 @@ class ObjectEnv(SimulatedEnv):
     def _begin(self, seed: int) -> None:
         self._scene.reset(seed=seed)
         self._first = self.task.read(self._scene)
-
-
-def make_env(config: EnvConfig) -> SimulatedEnv:
-    """Build the environment that a config describes."""
-    task = TASKS[config.task]
-    return ObjectEnv(config, task) if isinstance(task, ObjectTask) else PegInsertionEnv(config)

@@ -6,8 +6,8 @@ Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 # Mesa reads its thread budget when the driver is loaded. Rendering shares the machine with a policy and a simulator.
 os.environ.setdefault("LP_NUM_THREADS", "1")
@@ -21,7 +21,6 @@ from mani_skill.utils import sapien_utils
 from mani_skill.utils.registration import REGISTERED_ENVS
 from numpy.typing import NDArray
 
-from actors.looks import APPEARANCES, Appearance
 from actors.tasks.task import Camera, Task
 from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.types import Views
@@ -32,6 +31,13 @@ SHUT_M = -0.01
 """Where the fingers of a gripper that presses are sent, metres from the middle."""
 
 
+class Appearance(Protocol):
+    """What a built scene looks like (actors.looks)."""
+
+    def change(self, rng: np.random.Generator) -> None:
+        """Show an episode's look, whatever was shown before."""
+
+
 class TabletopScene(BaseEnv):
     """Put before one of ManiSkill's tasks among a class's bases: that task with our cameras, a Panda and delta poses.
 
@@ -39,15 +45,20 @@ class TabletopScene(BaseEnv):
         cameras: the fixed ones by name; `wrist` belongs to the robot.
         views: names of the cameras to render, in the order of the V axis; without any, no Vulkan driver is needed.
         image_size: height and width, pixels.
-        look: one of APPEARANCES, what pictures show beside the bodies.
+        appearance: made after every rebuild; what pictures show beside the bodies. Without views it is never made.
         rebuild_at_reset: build all bodies anew at every reset; geometry that a task draws is drawn then.
     """
 
     def __init__(
-        self, cameras: Mapping[str, Camera], views: Sequence[str], image_size: int, look: str, rebuild_at_reset: bool
+        self,
+        cameras: Mapping[str, Camera],
+        views: Sequence[str],
+        image_size: int,
+        appearance: Callable[[TabletopScene], Appearance],
+        rebuild_at_reset: bool,
     ) -> None:
         self.cameras, self.views, self.image_size = cameras, tuple(views), image_size
-        self.look = APPEARANCES[look if views else "plain"]
+        self._make_appearance = appearance
         try:
             super().__init__(
                 robot_uids="panda_wristcam",
@@ -86,11 +97,12 @@ class TabletopScene(BaseEnv):
         for component in self.agent.robot.links_map["camera_link"]._objs[0].entity.components:
             if isinstance(component, sapien.render.RenderBodyComponent):
                 component.visibility = 0.0
-        self.appearance: Appearance = self.look(self)
+        if self.views:
+            self._appearance = self._make_appearance(self)
 
     def show(self, seed: int) -> None:
         """Take on the look of the episode that a seed names."""
-        self.appearance.change(np.random.default_rng(seed))
+        self._appearance.change(np.random.default_rng(seed))
 
     def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
         """Put every body into a recorded state: kind -> name -> float32 [...], so that it is known what touches what.
@@ -129,8 +141,10 @@ class TabletopScene(BaseEnv):
         return np.stack([camera.camera.get_picture(["Color"])[0][0, ..., :3].numpy() for camera in cameras])
 
 
-def build_scene(task: Task, views: Sequence[str], image_size: int, look: str) -> TabletopScene:
+def build_scene(
+    task: Task, views: Sequence[str], image_size: int, appearance: Callable[[TabletopScene], Appearance]
+) -> TabletopScene:
     """ManiSkill's scene of a task, rebuilt at every reset: what an engine remembers of old contacts goes with it."""
     simulator = REGISTERED_ENVS[task.name].cls
     scene = type(simulator.__name__, (TabletopScene, simulator), {})
-    return scene(task.cameras, views, image_size, look, rebuild_at_reset=True)
+    return scene(task.cameras, views, image_size, appearance, rebuild_at_reset=True)

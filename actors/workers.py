@@ -9,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import ray
+from numpy.typing import NDArray
 
-from actors.maniskill import EnvConfig
+from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
-from experiments.runtime.console import Console
-from experiments.reports.video import Film
+from dopamine_rl.interfaces import OnProgress
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,27 @@ class Job:
     args: tuple[Any, ...]
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Film:
+    """One episode with pictures at every environment step.
+
+    Args:
+        views: uint8 [T+1, V, H, W, 3].
+        task_rewards: float32 [T].
+        success: the simulator's verdict.
+        terminated: the task ended with the last step.
+        score_times: int [F], environment steps at which a frame is scored.
+        seed: the episode's environment seed.
+    """
+
+    views: NDArray[np.uint8]
+    task_rewards: NDArray[np.float32]
+    success: bool
+    terminated: bool
+    score_times: tuple[int, ...]
+    seed: int
+
+
 @ray.remote(max_restarts=3, max_task_retries=3)
 class SimulationWorker:
     """One environment in a process of its own.
@@ -52,7 +73,8 @@ class SimulationWorker:
     """
 
     def __init__(self, config: EnvConfig) -> None:
-        self._config, self._env = config, None
+        self._config = config
+        self._env: SimulatedEnv | None = None
 
     def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
@@ -106,19 +128,19 @@ class SimulationWorker:
             rewards.append(float(reward))
             if "scored_views" in info:
                 scored.append(len(rewards))
-            views.append(info["scored_views"] if "scored_views" in info else env.unwrapped.render_views())
+            views.append(info["scored_views"] if "scored_views" in info else env.render_views())
         return Film(
             np.stack(views), np.array(rewards, np.float32), bool(info["success"]), bool(terminated), tuple(scored), seed
         )
 
-    def _get(self) -> Any:
+    def _get(self) -> SimulatedEnv:
         if self._env is None:
-            from actors.maniskill import make_env
+            from actors.envs import make_env
 
             self._env = make_env(self._config)
         return self._env
 
-    def _policy(self, spec: PolicySpec) -> Callable[[np.ndarray], np.ndarray]:
+    def _policy(self, spec: PolicySpec) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""
         if spec.kind == "network":
             from dopamine_rl.policy import DeterministicPolicy
@@ -128,7 +150,7 @@ class SimulationWorker:
         env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
         fresh = [True]
 
-        def act(_: np.ndarray) -> np.ndarray:
+        def act(_: NDArray[np.float32]) -> NDArray[np.float32]:
             if fresh:
                 expert.reset(env, np.random.default_rng(0))
                 fresh.clear()
@@ -144,16 +166,16 @@ class PolicyExpert:
         act: action float32 [A] for an observation float32 [D].
     """
 
-    stages = ("act",)
+    stages: tuple[str, ...] = ("act",)
     stage = 0
 
-    def __init__(self, act: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, act: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
         self._act = act
 
     def reset(self, env: Any, rng: np.random.Generator) -> None:
         """Nothing to begin."""
 
-    def act(self, env: Any) -> np.ndarray:
+    def act(self, env: Any) -> NDArray[np.float32]:
         """What the policy does."""
         from actors.experts.peg import simulated
         from actors.peg_state import observation
@@ -178,14 +200,22 @@ class WorkerPool:
             raise BadInput(
                 "simulation.num_cpus", num_cpus, f"give at most {present / workers:g}: {workers} share {present:g} CPUs"
             )
-        self._workers = [SimulationWorker.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
+        start: Any = SimulationWorker
+        self._workers = [start.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
 
-    def map(self, jobs: Sequence[Job], console: Console, what: str, deadline_s: float = 600.0) -> list[Any]:
-        """Run the jobs and return their results in order, saying how far it is.
+    def map(self, jobs: Sequence[Job], on_progress: OnProgress, what: str, deadline_s: float = 600.0) -> list[Any]:
+        """Run the jobs and return their results in order.
 
-        Raises: TimeoutError where no job ends for `deadline_s`.
+        Args:
+            on_progress: is told how many of them are done.
+            what: they are, in the plural.
+            deadline_s: within which one of those under way must end.
+
+        Raises:
+            TimeoutError: none did.
         """
-        idle, running, results = list(self._workers), {}, {}
+        idle, results = list(self._workers), {}
+        running: dict[Any, tuple[int, Any]] = {}
         waiting = list(enumerate(jobs))[::-1]
         while waiting or running:
             while idle and waiting:
@@ -198,7 +228,7 @@ class WorkerPool:
             index, worker = running.pop(ready[0])
             results[index] = ray.get(ready[0])
             idle.append(worker)
-            console.progress(f"{what}: {len(results)} of {len(jobs)}", matters=len(results) == len(jobs))
+            on_progress(f"{what}: {len(results)} of {len(jobs)}", len(results) == len(jobs))
         return [results[i] for i in range(len(jobs))]
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import uuid
@@ -81,6 +82,11 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def fingerprint(depends_on: object) -> str:
+    """16 hexadecimal digits that change with the repr of an object (dataclasses, numbers, strings, tuples of these)."""
+    return hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
 
 
 def remove_leftovers(folder: Path) -> None:

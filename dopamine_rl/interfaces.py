@@ -7,7 +7,7 @@ reward. Everything here is plain Python; Ray appears only in the files that put 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -18,6 +18,10 @@ from dopamine_rl.types import EpisodeInfo, HopEstimates, ScoreReply, ScoreReques
 
 if TYPE_CHECKING:
     import gymnasium
+
+
+OnProgress = Callable[[str, bool], None]
+"""Is told how far something long has come: a line for a person, and whether it matters even if one was shown a moment ago."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,9 @@ Floats = NDArray[np.float64]
 HOP_BINS = 25
 """Uniform bins on [−1, 1] in which hops are balanced and their errors reported."""
 
+LOW_WEIGHT = 0.1
+"""Weights of new evidence below this are counted: there consistency fusion all but freezes progress."""
+
 ROUNDING = 1e-5
 """How far outside its interval a value may lie and still count as float32 rounding; it is clipped."""
 

@@ -313,6 +313,7 @@ class Demonstration:
         seed: the environment seed it was recorded with.
         true_progress: float32 [F], the simulator's true progress at each picture; None where nobody knows it (a real
             robot). For diagnostics and for failed training episodes, never for a reward that stands for the GRM's.
+        near_miss: the actor's verdict on a failure: it nearly succeeded. None where that was not recorded.
     """
 
     episode_id: str
@@ -328,6 +329,7 @@ class Demonstration:
     success: bool
     seed: int
     true_progress: NDArray[np.float32] | None = None
+    near_miss: bool | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

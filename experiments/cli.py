@@ -42,14 +42,16 @@ DOPAMINE = Group(
     "Progress rewards from a vision-language model for robot learning.",
     {
         "demos": Command(
-            "simulated demonstrations and failures of a task, or trajectories of ManiSkill", "experiments.commands.demos"
+            "simulated demonstrations and failures of a task, or trajectories of ManiSkill",
+            "experiments.commands.demos",
         ),
         "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
         "grm": Group(
             "the General Reward Model: pictures in, progress out",
             {
                 "pairs": Command(
-                    "balanced training pairs of demonstrations, counted and written as items", "experiments.commands.grm_pairs"
+                    "balanced training pairs of demonstrations, counted and written as items",
+                    "experiments.commands.grm_pairs",
                 ),
                 "train": Command(
                     "a reward model from recorded episodes, whole or interrupted", "experiments.commands.grm_train"

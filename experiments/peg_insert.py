@@ -23,18 +23,14 @@ from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
-from experiments.settings import ExperimentConfig
+from experiments.runtime.ending import STOPPED, exit_with, interruptible
 from experiments.runtime.storage import RunFolder
+from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
     from experiments.job.phases import Prepared
     from experiments.job.run import Run
-
-STOPPED = (
-    "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
-)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,9 +50,9 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     Raises:
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
+    from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
     from experiments.runtime.resume import only_run
-    from experiments.job.run import Run
 
     console = Console()
     with only_run(folder), ExitStack() as stack:
@@ -75,15 +71,13 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
 
 def complete(this: Run, force: bool) -> dict[str, Any]:
     """All phases in order, then result.json and report.md."""
-    from experiments.job import films
-    from experiments.job import phases
-    from experiments.job import report
+    from experiments.job import films, phases, report
     from experiments.job.training import train_policy
 
     prepared = phases.prepare(this)
     figures, verdict = phases.gate(this, prepared)
     if not verdict.passed and not force:
-        raise phases.GateRefused(refusal(verdict))
+        raise phases.GateRefused(phases.refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
     videos = films.make_films(this, prepared)
@@ -91,15 +85,6 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     report.write_report(this.folder, result, verdict, videos)
     this.folder.write_json("result.json", result)
     return result
-
-
-def refusal(verdict: Verdict) -> str:
-    """What a person is told whose reward model is refused."""
-    names = ", ".join(check.name for check in verdict.failed)
-    return (
-        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or give "
-        "--force to train with it all the same, which the result records."
-    )
 
 
 def summary(

@@ -9,12 +9,13 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from actors.envs import check_task
 from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
-from dopamine_rl.evaluation.gate_config import GateConfig
 from learner.config import CloningConfig, LearnerConfig
 from reward_service.service import ServiceConfig
 
@@ -189,6 +190,7 @@ class ExperimentConfig:
     """The Ray cluster, where none is joined."""
 
     def __post_init__(self) -> None:
+        check_task(self.env)
         if self.seed < 0:
             raise BadInput("seed", self.seed, "give 0 or more")
         if not 0.0 < self.gamma < 1.0:

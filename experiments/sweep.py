@@ -42,8 +42,8 @@ from dopamine_rl.errors import BadInput, DopamineError
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
-from experiments.settings import ExperimentConfig
 from experiments.runtime.storage import RunFolder
+from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
@@ -112,10 +112,9 @@ def run(
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
     from experiments.job import phases
-    from experiments.runtime.cluster import ray_cluster
-    from experiments.peg_insert import refusal
-    from experiments.runtime.resume import only_run
     from experiments.job.run import Run
+    from experiments.runtime.cluster import ray_cluster
+    from experiments.runtime.resume import only_run
 
     console = Console()
     with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
@@ -129,7 +128,7 @@ def run(
                 prepared = phases.prepare(this)
                 _, verdict = phases.gate(this, prepared)
                 if not verdict.passed and not arguments.force:
-                    raise phases.GateRefused(refusal(verdict))
+                    raise phases.GateRefused(phases.refusal(verdict))
                 found = search(this, prepared, wanted, concurrent)
             report = {**found, **in_common(config, prepared, wanted.seed), "gate_passed": verdict.passed}
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}

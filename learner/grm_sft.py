@@ -18,7 +18,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 
 from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
 from dopamine_rl.grm.config import SFTConfig
-from dopamine_rl.grm.fit import MODEL, Tell, TrainingJob, fit, publish
+from dopamine_rl.grm.fit import MODEL, TrainingJob, fit, publish
+from dopamine_rl.interfaces import OnProgress
 from learner.frame_stream import stream
 
 
@@ -38,13 +39,13 @@ class _Board:
         return lines
 
 
-def train_grm(job: TrainingJob, out: Path, tell: Tell = lambda text, matters: None) -> Path:
+def train_grm(job: TrainingJob, out: Path, on_progress: OnProgress = lambda text, matters: None) -> Path:
     """Fit a reward model to recorded episodes as a Ray Train job; Ray must be running.
 
     Args:
         job: what is trained, on what and how. A state in its folder is gone on from; in the end the folder is removed.
         out: where the checkpoint folder shall lie; it is replaced as a whole.
-        tell: as for `fit`; called every few seconds in this process.
+        on_progress: as for `fit`; called every few seconds in this process.
     Returns:
         `out`. Its card (grm.json, README.md) says what the model was trained with, and the held-out figures.
     Raises:
@@ -72,7 +73,7 @@ def train_grm(job: TrainingJob, out: Path, tell: Tell = lambda text, matters: No
         ),
     )
     try:
-        with _watched(board, tell):
+        with _watched(board, on_progress):
             result = _interruptible(trainer.fit)
     except WorkerGroupError as error:
         raise _raised_on_purpose(error) or error from None
@@ -119,7 +120,7 @@ def _interruptible(fit: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _watched(board: Any, tell: Tell) -> Iterator[None]:
+def _watched(board: Any, on_progress: OnProgress) -> Iterator[None]:
     """Hand on what the job tells every two seconds while the block runs, and at its end."""
     ended = threading.Event()
 
@@ -128,7 +129,7 @@ def _watched(board: Any, tell: Tell) -> Iterator[None]:
         while going_on:
             going_on = not ended.wait(2.0)
             for text, matters in ray.get(board.take.remote()):
-                tell(text, matters)
+                on_progress(text, matters)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -144,10 +145,10 @@ def _work(loop: dict[str, Any]) -> None:
     """One process of the job."""
     first, last = ray.train.get_context().get_world_rank() == 0, [0.0]
 
-    def tell(text: str, matters: bool) -> None:
+    def on_progress(text: str, matters: bool) -> None:
         now = time.monotonic()
         if first and (matters or now - last[0] >= 2.0):
             last[0] = now
             loop["board"].put.remote(text, matters)
 
-    fit(loop["job"], ray.train.torch.get_device(), stream, tell)
+    fit(loop["job"], ray.train.torch.get_device(), stream, on_progress)

@@ -1,10 +1,10 @@
-"""Imports point one way, Ray stays at the rim, and the core stays light; the checker is shown broken packages."""
+"""Imports point one way and never in a circle, Ray stays at the rim, and the core stays light; the checker is shown broken packages."""
 
 import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ LAYERS = {
 
 RAY_FILES = (
     "actors/callbacks.py",
+    "actors/workers.py",
     "reward_service/deployment.py",
     "reward_service/client.py",
     "reward_service/lease.py",
@@ -33,7 +34,7 @@ RAY_FILES = (
 )
 """The thin files that put objects into processes."""
 
-CORE_AT_IMPORT = {"numpy", "scipy", "msgpack", "av", "tyro"}
+CORE_AT_IMPORT = {"numpy", "scipy", "msgpack", "av", "tyro", "safetensors"}
 SIMULATORS = {"mani_skill", "gymnasium", "sapien"}
 MODELS = {"torch", "transformers"}
 
@@ -117,6 +118,51 @@ def _broken_rules(path: Path, item: Import) -> list[str]:
     return [rule for rule, broken in rules.items() if broken]
 
 
+def import_graph(root: Path) -> dict[str, set[str]]:
+    """Module -> the modules of ours that it imports anywhere, for types too."""
+    paths = {_module(path, root): path for package in LAYERS for path in sorted((root / package).rglob("*.py"))}
+    graph: dict[str, set[str]] = {}
+    for module, path in paths.items():
+        targets = {_nearest(item.module, paths) for item in imports_of(path, root)}
+        graph[module] = {target for target in targets if target and not module.startswith(f"{target}.")} - {module}
+    return graph
+
+
+def _module(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _nearest(name: str, modules: Container[str]) -> str:
+    """The module that an imported name lies in; "" where it is none of ours."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[str]:
+    """One line for each module from which imports lead back to itself: `a -> b -> a`, a shortest way."""
+    lines = []
+    for start in sorted(graph):
+        ways, reached = [[start]], {start}
+        for way in ways:  # grows while it is read: breadth first
+            if start in graph[way[-1]]:
+                lines.append(" -> ".join([*way, start]))
+                break
+            for target in sorted(graph[way[-1]] - reached):
+                reached.add(target)
+                ways.append([*way, target])
+    return lines
+
+
+def leaning(graph: Mapping[str, set[str]]) -> list[str]:
+    """Imports of a command or an entry point by another module than the front door: helpers live in a room of their own."""
+    entries = {module for module in graph if module.startswith("experiments.commands.")}
+    entries |= {"experiments.peg_insert", "experiments.sweep"}
+    return [
+        f"{m} -> {target}" for m in sorted(graph) if m != "experiments.cli" for target in sorted(graph[m] & entries)
+    ]
+
+
 def _matches(path: Path, pattern: str) -> bool:
     if pattern.endswith("/**/*.py"):
         return path.parts[0] == pattern.split("/")[0]
@@ -125,6 +171,42 @@ def _matches(path: Path, pattern: str) -> bool:
 
 def test_our_packages_keep_the_rules() -> None:
     assert breaches(ROOT) == []
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    assert circles(import_graph(ROOT)) == []
+
+
+def test_no_module_leans_on_a_command() -> None:
+    assert leaning(import_graph(ROOT)) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"actors/a.py": "from actors.b import x", "actors/b.py": "import actors.a"}, "actors.a -> actors.b -> actors.a"),
+        (
+            {"learner/a.py": "def f():\n    from learner import b", "learner/b.py": "from learner.c import y",
+             "learner/c.py": "if TYPE_CHECKING:\n    from learner.a import f"},
+            "learner.a -> learner.b -> learner.c -> learner.a",
+        ),
+        ({"actors/__init__.py": "from actors.a import x", "actors/a.py": "import numpy"}, ""),
+    ],
+)  # fmt: skip
+def test_a_circle_made_on_purpose_is_named(tmp_path: Path, files: dict[str, str], expected: str) -> None:
+    for name, source in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    assert (circles(import_graph(tmp_path)) or [""])[0] == expected
+
+
+def test_a_command_that_another_leans_on_is_named(tmp_path: Path) -> None:
+    for name, source in {"audit": "from experiments.commands import serve", "serve": ""}.items():
+        path = tmp_path / "experiments" / "commands" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    assert leaning(import_graph(tmp_path)) == ["experiments.commands.audit -> experiments.commands.serve"]
 
 
 def test_the_packages_are_really_read() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from actors.experts.disturbed import spoiled
 from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
 from actors.experts.peg import PegInsertionExpert
+from actors.peg_state import near_miss
 from actors.tasks.task import Camera, Task
 
 PEG_INSERTION = Task(
@@ -31,4 +32,5 @@ PEG_INSERTION = Task(
     horizon=150,
     stride=4,
     held=0.2,
+    near_miss=near_miss,
 )

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from actors.geometry import Matrix, to_matrix
 from dopamine_rl.interfaces import Expert
 
 EXPERT = "expert"
 """Name of the script that solves a task."""
+NEAR_MISS = "near_miss"
+"""Name of the script that fails by little."""
 
 HELD = 0.3
 """True progress when the object has just been taken; before, progress is this times the share of the way to it."""
@@ -45,6 +48,8 @@ class Task:
         horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
         stride: environment steps from one recorded frame to the next.
         held: true progress with which the expert's first stage ends: the object is taken, or reached to be pushed.
+        near_miss: whether a failure that ends with this observation [D] nearly succeeded; None where the observation does not
+            tell. Failures of the script `near_miss` count as such in any case.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Task:
     horizon: int
     stride: int
     held: float = HELD
+    near_miss: Callable[[NDArray[np.float32]], bool] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

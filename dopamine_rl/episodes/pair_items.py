@@ -1,28 +1,22 @@
-"""Balanced pairs as training items of the released pipeline, with the pictures they name; and what a file of items holds."""
+"""Balanced pairs as training items of the released pipeline, with the pictures they name."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dopamine_rl.episodes.balance import CENTRAL
-from dopamine_rl.episodes.items import TrainingItem, read_items, write_items
+from dopamine_rl.episodes.items import TrainingItem, write_items
 from dopamine_rl.episodes.pairs import HopPairs
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_folder_atomically
 from dopamine_rl.grm.contract import RELEASED, RELEASED_LABELS
 from dopamine_rl.grm.template import IMAGE_SLOT, SHORT_TEMPLATE, PromptTemplate, load_template
-from dopamine_rl.interfaces import EpisodeSource
-from dopamine_rl.progress import HOP_BINS, hop_bin
+from dopamine_rl.interfaces import EpisodeSource, OnProgress
 from dopamine_rl.types import EpisodeInfo
-from experiments.runtime.console import Console
 
 SUFFIXES = (".json", ".jsonl")
 """Of files of items: one list, or one item a line."""
@@ -37,8 +31,6 @@ OURS = replace(
 """Our wording of the released structure."""
 FRAMES_AT_ONCE = 64
 """Frames of every camera held in memory while pictures are written."""
-TASKS_SHOWN = 20
-"""Tasks that are listed, the most frequent first."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -57,7 +49,7 @@ class PairItems:
     blocks: Sequence[HopPairs]
     template: PromptTemplate = OURS
 
-    def write(self, out: Path, console: Console) -> int:
+    def write(self, out: Path, on_progress: OnProgress) -> int:
         """Write OUT.json and, beside it, OUT_pictures/EPISODE/CAMERA/FRAME.png; return how many pictures there are.
 
         Neither is left where the writing ends early. START and END are an episode's first and last keyframe, and its
@@ -68,7 +60,7 @@ class PairItems:
         """
         check_new(out)
         pictures = _pictures(out)
-        write_folder_atomically(pictures, lambda folder: self._write_pictures(folder, console))
+        write_folder_atomically(pictures, lambda folder: self._write_pictures(folder, on_progress))
         try:
             write_items(out, self._items(pictures.name))
         except BaseException:
@@ -76,7 +68,7 @@ class PairItems:
             raise
         return sum(1 for _ in pictures.glob("*/*/*.png"))
 
-    def _write_pictures(self, folder: Path, console: Console) -> None:
+    def _write_pictures(self, folder: Path, on_progress: OnProgress) -> None:
         from PIL import Image
 
         frames = self._frames()
@@ -91,7 +83,7 @@ class PairItems:
                         path.parent.mkdir(parents=True, exist_ok=True)
                         Image.fromarray(picture).save(path)
                 done += len(part)
-                console.progress(f"pictures of {done} of {total} frames", done == total)
+                on_progress(f"pictures of {done} of {total} frames", done == total)
 
     def _frames(self) -> dict[int, list[int]]:
         """The frames of each episode that its items show, in order."""
@@ -163,49 +155,3 @@ def _views(info: EpisodeInfo) -> tuple[int, ...]:
 
 def _ends(info: EpisodeInfo) -> tuple[int, int]:
     return int(info.keyframes[0]), int(info.keyframes[-1])
-
-
-def describe_items(path: Path) -> dict[str, Any]:
-    """Print how many items a file holds, of which tasks, and how their hops are spread; return the same for programs.
-
-    Raises:
-        BadInput: there is no such file, or no item in it.
-        EpisodeError: naming file, item and field of the first malformed item.
-    """
-    if not path.is_file():
-        raise BadInput(
-            "DATA", str(path), "there is no such file: name a file of training items, or a folder of episodes"
-        )
-    tasks: Counter[str] = Counter()
-    counts, zeros = np.zeros(HOP_BINS, np.int64), 0
-    for item in read_items(path):
-        tasks[item.task] += 1
-        counts[hop_bin(item.hop)] += 1
-        zeros += item.hop == 0.0
-    if not tasks:
-        raise BadInput("DATA", str(path), "give a file with at least one item")
-    held = counts[counts > 0]
-    figures = {
-        "items": tasks.total(), "tasks": dict(tasks.most_common()), "hop_counts": counts.tolist(), "zero_hops": zeros,
-        "max_deviation": round(float(np.abs(held / held.mean() - 1.0).max()), 4),
-        "central_share": round(float(counts[CENTRAL].sum() / counts.sum()), 4),
-    }  # fmt: skip
-    print("\n".join([f"{tasks.total()} items", *_task_lines(tasks), *_hop_lines(counts)]))
-    print(f"hops of zero, in the middle bin: {zeros}")
-    print(
-        f"largest deviation of a hop bin from the mean of those that hold any: {100 * figures['max_deviation']:.1f} %"
-    )
-    print(f"share in the 3 central hop bins: {100 * figures['central_share']:.1f} % (evenly: {300 / HOP_BINS:.1f} %)")
-    print(json.dumps(figures, ensure_ascii=False))
-    return figures
-
-
-def _task_lines(tasks: Counter[str]) -> list[str]:
-    lines = [f"{count:>9}  {task}" for task, count in tasks.most_common(TASKS_SHOWN)]
-    return lines + ([f"           and {len(tasks) - TASKS_SHOWN} tasks more"] if len(tasks) > TASKS_SHOWN else [])
-
-
-def _hop_lines(counts: np.ndarray) -> list[str]:
-    edges = np.linspace(-100, 100, HOP_BINS + 1)
-    rows = [f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {count:>9}" for i, count in enumerate(counts)]
-    return ["hop bin                items", *rows]

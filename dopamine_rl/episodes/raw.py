@@ -43,7 +43,7 @@ ARRAYS = {
     "seed": 0,
 }
 """Of `transitions.npz`: all of them, or `success` alone."""
-OPTIONAL_ARRAYS = {"true_progress": 1}
+OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -188,6 +188,7 @@ def read_demonstration(folder: Path) -> Demonstration:
         success=bool(arrays["success"]),
         seed=int(arrays["seed"]),
         true_progress=None if truth is None else truth.astype(np.float32),
+        near_miss=bool(arrays["near_miss"]) if "near_miss" in arrays else None,
     )
 
 

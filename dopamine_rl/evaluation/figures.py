@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from actors.peg_state import OBSERVATION_SIZE, near_miss
 from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, voc_minus, voc_plus
 from dopamine_rl.types import Demonstration
@@ -36,14 +35,13 @@ def take(columns: Columns, index: NDArray[np.int64]) -> dict[str, NDArray[np.flo
 def verdict_row(demonstration: Demonstration, threshold: float) -> Row:
     """How an episode ended, whatever a model says: 1 or 0 for success, failure, cut_off and near_miss.
 
-    Near misses are failures of the script `near_miss`, after which they are called, and those that truly ended at the
-    plate, less than 1 cm off the hole's axis (peg_state.near_miss).
+    Near misses are failures that the actor recorded as such; of recordings that do not say, those of the script `near_miss`,
+    after which they are called.
     """
     cut = not demonstration.success and cut_off(demonstration.true_progress, threshold)
     failure = not demonstration.success and not cut
-    last = demonstration.observations[-1]
-    at_plate = last.shape == (OBSERVATION_SIZE,) and near_miss(last)
-    near = failure and (at_plate or demonstration.episode_id.startswith("near_miss"))
+    recorded = demonstration.near_miss
+    near = failure and (demonstration.episode_id.startswith("near_miss") if recorded is None else recorded)
     return {"success": demonstration.success, "failure": failure, "cut_off": cut, "near_miss": near}
 
 

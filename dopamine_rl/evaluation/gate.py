@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
+from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference
-from dopamine_rl.evaluation.gate_config import GateConfig
-from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 
 Source = Literal["expert", "failure", "policy"]
 """Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""

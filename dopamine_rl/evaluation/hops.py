@@ -15,14 +15,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically, write_npz
-from dopamine_rl.interfaces import RewardClient
-from dopamine_rl.types import TaskReference
-from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.episodes.recordings import Pictures, Recording, read_frames
-from experiments.runtime.resume import fingerprint
 from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.evaluation.unseen import UnseenEpisode
+from dopamine_rl.files import fingerprint, write_atomically, write_npz
+from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.types import TaskReference
 
 MULTIPLES = (2, 4)
 """Of the stride, that are compared with it."""

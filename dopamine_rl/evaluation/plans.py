@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dopamine_rl.errors import BadInput
-from dopamine_rl.types import FusionConfig
 from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, stride_of
-from experiments.runtime.resume import fingerprint
+from dopamine_rl.errors import BadInput
+from dopamine_rl.files import fingerprint
+from dopamine_rl.types import FusionConfig
 
 BLANK, ITSELF = "blank", "itself"
 """What stands for a demonstration where there is none, and where an annotated episode is its own."""

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot import is_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, read_demonstration
+from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, stride_of
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.evaluation.figures import Row, verdict_row
+from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.labels import label_episodes
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
 from dopamine_rl.types import Demonstration, EpisodeInfo
-from dopamine_rl.evaluation.figures import Row, verdict_row
-from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, stride_of
-from dopamine_rl.evaluation.plans import Plan
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -10,6 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.calibration import Reliability, Sparsification, reliability, sparsification
+from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
+from dopamine_rl.evaluation.hops import MULTIPLES, EpisodeHops
+from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.metrics import (
     MIN_POINTS,
     EpisodeOutcome,
@@ -24,12 +27,8 @@ from dopamine_rl.metrics import (
     spearman,
     wilson,
 )
-from dopamine_rl.progress import FoldState, fold, hop
+from dopamine_rl.progress import LOW_WEIGHT, FoldState, fold, hop
 from dopamine_rl.types import PERSPECTIVES, FoldedProgress, FusionConfig
-from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
-from dopamine_rl.evaluation.unseen import UnseenEpisode
-from dopamine_rl.evaluation.hops import MULTIPLES, EpisodeHops
-from experiments.reports.scores import LOW_WEIGHT
 
 NO_GAIN = 0.02
 """Neighbouring frames whose true hop is within this of 0 are a zero-hop pair: nothing was gained or lost between them."""
@@ -277,17 +276,17 @@ def calibrations(answered: Answered, variant: CurveRule, seed: int = 0) -> dict[
             continue
         truth, valid = episode.truth[answers.frame_ids], answers.valid
         wrong = np.abs(answers.hops - true_hops(truth, valid))
-        for i, name in enumerate(PERSPECTIVES):
-            kinds.setdefault(f"entropy, {name}", []).append((answers.entropy[valid, i], wrong[valid, i]))
+        for i, perspective in enumerate(PERSPECTIVES):
+            kinds.setdefault(f"entropy, {perspective}", []).append((answers.entropy[valid, i], wrong[valid, i]))
         curve, folded = variant.curve(answers)
         gap = np.abs(folded.perspectives[valid, 2] - folded.perspectives[valid, 1])
         kinds.setdefault("forward–backward gap", []).append((gap, np.abs(curve - truth)[1:][valid]))
-    found = {}
+    calibrations: dict[str, Calibration] = {}
     for name, pairs in kinds.items():
         doubt, wrong = (np.concatenate(part) for part in zip(*pairs, strict=True))
         if len(doubt) >= MIN_POINTS and np.isfinite(doubt).all() and wrong.sum() > 0:
-            found[name] = calibrate(pairs, seed)
-    return found
+            calibrations[name] = calibrate(pairs, seed)
+    return calibrations
 
 
 def calibrate(pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], seed: int = 0) -> Calibration:

@@ -21,12 +21,14 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_folder_atomically
 from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate, spread
 from dopamine_rl.grm.labels import LabelledEpisode, label
-from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
+from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
+from dopamine_rl.interfaces import OnProgress
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
 """In a job's folder: the finished model's, the state to go on from, and whose state it is."""
@@ -110,10 +112,6 @@ Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTCo
 """Gets batches of episodes that do not fit into memory; pictures have the size (height, width) given."""
 
 
-Tell = Callable[[str, bool], None]
-"""Takes a line for whoever waits, and whether it must be shown: the others may be left out."""
-
-
 def threads(
     sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
 ) -> Batches:
@@ -125,7 +123,7 @@ def fit(
     job: TrainingJob,
     device: torch.device,
     stream: Stream = threads,
-    tell: Tell = lambda text, matters: None,
+    on_progress: OnProgress = lambda text, matters: None,
 ) -> Path | None:
     """Train, going on from the state in the job's folder if there is one, and leave the model's folder there.
 
@@ -134,7 +132,7 @@ def fit(
     Args:
         device: of this process.
         stream: used where the pictures do not fit into memory.
-        tell: called with every episode decoded, after every update, and with the figures on held-out episodes before the state is
+        on_progress: called with every episode decoded, after every update, and with the figures on held-out episodes before the state is
             saved and at the end.
     Returns:
         The model's folder, in process 0.
@@ -148,7 +146,7 @@ def fit(
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
     exams = make_exams(job, size)
-    trainer = Trainer(grm, make_batches(job, size, stream, tell), config.train, config.sharded)
+    trainer = Trainer(grm, make_batches(job, size, stream, on_progress), config.train, config.sharded)
     first = trainer.place.rank == 0
     state, curve = job.work / STATE, list[dict[str, float | None]]()
     if state.exists():
@@ -165,13 +163,13 @@ def fit(
             tasks = known[progress.update] = judge(grm, exams) if first else {}
         if figures := mean_figures(tasks):
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            tell(f"update {progress.update}, held out: {said}", True)
+            on_progress(f"update {progress.update}, held out: {said}", True)
         row = {"update": progress.update, "loss": progress.loss, "hop_error": progress.hop_error, **figures}
         curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row]
         return tasks
 
     def each_update(progress: TrainProgress) -> None:
-        tell(str(progress), False)
+        on_progress(str(progress), False)
         if progress.update % config.checkpoint_updates == 0:
             content = trainer.state_dict()
             judged(progress)
@@ -205,7 +203,7 @@ def start(job: TrainingJob) -> GRM:
     return grm
 
 
-def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, tell: Tell) -> Batches:
+def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_progress: OnProgress) -> Batches:
     """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
     config = job.config
     labels = label([episode.info for episode in job.episodes])
@@ -214,7 +212,7 @@ def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, tell: 
         return stream(sampler, job.episodes, size, config)
 
     def decoded(done: int, total: int) -> None:
-        tell(f"episodes decoded: {done} of {total}", False)
+        on_progress(f"episodes decoded: {done} of {total}", False)
 
     return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, decoded)))
 

@@ -98,13 +98,13 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
 
 def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path], console: Console) -> Answers:
     """A model's answers about all looks, and about the episodes that maps are fitted on."""
+    from dopamine_rl.episodes.recordings import VIEW_NAMES
+    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.scoring import ScoringConfig
+    from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.commands.grm_eval import ask
     from experiments.reports.fusion import ALL_VIEWS, HELD_IN, Answers
-    from dopamine_rl.evaluation.unseen import read_unseen
-    from dopamine_rl.evaluation.hops import HopStore, Setting
-    from dopamine_rl.episodes.recordings import VIEW_NAMES
     from experiments.runtime.reward_client import embedded_client
-    from dopamine_rl.evaluation.scoring import ScoringConfig
 
     read = {
         name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold)

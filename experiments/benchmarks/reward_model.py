@@ -128,8 +128,7 @@ def _record(task: str, out: Path, workers: int, which: list[str]) -> Path:
 
 def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) -> tuple[str, float]:
     """The model of an arm, and the seconds that its training took in all, from the command to the folder."""
-    from experiments.commands import grm_adapt
-    from experiments.commands import grm_train
+    from experiments.commands import grm_adapt, grm_train
 
     if not arm.shots:
         return arm.start, 0.0
@@ -147,13 +146,13 @@ def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) ->
 
 def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
     """The figures of a model on unseen episodes, with intervals."""
-    from dopamine_rl.types import FusionConfig
-    from experiments.commands.grm_eval import ask
+    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
     from dopamine_rl.evaluation.variants import Variant, judge_variant
-    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.types import FusionConfig
+    from experiments.commands.grm_eval import ask
     from experiments.runtime.reward_client import embedded_client
-    from dopamine_rl.evaluation.scoring import ScoringConfig
 
     episodes, reference = read_unseen([unseen], sorted(shown.glob("expert_*"))[0], None, None, THRESHOLD)
     beyond = [e for e in episodes if e.outcome != "success" and e.truth is not None and e.truth[-1] >= THRESHOLD]

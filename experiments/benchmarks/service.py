@@ -68,8 +68,9 @@ def main() -> None:
 
 def untrained(folder: Path, image_size: int = SIDE, seed: int = 0) -> Path:
     """An embedded model of the default shape, for what does not depend on what it learned."""
+    from dopamine_rl.grm.checkpoint import save_grm
     from dopamine_rl.grm.config import GRMConfig
-    from dopamine_rl.grm.model import build_grm, save_grm
+    from dopamine_rl.grm.model import build_grm
 
     save_grm(build_grm(GRMConfig(image_size=image_size, seed=seed)), folder, {"training": "none"})
     return folder

@@ -40,8 +40,8 @@ from dopamine_rl.files import remove_leftovers, write_atomically
 from experiments.runtime.arguments import read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
-from experiments.settings import ExperimentConfig
 from experiments.runtime.storage import make_folder
+from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
 """File in the folder of episodes that says how they were recorded."""
@@ -213,8 +213,8 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
 def _record(
     missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: argparse.Namespace, console: Console
 ) -> None:
-    from experiments.runtime.cluster import ClusterConfig, ray_cluster
     from actors.workers import Job, WorkerPool
+    from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     workers = min(arguments.workers, len(missing))
     if arguments.trajectories is None:
@@ -224,7 +224,7 @@ def _record(
     # Ray takes SIGTERM for itself when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
         pool = WorkerPool(env, workers, num_cpus=1)
-        pool.map(jobs, console, "episodes")
+        pool.map(jobs, console.progress, "episodes")
         pool.close()
 
 

@@ -51,8 +51,8 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     Raises:
         BadInput: it is neither.
     """
-    from experiments.runtime.cluster import ray_cluster
     from actors.workers import Job, PolicySpec, WorkerPool
+    from experiments.runtime.cluster import ray_cluster
 
     spec = PolicySpec("network", Path(policy).resolve()) if policy.endswith(".safetensors") else PolicySpec(policy)
     if spec.path is not None:
@@ -64,7 +64,7 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     with ray_cluster(config.cluster), interruptible("Interrupted."):
         pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)
-        outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], Console(), "episodes")
+        outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], Console().progress, "episodes")
         pool.close()
     failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]
     steps = sum(outcome["environment_steps"] for outcome in outcomes) / len(outcomes)

@@ -73,6 +73,8 @@ def _only_service() -> str:
 
     names = ledger.names()
     if len(names) != 1:
-        fix = f"name one of {', '.join(names)}" if names else "start one: python -m experiments.commands.serve CHECKPOINT"
+        fix = (
+            f"name one of {', '.join(names)}" if names else "start one: python -m experiments.commands.serve CHECKPOINT"
+        )
         raise BadInput("--app", None, fix)
     return names[0]

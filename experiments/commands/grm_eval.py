@@ -21,21 +21,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dopamine_rl.episodes.recordings import VIEW_NAMES
 from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.types import FusionConfig
 from experiments.runtime.arguments import read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, exit_with, interruptible
-from dopamine_rl.evaluation.gate_config import GateConfig
-from dopamine_rl.episodes.recordings import VIEW_NAMES
-from experiments.commands.grm_score import reward_client
-from dopamine_rl.evaluation.scoring import ScoringConfig
+from experiments.runtime.reward_client import reward_client
 from experiments.runtime.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from dopamine_rl.evaluation.unseen import UnseenEpisode
     from dopamine_rl.evaluation.hops import EpisodeHops, HopStore, Setting
+    from dopamine_rl.evaluation.unseen import UnseenEpisode
     from experiments.reports.evaluation import Evaluation
 
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
@@ -121,9 +121,9 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         BadInput: an argument or an episode cannot be used.
         ScoringError: the model's service did not answer; the answers by then are kept.
     """
-    from dopamine_rl.evaluation.unseen import read_unseen
     from dopamine_rl.evaluation.hops import HopStore
-    from experiments.reports.evaluation import evaluate, write
+    from dopamine_rl.evaluation.unseen import read_unseen
+    from experiments.reports.evaluation import evaluate
 
     if arguments.episodes is not None and arguments.episodes < 1:
         raise BadInput("--episodes", arguments.episodes, "give at least 1")
@@ -156,6 +156,17 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def write(folder: Path, evaluation: Evaluation) -> None:
+    """Write eval.md, its plots, and eval.json last."""
+    from dopamine_rl.files import write_atomically
+    from experiments.reports.evaluation_plots import plot_all
+
+    plot_all(folder, evaluation)
+    text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
+    for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
+        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
 
 
 def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:

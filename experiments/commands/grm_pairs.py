@@ -31,14 +31,15 @@ from typing import Any
 import numpy as np
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
+from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.progress import HOP_BINS
+from experiments.reports.items import describe_items
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
-from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, describe_items, read_template
 
 MOST_PAIRS = 10_000_000
 """That are drawn at once; more would not fit into memory."""
@@ -113,7 +114,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
     }  # fmt: skip
     if arguments.items is not None:
         items = PairItems(source, used, blocks, read_template(arguments.wording))
-        figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console())}
+        figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
 

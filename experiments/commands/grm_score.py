@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.types import FusionConfig, TaskReference
-from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
 from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
-from experiments.runtime.reward_client import reward_client
-from experiments.reports.columns import check_columns, write_back
-from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.types import FusionConfig, TaskReference
+from experiments.reports.columns import check_columns, write_back
+from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from experiments.runtime.console import Console
+from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.reward_client import reward_client
 from experiments.runtime.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
@@ -56,7 +56,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="score in this process, with this checkpoint: a folder, a hub id, or grm-mini",
     )
-    model.add_argument("--url", help="ask a reward service over HTTP, as `python -m experiments.commands.serve` offers it")
+    model.add_argument(
+        "--url", help="ask a reward service over HTTP, as `python -m experiments.commands.serve` offers it"
+    )
     model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
     parser.add_argument("--threads", type=int, metavar="N", help="with --model: CPU threads (default: torch's)")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
     from dopamine_rl.grm.fit import TrainingJob
 
-PRESETS = Path(__file__).parent / "grm_presets"
+PRESETS = Path(__file__).resolve().parents[1] / "presets" / "grm"
 
 
 @dataclass(frozen=True)

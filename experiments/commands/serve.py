@@ -25,7 +25,9 @@ ENDED = "stopped"
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line; imports nothing heavy."""
     parser = argparse.ArgumentParser(
-        prog="python -m experiments.commands.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.commands.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     usual, service = IngressConfig(), parser.add_argument_group("model")
     parser.add_argument(

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from actors.labeller import Labeller
+from actors.workers import Film, Job, PolicySpec
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import TaskReference
 from experiments.job.phases import Prepared, RewardModel, file_version, labeller_config, policies
 from experiments.job.run import Run
+from experiments.reports.video import Curves, write_film
 from experiments.settings import ExperimentConfig
-from experiments.reports.video import Curves, Film, write_film
-from actors.workers import Job, PolicySpec
 
 TITLES = {"expert": "Scripted expert", "bc": "First policy (cloned)", "policy": "Last policy (trained)"}
 
@@ -31,7 +31,7 @@ def make_films(run: Run, prepared: Prepared) -> list[str]:
 
 def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel) -> list[str]:
     config, seed = run.config, run.config.evaluation.first_seed
-    films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console, "films")
+    films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console.progress, "films")
     _, client = run.service(model.path)
     names = []
     for name, film in zip(specs, films, strict=True):

@@ -12,26 +12,35 @@ from typing import Any
 import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
+from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
-from dopamine_rl.grm.model import load_grm
 from dopamine_rl.grm.version import folder_version
+from dopamine_rl.policy import save_policy
 from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
 from experiments.job import plans as episodes
-from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
 from experiments.job.report import plot_gate
 from experiments.job.run import Run
 from experiments.settings import ExperimentConfig
-from actors.workers import Job, PolicySpec
 from learner.algorithms.bc import train_bc
 from learner.demonstrations import replay_episode, save_demonstrations
 from learner.grm_sft import train_grm
-from dopamine_rl.policy import save_policy
 
 
 class GateRefused(DopamineError):
     """The reward model failed its gate; the message is the verdict's table."""
+
+
+def refusal(verdict: Verdict) -> str:
+    """What a person is told whose reward model is refused."""
+    names = ", ".join(check.name for check in verdict.failed)
+    return (
+        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or give "
+        "--force to train with it all the same, which the result records."
+    )
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,7 @@ def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePl
     """Record what is missing of the episodes."""
     jobs = [job for plan in plans.values() for job in plan.jobs]
     depends_on = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
-    run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console, "episodes recorded")))
+    run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console.progress, "episodes recorded")))
 
 
 def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
@@ -310,5 +319,5 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
 def _success(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:
     """For each policy whether it succeeded from each seed."""
     jobs = [Job("evaluate", (spec, seed)) for spec in specs for seed in seeds]
-    won = [bool(outcome["success"]) for outcome in run.pool.map(jobs, run.console, "episodes")]
+    won = [bool(outcome["success"]) for outcome in run.pool.map(jobs, run.console.progress, "episodes")]
     return [won[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(specs))]

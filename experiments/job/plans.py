@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actors.demonstrations import episode_folder
+from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 from experiments.settings import ExperimentConfig
-from actors.workers import Job, PolicySpec
 
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
 """Kinds of scripted failures, in turn. More than half are near misses, because the cloned policy's failures, which are

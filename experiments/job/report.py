@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
 from dopamine_rl.types import Rate
-from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
+from experiments.reports.figures import new_figure
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -174,16 +175,6 @@ def recent_success(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> 
     episodes = end["episodes"] - (starts[-1]["episodes"] if starts else 0)
     successes = end["successes"] - (starts[-1]["successes"] if starts else 0)
     return wilson(successes, episodes) if episodes else None
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches, drawn without a screen."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
 
 
 def _number(value: Any) -> str:

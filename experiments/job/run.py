@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.runtime.console import Console
 from experiments.runtime.resume import PhaseStore
-from experiments.settings import ExperimentConfig
 from experiments.runtime.storage import RunFolder
+from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
     from actors.workers import WorkerPool

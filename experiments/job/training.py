@@ -17,17 +17,16 @@ import numpy as np
 
 from actors.callbacks import LabellingCallback
 from actors.maniskill import EnvConfig
-from dopamine_rl.files import write_folder_atomically
-from dopamine_rl.types import TaskReference
-from experiments.runtime.console import Console
 from dopamine_rl.evaluation.monitor import ShadowMonitor
-from experiments.job.phases import Prepared, asks_model, labeller_config
-from experiments.runtime.resume import fingerprint
-from experiments.job.run import Run
-from experiments.settings import ExperimentConfig
-from experiments.runtime.tracking import Tracker
-from learner.algorithms.common import Task
+from dopamine_rl.files import fingerprint, write_folder_atomically
 from dopamine_rl.policy import save_policy
+from dopamine_rl.types import TaskReference
+from experiments.job.phases import Prepared, asks_model, labeller_config
+from experiments.job.run import Run
+from experiments.runtime.console import Console
+from experiments.runtime.tracking import Tracker
+from experiments.settings import ExperimentConfig
+from learner.algorithms.common import Task
 from reward_service.client import ServeRewardClient
 
 OUTCOMES = ("asked", "answered", "invalid", "late", "rejected", "retried", "errors")
@@ -109,7 +108,7 @@ def training_env_config(config: ExperimentConfig) -> EnvConfig:
 
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
-    from actors.maniskill import make_env
+    from actors.envs import make_env
 
     return make_env(env_config["env"])
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot_write import check_column, write_progress
-from dopamine_rl.errors import BadInput
 from dopamine_rl.episodes.recordings import Recording
+from dopamine_rl.errors import BadInput
 
 
 def check_columns(recordings: Sequence[Recording], column: str) -> None:

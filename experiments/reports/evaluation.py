@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically
-from dopamine_rl.metrics import OUTCOMES
-from dopamine_rl.progress import HOP_BINS
-from dopamine_rl.types import FusionConfig
 from dopamine_rl.evaluation.gate import Verdict, decide, summarise
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.variants import (
@@ -32,6 +26,9 @@ from dopamine_rl.evaluation.variants import (
     paired_differences,
     variants,
 )
+from dopamine_rl.metrics import OUTCOMES
+from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.types import FusionConfig
 from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
 
 FIGURES = {
@@ -303,16 +300,6 @@ def evaluate(
         model, version, reference, fusion, stride, answered, fused, settings, outcome_confusion(own, served),
         hop_errors(own), calibrations(own, served), preset, verdict,
     )  # fmt: skip
-
-
-def write(folder: Path, evaluation: Evaluation) -> None:
-    """Write eval.md, its plots, and eval.json last."""
-    from experiments.reports.evaluation_plots import plot_all
-
-    plot_all(folder, evaluation)
-    text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
-    for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
 
 
 def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:

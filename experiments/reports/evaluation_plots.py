@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.metrics import chain
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.types import PERSPECTIVES
-from dopamine_rl.evaluation.variants import Variant
 from experiments.reports.evaluation import Evaluation
-from experiments.job.report import new_figure
+from experiments.reports.figures import new_figure
 
 COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
 LEAST = 5

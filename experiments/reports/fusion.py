@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically
-from dopamine_rl.metrics import Interval, auc, bootstrap
-from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
 from dopamine_rl.evaluation.variants import (
     RESAMPLES,
     Answered,
@@ -26,7 +23,6 @@ from dopamine_rl.evaluation.variants import (
     paired_differences,
     variants,
 )
-from experiments.reports.tables import aligned, difference, grid, interval, number, short
 from dopamine_rl.evaluation.weighted_fusion import (
     DOUBTS,
     SOURCES,
@@ -37,6 +33,10 @@ from dopamine_rl.evaluation.weighted_fusion import (
     perspective_errors,
     uncertainty,
 )
+from dopamine_rl.files import write_atomically
+from dopamine_rl.metrics import Interval, auc, bootstrap
+from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
+from experiments.reports.tables import aligned, difference, grid, interval, number, short
 
 ALL_VIEWS, HELD_IN = "all views", "held-in"
 MEAN = "mean fusion, fused chain"

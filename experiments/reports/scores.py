@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically
-from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
-from dopamine_rl.types import PERSPECTIVES, Views
 from dopamine_rl.episodes.recordings import Recording, stream_frames
 from dopamine_rl.evaluation.scoring import EpisodeScores
+from dopamine_rl.files import write_atomically
+from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
+from dopamine_rl.progress import LOW_WEIGHT
+from dopamine_rl.types import PERSPECTIVES, Views
 
-LOW_WEIGHT = 0.1
-"""Weights of new evidence below this are counted: there consistency fusion all but freezes progress."""
 FILM_HZ, FILM_HEIGHT = 5.0, 240
 """A reward video has at least so many pictures a second where the recording has, and views no higher than this."""
 

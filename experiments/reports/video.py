@@ -17,27 +17,6 @@ from dopamine_rl.types import PERSPECTIVES, Views
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Film:
-    """One episode with pictures at every environment step.
-
-    Args:
-        views: uint8 [T+1, V, H, W, 3].
-        task_rewards: float32 [T].
-        success: the simulator's verdict.
-        terminated: the task ended with the last step.
-        score_times: int [F], environment steps at which a frame is scored.
-        seed: the episode's environment seed.
-    """
-
-    views: NDArray[np.uint8]
-    task_rewards: NDArray[np.float32]
-    success: bool
-    terminated: bool
-    score_times: tuple[int, ...]
-    seed: int
-
-
-@dataclass(frozen=True, eq=False, slots=True)
 class Curves:
     """What is drawn under the pictures, over one axis of time.
 

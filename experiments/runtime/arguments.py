@@ -13,7 +13,7 @@ from dopamine_rl.config import load_preset, parse_cli, preset_names
 from dopamine_rl.errors import BadInput
 
 Config = TypeVar("Config")
-PRESETS = Path(__file__).parent / "presets"
+PRESETS = Path(__file__).resolve().parents[1] / "presets"
 DEFAULT_PRESET = "laptop"
 
 

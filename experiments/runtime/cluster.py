@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dopamine_rl.errors import BadInput, ServiceUnavailable, require
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 """The project's folder."""
 
 

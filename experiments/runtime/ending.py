@@ -14,6 +14,11 @@ REFUSED, INTERRUPTED = 3, 130
 """Exit status where the gate refused the reward model, and after Ctrl-C."""
 
 
+STOPPED = (
+    "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
+)
+
+
 def exit_with(error: DopamineError) -> NoReturn:
     """End the process with an error's message, and the exit status that says whether the gate refused."""
     cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.

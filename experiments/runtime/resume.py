@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import remove_leftovers, write_atomically
+from dopamine_rl.files import fingerprint, remove_leftovers, write_atomically
 from experiments.runtime.storage import RunFolder
 
 PHASES = "phases"
@@ -65,11 +64,6 @@ class PhaseStore:
         except (OSError, ValueError):
             return None
         return stored if isinstance(stored, dict) and "value" in stored else None
-
-
-def fingerprint(depends_on: object) -> str:
-    """16 hexadecimal digits that change with the repr of an object (dataclasses, numbers, strings, tuples of these)."""
-    return hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
 
 
 LOCK = ".lock"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.console import Console
 from dopamine_rl.evaluation.plans import Plan
+from experiments.runtime.console import Console
 from reward_service.guards import load_token
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def embedded_client(
     model: Path, threads: int | None, device: str, plans: Sequence[Plan], console: Console
 ) -> RewardClient:
     """A checkpoint in this process. Raises BadInput, CheckpointError."""
+    from dopamine_rl.grm.checkpoint import load_grm
     from dopamine_rl.grm.config import MOST_THREADS
-    from dopamine_rl.grm.model import load_grm
     from dopamine_rl.grm.vision import picture_size
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.local import LocalRewardClient

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dopamine_rl.config import dump_toml
-from experiments.settings import ExperimentConfig
 from experiments.runtime.storage import RunFolder
+from experiments.settings import ExperimentConfig
 
 TENSORBOARD = "tensorboard"
 

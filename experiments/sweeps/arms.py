@@ -32,10 +32,9 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 from dopamine_rl.errors import BadInput, DopamineError
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
-from experiments.peg_insert import STOPPED
-from experiments.settings import ExperimentConfig
+from experiments.runtime.ending import STOPPED, exit_with, interruptible
 from experiments.runtime.storage import RunFolder
+from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -71,9 +70,9 @@ def run(
     folder: RunFolder, config: ExperimentConfig, arguments: RunArguments, arms: Sequence[str], seeds: int
 ) -> dict[str, Any]:
     """Train and compare; returns what the last line says: by arm its pooled success and its gain over the clone."""
+    from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
     from experiments.runtime.resume import only_run
-    from experiments.job.run import Run
 
     console = Console()
     with only_run(folder), ray_cluster(config.cluster), interruptible(STOPPED):
@@ -94,12 +93,11 @@ def run(
 
 def _train_all(base: Run, arms: Sequence[str], seeds: int, force: bool) -> list[dict[str, Any]]:
     from experiments.job import phases
-    from experiments.peg_insert import refusal
 
     prepared = phases.prepare(base)
     _, verdict = phases.gate(base, prepared)
     if not verdict.passed and not force:
-        raise phases.GateRefused(refusal(verdict))
+        raise phases.GateRefused(phases.refusal(verdict))
     clone = phases.evaluate(base, {name: phases.policies(base, prepared)[name] for name in ("bc", "straight_push")})
     prepared_of = {"untrained": _untrained(base, prepared)} if "untrained" in arms else {}
     results = []
@@ -128,7 +126,8 @@ def _train_arm(base: Run, prepared: Prepared, arm: str, seed: int) -> dict[str, 
 
 def _untrained(base: Run, prepared: Prepared) -> Prepared:
     """The same preparation with a reward model of the same shape that made no update."""
-    from dopamine_rl.grm.model import build_grm, save_grm
+    from dopamine_rl.grm.checkpoint import save_grm
+    from dopamine_rl.grm.model import build_grm
     from dopamine_rl.grm.version import folder_version
 
     path = base.path / "grm_untrained"
@@ -207,7 +206,8 @@ def _steps(value: float | None) -> str:
 
 def plot(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
     """Draw every training's success while exploring, one colour an arm."""
-    from experiments.job.report import new_figure, recent_success
+    from experiments.job.report import recent_success
+    from experiments.reports.figures import new_figure
 
     figure = new_figure(7, 3.6)
     axes = figure.subplots()

@@ -69,8 +69,8 @@ def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
     """Label the policy's demonstrations as this trial labels what it acts; returns how many frames were asked for."""
     from actors.labeller import Labeller
     from dopamine_rl.episodes.stride import at_stride
-    from experiments.job import plans as episodes
     from experiments.job import phases
+    from experiments.job import plans as episodes
     from learner.demonstrations import replay_episode, save_demonstrations
     from reward_service.client import ServeRewardClient
 
@@ -100,14 +100,14 @@ def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
 
 def held_out_success(config: ExperimentConfig, policy: Path) -> float:
     """Success on the development seeds; the simulators take the env runners' places."""
-    from experiments.job.plans import trial_seeds
     from actors.workers import Job, PolicySpec, WorkerPool
+    from experiments.job.plans import trial_seeds
 
     jobs = [Job("evaluate", (PolicySpec("network", policy), seed)) for seed in trial_seeds(config)]
     blind, learner = replace(config.env, views=(), oracle=False), config.learner
     pool = WorkerPool(blind, simulators(learner), learner.num_cpus_per_env_runner)
     try:
-        won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console(), "episodes")]
+        won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console().progress, "episodes")]
     finally:
         pool.close()
     return sum(won) / len(won)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.policy import PolicyState
 from learner.algorithms.losses import cloning_loss
 from learner.algorithms.networks import GaussianActor
 from learner.config import CloningConfig
-from dopamine_rl.policy import PolicyState
 
 LEAST_STD = 0.05
 """Least deviation an observation is divided by: one that hardly varies in demonstrations must not explode afterwards."""

@@ -15,10 +15,10 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
+from dopamine_rl.policy import PolicyState, load_policy
 from learner.algorithms.common import CompleteReports, Task, configure
 from learner.algorithms.networks import GaussianActor
 from learner.config import LearnerConfig
-from dopamine_rl.policy import PolicyState, load_policy
 
 
 class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):

@@ -23,13 +23,13 @@ from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
 from dopamine_rl.types import RewardMode
 from learner.algorithms.common import CompleteReports, Task, configure
 from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
 from learner.config import LearnerConfig
 from learner.demonstrations import load_demonstrations, transition_columns
 from learner.feed import ReplayFeed
-from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
 from learner.replay import ColumnarReplay
 
 REPLAY = "replay"

@@ -14,9 +14,9 @@ from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
 
+from dopamine_rl.policy import load_policy
 from learner.algorithms.updater import LOSSES, Agent, Updater, build_agent
 from learner.feed import BATCH_COLUMNS
-from dopamine_rl.policy import load_policy
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
-from dopamine_rl.grm.model import GRM, load_grm
+from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views

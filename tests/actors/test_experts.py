@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from actors.demonstrations import episode_folder, find_keyframes, record, record_missing
-from actors.maniskill import EnvConfig, PegInsertionEnv, make_env
+from actors.envs import make_env
+from actors.maniskill import EnvConfig, PegInsertionEnv
 from actors.tasks import TASKS
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration
 from dopamine_rl.errors import BadInput

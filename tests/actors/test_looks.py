@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from actors.demonstrations import record
-from actors.maniskill import LOOKS, EnvConfig, SimulatedEnv, make_env
+from actors.envs import make_env
+from actors.maniskill import LOOKS, EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT
 from dopamine_rl.config import load_preset

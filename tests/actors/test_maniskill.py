@@ -11,13 +11,15 @@ import gymnasium
 import numpy as np
 import pytest
 
+from actors.envs import make_env
 from actors.experts.peg import PegInsertionExpert
-from actors.maniskill import EnvConfig, PegInsertionEnv, make_env
+from actors.maniskill import EnvConfig, PegInsertionEnv
 from dopamine_rl.errors import BadInput
 
 RESET_HASH = """
 import hashlib, json, sys
-from actors.maniskill import EnvConfig, make_env
+from actors.envs import make_env
+from actors.maniskill import EnvConfig
 for start in ("insertion", "standard"):
     env = make_env(EnvConfig(views=(), start=start))
     for seed in json.loads(sys.argv[1]):
@@ -200,7 +202,7 @@ def test_the_simulators_truth_does_not_reach_pictures_or_observations(seeing_env
 
 
 def test_no_vulkan_driver_is_a_clear_error() -> None:
-    code = "from actors.maniskill import EnvConfig, make_env; make_env(EnvConfig())"
+    code = "from actors.envs import make_env; from actors.maniskill import EnvConfig; make_env(EnvConfig())"
     environment = {**os.environ, "VK_ICD_FILENAMES": "/nonexistent.json", "VK_DRIVER_FILES": "/nonexistent.json"}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert answer.returncode != 0

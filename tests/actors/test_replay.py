@@ -11,7 +11,8 @@ import h5py
 import numpy as np
 import pytest
 
-from actors.maniskill import EnvConfig, SimulatedEnv, make_env
+from actors.envs import make_env
+from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.replay import check_trajectory, replay
 from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories

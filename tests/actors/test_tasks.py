@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from actors.demonstrations import ATTEMPTS, SPARE_SEEDS, record, record_as_meant
-from actors.maniskill import EnvConfig, SimulatedEnv, make_env
+from actors.envs import make_env
+from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT
 from dopamine_rl.errors import BadInput

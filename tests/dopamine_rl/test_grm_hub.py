@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import constants
 
 from dopamine_rl.errors import CheckpointError
+from dopamine_rl.grm.checkpoint import load_grm, model_version
 from dopamine_rl.grm.hub import model_folder
-from dopamine_rl.grm.model import load_grm, model_version
 from experiments import cli
 from tests.dopamine_rl.released import CLONED_WORDING, released_folder
 

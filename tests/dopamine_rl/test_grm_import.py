@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.contract import RELEASED
-from dopamine_rl.grm.model import load_grm
 from dopamine_rl.grm.readout import encode_images, forward_logits
 from dopamine_rl.grm.released import check_released, install, install_beside, limit_pixels, released_template
 from dopamine_rl.grm.template import load_template

@@ -12,9 +12,10 @@ import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.adapters import add_lora, save_adapter
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import LoRAConfig, TrainConfig
 from dopamine_rl.grm.lora import adapters, frozen_weights, merge
-from dopamine_rl.grm.model import GRM, build_grm, load_grm, model_version, save_grm
+from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.readout import encode_images, forward_logits
 from dopamine_rl.interfaces import Prompt
 from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square, pictures

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.config import GRMConfig, TrainConfig
 from dopamine_rl.grm.layout import prompt_layout
 from dopamine_rl.grm.losses import IGNORED, answer_tokens, hop_losses, question_losses
-from dopamine_rl.grm.model import GRM, build_grm, load_grm
+from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.readout import HOPS, Reader
 from dopamine_rl.grm.score import format_score
 from dopamine_rl.interfaces import Prompt

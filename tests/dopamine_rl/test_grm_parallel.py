@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import distributed, multiprocessing
 
+from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.config import BatchPlan, TrainConfig
 from dopamine_rl.grm.evaluate import evaluate
-from dopamine_rl.grm.model import build_grm, load_grm, save_grm
+from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.train import Trainer
 from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square
 from tests.dopamine_rl.released import released_folder

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from dopamine_rl.errors import CheckpointError
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import TrainConfig
-from dopamine_rl.grm.model import GRM, load_grm, model_version, save_grm
+from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops, encode_images, forward_logits
 from dopamine_rl.interfaces import Prompt
 from tests.dopamine_rl.grm_toys import make_trainer, moving_square, pictures

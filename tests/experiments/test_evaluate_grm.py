@@ -18,19 +18,20 @@ from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.evaluation import variants as grm_figures
+from dopamine_rl.evaluation.gate import judge, report
+from dopamine_rl.evaluation.hops import Setting
+from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
+from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.evaluate import episode_hops
 from dopamine_rl.grm.labels import label_demonstration
-from dopamine_rl.grm.model import build_grm, load_grm, save_grm
+from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, TaskReference
 from experiments import cli
 from experiments.commands import grm_eval as evaluate_grm
-from dopamine_rl.evaluation import variants as grm_figures
 from experiments.reports import evaluation_plots as grm_plots
-from dopamine_rl.evaluation.gate import judge, report
-from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
-from dopamine_rl.evaluation.hops import Setting
 from experiments.reports.evaluation import FIGURES, Evaluation
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer

@@ -12,15 +12,15 @@ import pytest
 from numpy.typing import NDArray
 
 from dopamine_rl.calibration import ErrorMap
+from dopamine_rl.evaluation import variants as grm_figures
+from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.variants import Variant, variants
+from dopamine_rl.evaluation.weighted_fusion import DOUBTS, ErrorMaps, Weighted
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import FusionConfig, HopEstimates
-from dopamine_rl.evaluation import variants as grm_figures
-from experiments.runtime import reward_client as score_client
 from experiments.benchmarks import fusion
 from experiments.reports.fusion import MEAN
-from dopamine_rl.evaluation.variants import Variant, variants
-from dopamine_rl.evaluation.hops import EpisodeHops
-from dopamine_rl.evaluation.weighted_fusion import DOUBTS, ErrorMaps, Weighted
+from experiments.runtime import reward_client as score_client
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.experiments.test_evaluate_grm import expert_curve, recorded, write_all

@@ -13,11 +13,11 @@ import pytest
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringTimeout
+from dopamine_rl.evaluation.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
+from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import BatchPlan, Control, TrainConfig
 from dopamine_rl.interfaces import PendingScore, Prompt
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, ScoreReply, ScoreRequest, TaskReference
-from dopamine_rl.evaluation.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
-from dopamine_rl.evaluation.gate_config import GateConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square
@@ -30,19 +30,9 @@ GOOD = GateReport(
 )  # fmt: skip
 
 
-def observed(off_m: float, depth_m: float) -> NDArray[np.float32]:
-    """An observation [30] of a peg of half length 0.1 m whose head is off the hole's axis, and behind the plate."""
-    observation = np.zeros(30, np.float32)
-    observation[:2] = np.arcsinh(np.array([depth_m - 0.1, off_m]) / 0.01)
-    observation[28] = (0.1 - 0.105) / 0.02
-    return observation
-
-
-def episode(curve: Sequence[float], success: bool, ended: tuple[float, float] = (0.03, -0.05)) -> Demonstration:
-    """Pictures that show a progress; `ended` is the true end, offset and depth in metres."""
+def episode(curve: Sequence[float], success: bool, near_miss: bool | None = False) -> Demonstration:
+    """Pictures that show a progress."""
     count, steps = len(curve), STRIDE * (len(curve) - 1)
-    observations = np.zeros((steps + 1, 30), np.float32)
-    observations[-1] = observed(*ended)
     return Demonstration(
         episode_id=f"{'success' if success else 'failure'}_{curve[-1]:.3f}",
         instructions=("insert the peg",),
@@ -50,12 +40,13 @@ def episode(curve: Sequence[float], success: bool, ended: tuple[float, float] = 
         frame_steps=np.arange(count) * STRIDE,
         keyframes=np.array([0, count - 1]),
         stages=("insert",),
-        observations=observations,
+        observations=np.zeros((steps + 1, 30), np.float32),
         actions=np.zeros((steps, 6), np.float32),
         task_rewards=np.zeros(steps, np.float32),
         terminated=success,
         success=success,
         seed=0,
+        near_miss=near_miss,
     )
 
 
@@ -63,8 +54,8 @@ def success(count: int = 12) -> Demonstration:
     return episode(np.linspace(0.0, 1.0, count).tolist(), True)
 
 
-def failure(end: float = 0.4, ended: tuple[float, float] = (0.03, -0.05), count: int = 12) -> Demonstration:
-    return episode(np.linspace(0.0, end, count).tolist(), False, ended)
+def failure(end: float = 0.4, near_miss: bool | None = False, count: int = 12) -> Demonstration:
+    return episode(np.linspace(0.0, end, count).tolist(), False, near_miss)
 
 
 REFERENCE = TaskReference("insert the peg", picture(0.0), picture(1.0), frame(1.0))
@@ -143,15 +134,14 @@ def test_an_experts_failure_and_a_failed_failure_count_by_how_they_ended() -> No
     assert figures.progress_mae < 0.01
 
 
-def test_near_misses_are_told_by_where_the_peg_truly_ended_or_by_the_script() -> None:
-    jammed, clear, deep = (0.006, -0.001), (0.02, -0.001), (0.001, 0.06)
-    demonstrations = [success(), failure(0.9, jammed), failure(0.3, jammed), failure(0.9, clear), failure(0.9, deep)]
+def test_near_misses_are_those_the_actor_recorded_or_where_it_did_not_those_of_the_script() -> None:
+    demonstrations = [success(), failure(0.9, True), failure(0.3, True), failure(0.9), failure(0.9, None)]
     figures = report(judged(demonstrations), 0.8, STRIDE)
     assert (figures.near_misses, figures.near_miss_false_success) == (2, 0.5)
     assert figures.false_success == 0.75
     assert "50% of the 2 near misses" in decide(figures, GateConfig()).table()
-    other = replace(failure(0.9), episode_id="near_miss_000123", observations=np.zeros((1, 10), np.float32))
-    solved = replace(success(), episode_id="near_miss_000124")
+    other = replace(failure(0.9, None), episode_id="near_miss_000123")
+    solved = replace(success(), episode_id="near_miss_000124", near_miss=True)
     figures = report(judged([success(), failure(), other, solved]), 0.8, STRIDE)
     assert (figures.near_misses, figures.near_miss_false_success) == (1, 1.0)
     none = report(judged([success(), failure()]), 0.8, STRIDE)

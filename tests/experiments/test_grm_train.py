@@ -18,8 +18,8 @@ import torch
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.checkpoint import load_grm, model_version
 from dopamine_rl.grm.fit import CURVE, STATE
-from dopamine_rl.grm.model import load_grm, model_version
 from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 

@@ -13,14 +13,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from dopamine_rl.episodes.video import write_video
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.contract import RELEASED
-from dopamine_rl.grm.model import load_grm
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import PERSPECTIVES
 from experiments import cli
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from tests.dopamine_rl.released import ARCHITECTURES, CLONED_WORDING, Architecture, released_folder, stock_answers
 
 REAL_ROBOT = Path(__file__).parents[3] / "shared" / "data" / "real_robot_raw"

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dopamine_rl.episodes import pair_items
 from dopamine_rl.episodes.items import TrainingItem, read_items, write_items
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.episodes.source import RawSource, open_source
 from dopamine_rl.episodes.states import episode_states, state_progress
 from dopamine_rl.grm.template import SHORT_TEMPLATE
 from dopamine_rl.progress import hop
-from dopamine_rl.episodes import pair_items
 from experiments.commands import grm_pairs as pairs
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 

@@ -97,7 +97,9 @@ def kill_replica(driver):
 
 def test_a_job_submitted_after_a_local_run(home, tmp_path):
     """The user's order: something ran locally in this account, then `ray start --head`, then `ray job submit`."""
-    local_run = "from experiments.runtime.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
+    local_run = (
+        "from experiments.runtime.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()): pass"
+    )
     subprocess.run([sys.executable, "-c", local_run], cwd=ROOT, env=environment(home), check=True, timeout=120)
     ray = str(Path(sys.executable).parent / "ray")
     env = environment(home)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.resume import PhaseStore, fingerprint, only_run
+from dopamine_rl.files import fingerprint
+from experiments.runtime.resume import PhaseStore, only_run
 from experiments.runtime.storage import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]

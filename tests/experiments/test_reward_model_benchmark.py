@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dopamine_rl.grm.hub import model_folder
-from experiments.commands import grm_train
 from experiments.benchmarks.reward_model import FIGURES, STARTS, TARGETS, missed, table
+from experiments.commands import grm_train
 
 ROW = {"task": "PlugCharger", "arm": "mini", "shots": 1, "failures": 50, "beyond": 1, "near_miss_false_success": 0.0}
 GOOD = ROW | {"voc_plus": 0.98, "voc_minus": 0.96, "progress_mae": 0.05, "outcome_accuracy": 0.95, "false_success": 0.0, "auc": 1.0, "adapt_s": 100.0}  # fmt: skip

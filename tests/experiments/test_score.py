@@ -15,17 +15,18 @@ import numpy as np
 import pytest
 
 from dopamine_rl.episodes.raw import CAMERAS, INSTRUCTIONS, KEYFRAMES, read_demonstration, write_demonstration
+from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, Overloaded
-from dopamine_rl.grm.model import build_grm, save_grm
+from dopamine_rl.evaluation.plans import make_plans
+from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.grm.checkpoint import save_grm
+from dopamine_rl.grm.model import build_grm
 from dopamine_rl.metrics import kendall_tau, outcome, progress_mae, voc_plus
 from dopamine_rl.types import Demonstration, ScoreReply, ScoreRequest, TaskReference
 from experiments.commands import grm_score as score
 from experiments.runtime.console import Console
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from experiments.runtime.reward_client import embedded_client
-from dopamine_rl.evaluation.plans import make_plans
-from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from reward_service.engines.transformers import TransformersEngine
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer

@@ -12,10 +12,11 @@ import pytest
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import TRANSITIONS, write_demonstration
+from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.model import build_grm, save_grm
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
+from dopamine_rl.grm.checkpoint import save_grm
+from dopamine_rl.grm.model import build_grm
 from experiments.reports.columns import held
 from tests.dopamine_rl.grm_toys import TINY
 from tests.dopamine_rl.test_lerobot import with_reward

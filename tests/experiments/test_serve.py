@@ -24,9 +24,7 @@ TOKEN = "a-token-for-the-tests"
 
 
 def test_help_is_quick_and_says_what_it_does() -> None:
-    code = (
-        "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
-    )
+    code = "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
     code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0

@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from experiments.settings import ExperimentConfig, TrackingConfig
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD, Tracker
+from experiments.settings import ExperimentConfig, TrackingConfig
 
 
 def test_numbers_are_logged_and_what_has_no_value_is_not(tmp_path):

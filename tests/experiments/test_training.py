@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from actors.records import EpisodeRecord
+from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.types import TaskReference
-from experiments.job import training
 from experiments.commands.audit import audit
+from experiments.job import training
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, LabelsConfig, TrainingConfig
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import ReplayEpisode, save_demonstrations, transition_columns
-from dopamine_rl.policy import DeterministicPolicy, save_policy
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.actors.test_callbacks import STRIDE, Walk

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from learner.algorithms.bc import BCResult, train_bc
 from learner.algorithms.networks import Policy
 from learner.config import CloningConfig
-from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from tests.learner import toy
 
 CONFIG = CloningConfig(updates=400, check_every=50)

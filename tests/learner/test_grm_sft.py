@@ -13,9 +13,9 @@ import pytest
 
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.checkpoint import load_grm, model_version
 from dopamine_rl.grm.config import BatchPlan, SFTConfig, TrainConfig
 from dopamine_rl.grm.fit import STATE, TrainingJob
-from dopamine_rl.grm.model import load_grm, model_version
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 PLAN = BatchPlan(episodes=1, runs=2, run_length=2, neighbours=2, balanced=2)

@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dopamine_rl.policy import DeterministicPolicy, save_policy
 from learner.algorithms.bc import train_bc
 from learner.algorithms.common import Task
 from learner.algorithms.ppo import make_ppo_config
 from learner.config import CloningConfig, LearnerConfig
-from dopamine_rl.policy import DeterministicPolicy, save_policy
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
 

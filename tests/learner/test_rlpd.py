@@ -9,13 +9,13 @@ import pytest
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.shaping import shaped_reward
 from learner.algorithms.bc import train_bc
 from learner.algorithms.common import Task
 from learner.algorithms.rlpd import RLPD, RLPDConfig, make_rlpd_config, store_fragment
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import save_demonstrations
-from dopamine_rl.policy import DeterministicPolicy, save_policy
 from learner.replay import ColumnarReplay
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller

@@ -11,10 +11,11 @@ import torch
 
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.grm.adapters import add_lora, save_adapter
+from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.contract import RELEASED, RELEASED_LABELS
 from dopamine_rl.grm.lora import adapters
-from dopamine_rl.grm.model import GRM, load_grm
+from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader
 from dopamine_rl.grm.template import SHORT_TEMPLATE, PromptTemplate
 from dopamine_rl.interfaces import Prompt

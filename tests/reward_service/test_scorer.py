@@ -165,7 +165,8 @@ def test_another_version_is_refused_before_anything_is_asked() -> None:
 
 
 def test_contract_with_the_embedded_model() -> None:
-    from dopamine_rl.grm.model import GRMConfig, build_grm  # Here: the other tests need no torch.
+    from dopamine_rl.grm.config import GRMConfig
+    from dopamine_rl.grm.model import build_grm  # Here: the other tests need no torch.
     from reward_service.engines.transformers import TransformersEngine
 
     tiny = GRMConfig(

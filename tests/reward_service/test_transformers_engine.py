@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.model import GRM, build_grm, save_grm
+from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.interfaces import Prompt
 from reward_service.engines import transformers as engines
 from reward_service.engines.transformers import TransformersEngine

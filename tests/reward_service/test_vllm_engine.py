@@ -19,9 +19,10 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
 
+from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.layout import prompt_layout
-from dopamine_rl.grm.model import build_grm, load_grm, save_grm
+from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import EpisodeContext, HopEstimates, ScoreRequest
 from reward_service.client import ServeRewardClient

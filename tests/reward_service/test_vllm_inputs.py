@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.layout import prompt_layout
-from dopamine_rl.grm.model import GRM, build_grm, save_grm
+from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.score import HOP_BINS, answers, decimal_answers
 from reward_service.engines import vllm
 from reward_service.engines.prompts import Prompts, open_prompts
