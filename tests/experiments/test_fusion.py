@@ -81,7 +81,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
     episodes = [
         *(recorded(f"expert_{count}", expert_curve(count).tolist(), True) for count in (10, 12, 14)),
         recorded("stall_1", stalled, False),
-        recorded("jam_1", jammed, False, ended=(0.006, -0.001)),
+        recorded("jam_1", jammed, False, near_miss=True),
     ]
     return {name: write_all(tmp_path / name, *episodes) for name in ("plain", "light", "held_in")}
 
