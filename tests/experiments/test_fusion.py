@@ -23,7 +23,7 @@ from experiments.reports.fusion import MEAN
 from experiments.runtime import reward_client as score_client
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.experiments.test_evaluate_grm import expert_curve, recorded, write_all
+from tests.experiments.test_grm_eval import expert_curve, recorded, write_all
 from tests.fakes import FakeEngine, seen
 
 FLAT = ErrorMap(np.array([0.0]), np.array([0.1]))

@@ -36,8 +36,8 @@ from experiments.reports.evaluation import FIGURES, Evaluation
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square
-from tests.experiments.test_gate import STRIDE, AlwaysForward, episode
-from tests.experiments.test_grm_figures import answers_of
+from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
+from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
 from tests.reward_service.http import serving
 
