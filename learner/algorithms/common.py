@@ -111,6 +111,9 @@ def _configure_processes(config: Any, learner: LearnerConfig) -> None:
         num_cpus_per_env_runner=learner.num_cpus_per_env_runner,
         rollout_fragment_length=learner.rollout_fragment_length,
         sample_timeout_s=learner.sample_timeout_s,
+        # After every report RLlib would wait until each env runner has given its connectors' state. Ours have none.
+        merge_env_runner_states=False,
+        broadcast_env_runner_states=False,
     )
     config.learners(
         num_learners=0,
