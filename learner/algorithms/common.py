@@ -12,6 +12,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.registry import register_env
 
 from learner.algorithms.acting import Acting
+from learner.algorithms.env_runner import ActingEnvRunner
 from learner.config import LearnerConfig
 
 REPORTED = ("episode_return_mean", "episode_len_mean", "task_success_rate", "task_return_mean")
@@ -105,6 +106,7 @@ def _registered(env: str | EnvCreator) -> str:
 def _configure_processes(config: Any, learner: LearnerConfig) -> None:
     resource = {learner.actor_resource: 1} if learner.actor_resource else {}
     config.env_runners(
+        env_runner_cls=ActingEnvRunner,
         custom_resources_per_env_runner=resource,
         num_env_runners=learner.num_env_runners,
         num_envs_per_env_runner=learner.num_envs_per_env_runner,
