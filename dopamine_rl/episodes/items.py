@@ -53,7 +53,7 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
         EpisodeError: naming file, item and field, when the malformed item is reached. An id that is not a string, such as
             a number, is read as its text.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         values = _Values(file)
         try:
             for place, content in enumerate(values.listed() if values.next() == "[" else values.lines()):

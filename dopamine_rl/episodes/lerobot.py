@@ -88,7 +88,7 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root.name}/{PENDING}", "an interrupted change", "finish it: dopamine_rl.files.finish_replacing(DATASET)"
         )
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+        info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise _error(root, INFO, "content", str(error), "give a readable JSON file") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (

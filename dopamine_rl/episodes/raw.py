@@ -89,7 +89,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     def fill(temporary: Path) -> None:
         for view, camera in enumerate(CAMERAS[:views]):
             write_video(temporary / f"{camera}.mp4", demonstration.frames[:, view])
-        (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2))
+        (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2), encoding="utf-8")
         known = {name: getattr(demonstration, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
         write_npz(temporary / TRANSITIONS, {name: value for name, value in known.items() if value is not None})
 
@@ -223,12 +223,13 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
                 folder, INSTRUCTIONS, "instructions", instructions, "one folder holds one task; choose another"
             )
         return
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(list(instructions), indent=2)))
+    text = json.dumps(list(instructions), indent=2)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _load_json(folder: Path, path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise _error(folder, path.name, "content", "missing", f"put it at {path}") from error
     except (OSError, ValueError) as error:
