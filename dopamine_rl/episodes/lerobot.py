@@ -7,21 +7,25 @@
     videos/KEY/chunk-000/file-000.mp4             many episodes one after another, told apart by their times
 
 Source: the format's documentation ("LeRobotDataset v3.0", "Using Subtasks in LeRobot Datasets") and what lerobot 0.4.4
-reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read.
+reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read; episodes
+of fewer than two frames are left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import math
+import string
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, find_cameras, order_cameras
 from dopamine_rl.episodes.parquet import column_names, read_columns
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -33,7 +37,6 @@ SUBTASK = "subtask_index"
 """The column that annotates every frame with its sub-task, where a dataset has it."""
 SUCCESS = "next.success"
 """The column that says, in the last row of an episode, whether it succeeded, where a dataset has it."""
-MAX_VIEWS = 3
 TIME_TOLERANCE = 0.25
 """How far a frame's time may be from the one looked for, in frames."""
 
@@ -58,7 +61,7 @@ class _Row:
 
     Args:
         index: episode_index.
-        instructions: its tasks.
+        instructions: its tasks in words; none where nobody said them.
         length: frames.
         data: path of the file with its rows, below the dataset's folder.
         videos: one a camera.
@@ -113,26 +116,47 @@ class LeRobotSource:
 
     Args:
         root: its folder.
-        cameras: feature names of the cameras to use, in the order of the V axis; the front view first. None takes the
-            first three as the dataset lists them.
+        cameras: names of the cameras to use, in the order of the V axis, the front view first; a part of a feature's name
+            that no other has will do. None takes up to three, ordered by `order_cameras`.
     Raises:
         EpisodeError: naming dataset, file and field.
+        BadInput: there is no such camera.
     """
 
     def __init__(self, root: Path, cameras: Sequence[str] | None = None) -> None:
         self.root = root.resolve()
         self._info = read_info(self.root)
-        there = [name for name, feature in self._info["features"].items() if _is_camera(feature)]
-        self.cameras = tuple(there[:MAX_VIEWS] if cameras is None else cameras)
-        if not self.cameras or not set(self.cameras) <= set(there):
-            raise _error(self.root, INFO, "features", list(self.cameras), f"name cameras stored as videos, of {there}")
+        features = self._info["features"]
+        there = [name for name, feature in features.items() if _is_camera(feature)]
+        unread = {name: feature for name, feature in features.items() if name not in there and _is_picture(feature)}
+        for name in cameras or (unread if not there else ()):
+            if name in unread:
+                raise _unreadable(self.root, name, unread[name])
+        if not there:
+            raise _error(self.root, INFO, "features", list(features), "give a camera, a feature whose dtype is video")
+        chosen = order_cameras(there)[:MAX_VIEWS] if cameras is None else find_cameras(cameras, there, self.root.name)
+        self.cameras = chosen
         if not isinstance(self._info.get("video_path"), str):
             raise _error(self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths")
         self.frames_per_second = float(self._info["fps"])
+        self.left_out: dict[str, int] = {}
         self._rows = {episode_name(row.index): row for row in self._read_rows()}
+        self.notes = tuple(self._notes(there, unread))
+
+    def _notes(self, there: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
+        """What a user should know of how the dataset is read, a line each."""
+        yield describe_cameras(self.root.name, self.cameras, there)
+        for name, feature in unread.items():
+            yield f"{self.root.name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
+        if self.left_out:
+            named = ", ".join(f"{name} ({length} frames)" for name, length in self.left_out.items())
+            yield f"{self.root.name}: left out, because an episode needs at least 2 frames: {named}"
 
     def episodes(self) -> list[EpisodeInfo]:
-        """See EpisodeSource. Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there."""
+        """See EpisodeSource; those in `left_out`, names with their lengths, are not among them.
+
+        Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there.
+        """
         labels, outcomes = self._by_frame(SUBTASK), self._by_frame(SUCCESS)
         words = self._words(SUBTASKS, "subtask", SUBTASK) if labels else {}
         return [
@@ -173,7 +197,7 @@ class LeRobotSource:
         """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""
         row = self._row(episode_id)
         values = self._columns(row.data, ("frame_index", name), episode_index=row.index)
-        order = np.argsort(values["frame_index"], kind="stable")
+        order = np.argsort(np.array(values["frame_index"], np.float64), kind="stable")
         if len(order) != row.length:
             raise EpisodeError(
                 f"{episode_id}/{row.data}: rows", len(order), f"give one for each of {row.length} frames"
@@ -181,6 +205,8 @@ class LeRobotSource:
         return np.array(values[name])[order]
 
     def _row(self, episode_id: str) -> _Row:
+        if episode_id in self.left_out:
+            raise _too_short(self.root, episode_id, self.left_out[episode_id])
         if episode_id not in self._rows:
             raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
         return self._rows[episode_id]
@@ -193,12 +219,12 @@ class LeRobotSource:
         found = None if labels is None else segments(labels)
         keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
         if found is not None:
-            unknown = [index for index in stages if index not in words]
+            unknown = [index for index in stages if not isinstance(words.get(index), str)]
             if unknown:
                 raise EpisodeError(f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"say it in words, as {sorted(words)}")
             named = tuple(words[index] for index in stages)
         else:
-            named = row.instructions[:1]
+            named = (*row.instructions, "")[:1]
         return EpisodeInfo(
             name, row.instructions, row.length, self.frames_per_second, self.cameras, keyframes, named,
             f"{row.data}: {SUBTASK}" if found else "", success,
@@ -212,8 +238,10 @@ class LeRobotSource:
         for path in sorted({row.data for row in self._rows.values()}):
             columns = self._columns(path, ("episode_index", "frame_index", column))
             for episode, frame, value in zip(*columns.values(), strict=True):
+                if not _is_number(frame):
+                    raise _error(self.root, path, "frame_index", frame, "number the frames of each episode from 0")
                 if episode in values and 0 <= frame < len(values[episode]):
-                    values[episode][frame] = value
+                    values[episode][int(frame)] = value
         return values
 
     def _words(self, path: str, word: str, index: str) -> dict[int, str]:
@@ -233,15 +261,24 @@ class LeRobotSource:
             raise _error(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
 
     def _read_rows(self) -> list[_Row]:
-        files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
+        # Names that begin with a dot are those of half-written files, and of what macOS puts beside a file.
+        files = sorted((self.root / "meta/episodes").glob("[!.]*/[!.]*.parquet"))
         if not files:
             raise _error(
                 self.root, "meta/episodes", "files", [], "give chunk-000/file-000.parquet with a row an episode"
             )
         rows = [row for path in files for row in self._rows_of(path.relative_to(self.root).as_posix())]
         rows.sort(key=lambda row: row.index)
-        if [row.index for row in rows] != list(range(len(rows))):
-            raise _error(self.root, "meta/episodes", "episode_index", [row.index for row in rows], "number them from 0")
+        numbers = [row.index for row in rows]
+        if numbers != list(range(len(rows))):
+            raise _error(self.root, "meta/episodes", "episode_index", numbers, "number them from 0")
+        self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
+        rows = [row for row in rows if row.length >= 2]
+        if not rows:
+            name, length = next(iter(self.left_out.items()), ("", 0))
+            raise _too_short(self.root, name, length) if name else _error(
+                self.root, "meta/episodes", "rows", [], "give a row for each episode"
+            )
         return rows
 
     def _rows_of(self, path: str) -> list[_Row]:
@@ -256,29 +293,48 @@ class LeRobotSource:
         ]
 
     def _to_row(self, path: str, row: dict[str, Any]) -> _Row:
-        name = episode_name(row["episode_index"])
-        empty = [field for field, value in row.items() if value is None]
-        if empty:
-            raise EpisodeError(f"{name}/{path}: {empty[0]}", None, "give a value")
-        if row["length"] < 2 or not row["tasks"]:
-            raise EpisodeError(f"{name}/{path}: length, tasks", (row["length"], row["tasks"]), "give at least 2 frames and a task")  # fmt: skip
+        if not _is_count(row["episode_index"]):
+            raise _error(self.root, path, "episode_index", row["episode_index"], "give whole numbers from 0 on")
+        index, name = int(row["episode_index"]), episode_name(int(row["episode_index"]))
+        if not _is_count(row["length"]):
+            raise EpisodeError(f"{name}/{path}: length", row["length"], "give a number of frames")
+        length = int(row["length"])
+        words = [row["tasks"]] if isinstance(row["tasks"], str) else row["tasks"] or ()
+        instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
+        if length < 2:
+            return _Row(index, instructions, length, "", ())
+        for field, value in row.items():
+            if value is None or (isinstance(value, float) and not math.isfinite(value)):
+                if field != "tasks":
+                    raise EpisodeError(f"{name}/{path}: {field}", value, "give a value")
         videos = []
         for camera in self.cameras:
             at = {field: row[f"videos/{camera}/{field}"] for field in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")}  # fmt: skip
             start, end = at["from_timestamp"], at["to_timestamp"]
-            needed = start + (row["length"] - 1) / self.frames_per_second
+            for field in ("from_timestamp", "to_timestamp"):
+                if not _is_number(at[field]):
+                    raise EpisodeError(f"{name}/{path}: videos/{camera}/{field}", at[field], "give seconds")
+            needed = start + (length - 1) / self.frames_per_second
             if start < 0 or end < needed:
-                fix = f"its {row['length']} frames begin at {start} s; the last one is shown at {needed:.4f} s"
+                fix = f"its {length} frames begin at {start} s; the last one is shown at {needed:.4f} s"
                 raise EpisodeError(f"{name}/{path}: videos/{camera}/to_timestamp", end, fix)
             videos.append(_Video(self._path("video_path", video_key=camera, **at), start, end))
         data = self._path("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-        return _Row(row["episode_index"], tuple(row["tasks"]), row["length"], data, tuple(videos))
+        return _Row(index, instructions, length, data, tuple(videos))
 
     def _path(self, pattern: str, **values: Any) -> str:
+        """A path by one of the patterns, below the dataset's folder. Links are followed: caches of datasets are full of them."""
+        text = self._info[pattern]
         try:
-            return str(self._info[pattern].format(**values))
+            fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+            if not set(fields) <= {"chunk_index", "file_index", "video_key"}:  # format() would also read attributes
+                raise ValueError(f"it has {fields}")
+            path = PurePosixPath(str(text.format(**values)))
         except (KeyError, ValueError, IndexError) as error:
-            raise _error(self.root, INFO, pattern, self._info[pattern], "use {chunk_index}, {file_index}, {video_key}") from error  # fmt: skip
+            raise _error(self.root, INFO, pattern, text, "use {chunk_index}, {file_index}, {video_key}") from error
+        if path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path):
+            raise _error(self.root, INFO, pattern, text, f"give paths below the dataset's folder; this one gives {path}")
+        return path.as_posix()
 
 
 def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
@@ -304,9 +360,40 @@ def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int
 
 
 def _is_camera(feature: dict[str, Any]) -> bool:
-    about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    about: dict[str, Any] = {}
+    for name in ("video_info", "info"):
+        about |= feature[name] if isinstance(feature.get(name), dict) else {}
     depth = about.get("is_depth_map", False) or about.get("video.is_depth_map", False)
     return feature["dtype"] == "video" and not depth
+
+
+def _is_picture(feature: dict[str, Any]) -> bool:
+    return feature["dtype"] in ("image", "video")
+
+
+def _kind(feature: dict[str, Any]) -> str:
+    return "dtype image" if feature["dtype"] == "image" else "a depth camera"
+
+
+def _unreadable(root: Path, name: str, feature: dict[str, Any]) -> EpisodeError:
+    if feature["dtype"] == "image":
+        fix = "pictures stored as images are not read: store this camera as a video (in LeRobot: use_videos=True)"
+        return _error(root, INFO, f"features.{name}.dtype", "image", fix)
+    return _error(root, INFO, f"features.{name}", "a depth camera", "depth is not read: choose a colour camera")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    """A whole number from 0 on; where a column has gaps, pandas writes whole numbers as floats."""
+    return _is_number(value) and value >= 0 and value == int(value)
+
+
+def _too_short(root: Path, name: str, length: int) -> EpisodeError:
+    fix = "an episode needs at least 2 frames: choose another one, or record this one again"
+    return _error(root, "meta/episodes", f"{name}.length", length, fix)
 
 
 def _error(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
