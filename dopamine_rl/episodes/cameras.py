@@ -9,9 +9,15 @@ from dopamine_rl.errors import BadInput
 
 MAX_VIEWS = 3
 """A reward model is shown at most so many views: the front view, then up to two more (METHOD.md section 4)."""
-WRIST = frozenset("wrist wrists hand handeye gripper grip eef ee effector tool tcp palm finger arm inhand endeffector".split())
+WRIST = frozenset(
+    ("wrist", "wrists", "hand", "handeye", "inhand", "gripper", "grip", "eef", "ee", "effector", "endeffector", "tool",
+     "tcp", "palm", "finger", "arm")
+)  # fmt: skip
 """Words in the names of cameras that move with the arm; the reward model's second and third view."""
-FRONT = frozenset("front high top head overhead external exterior scene third base static fixed main agentview".split())
+FRONT = frozenset(
+    ("front", "high", "top", "head", "overhead", "external", "exterior", "scene", "third", "base", "static", "fixed",
+     "main", "agentview")
+)  # fmt: skip
 """Words in the names of cameras that see the whole scene."""
 
 
@@ -76,6 +82,11 @@ def describe_cameras(owner: str, used: Sequence[str], there: Sequence[str]) -> s
     if unused:
         line += f"; not used: {', '.join(unused)}"
     return f"{line} (--cameras chooses others)" if len(there) > 1 else line
+
+
+def describe_left_out(owner: str, names: Sequence[str]) -> str:
+    """One line that names the episodes that are too short to be used."""
+    return f"{owner}: left out, because an episode needs at least 2 frames: {', '.join(names)}"
 
 
 def _words(name: str) -> set[str]:

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, find_cameras, order_cameras
+from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, describe_left_out, find_cameras, order_cameras
 from dopamine_rl.episodes.parquet import column_names, read_columns
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -149,8 +149,7 @@ class LeRobotSource:
         for name, feature in unread.items():
             yield f"{self.root.name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
         if self.left_out:
-            named = ", ".join(f"{name} ({length} frames)" for name, length in self.left_out.items())
-            yield f"{self.root.name}: left out, because an episode needs at least 2 frames: {named}"
+            yield describe_left_out(self.root.name, [f"{name} ({length})" for name, length in self.left_out.items()])
 
     def episodes(self) -> list[EpisodeInfo]:
         """See EpisodeSource; those in `left_out`, names with their lengths, are not among them.
@@ -275,10 +274,9 @@ class LeRobotSource:
         self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
         rows = [row for row in rows if row.length >= 2]
         if not rows:
-            name, length = next(iter(self.left_out.items()), ("", 0))
-            raise _too_short(self.root, name, length) if name else _error(
-                self.root, "meta/episodes", "rows", [], "give a row for each episode"
-            )
+            for name, length in self.left_out.items():
+                raise _too_short(self.root, name, length)
+            raise _error(self.root, "meta/episodes", "rows", [], "give a row for each episode")
         return rows
 
     def _rows_of(self, path: str) -> list[_Row]:
@@ -304,16 +302,15 @@ class LeRobotSource:
         if length < 2:
             return _Row(index, instructions, length, "", ())
         for field, value in row.items():
-            if value is None or (isinstance(value, float) and not math.isfinite(value)):
-                if field != "tasks":
-                    raise EpisodeError(f"{name}/{path}: {field}", value, "give a value")
+            if field != "tasks" and not isinstance(value, str) and not _is_number(value):
+                raise EpisodeError(f"{name}/{path}: {field}", value, "give a value")
         videos = []
         for camera in self.cameras:
             at = {field: row[f"videos/{camera}/{field}"] for field in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")}  # fmt: skip
             start, end = at["from_timestamp"], at["to_timestamp"]
-            for field in ("from_timestamp", "to_timestamp"):
-                if not _is_number(at[field]):
-                    raise EpisodeError(f"{name}/{path}: videos/{camera}/{field}", at[field], "give seconds")
+            for field, value in (("from_timestamp", start), ("to_timestamp", end)):
+                if not _is_number(value):
+                    raise EpisodeError(f"{name}/{path}: videos/{camera}/{field}", value, "give seconds")
             needed = start + (length - 1) / self.frames_per_second
             if start < 0 or end < needed:
                 fix = f"its {length} frames begin at {start} s; the last one is shown at {needed:.4f} s"
@@ -333,7 +330,8 @@ class LeRobotSource:
         except (KeyError, ValueError, IndexError) as error:
             raise _error(self.root, INFO, pattern, text, "use {chunk_index}, {file_index}, {video_key}") from error
         if path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path):
-            raise _error(self.root, INFO, pattern, text, f"give paths below the dataset's folder; this one gives {path}")
+            fix = f"give paths below the dataset's folder; this one gives {path}"
+            raise _error(self.root, INFO, pattern, text, fix)
         return path.as_posix()
 
 
