@@ -44,11 +44,9 @@ def add_cameras(parser: argparse._ActionsContainer, most: int | None = 3) -> Non
             raise argparse.ArgumentTypeError(f"{text!r}: name each camera once, joined by commas{limit}")
         return given
 
-    parser.add_argument(
-        "--cameras", type=names, metavar="NAMES",
-        help="cameras to use of datasets and folders, by commas, the front view first: a dataset's features or the last "
-        "parts of their names, a folder's videos without .mp4 (default: up to three, the front view told by its name)",
-    )  # fmt: skip
+    about = "cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, "
+    about += "videos of a folder without .mp4 (default: up to three, the front view told by its name)"
+    parser.add_argument("--cameras", type=names, metavar="NAMES", help=about)
 
 
 def read_preset(cls: type[Config], name: str, option: str) -> Config:

@@ -107,7 +107,7 @@ class Pictures:
 
 
 def split_argument(argument: str) -> tuple[Path, str]:
-    """The folder of DATASET#NUMBER and the number, or the whole argument and "": a folder's own name may have a # too."""
+    """The folder of DATASET#NUMBER and the number; else the whole argument and "". A folder's name may have a # too."""
     dataset, mark, number = argument.rpartition("#")
     if mark and not Path(argument).exists() and is_dataset(Path(dataset)):
         return Path(dataset), number
@@ -119,8 +119,8 @@ def find_recordings(argument: str, cameras: Sequence[str] | None = None) -> list
 
     Args:
         argument: as on the command line.
-        cameras: names of those to use in a dataset or folder, the front view first; None leaves the choice to the format.
-            The order of single videos says it already, so that there it is refused.
+        cameras: names of those to use in a dataset or folder, the front view first; None leaves the choice to the
+            format. The order of single videos says it already, so that there it is refused.
     Raises:
         BadInput: there is none, or no such camera, or what is said about one is malformed.
     """
@@ -206,9 +206,14 @@ def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")
     return Recording(
-        folder.resolve().name, videos, find_instructions(folder), keyframes, success,
-        has_transitions(folder), note=_note(folder, cameras),
-    )  # fmt: skip
+        folder.resolve().name,
+        videos,
+        find_instructions(folder),
+        keyframes,
+        success,
+        has_transitions(folder),
+        note=_note(folder, cameras),
+    )
 
 
 def _videos_by_camera(folder: Path) -> tuple[Path, ...]:
@@ -219,7 +224,8 @@ def _videos_by_camera(folder: Path) -> tuple[Path, ...]:
             return tuple(folder / f"{name}.mp4" for name in known[: len(names)])
     raise BadInput(
         "EPISODE", str(folder), f"it holds {', '.join(names)}.mp4: call them {' '.join(CAMERAS)} (or "
-        f"{' '.join(VIEW_NAMES)}), the front view first, or name them in order: --cameras {','.join(names[:MAX_VIEWS])}",
+        f"{' '.join(VIEW_NAMES)}), the front view first, or name the front view first: --cameras "
+        f"{','.join(names[:MAX_VIEWS])}",
     )  # fmt: skip
 
 
@@ -239,7 +245,8 @@ def stride_of(recording: Recording, stride: int | None, hz: float | None) -> int
 
 def size_of(recording: Recording) -> tuple[int, int]:
     """Height and width of the pictures that are sent: as recorded, or scaled down to the image budget."""
-    height, width = recording.format.height, recording.format.width
+    shape = recording.format
+    height, width = shape.height, shape.width
     scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))
 

@@ -24,8 +24,9 @@ FRONT = frozenset(
 def order_cameras(names: Sequence[str]) -> tuple[str, ...]:
     """Order a dataset's cameras as a reward model is shown them.
 
-    The front view is the first camera whose name says so (front, top, cam_high, …), else the first one that no name puts
-    on the arm, else the first one. Wrist cameras follow, the left one first, then the others; equals stay as they are listed.
+    The front view is the first camera whose name says so (front, top, cam_high, …), else the first one that no name
+    puts on the arm, else the first one. Wrist cameras follow, the left one first, then the others; otherwise the order
+    stays as it is listed.
 
     Args:
         names: features or names of the cameras, as the dataset lists them.
@@ -90,7 +91,7 @@ def describe_left_out(owner: str, names: Sequence[str]) -> str:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a camera's name: `observation.images.cam_left_wrist` has cam, left, wrist, and camelCase is cut too."""
+    """The words of a camera's name: `observation.images.cam_left_wrist` has cam, left and wrist; wristCam has two."""
     last = re.sub(r"^observation\.(images?\.)?", "", name)
     cut = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last)
     words = {word.lower() for word in re.split(r"[^A-Za-z]+", cut) if word}

@@ -14,25 +14,32 @@ of fewer than two frames are left out.
 from __future__ import annotations
 
 import json
-import math
-import string
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, describe_left_out, find_cameras, order_cameras
+from dopamine_rl.episodes.lerobot_rows import (
+    INFO,
+    EpisodeRow,
+    VideoSpan,
+    episode_name,
+    is_number,
+    malformed,
+    read_rows,
+    too_short,
+)
 from dopamine_rl.episodes.parquet import column_names, read_columns
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import PENDING
 from dopamine_rl.types import EpisodeInfo
 
-VERSION, INFO, TASKS, SUBTASKS = "v3.0", "meta/info.json", "meta/tasks.parquet", "meta/subtasks.parquet"
+VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
 SUBTASK = "subtask_index"
 """The column that annotates every frame with its sub-task, where a dataset has it."""
 SUCCESS = "next.success"
@@ -41,47 +48,9 @@ TIME_TOLERANCE = 0.25
 """How far a frame's time may be from the one looked for, in frames."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Video:
-    """Where one camera shows an episode.
-
-    Args:
-        path: below the dataset's folder.
-        start_s, end_s: on the video's clock.
-    """
-
-    path: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Where one episode lies.
-
-    Args:
-        index: episode_index.
-        instructions: its tasks in words; none where nobody said them.
-        length: frames.
-        data: path of the file with its rows, below the dataset's folder.
-        videos: one a camera.
-    """
-
-    index: int
-    instructions: tuple[str, ...]
-    length: int
-    data: str
-    videos: tuple[_Video, ...]
-
-
 def is_dataset(path: Path) -> bool:
     """The folder is meant to be a LeRobotDataset."""
     return (path / INFO).is_file()
-
-
-def episode_name(index: int) -> str:
-    """What an episode is called here; the format itself only numbers them."""
-    return f"episode_{index:06d}"
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -93,7 +62,7 @@ def read_info(root: Path) -> dict[str, Any]:
     try:
         info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise _error(root, INFO, "content", str(error), "give a readable JSON file") from error
+        raise malformed(root, INFO, "content", str(error), "give a readable JSON file") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
         ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames a second"),
@@ -101,13 +70,13 @@ def read_info(root: Path) -> dict[str, Any]:
         ("data_path", lambda value: isinstance(value, str), "give the pattern of the data files' paths"),
     )
     if not isinstance(info, dict):
-        raise _error(root, INFO, "content", info, "give an object")
+        raise malformed(root, INFO, "content", info, "give an object")
     for name, good, fix in checks:
         if not good(info.get(name)):
-            raise _error(root, INFO, name, info.get(name), fix)
+            raise malformed(root, INFO, name, info.get(name), fix)
     for name, feature in info["features"].items():
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
-            raise _error(root, INFO, f"features.{name}", feature, "give its dtype and shape")
+            raise malformed(root, INFO, f"features.{name}", feature, "give its dtype and shape")
     return info
 
 
@@ -133,14 +102,19 @@ class LeRobotSource:
             if name in unread:
                 raise _unreadable(self.root, name, unread[name])
         if not there:
-            raise _error(self.root, INFO, "features", list(features), "give a camera, a feature whose dtype is video")
+            raise malformed(
+                self.root, INFO, "features", list(features), "give a camera, a feature whose dtype is video"
+            )
         chosen = order_cameras(there)[:MAX_VIEWS] if cameras is None else find_cameras(cameras, there, self.root.name)
         self.cameras = chosen
         if not isinstance(self._info.get("video_path"), str):
-            raise _error(self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths")
+            raise malformed(
+                self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths"
+            )
         self.frames_per_second = float(self._info["fps"])
-        self.left_out: dict[str, int] = {}
-        self._rows = {episode_name(row.index): row for row in self._read_rows()}
+        rows = read_rows(self.root, self._info, self.cameras)
+        self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
+        self._rows = {episode_name(row.index): row for row in rows if row.length >= 2}
         self.notes = tuple(self._notes(there, unread))
 
     def _notes(self, there: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
@@ -171,7 +145,7 @@ class LeRobotSource:
         if not len(ids) or ids[0] < 0 or ids[-1] >= row.length or (np.diff(ids) <= 0).any():
             raise EpisodeError(f"{episode_id}: frame_ids", ids, f"give increasing ids from 0 to {row.length - 1}")
 
-        def decode(video: _Video) -> NDArray[np.uint8]:
+        def decode(video: VideoSpan) -> NDArray[np.uint8]:
             times = video.start_s + ids / self.frames_per_second
             try:
                 tolerance = TIME_TOLERANCE / self.frames_per_second
@@ -203,15 +177,15 @@ class LeRobotSource:
             )
         return np.array(values[name])[order]
 
-    def _row(self, episode_id: str) -> _Row:
+    def _row(self, episode_id: str) -> EpisodeRow:
         if episode_id in self.left_out:
-            raise _too_short(self.root, episode_id, self.left_out[episode_id])
+            raise too_short(self.root, episode_id, self.left_out[episode_id])
         if episode_id not in self._rows:
             raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
         return self._rows[episode_id]
 
     def _episode(
-        self, name: str, row: _Row, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
+        self, name: str, row: EpisodeRow, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
     ) -> EpisodeInfo:
         if success is not None and not isinstance(success, bool):
             raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
@@ -237,8 +211,8 @@ class LeRobotSource:
         for path in sorted({row.data for row in self._rows.values()}):
             columns = self._columns(path, ("episode_index", "frame_index", column))
             for episode, frame, value in zip(*columns.values(), strict=True):
-                if not _is_number(frame):
-                    raise _error(self.root, path, "frame_index", frame, "number the frames of each episode from 0")
+                if not is_number(frame):
+                    raise malformed(self.root, path, "frame_index", frame, "number the frames of each episode from 0")
                 if episode in values and 0 <= frame < len(values[episode]):
                     values[episode][int(frame)] = value
         return values
@@ -248,7 +222,7 @@ class LeRobotSource:
         try:
             names = column_names(self.root / path)
         except (OSError, ValueError) as error:
-            raise _error(self.root, path, "content", str(error), "give a readable parquet file") from error
+            raise malformed(self.root, path, "content", str(error), "give a readable parquet file") from error
         column = word if word in names else "__index_level_0__"
         columns = self._columns(path, (index, column))
         return dict(zip(columns[index], columns[column], strict=True))
@@ -257,82 +231,7 @@ class LeRobotSource:
         try:
             return read_columns(self.root / path, names, **equal_to)
         except (OSError, ValueError) as error:
-            raise _error(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
-
-    def _read_rows(self) -> list[_Row]:
-        # Names that begin with a dot are those of half-written files, and of what macOS puts beside a file.
-        files = sorted((self.root / "meta/episodes").glob("[!.]*/[!.]*.parquet"))
-        if not files:
-            raise _error(
-                self.root, "meta/episodes", "files", [], "give chunk-000/file-000.parquet with a row an episode"
-            )
-        rows = [row for path in files for row in self._rows_of(path.relative_to(self.root).as_posix())]
-        rows.sort(key=lambda row: row.index)
-        numbers = [row.index for row in rows]
-        if numbers != list(range(len(rows))):
-            raise _error(self.root, "meta/episodes", "episode_index", numbers, "number them from 0")
-        self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
-        rows = [row for row in rows if row.length >= 2]
-        if not rows:
-            for name, length in self.left_out.items():
-                raise _too_short(self.root, name, length)
-            raise _error(self.root, "meta/episodes", "rows", [], "give a row for each episode")
-        return rows
-
-    def _rows_of(self, path: str) -> list[_Row]:
-        where = ("chunk_index", "file_index")
-        times = ("from_timestamp", "to_timestamp")
-        names = ["episode_index", "length", "tasks", *(f"data/{name}" for name in where)]
-        names += [f"videos/{camera}/{name}" for camera in self.cameras for name in (*where, *times)]
-        columns = self._columns(path, names)
-        return [
-            self._to_row(path, dict(zip(columns, values, strict=True)))
-            for values in zip(*columns.values(), strict=True)
-        ]
-
-    def _to_row(self, path: str, row: dict[str, Any]) -> _Row:
-        if not _is_count(row["episode_index"]):
-            raise _error(self.root, path, "episode_index", row["episode_index"], "give whole numbers from 0 on")
-        index, name = int(row["episode_index"]), episode_name(int(row["episode_index"]))
-        if not _is_count(row["length"]):
-            raise EpisodeError(f"{name}/{path}: length", row["length"], "give a number of frames")
-        length = int(row["length"])
-        words = [row["tasks"]] if isinstance(row["tasks"], str) else row["tasks"] or ()
-        instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
-        if length < 2:
-            return _Row(index, instructions, length, "", ())
-        for field, value in row.items():
-            if field != "tasks" and not isinstance(value, str) and not _is_number(value):
-                raise EpisodeError(f"{name}/{path}: {field}", value, "give a value")
-        videos = []
-        for camera in self.cameras:
-            at = {field: row[f"videos/{camera}/{field}"] for field in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")}  # fmt: skip
-            start, end = at["from_timestamp"], at["to_timestamp"]
-            for field, value in (("from_timestamp", start), ("to_timestamp", end)):
-                if not _is_number(value):
-                    raise EpisodeError(f"{name}/{path}: videos/{camera}/{field}", value, "give seconds")
-            needed = start + (length - 1) / self.frames_per_second
-            if start < 0 or end < needed:
-                fix = f"its {length} frames begin at {start} s; the last one is shown at {needed:.4f} s"
-                raise EpisodeError(f"{name}/{path}: videos/{camera}/to_timestamp", end, fix)
-            videos.append(_Video(self._path("video_path", video_key=camera, **at), start, end))
-        data = self._path("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-        return _Row(index, instructions, length, data, tuple(videos))
-
-    def _path(self, pattern: str, **values: Any) -> str:
-        """A path by one of the patterns, below the dataset's folder. Links are followed: caches of datasets are full of them."""
-        text = self._info[pattern]
-        try:
-            fields = [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
-            if not set(fields) <= {"chunk_index", "file_index", "video_key"}:  # format() would also read attributes
-                raise ValueError(f"it has {fields}")
-            path = PurePosixPath(str(text.format(**values)))
-        except (KeyError, ValueError, IndexError) as error:
-            raise _error(self.root, INFO, pattern, text, "use {chunk_index}, {file_index}, {video_key}") from error
-        if path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path):
-            fix = f"give paths below the dataset's folder; this one gives {path}"
-            raise _error(self.root, INFO, pattern, text, fix)
-        return path.as_posix()
+            raise malformed(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
 
 
 def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
@@ -376,23 +275,5 @@ def _kind(feature: dict[str, Any]) -> str:
 def _unreadable(root: Path, name: str, feature: dict[str, Any]) -> EpisodeError:
     if feature["dtype"] == "image":
         fix = "pictures stored as images are not read: store this camera as a video (in LeRobot: use_videos=True)"
-        return _error(root, INFO, f"features.{name}.dtype", "image", fix)
-    return _error(root, INFO, f"features.{name}", "a depth camera", "depth is not read: choose a colour camera")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_count(value: Any) -> bool:
-    """A whole number from 0 on; where a column has gaps, pandas writes whole numbers as floats."""
-    return _is_number(value) and value >= 0 and value == int(value)
-
-
-def _too_short(root: Path, name: str, length: int) -> EpisodeError:
-    fix = "an episode needs at least 2 frames: choose another one, or record this one again"
-    return _error(root, "meta/episodes", f"{name}.length", length, fix)
-
-
-def _error(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    return EpisodeError(f"{root.name}/{file}: {field}", value, fix)
+        return malformed(root, INFO, f"features.{name}.dtype", "image", fix)
+    return malformed(root, INFO, f"features.{name}", "a depth camera", "depth is not read: choose a colour camera")

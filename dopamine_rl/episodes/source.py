@@ -43,10 +43,10 @@ def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource |
 
 
 def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
-    """Raise EpisodeError for the first episode of which nobody said the task: it can be neither asked about nor taught."""
+    """Raise EpisodeError for the first episode without a task in words: it can be neither scored nor trained on."""
     for info in episodes:
         if not info.instructions:
-            fix = "nobody said its task: write it into the dataset (meta/tasks.parquet and meta/episodes), or leave it out"
+            fix = "nobody said its task: write it into meta/tasks.parquet and meta/episodes, or leave the episode out"
             raise EpisodeError(f"{info.episode_id}: task", "", fix)
 
 
@@ -74,7 +74,7 @@ class RawSource:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of how the episodes are read, a line each: cameras by request, and what is left out."""
+        """What a user should know of how the episodes are read, a line each: chosen cameras, and what is left out."""
         folders = list(self._folders.values())
         owner = folders[0].resolve().parent.name
         lines = []

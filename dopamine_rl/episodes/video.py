@@ -1,4 +1,4 @@
-"""Videos whose frame k is picture k: lossless writing, complete decoding, pictures the way up that players show them."""
+"""Videos whose frame k is picture k: lossless writing, complete decoding, pictures turned as players turn them."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def every_picture(
 
 
 def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """A decoded frame as uint8 [H, W, 3], turned as players turn it, scaled to (height, width) where a size is given."""
+    """A decoded frame as uint8 [H, W, 3], turned as players turn it, and scaled where a (height, width) is given."""
     picture = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
     transposed, upside_down, mirrored = _orientation(frame)
     if transposed:

@@ -327,7 +327,11 @@ def test_malformed_metadata_is_named(dataset: Path, fields: dict[str, Any], name
         ("length", [5, -1, 7], rf"episode_000001/{EPISODES}: length"),
         ("length", [5.0, np.nan, 7.0], rf"episode_000001/{EPISODES}: length"),
         ("episode_index", [0.0, np.nan, 2.0], rf"dataset/{EPISODES}: episode_index"),
-        ("videos/observation.images.cam_high/from_timestamp", [0.0, np.nan, 0.0], r"episode_000001/.*cam_high/from_timestamp"),
+        (
+            "videos/observation.images.cam_high/from_timestamp",
+            [0.0, np.nan, 0.0],
+            r"episode_000001/.*cam_high/from_timestamp",
+        ),
         ("length", None, rf"dataset/{EPISODES}: .*length"),
         ("length", [5, None, 7], rf"episode_000001/{EPISODES}: length"),
         ("videos/observation.images.cam_high/to_timestamp", [1.0, 1.2, 1.4], r"episode_000001/.*cam_high/to_timestamp"),

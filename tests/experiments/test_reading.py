@@ -1,9 +1,13 @@
-"""Recordings as people have them: cameras in any order and by any name, junk beside the files, words missing, odd paths."""
+"""Recordings as people have them: cameras of any name and order, junk beside the files, missing words, odd paths."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,7 @@ from experiments.recordings import find_recordings, read_frames
 from experiments.score_plan import make_plans, notes
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
+ROOT = Path(__file__).parents[2]
 COUNT = 9
 FRONT, WRIST = "observation.images.scene.rgb", "observation.images.wrist.rgb"
 EPISODES, INFO = "meta/episodes/chunk-000/file-000.parquet", "meta/info.json"
@@ -33,12 +38,14 @@ EPISODES, INFO = "meta/episodes/chunk-000/file-000.parquet", "meta/info.json"
 
 @pytest.fixture(scope="module")
 def source_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A raw folder of three episodes, and `set`, the same with cameras of other names, the one at the wrist listed first."""
+    """A raw folder of three episodes, and `set`, the same with other names of cameras, the wrist listed first."""
     folder = tmp_path_factory.mktemp("reading")
     for i in range(3):
         frames = np.random.default_rng(i).integers(0, 256, (COUNT, 2, 32, 48, 3), dtype=np.uint8)
         frames[:, 0, ..., 0], frames[:, 1, ..., 0] = 250, 5  # the front view is red
-        write_demonstration(folder / "raw", replace(make_demonstration(2, COUNT), episode_id=f"take_{i}", frames=frames))
+        write_demonstration(
+            folder / "raw", replace(make_demonstration(2, COUNT), episode_id=f"take_{i}", frames=frames)
+        )
     write_dataset(folder / "set", open_source(folder / "raw"), lossless=True)
     rename_cameras(folder / "set", {"observation.images.cam_left_wrist": WRIST, "observation.images.cam_high": FRONT})
     return folder
@@ -56,7 +63,9 @@ def rename_cameras(root: Path, names: dict[str, str]) -> None:
     table = parquet.read_table(root / EPISODES)
     for old, new in names.items():
         (root / "videos" / old).rename(root / "videos" / new)
-        table = table.rename_columns([column.replace(f"videos/{old}/", f"videos/{new}/") for column in table.column_names])
+        table = table.rename_columns(
+            [column.replace(f"videos/{old}/", f"videos/{new}/") for column in table.column_names]
+        )
     parquet.write_table(table, root / EPISODES)
 
 
@@ -93,7 +102,9 @@ def test_the_front_view_is_not_the_camera_that_is_listed_first(data: Path) -> No
 
 
 @pytest.mark.parametrize("chosen", ["wrist,scene", "wrist.rgb,scene.rgb", f"{WRIST},{FRONT}"])
-def test_cameras_can_be_chosen_by_every_command(data: Path, chosen: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:  # fmt: skip
+def test_cameras_can_be_chosen_by_every_command(
+    data: Path, chosen: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     [plan] = plans(f"{data}/set#0", "--cameras", chosen)
     assert not is_red(read_frames(plan.recording, 4, (32, 48), 2).frames[:, 0])
     names = tuple(chosen.split(","))
@@ -256,7 +267,7 @@ def test_a_folder_s_name_may_have_the_mark_of_an_episode(data: Path, name: str) 
     episodes, reference = read_unseen([data / name], Path(f"{data / name}#1"), 1, None, 0.9)
     assert (len(episodes), reference.name) == (2, "episode_000001")
     for number in ("3", "-1", "x", "1.0", "²"):
-        with pytest.raises(BadInput, match="EPISODE = .*give a number from 0 to 2"):
+        with pytest.raises(BadInput, match=r"EPISODE = .*give a number from 0 to 2"):
             find_recordings(f"{data / name}#{number}")
 
 
@@ -270,7 +281,10 @@ def test_cameras_that_are_not_read_are_named(data: Path) -> None:
     change_info(data / "set", lambda info: {"observation.images.side": image})
     source = LeRobotSource(data / "set")
     assert source.cameras == (FRONT, WRIST)
-    assert "set: observation.images.side is not read (dtype image): only colour cameras stored as videos are" in source.notes
+    assert (
+        "set: observation.images.side is not read (dtype image): only colour cameras stored as videos are"
+        in source.notes
+    )
     fault = r"set/meta/info\.json: features\.observation\.images\.side\.dtype = 'image': .*store this camera as a video"
     with pytest.raises(EpisodeError, match=fault):
         LeRobotSource(data / "set", ["observation.images.side"])
@@ -281,7 +295,16 @@ def test_cameras_that_are_not_read_are_named(data: Path) -> None:
 
 
 def test_sentences_are_read_in_every_form_that_is_around(data: Path) -> None:
-    for content in ({"instruction": "τ über"}, {"instructions": ["τ über"]}, ["τ über"], "τ über", {"instructions": "τ über"}, ["", "τ über "]):  # fmt: skip
+    text = "τ über"
+    forms: list[Any] = [
+        {"instruction": text},
+        {"instructions": [text]},
+        {"instructions": text},
+        [text],
+        text,
+        ["", text],
+    ]
+    for content in forms:
         for encoding in ("utf-8", "utf-8-sig"):
             (data / "raw" / INSTRUCTIONS).write_text(json.dumps(content, ensure_ascii=False), encoding=encoding)
             assert open_source(data / "raw").episodes()[0].instructions == ("τ über",)
@@ -293,12 +316,33 @@ def test_sentences_are_read_in_every_form_that_is_around(data: Path) -> None:
             plans(data / "raw/take_0")
 
 
+def test_utf8_is_read_and_written_under_any_locale(data: Path) -> None:
+    (data / "raw" / INSTRUCTIONS).write_text(json.dumps(["τ über"], ensure_ascii=False), encoding="utf-8")
+    change_info(data / "set", lambda info: {"τ": {"dtype": "float32", "shape": [1]}})
+    code = """if True:
+        import locale, sys
+        from pathlib import Path
+        from dopamine_rl.episodes.lerobot import read_info
+        from dopamine_rl.episodes.raw import read_instructions
+        assert locale.getencoding().upper() != "UTF-8"
+        root = Path(sys.argv[1])
+        print(ascii([read_instructions(root / "raw/take_0"), list(read_info(root / "set")["features"])[0]]))
+    """
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", code, str(data)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert ast.literal_eval(done.stdout) == [("τ über",), "τ"]
+
+
 def test_a_broken_video_is_one_line_that_names_file_and_fix(data: Path) -> None:
     video = next((data / f"set/videos/{FRONT}").rglob("*.mp4"))
     whole = video.read_bytes()
     for content in (b"", b"no video", whole[: len(whole) // 2]):
         video.write_bytes(content)
-        for read in (lambda: read_frames(find_recordings(f"{data}/set#0")[0], 4, (32, 48), 2), lambda: plans(f"{data}/set#0")):
+        for read in (
+            lambda: read_frames(find_recordings(f"{data}/set#0")[0], 4, (32, 48), 2),
+            lambda: plans(f"{data}/set#0"),
+        ):
             with pytest.raises(BadInput, match=r"file-000\.mp4.*give a video") as raised:
                 read()
             assert "\n" not in str(raised.value)
