@@ -27,6 +27,7 @@ from dopamine_rl.config import parse_cli
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
+from experiments.runtime.arguments import add_cameras
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
@@ -92,6 +93,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
     parser.add_argument("--shots", metavar="N", type=int, default=command.shots, help="train on the first N successes of every task alone; 0 takes all episodes that are not held out (default: %(default)s)")  # fmt: skip
     parser.add_argument("--held-out", metavar="N", type=int, default=command.held_out, help="successes and failures of every task that it is judged on (default: %(default)s)")  # fmt: skip
+    add_cameras(parser)
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     parser.add_argument("--fresh", action="store_true", help="forget the state of an interrupted training")
     parser.add_argument(
@@ -155,7 +157,11 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     from dopamine_rl.grm.fit import TrainingJob, claim
 
     console, out = Console(), arguments.out.resolve()
-    stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
+    stored = [
+        episode
+        for folder in arguments.data
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say)
+    ]
     told: list[StoredEpisode] = []
     untold: list[StoredEpisode] = []
     for episode in stored:

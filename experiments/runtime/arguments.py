@@ -34,6 +34,21 @@ class RunArguments:
     force: bool = False
 
 
+def add_cameras(parser: argparse._ActionsContainer, most: int | None = 3) -> None:
+    """Add --cameras to a command that takes recordings; `most` says how many it can use."""
+
+    def names(text: str) -> tuple[str, ...]:
+        given = tuple(name.strip() for name in text.split(","))
+        if not all(given) or len(set(given)) < len(given) or (most is not None and len(given) > most):
+            limit = "" if most is None else f", {most} at most"
+            raise argparse.ArgumentTypeError(f"{text!r}: name each camera once, joined by commas{limit}")
+        return given
+
+    about = "cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, "
+    about += "videos of a folder without .mp4 (default: up to three, the front view told by its name)"
+    parser.add_argument("--cameras", type=names, metavar="NAMES", help=about)
+
+
 def read_preset(cls: type[Config], name: str, option: str) -> Config:
     """A preset's settings. Raises BadInput, naming the option, where there is no such preset."""
     names = preset_names(PRESETS)
