@@ -283,10 +283,10 @@ class Labeller:
         episode = self._episodes.get(episode_id)
         if episode is None or self.config.mode == "sparse":
             return np.zeros(steps + 1, np.float32)
-        frames = (*episode.scored, *episode.pending)
-        asked = np.array(sorted({0, *(f.time for f in frames), *(time for time, _ in episode.unsent)}))
+        sent = [frame.time for frame in episode.scored] + [frame.time for frame in episode.pending]
+        frame_times = np.array(sorted({0, *sent, *(time for time, _ in episode.unsent)}))
         times = np.arange(episode.end, episode.end + steps + 1)
-        age = times - asked[np.searchsorted(asked, times, side="right") - 1]
+        age = times - frame_times[np.searchsorted(frame_times, times, side="right") - 1]
         return (np.minimum(age, self.config.stride - 1) / self.config.stride).astype(np.float32)
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:

@@ -224,6 +224,7 @@ def train(
     if progress.shadow:
         monitor.load_state_dict(progress.shadow)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
+    algorithm.acting.tell = lambda text: console.say(f"  {text}")
     while progress.environment_steps < config.training.environment_steps:
         result = algorithm.train()
         progress.seconds = time.monotonic() - began
@@ -305,6 +306,8 @@ def _take(
         "environment_steps_per_s": (progress.environment_steps - last["environment_steps"]) / seconds,
         "updates_per_s": ((finite["updates"] or 0.0) - (last["updates"] or 0.0)) / seconds,
         **{name: progress.ledger.counts[name] for name in ("asked", "answered", "invalid", "late", "rejected")},
+        "late_env_runners_s": result["acting"]["late_s"],
+        "replaced_env_runners": result["acting"]["replaced"],
     }
     progress.curve.append(point)
     return point
@@ -329,4 +332,5 @@ def _line(point: Mapping[str, Any], progress: Progress) -> str:
         f"{point['environment_steps_per_s']:.0f} environment steps/s, {point['updates_per_s']:.0f} updates/s | labels "
         f"{point['answered']}/{point['asked']}, {shown('label_p50_ms', '.0f')} ms, invalid {point['invalid']}, late "
         f"{point['late']}, rejected {point['rejected']}"
+        + "".join(f" | env runner {name} LATE, {late_s:.0f} s" for name, late_s in point["late_env_runners_s"].items())
     )
