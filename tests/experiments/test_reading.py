@@ -27,7 +27,7 @@ from dopamine_rl.errors import BadInput, EpisodeError
 from experiments import convert, grm_train, pairs, score
 from experiments.grm_episodes import read_unseen
 from experiments.recordings import find_recordings, read_frames
-from experiments.score_plan import make_plans, notes
+from experiments.score_plan import make_plans, notes, warnings
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 ROOT = Path(__file__).parents[2]
@@ -350,5 +350,7 @@ def test_a_broken_video_is_one_line_that_names_file_and_fix(data: Path) -> None:
     with pytest.raises(BadInput, match=r"file-000\.mp4: content = 'there is no frame at .*give a video that has all"):
         read_frames(find_recordings(f"{data}/set#0")[0], 4, (32, 48), 2)
     video.unlink()
+    with pytest.raises(BadInput, match=r"EPISODE = .*file-000\.mp4.*No such file"):
+        list(warnings(plans(f"{data}/set#0", "--size", "32", "--stride", "4")))
     with pytest.raises(BadInput, match=r"file-000\.mp4"):
         plans(f"{data}/set#0", "--demo", f"{data}/set#1")
