@@ -6,13 +6,14 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
 
 PENDING = ".pending"
@@ -45,7 +46,8 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
         return temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with suppress(OSError):
+            remove(replaced)
 
 
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
@@ -83,10 +85,31 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written below a folder. Nobody may be writing there."""
-    for path in [path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds. A link is removed itself; what it points to is left alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def becomes(name: str) -> str | None:
+    """The name that a half-written file or folder would have got; None where the name is not a temporary one."""
+    match = TEMPORARY.fullmatch(name)
+    return f"{match[1]}{match[2] or ''}" if match else None
+
+
+def remove_leftovers(folder: Path, ours: Callable[[str], object]) -> None:
+    """Remove what killed processes left half-written directly in a folder. Nobody may be writing there.
+
+    Args:
+        ours: whether a file or folder of this name is one that we write there; anything else is left alone, whatever it
+            is called.
+    """
+    for path in sorted(folder.iterdir()):
+        name = becomes(path.name)
+        if name is not None and ours(name):
+            remove(path)
 
 
 def _beside(path: Path) -> Path:

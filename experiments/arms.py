@@ -76,11 +76,11 @@ def run(
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster), interruptible(STOPPED):
+    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
         console.say(f"Arms {', '.join(arms)} with {seeds} seed(s), results in {folder.place}")
         config = replace(config, reward="grm")
         try:
-            with Run(config, folder, console, arguments.fresh) as base:
+            with Run(config, folder, console) as base:
                 results = _train_all(base, arms, seeds, arguments.force)
         finally:
             folder.publish()

@@ -59,14 +59,14 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder), ExitStack() as stack:
+    with only_run(folder, arguments.fresh, console.say), ExitStack() as stack:
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
             stack.enter_context(ray_cluster(config.cluster))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
-        this = stack.enter_context(Run(config, folder, console, arguments.fresh))
+        this = stack.enter_context(Run(config, folder, console))
         folder.write_text("config.toml", dump_toml(config))
         result = complete(this, arguments.force)
     console.say(f"Done: {folder.place}/report.md")

@@ -27,7 +27,6 @@ class Run:
         config: the resolved settings.
         folder: where everything is written.
         console: where it says what it does.
-        fresh: forget what an earlier run in the folder has done.
         pool: simulators to use; None starts its own.
     """
 
@@ -36,11 +35,10 @@ class Run:
         config: ExperimentConfig,
         folder: RunFolder,
         console: Console,
-        fresh: bool = False,
         pool: WorkerPool | None = None,
     ) -> None:
         self.config, self.folder, self.console = config, folder, console
-        self._phases = PhaseStore(folder, fresh)
+        self._phases = PhaseStore(folder)
         self._pool = pool
         self._services: dict[Path, tuple[str, ServeRewardClient]] = {}
         self._stack = ExitStack()

@@ -118,13 +118,13 @@ def run(
     from experiments.run import Run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
+    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), wanted.concurrent)
         console.say(f"Sweep of {config.name}: {wanted.trials} trials, results in {folder.place}")
         try:
-            with Run(config, folder, console, arguments.fresh) as this:
+            with Run(config, folder, console) as this:
                 folder.write_text("config.toml", dump_toml(config))
                 prepared = phases.prepare(this)
                 _, verdict = phases.gate(this, prepared)
