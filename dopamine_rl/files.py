@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import uuid
@@ -12,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dopamine_rl.errors import BadInput
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
@@ -83,6 +87,47 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+class JsonLines:
+    """A file of JSON lines that only grows. As a context manager it is closed at the end.
+
+    Args:
+        path: the file; created where it is not there.
+        size: its bytes that count; what an interrupted process wrote behind them is cut off.
+    Raises:
+        BadInput: the file is shorter.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._file = path, path.open("ab")
+        present = path.stat().st_size
+        if present < size:
+            self._file.close()
+            fix = f"put back the file that the checkpoint knows {size} bytes of, or give --fresh"
+            raise BadInput(str(path), f"{present} bytes", fix)
+        self._file.truncate(size)
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, value: Any) -> None:
+        """Append a line. Raises ValueError on NaN or infinity: a failure is never a number."""
+        self._file.write((json.dumps(value, allow_nan=False) + "\n").encode())
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; returns the file's size in bytes."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def read(self) -> list[Any]:
+        """All lines."""
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
 
 
 def remove(path: Path) -> None:

@@ -80,11 +80,15 @@ def check_usable(folder: Path, place: str, fresh: bool) -> None:
     form = run_format(folder)
     if form is None:
         some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-        raise BadInput("--out", place, f"give a new folder or one of an earlier run: this one holds other things ({some})")
+        raise BadInput(
+            "--out", place, f"give a new folder or one of an earlier run: this one holds other things ({some})"
+        )
     if fresh or form == FORMAT:
         return
     if form > FORMAT:
-        fix = f"update the code, or give --fresh: a newer version began this run (format {form}; this one knows {FORMAT})"
+        fix = (
+            f"update the code, or give --fresh: a newer version began this run (format {form}; this one knows {FORMAT})"
+        )
     else:
         fix = (
             "give --fresh to begin anew, another --out, or go on with the version that began it: an older one did, and "

@@ -41,7 +41,9 @@ def test_its_records_are_audited():
 def test_its_reward_model_is_served():
     from reward_service.engines.transformers import TransformersEngine
 
-    assert TransformersEngine(OLD / "grm").model_version == json.loads((OLD / "result.json").read_text())["model_version"]
+    assert (
+        TransformersEngine(OLD / "grm").model_version == json.loads((OLD / "result.json").read_text())["model_version"]
+    )
 
 
 @pytest.fixture(params=["finished", "interrupted while training", "interrupted before its first phase was done"])

@@ -83,7 +83,13 @@ def begun(folder):
 def test_fresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
     folder, said = tmp_path / "run", []
     begun(folder)
-    mine = ["notes.txt", "records/notes.txt", "arms/grm_0/notes.txt", "arms/other/policy.safetensors", "best/policy.mp4"]
+    mine = [
+        "notes.txt",
+        "records/notes.txt",
+        "arms/grm_0/notes.txt",
+        "arms/other/policy.safetensors",
+        "best/policy.mp4",
+    ]
     write(folder, *mine)
     with only_run(RunFolder(folder), fresh=True, say=said.append):
         files = {name for name in tree(folder) if (folder / name).is_file()}
