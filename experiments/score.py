@@ -31,7 +31,7 @@ from experiments.ending import exit_with, interruptible
 from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
 from experiments.score_client import reward_client
 from experiments.score_column import check_columns, write_back
-from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
+from experiments.score_files import ScoredRecording, check_own, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
 from experiments.storage import check_folder
@@ -153,6 +153,7 @@ def _result(
         known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
         if known is not None:
             return {"episode": name, **known, "kept": True}
+        check_own(out, name)
         scored = score(plan, client, version, scoring, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)

@@ -296,6 +296,8 @@ def _take_episodes(
 ) -> None:
     """Add the episodes that finished in an iteration."""
     successes, potentials = series(finished.get("success")), series(finished.get("potential"))
+    if len(successes) == 1 and not potentials:  # a lone potential that is NaN looks like none
+        potentials = [math.nan]
     for success, potential in zip(successes, potentials, strict=True):
         if monitor is not None:
             monitor.add(potential, bool(success))
@@ -326,8 +328,10 @@ def _say_lost(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callabl
 
 
 def series(values: Any) -> list[float]:
-    """The items of RLlib's item series, which is a lone NaN where nothing was logged."""
-    return [float(value) for value in values] if isinstance(values, (list, tuple, np.ndarray)) else []
+    """The items of RLlib's item series, which it hands over as a lone number where there is one, as NaN where there is none."""
+    if isinstance(values, (list, tuple, np.ndarray)) and np.ndim(values):
+        return [float(value) for value in values]
+    return [] if values is None or np.isnan(values) else [float(values)]
 
 
 def line(point: Mapping[str, Any], labelled: bool) -> str:

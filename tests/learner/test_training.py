@@ -7,8 +7,9 @@ import pytest
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines
+from experiments.monitor import ShadowMonitor
 from learner.config import TrainingConfig
-from learner.training import LabelLedger, LatencyHistogram, Progress, train
+from learner.training import LabelLedger, LatencyHistogram, Progress, series, train
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.0])
@@ -38,6 +39,50 @@ def test_a_ledger_goes_through_json():
     assert again.summary()["closed"]
     assert again.summary()["p50_ms"] == pytest.approx(5.0, rel=0.011)
     assert LabelLedger().summary()["p99_ms"] is None
+
+
+@pytest.mark.parametrize(
+    ("reported", "items"),
+    [
+        (None, []),
+        (float("nan"), []),
+        ([], []),
+        (1.0, [1.0]),
+        (0.0, [0.0]),
+        (np.float32(0.5), [0.5]),
+        ([1, 0], [1.0, 0.0]),
+    ],
+)
+def test_a_series_of_one_is_no_series_of_none(reported, items):
+    assert series(reported) == items
+
+
+def test_rllib_really_hands_over_a_lone_item_as_a_number():
+    """Else an iteration in which one episode ends would lose it."""
+    from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
+
+    for values in ([0.0], [1.0], [1.0, 0.0]):
+        actor, algorithm = MetricsLogger(root=False), MetricsLogger(root=True)
+        for value in values:
+            actor.log_value(("finished", "success"), value, reduce="item_series", window=10)
+        algorithm.aggregate([actor.reduce()], key="env_runners")
+        assert series(algorithm.compile()["env_runners"]["finished"]["success"]) == values
+
+
+@pytest.mark.parametrize(("potential", "without"), [(0.25, 0), (float("nan"), 10)])
+def test_the_only_episode_of_an_iteration_counts(tmp_path, potential, without):
+    class Lone(Steps):
+        def train(self):
+            result = super().train()
+            result["env_runners"]["finished"] = {"success": 1.0, "potential": potential}
+            return result
+
+    monitor = ShadowMonitor()
+    result = run(tmp_path, Lone(), monitor=monitor)
+    assert (result["curve"][-1]["episodes"], result["curve"][-1]["successes"]) == (10, 10)
+    assert result["shadow"]["without_value"] == without
+    ends = {episode["final_progress"] for episode in lines(tmp_path / "episodes.jsonl")}
+    assert ends == ({None} if without else {0.25})
 
 
 class Steps:
