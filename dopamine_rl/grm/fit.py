@@ -112,9 +112,20 @@ def _check_own(work: Path) -> None:
     ours = re.compile(rf"{MODEL}|{re.escape(STATE)}|{re.escape(SETTINGS)}|grm_sft_[0-9a-f]{{8}}|\.DS_Store")
     names = (becomes(path.name) or path.name for path in work.iterdir())
     others = sorted(name for name in names if not ours.fullmatch(name))
+    if not others and (work / SETTINGS).exists() and not _is_settings(work / SETTINGS):
+        others = [SETTINGS]
     if others:
         fix = f"move this folder away, or give another --out: no training wrote {', '.join(others[:3])} in it"
         raise BadInput("--out", str(work), fix)
+
+
+def _is_settings(path: Path) -> bool:
+    """True if a file is what `claim` writes."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and "DATA" in settings
 
 
 def publish(job: TrainingJob, out: Path) -> Path:

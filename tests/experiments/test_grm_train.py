@@ -96,7 +96,7 @@ def test_every_file_of_a_model_is_known_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fresh", [[], ["--fresh"]])
-@pytest.mark.parametrize("name", ["thesis.tex", "settings.json/x", "model.tex"])
+@pytest.mark.parametrize("name", ["thesis.tex", "settings.json/x", "settings.json", "model.tex"])
 def test_a_folder_that_is_called_like_the_trainings_is_not_removed(
     raw: Path, tmp_path: Path, fresh: list[str], name: str
 ) -> None:
