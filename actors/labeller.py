@@ -46,6 +46,7 @@ class LabellerConfig:
         fusion: how three perspectives become one progress.
         deadline_s: a fragment's answers are awaited this long when it is closed, and no request may take longer.
         records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
+        records_mb: size that the folder may have, in 10⁶ bytes; the oldest episodes go first.
     """
 
     mode: RewardMode
@@ -54,6 +55,7 @@ class LabellerConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     deadline_s: float = 10.0
     records_dir: Path | None = None
+    records_mb: float = 500.0
 
     @property
     def asks_model(self) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
+from dopamine_rl.errors import BadInput
+
+TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
 
 PENDING = ".pending"
@@ -46,7 +51,8 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
         return temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        with suppress(OSError):
+            remove(replaced)
 
 
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
@@ -89,10 +95,72 @@ def fingerprint(depends_on: object) -> str:
     return hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half-written below a folder. Nobody may be writing there."""
-    for path in [path for path in folder.rglob(".*") if TEMPORARY.fullmatch(path.name)]:
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+class JsonLines:
+    """A file of JSON lines that only grows. As a context manager it is closed at the end.
+
+    Args:
+        path: the file; created where it is not there.
+        size: its bytes that count; what an interrupted process wrote behind them is cut off.
+    Raises:
+        BadInput: the file is shorter.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._file = path, path.open("ab")
+        present = path.stat().st_size
+        if present < size:
+            self._file.close()
+            fix = f"put back the file that the checkpoint knows {size} bytes of, or give --fresh"
+            raise BadInput(str(path), f"{present} bytes", fix)
+        self._file.truncate(size)
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, value: Any) -> None:
+        """Append a line. Raises ValueError on NaN or infinity: a failure is never a number."""
+        self._file.write((json.dumps(value, allow_nan=False) + "\n").encode())
+        self._file.flush()
+
+    def sync(self) -> int:
+        """Wait until all lines are on the disk; returns the file's size in bytes."""
+        os.fsync(self._file.fileno())
+        return os.fstat(self._file.fileno()).st_size
+
+    def read(self) -> list[Any]:
+        """All lines."""
+        return [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all it holds. A link is removed itself; what it points to is left alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def becomes(name: str) -> str | None:
+    """The name that a half-written file or folder would have got; None where the name is not a temporary one."""
+    match = TEMPORARY.fullmatch(name)
+    return f"{match[1]}{match[2] or ''}" if match else None
+
+
+def remove_leftovers(folder: Path, ours: Callable[[str], object]) -> None:
+    """Remove what killed processes left half-written directly in a folder. Nobody may be writing there.
+
+    Args:
+        ours: whether a file or folder of this name is one that we write there; anything else is left alone, whatever it
+            is called.
+    """
+    for path in sorted(folder.iterdir()):
+        name = becomes(path.name)
+        if name is not None and ours(name):
+            remove(path)
 
 
 def _beside(path: Path) -> Path:

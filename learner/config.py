@@ -199,3 +199,21 @@ class LearnerConfig:
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long the policy is trained."""
+
+    environment_steps: int = 800
+    """Environment steps of the policy's training, over all actors."""
+    checkpoint_s: float = 60.0
+    """Seconds of training between two checkpoints that an interrupted run goes on from."""
+
+    def __post_init__(self) -> None:
+        require(
+            "training",
+            self,
+            ("environment_steps", self.environment_steps >= 1, "give at least 1"),
+            ("checkpoint_s", self.checkpoint_s > 0.0, "give seconds above 0"),
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ import torch
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically, write_folder_atomically
+from dopamine_rl.files import becomes, remove, write_atomically, write_folder_atomically
 from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
@@ -87,10 +88,11 @@ def claim(job: TrainingJob, fresh: bool = False) -> bool:
     Args:
         fresh: forget such a state.
     Raises:
-        BadInput: the state is that of a job with other settings.
+        BadInput: the state is that of a job with other settings, or the folder is not a training's.
     """
-    if fresh:
-        shutil.rmtree(job.work, ignore_errors=True)
+    _check_own(job.work)
+    if fresh and job.work.exists():
+        remove(job.work)
     settings, path, begun = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
     if begun:
         earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -100,6 +102,33 @@ def claim(job: TrainingJob, fresh: bool = False) -> bool:
                 raise BadInput(name, settings.get(name), fix)
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8"))
     return begun
+
+
+def _check_own(work: Path) -> None:
+    """Raises BadInput where a job's folder holds what no training wrote: in the end it is removed."""
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
+        raise BadInput(
+            "--out", str(work), "move this away, or give another --out: the training needs a folder of this name"
+        )
+    if not work.is_dir():
+        return
+    ours = re.compile(rf"{MODEL}|{re.escape(STATE)}|{re.escape(SETTINGS)}|grm_sft_[0-9a-f]{{8}}|\.DS_Store")
+    names = (becomes(path.name) or path.name for path in work.iterdir())
+    others = sorted(name for name in names if not ours.fullmatch(name))
+    if not others and (work / SETTINGS).exists() and not _is_settings(work / SETTINGS):
+        others = [SETTINGS]
+    if others:
+        fix = f"move this folder away, or give another --out: no training wrote {', '.join(others[:3])} in it"
+        raise BadInput("--out", str(work), fix)
+
+
+def _is_settings(path: Path) -> bool:
+    """True if a file is what `claim` writes."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and "DATA" in settings
 
 
 def publish(job: TrainingJob, out: Path) -> Path:

@@ -30,7 +30,7 @@ from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warning
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
-from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from experiments.reports.scores import ScoredRecording, check_own, figures, stored_figures, write_scores
 from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
@@ -159,6 +159,7 @@ def _result(
         known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
         if known is not None:
             return {"episode": name, **known, "kept": True}
+        check_own(out, name)
         scored = score(plan, client, version, scoring, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -122,6 +123,14 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     return known, config
 
 
+MODEL_FILES = re.compile(
+    r"grm\.json|README\.md|template\.json|curve\.jsonl|(generation_|adapter_|preprocessor_|tokenizer_|processor_)?config\.json"
+    r"|(added_tokens|special_tokens_map|tokenizer|vocab|video_preprocessor_config)\.json|merges\.txt|chat_template\.\w+"
+    r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\.DS_Store"
+)
+"""Names of what a reward model's folder holds."""
+
+
 def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
     """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or holds or lies among the episodes."""
     for folder in map(Path.resolve, data):
@@ -131,6 +140,10 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
         raise BadInput(
             "--out", str(out), "that is no reward model and is not replaced: give a new folder, or a model's"
         )
+    others = sorted(path.name for path in out.iterdir() if not MODEL_FILES.fullmatch(path.name)) if out.exists() else []
+    if others:
+        names = ", ".join(others[:3])
+        raise BadInput("--out", str(out), f"give a new folder: beside a model this one holds other things ({names})")
 
 
 def main(argv: Sequence[str] | None = None, command: Command = TRAIN) -> None:
@@ -155,6 +168,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
+    from dopamine_rl.provenance import provenance
 
     console, out = Console(), arguments.out.resolve()
     stored = [
@@ -171,7 +185,8 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
         names = ", ".join(episode.info.episode_id for episode in untold)
         console.say(f"failures left out, because nobody recorded their true progress: {names}")
     training, unseen = split(told, arguments.held_out, arguments.shots)
-    card = {"data": [str(folder) for folder in arguments.data], "command": arguments.command}
+    made = provenance(preset=arguments.preset, seed=config.sft.train.seed)
+    card = {"data": [str(folder) for folder in arguments.data], "command": arguments.command, "provenance": made}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")

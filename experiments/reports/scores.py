@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import Recording, stream_frames
+from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.scoring import EpisodeScores
 from dopamine_rl.files import write_atomically
 from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
@@ -22,6 +23,10 @@ from dopamine_rl.types import PERSPECTIVES, Views
 
 FILM_HZ, FILM_HEIGHT = 5.0, 240
 """A reward video has at least so many pictures a second where the recording has, and views no higher than this."""
+
+
+TABLE_HEAD = ("frame", "time_s", "progress")
+"""What every table of scores begins with."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,13 +113,40 @@ def stored_figures(out: Path, name: str, inputs: str, video: bool) -> dict[str, 
         inputs: what `write_scores` was given under this name.
         video: the reward video is wanted too.
     """
+    content = _figures(out, name)
+    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
+    if content is None or not there or content.get("inputs") != inputs:
+        return None
+    known: dict[str, Any] = content["figures"]
+    return known
+
+
+def _figures(out: Path, name: str) -> dict[str, Any] | None:
+    """What NAME.json holds, where `write_scores` wrote it; else None."""
     try:
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        known: dict[str, Any] = content["figures"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
-    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
-    return known if there and content.get("inputs") == inputs else None
+    return content if isinstance(content, dict) and isinstance(content.get("figures"), dict) else None
+
+
+def check_own(out: Path, name: str) -> None:
+    """Raise BadInput where files of an episode's name are there that `write_scores` did not write: it would replace them.
+
+    Of a scoring that was killed the table is there, whatever else is: it is written first and replaced, never removed.
+    """
+    there = [path.name for suffix in (".json", ".csv", ".mp4") if (path := out / f"{name}{suffix}").exists()]
+    if not there:
+        return
+    try:
+        with (out / f"{name}.csv").open(encoding="utf-8") as file:
+            table = file.readline().startswith(",".join(TABLE_HEAD))
+    except (OSError, ValueError):
+        table = False
+    if not table and _figures(out, name) is None:
+        raise BadInput(
+            "--out", str(out), f"give another folder: {', '.join(there)} there is no score, and is not replaced"
+        )
 
 
 def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], video: bool) -> None:
@@ -122,8 +154,11 @@ def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], v
 
     Args:
         settings: JSON values that say how the scores came about, among them `inputs` and `references`.
+    Raises:
+        BadInput: files of these names are there, and are no scores.
     """
     name, scores, rows, found = scored.recording.name, scored.scores, columns(scored), figures(scored)
+    check_own(out, name)
     for suffix in (".json", ".mp4"):  # those of other settings must not stand beside the new table
         (out / f"{name}{suffix}").unlink(missing_ok=True)
     _write_table(out / f"{name}.csv", rows)

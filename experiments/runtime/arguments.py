@@ -26,12 +26,14 @@ class RunArguments:
         storage: the folder of all runs, a path or URI; None for the default.
         fresh: do again what an earlier run in the folder has done.
         force: train although the reward model failed its gate.
+        preset: name or file that the settings were taken from.
     """
 
     out: str | None
     storage: str | None
     fresh: bool = False
     force: bool = False
+    preset: str = DEFAULT_PRESET
 
 
 def add_cameras(parser: argparse._ActionsContainer, most: int | None = 3) -> None:
@@ -91,4 +93,4 @@ def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: s
         print(parser.format_help())
     known, rest = parser.parse_known_args(rest)
     config = parse_cli(cls, PRESETS, ["--preset", known.preset, *rest], prog)
-    return RunArguments(known.out, known.storage, known.fresh, known.force), config
+    return RunArguments(known.out, known.storage, known.fresh, known.force, known.preset), config

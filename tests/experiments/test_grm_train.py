@@ -18,9 +18,10 @@ import torch
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.checkpoint import load_grm, model_version
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.fit import CURVE, STATE
-from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
+from dopamine_rl.grm.model import build_grm
+from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, _check_replaceable, main, parse, run, split
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,11 +78,35 @@ def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "grm.json").write_text("{}")
+    (tmp_path / "mixed").mkdir()
+    for name in ("grm.json", "model.safetensors", "my notes.txt"):
+        (tmp_path / "mixed" / name).write_text("{}")
+    with pytest.raises(BadInput, match=r"my notes\.txt"):
+        parse([str(raw), "--out", str(tmp_path / "mixed")])
     for out in (raw, raw / "grm", raw.parent, tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex"):
         with pytest.raises(BadInput, match="--out"):
             parse([str(raw), "--out", str(out)])
     for out in ("new", "empty", "model"):
         parse([str(raw), "--out", str(tmp_path / out)])
+
+
+def test_every_file_of_a_model_is_known_as_one(tmp_path: Path) -> None:
+    save_grm(build_grm(TINY), tmp_path / "model", {})
+    (tmp_path / "model" / CURVE).write_text("")
+    _check_replaceable(tmp_path / "model", [])
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+@pytest.mark.parametrize("name", ["thesis.tex", "settings.json/x", "settings.json", "model.tex"])
+def test_a_folder_that_is_called_like_the_trainings_is_not_removed(
+    raw: Path, tmp_path: Path, fresh: list[str], name: str
+) -> None:
+    precious = tmp_path / "grm.train" / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(BadInput, match=r"grm\.train"):
+        run(*parse([str(raw), "--out", str(tmp_path / "grm"), *SMALL, *fresh]))
+    assert precious.read_text() == "precious"
 
 
 def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
