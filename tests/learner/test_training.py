@@ -1,6 +1,7 @@
 """What a training remembers: files that only grow and are cut to the checkpoint, and a state of constant size."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ class Steps:
     """An algorithm that acts ten steps an iteration, and finishes an episode in each."""
 
     def __init__(self, steps=0, killed_at=None):
-        self.steps, self._killed_at = steps, killed_at
+        self.steps, self._killed_at, self.acting = steps, killed_at, SimpleNamespace()
 
     def train(self):
         if self.steps == self._killed_at:
@@ -101,6 +102,7 @@ class Steps:
             "num_env_steps_sampled_lifetime": self.steps,
             "env_runners": {"labels": labels, "finished": finished, "records": {"written": 1}},
             "learners": {"default_policy": {"updates": self.steps}},
+            "acting": {"late_s": {}, "replaced": 0},
         }
 
     def save_to_path(self, path):
