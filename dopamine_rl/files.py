@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
+import json
+import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dopamine_rl.errors import DopamineError
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
@@ -18,34 +25,101 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.\w+)?")
 PENDING = ".pending"
 """Holds files that are to be put in place together, from the moment that all of them are complete."""
 
+ESCAPED = "dopamine_rl.escaped"
+"""Error handler of encodings: what cannot be written becomes \\uXXXX, which JSON reads back."""
+
+LONGEST_NAME = 255
+"""Bytes of a file name that every file system takes."""
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escape)
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` make a temporary file beside `path`, then rename it to `path`.
 
     A process killed in between leaves the previous file untouched.
+
+    Raises:
+        OSError: the system does not let it be written; `filename` is set.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(path)
-    try:
-        write(temporary)
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _beside(path)
+        try:
+            with naming(path, temporary.parent):
+                write(temporary)
+            return temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8, whole or not at all. Bytes of a file name that are no text are written as \\uXXXX."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors=ESCAPED))
 
 
 def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write into a temporary folder beside `folder`, then rename it; an existing `folder` is replaced."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary, replaced = _beside(folder), _beside(folder)
-    temporary.mkdir()
+    """Let `fill` write into a temporary folder beside `folder`, then rename it; an existing `folder` is replaced.
+
+    Raises:
+        OSError: the system does not let it be written; `filename` is set.
+    """
+    with naming(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary, replaced = _beside(folder), _beside(folder)
+        temporary.mkdir()
+        try:
+            with naming(folder, temporary):
+                fill(temporary)
+            if folder.exists():
+                folder.replace(replaced)
+            return temporary.replace(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+
+
+@contextmanager
+def naming(path: Path, probed: Path | None = None) -> Iterator[None]:
+    """Let an OSError out of the block name the file or folder that was to be written.
+
+    Args:
+        path: its name, for errors that name none: the system names no file where a write fails.
+        probed: a folder being written to. Where a library hides the system's reason behind an error of its own, a
+            small file is written there: if that fails too, its OSError is raised instead.
+    """
     try:
-        fill(temporary)
-        if folder.exists():
-            folder.replace(replaced)
-        return temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+    except DopamineError:
+        raise
+    except Exception as error:
+        if probed is not None and (reason := _refusal(probed)) is not None:
+            raise OSError(reason.errno, os.strerror(reason.errno or errno.EIO), str(path)) from error
+        raise
+
+
+def _refusal(folder: Path) -> OSError | None:
+    """Why no file of 1 MiB can be written into a folder; None where it can."""
+    probe = _beside(folder / "probe")
+    try:
+        try:
+            probe.write_bytes(bytes(2**20))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
@@ -90,4 +164,6 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    ending = f".{uuid.uuid4().hex[:8]}{path.suffix}"
+    stem = os.fsencode(path.stem)[: LONGEST_NAME - 1 - len(os.fsencode(ending))]
+    return path.with_name(f".{os.fsdecode(stem)}{ending}")

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
 from experiments.peg_insert import STOPPED
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
@@ -46,25 +46,23 @@ LEVEL = 0.8
 """Success that an arm must reach for its environment steps to be compared."""
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, train every arm, and say where the comparison is."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments, config = parse_run(ExperimentConfig, rest, "arms", __doc__ or "")
-        if own.seeds < 1:
-            raise BadInput("--seeds", own.seeds, "give at least 1")
-        unknown = sorted(set(own.arms) - set(ARMS))
-        if unknown:
-            raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
-        folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
-        with interruptible(STOPPED):
-            table = run(folder, config, arguments, own.arms, own.seeds)
-        print(json.dumps(table))
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse_run(ExperimentConfig, rest, "arms", __doc__ or "")
+    if own.seeds < 1:
+        raise BadInput("--seeds", own.seeds, "give at least 1")
+    unknown = sorted(set(own.arms) - set(ARMS))
+    if unknown:
+        raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
+    folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
+    with interruptible(STOPPED):
+        table = run(folder, config, arguments, own.arms, own.seeds)
+    print(json.dumps(table))
 
 
 def run(

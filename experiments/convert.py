@@ -22,11 +22,12 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.source import open_source
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
+from experiments.storage import result_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -35,20 +36,20 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="dopamine convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("raw", metavar="RAW", type=Path, help="a folder of episodes")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the dataset's folder, which must not be there yet")
+    parser.add_argument(
+        "out", metavar="OUT", type=result_path, help="the dataset's folder, which must not be there yet"
+    )
     parser.add_argument("--lossless", action="store_true", help="keep every picture bit for bit; takes more room, and some players do not show it")  # fmt: skip
     parser.add_argument("--episodes-per-file", type=int, default=100, metavar="N", help="episodes in one data and video file (default: %(default)s)")  # fmt: skip
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the dataset and say what is in it."""
     arguments = parse(argv)
-    try:
-        with interruptible("Interrupted. Nothing was written."):
-            print(json.dumps(convert(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted. Nothing was written."):
+        print(json.dumps(convert(arguments)))
 
 
 def convert(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -35,13 +35,13 @@ from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import remove_leftovers, write_atomically
 from experiments.arguments import read_preset
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
 from experiments.settings import ExperimentConfig
-from experiments.storage import make_folder
+from experiments.storage import lasting_path, make_folder, result_path
 
 SETTINGS = "demos.json"
 """File in the folder of episodes that says how they were recorded."""
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trajectories", type=Path, metavar="FILE.h5", help="replay ManiSkill's trajectories of this task instead of recording its expert")  # fmt: skip
     parser.add_argument("--failures", type=int, default=0, metavar="M", help="failures (default: %(default)s)")
     parser.add_argument("--kind", action="append", metavar="KIND", help="a kind of failures, instead of all in turn; may be given several times")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
+    parser.add_argument("--out", type=result_path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first success and of the first failure (default: %(default)s)")  # fmt: skip
     parser.add_argument("--env", metavar="PRESET", help="simulate as a preset's [env] says, with its start, horizon and views (default: the task's standard start with every view)")  # fmt: skip
     parser.add_argument("--look", default="plain", metavar="LOOK", help=f"what pictures show, drawn from each seed: {', '.join(LOOKS)} (default: %(default)s)")  # fmt: skip
@@ -72,14 +72,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is missing and say what there is."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            print(json.dumps(run(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        print(json.dumps(run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,7 +89,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     task = find_task(arguments.task)
     if arguments.workers < 1:
         raise BadInput("--workers", arguments.workers, "give at least 1")
-    out = (arguments.out or Path("demos") / _short(task)).resolve()
+    out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     if arguments.trajectories is None:
         episodes, origin = plan(task, arguments), None

@@ -21,16 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.types import FusionConfig
 from experiments.arguments import read_preset
 from experiments.console import Console
-from experiments.ending import REFUSED, exit_with, interruptible
+from experiments.ending import REFUSED, command, interruptible
 from experiments.gate_config import GateConfig
 from experiments.recordings import VIEW_NAMES
 from experiments.score import reward_client
 from experiments.scoring import ScoringConfig
-from experiments.storage import check_folder
+from experiments.storage import check_folder, result_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures (default: all)")  # fmt: skip
     parser.add_argument("--bounds", metavar="PRESET", help="hold the figures against a preset's [gate] bounds, with its [fusion]; exit status 3 where they miss")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="evaluation", metavar="DIR", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     served = arguments.url is not None or arguments.app is not None
     if not served and len(arguments.paths) < 2:
@@ -77,14 +77,12 @@ def _stride(text: str) -> int | None:
     return int(text)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate; ends with status 3 where bounds are asked for and missed."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            evaluation = run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        evaluation = run(arguments)
     if evaluation.verdict is not None and not evaluation.verdict.passed:
         raise SystemExit(REFUSED)
 

@@ -24,12 +24,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dopamine_rl.config import parse_cli
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
 from experiments.cluster import ClusterConfig
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
+from experiments.storage import result_path
 
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
@@ -86,7 +87,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     parser.add_argument(
         "--out",
         metavar="MODEL",
-        type=Path,
+        type=result_path,
         help="where the model's folder shall lie; a model that is there is replaced",
     )
     parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
@@ -131,14 +132,12 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
         )
 
 
+@command
 def main(argv: Sequence[str] | None = None, command: Command = TRAIN) -> None:
     """Train, and print what came of it."""
-    try:
-        arguments, config = parse(argv, command)
-        with interruptible("Interrupted; the same command goes on from the last saved state."):
-            figures = run(arguments, config)
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse(argv, command)
+    with interruptible("Interrupted; the same command goes on from the last saved state."):
+        figures = run(arguments, config)
     if figures is not None:
         print(json.dumps(figures))
 

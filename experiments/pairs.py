@@ -34,11 +34,12 @@ from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balanc
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.states import episode_states
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
 from experiments.pair_items import SUFFIXES, PairItems, check_new, describe_items, read_template
+from experiments.storage import result_path
 
 MOST_PAIRS = 10_000_000
 """That are drawn at once; more would not fit into memory."""
@@ -50,7 +51,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="dopamine grm pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
-    parser.add_argument("--items", type=Path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
+    parser.add_argument("--items", type=result_path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
     parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
     parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs, everywhere (default: %(default)s)")  # fmt: skip
@@ -60,14 +61,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, and print what came of it."""
     arguments = parse(argv)
-    try:
-        with interruptible("Interrupted. Nothing was written."):
-            report(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted. Nothing was written."):
+        report(arguments)
 
 
 def report(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -20,10 +20,9 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.errors import DopamineError
 from experiments.arguments import RunArguments, parse_run
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
 from experiments.settings import ExperimentConfig
 from experiments.storage import RunFolder
 
@@ -37,15 +36,13 @@ STOPPED = (
 )
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run, and say where the results are."""
-    try:
-        arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
-        folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
-        with interruptible(STOPPED):
-            run(folder, config, arguments)
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
+    folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
+    with interruptible(STOPPED):
+        run(folder, config, arguments)
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:

@@ -24,17 +24,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
-from experiments.ending import exit_with, interruptible
+from experiments.ending import command, interruptible
 from experiments.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
 from experiments.score_client import reward_client
 from experiments.score_column import check_columns, write_back
 from experiments.score_files import ScoredRecording, figures, stored_figures, write_scores
 from experiments.score_plan import BLANK, Plan, make_plans, warnings
 from experiments.scoring import ScoringConfig, score_episode
-from experiments.storage import check_folder
+from experiments.storage import check_folder, lasting_path, result_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
     parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="scores", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs")  # fmt: skip
     parser.add_argument("--no-video", action="store_true", help="write no reward video")
     parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
@@ -91,14 +91,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Score, say what came of it, and end with status 1 where an episode has no score."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            results = run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        results = run(arguments)
     if any(result.get("final_progress") is None for result in results):
         raise SystemExit(1)
 
@@ -115,6 +113,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
+        for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
+            lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
@@ -87,9 +87,11 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 
     def fill(partial: Path) -> None:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (partial / GRM_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(_card(version, base, tensors, card), encoding="utf-8")
+        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", errors=ESCAPED)
+        (partial / GRM_FILE).write_text(
+            json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED
+        )
+        (partial / "README.md").write_text(_card(version, base, tensors, card), encoding="utf-8", errors=ESCAPED)
 
     write_folder_atomically(Path(folder), fill)
     return version

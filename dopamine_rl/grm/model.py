@@ -27,7 +27,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from transformers.utils import logging
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.adapters import is_adapter, load_adapter
 from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.hub import model_folder
@@ -186,8 +186,10 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
         grm.template.save(partial)
         version = folder_version(partial)
         content = {"format": GRM_FORMAT, "hop_bins": HOP_BINS, "model_version": version, "card": dict(card)}
-        (partial / GRM_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(_model_card(grm, version, card), encoding="utf-8")
+        (partial / GRM_FILE).write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED
+        )
+        (partial / "README.md").write_text(_model_card(grm, version, card), encoding="utf-8", errors=ESCAPED)
 
     return folder_version(write_folder_atomically(Path(folder), fill))
 
