@@ -152,6 +152,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
+    from dopamine_rl.metrics import MIN_POINTS
 
     console, out = Console(), arguments.out.resolve()
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
@@ -168,6 +169,9 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
+    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
+        names = ", ".join(short)
+        console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
     if int(os.environ.get("RANK", "0")) == 0 and claim(job, arguments.fresh):
         console.say(f"  going on with the training in {work}")
     if arguments.local:

@@ -157,12 +157,16 @@ def program(body: str, **environment: str) -> subprocess.CompletedProcess[bytes]
 @pytest.mark.parametrize("encoding", [LATIN, {"PYTHONIOENCODING": "latin-1"}, {"PYTHONUTF8": "1"}])
 def test_any_text_is_printed_in_any_locale_and_its_json_is_kept(encoding: dict[str, str]) -> None:
     text = "τ Φ* ± – ✓ 推 🤖 \udce9"
-    done = program(f"import json\nprint(json.dumps({text!a}, ensure_ascii=False))\nprint({text!a}, file=sys.stderr)", **encoding)
+    done = program(
+        f"import json\nprint(json.dumps({text!a}, ensure_ascii=False))\nprint({text!a}, file=sys.stderr)", **encoding
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.decode("utf-8" if "PYTHONUTF8" in encoding else "latin-1")) == text
 
 
-@pytest.mark.parametrize("words", [["grm", "score", "--help"], ["grm", "eval", "--help"], ["grm", "train", "--help"], ["--help"]])
+@pytest.mark.parametrize(
+    "words", [["grm", "score", "--help"], ["grm", "eval", "--help"], ["grm", "train", "--help"], ["--help"]]
+)
 def test_help_is_printed_without_utf_8(words: list[str]) -> None:
     command_line = [sys.executable, "-m", "experiments.cli", *words]
     done = subprocess.run(command_line, cwd=ROOT, capture_output=True, text=True, env=os.environ | LATIN)
@@ -171,9 +175,7 @@ def test_help_is_printed_without_utf_8(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(mains()))
-def test_every_help_can_be_printed_without_utf_8(
-    module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_every_help_can_be_printed_without_utf_8(module: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with (tmp_path / "out").open("w", encoding="ascii") as out:
         monkeypatch.setattr(sys, "stdout", out)
         with pytest.raises(SystemExit) as ended:
@@ -216,9 +218,7 @@ def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
         (BadInput("a\nb/file: field", 1, "write\n2"), r"a\nb/file: field = 1: write\n2"),
     ],
 )  # fmt: skip
-def test_what_the_system_refuses_is_one_line(
-    error: Exception, told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_the_system_refuses_is_one_line(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     @command
     def main(argv: list[str]) -> None:
         raise error

@@ -227,3 +227,64 @@ def test_errors_end_the_command_with_their_message(tmp_path: Path, capsys: pytes
         main([str(tmp_path / "data"), "--out", str(tmp_path / "grm")])
     assert ended.value.code == 1
     assert "LeRobotDataset" in capsys.readouterr().err
+
+
+def test_a_short_episode_loses_a_figure_and_not_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = record_squares(tmp_path / "raw", 3, 2)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1", "--sft.stride", "3"]
+    figures = run(*parse(words))
+    assert figures is not None
+    assert load_grm(tmp_path / "grm").model_version == figures["version"]
+    assert {"mae", "end", "auc"} <= set(figures)
+    assert not {"voc_plus", "voc_minus"} & (set(figures) | set(figures["demonstration"]))
+    said = [line for line in capsys.readouterr().out.splitlines() if "VOC" in line]
+    assert len(said) == 1
+    assert "fewer than 8" in said[0]
+    assert "episode_000" in said[0]
+
+
+def test_a_judge_that_fails_loses_the_figures_and_not_the_model(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory\nwith advice")
+
+    monkeypatch.setattr("dopamine_rl.grm.fit.evaluate", broken)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
+    figures = run(*parse([*words, "--sft.train.updates", "2", "--sft.checkpoint-updates", "1"]))
+    assert figures is not None
+    assert load_grm(tmp_path / "grm").model_version == figures["version"]
+    assert "mae" not in figures
+    assert "the held-out figures could not be computed: CUDA out of memory" in capsys.readouterr().out
+
+
+def test_a_state_that_cannot_be_saved_does_not_end_the_training(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
+    assert run(*parse([*words, "--sft.train.updates", "3", "--sft.checkpoint-updates", "2"])) is not None
+    assert load_grm(tmp_path / "grm").model_version
+    assert "the state of update 2 could not be saved" in capsys.readouterr().out
+
+
+def test_what_is_judged_last_is_not_trained_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it is judged, a training has lost no update, though no checkpoint was due."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dopamine_rl.grm.fit.evaluate", killed)
+        with pytest.raises(Killed):
+            run(*parse(words))
+    state = torch.load(tmp_path / "grm.train" / STATE, weights_only=True)
+    assert int(state["counters"][0]) == 3
+    assert run(*parse(words)) is not None
