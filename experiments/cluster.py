@@ -167,7 +167,10 @@ def _check_latest() -> None:
 
     folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
     file = Path(folder) / "ray" / "ray_current_cluster"
-    if not file.is_file() or sum(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])) == 1:
+    if (
+        not file.is_file()
+        or sum(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])) == 1
+    ):
         return
     address = file.read_text(encoding="utf-8", errors="replace").strip()
     host, _, port = address.rpartition(":")

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import ESCAPED
+from dopamine_rl.texts import one_line
 
 REFUSED, INTERRUPTED, UNREAD = 3, 130, 141
 """Exit status where the gate refused the reward model, after Ctrl-C, and where nobody reads the output any more."""
@@ -76,7 +77,7 @@ def exit_with(error: DopamineError) -> NoReturn:
     cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
     text = str(cause if isinstance(cause, DopamineError) else error)
     if isinstance(error, BadInput):
-        text = text.replace("\n", "\\n")
+        text = one_line(text.replace("\n", "\\n"))
     with contextlib.suppress(OSError):
         print(f"error: {text}", file=sys.stderr, flush=True)
     refused = type(error).__name__ == "GateRefused"  # its module imports torch

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.files import write_atomically
 from dopamine_rl.metrics import Interval, auc, bootstrap
+from dopamine_rl.texts import markdown, one_line
 from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
 from experiments.grm_figures import (
     RESAMPLES,
@@ -131,12 +132,12 @@ class Comparison:
 
     def text(self) -> str:
         """Everything for the terminal."""
-        return "\n".join(f"{title}\n{aligned(rows)}\n" for title, rows in self._tables())
+        return "\n".join(f"{one_line(title)}\n{aligned(rows)}\n" for title, rows in self._tables())
 
     def markdown(self) -> str:
         """The report."""
-        names = ", ".join(f"{name} (`{version}`)" for name, version in self.versions.items())
-        tables = "\n".join(f"## {title}\n{grid(rows)}\n" for title, rows in self._tables())
+        names = ", ".join(f"{markdown(name)} (`{version}`)" for name, version in self.versions.items())
+        tables = "\n".join(f"## {markdown(title)}\n{grid(rows)}\n" for title, rows in self._tables())
         return f"""# Perspectives, fusions and cameras by look
 
 {names}. MAE: mean error of progress against the simulator's truth, all frames of all episodes. τ: Kendall's τ-b of progress and truth.

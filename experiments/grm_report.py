@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dopamine_rl.files import write_atomically
 from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.texts import code, one_line
 from dopamine_rl.types import FusionConfig
 from experiments.gate import Verdict, decide, summarise
 from experiments.gate_config import GateConfig
@@ -122,7 +123,11 @@ class Evaluation:
 
     def table(self) -> str:
         """Everything for the terminal."""
-        parts = [f"Reward model {self.version} ({self.model}), references of {self.reference}", self._episodes(), ""]
+        parts = [
+            one_line(f"Reward model {self.version} ({self.model}), references of {self.reference}"),
+            self._episodes(),
+            "",
+        ]
         parts += [aligned(self._figure_rows()), ""]
         parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
         parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
@@ -140,10 +145,10 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The report with tables and plots."""
-        verdict = "" if self.verdict is None else f"\n## Bounds of preset `{self.preset}`\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
+        verdict = "" if self.verdict is None else f"\n## Bounds of preset {code(self.preset)}\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
         return f"""# Reward model `{self.version}` on unseen episodes
 
-`{self.model}`, references and goal from `{self.reference}`, which is not judged. {self._episodes()}
+{code(self.model)}, references and goal from {code(self.reference)}, which is not judged. {self._episodes()}
 Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart (an
 AUC of 1 gets one of no width, which says nothing of further episodes).
 {verdict}

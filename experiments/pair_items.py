@@ -21,6 +21,7 @@ from dopamine_rl.grm.contract import RELEASED, RELEASED_LABELS
 from dopamine_rl.grm.template import IMAGE_SLOT, SHORT_TEMPLATE, PromptTemplate, load_template
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.progress import HOP_BINS, hop_bin
+from dopamine_rl.texts import one_line
 from dopamine_rl.types import EpisodeInfo
 from experiments.console import Console
 
@@ -201,7 +202,7 @@ def describe_items(path: Path) -> dict[str, Any]:
 
 
 def _task_lines(tasks: Counter[str]) -> list[str]:
-    lines = [f"{count:>9}  {task}" for task, count in tasks.most_common(TASKS_SHOWN)]
+    lines = [f"{count:>9}  {one_line(task)}" for task, count in tasks.most_common(TASKS_SHOWN)]
     return lines + ([f"           and {len(tasks) - TASKS_SHOWN} tasks more"] if len(tasks) > TASKS_SHOWN else [])
 
 

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dopamine_rl.metrics import wilson
+from dopamine_rl.texts import code
 from dopamine_rl.types import Rate
 from experiments.gate import JudgedEpisode, Verdict
+from experiments.reports.plots import plain_text
 from experiments.storage import RunFolder
 from experiments.tracking import TENSORBOARD
 
@@ -118,7 +120,7 @@ def _gate_verdict(result: dict[str, Any]) -> str:
 def _training_truth(result: dict[str, Any]) -> str:
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
     shown, start = result["reward_model_demonstrations"], result["reward_model_start"]
-    begun = f"began as {start} and was adapted to" if start else "was trained on"
+    begun = f"began as {code(start)} and was adapted to" if start else "was trained on"
     taught = f"The reward model {begun} {shown} successful demonstration{'s' if shown > 1 else ''}"
     if not scripted + rollouts:
         return f"{taught} alone."
@@ -181,6 +183,7 @@ def new_figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    plain_text()
     figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.texts import one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
 from experiments.ending import command, interruptible
@@ -209,7 +210,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as lines with aligned columns; a dash stands where nothing can be said."""
     rows = [list(HEADINGS.values())]
     for result in results:
-        rows.append([_cell(result.get(name)) for name in HEADINGS])
+        rows.append([one_line(_cell(result.get(name))) for name in HEADINGS])
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -24,6 +24,7 @@ from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version
+from dopamine_rl.texts import code
 
 if TYPE_CHECKING:
     from dopamine_rl.grm.model import GRM
@@ -100,11 +101,11 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 def _card(version: str, base: Mapping[str, str], tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
     size = sum(tensor.numel() for tensor in tensors.values())
     lines = [
-        f"---\nlibrary_name: peft\nbase_model: {base['path']}\npipeline_tag: image-text-to-text\n---",
+        f"---\nlibrary_name: peft\nbase_model: {json.dumps(base['path'])}\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}, an adapter\n",
         f"{size / 1e6:.2f} M weights beside the reward model {base['model_version']}.\n",
     ]
-    lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 

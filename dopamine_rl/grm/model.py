@@ -37,6 +37,7 @@ from dopamine_rl.grm.template import IMAGE_TOKEN, SHORT_TEMPLATE, PromptTemplate
 from dopamine_rl.grm.tokenizer import build_tokenizer
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
 from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version, folder_documents, folder_version
+from dopamine_rl.texts import code
 
 INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12, 5.0
 ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
@@ -202,7 +203,7 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
         f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt "
         f"`{grm.template.name}`. It compares two moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
     ]
-    lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 
