@@ -49,15 +49,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         OSError: the system does not let it be written; `filename` is set.
     """
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path)
-        try:
-            with naming(path, temporary.parent):
-                write(temporary)
-            return temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(path)
+    try:
+        with naming(path, temporary.parent):
+            write(temporary)
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -71,40 +70,40 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
     Raises:
         OSError: the system does not let it be written; `filename` is set.
     """
-    with naming(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary, replaced = _beside(folder), _beside(folder)
-        temporary.mkdir()
-        try:
-            with naming(folder, temporary):
-                fill(temporary)
-            if folder.exists():
-                folder.replace(replaced)
-            return temporary.replace(folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-            shutil.rmtree(replaced, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = _beside(folder), _beside(folder)
+    temporary.mkdir()
+    try:
+        with naming(folder, temporary):
+            fill(temporary)
+        if folder.exists():
+            folder.replace(replaced)
+        return temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 @contextmanager
-def naming(path: Path, probed: Path | None = None) -> Iterator[None]:
+def naming(path: Path, probed: Path) -> Iterator[None]:
     """Let an OSError out of the block name the file or folder that was to be written.
 
     Args:
-        path: its name, for errors that name none: the system names no file where a write fails.
-        probed: a folder being written to. Where a library hides the system's reason behind an error of its own, a
+        path: its name, for errors that name a temporary file or none: the system names no file where a write fails.
+        probed: the folder being written to. Where a library hides the system's reason behind an error of its own, a
             small file is written there: if that fails too, its OSError is raised instead.
     """
     try:
         yield
     except OSError as error:
-        if error.filename is None and error.errno is not None:
+        unnamed = error.filename is None or TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name)
+        if unnamed and error.errno is not None:
             error.filename = str(path)
         raise
     except DopamineError:
         raise
     except Exception as error:
-        if probed is not None and (reason := _refusal(probed)) is not None:
+        if (reason := _refusal(probed)) is not None:
             raise OSError(reason.errno, os.strerror(reason.errno or errno.EIO), str(path)) from error
         raise
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class Console:
@@ -33,6 +34,14 @@ class Console:
         if matters or now - self._last >= self._interval:
             self._last = now
             self.say("  " + text)
+
+    def say_passed_over(self, folders: Iterable[Path]) -> None:
+        """Say which folders among raw episodes are not read, because there is no episode in them."""
+        from dopamine_rl.episodes.source import passed_over
+
+        for folder in folders:
+            if names := passed_over(folder):
+                self.say(f"warning: no episode in {', '.join(names)}, passed over (in {folder})")
 
     @contextmanager
     def phase(self, name: str, text: str) -> Iterator[None]:

@@ -64,6 +64,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.episodes_per_file < 1:
         raise BadInput("--episodes-per-file", arguments.episodes_per_file, "give at least 1")
     console = Console()
+    console.say_passed_over([arguments.raw])
     source = _Watched(open_source(arguments.raw), console)
     write_dataset(out, source, arguments.episodes_per_file, arguments.lossless)
     episodes = source.episodes()

@@ -36,12 +36,12 @@ from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import remove_leftovers, write_atomically
+from dopamine_rl.files import remove_leftovers, write_text
 from experiments.arguments import read_preset
 from experiments.console import Console
 from experiments.ending import command, interruptible
 from experiments.settings import ExperimentConfig
-from experiments.storage import lasting_path, make_folder, result_path
+from experiments.storage import lasting_path, make_folder, only_writer, result_path
 
 SETTINGS = "demos.json"
 """File in the folder of episodes that says how they were recorded."""
@@ -96,7 +96,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     else:
         episodes, origin = plan_replay(task, env, arguments)
     make_folder(out)
-    _agree(out, {**asdict(env), "trajectories": origin})
+    with only_writer(out):
+        _agree(out, {**asdict(env), "trajectories": origin})
+        return _fill(task, episodes, env, out, arguments)
+
+
+def _fill(
+    task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Record what is missing of some episodes, and return what the last line says."""
     remove_leftovers(out)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
@@ -200,9 +208,9 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write how the folder's episodes are recorded, or refuse to mix them with others."""
     settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2)))
+        write_text(path, json.dumps(settings, indent=2))
         return
-    there = asdict(EnvConfig()) | json.loads(path.read_text())
+    there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():
         if there.get(name) != value:
             raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")

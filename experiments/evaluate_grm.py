@@ -129,6 +129,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     console.say("reading episodes")
+    console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
         arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"),

@@ -19,6 +19,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from dopamine_rl.grm.hub import model_folder
 from experiments.cluster import ClusterConfig
 from experiments.console import Console
 from experiments.ending import command, interruptible
-from experiments.storage import result_path
+from experiments.storage import make_folder, only_writer, result_path
 
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
@@ -155,6 +156,7 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     from dopamine_rl.metrics import MIN_POINTS
 
     console, out = Console(), arguments.out.resolve()
+    console.say_passed_over(arguments.data)
     stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
     told: list[StoredEpisode] = []
     untold: list[StoredEpisode] = []
@@ -172,15 +174,19 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
         console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
-    if int(os.environ.get("RANK", "0")) == 0 and claim(job, arguments.fresh):
-        console.say(f"  going on with the training in {work}")
-    if arguments.local:
-        if not _train_here(job, out, console):
-            return None
-    else:
-        from experiments.cluster import ray_cluster
+    with ExitStack() as stack:
+        if int(os.environ.get("RANK", "0")) == 0:
+            make_folder(work)
+            stack.enter_context(only_writer(work))
+            if claim(job, arguments.fresh):
+                console.say(f"  going on with the training in {work}")
+        if arguments.local:
+            if not _train_here(job, out, console):
+                return None
+        else:
+            from experiments.cluster import ray_cluster
 
-        with ray_cluster(config.cluster):
+            stack.enter_context(ray_cluster(config.cluster))
             from learner.grm_sft import train_grm
 
             train_grm(job, out, console.progress)

@@ -83,6 +83,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         check_new(arguments.items)
     if not 1 <= arguments.n <= MOST_PAIRS:
         raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
+    Console().say_passed_over([arguments.data])
     source = open_source(arguments.data)
     episodes = source.episodes()
     used = [episode for episode in episodes if episode.success is not False]

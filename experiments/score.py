@@ -117,6 +117,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
             lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
+    console.say_passed_over(path for path in map(Path, arguments.episodes) if path.is_dir())
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)

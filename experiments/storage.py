@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +60,22 @@ def result_path(text: str) -> Path:
         return lasting_path(text)
     except BadInput as error:
         raise argparse.ArgumentTypeError(f"{text!r}: {error.fix}") from error
+
+
+@contextmanager
+def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
+    """Hold a folder for the length of the block; the system lets go of it however the process ends.
+
+    Raises:
+        BadInput: naming `field`: another process holds it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            fix = "another command is writing there: wait for it, or name another folder"
+            raise BadInput(field, str(folder), fix) from error
+        yield
 
 
 def default_storage() -> str:

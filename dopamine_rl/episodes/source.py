@@ -37,6 +37,15 @@ def open_source(path: Path) -> RawSource | lerobot.LeRobotSource:
     return RawSource(folders)
 
 
+def passed_over(path: Path) -> list[str]:
+    """Names of the folders among raw episodes that are none: they hold neither keyframes nor the front camera's video."""
+    if lerobot.is_dataset(path) or (path / raw.KEYFRAMES).exists() or not raw.list_episodes(path):
+        return []
+    folders = (folder for folder in path.glob("[!.]*") if folder.is_dir())
+    marks = (raw.KEYFRAMES, f"{raw.CAMERAS[0]}.mp4")
+    return sorted(folder.name for folder in folders if not any((folder / mark).exists() for mark in marks))
+
+
 class RawSource:
     """Raw episode folders.
 

@@ -86,8 +86,9 @@ def claim(job: TrainingJob, fresh: bool = False) -> bool:
     Raises:
         BadInput: the state is that of a job with other settings.
     """
-    if fresh:
-        shutil.rmtree(job.work, ignore_errors=True)
+    if fresh and job.work.is_dir():
+        for path in job.work.glob("[!.]*"):  # hidden is what says that it is being worked on
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
     settings, path, begun = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
     if begun:
         earlier = json.loads(path.read_text(encoding="utf-8"))

@@ -16,11 +16,14 @@ import pytest
 import torch
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
+from dopamine_rl.episodes.source import passed_over
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import load_grm, model_version
+from experiments import convert, pairs
 from experiments.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
+from experiments.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -288,3 +291,23 @@ def test_what_is_judged_last_is_not_trained_again(raw: Path, tmp_path: Path, mon
     state = torch.load(tmp_path / "grm.train" / STATE, weights_only=True)
     assert int(state["counters"][0]) == 3
     assert run(*parse(words)) is not None
+
+
+def test_a_model_is_trained_by_one_command_at_a_time(raw: Path, tmp_path: Path) -> None:
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1"]
+    (tmp_path / "grm.train").mkdir()
+    with only_writer(tmp_path / "grm.train"):
+        for more in ([], ["--fresh"]):
+            with pytest.raises(BadInput, match="another command is writing"):
+                run(*parse([*words, *more]))
+
+
+def test_a_folder_without_an_episode_is_named(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    (folder / "episode_900").mkdir()
+    assert passed_over(folder) == ["episode_900"]
+    assert passed_over(folder / "episode_000") == passed_over(raw) == []
+    convert.main([str(folder), str(tmp_path / "dataset")])
+    pairs.main([str(folder), "-n", "10"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "episode_900" in line]
+    assert len(said) == 2
