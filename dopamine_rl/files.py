@@ -98,7 +98,7 @@ def naming(path: Path, probed: Path) -> Iterator[None]:
     except OSError as error:
         unnamed = error.filename is None or TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name)
         if unnamed and error.errno is not None:
-            error.filename = str(path)
+            raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
         raise
     except DopamineError:
         raise

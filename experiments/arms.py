@@ -84,7 +84,7 @@ def run(
             folder.publish()
     table = {arm: pooled(results, arm) for arm in arms}
     folder.write_json("arms.json", {"table": table, "runs": results})
-    plot(folder.path / "arms.png", results, arms)
+    console.attempt("arms.png", lambda: plot(folder.path / "arms.png", results, arms), None)
     folder.write_text("arms.md", markdown(config, table, seeds))
     console.say(f"Done: {folder.place}/arms.md")
     return table

@@ -150,8 +150,8 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
-    write(arguments.out, evaluation)
     print(evaluation.table())
+    write(arguments.out, evaluation)
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation

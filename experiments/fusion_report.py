@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import write_text
 from dopamine_rl.metrics import Interval, auc, bootstrap
 from dopamine_rl.texts import markdown, one_line
 from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
@@ -236,7 +236,7 @@ def write(folder: Path, comparison: Comparison) -> None:
     """Write fusion.md, and fusion.json last."""
     text = json.dumps(comparison.content(), indent=2, allow_nan=False, ensure_ascii=False)
     for name, content in (("fusion.md", comparison.markdown()), ("fusion.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_text(folder / name, content)
 
 
 def _judge(

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import write_text
 from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.texts import code, one_line
@@ -317,7 +317,7 @@ def write(folder: Path, evaluation: Evaluation) -> None:
     plot_all(folder, evaluation)
     text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
     for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_text(folder / name, content)
 
 
 def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:

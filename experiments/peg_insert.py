@@ -81,9 +81,9 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
         raise phases.GateRefused(refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
-    videos = films.make_films(this, prepared)
+    videos = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success, forced=force and not verdict.passed)
-    report.write_report(this.folder, result, verdict, videos)
+    this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
     this.folder.write_json("result.json", result)
     return result
 

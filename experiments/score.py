@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.files import LONGEST_NAME
 from dopamine_rl.texts import one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.console import Console
@@ -121,6 +123,9 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)
+    for plan in plans:
+        if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
+            raise BadInput("EPISODE", plan.recording.name, "give it a shorter name: its results are called after it")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")

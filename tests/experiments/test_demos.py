@@ -13,9 +13,9 @@ from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_outcome
 from experiments import demos
-from experiments.storage import only_writer
 from experiments.arguments import read_preset
 from experiments.settings import ExperimentConfig
+from experiments.storage import only_writer
 from tests.actors.test_replay import make
 from tests.actors.test_replay import record as record_trajectories
 from tests.actors.test_replay import write as write_trajectories
