@@ -16,6 +16,8 @@ DopamineError
 
 from __future__ import annotations
 
+import json
+
 
 class DopamineError(Exception):
     """Base of everything raised on purpose."""
@@ -53,6 +55,29 @@ def require(section: str, owner: object, *checks: tuple[str, bool, str]) -> None
     for name, good, fix in checks:
         if not good:
             raise BadInput(f"{section}.{name}".lstrip("."), getattr(owner, name), fix)
+
+
+def error_to_text(error: DopamineError | OSError) -> str:
+    """An error as JSON, to be handed on as a value where an exception would lose its type. `error_from_text` reads it."""
+    kind = type(error).__name__
+    parts: list[object] = [str(error)]
+    if isinstance(error, BadInput):
+        parts = [error.field, error.value, error.fix]
+    elif not isinstance(error, DopamineError):
+        kind, parts = "OSError", [error.errno, error.strerror, error.filename]
+    return json.dumps({"kind": kind, "parts": parts}, default=repr)
+
+
+def error_from_text(text: str) -> DopamineError | OSError:
+    """The error that `error_to_text` wrote; of a kind that is not known here, a DopamineError with its message."""
+    content = json.loads(text)
+    kinds = {kind.__name__: kind for kind in _family(DopamineError)} | {"OSError": OSError}
+    made: DopamineError | OSError = kinds.get(content["kind"], DopamineError)(*content["parts"])
+    return made
+
+
+def _family(kind: type[DopamineError]) -> list[type[DopamineError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
 
 
 class EpisodeError(BadInput):

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import codecs
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, DopamineError
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
@@ -24,28 +26,57 @@ TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 PENDING = ".pending"
 """Holds files that are to be put in place together, from the moment that all of them are complete."""
 
+ESCAPED = "dopamine_rl.escaped"
+"""Error handler of encodings: what cannot be written becomes \\uXXXX, which JSON reads back."""
+
+LONGEST_NAME = 255
+"""Bytes of a file name that every file system takes."""
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(ESCAPED, _escape)
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     """Let `write` make a temporary file beside `path`, then rename it to `path`.
 
     A process killed in between leaves the previous file untouched.
+
+    Raises:
+        OSError: the system does not let it be written; `filename` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
-        write(temporary)
+        with naming(path, temporary.parent):
+            write(temporary)
         return temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file in UTF-8, whole or not at all. Bytes of a file name that are no text are written as \\uXXXX."""
+    return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors=ESCAPED))
+
+
 def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write into a temporary folder beside `folder`, then rename it; an existing `folder` is replaced."""
+    """Let `fill` write into a temporary folder beside `folder`, then rename it; an existing `folder` is replaced.
+
+    Raises:
+        OSError: the system does not let it be written; `filename` is set.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = _beside(folder), _beside(folder)
     temporary.mkdir()
     try:
-        fill(temporary)
+        with naming(folder, temporary):
+            fill(temporary)
         if folder.exists():
             folder.replace(replaced)
         return temporary.replace(folder)
@@ -53,6 +84,43 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             remove(replaced)
+
+
+@contextmanager
+def naming(path: Path, probed: Path) -> Iterator[None]:
+    """Let an OSError out of the block name the file or folder that was to be written.
+
+    Args:
+        path: its name, for errors that name a temporary file or none: the system names no file where a write fails.
+        probed: the folder being written to. Where a library hides the system's reason behind an error of its own, a
+            small file is written there: if that fails too, its OSError is raised instead.
+    """
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None or TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name)
+        if unnamed and error.errno is not None:
+            raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+        raise
+    except DopamineError:
+        raise
+    except Exception as error:
+        if (reason := _refusal(probed)) is not None:
+            raise OSError(reason.errno, os.strerror(reason.errno or errno.EIO), str(path)) from error
+        raise
+
+
+def _refusal(folder: Path) -> OSError | None:
+    """Why no file of 1 MiB can be written into a folder; None where it can."""
+    probe = _beside(folder / "probe")
+    try:
+        try:
+            probe.write_bytes(bytes(2**20))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
 
 
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
@@ -164,4 +232,6 @@ def remove_leftovers(folder: Path, ours: Callable[[str], object]) -> None:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    ending = f".{uuid.uuid4().hex[:8]}{path.suffix}"
+    stem = os.fsencode(path.stem)[: LONGEST_NAME - 1 - len(os.fsencode(ending))]
+    return path.with_name(f".{os.fsdecode(stem)}{ending}")

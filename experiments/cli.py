@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from experiments.runtime.ending import command
+
 
 @dataclass(frozen=True, slots=True)
 class Command:
@@ -75,6 +77,7 @@ DOPAMINE = Group(
 """Every command. A new one is a line here and a module with `main(argv)`."""
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the command that the first words name, and hand it the rest."""
     words = list(sys.argv[1:] if argv is None else argv)

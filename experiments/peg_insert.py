@@ -20,10 +20,9 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.errors import DopamineError
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import STOPPED, exit_with, interruptible
+from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 
@@ -33,15 +32,13 @@ if TYPE_CHECKING:
     from experiments.job.run import Run
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, run, and say where the results are."""
-    try:
-        arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
-        folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
-        with interruptible(STOPPED):
-            run(folder, config, arguments)
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
+    folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
+    with interruptible(STOPPED):
+        run(folder, config, arguments)
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:
@@ -80,9 +77,9 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
         raise phases.GateRefused(phases.refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
-    videos = films.make_films(this, prepared)
+    videos = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success)
-    report.write_report(this.folder, result, verdict, videos)
+    this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
     this.folder.write_json("result.json", result)
     return result
 

@@ -41,7 +41,7 @@ from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import BadInput, DopamineError
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
@@ -79,6 +79,7 @@ class SearchArguments:
                 raise BadInput(name, value, f"give at least {least}")
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, search, and print what came of it."""
     parser = argparse.ArgumentParser(prog="sweep", add_help=False, allow_abbrev=False)
@@ -86,19 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--concurrent", type=int)
     parser.add_argument("--seed-of-search", type=int, default=0)
     own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments, config = parse_run(ExperimentConfig, rest, "sweep", __doc__ or "")
-        wanted = SearchArguments(own.trials, own.concurrent, own.seed_of_search)
-        if config.reward not in ("grm", "naive"):
-            raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
-        folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
-        with interruptible(INTERRUPTED):
-            summary = run(folder, config, arguments, wanted)
-        print(json.dumps(summary), flush=True)
-        if summary["best"] is None:
-            raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse_run(ExperimentConfig, rest, "sweep", __doc__ or "")
+    wanted = SearchArguments(own.trials, own.concurrent, own.seed_of_search)
+    if config.reward not in ("grm", "naive"):
+        raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
+    folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
+    with interruptible(INTERRUPTED):
+        summary = run(folder, config, arguments, wanted)
+    print(json.dumps(summary), flush=True)
+    if summary["best"] is None:
+        raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
 
 
 def run(

@@ -40,6 +40,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, TaskReference
+from experiments.runtime.ending import command
 from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ class SimulatedEngine:
         return HopEstimates(gain, nothing, nothing, ("",) * len(prompts))
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure every latency and fragment length, and print the figures."""
     from experiments.runtime.arguments import DEFAULT_PRESET
 
@@ -85,7 +87,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=10, help="turns of each arm")
     parser.add_argument("--steps", type=int, default=192, help="environment steps of a turn, rounded up to fragments")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     from experiments.runtime.cluster import ray_cluster
 
     config = main_job(arguments.preset, arguments.algorithm)

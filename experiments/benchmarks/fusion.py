@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import result_path
 
 if TYPE_CHECKING:
     from experiments.reports.fusion import Answers, Comparison
@@ -41,18 +42,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.8, metavar="P", help="final progress that claims success (default: %(default)g)")  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="such as cuda (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("fusion"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="fusion", metavar="DIR", help="default: %(default)s")
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, write, print."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> Comparison:

@@ -16,27 +16,31 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from experiments.runtime.ending import command
+
 OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS, EPISODE = 30, 6, 20_000, 100
 HIDDEN, BATCH_SIZE, GAMMA = (256, 256), 256, 0.99
 UPDATES_PER_CALL = 8
 """What a training iteration asks for at once: two updates for each of the four environment steps of a fragment."""
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the three arms in turn and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="turns of each arm")
     parser.add_argument(
         "--updates", type=int, default=40, help="updates of a turn, a multiple of 8 (stock RLlib does a fifth)"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     arms = make_arms(make_columns())
     for run in arms.values():
         run(UPDATES_PER_CALL)

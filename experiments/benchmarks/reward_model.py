@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically
 from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import result_path
 
 STARTS = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
 """The tasks, and for each a shipped model that has never seen it."""
@@ -78,18 +79,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--workers", type=int, default=2, metavar="W", help="simulators (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("reward_model"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="reward_model", metavar="DIR", help="default: %(default)s")
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record, adapt, judge, print."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        run(arguments)
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:

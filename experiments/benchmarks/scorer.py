@@ -26,10 +26,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
     import torch
@@ -45,7 +47,8 @@ RELEASED = {
 """The width of the released models of 3 billion weights."""
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Run all cases and print their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -60,7 +63,7 @@ def main() -> None:
     parser.add_argument("--answers", choices=("bins", "text"), default="bins", help="one token each, or spelled")
     parser.add_argument("--device", default="cpu", help="where both arms run")
     parser.add_argument("--dtype", default="float32", help="precision of both arms, a name of torch")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     released = arguments.width == "released"
     arguments.rounds = arguments.rounds or (2 if released else 15)
     arguments.frames = arguments.frames or (2 if released else 16)

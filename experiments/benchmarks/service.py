@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout
 from dopamine_rl.types import EpisodeContext, ScoreRequest
+from experiments.runtime.ending import command
 
 APP = "benchmark"
 SIDE, EPISODE = 112, 16
@@ -43,7 +45,8 @@ SIDE, EPISODE = 112, 16
 DEADLINE_S, OVERLOAD_DEADLINE_S = 30.0, 1.0
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure every load, then overload the service, and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="a reward model; by default an untrained embedded one")
@@ -53,7 +56,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4, help="requests that an actor has under way")
     parser.add_argument("--seconds", type=float, default=8.0, help="of each load, after a warm-up of 2")
     parser.add_argument("--threads", type=int, default=1, help="of a replica's forward pass")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):

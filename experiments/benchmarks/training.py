@@ -20,15 +20,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dopamine_rl.errors import DopamineError
-from experiments.runtime.ending import exit_with
+from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,8 @@ if TYPE_CHECKING:
 INSTRUCTION = "insert the peg into the hole"
 
 
-def main() -> None:
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare gradients, time both arms, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -52,14 +52,11 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=40, help="frames of an episode (default: %(default)s)")
     parser.add_argument("--group", type=int, default=32, help="questions in one stock pass (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="where both arms run (default: %(default)s)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     for name, least in (("rounds", 1), ("threads", 1), ("views", 1), ("frames", 8), ("group", 1)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name} = {getattr(arguments, name)}: give at least {least}")
-    try:
-        print(json.dumps(measure(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    print(json.dumps(measure(arguments)))
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, float]:

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import result_path
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import Bench
@@ -55,7 +56,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--checkpoint", type=Path, nargs="+", help="models to swap between (default: three untrained ones)"
     )
-    parser.add_argument("--out", type=Path, help="keep journals and records here, in a new folder")
+    parser.add_argument("--out", type=result_path, help="keep journals and records here, in a new folder")
     arguments = parser.parse_args(argv)
     for name in ("faults", "actors", "replicas"):
         if getattr(arguments, name) < 1:
@@ -63,24 +64,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Break the service, judge, print the figures."""
     arguments = parse(argv)
-    try:
-        if arguments.out is not None and arguments.out.exists():
-            raise BadInput("--out", str(arguments.out), "name a new folder")
-        from experiments.runtime.cluster import ClusterConfig, ray_cluster
+    if arguments.out is not None and arguments.out.exists():
+        raise BadInput("--out", str(arguments.out), "name a new folder")
+    from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
-        with (
-            interruptible("Interrupted; nothing is left of the service."),
-            tempfile.TemporaryDirectory() as scratch,
-            ray_cluster(ClusterConfig(num_cpus=4)),
-        ):
-            figures = run(arguments, Path(scratch))
-            if arguments.out is not None:
-                shutil.copytree(Path(scratch) / "frames", arguments.out)
-    except DopamineError as error:
-        exit_with(error)
+    with (
+        interruptible("Interrupted; nothing is left of the service."),
+        tempfile.TemporaryDirectory() as scratch,
+        ray_cluster(ClusterConfig(num_cpus=4)),
+    ):
+        figures = run(arguments, Path(scratch))
+        if arguments.out is not None:
+            shutil.copytree(Path(scratch) / "frames", arguments.out)
     print(json.dumps(figures))
     if any(figures[name] for name in ("lost", "doubled", "wrong_version", "unrecovered")):
         sys.exit(1)

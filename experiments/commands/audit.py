@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from actors.records import EpisodeRecord
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.types import ScoreRequest
+from experiments.runtime.ending import command
 
 
 def rescored_progress(record: EpisodeRecord, scorer: ProgressScorer) -> np.ndarray:
@@ -71,16 +72,14 @@ def audit(records: Iterable[EpisodeRecord], scorer: ProgressScorer, version: str
     return totals
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Audit a run folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run, as printed at its end")
     parser.add_argument("--episodes", type=int, default=None, help="audit only the first so many episodes")
     args = parser.parse_args(argv)
-    try:
-        print(json.dumps(audit_run(args.run, args.episodes)))
-    except DopamineError as error:
-        raise SystemExit(f"error: {error}") from error
+    print(json.dumps(audit_run(args.run, args.episodes)))
 
 
 def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:

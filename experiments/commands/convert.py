@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.source import check_instructions, open_source
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
 from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import result_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,21 +37,21 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="dopamine convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("raw", metavar="RAW", type=Path, help="a folder of episodes")
-    parser.add_argument("out", metavar="OUT", type=Path, help="the dataset's folder, which must not be there yet")
+    parser.add_argument(
+        "out", metavar="OUT", type=result_path, help="the dataset's folder, which must not be there yet"
+    )
     add_cameras(parser, most=None)
     parser.add_argument("--lossless", action="store_true", help="keep every picture bit for bit; takes more room, and some players do not show it")  # fmt: skip
     parser.add_argument("--episodes-per-file", type=int, default=100, metavar="N", help="episodes in one data and video file (default: %(default)s)")  # fmt: skip
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the dataset and say what is in it."""
     arguments = parse(argv)
-    try:
-        with interruptible("Interrupted. Nothing was written."):
-            print(json.dumps(convert(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted. Nothing was written."):
+        print(json.dumps(convert(arguments)))
 
 
 def convert(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.episodes_per_file < 1:
         raise BadInput("--episodes-per-file", arguments.episodes_per_file, "give at least 1")
     console = Console()
+    console.say_passed_over([arguments.raw])
     opened = open_source(arguments.raw, arguments.cameras)
     source = _Watched(opened, console)
     check_instructions(source.episodes())

@@ -35,12 +35,12 @@ from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome
-from dopamine_rl.errors import BadInput, DopamineError
-from dopamine_rl.files import remove_leftovers, write_atomically
+from dopamine_rl.errors import BadInput
+from dopamine_rl.files import remove_leftovers, write_text
 from experiments.runtime.arguments import read_preset
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
-from experiments.runtime.storage import make_folder
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import lasting_path, make_folder, only_writer, result_path
 from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--trajectories", type=Path, metavar="FILE.h5", help="replay ManiSkill's trajectories of this task instead of recording its expert")  # fmt: skip
     parser.add_argument("--failures", type=int, default=0, metavar="M", help="failures (default: %(default)s)")
     parser.add_argument("--kind", action="append", metavar="KIND", help="a kind of failures, instead of all in turn; may be given several times")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
+    parser.add_argument("--out", type=result_path, metavar="DIR", help="folder of episodes (default: demos/TASK)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="seed of the first success and of the first failure (default: %(default)s)")  # fmt: skip
     parser.add_argument("--env", metavar="PRESET", help="simulate as a preset's [env] says, with its start, horizon and views (default: the task's standard start with every view)")  # fmt: skip
     parser.add_argument("--look", default="plain", metavar="LOOK", help=f"what pictures show, drawn from each seed: {', '.join(LOOKS)} (default: %(default)s)")  # fmt: skip
@@ -72,14 +72,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is missing and say what there is."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            print(json.dumps(run(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        print(json.dumps(run(arguments)))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,14 +89,22 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     task = find_task(arguments.task)
     if arguments.workers < 1:
         raise BadInput("--workers", arguments.workers, "give at least 1")
-    out = (arguments.out or Path("demos") / _short(task)).resolve()
+    out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     if arguments.trajectories is None:
         episodes, origin = plan(task, arguments), None
     else:
         episodes, origin = plan_replay(task, env, arguments)
     make_folder(out)
-    _agree(out, {**asdict(env), "trajectories": origin})
+    with only_writer(out):
+        _agree(out, {**asdict(env), "trajectories": origin})
+        return _fill(task, episodes, env, out, arguments)
+
+
+def _fill(
+    task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Record what is missing of some episodes, and return what the last line says."""
     remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
@@ -202,8 +208,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write how the folder's episodes are recorded, or refuse to mix them with others."""
     settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
-        text = json.dumps(settings, indent=2)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, json.dumps(settings, indent=2))
         return
     there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():

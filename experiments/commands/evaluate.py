@@ -20,27 +20,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from actors.tasks import TASKS
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import wilson
 from experiments.runtime.arguments import parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 from experiments.settings import ExperimentConfig
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, evaluate, print the rate."""
     given = list(sys.argv[1:] if argv is None else argv)
     name = given.pop(0) if given and not given[0].startswith("-") else ""
-    try:
-        own = Path(name).parent / "config.toml"
-        if name.endswith(".safetensors") and own.is_file() and "--preset" not in given:
-            given = ["--preset", str(own), *given]
-        _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
-        with interruptible("Interrupted."):
-            print(json.dumps(evaluate(name, config)))
-    except DopamineError as error:
-        exit_with(error)
+    own = Path(name).parent / "config.toml"
+    if name.endswith(".safetensors") and own.is_file() and "--preset" not in given:
+        given = ["--preset", str(own), *given]
+    _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
+    with interruptible("Interrupted."):
+        print(json.dumps(evaluate(name, config)))
 
 
 def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:

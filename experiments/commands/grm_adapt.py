@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.commands import grm_train
+from experiments.runtime.ending import command
 
 ADAPT = grm_train.Command("dopamine grm adapt", __doc__ or "", "adapt", "grm-mini", shots=1, held_out=10)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Adapt, and print what came of it."""
     grm_train.main(argv, ADAPT)

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.hub import model_folder
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 from reward_service.releases import KEEP
 
 
@@ -39,19 +39,17 @@ def parser(prog: str = "dopamine grm deploy") -> argparse.ArgumentParser:
     return made
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Swap, and say what happened."""
     arguments = parser().parse_args(argv)
-    try:
-        with interruptible("Interrupted; the service goes on with the model it has."):
-            arguments.checkpoint = model_folder(arguments.checkpoint)
-            if arguments.keep < 0:
-                raise BadInput("--keep", arguments.keep, "give a number from 0 on")
-            if not 0 < arguments.timeout < 1e6:
-                raise BadInput("--timeout", arguments.timeout, "give seconds")
-            deploy(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted; the service goes on with the model it has."):
+        arguments.checkpoint = model_folder(arguments.checkpoint)
+        if arguments.keep < 0:
+            raise BadInput("--keep", arguments.keep, "give a number from 0 on")
+        if not 0 < arguments.timeout < 1e6:
+            raise BadInput("--timeout", arguments.timeout, "give seconds")
+        deploy(arguments)
 
 
 def deploy(arguments: argparse.Namespace) -> None:

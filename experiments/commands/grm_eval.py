@@ -22,16 +22,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dopamine_rl.episodes.recordings import VIEW_NAMES
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.types import FusionConfig
 from experiments.runtime.arguments import add_cameras, read_preset
 from experiments.runtime.console import Console
-from experiments.runtime.ending import REFUSED, exit_with, interruptible
+from experiments.runtime.ending import REFUSED, command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder
+from experiments.runtime.storage import check_folder, result_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures (default: all)")  # fmt: skip
     parser.add_argument("--bounds", metavar="PRESET", help="hold the figures against a preset's [gate] bounds, with its [fusion]; exit status 3 where they miss")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="evaluation", metavar="DIR", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     served = arguments.url is not None or arguments.app is not None
     if not served and len(arguments.paths) < 2:
@@ -79,14 +79,12 @@ def _stride(text: str) -> int | None:
     return int(text)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate; ends with status 3 where bounds are asked for and missed."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            evaluation = run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        evaluation = run(arguments)
     if evaluation.verdict is not None and not evaluation.verdict.passed:
         raise SystemExit(REFUSED)
 
@@ -133,6 +131,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     console.say("reading episodes")
+    console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
         arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"), arguments.cameras,
@@ -155,8 +154,8 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
-    write(arguments.out, evaluation)
     print(evaluation.table())
+    write(arguments.out, evaluation)
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
@@ -164,13 +163,13 @@ def run(arguments: argparse.Namespace) -> Evaluation:
 
 def write(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.md, its plots, and eval.json last."""
-    from dopamine_rl.files import write_atomically
+    from dopamine_rl.files import write_text
     from experiments.reports.evaluation_plots import plot_all
 
     plot_all(folder, evaluation)
     text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
     for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_text(folder / name, content)
 
 
 def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, RELEASED
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import lasting_path, result_path
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +42,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     source.add_argument(
         "--text", metavar="FILE", type=Path, help="a text file with the wording, {task} and eight <image>"
     )
-    parser.add_argument("--out", metavar="FOLDER", type=Path, help="leave the checkpoint as it is, and make a folder with links to its weights")  # fmt: skip
+    parser.add_argument("--out", metavar="FOLDER", type=result_path, help="leave the checkpoint as it is, and make a folder with links to its weights")  # fmt: skip
     parser.add_argument("--keep-pixels", action="store_true", help=f"leave the limits of pictures as they are, instead of {MIN_PIXELS} to {MAX_PIXELS} pixels")  # fmt: skip
     arguments = parser.parse_args(argv)
     if len(arguments.paths) != (1 if arguments.text else 2):
@@ -49,14 +50,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Import, and say what was done."""
     arguments = parse(argv)
-    try:
-        with interruptible("Interrupted."):
-            print(json.dumps(run(arguments), ensure_ascii=False))
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted."):
+        print(json.dumps(run(arguments), ensure_ascii=False))
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -67,6 +66,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     checkpoint = arguments.paths[-1]
     folder = model_folder(checkpoint)
+    if arguments.out is None:
+        lasting_path(folder, "CHECKPOINT")
     check_released(folder)
     if folder != checkpoint and arguments.out is None:
         raise BadInput("--out", None, f"give a folder: {checkpoint} lies in a cache, where nothing is to be changed")

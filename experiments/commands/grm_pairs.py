@@ -35,12 +35,13 @@ from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
 from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS
 from experiments.reports.items import describe_items
 from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import result_path
 
 MOST_PAIRS = 10_000_000
 """That are drawn at once; more would not fit into memory."""
@@ -52,7 +53,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="dopamine grm pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
-    parser.add_argument("--items", type=Path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
+    parser.add_argument("--items", type=result_path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
     parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
     add_cameras(parser)
     parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
@@ -63,14 +64,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, and print what came of it."""
     arguments = parse(argv)
-    try:
-        with interruptible("Interrupted. Nothing was written."):
-            report(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible("Interrupted. Nothing was written."):
+        report(arguments)
 
 
 def report(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -87,6 +86,7 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         check_new(arguments.items)
     if not 1 <= arguments.n <= MOST_PAIRS:
         raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
+    Console().say_passed_over([arguments.data])
     source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
     print("\n".join(source.notes), end="\n" if source.notes else "")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -25,17 +26,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.files import LONGEST_NAME
+from dopamine_rl.texts import one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
 from experiments.reports.scores import ScoredRecording, check_own, figures, stored_figures, write_scores
 from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder
+from experiments.runtime.storage import check_folder, lasting_path, result_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -81,7 +84,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
     parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
     parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("scores"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--out", type=result_path, default="scores", metavar="DIR", help="default: %(default)s")
     parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs")  # fmt: skip
     parser.add_argument("--no-video", action="store_true", help="write no reward video")
     parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
@@ -95,14 +98,12 @@ def _size(text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Score, say what came of it, and end with status 1 where an episode has no score."""
     arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            results = run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    with interruptible(KEPT):
+        results = run(arguments)
     if any(result.get("final_progress") is None for result in results):
         raise SystemExit(1)
 
@@ -119,12 +120,18 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
+        for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
+            lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
+    console.say_passed_over(path for path in map(Path, arguments.episodes) if path.is_dir())
     for note in notes(plans):
         console.say(note)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)
+    for plan in plans:
+        if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
+            raise BadInput("EPISODE", plan.recording.name, "give it a shorter name: its results are called after it")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
@@ -216,7 +223,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     """The results as lines with aligned columns; a dash stands where nothing can be said."""
     rows = [list(HEADINGS.values())]
     for result in results:
-        rows.append([_cell(result.get(name)) for name in HEADINGS])
+        rows.append([one_line(_cell(result.get(name))) for name in HEADINGS])
     widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -20,18 +20,20 @@ import re
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dopamine_rl.config import parse_cli
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.arguments import add_cameras
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import make_folder, only_writer, result_path
 
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
@@ -88,7 +90,7 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
     parser.add_argument(
         "--out",
         metavar="MODEL",
-        type=Path,
+        type=result_path,
         help="where the model's folder shall lie; a model that is there is replaced",
     )
     parser.add_argument("--start-from", metavar="MODEL", default=command.start_from, help=f"a reward model to begin with (default: {command.start_from or 'a new one'})")  # fmt: skip
@@ -146,14 +148,12 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
         raise BadInput("--out", str(out), f"give a new folder: beside a model this one holds other things ({names})")
 
 
+@command
 def main(argv: Sequence[str] | None = None, command: Command = TRAIN) -> None:
     """Train, and print what came of it."""
-    try:
-        arguments, config = parse(argv, command)
-        with interruptible("Interrupted; the same command goes on from the last saved state."):
-            figures = run(arguments, config)
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse(argv, command)
+    with interruptible("Interrupted; the same command goes on from the last saved state."):
+        figures = run(arguments, config)
     if figures is not None:
         print(json.dumps(figures))
 
@@ -168,9 +168,11 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
+    from dopamine_rl.metrics import MIN_POINTS
     from dopamine_rl.provenance import provenance
 
     console, out = Console(), arguments.out.resolve()
+    console.say_passed_over(arguments.data)
     stored = [
         episode
         for folder in arguments.data
@@ -190,15 +192,22 @@ def run(arguments: argparse.Namespace, config: GRMTrainingConfig) -> dict[str, A
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
-    if int(os.environ.get("RANK", "0")) == 0 and claim(job, arguments.fresh):
-        console.say(f"  going on with the training in {work}")
-    if arguments.local:
-        if not _train_here(job, out, console):
-            return None
-    else:
-        from experiments.runtime.cluster import ray_cluster
+    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
+        names = ", ".join(short)
+        console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
+    with ExitStack() as stack:
+        if int(os.environ.get("RANK", "0")) == 0:
+            make_folder(work)
+            stack.enter_context(only_writer(work))
+            if claim(job, arguments.fresh):
+                console.say(f"  going on with the training in {work}")
+        if arguments.local:
+            if not _train_here(job, out, console):
+                return None
+        else:
+            from experiments.runtime.cluster import ray_cluster
 
-        with ray_cluster(config.cluster):
+            stack.enter_context(ray_cluster(config.cluster))
             from learner.grm_sft import train_grm
 
             train_grm(job, out, console.progress)

@@ -13,10 +13,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from dopamine_rl.errors import DopamineError
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.wire import WireLimits
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_token
 
 ENDED = "stopped"
@@ -56,28 +55,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted, which is this command's good end."""
     arguments = parse(argv)
-    try:
-        config = IngressConfig(
-            host=arguments.host,
-            port=arguments.port,
-            limits=WireLimits(max_bytes=int(arguments.max_mb * 2**20)),
-            memory_mb=arguments.memory_mb,
-            rate_hz=arguments.rate_hz,
-            burst=2 * arguments.rate_hz,
-            total_rate_hz=max(arguments.rate_hz, IngressConfig.total_rate_hz),
-            total_burst=2 * max(arguments.rate_hz, IngressConfig.total_rate_hz),
-        )
-        token = load_token(arguments.token_file, config.host)
-        if arguments.checkpoint is not None:
-            arguments.checkpoint = model_folder(arguments.checkpoint)
-        os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
-        with interruptible(ENDED, status=0):
-            serve(arguments, config, token)
-    except DopamineError as error:
-        exit_with(error)
+    config = IngressConfig(
+        host=arguments.host,
+        port=arguments.port,
+        limits=WireLimits(max_bytes=int(arguments.max_mb * 2**20)),
+        memory_mb=arguments.memory_mb,
+        rate_hz=arguments.rate_hz,
+        burst=2 * arguments.rate_hz,
+        total_rate_hz=max(arguments.rate_hz, IngressConfig.total_rate_hz),
+        total_burst=2 * max(arguments.rate_hz, IngressConfig.total_rate_hz),
+    )
+    token = load_token(arguments.token_file, config.host)
+    if arguments.checkpoint is not None:
+        arguments.checkpoint = model_folder(arguments.checkpoint)
+    os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
+    with interruptible(ENDED, status=0):
+        serve(arguments, config, token)
 
 
 def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | None) -> None:

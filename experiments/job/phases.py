@@ -208,7 +208,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             sources=[source for _, source in prepared.gate_episodes],
             on_progress=lambda done, total: run.console.progress(f"episodes judged: {done} of {total}"),
         )
-        plot_gate(run.path / "gate.png", judged)
+        run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
         return asdict(report(judged, config.gate.success_threshold, config.env.stride))
 
     unseen = [(path.name, source) for path, source in prepared.gate_episodes]

@@ -8,8 +8,9 @@ from typing import Any
 
 from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
+from dopamine_rl.texts import code
 from dopamine_rl.types import Rate
-from experiments.reports.figures import new_figure
+from experiments.reports.plots import new_figure
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -147,7 +148,7 @@ def _training_truth(result: dict[str, Any]) -> str:
         return "No reward model was made or asked."
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
     shown, start = result["reward_model_demonstrations"], result["reward_model_start"]
-    begun = f"began as {start} and was adapted to" if start else "was trained on"
+    begun = f"began as {code(start)} and was adapted to" if start else "was trained on"
     taught = f"The reward model {begun} {shown} successful demonstration{'s' if shown > 1 else ''}"
     if not scripted + rollouts:
         return f"{taught} alone."

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 
 from dopamine_rl.metrics import Interval
+from dopamine_rl.texts import markdown, one_line
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows as indented lines with aligned columns."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
@@ -17,7 +19,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 def grid(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table; the first is its head."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(markdown(cell) for cell in row)} |" for row in lines)
 
 
 def number(value: float) -> str:

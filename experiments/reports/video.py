@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.files import write_atomically
 from dopamine_rl.types import PERSPECTIVES, Views
+from experiments.reports.plots import plain_text, plot_text
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -99,6 +100,7 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    plain_text()
     figure = Figure(figsize=(width / 100, _CHART_HEIGHT / 100), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -108,7 +110,7 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     below.bar(curves.edges[:-1] + widths / 2, curves.bars, width=0.9 * widths, color="tab:red", alpha=alpha)
     low, high = float(np.nanmin(curves.bars, initial=0.0)), float(np.nanmax(curves.bars, initial=0.0))
     below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
-    above.set_title(title, fontsize=9, loc="left", pad=22)
+    above.set_title(plot_text(title), fontsize=9, loc="left", pad=22)
     if above.get_legend_handles_labels()[0]:
         legend = above.legend(
             loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput
 from experiments.runtime.arguments import RunArguments, parse_run
 from experiments.runtime.console import Console
-from experiments.runtime.ending import STOPPED, exit_with, interruptible
+from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 
@@ -45,25 +45,23 @@ LEVEL = 0.8
 """Success that an arm must reach for its environment steps to be compared."""
 
 
+@command
 def main(argv: list[str] | None = None) -> None:
     """Parse the command line, train every arm, and say where the comparison is."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", nargs="+", default=list(ARMS))
     own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    try:
-        arguments, config = parse_run(ExperimentConfig, rest, "arms", __doc__ or "")
-        if own.seeds < 1:
-            raise BadInput("--seeds", own.seeds, "give at least 1")
-        unknown = sorted(set(own.arms) - set(ARMS))
-        if unknown:
-            raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
-        folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
-        with interruptible(STOPPED):
-            table = run(folder, config, arguments, own.arms, own.seeds)
-        print(json.dumps(table))
-    except DopamineError as error:
-        exit_with(error)
+    arguments, config = parse_run(ExperimentConfig, rest, "arms", __doc__ or "")
+    if own.seeds < 1:
+        raise BadInput("--seeds", own.seeds, "give at least 1")
+    unknown = sorted(set(own.arms) - set(ARMS))
+    if unknown:
+        raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
+    folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
+    with interruptible(STOPPED):
+        table = run(folder, config, arguments, own.arms, own.seeds)
+    print(json.dumps(table))
 
 
 def run(
@@ -87,7 +85,7 @@ def run(
     table = {arm: pooled(results, arm) for arm in arms}
     made = provenance(preset=arguments.preset, seed=config.seed)
     folder.write_json("arms.json", {"table": table, "runs": results, "provenance": made})
-    plot(folder.path / "arms.png", results, arms)
+    console.attempt("arms.png", lambda: plot(folder.path / "arms.png", results, arms), None)
     folder.write_text("arms.md", markdown(config, table, seeds))
     console.say(f"Done: {folder.place}/arms.md")
     return table
@@ -213,7 +211,7 @@ def _steps(value: float | None) -> str:
 def plot(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
     """Draw every training's success while exploring, one colour an arm."""
     from experiments.job.report import recent_success
-    from experiments.reports.figures import new_figure
+    from experiments.reports.plots import new_figure
 
     figure = new_figure(7, 3.6)
     axes = figure.subplots()

@@ -14,6 +14,7 @@ from dopamine_rl.episodes.maniskill import read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_outcome
 from experiments.commands import demos
 from experiments.runtime.arguments import read_preset
+from experiments.runtime.storage import only_writer
 from experiments.settings import ExperimentConfig
 from tests.actors.test_replay import make
 from tests.actors.test_replay import record as record_trajectories
@@ -159,3 +160,11 @@ def test_a_cluster_that_is_gone_is_named_at_once(
     with pytest.raises(SystemExit):
         demos.main(["PickCube", "-n", "1", "--out", str(tmp_path / "raw")])
     assert "RAY_ADDRESS" in capsys.readouterr().err
+
+
+def test_a_folder_that_others_record_into_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with only_writer(tmp_path), pytest.raises(SystemExit) as ended:
+        demos.main(["PickCube", "-n", "1", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "another command is writing there" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
