@@ -1,4 +1,4 @@
-"""Writes episode records beside the actor, within a budget: a thread with a bounded queue, the oldest records removed first."""
+"""Writes episode records beside the actor, within a budget: a thread with a bounded queue; the oldest go first."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ logger = logging.getLogger(__name__)
 WAITING = 8
 """Records that may wait to be written; each holds its pictures in memory."""
 PATIENCE_S = 10.0
-"""How long a full queue is waited for. Once that was in vain, records are dropped, and counted, until there is room again."""
+"""How long a full queue is waited for. After that, records are dropped and counted until there is room again."""
 COUNTS = ("written", "removed", "dropped", "failed")
-"""What becomes of records: written; removed again to keep the budget; dropped, because the disk did not keep up; failed."""
+"""What becomes of records: written; removed to keep the budget; dropped, because the disk did not keep up; failed."""
 
 
 class RecordWriter:
@@ -90,7 +90,7 @@ class RecordWriter:
 
 
 def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
-    """Remove the oldest records of a folder until it keeps its budget; `newest` stays. Returns how many were removed."""
+    """Remove the oldest records of a folder until it keeps its budget; `newest` stays. Returns how many went."""
     records = sorted(
         (status.st_mtime_ns, path, status.st_size) for path, status in _files(folder) if path.endswith(".npz")
     )

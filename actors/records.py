@@ -1,9 +1,9 @@
 """The scored frames of one episode, kept whole so that its potentials can be checked or replaced later.
 
 A record holds pictures, the hops that came back and the progress they were folded into. Re-scoring a record with the
-version it names must give the stored progress again; `experiments.commands.audit` does that for a whole run. Pictures are therefore
-kept without loss: each as its difference from the one before, compressed, a sixth of their size for simulated ones. What all
-episodes of a task share, its references and goal, lies once in `references/`.
+version it names must give the stored progress again; `experiments.commands.audit` does that for a whole run. Pictures are
+therefore kept without loss: each as its difference from the one before, compressed, a sixth of their size for simulated
+ones. What all episodes of a task share, its references and goal, lies once in `references/`.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ class ScoredFrame:
 _ARRAYS = ("gain", "loss", "entropy", "perspectives")
 _SHARED = ("reference_start", "reference_end", "goal")
 REFERENCES, FORMAT = "references", 2
-"""The folder, among the records, of what episodes share; and the form of a record. Records without a form hold all pictures as
-they are."""
+"""The folder, among the records, of what episodes share; and the format of a record. Records without one hold all their
+pictures as they are."""
 LEVEL = 1
 """zlib's: differences of pictures are a few per cent smaller at 6, and take three times as long."""
 

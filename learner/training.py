@@ -1,8 +1,8 @@
 """Trains a policy with an RLlib algorithm, adds up what its actors report, and remembers how far it has come.
 
-An interrupted training goes on from its last checkpoint, which holds the networks, the replay and the counts. The learning
-curve and the finished episodes only grow: they lie in files of JSON lines beside the checkpoint, and are cut to its point when
-the training goes on.
+An interrupted training goes on from its last checkpoint, which holds the networks, the replay and the counts. The
+learning curve and the finished episodes only grow: they lie in files of JSON lines beside the checkpoint, and are cut to
+its point when the training goes on.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class LatencyHistogram:
     """Latencies in bins, each 2 % wider than the one before: quantiles are right within 1 %, and the size has a bound.
 
     Args:
-        bins: count of each bin that is not empty. Bin i begins at 0.01 ms · 1.02^i; what is outside 0.01 ms … 10⁸ ms counts in the
-            first or the last one.
+        bins: count of each bin that is not empty. Bin i begins at 0.01 ms · 1.02^i; what is outside 0.01 ms … 10⁸ ms
+            counts in the first or the last one.
     """
 
     _LEAST_MS, _GROWTH, _LAST = 0.01, math.log(1.02), 1162
@@ -195,8 +195,8 @@ def train(
         on_point: is given every point of the learning curve.
         finish_records: called at the end; lets the actors write what they still hold, and returns their counts.
     Returns:
-        environment_steps, seconds, updates, sittings; labels (LabelLedger.summary), records and shadow (Monitor.summary),
-        None where no model is asked; and the learning curve.
+        environment_steps, seconds, updates, sittings; labels (LabelLedger.summary), records and shadow
+        (Monitor.summary), None where no model is asked; and the learning curve.
     Raises:
         BadInput: a file of lines is shorter than when the checkpoint was written.
     """
@@ -331,7 +331,7 @@ def _say_lost(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callabl
 
 
 def series(values: Any) -> list[float]:
-    """The items of RLlib's item series, which it hands over as a lone number where there is one, as NaN where there is none."""
+    """The items of RLlib's item series, which is a lone number where there is one item, and NaN where there is none."""
     if isinstance(values, (list, tuple, np.ndarray)) and np.ndim(values):
         return [float(value) for value in values]
     return [] if values is None or np.isnan(values) else [float(values)]
@@ -353,8 +353,8 @@ def line(point: Mapping[str, Any], labelled: bool) -> str:
     labels = "no labels asked for"
     if labelled:
         labels = (
-            f"labels {point['answered']}/{point['asked']}, {text('label_p50_ms', '.0f')} ms, invalid {point['invalid']}, "
-            f"late {point['late']}, rejected {point['rejected']}"
+            f"labels {point['answered']}/{point['asked']}, {text('label_p50_ms', '.0f')} ms, "
+            f"invalid {point['invalid']}, late {point['late']}, rejected {point['rejected']}"
         )
     return (
         f"{point['environment_steps']:>6} environment steps | success {text('success', '.2f')} of the last "

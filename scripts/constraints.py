@@ -1,4 +1,4 @@
-"""Keeps scripts/constraints.txt: the version of every package, transitive ones included, that continuous integration uses.
+"""Keeps scripts/constraints.txt: the version of every package that continuous integration uses, transitive ones too.
 
 python scripts/constraints.py            fail where the file is stale: it is not what is installed here
 python scripts/constraints.py --write    write what is installed here
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "scripts" / "constraints.txt"
 EXTRA = "dev"
 ACCELERATORS = re.compile(r"nvidia-.*|cuda-.*|triton|pytorch-triton.*")
-"""What torch brings along only where its build has GPUs; continuous integration has none, so the file says nothing of it."""
+"""What torch brings along only where its build has GPUs; the file says nothing of it."""
 HEAD = """\
 # The versions that continuous integration uses; `make setup` installs with them (pip install -c).
 # Written by `make constraints`. Without local parts (2.13.0+cpu), so that builds for any accelerator will do.
@@ -57,7 +57,7 @@ def requirements(pyproject: Path) -> list[Requirement]:
 
 
 def installed_versions(wanted: list[Requirement]) -> tuple[dict[str, str], set[str]]:
-    """The public versions of what is wanted and of what that needs in turn, by name; and the names of what is not installed."""
+    """The public versions of what is wanted and of what that needs in turn; and the names of what is not installed."""
     versions: dict[str, str] = {}
     missing: set[str] = set()
     done: set[tuple[str, str]] = set()

@@ -117,7 +117,7 @@ def install(folder: Path, template: PromptTemplate, pixels: bool = True) -> list
 
 
 def _made_beside(out: Path, folder: Path) -> bool:
-    """True if a folder is what `install_beside` makes of this checkpoint: links to its weights, its small files, a template."""
+    """True if a folder is what `install_beside` makes of this checkpoint."""
     entries = list(out.iterdir()) if out.is_dir() else []
     weights = [path for path in entries if path.match(WEIGHTS)]
     small = {path.name for path in entries} - {path.name for path in weights}

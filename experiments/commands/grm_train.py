@@ -126,7 +126,8 @@ def parse(argv: Sequence[str] | None, command: Command = TRAIN) -> tuple[argpars
 
 
 MODEL_FILES = re.compile(
-    r"grm\.json|README\.md|template\.json|curve\.jsonl|(generation_|adapter_|preprocessor_|tokenizer_|processor_)?config\.json"
+    r"grm\.json|README\.md|template\.json|curve\.jsonl"
+    r"|(generation_|adapter_|preprocessor_|tokenizer_|processor_)?config\.json"
     r"|(added_tokens|special_tokens_map|tokenizer|vocab|video_preprocessor_config)\.json|merges\.txt|chat_template\.\w+"
     r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\.DS_Store"
 )

@@ -92,7 +92,7 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Demonstrations and a cloned policy; where the reward comes from a reward model, the policy's rollouts and that model."""
+    """Demonstrations and a cloned policy; where the reward asks a reward model, the policy's rollouts and that model."""
     config, root = run.config, run.path / "demonstrations"
     asks = asks_model(config)
     if asks and config.sft.start_from:
@@ -116,7 +116,7 @@ def prepare(run: Run) -> Prepared:
 
 
 def reference(run: Run) -> TaskReference:
-    """What a reward model is shown of the task, from the reward model's demonstrations; they are recorded where they are missing."""
+    """What a reward model is shown of the task. Its demonstrations are recorded where they are missing."""
     plan = episodes.scripted_plans(run.config, run.path / "demonstrations")["reward_model"]
     _record(run, "reference", "Demonstrations for the reward model's references", {"reward_model": plan})
     return TaskReference.of(episodes.first_success(episodes.read_all(plan.paths)))

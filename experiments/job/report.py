@@ -132,8 +132,9 @@ def _videos(result: dict[str, Any]) -> str:
     if result["model_version"] is None:
         return "Pictures of all views; below them the task's reward of every environment step."
     return (
-        "Pictures of all views; below them progress (Φ*, and each perspective alone) and the reward of every environment step. "
-        "The last\nstep of a success pays 1 − Φ: the task's 1, and the potential given back, which is 0 after termination."
+        "Pictures of all views; below them progress (Φ*, and each perspective alone) and the reward of every "
+        "environment step. The last\nstep of a success pays 1 − Φ: the task's 1, and the potential given back, which is 0 "
+        "after termination."
     )
 
 

@@ -90,7 +90,7 @@ def build_algorithm(
 
 
 def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, Any]:
-    """The training phase: from the cloned policy to `policy.safetensors`; returns what `learner.training.train` does."""
+    """The training phase: from the cloned policy to `policy.safetensors`; returns what `train` does."""
     config, model = run.config, prepared.model if asks_model(run.config) else None
     service = (model.version, config.fusion, config.service) if model else None
     depends_on = (

@@ -131,7 +131,7 @@ def _figures(out: Path, name: str) -> dict[str, Any] | None:
 
 
 def check_own(out: Path, name: str) -> None:
-    """Raise BadInput where files of an episode's name are there that `write_scores` did not write: it would replace them.
+    """Raise BadInput where files of an episode's name are there that `write_scores` did not write.
 
     Of a scoring that was killed the table is there, whatever else is: it is written first and replaced, never removed.
     """

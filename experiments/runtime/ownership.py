@@ -1,6 +1,7 @@
 """Which folders are runs of ours, what in them we wrote, and whether this code can go on with one.
 
-A run folder says so itself (`run.json`). Nothing is written into, or removed from, a folder that is neither empty nor a run.
+A run folder says so itself (`run.json`). Nothing is written into, or removed from, a folder that is neither empty nor a
+run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import becomes, remove, write_atomically
 
 PROJECT, FORMAT = "dopamine-rl", 2
-"""What `run.json` says. The format changes where a run that an older version began cannot be gone on with; runs of format 1
+"""What `run.json` says. The format changes where a run that an older version began cannot be continued; runs of format 1
 have no `run.json`."""
 MARKER, LOCK, PHASES, CONFIG = "run.json", ".lock", "phases", "config.toml"
 NOBODYS = frozenset({LOCK, ".DS_Store", "lost+found"})
@@ -67,7 +68,7 @@ RUN_FOLDER = Layout(
 
 
 def check_usable(folder: Path, place: str, fresh: bool) -> None:
-    """Raise BadInput where a run may not work in a folder: it holds something else, or a run that cannot be gone on with.
+    """Raise BadInput where a run may not work in a folder: it holds other things, or a run that cannot be continued.
 
     Args:
         place: what the user calls the folder.

@@ -71,7 +71,7 @@ def only_run(
         fresh: forget the run that is there, and remove everything that it wrote.
         say: told what was not removed, and that other code goes on with a run.
     Raises:
-        BadInput: the folder is neither empty nor a run, its run cannot be gone on with, or another run is working in it.
+        BadInput: the folder is neither empty nor a run, its run cannot be continued, or another run works in it.
     """
     ownership.check_usable(folder.path, folder.place, fresh)
     with (folder.path / LOCK).open("a", encoding="utf-8") as file:

@@ -3,8 +3,9 @@
     python -m experiments.sweeps.arms --seeds 3
     python -m experiments.sweeps.arms --seeds 3 --arms grm sparse --preset laptop --out DIR
 
-Demonstrations, cloned policy and, where an arm asks it, the reward model are made once (or taken over, where DIR is a finished
-run of the main job); then every arm is trained with every seed, and all are evaluated on the same unseen seeds. The arms:
+Demonstrations, cloned policy and, where an arm asks it, the reward model are made once (or taken over, where DIR is a
+finished run of the main job); then every arm is trained with every seed, and all are evaluated on the same unseen seeds.
+The arms:
 
     grm        γΦ' − Φ from the reward model                     the method
     sparse     the simulator's success alone                     a baseline

@@ -308,7 +308,7 @@ def test_what_is_scored_is_kept_until_something_changes(raw: Path, model: Path, 
 
 
 @pytest.mark.parametrize("name", ["expert_2.mp4", "expert_2.csv", "expert_2.json"])
-def test_files_that_are_no_scores_are_not_replaced(raw: Path, model: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_files_that_are_no_scores_are_not_replaced(raw: Path, model: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"precious": 1}')
     words = (raw / "expert_2", "--demo", raw / "expert_1", "--model", model, "--out", tmp_path, "--no-video")
     for flags in ([], ["--fresh"]):

@@ -1,5 +1,8 @@
-"""A run of an older version can be read, and is not gone on with. `fixtures/old_run` was made by the version before `run.json`:
-the smoke preset with smaller networks and pictures, cut to two records; their arrays are that version's."""
+"""A run of an older version can be read, and is not gone on with.
+
+`fixtures/old_run` was made by the version before `run.json`: the smoke preset with smaller networks and pictures, cut to two
+records, whose arrays are that version's.
+"""
 
 import json
 import shutil
