@@ -4,6 +4,7 @@ DopamineError
 ├── BadInput                 a field holds a value that cannot be used: names the field, the value and the fix
 │   └── EpisodeError         an episode on disk is malformed: names episode, file and field
 ├── Diverged                 a training came to a value that is not finite: names what, the update and the fix
+├── ActingTimeout            no env runner answered for so long that a training ends
 ├── CheckpointError          a model folder is missing, incomplete or of another kind
 ├── WireError                bytes that are not a request or a reply of this protocol version
 ├── RenderingUnavailable     no usable Vulkan driver
@@ -100,6 +101,10 @@ class Diverged(DopamineError, FloatingPointError):
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, float, int, str]]:
         return type(self), (self.column, self.value, self.update, self.fix)
+
+
+class ActingTimeout(DopamineError, TimeoutError):
+    """Nothing came from any env runner within the learner's patience."""
 
 
 class CheckpointError(DopamineError):
