@@ -12,7 +12,7 @@ from dopamine_rl.wire import DEFAULT_LIMITS
 from reward_service.bodies import DEFAULT_REMAINING_MS
 from reward_service.statuses import STATUSES
 
-FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey"
+FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; shown upright, as its EXIF orientation says"
 
 ABOUT = """Asks a reward model how far along a robot is. A request shows one or more frames of an episode; the answer
 holds, for each frame and for each of three perspectives (incremental, forward, backward), by how much it is nearer to
