@@ -10,7 +10,7 @@ from typing import Any
 from dopamine_rl.types import FusionConfig
 from dopamine_rl.wire import DEFAULT_LIMITS
 from reward_service.bodies import DEFAULT_REMAINING_MS
-from reward_service.statuses import STATUSES
+from reward_service.statuses import ENCODINGS, STATUSES
 
 FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; shown upright, as its EXIF orientation says"
 
@@ -19,7 +19,7 @@ holds, for each frame and for each of three perspectives (incremental, forward, 
 the goal than what it is compared with, and with start_progress the progress in [0, 1] after each frame. An answer that
 could not be read is null with its reason, never a number. The same fields travel as msgpack (application/msgpack) in
 the envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}} with bytes instead of base64,
-and no field left out."""
+and no field left out. A body may be compressed (Content-Encoding: gzip or deflate); decompressed it counts as if it had come so."""
 
 _SUMMARIES = {
     "/v1/version": "The model version now served.",
@@ -33,6 +33,7 @@ def document() -> dict[str, Any]:
     score = {
         "operationId": "score",
         "summary": "Hops, and on request progress, of one or more frames.",
+        "parameters": [{"name": "Content-Encoding", "in": "header", "required": False, "schema": {"enum": list(ENCODINGS)}, "description": "How the body is compressed. Default: not at all."}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Request")}, "application/msgpack": {}}},
         "responses": {"200": {"description": "The answer.", "content": {"application/json": {"schema": _ref("Reply")}, "application/msgpack": {}}}, **_errors()},
     }  # fmt: skip

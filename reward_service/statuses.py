@@ -10,7 +10,7 @@ status  type                                       when
 408     SlowBody                                   the body did not arrive in time
 409     VersionUnavailable                         the wanted model version is not served
 413     BodyTooLarge                               more bytes than are taken
-415     UnsupportedMedia                           neither msgpack nor JSON
+415     UnsupportedMedia, UnsupportedEncoding      neither msgpack nor JSON; compressed in a way that is not taken
 422     BadInput                                   a field holds a value that cannot be used
 429     RateLimited (an Overloaded)                too many requests a second; Retry-After says when
 500     InternalError                              a fault of the service
@@ -40,6 +40,10 @@ from dopamine_rl.errors import (
 Media = Literal["msgpack", "json"]
 MEDIA_TYPES: dict[Media, str] = {"msgpack": "application/msgpack", "json": "application/json"}
 
+Encoding = Literal["identity", "gzip", "deflate"]
+ENCODINGS: tuple[Encoding, ...] = ("gzip", "deflate", "identity")
+"""How a body may be compressed; `identity` is not at all."""
+
 MAX_ERROR_TEXT = 500
 """Characters of a message that leave the service; what it quotes may be a stranger's megabytes."""
 
@@ -62,6 +66,10 @@ class BodyTooLarge(WireError):
 
 class UnsupportedMedia(WireError):
     """A body that is neither msgpack nor JSON."""
+
+
+class UnsupportedEncoding(WireError):
+    """A body that is compressed in a way that is not taken."""
 
 
 class SlowBody(ScoringTimeout):
@@ -88,6 +96,7 @@ STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
     (VersionUnavailable, 409),
     (BodyTooLarge, 413),
     (UnsupportedMedia, 415),
+    (UnsupportedEncoding, 415),
     (WireError, 400),
     (BadInput, 422),
     (RateLimited, 429),
