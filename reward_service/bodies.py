@@ -27,7 +27,10 @@ from reward_service.statuses import BodyTooLarge, Encoding, Media, encode
 
 PICTURE_AXES = {"reference_start": 3, "reference_end": 3, "init": 4, "goal": 4, "previous": 4, "frames": 5}
 """The fields of pictures and the number of their axes."""
-JSON_FIELDS = ("episode_id", "instruction", *PICTURE_AXES, "model_version", "times", "remaining_ms", "start_progress", "fusion")  # fmt: skip
+JSON_FIELDS = (
+    *("episode_id", "instruction", *PICTURE_AXES, "model_version", "times", "remaining_ms"),
+    *("start_progress", "start_perspectives", "fusion"),
+)
 DEFAULT_REMAINING_MS = 10_000.0
 
 GZIP, ZLIB, BARE = 31, 15, -15

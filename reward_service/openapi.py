@@ -125,9 +125,10 @@ def _request() -> dict[str, Any]:
         "model_version": {"anyOf": [text, {"type": "null"}], "default": None, "description": "The version that must answer; null takes the one now served."},
         "remaining_ms": {**number, "default": DEFAULT_REMAINING_MS, "description": "Milliseconds left for the answer."},
         "start_progress": {"anyOf": [unit, {"type": "null"}], "default": None, "description": "Progress at `previous`; where given, the reply holds the progress after each frame."},
+        "start_perspectives": {"anyOf": [{"type": "array", "items": unit, "minItems": 3, "maxItems": 3}, {"type": "null"}], "default": None, "description": "Progress of each perspective at `previous`: the last row of the folded.perspectives before. Needed to continue an episode with chain own."},
         "fusion": {"type": "object", "properties": fusion, "additionalProperties": False, "default": asdict(FusionConfig()), "description": "How three perspectives become one progress."},
     }  # fmt: skip
-    optional = {"times", "model_version", "remaining_ms", "start_progress", "fusion"}
+    optional = {"times", "model_version", "remaining_ms", "start_progress", "start_perspectives", "fusion"}
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 

@@ -107,7 +107,14 @@ def test_pictures_come_upright_as_their_own_library_shows_them(kind: str, orient
 
 @pytest.mark.parametrize(
     "exif",
-    [b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\xff\xff", b"II*\0\x08\0\0\0\x01\0\x12\x01\x03", b"x" * 400],
+    [
+        b"",
+        b"II",
+        b"II*\0\xff\xff\xff\xff",
+        b"MM\0*\0\0\0\x08\xff\xff",
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x03",
+        b"x" * 400,
+    ],
 )
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 def test_damaged_exif_turns_nothing(kind: str, exif: bytes) -> None:
