@@ -51,7 +51,7 @@ DEFAULT_LIMITS = WireLimits()
 def encode_request(request: ScoreRequest) -> bytes:
     """Return the bytes of a request; `decode_request` is the inverse."""
     context = request.context
-    body = {
+    body: dict[str, Any] = {
         "episode_id": context.episode_id,
         "instruction": context.instruction,
         "reference_start": _pack(context.reference_start),

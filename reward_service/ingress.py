@@ -33,14 +33,16 @@ from starlette.routing import Route
 from dopamine_rl.errors import DopamineError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
 from reward_service.bodies import decompress, read_body, write_reply
-from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck
+from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck, client_name
 from reward_service.meters import Meters
 from reward_service.openapi import document, page
 from reward_service.statuses import (
     ENCODINGS,
     MEDIA_TYPES,
+    AmbiguousLength,
     BodyTooLarge,
     Encoding,
+    HeadTooLarge,
     Media,
     MethodNotAllowed,
     NotFound,
@@ -59,6 +61,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 COST: dict[Media, int] = {"msgpack": 2, "json": 5}
 """Bytes of memory for each byte of a body while it is read: the body, its parts, and for JSON its text and base64."""
+HEAD_BYTES = 16 << 10
+"""What the head of a request may hold."""
 DRAIN_BYTES, DRAIN_S = 128 << 20, 2.0
 """How much of a refused body is thrown away, so that its sender gets to read the answer."""
 VERSION_S = 2.0
@@ -107,7 +111,8 @@ class Ingress:
         async def answer(request: Request) -> Response:
             began = time.monotonic()
             try:
-                self._per_client.take(request.client.host if request.client else "")
+                self._per_client.take(client_name(request.client.host) if request.client else "")
+                _check_head(request)
                 if not open_to_all:
                     self._token(request.headers.get("authorization", "").encode("latin-1"))
                 response = await endpoint(request)
@@ -199,6 +204,15 @@ class Ingress:
         return body
 
 
+def _check_head(request: Request) -> None:
+    """Raise where a head is longer than any request needs, or says in two ways where the body ends."""
+    if sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(request.url.path) > HEAD_BYTES:
+        raise HeadTooLarge(f"a head of more than {HEAD_BYTES} bytes")
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # A proxy in front may go by the other one, and take the rest of this body for a request of somebody else.
+        raise AmbiguousLength("both Content-Length and Transfer-Encoding: send one of them")
+
+
 def media_of(request: Request) -> Media:
     """How a request's body is written. Raises UnsupportedMedia."""
     named = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -234,7 +248,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, UnsupportedEncoding):
         headers["Accept-Encoding"] = ", ".join(ENCODINGS)
-    if isinstance(error, SlowBody) or not await _drained(request):
+    if isinstance(error, (SlowBody, HeadTooLarge, AmbiguousLength)) or not await _drained(request):
         headers["Connection"] = "close"
     return Response(encode(describe_error(error), media), status_of(error), headers, MEDIA_TYPES[media])
 

@@ -4,7 +4,7 @@ An error's body is {"error": {"type", "message", "field", "value", "fix"}} in th
 three only where a field is to blame.
 
 status  type                                       when
-400     WireError                                  not a message of this protocol: magic, truncation, nesting, NaN
+400     WireError, AmbiguousLength                 not a message of this protocol: magic, truncation, nesting, NaN
 401     Unauthorized                               no token, or another one
 404/405 NotFound, MethodNotAllowed                 no such address
 408     SlowBody                                   the body did not arrive in time
@@ -12,6 +12,7 @@ status  type                                       when
 413     BodyTooLarge                               more bytes than are taken
 415     UnsupportedMedia, UnsupportedEncoding      neither msgpack nor JSON; compressed in a way that is not taken
 422     BadInput                                   a field holds a value that cannot be used
+431     HeadTooLarge                               more headers than any request needs
 429     RateLimited (an Overloaded)                too many requests a second; Retry-After says when
 500     InternalError                              a fault of the service
 503     Overloaded, ServiceUnavailable             the queue is full; no replica answers. Retry-After says when
@@ -64,6 +65,14 @@ class BodyTooLarge(WireError):
     """More bytes than are taken."""
 
 
+class HeadTooLarge(WireError):
+    """More headers than any request needs."""
+
+
+class AmbiguousLength(WireError):
+    """A body whose end is said in two ways."""
+
+
 class UnsupportedMedia(WireError):
     """A body that is neither msgpack nor JSON."""
 
@@ -97,6 +106,8 @@ STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
     (BodyTooLarge, 413),
     (UnsupportedMedia, 415),
     (UnsupportedEncoding, 415),
+    (HeadTooLarge, 431),
+    (AmbiguousLength, 400),
     (WireError, 400),
     (BadInput, 422),
     (RateLimited, 429),
