@@ -52,6 +52,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     service.add_argument("--url", help="ask a reward service over HTTP")
     service.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="with an https --url: certificates that vouch for the service")  # fmt: skip
+    parser.add_argument(
+        "--insecure", action="store_true", help="with --url: send the token to another machine without https"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="with CHECKPOINT: CPU threads (default: torch's)")
     parser.add_argument("--device", default="cpu", help="with CHECKPOINT: such as cuda (default: %(default)s)")
     parser.add_argument("--demo", type=Path, metavar="EPISODE", help="a success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged (default: the first annotated success of DATA)")  # fmt: skip

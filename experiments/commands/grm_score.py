@@ -65,6 +65,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
     parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
+    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="with an https --url: certificates that vouch for the service")  # fmt: skip
+    parser.add_argument(
+        "--insecure", action="store_true", help="with --url: send the token to another machine without https"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="with --model: CPU threads (default: torch's)")
     parser.add_argument("--device", default="cpu", help="with --model: such as cuda (default: %(default)s)")
     task = parser.add_argument_group("task")

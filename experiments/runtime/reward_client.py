@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
     if arguments.url is not None:
-        from reward_service.http_client import HttpRewardClient
+        from reward_service.http_client import HttpClientConfig, HttpRewardClient
 
-        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
+        config = HttpClientConfig(ca_file=arguments.ca_file, insecure=arguments.insecure)
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"), config)
     elif arguments.app is not None:
         from experiments.runtime.cluster import running_cluster
 
