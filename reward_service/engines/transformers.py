@@ -34,8 +34,8 @@ CACHE_BYTES = 256 * 2**20
 """Default bound of what an engine keeps; of the embedded model's prompts some ten thousand beginnings."""
 
 GPU_SHARE = 0.25
-"""The same on a GPU, as a share of its memory that is free once the model is there. One beginning of a released model takes up to
-some 30 MB, and an episode under way needs four of them: with less room than that every frame computes them again."""
+"""The same on a GPU, as a share of its memory that is free once the model is there. An episode under way with a released model of 3
+billion weights needs some 60 MB; with less room than that for each, every frame computes INIT and GOAL again."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
