@@ -70,7 +70,8 @@ def _make_narrow() -> GRM:
     config.vision_config.window_size, config.vision_config.fullatt_block_indexes = 112, [1]
     text = config.text_config
     text.num_hidden_layers, text.layer_types, text.rope_parameters = 2, ["full_attention"] * 2, ROPE
-    grm.model = Qwen2_5_VLForConditionalGeneration(config).eval()
+    build: Any = Qwen2_5_VLForConditionalGeneration
+    grm.model = build(config).eval()
     return grm
 
 
@@ -90,6 +91,9 @@ def _make_3b(dtype: torch.dtype, device: str) -> GRM:
     tokenizer = build_tokenizer(SHORT_TEMPLATE)  # which does not know the long one's phrases by heart
     names = ("image_pad", "video_pad", "vision_start", "vision_end")
     keys = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
+    ids: dict[str, Any] = {
+        key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in zip(keys, names, strict=True)
+    }
     vision, text = (WIDTH[part] | DEPTH[part] for part in ("vision", "text"))
     config = Qwen2_5_VLConfig(
         vision_config=vision | {"patch_size": 14, "temporal_patch_size": 2, "spatial_merge_size": 2},
@@ -101,11 +105,12 @@ def _make_3b(dtype: torch.dtype, device: str) -> GRM:
         }
         | text,
         tie_word_embeddings=True,
-        **{key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in zip(keys, names, strict=True)},
+        **ids,
     )
+    build: Any = AutoModelForImageTextToText.from_config
     torch.manual_seed(0)
     with torch.device(device), torch.no_grad():
-        model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+        model = build(config, dtype=dtype).eval()
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0.0, WEIGHT_GAIN * weight[0].numel() ** -0.5)
@@ -146,5 +151,6 @@ def spell(grm: GRM) -> None:
     content, whole = json.loads(grm.tokenizer.backend_tokenizer.to_str()), set(answers())
     content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in whole]
     tokenizer = Tokenizer.from_str(json.dumps(content))
-    grm.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=grm.tokenizer.eos_token)
+    build: Any = PreTrainedTokenizerFast
+    grm.tokenizer = build(tokenizer_object=tokenizer, eos_token=grm.tokenizer.eos_token)
     grm.trie = answer_trie(grm.tokenizer, "the tokenizer")

@@ -124,7 +124,8 @@ class Arms:
             EpisodeContext(
                 f"e{number}",
                 INSTRUCTION,
-                *self._pictures(2),
+                self._pictures(),
+                self._pictures(),
                 self._pictures(views),
                 self._pictures(views),
             )
@@ -254,7 +255,7 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
     differences, gains = [], []
     for number in range(-1, rounds):  # one round to warm up
         requests = arms.requests()
-        results = {}
+        results: dict[str, Any] = {}
         for name, run in _turns(arms, requests, results):
             memory = PeakMemory()
             begin = clock()
@@ -286,7 +287,7 @@ class PeakMemory:
     def __init__(self) -> None:
         import torch
 
-        self._cuda = torch.cuda if torch.cuda.is_initialized() else None
+        self._cuda: Any = torch.cuda if torch.cuda.is_available() else None
         if self._cuda:
             self._cuda.synchronize()
             self._cuda.reset_peak_memory_stats()
