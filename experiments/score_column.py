@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot_write import check_column, write_progress
+from dopamine_rl.episodes.lerobot_columns import check_column, write_progress
 from dopamine_rl.errors import BadInput
 from experiments.recordings import Recording
 
