@@ -145,7 +145,9 @@ class DatasetVideos:
         if list(shape) != self.features[key]["shape"]:
             wanted = " x ".join(map(str, self.features[key]["shape"][:2]))
             name = self._episodes[number].episode_id
-            raise BadInput(f"{name}: {key}: picture size", shape[:2], f"give episodes of one size; others have {wanted}")
+            raise BadInput(
+                f"{name}: {key}: picture size", shape[:2], f"give episodes of one size; others have {wanted}"
+            )
         for frame, picture, counts in zip(ids.tolist(), pictures, is_sampled.tolist(), strict=True):
             if not file.packets:
                 self._writers[key].add(picture, key=frame == 0)

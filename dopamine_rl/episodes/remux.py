@@ -184,7 +184,7 @@ def join(path: Path, parts: Sequence[Packets], rate: Fraction) -> None:
     delay = max(part.delay for part in parts)
     begin = 0
     with av.open(str(path), "w") as out, opened(parts[0].path) as (_, template):
-        stream = out.add_stream_from_template(template)
+        stream = out.add_stream_from_template(template, opaque=True)  # there may be no encoder of this name
         stream.time_base = 1 / rate
         for run in _runs(parts):
             with opened(run[0].path) as (container, source):
