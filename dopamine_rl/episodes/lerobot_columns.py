@@ -114,7 +114,7 @@ def _replace(root: Path, info: dict[str, Any], column: str, values_of: _ValuesOf
         return written[-1]
 
     def fill(stage: Path) -> None:
-        for path in sorted((root / "data").glob("*/*.parquet")):
+        for path in sorted((root / "data").glob("[!.]*/[!.]*.parquet")):
             to = stage / path.relative_to(root)
             to.parent.mkdir(parents=True, exist_ok=True)
             rewrite(path, to, column, None if values_of is None else noted)

@@ -35,14 +35,14 @@ import os, signal, sys, numpy as np
 from pathlib import Path
 from dopamine_rl import files
 from dopamine_rl.episodes.lerobot_columns import write_progress
-root, moment = sys.argv[1:]
+root, moment, count = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 if moment == "staging":
     files.Path.rename = die
 else:
     files.Path.replace = die
-write_progress(Path(root), {"episode_000000": np.full(7, 0.25, np.float32)}, overwrite=True)
+write_progress(Path(root), {"episode_000000": np.full(int(count), 0.25, np.float32)}, overwrite=True)
 """
 
 
@@ -58,6 +58,13 @@ def check_all_written(root: Path) -> None:
     source = LeRobotSource(root)
     assert [source.column(name, "progress").tolist() for name in NAMES] == [[0.5] * 7] * COUNT
     assert not list(root.glob(".*"))
+
+
+def test_files_that_a_file_system_leaves_beside_the_others_are_left_alone(dataset: Path) -> None:
+    beside = dataset / "data/chunk-000/._file-000.parquet"
+    beside.write_bytes(b"Mac OS X")
+    write_progress(dataset, {name: np.full(7, 0.5, np.float32) for name in NAMES})
+    assert beside.read_bytes() == b"Mac OS X"
 
 
 def test_processes_that_write_at_once_keep_each_other_s_values(dataset: Path) -> None:
@@ -89,7 +96,7 @@ def test_threads_that_write_at_once_keep_each_other_s_values(dataset: Path) -> N
 
 @pytest.mark.parametrize("moment", ["staging", "exchange"])
 def test_a_writer_that_is_killed_leaves_neither_a_lock_nor_a_broken_dataset(dataset: Path, moment: str) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(dataset), moment], timeout=120)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(dataset), moment, "7"], timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert (dataset / files.LOCK).exists()
     assert (dataset / files.PENDING).exists() == (moment == "exchange")

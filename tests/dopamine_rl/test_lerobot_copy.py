@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -28,7 +28,7 @@ KEYS = ("observation.images.cam_high", "observation.images.cam_left_wrist")
 def encode(path: Path, pictures: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", **options: str) -> None:
     """Another program's video: lossy, with frames that are decoded ahead of being shown."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(10), options=options)
+        stream = cast(av.VideoStream, container.add_stream(codec, rate=Fraction(10), options=options))
         stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], pixels
         for picture in pictures:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -90,7 +90,7 @@ def test_streams_are_copied_and_every_frame_keeps_its_pixels_and_its_place(tmp_p
     takes = [tmp_path / f"raw/take_{i}/cam_high.mp4" for i in range(3)]
     assert packets(files_of(tmp_path / "set")) == packets(takes)
     with av.open(str(files_of(tmp_path / "set")[0])) as container:
-        times = sorted(packet.pts * packet.time_base for packet in container.demux(video=0) if packet.size)
+        times = sorted((packet.pts or 0) * packet.time_base for packet in container.demux(video=0) if packet.size)
         assert container.streams.video[0].average_rate == 10
     assert times == [Fraction(k, 10) for k in range(len(times))]
     # Copied once more, from a file that shows many episodes, and divided among files otherwise.
@@ -167,8 +167,8 @@ def test_a_recording_with_uneven_times_gets_even_ones(tmp_path: Path) -> None:
 
 def test_all_pictures_can_be_encoded(tmp_path: Path) -> None:
     write_demonstration(tmp_path / "raw", make_demonstration(2, 7))
-    for name, options, pixels in (("copied", {}, "gbrp"), ("encoded", {"copy": False}, "yuv420p")):
-        write_dataset(tmp_path / name, open_source(tmp_path / "raw"), **options)
+    for name, copy, pixels in (("copied", True, "gbrp"), ("encoded", False, "yuv420p")):
+        write_dataset(tmp_path / name, open_source(tmp_path / "raw"), copy=copy)
         info = json.loads((tmp_path / name / "meta/info.json").read_text())
         assert info["features"][KEYS[0]]["info"]["video.pix_fmt"] == pixels
 
