@@ -193,7 +193,7 @@ def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
     assert [e.demonstration for e in found] == demonstrations
     assert [e.source for e in found] == ["failure"] * 100
     with pytest.raises(ScoringTimeout):
-        judge(client, demonstrations, REFERENCE, FusionConfig(), deadline_s=0.0)
+        judge(client, demonstrations, REFERENCE, FusionConfig(), deadline_s=1e-9)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.variants import true_hops, variants
 from dopamine_rl.progress import hop
 
