@@ -10,8 +10,8 @@ from typing import NoReturn
 
 from dopamine_rl.errors import BadInput, DopamineError
 
-REFUSED, INTERRUPTED = 3, 130
-"""Exit status where the gate refused the reward model, and after Ctrl-C."""
+USAGE, REFUSED, INTERRUPTED = 2, 3, 130
+"""Exit status where the command line cannot be read, where the gate refused the reward model, and after Ctrl-C."""
 
 
 STOPPED = (
@@ -19,12 +19,16 @@ STOPPED = (
 )
 
 
+class UsageError(BadInput):
+    """A command line cannot be read; the process ends with status USAGE."""
+
+
 def exit_with(error: DopamineError) -> NoReturn:
     """End the process with an error's message, and the exit status that says whether the gate refused."""
     cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
     print(f"error: {cause if isinstance(cause, DopamineError) else error}", file=sys.stderr)
     refused = type(error).__name__ == "GateRefused"  # its module imports torch
-    raise SystemExit(REFUSED if refused else 1) from error
+    raise SystemExit(USAGE if isinstance(error, UsageError) else REFUSED if refused else 1) from error
 
 
 @contextmanager
