@@ -205,7 +205,7 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
         raise BadInput("sft.workers", job.config.workers, "start as many processes by torchrun, or leave out --local")
     first = os.environ.get("RANK", "0") == "0"
 
-    model = fit(job, device, tell=console.progress if first else lambda text, matters: None)
+    model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if model is not None:

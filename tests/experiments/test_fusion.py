@@ -23,7 +23,7 @@ from experiments.reports.fusion import MEAN
 from experiments.runtime import reward_client as score_client
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.experiments.test_evaluate_grm import expert_curve, recorded, write_all
+from tests.experiments.test_grm_eval import expert_curve, recorded, write_all
 from tests.fakes import FakeEngine, seen
 
 FLAT = ErrorMap(np.array([0.0]), np.array([0.1]))
@@ -81,7 +81,7 @@ def data(tmp_path: Path) -> dict[str, Path]:
     episodes = [
         *(recorded(f"expert_{count}", expert_curve(count).tolist(), True) for count in (10, 12, 14)),
         recorded("stall_1", stalled, False),
-        recorded("jam_1", jammed, False, ended=(0.006, -0.001)),
+        recorded("jam_1", jammed, False, near_miss=True),
     ]
     return {name: write_all(tmp_path / name, *episodes) for name in ("plain", "light", "held_in")}
 

@@ -20,7 +20,7 @@ from dopamine_rl.grm.model import build_grm
 from experiments.reports.columns import held
 from tests.dopamine_rl.grm_toys import TINY
 from tests.dopamine_rl.test_lerobot import with_reward
-from tests.experiments.test_score import COUNT, recorded, run
+from tests.experiments.test_grm_score import COUNT, recorded, run
 
 
 @pytest.fixture(scope="module")

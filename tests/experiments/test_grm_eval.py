@@ -36,8 +36,8 @@ from experiments.reports.evaluation import FIGURES, Evaluation
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square
-from tests.experiments.test_gate import STRIDE, AlwaysForward, episode
-from tests.experiments.test_grm_figures import answers_of
+from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
+from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
 from tests.reward_service.http import serving
 
@@ -49,11 +49,11 @@ def recorded(
     curve: Sequence[float],
     success: bool,
     stages: tuple[str, ...] = ("align", "insert"),
-    ended: tuple[float, float] = (0.03, -0.05),
+    near_miss: bool | None = False,
     frames: NDArray[np.uint8] | None = None,
 ) -> Demonstration:
     """An episode whose pictures show the progress `curve`, which the simulator calls by half as much again or less."""
-    count, plain = len(curve), episode(curve, success, ended)
+    count, plain = len(curve), episode(curve, success, near_miss)
     return replace(
         plain,
         episode_id=name,
@@ -86,8 +86,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(recorded(f"expert_{count}", expert_curve(count).tolist(), True) for count in (10, 12, 14, 17)),
         recorded("clone_1", late, True, ("act",)),
         recorded("stall_1", stalled, False),
-        recorded("jam_1", jammed, False, ended=(0.006, -0.001)),
-        recorded("jam_2", jammed, False, ended=(0.006, -0.001)),
+        recorded("jam_1", jammed, False, near_miss=True),
+        recorded("jam_2", jammed, False, near_miss=True),
     )
 
 
@@ -323,7 +323,8 @@ def test_a_failure_of_unknown_progress_counts_by_its_end_alone(raw: Path, tmp_pa
 def test_near_misses_of_any_task_are_told_by_their_script(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder, ignore=lambda _, names: [name for name in names if name.startswith("jam")])
-    (folder / "stall_1").rename(folder / "near_miss_000123")
+    shutil.rmtree(folder / "stall_1")
+    write_all(folder, recorded("near_miss_000123", [0.0, *[0.6] * 11], False, near_miss=None))
     answering(FakeEngine())
     evaluation = run("model", folder, "--out", tmp_path / "out")
     assert evaluation.counts()["near_miss"] == evaluation.counts()["failure"] == 1
