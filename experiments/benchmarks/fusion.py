@@ -99,10 +99,9 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
 def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path], console: Console) -> Answers:
     """A model's answers about all looks, and about the episodes that maps are fitted on."""
     from dopamine_rl.episodes.recordings import VIEW_NAMES
-    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
-    from experiments.commands.grm_eval import ask
     from experiments.reports.fusion import ALL_VIEWS, HELD_IN, Answers
     from experiments.runtime.reward_client import embedded_client
 
@@ -123,7 +122,7 @@ def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path]
         console.say(f"model {version}: {name}, {len(episodes)} episodes")
         store = HopStore(arguments.out / "hops", client, version, reference, ScoringConfig(in_flight=1))
         settings = {ALL_VIEWS: Setting()} | ({} if name == HELD_IN else alone)
-        answered[name] = ask(store, episodes, settings, console)
+        answered[name] = ask_all(store, episodes, settings, console.progress)
     return Answers(version, answered.pop(HELD_IN)[ALL_VIEWS], answered)
 
 

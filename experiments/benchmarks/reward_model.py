@@ -146,12 +146,11 @@ def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) ->
 
 def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
     """The figures of a model on unseen episodes, with intervals."""
-    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
     from dopamine_rl.evaluation.variants import Variant, judge_variant
     from dopamine_rl.types import FusionConfig
-    from experiments.commands.grm_eval import ask
     from experiments.runtime.reward_client import embedded_client
 
     episodes, reference = read_unseen([unseen], sorted(shown.glob("expert_*"))[0], None, None, THRESHOLD)
@@ -159,7 +158,7 @@ def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, conso
     judged = [episode for episode in episodes if episode not in beyond]
     client = embedded_client(model, threads, "cpu", [episode.plan for episode in judged], console)
     store = HopStore(root / "hops", client, client.model_version(60.0), reference, ScoringConfig(in_flight=1))
-    answered = ask(store, judged, {"": Setting()}, console)[""]
+    answered = ask_all(store, judged, {"": Setting()}, console.progress)[""]
     verdict = judge_variant(answered, Variant(FusionConfig()), THRESHOLD)
     found = verdict.figures
     return {

@@ -15,9 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,7 @@ from experiments.runtime.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from dopamine_rl.evaluation.hops import EpisodeHops, HopStore, Setting
+    from dopamine_rl.evaluation.hops import Setting
     from dopamine_rl.evaluation.unseen import UnseenEpisode
     from experiments.reports.evaluation import Evaluation
 
@@ -121,7 +120,7 @@ def run(arguments: argparse.Namespace) -> Evaluation:
         BadInput: an argument or an episode cannot be used.
         ScoringError: the model's service did not answer; the answers by then are kept.
     """
-    from dopamine_rl.evaluation.hops import HopStore
+    from dopamine_rl.evaluation.hops import HopStore, ask_all
     from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
@@ -147,7 +146,9 @@ def run(arguments: argparse.Namespace) -> Evaluation:
             f"model {version}: {len(episodes)} episodes, references of {reference.name}, {len(settings)} settings"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
-        answered = ask(store, episodes, settings, console)
+        answered = ask_all(store, episodes, settings, console.progress)
+    pairs = len(episodes) * len(settings)
+    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
@@ -176,23 +177,6 @@ def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:
     if not experts or not failures:
         seen = f"{experts} annotated successes, {failures} failures"
         raise BadInput("DATA", seen, "--bounds needs both: give more episodes, or leave it out")
-
-
-def ask(
-    store: HopStore, episodes: Sequence[UnseenEpisode], settings: Mapping[str, Setting], console: Console
-) -> dict[str, list[tuple[UnseenEpisode, EpisodeHops]]]:
-    """The answers about every episode, by setting. Raises ScoringError."""
-    answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
-
-    def say(number: int, setting: str, done: int, of: int) -> None:
-        console.progress(f"episode {number} of {len(episodes)}, {setting}: {done} of {of} frames")
-
-    for number, episode in enumerate(episodes, 1):
-        for name, hops in store.answers(episode, settings, partial(say, number)).items():
-            answered[name].append((episode, hops))
-    pairs = len(episodes) * len(settings)
-    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
-    return answered
 
 
 def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import itertools
 import sys
 import typing
 from collections.abc import Iterator, Sequence
@@ -217,7 +218,15 @@ def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
     except UsageError:
         raise
     except BadInput as error:
-        raise UsageError(error.field, error.value, error.fix) from error
+        raise _usage(error, cls) from error
+
+
+def _usage(error: BadInput, cls: Any) -> UsageError:
+    """An error of a dataclass as one of its command line: `field` is called `--field`; a setting keeps its dotted name."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    own = typing.get_type_hints(_bare(hints["own"])[0]) if "own" in hints else hints
+    field = f"--{error.field.replace('_', '-')}" if error.field in own else error.field
+    return UsageError(field, error.value, error.fix)
 
 
 class _Described:
@@ -241,7 +250,7 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
     while cause is not None and not isinstance(cause, BadInput):
         cause = cause.__context__
     if isinstance(cause, BadInput):
-        raise UsageError(cause.field, cause.value, cause.fix) from None
+        raise _usage(cause, cls) from None
     names = [name for name, _ in option_names(cls)]
     unknown = next((word for word in words if _is_option(word) and _option(word) not in names), None)
     if unknown is not None:  # whatever else is wrong may come of it
@@ -262,7 +271,9 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
     argument = getattr(event, "argument", None)
     if argument is None:
         raise UsageError("arguments", " ".join(words), str(getattr(event, "message", "see --help")))
-    raise UsageError(_name(argument), _value(words, argument.lowered.name_or_flags), f"give {_kind(argument)}")
+    several = typing.get_origin(_bare(argument.field.type)[0]) is tuple
+    value = _value(words, argument.lowered.name_or_flags, several)
+    raise UsageError(_name(argument), value, f"give {_kind(argument)}")
 
 
 def _is_option(word: str) -> bool:
@@ -282,7 +293,6 @@ def _unknown(word: str, words: Sequence[str], names: Sequence[str]) -> tuple[str
     near = difflib.get_close_matches(_option(word), names, 1, 0.75)
     leaf = difflib.get_close_matches(_option(word).rpartition(".")[2].lstrip("-"), list(leaves), 1, 0.75)
     close = near[0] if near else leaves[leaf[0]] if leaf else ""
-    value = None if value is not None and _is_option(value) else value
     return name, value, f"write {close}" if close else "there is no such option; --help lists them"
 
 
@@ -317,10 +327,11 @@ def _kinds(hint: Any) -> list[str]:
     return list(dict.fromkeys(kind for part in parts for kind in _kinds(part)))
 
 
-def _value(words: Sequence[str], names: Sequence[str]) -> str | None:
-    """What a command line gives an option; None where it does not."""
+def _value(words: Sequence[str], names: Sequence[str], several: bool = False) -> str | None:
+    """What a command line gives an option, all words up to the next option where it takes several; None where nothing."""
     for place, word in enumerate(words):
         name, equals, value = word.partition("=")
-        if name in names or name.replace("_", "-") in names:
-            return value if equals else next(iter(words[place + 1 : place + 2]), None)
+        if name in names or _option(word) in names:
+            behind = list(itertools.takewhile(lambda following: not _is_option(following), words[place + 1 :]))
+            return value if equals else " ".join(behind if several else behind[:1]) or None
     return None
