@@ -20,7 +20,7 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,38 +107,44 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arms = [Arm(start, shots) for shots in sorted(set(arguments.shots))]
         arms += [Arm("", 1)] if 1 in arguments.shots else []
         root = arguments.out / task
-        shown = _record(task, root / "demonstrations", arguments.workers, ["-n", str(max(*arguments.shots, 1)), "--stride", "1", "--seed", str(SHOT_SEED)])  # fmt: skip
-        unseen = _record(task, root / "unseen", arguments.workers, ["-n", str(arguments.successes), "--failures", str(arguments.failures), "--seed", str(UNSEEN_SEED)])  # fmt: skip
+        shots = _record(task, root / "demonstrations", arguments.workers, max(*arguments.shots, 1), stride=1, seed=SHOT_SEED)
+        unseen = _record(
+            task, root / "unseen", arguments.workers, arguments.successes, failures=arguments.failures, seed=UNSEEN_SEED
+        )
         for arm in arms:
             console.say(f"{task}: {arm.name}, {arm.shots} demonstrations")
-            model, adapt_s = _model(arm, shown, root, arguments.threads, console)
-            rows.append({"task": task, "arm": arm.name, "shots": arm.shots} | judge(model, shown, unseen, root, arguments.threads, console) | {"adapt_s": adapt_s})  # fmt: skip
+            model, adapt_s = _model(arm, shots, root, arguments.threads)
+            figures = judge(model, shots, unseen, root, arguments.threads, console)
+            rows.append({"task": task, "arm": arm.name, "shots": arm.shots} | figures | {"adapt_s": adapt_s})
     result = {"rows": rows, "missed": [text for row in rows for text in missed(row)]}
     print(table(rows))
     print(json.dumps(result))
     return result
 
 
-def _record(task: str, out: Path, workers: int, which: list[str]) -> Path:
-    from experiments.commands import demos
+def _record(task: str, out: Path, workers: int, n: int, **which: int) -> Path:
+    from experiments.job.demonstrations import DemosArguments, record
 
-    demos.run(demos.parse([task, *which, "--views", "front,wrist", "--out", str(out), "--workers", str(workers)]))
+    record(DemosArguments(task, n, views="front,wrist", out=out, workers=workers, **which))  # type: ignore[arg-type]
     return out
 
 
-def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) -> tuple[str, float]:
+def _model(arm: Arm, demonstrations: Path, root: Path, threads: int) -> tuple[str, float]:
     """The model of an arm, and the seconds that its training took in all, from the command to the folder."""
-    from experiments.commands import grm_adapt, grm_train
+    from dopamine_rl.config import load_preset
+    from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
 
     if not arm.shots:
         return arm.start, 0.0
     out = root / f"{arm.name}_{arm.shots}"
     took = out.with_suffix(".json")
     if not took.exists():
-        words = [str(shown), "--out", str(out), "--start-from", arm.start, "--shots", str(arm.shots), "--held-out", "0", "--local", "--sft.threads", str(threads)]  # fmt: skip
-        words += [] if arm.start else ["--sft.train.learning-rate", str(SCRATCH_RATE)]
+        arguments = AdaptationArguments((demonstrations,), out, arm.start, arm.shots, held_out=0, local=True)
+        config = load_preset(GRMTrainingConfig, PRESETS / f"{arguments.preset}.toml")
+        train = config.sft.train if arm.start else replace(config.sft.train, learning_rate=SCRATCH_RATE)
+        config = replace(config, sft=replace(config.sft, threads=threads, train=train))
         began = time.monotonic()
-        figures = grm_train.run(*grm_train.parse(words, grm_adapt.ADAPT))
+        figures = run(arguments, resolve(arguments, config), f"dopamine bench reward-model: {arm}")
         content = json.dumps({"adapt_s": round(time.monotonic() - began, 1), "training": figures})
         write_atomically(took, lambda path: path.write_text(content, encoding="utf-8"))
     return str(out), float(json.loads(took.read_text(encoding="utf-8"))["adapt_s"])

@@ -46,18 +46,21 @@ class RunArguments:
     """Sets every setting first: a name, or a file PATH.toml."""
 
 
-def option(metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = ()) -> Any:
+def option(
+    metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = (), about: str | None = None
+) -> Any:
     """How `--help` shows a field, where its type does not say it: `field: Annotated[int, option("N")]`.
 
     Args:
         metavar: what stands for the value.
         default: what holds where the option is left out, if the field's default does not say it; "" shows none.
         aliases: other names, such as `-n`.
+        about: its sentence, where that depends on something; None for the one below the field.
     """
     import tyro
 
     hint = None if default is None else f"(default: {default})" if default else ""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases))
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
 
 
 def parse(cls: type[Own], argv: Sequence[str] | None, prog: str, about: str | None) -> Own:
@@ -261,7 +264,9 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
     if isinstance(event, parts.MissingMutexGroup):
         raise UsageError(", ".join(_name(member.arg) for member in event.groups[0]), None, "give one of them")
     if isinstance(event, parts.MutexConflict):
-        raise UsageError(event.second_token, _value(words, (event.second_token,)), f"leave it out, or {event.first_token}")
+        raise UsageError(
+            event.second_token, _value(words, (event.second_token,)), f"leave it out, or {event.first_token}"
+        )
     if isinstance(event, parts.InvalidChoice):
         near = difflib.get_close_matches(event.value, event.choices, 1)
         fix = f"write {near[0]}; there are" if near else "give one of"
