@@ -1,7 +1,7 @@
 """How far a reward model can be trusted on a task it has never seen, after no, one and ten demonstrations of it.
 
-    python -m experiments.benchmarks.reward_model
-    python -m experiments.benchmarks.reward_model --tasks PlugCharger --shots 1 --out DIR
+    dopamine bench reward-model
+    dopamine bench reward-model --tasks PlugCharger --shots 1 --out DIR
 
 Of each task a scripted expert's demonstrations are recorded and, of other seeds, 50 successes and 60 failures that no training
 sees: half of the failures near misses, the others stalls, retreats, drops and pushes. Failures that truly end beyond the threshold
@@ -16,21 +16,22 @@ rows miss.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import require
 from dopamine_rl.files import write_atomically
 from dopamine_rl.grm.hub import model_folder
+from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 
-STARTS = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
+UnseenTask = Literal["PegInsertionSide", "PlugCharger"]
+STARTS: dict[UnseenTask, str] = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
 """The tasks, and for each a shipped model that has never seen it."""
 SHOT_SEED, UNSEEN_SEED = 900, 8000
 THRESHOLD = 0.8
@@ -61,44 +62,50 @@ class Arm:
         return "mini" if self.start else "scratch"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tasks", nargs="+", default=list(STARTS), choices=STARTS, metavar="TASK", help=f"default: {' '.join(STARTS)}"
-    )
-    parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 10], metavar="N", help="numbers of demonstrations (default: 0 1 10)")  # fmt: skip
-    parser.add_argument("--successes", type=int, default=50, metavar="N", help="unseen (default: %(default)s)")
-    parser.add_argument("--failures", type=int, default=60, metavar="N", help="unseen (default: %(default)s)")
-    parser.add_argument(
-        "--start-from",
-        default="",
-        metavar="MODEL",
-        help="begin with this model (default: the shipped one that has not seen the task)",
-    )
-    parser.add_argument("--workers", type=int, default=2, metavar="W", help="simulators (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("reward_model"), metavar="DIR", help="default: %(default)s")
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    tasks: Annotated[tuple[UnseenTask, ...], option("TASK …")] = tuple(STARTS)
+    """Which tasks."""
+    shots: Annotated[tuple[int, ...], option("N …")] = (0, 1, 10)
+    """Numbers of demonstrations."""
+    successes: Annotated[int, option("N")] = 50
+    """Unseen successes."""
+    failures: Annotated[int, option("N")] = 60
+    """Unseen failures."""
+    start_from: Annotated[str, option("MODEL", "the shipped one that has not seen the task")] = ""
+    """Begin with this model."""
+    workers: Annotated[int, option("W")] = 2
+    """Simulators."""
+    threads: Annotated[int, option("N")] = 2
+    """CPU threads."""
+    out: Annotated[ResultPath, option("DIR")] = Path("reward_model")
+    """Where everything is kept."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("tasks", bool(self.tasks), f"give some of {', '.join(STARTS)}"),
+            ("shots", min(self.shots, default=-1) >= 0, "give numbers of demonstrations, 0 or more"),
+            *(
+                (name, getattr(self, name) >= 1, "give at least 1")
+                for name in ("successes", "failures", "workers", "threads")
+            ),
+        )
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record, adapt, judge, print."""
-    arguments = parse(argv)
-    try:
-        with interruptible(KEPT):
-            run(arguments)
-    except DopamineError as error:
-        exit_with(error)
+    arguments = parse(Arguments, argv, "dopamine bench reward-model", __doc__)
+    with interruptible(KEPT):
+        run(arguments)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Arguments) -> dict[str, Any]:
     """All rows. Raises BadInput where an argument cannot be used, EpisodeError where what is kept was changed."""
-    if min(arguments.shots) < 0:
-        raise BadInput("--shots", arguments.shots, "give numbers of demonstrations, 0 or more")
-    for name in ("successes", "failures", "workers", "threads"):
-        if getattr(arguments, name) < 1:
-            raise BadInput(f"--{name}", getattr(arguments, name), "give at least 1")
     starts = {task: arguments.start_from or STARTS[task] for task in arguments.tasks}
     for start in starts.values():
         model_folder(start)
@@ -107,7 +114,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arms = [Arm(start, shots) for shots in sorted(set(arguments.shots))]
         arms += [Arm("", 1)] if 1 in arguments.shots else []
         root = arguments.out / task
-        shots = _record(task, root / "demonstrations", arguments.workers, max(*arguments.shots, 1), stride=1, seed=SHOT_SEED)
+        shots = _record(
+            task, root / "demonstrations", arguments.workers, max(*arguments.shots, 1), stride=1, seed=SHOT_SEED
+        )
         unseen = _record(
             task, root / "unseen", arguments.workers, arguments.successes, failures=arguments.failures, seed=UNSEEN_SEED
         )

@@ -1,6 +1,6 @@
 """Scored frames a second of the reward service's scorer, beside the transformers model as it comes, in one run.
 
-    python -m experiments.benchmarks.scorer
+    dopamine bench scorer
 
 Both have the same weights, batch and threads and answer the same requests, three perspectives a frame:
 
@@ -23,13 +23,17 @@ needs only torch and transformers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+
+from dopamine_rl.errors import require
+from experiments.runtime.arguments import option, parse
+from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
     import torch
@@ -45,27 +49,46 @@ RELEASED = {
 """The width of the released models of 3 billion weights."""
 
 
-def main() -> None:
-    """Run all cases and print their figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=0, help="turns of each arm in a case; 0: 15, or 3 of released width"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of both arms")
-    parser.add_argument(
-        "--frames", type=int, default=0, help="frames of the larger batch; 0: 16, or 4 of released width"
-    )
-    parser.add_argument("--views", type=int, nargs="+", help="numbers of views; 2 and 3, or 2 of released width")
-    parser.add_argument("--width", choices=("embedded", "released"), default="embedded", help="which model")
-    parser.add_argument("--answers", choices=("bins", "text"), default="bins", help="one token each, or spelled")
-    parser.add_argument("--device", default="cpu", help="where both arms run")
-    parser.add_argument("--dtype", default="float32", help="precision of both arms, a name of torch")
-    arguments = parser.parse_args()
-    released = arguments.width == "released"
-    arguments.rounds = arguments.rounds or (2 if released else 15)
-    arguments.frames = arguments.frames or (2 if released else 16)
-    arguments.views = arguments.views or ([2] if released else [2, 3])
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
 
+    rounds: Annotated[int, option("N", "15, or 2 of released width")] = 0
+    """Turns of each arm in a case."""
+    threads: Annotated[int, option("N")] = 1
+    """Torch threads of both arms."""
+    frames: Annotated[int, option("N", "16, or 2 of released width")] = 0
+    """Frames of the larger batch."""
+    views: Annotated[tuple[int, ...], option("N …", "2 and 3, or 2 of released width")] = ()
+    """Numbers of views."""
+    width: Literal["embedded", "released"] = "embedded"
+    """Which model."""
+    answers: Literal["bins", "text"] = "bins"
+    """Answers of one token each, or spelled."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """Where both arms run."""
+    dtype: Annotated[str, option("NAME")] = "float32"
+    """Precision of both arms, a name of torch."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("rounds", self.rounds >= 0, "give at least 1, or 0 for the usual number"),
+            ("threads", self.threads >= 1, "give at least 1"),
+            ("frames", self.frames >= 0, "give at least 1, or 0 for the usual number"),
+            ("views", all(views >= 1 for views in self.views), "give numbers from 1 on"),
+        )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run all cases and print their figures."""
+    arguments = parse(Arguments, argv, "dopamine bench scorer", __doc__)
+    released = arguments.width == "released"
+    rounds = arguments.rounds or (2 if released else 15)
+    frames = arguments.frames or (2 if released else 16)
+    numbers_of_views = arguments.views or ((2,) if released else (2, 3))
     import torch
 
     torch.set_num_threads(arguments.threads)
@@ -74,16 +97,16 @@ def main() -> None:
         spell(grm)
     clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter
     figures: dict[str, dict[str, float]] = {}
-    for views in arguments.views:
+    for views in numbers_of_views:
         for case, episodes, length in (
-            (f"batch_{arguments.frames}", arguments.frames, 1),
+            (f"batch_{frames}", frames, 1),
             ("batch_1", 1, 1),
-            (f"fragment_{arguments.frames}", 1, arguments.frames),
+            (f"fragment_{frames}", 1, frames),
         ):
             name = f"{case}_v{views}"
-            figures[name] = measure(Arms(grm, episodes, length, views), arguments.rounds, clock)
+            figures[name] = measure(Arms(grm, episodes, length, views), rounds, clock)
             print(name, json.dumps(figures[name]), flush=True)
-    print(json.dumps(summary(figures, arguments.frames, arguments.views)))
+    print(json.dumps(summary(figures, frames, list(numbers_of_views))))
 
 
 def make_grm(width: str, dtype: torch.dtype, device: str) -> GRM:

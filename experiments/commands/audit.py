@@ -1,6 +1,6 @@
 """Scores a run's recorded episodes again, offline, and compares with the progress that was used in training.
 
-    python -m experiments.commands.audit RUN
+    dopamine audit RUN
 
 The last line is JSON: episodes, frames, answered, max_abs_difference, doubled (an environment step of an episode scored
 twice), wrong_version (episodes that name another model than the run's checkpoint).
@@ -8,25 +8,39 @@ twice), wrong_version (episodes that name another model than the run's checkpoin
 
 from __future__ import annotations
 
-import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
 
 from actors.records import EpisodeRecord
 from actors.rescoring import audit
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput, require
+from experiments.runtime.arguments import option, parse
+from experiments.runtime.ending import command
 
 
-def main(argv: list[str] | None = None) -> None:
+@dataclass(frozen=True)
+class Arguments:
+    """Which episodes are scored again."""
+
+    run: Annotated[Positional[Path], option("RUN")]
+    """Folder of a run, as printed at its end."""
+    episodes: Annotated[int | None, option("N", "all")] = None
+    """Only the first so many episodes."""
+
+    def __post_init__(self) -> None:
+        require("", self, ("episodes", self.episodes is None or self.episodes >= 1, "give at least 1, or leave it out"))
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Audit a run folder."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="folder of a run, as printed at its end")
-    parser.add_argument("--episodes", type=int, default=None, help="audit only the first so many episodes")
-    args = parser.parse_args(argv)
-    try:
-        print(json.dumps(audit_run(args.run, args.episodes)))
-    except DopamineError as error:
-        raise SystemExit(f"error: {error}") from error
+    arguments = parse(Arguments, argv, "dopamine audit", __doc__)
+    print(json.dumps(audit_run(arguments.run, arguments.episodes)))
 
 
 def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:

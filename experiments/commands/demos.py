@@ -21,22 +21,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from dopamine_rl.errors import DopamineError
 from experiments.job.demonstrations import KEPT, DemosArguments, record
 from experiments.runtime.arguments import parse
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 
 Arguments = DemosArguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is missing and say what there is."""
-    try:
-        arguments = parse(Arguments, argv, "dopamine demos", __doc__)
-        with interruptible(KEPT):
-            print(json.dumps(record(arguments)))
-    except DopamineError as error:
-        exit_with(error)
+    arguments = parse(Arguments, argv, "dopamine demos", __doc__)
+    with interruptible(KEPT):
+        print(json.dumps(record(arguments)))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from dopamine_rl.errors import DopamineError
 from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
 from experiments.runtime.arguments import parse_settings
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 
 PROG = "dopamine grm adapt"
 Arguments, Settings = AdaptationArguments, GRMTrainingConfig
@@ -33,14 +32,12 @@ def parse(argv: Sequence[str] | None) -> tuple[AdaptationArguments, GRMTrainingC
     return arguments, resolve(arguments, config), f"{PROG} {shlex.join(words)}"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Adapt, and print what came of it."""
-    try:
-        asked = parse(argv)
-        with interruptible("Interrupted; the same command goes on from the last saved state."):
-            figures = run(*asked)
-    except DopamineError as error:
-        exit_with(error)
+    training = parse(argv)
+    with interruptible("Interrupted; the same command goes on from the last saved state."):
+        figures = run(*training)
     if figures is not None:
         print(json.dumps(figures))
 

@@ -18,10 +18,9 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from dopamine_rl.errors import DopamineError
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, TrainingArguments, resolve, run
 from experiments.runtime.arguments import parse_settings
-from experiments.runtime.ending import exit_with, interruptible
+from experiments.runtime.ending import command, interruptible
 
 PROG = "dopamine grm train"
 Arguments, Settings = TrainingArguments, GRMTrainingConfig
@@ -34,14 +33,12 @@ def parse(argv: Sequence[str] | None) -> tuple[TrainingArguments, GRMTrainingCon
     return arguments, resolve(arguments, config), f"{PROG} {shlex.join(words)}"
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> None:
     """Train, and print what came of it."""
-    try:
-        asked = parse(argv)
-        with interruptible("Interrupted; the same command goes on from the last saved state."):
-            figures = run(*asked)
-    except DopamineError as error:
-        exit_with(error)
+    training = parse(argv)
+    with interruptible("Interrupted; the same command goes on from the last saved state."):
+        figures = run(*training)
     if figures is not None:
         print(json.dumps(figures))
 

@@ -15,7 +15,7 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
-from experiments.runtime.arguments import option
+from experiments.runtime.arguments import ResultPath, option
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
 
@@ -44,7 +44,7 @@ class TrainingArguments:
 
     data: Annotated[Positional[tuple[Path, ...]], option("DATA …", "")]
     """Folders of raw episodes, raw episodes, or LeRobotDatasets v3; several hold several tasks."""
-    out: Annotated[Path, option("MODEL")]
+    out: Annotated[ResultPath, option("MODEL")]
     """Where the model's folder shall lie; a model that is there is replaced."""
     start_from: Annotated[str, option("MODEL")] = ""
     """A reward model to begin with; "" builds a new one."""

@@ -29,6 +29,22 @@ _ABOUT = "(what it does)"
 _TYPES = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "True or False"}
 
 
+def _result_path() -> Any:
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return PrimitiveConstructorSpec[Path](
+        nargs=1,
+        metavar="PATH",
+        instance_from_str=lambda words: Path(words[0]),
+        is_instance=lambda value: isinstance(value, Path),
+        str_from_instance=lambda path: [str(path)],
+    )
+
+
+ResultPath = Annotated[Path, _result_path()]
+"""The type of an option that names where a result goes; every such option has it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RunArguments:
     """Where a run's results go."""

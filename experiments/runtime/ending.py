@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NoReturn
 
@@ -17,6 +18,24 @@ USAGE, REFUSED, INTERRUPTED = 2, 3, 130
 STOPPED = (
     "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
 )
+
+
+Main = Callable[..., None]
+"""The `main` of a command; takes the words after its name, or None for the process's own."""
+
+
+def command(main: Main) -> Main:
+    """Make a function the entry of a command: what is raised on purpose ends it with one line."""
+
+    @functools.wraps(main)
+    def entry(argv: Sequence[str] | None = None, *rest: object) -> None:
+        words = list(sys.argv[1:] if argv is None else argv)
+        try:
+            main(words, *rest)
+        except DopamineError as error:
+            exit_with(error)
+
+    return entry
 
 
 class UsageError(BadInput):
