@@ -2,16 +2,43 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from dopamine_rl.metrics import Interval
+
+MOST_COLUMNS = 120
+STATES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
+"""Colours of the words that stand alone in a cell."""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as indented lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    """Rows as indented lines with aligned columns, however wide; the first is their head."""
+    console = Console(width=10_000, no_color=True, highlight=False, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(_table(rows, padding=(0, 2, 0, 0)), soft_wrap=True)
+    return "\n".join(f"  {line.rstrip()}".rstrip() for line in capture.get().splitlines())
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table that fits the terminal, in at most 120 columns; the first is its head. Piped, it has no colours."""
+    terminal = Console(highlight=False)
+    width = min(terminal.width, MOST_COLUMNS) if terminal.is_terminal else MOST_COLUMNS
+    terminal.print(_table(rows, padding=(0, 2, 0, 0)), width=width)
+
+
+def _table(rows: Sequence[Sequence[str]], padding: tuple[int, int, int, int]) -> Table:
+    table = Table(box=None, padding=padding, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(Text(name))
+    for row in rows[1:]:
+        table.add_row(*(Text(cell, STATES.get(cell, "")) for cell in row))
+    return table
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:

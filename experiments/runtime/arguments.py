@@ -29,6 +29,23 @@ _ABOUT = "(what it does)"
 _TYPES = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "True or False"}
 
 
+def option(
+    metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = (), about: str | None = None
+) -> Any:
+    """How `--help` shows a field, where its type does not say it: `field: Annotated[int, option("N")]`.
+
+    Args:
+        metavar: what stands for the value.
+        default: what holds where the option is left out, if the field's default does not say it; "" shows none.
+        aliases: other names, such as `-n`.
+        about: its sentence, where that depends on something; None for the one below the field.
+    """
+    import tyro
+
+    hint = None if default is None else f"(default: {default})" if default else ""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
+
+
 def _result_path() -> Any:
     from tyro.constructors import PrimitiveConstructorSpec
 
@@ -49,34 +66,16 @@ ResultPath = Annotated[Path, _result_path()]
 class RunArguments:
     """Where a run's results go."""
 
-    out: str | None = None
-    """This run's folder, a path or URI; without it STORAGE/NAME."""
-    storage: str | None = None
-    """Folder of all runs, a path or URI; without it the environment variable DOPAMINE_STORAGE, else runs/ of the checkout, or
-    ~/dopamine_rl/runs in a submitted job."""
+    out: Annotated[str | None, option("DIR", "STORAGE/NAME")] = None
+    """This run's folder, a path or URI."""
+    storage: Annotated[str | None, option("DIR", "the variable DOPAMINE_STORAGE, else runs/ of the checkout")] = None
+    """Folder of all runs, a path or URI; a submitted job's is ~/dopamine_rl/runs where nothing else is said."""
     fresh: bool = False
     """Forget what an earlier run in this folder has done."""
     force: bool = False
     """Train although the reward model failed its gate; the result records it."""
-    preset: str = DEFAULT_PRESET
+    preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
     """Sets every setting first: a name, or a file PATH.toml."""
-
-
-def option(
-    metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = (), about: str | None = None
-) -> Any:
-    """How `--help` shows a field, where its type does not say it: `field: Annotated[int, option("N")]`.
-
-    Args:
-        metavar: what stands for the value.
-        default: what holds where the option is left out, if the field's default does not say it; "" shows none.
-        aliases: other names, such as `-n`.
-        about: its sentence, where that depends on something; None for the one below the field.
-    """
-    import tyro
-
-    hint = None if default is None else f"(default: {default})" if default else ""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
 
 
 def parse(cls: type[Own], argv: Sequence[str] | None, prog: str, about: str | None) -> Own:
@@ -132,11 +131,6 @@ def read_preset(cls: type[Config], name: str, option: str, presets: Path = PRESE
     if name not in names:
         raise BadInput(option, name, f"name one of {', '.join(names)}")
     return load_preset(cls, presets / f"{name}.toml")
-
-
-def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:
-    """Parse a run's command line: where it goes, and an override for every setting. See `parse_settings`."""
-    return parse_settings(RunArguments, cls, argv, prog, about)
 
 
 def option_names(cls: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
