@@ -26,10 +26,15 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table that fits the terminal, in at most 120 columns; the first is its head. Piped, it has no colours."""
+    """Print rows as a table of at most 120 columns that fits the terminal; the first is its head. Piped, it is plain text."""
     terminal = Console(highlight=False)
-    width = min(terminal.width, MOST_COLUMNS) if terminal.is_terminal else MOST_COLUMNS
-    terminal.print(_table(rows, padding=(0, 2, 0, 0)), width=width)
+    if terminal.is_terminal:
+        terminal.print(_table(rows, padding=(0, 2, 0, 0)), width=min(terminal.width, MOST_COLUMNS))
+        return
+    piped = Console(width=MOST_COLUMNS, no_color=True, highlight=False, file=io.StringIO())
+    with piped.capture() as capture:
+        piped.print(_table(rows, padding=(0, 2, 0, 0)))
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
 
 
 def _table(rows: Sequence[Sequence[str]], padding: tuple[int, int, int, int]) -> Table:

@@ -28,7 +28,7 @@ DEADLINE_S = 90.0
 """For each probe; all of them run at once."""
 
 LEAST_CORES, LEAST_MEMORY_GB, LEAST_DISK_GB, LEAST_SHARED_GB = 2, 4.0, 2.0, 0.5
-LEAST_PYTHON = "11"
+LEAST_PYTHON = (3, 11)
 LONGEST_SOCKET = 107
 """Bytes of the path of a Unix socket on Linux."""
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0"
@@ -55,9 +55,9 @@ Probe = Callable[[], Finding]
 
 def python() -> Finding:
     """The interpreter, against what the project asks for."""
-    version = ".".join(map(str, sys.version_info[:3]))
-    if version.split(".")[:2] < ["3", LEAST_PYTHON]:
-        return Finding("missing", version, f"make setup PYTHON=python3.{LEAST_PYTHON}")
+    version, least = ".".join(map(str, sys.version_info[:3])), ".".join(map(str, LEAST_PYTHON))
+    if tuple(sys.version_info[:2]) < LEAST_PYTHON:
+        return Finding("missing", version, f"make setup PYTHON=python{least}")
     return Finding("ok", f"{version}, {sys.executable}")
 
 

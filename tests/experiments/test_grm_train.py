@@ -20,7 +20,8 @@ from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm, model_version
 from dopamine_rl.grm.fit import CURVE, STATE
-from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, main, parse, run, split
+from experiments.commands.grm_train import main, parse
+from experiments.job.reward_model import PRESETS, GRMTrainingConfig, run, split
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from actors.records import EpisodeRecord
+from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.types import TaskReference
-from actors.rescoring import audit
 from experiments.job import training
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, LabelsConfig, TrainingConfig
