@@ -93,8 +93,10 @@ class EpisodeLabels:
     unsent: list[tuple[int, Views]] = field(default_factory=list)
     pending: list[_Pending] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
+    end: int = 0
+    """Environment step at which the last fragment ended, collected or held."""
     level: float = 0.0
-    """Potential at the end of the last collected fragment."""
+    """The potential that this fragment ended with; the next one begins with it, or shaping would not telescope."""
 
     def potential(self, end: int) -> NDArray[np.float32]:
         """Held potential at environment steps 0 … `end`, float32 [end + 1]."""
@@ -205,7 +207,8 @@ class Labeller:
         steps = len(task_rewards)
         self._resolve(episode, start + steps, self._clock() + self.config.deadline_s if deadline is None else deadline)
         potential = episode.potential(start + steps)[start:]
-        episode.level = float(potential[-1])
+        if start == episode.end:  # After a fragment that was held, frames up to here may have other values by now.
+            potential[0] = episode.level
         age = self._phase(episode, start + steps)[start:]
         columns = LabelColumns(
             task_reward=np.asarray(task_rewards, np.float32),
@@ -219,30 +222,38 @@ class Labeller:
         rewards = shaped_reward(
             columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
         )
+        # Last, so that a fragment that cannot be collected leaves them for `hold`.
+        episode.end, episode.level = start + steps, float(potential[-1])
         return rewards, columns
 
     def hold(
         self, episode_id: str, task_rewards: NDArray[np.float32], terminated: bool
     ) -> tuple[NDArray[np.float32], LabelColumns]:
-        """Labels of a fragment that could not be collected: the last potential is held, and nothing is claimed."""
+        """Labels of an episode's next fragment, which could not be collected.
+
+        The potential that the fragment before ended with is held, and nothing is claimed.
+        """
         steps = len(task_rewards)
         potential = np.full(steps + 1, self.level(episode_id), np.float32)
+        age = self._age(episode_id, steps)
         columns = LabelColumns(
             task_reward=np.asarray(task_rewards, np.float32),
             potential=potential[:-1],
             next_potential=next_potentials(potential, terminated),
             valid=np.zeros(steps, bool),
-            phase=np.zeros(steps, np.float32),
-            next_phase=np.zeros(steps, np.float32),
+            phase=age[:-1],
+            next_phase=age[1:],
             model_version=self.version(episode_id),
         )
         rewards = shaped_reward(
             columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
         )
+        if episode_id in self._episodes:
+            self._episodes[episode_id].end += steps
         return rewards, columns
 
     def level(self, episode_id: str) -> float:
-        """The potential at the end of an episode's last collected fragment; 0 where the episode is not known."""
+        """The potential at the end of an episode's last fragment; 0 where the episode is not known."""
         episode = self._episodes.get(episode_id)
         return episode.level if episode else 0.0
 
@@ -266,6 +277,17 @@ class Labeller:
         counts, self.counts = self.counts, LabelCounts(asked=under_way)
         counts.asked -= under_way
         return counts
+
+    def _age(self, episode_id: str, steps: int) -> NDArray[np.float32]:
+        """`_phase` of an episode's next fragment of so many steps, whatever became of its frames; float32 [steps + 1]."""
+        episode = self._episodes.get(episode_id)
+        if episode is None or self.config.mode == "sparse":
+            return np.zeros(steps + 1, np.float32)
+        frames = (*episode.scored, *episode.pending)
+        asked = np.array(sorted({0, *(f.time for f in frames), *(time for time, _ in episode.unsent)}))
+        times = np.arange(episode.end, episode.end + steps + 1)
+        age = times - asked[np.searchsorted(asked, times, side="right") - 1]
+        return (np.minimum(age, self.config.stride - 1) / self.config.stride).astype(np.float32)
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
         if self.config.mode == "sparse":

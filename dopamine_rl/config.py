@@ -30,7 +30,7 @@ def load_preset(cls: type[Config], path: Path | str) -> Config:
             names the dotted field, its value and what to write instead.
     """
     try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput("preset", str(path), f"give a readable TOML file: {error}") from error
     return _build(cls, table, "", cls)

@@ -3,6 +3,7 @@
 DopamineError
 ├── BadInput                 a field holds a value that cannot be used: names the field, the value and the fix
 │   └── EpisodeError         an episode on disk is malformed: names episode, file and field
+├── Diverged                 a training came to a value that is not finite: names what, the update and the fix
 ├── CheckpointError          a model folder is missing, incomplete or of another kind
 ├── WireError                bytes that are not a request or a reply of this protocol version
 ├── RenderingUnavailable     no usable Vulkan driver
@@ -56,6 +57,24 @@ def require(section: str, owner: object, *checks: tuple[str, bool, str]) -> None
 
 class EpisodeError(BadInput):
     """An episode on disk is malformed; `field` is `episode/file: field`."""
+
+
+class Diverged(DopamineError, FloatingPointError):
+    """A training came to a value that is not finite; its weights are neither sent nor saved.
+
+    Args:
+        column: the loss, or the weights.
+        value: what it holds.
+        update: the number of the update that found it.
+        fix: what to change, as an imperative.
+    """
+
+    def __init__(self, column: str, value: float, update: int, fix: str) -> None:
+        super().__init__(f"{column} = {value} at update {update}: {fix}")
+        self.column, self.value, self.update, self.fix = column, value, update, fix
+
+    def __reduce__(self) -> tuple[type[Diverged], tuple[str, float, int, str]]:
+        return type(self), (self.column, self.value, self.update, self.fix)
 
 
 class CheckpointError(DopamineError):

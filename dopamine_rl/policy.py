@@ -74,8 +74,15 @@ def hidden_widths(state: Mapping[str, NDArray[np.float32]], prefix: str = "actor
 
 
 def save_policy(path: Path, state: PolicyState) -> None:
-    """Write a policy as safetensors; the file is whole or the old one stays."""
+    """Write a policy as safetensors; the file is whole or the old one stays.
+
+    Raises:
+        BadInput: an array holds a value that is not finite.
+    """
     arrays = {name: np.array(values, np.float32, order="C") for name, values in state.items()}
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise BadInput(name, "nan or inf", "save a policy whose training did not diverge")
     write_atomically(path, lambda temporary: save_file(arrays, temporary))
 
 
@@ -83,7 +90,7 @@ def load_policy(path: Path) -> PolicyState:
     """Read the arrays written by `save_policy`.
 
     Raises:
-        CheckpointError: the file is missing or is not a policy.
+        CheckpointError: the file is missing, is not a policy, or holds a value that is not finite.
     """
     try:
         state = load_file(path)
@@ -91,4 +98,7 @@ def load_policy(path: Path) -> PolicyState:
         raise CheckpointError(f"{path} is no policy file: {error}") from error
     if "actor.mean.weight" not in state:
         raise CheckpointError(f"{path} holds no actor; write it with save_policy")
+    broken = [name for name, values in state.items() if not np.isfinite(values).all()]
+    if broken:
+        raise CheckpointError(f"{path} holds nan or inf in {broken[0]}: its training diverged, train it again")
     return state

@@ -220,7 +220,7 @@ def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
             console.say("  " + end_line(rows[trial.config["trial"]["number"]]))
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
-            text = Path(trial.error_file).read_text() if trial.error_file else ""
+            text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
             console.say("  " + end_line(self._keep(trial, trial.last_result or {}, text)))
 
         def _keep(self, trial: Any, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:

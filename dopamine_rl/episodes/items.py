@@ -1,6 +1,6 @@
 """Training items of the released pipeline: a question in words about eight pictures by path, and the right answer.
 
-    {"id", "image": [8 paths], "task", "conversations": [{"from": "human", "value": prompt},
+    {"id", "image" (or "images"): [8 paths], "task", "conversations": [{"from": "human", "value": prompt},
                                                          {"from": "gpt", "value": "<score>+12.5%</score>"}]}
 
 A file holds one JSON list of them, or one item a line. Either is read and written item by item, so its size is no limit.
@@ -53,7 +53,7 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
         EpisodeError: naming file, item and field, when the malformed item is reached. An id that is not a string, such as
             a number, is read as its text.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         values = _Values(file)
         try:
             for place, content in enumerate(values.listed() if values.next() == "[" else values.lines()):
@@ -161,6 +161,7 @@ def _item(path: Path, place: int, content: Any) -> TrainingItem:
         return EpisodeError(f"{name}: {field}", value, fix)
 
     item_id, images, task, said = (content.get(key) for key in ("id", "image", "task", "conversations"))
+    images = content.get("images") if images is None else images  # some releases call them so
     if not isinstance(item_id, str | int) or isinstance(item_id, bool) or item_id == "":
         raise bad("id", item_id, "give a unique name")
     if not isinstance(images, list) or len(images) != IMAGES or not all(isinstance(i, str) and i for i in images):

@@ -7,78 +7,50 @@
     videos/KEY/chunk-000/file-000.mp4             many episodes one after another, told apart by their times
 
 Source: the format's documentation ("LeRobotDataset v3.0", "Using Subtasks in LeRobot Datasets") and what lerobot 0.4.4
-reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read.
+reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read; episodes
+of fewer than two frames are left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, describe_left_out, find_cameras, order_cameras
+from dopamine_rl.episodes.lerobot_rows import (
+    INFO,
+    EpisodeRow,
+    VideoSpan,
+    episode_name,
+    is_number,
+    malformed,
+    read_rows,
+    too_short,
+)
 from dopamine_rl.episodes.parquet import column_names, read_columns
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import PENDING
 from dopamine_rl.types import EpisodeInfo
 
-VERSION, INFO, TASKS, SUBTASKS = "v3.0", "meta/info.json", "meta/tasks.parquet", "meta/subtasks.parquet"
+VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
 SUBTASK = "subtask_index"
 """The column that annotates every frame with its sub-task, where a dataset has it."""
 SUCCESS = "next.success"
 """The column that says, in the last row of an episode, whether it succeeded, where a dataset has it."""
-MAX_VIEWS = 3
 TIME_TOLERANCE = 0.25
 """How far a frame's time may be from the one looked for, in frames."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Video:
-    """Where one camera shows an episode.
-
-    Args:
-        path: below the dataset's folder.
-        start_s, end_s: on the video's clock.
-    """
-
-    path: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """Where one episode lies.
-
-    Args:
-        index: episode_index.
-        instructions: its tasks.
-        length: frames.
-        data: path of the file with its rows, below the dataset's folder.
-        videos: one a camera.
-    """
-
-    index: int
-    instructions: tuple[str, ...]
-    length: int
-    data: str
-    videos: tuple[_Video, ...]
 
 
 def is_dataset(path: Path) -> bool:
     """The folder is meant to be a LeRobotDataset."""
     return (path / INFO).is_file()
-
-
-def episode_name(index: int) -> str:
-    """What an episode is called here; the format itself only numbers them."""
-    return f"episode_{index:06d}"
 
 
 def read_info(root: Path) -> dict[str, Any]:
@@ -88,9 +60,9 @@ def read_info(root: Path) -> dict[str, Any]:
             f"{root.name}/{PENDING}", "an interrupted change", "finish it: dopamine_rl.files.finish_replacing(DATASET)"
         )
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8"))
+        info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise _error(root, INFO, "content", str(error), "give a readable JSON file") from error
+        raise malformed(root, INFO, "content", str(error), "give a readable JSON file") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
         ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames a second"),
@@ -98,13 +70,13 @@ def read_info(root: Path) -> dict[str, Any]:
         ("data_path", lambda value: isinstance(value, str), "give the pattern of the data files' paths"),
     )
     if not isinstance(info, dict):
-        raise _error(root, INFO, "content", info, "give an object")
+        raise malformed(root, INFO, "content", info, "give an object")
     for name, good, fix in checks:
         if not good(info.get(name)):
-            raise _error(root, INFO, name, info.get(name), fix)
+            raise malformed(root, INFO, name, info.get(name), fix)
     for name, feature in info["features"].items():
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
-            raise _error(root, INFO, f"features.{name}", feature, "give its dtype and shape")
+            raise malformed(root, INFO, f"features.{name}", feature, "give its dtype and shape")
     return info
 
 
@@ -113,26 +85,51 @@ class LeRobotSource:
 
     Args:
         root: its folder.
-        cameras: feature names of the cameras to use, in the order of the V axis; the front view first. None takes the
-            first three as the dataset lists them.
+        cameras: names of the cameras to use, in the order of the V axis, the front view first; a part of a feature's name
+            that no other has will do. None takes up to three, ordered by `order_cameras`.
     Raises:
         EpisodeError: naming dataset, file and field.
+        BadInput: there is no such camera.
     """
 
     def __init__(self, root: Path, cameras: Sequence[str] | None = None) -> None:
         self.root = root.resolve()
         self._info = read_info(self.root)
-        there = [name for name, feature in self._info["features"].items() if _is_camera(feature)]
-        self.cameras = tuple(there[:MAX_VIEWS] if cameras is None else cameras)
-        if not self.cameras or not set(self.cameras) <= set(there):
-            raise _error(self.root, INFO, "features", list(self.cameras), f"name cameras stored as videos, of {there}")
+        features = self._info["features"]
+        there = [name for name, feature in features.items() if _is_camera(feature)]
+        unread = {name: feature for name, feature in features.items() if name not in there and _is_picture(feature)}
+        for name in cameras or (unread if not there else ()):
+            if name in unread:
+                raise _unreadable(self.root, name, unread[name])
+        if not there:
+            raise malformed(
+                self.root, INFO, "features", list(features), "give a camera, a feature whose dtype is video"
+            )
+        chosen = order_cameras(there)[:MAX_VIEWS] if cameras is None else find_cameras(cameras, there, self.root.name)
+        self.cameras = chosen
         if not isinstance(self._info.get("video_path"), str):
-            raise _error(self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths")
+            raise malformed(
+                self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths"
+            )
         self.frames_per_second = float(self._info["fps"])
-        self._rows = {episode_name(row.index): row for row in self._read_rows()}
+        rows = read_rows(self.root, self._info, self.cameras)
+        self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
+        self._rows = {episode_name(row.index): row for row in rows if row.length >= 2}
+        self.notes = tuple(self._notes(there, unread))
+
+    def _notes(self, there: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
+        """What a user should know of how the dataset is read, a line each."""
+        yield describe_cameras(self.root.name, self.cameras, there)
+        for name, feature in unread.items():
+            yield f"{self.root.name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
+        if self.left_out:
+            yield describe_left_out(self.root.name, [f"{name} ({length})" for name, length in self.left_out.items()])
 
     def episodes(self) -> list[EpisodeInfo]:
-        """See EpisodeSource. Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there."""
+        """See EpisodeSource; those in `left_out`, names with their lengths, are not among them.
+
+        Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there.
+        """
         labels, outcomes = self._by_frame(SUBTASK), self._by_frame(SUCCESS)
         words = self._words(SUBTASKS, "subtask", SUBTASK) if labels else {}
         return [
@@ -148,7 +145,7 @@ class LeRobotSource:
         if not len(ids) or ids[0] < 0 or ids[-1] >= row.length or (np.diff(ids) <= 0).any():
             raise EpisodeError(f"{episode_id}: frame_ids", ids, f"give increasing ids from 0 to {row.length - 1}")
 
-        def decode(video: _Video) -> NDArray[np.uint8]:
+        def decode(video: VideoSpan) -> NDArray[np.uint8]:
             times = video.start_s + ids / self.frames_per_second
             try:
                 tolerance = TIME_TOLERANCE / self.frames_per_second
@@ -173,32 +170,34 @@ class LeRobotSource:
         """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""
         row = self._row(episode_id)
         values = self._columns(row.data, ("frame_index", name), episode_index=row.index)
-        order = np.argsort(values["frame_index"], kind="stable")
+        order = np.argsort(np.array(values["frame_index"], np.float64), kind="stable")
         if len(order) != row.length:
             raise EpisodeError(
                 f"{episode_id}/{row.data}: rows", len(order), f"give one for each of {row.length} frames"
             )
         return np.array(values[name])[order]
 
-    def _row(self, episode_id: str) -> _Row:
+    def _row(self, episode_id: str) -> EpisodeRow:
+        if episode_id in self.left_out:
+            raise too_short(self.root, episode_id, self.left_out[episode_id])
         if episode_id not in self._rows:
             raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
         return self._rows[episode_id]
 
     def _episode(
-        self, name: str, row: _Row, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
+        self, name: str, row: EpisodeRow, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
     ) -> EpisodeInfo:
         if success is not None and not isinstance(success, bool):
             raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
         found = None if labels is None else segments(labels)
         keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
         if found is not None:
-            unknown = [index for index in stages if index not in words]
+            unknown = [index for index in stages if not isinstance(words.get(index), str)]
             if unknown:
                 raise EpisodeError(f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"say it in words, as {sorted(words)}")
             named = tuple(words[index] for index in stages)
         else:
-            named = row.instructions[:1]
+            named = (*row.instructions, "")[:1]
         return EpisodeInfo(
             name, row.instructions, row.length, self.frames_per_second, self.cameras, keyframes, named,
             f"{row.data}: {SUBTASK}" if found else "", success,
@@ -212,8 +211,10 @@ class LeRobotSource:
         for path in sorted({row.data for row in self._rows.values()}):
             columns = self._columns(path, ("episode_index", "frame_index", column))
             for episode, frame, value in zip(*columns.values(), strict=True):
+                if not is_number(frame):
+                    raise malformed(self.root, path, "frame_index", frame, "number the frames of each episode from 0")
                 if episode in values and 0 <= frame < len(values[episode]):
-                    values[episode][frame] = value
+                    values[episode][int(frame)] = value
         return values
 
     def _words(self, path: str, word: str, index: str) -> dict[int, str]:
@@ -221,7 +222,7 @@ class LeRobotSource:
         try:
             names = column_names(self.root / path)
         except (OSError, ValueError) as error:
-            raise _error(self.root, path, "content", str(error), "give a readable parquet file") from error
+            raise malformed(self.root, path, "content", str(error), "give a readable parquet file") from error
         column = word if word in names else "__index_level_0__"
         columns = self._columns(path, (index, column))
         return dict(zip(columns[index], columns[column], strict=True))
@@ -230,55 +231,7 @@ class LeRobotSource:
         try:
             return read_columns(self.root / path, names, **equal_to)
         except (OSError, ValueError) as error:
-            raise _error(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
-
-    def _read_rows(self) -> list[_Row]:
-        files = sorted((self.root / "meta/episodes").glob("*/*.parquet"))
-        if not files:
-            raise _error(
-                self.root, "meta/episodes", "files", [], "give chunk-000/file-000.parquet with a row an episode"
-            )
-        rows = [row for path in files for row in self._rows_of(path.relative_to(self.root).as_posix())]
-        rows.sort(key=lambda row: row.index)
-        if [row.index for row in rows] != list(range(len(rows))):
-            raise _error(self.root, "meta/episodes", "episode_index", [row.index for row in rows], "number them from 0")
-        return rows
-
-    def _rows_of(self, path: str) -> list[_Row]:
-        where = ("chunk_index", "file_index")
-        times = ("from_timestamp", "to_timestamp")
-        names = ["episode_index", "length", "tasks", *(f"data/{name}" for name in where)]
-        names += [f"videos/{camera}/{name}" for camera in self.cameras for name in (*where, *times)]
-        columns = self._columns(path, names)
-        return [
-            self._to_row(path, dict(zip(columns, values, strict=True)))
-            for values in zip(*columns.values(), strict=True)
-        ]
-
-    def _to_row(self, path: str, row: dict[str, Any]) -> _Row:
-        name = episode_name(row["episode_index"])
-        empty = [field for field, value in row.items() if value is None]
-        if empty:
-            raise EpisodeError(f"{name}/{path}: {empty[0]}", None, "give a value")
-        if row["length"] < 2 or not row["tasks"]:
-            raise EpisodeError(f"{name}/{path}: length, tasks", (row["length"], row["tasks"]), "give at least 2 frames and a task")  # fmt: skip
-        videos = []
-        for camera in self.cameras:
-            at = {field: row[f"videos/{camera}/{field}"] for field in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")}  # fmt: skip
-            start, end = at["from_timestamp"], at["to_timestamp"]
-            needed = start + (row["length"] - 1) / self.frames_per_second
-            if start < 0 or end < needed:
-                fix = f"its {row['length']} frames begin at {start} s; the last one is shown at {needed:.4f} s"
-                raise EpisodeError(f"{name}/{path}: videos/{camera}/to_timestamp", end, fix)
-            videos.append(_Video(self._path("video_path", video_key=camera, **at), start, end))
-        data = self._path("data_path", chunk_index=row["data/chunk_index"], file_index=row["data/file_index"])
-        return _Row(row["episode_index"], tuple(row["tasks"]), row["length"], data, tuple(videos))
-
-    def _path(self, pattern: str, **values: Any) -> str:
-        try:
-            return str(self._info[pattern].format(**values))
-        except (KeyError, ValueError, IndexError) as error:
-            raise _error(self.root, INFO, pattern, self._info[pattern], "use {chunk_index}, {file_index}, {video_key}") from error  # fmt: skip
+            raise malformed(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
 
 
 def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
@@ -304,10 +257,23 @@ def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int
 
 
 def _is_camera(feature: dict[str, Any]) -> bool:
-    about = {**(feature.get("video_info") or {}), **(feature.get("info") or {})}
+    about: dict[str, Any] = {}
+    for name in ("video_info", "info"):
+        about |= feature[name] if isinstance(feature.get(name), dict) else {}
     depth = about.get("is_depth_map", False) or about.get("video.is_depth_map", False)
     return feature["dtype"] == "video" and not depth
 
 
-def _error(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    return EpisodeError(f"{root.name}/{file}: {field}", value, fix)
+def _is_picture(feature: dict[str, Any]) -> bool:
+    return feature["dtype"] in ("image", "video")
+
+
+def _kind(feature: dict[str, Any]) -> str:
+    return "dtype image" if feature["dtype"] == "image" else "a depth camera"
+
+
+def _unreadable(root: Path, name: str, feature: dict[str, Any]) -> EpisodeError:
+    if feature["dtype"] == "image":
+        fix = "pictures stored as images are not read: store this camera as a video (in LeRobot: use_videos=True)"
+        return malformed(root, INFO, f"features.{name}.dtype", "image", fix)
+    return malformed(root, INFO, f"features.{name}", "a depth camera", "depth is not read: choose a colour camera")

@@ -81,7 +81,7 @@ def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iter
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise EpisodeError(f"{path.name}: content", str(error), "give the JSON file that belongs to the .h5 file") from error  # fmt: skip
     if not isinstance(about, dict) or not isinstance(about.get("episodes"), list):

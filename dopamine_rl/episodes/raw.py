@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.seek import frame_times, pictures_at
+from dopamine_rl.episodes.cameras import find_cameras
+from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
@@ -89,7 +90,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     def fill(temporary: Path) -> None:
         for view, camera in enumerate(CAMERAS[:views]):
             write_video(temporary / f"{camera}.mp4", demonstration.frames[:, view])
-        (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2))
+        (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2), encoding="utf-8")
         known = {name: getattr(demonstration, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
         write_npz(temporary / TRANSITIONS, {name: value for name, value in known.items() if value is not None})
 
@@ -102,16 +103,43 @@ def list_episodes(raw_folder: Path) -> list[Path]:
     return sorted(path.parent for path in Path(raw_folder).glob(f"[!.]*/{KEYFRAMES}"))
 
 
-def list_cameras(folder: Path) -> list[str]:
-    """The cameras that an episode was recorded with, in the order of the V axis. Raises EpisodeError."""
+def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]:
+    """The cameras that an episode was recorded with, in the order of the V axis.
+
+    Args:
+        folder: the episode's.
+        wanted: names of videos, without .mp4, that are to be used instead of those in `CAMERAS`.
+    Raises:
+        EpisodeError: there is no such video, or a gap in `CAMERAS`.
+        BadInput: a name is given twice.
+    """
+    if wanted is not None:
+        return list(find_cameras(wanted, list_videos(folder), folder.name))
     cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
     if cameras != list(CAMERAS[: max(1, len(cameras))]):
         raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
     return cameras
 
 
+def is_too_short(folder: Path) -> bool:
+    """An episode's first video can be opened and has less than two frames: there is nothing to compare in it."""
+    names = sorted(list_videos(folder), key=lambda name: name != CAMERAS[0])
+    try:
+        return bool(names) and count_frames(folder / f"{names[0]}.mp4") < 2
+    except ValueError:
+        return False
+
+
+def list_videos(folder: Path) -> list[str]:
+    """Names of the videos in a folder, without .mp4; those that begin with a dot are none."""
+    return sorted(path.stem for path in folder.glob("[!.]*.mp4"))
+
+
 def read_raw_episode(
-    folder: Path, frame_ids: Sequence[int] | NDArray[np.int64] | None = None, size: tuple[int, int] | None = None
+    folder: Path,
+    frame_ids: Sequence[int] | NDArray[np.int64] | None = None,
+    size: tuple[int, int] | None = None,
+    cameras: Sequence[str] | None = None,
 ) -> RawEpisode:
     """Read an episode of the plain raw format; the cameras' videos are decoded side by side.
 
@@ -120,6 +148,7 @@ def read_raw_episode(
         frame_ids: which video frames to keep, strictly increasing; only they are decoded. None decodes all, which is
             what finds a damaged one.
         size: (height, width) to scale pictures to; None keeps them as they are.
+        cameras: see `list_cameras`.
     Raises:
         EpisodeError: naming episode, file and field.
     """
@@ -129,7 +158,7 @@ def read_raw_episode(
     wanted = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if wanted is not None and (wanted.ndim != 1 or not len(wanted) or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
-    cameras = list_cameras(folder)
+    cameras = list_cameras(folder, cameras)
     with ThreadPoolExecutor(len(cameras)) as threads:
         videos = list(threads.map(lambda camera: _read_video(folder, camera, wanted, size), cameras))
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
@@ -224,12 +253,13 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
                 folder, INSTRUCTIONS, "instructions", instructions, "one folder holds one task; choose another"
             )
         return
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(list(instructions), indent=2)))
+    text = json.dumps(list(instructions), indent=2)
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def _load_json(folder: Path, path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise _error(folder, path.name, "content", "missing", f"put it at {path}") from error
     except (OSError, ValueError) as error:
@@ -237,17 +267,39 @@ def _load_json(folder: Path, path: Path) -> Any:
 
 
 def read_instructions(folder: Path) -> tuple[str, ...]:
-    """The ways to say an episode's task, which stand beside its folder. Raises EpisodeError."""
-    content = _load_json(folder, folder.parent / INSTRUCTIONS)
+    """The ways to say an episode's task, which stand beside its folder. Raises EpisodeError where there are none."""
+    instructions = find_instructions(folder)
+    if not instructions:
+        _load_json(folder, _instructions_of(folder))  # says what is missing where there is no file
+        raise _error(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
+    return instructions
+
+
+def find_instructions(folder: Path) -> tuple[str, ...]:
+    """The same, where there may be no file, or nothing in it.
+
+    It holds a list of sentences or one sentence, alone or as `instructions` of an object, or one as its `instruction`.
+
+    Raises:
+        EpisodeError: it holds something else.
+    """
+    if not _instructions_of(folder).exists():
+        return ()
+    content = _load_json(folder, _instructions_of(folder))
+    sentences = content
     if isinstance(content, dict):
-        content = content.get("instructions")
-    if (
-        not isinstance(content, list)
-        or not content
-        or not all(isinstance(text, str) and text.strip() for text in content)
-    ):
-        raise _error(folder, INSTRUCTIONS, "instructions", content, "give a list of at least one sentence")
-    return tuple(content)
+        one = content.get("instruction")
+        sentences = content.get("instructions", one if isinstance(one, str) else None)
+    if isinstance(sentences, str):
+        sentences = [sentences]
+    if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
+        fix = 'give a list of at least one sentence, or {"instruction": "one sentence"}'
+        raise _error(folder, INSTRUCTIONS, "instructions", content, fix)
+    return tuple(text.strip() for text in sentences if text.strip())
+
+
+def _instructions_of(folder: Path) -> Path:
+    return folder.absolute().parent / INSTRUCTIONS  # the parent of `.` is `.`
 
 
 def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:

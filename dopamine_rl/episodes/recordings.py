@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot import LeRobotSource, is_dataset
+from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, describe_left_out
+from dopamine_rl.episodes.lerobot import LeRobotSource, episode_name, is_dataset
 from dopamine_rl.episodes.raw import (
     CAMERAS,
-    INSTRUCTIONS,
     KEYFRAMES,
+    find_instructions,
     has_transitions,
+    is_too_short,
     list_cameras,
     list_episodes,
-    read_instructions,
+    list_videos,
     read_keyframes,
     read_outcome,
 )
@@ -29,7 +31,6 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
 VIEW_NAMES = ("front", "wrist", "close-up")
-MAX_VIEWS = len(CAMERAS)
 FRAMES_AT_ONCE = 16
 """Frames of a dataset's episode that are decoded together."""
 FRAMES_HZ = 2.0
@@ -51,6 +52,7 @@ class Recording:
         dense: its videos hold only frames that are meant to be scored, with the transitions between them beside it.
         source: what its frames are read from, by its name, where its videos show other episodes too.
         count: its frames, where `source` is given.
+        note: what a user should know of how its cameras were chosen; "" where their names or their order say it.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Recording:
     dense: bool = False
     source: LeRobotSource | None = None
     count: int = 0
+    note: str = ""
 
     @property
     def format(self) -> VideoFormat:
@@ -103,19 +106,32 @@ class Pictures:
     frames: NDArray[np.uint8]
 
 
-def find_recordings(argument: str) -> list[Recording]:
+def split_argument(argument: str) -> tuple[Path, str]:
+    """The folder of DATASET#NUMBER and the number; else the whole argument and "". A folder's name may have a # too."""
+    dataset, mark, number = argument.rpartition("#")
+    if mark and not Path(argument).exists() and is_dataset(Path(dataset)):
+        return Path(dataset), number
+    return Path(argument), ""
+
+
+def find_recordings(argument: str, cameras: Sequence[str] | None = None) -> list[Recording]:
     """The episodes that an argument names: FOLDER of one or many, DATASET[#NUMBER], or VIDEO[,VIDEO[,VIDEO]].
 
+    Args:
+        argument: as on the command line.
+        cameras: names of those to use in a dataset or folder, the front view first; None leaves the choice to the
+            format. The order of single videos says it already, so that there it is refused.
     Raises:
-        BadInput: there is none, or what is said about one is malformed.
+        BadInput: there is none, or no such camera, or what is said about one is malformed.
     """
-    path = Path(argument)
-    dataset, _, number = argument.partition("#")
-    if is_dataset(Path(dataset)):
-        return _in_dataset(Path(dataset), number)
+    path, number = split_argument(argument)
+    if is_dataset(path):
+        return _in_dataset(path, number, cameras)
     if path.is_dir():
-        return _in_folder(path)
-    videos = tuple(Path(part) for part in argument.split(","))
+        return _in_folder(path, cameras)
+    if cameras is not None:
+        raise BadInput("--cameras", ",".join(cameras), "leave it out: VIDEO,VIDEO says the order, the front view first")
+    videos = (path,) if path.is_file() else tuple(Path(part) for part in argument.split(","))
     for video in videos:
         if not video.is_file():
             fix = "no such file: give an episode's folder, a folder of episodes, or VIDEO[,VIDEO[,VIDEO]]"
@@ -127,58 +143,89 @@ def find_recordings(argument: str) -> list[Recording]:
     return [Recording(first.resolve().parent.name if named_by_camera else first.stem, videos)]
 
 
-def _in_dataset(root: Path, number: str) -> list[Recording]:
+def _in_dataset(root: Path, number: str, cameras: Sequence[str] | None) -> list[Recording]:
     """The episodes of a LeRobotDataset, or the one with a number."""
-    source = LeRobotSource(root)
+    source = LeRobotSource(root, cameras)
     episodes = source.episodes()
     if number:
-        if not (number.isdecimal() and int(number) < len(episodes)):
-            raise BadInput("EPISODE", f"{root}#{number}", f"give a number from 0 to {len(episodes) - 1}")
-        episodes = [episodes[int(number)]]
+        last = len(episodes) + len(source.left_out) - 1
+        if not (number.isascii() and number.isdecimal() and int(number) <= last):
+            raise BadInput("EPISODE", f"{root}#{number}", f"give a number from 0 to {last}")
+        name = episode_name(int(number))
+        if name in source.left_out:
+            fix = f"it has {source.left_out[name]} frames, and an episode needs at least 2: choose another one"
+            raise BadInput("EPISODE", f"{root}#{number}", fix)
+        episodes = [episode for episode in episodes if episode.episode_id == name]
     return [
         Recording(
             episode.episode_id, source.videos(episode.episode_id), episode.instructions,
             episode.keyframes if episode.annotation else None, episode.success, source=source, count=episode.frame_count,
+            note="\n".join(source.notes),
         )
         for episode in episodes
     ]  # fmt: skip
 
 
-def _in_folder(folder: Path) -> list[Recording]:
+def _in_folder(folder: Path, cameras: Sequence[str] | None) -> list[Recording]:
     if (folder / KEYFRAMES).exists():
-        return [_annotated(folder)]
-    if any(folder.glob("[!.]*.mp4")):
-        return [Recording(folder.resolve().name, _videos_by_camera(folder), _instructions(folder))]
+        return [_annotated(folder, cameras)]
+    if list_videos(folder):
+        videos = _videos_by_camera(folder) if cameras is None else _chosen(folder, cameras)
+        note = _note(folder, cameras)
+        return [Recording(folder.resolve().name, videos, find_instructions(folder), note=note)]
     episodes = list_episodes(folder)
     if not episodes:
         raise BadInput(
             "EPISODE", str(folder), "it holds neither videos (.mp4) nor episodes' folders; name one that does"
         )
-    return [_annotated(episode) for episode in episodes]
+    short = [episode.name for episode in episodes if is_too_short(episode)]
+    recordings = [_annotated(episode, cameras) for episode in episodes if episode.name not in short]
+    if not recordings:
+        raise BadInput("EPISODE", str(folder), f"{short[0]} has less than 2 frames: give an episode of at least 2")
+    if short:
+        left_out = describe_left_out(folder.resolve().name, short)
+        recordings[0] = replace(recordings[0], note=f"{recordings[0].note}\n{left_out}".strip())
+    return recordings
 
 
-def _annotated(folder: Path) -> Recording:
+def _chosen(folder: Path, cameras: Sequence[str] | None) -> tuple[Path, ...]:
+    return tuple(folder / f"{camera}.mp4" for camera in list_cameras(folder, cameras))
+
+
+def _note(folder: Path, cameras: Sequence[str] | None) -> str:
+    """What was taken for what by request."""
+    if cameras is None:
+        return ""
+    return describe_cameras(folder.resolve().name, list_cameras(folder, cameras), list_videos(folder))
+
+
+def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
     keyframes, _ = read_keyframes(folder)
     success, _ = read_outcome(folder)
-    videos = tuple(folder / f"{camera}.mp4" for camera in list_cameras(folder))
+    videos = _chosen(folder, cameras)
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")
-    return Recording(folder.resolve().name, videos, _instructions(folder), keyframes, success, has_transitions(folder))
-
-
-def _instructions(folder: Path) -> tuple[str, ...]:
-    return read_instructions(folder) if (folder.parent / INSTRUCTIONS).exists() else ()
+    return Recording(
+        folder.resolve().name,
+        videos,
+        find_instructions(folder),
+        keyframes,
+        success,
+        has_transitions(folder),
+        note=_note(folder, cameras),
+    )
 
 
 def _videos_by_camera(folder: Path) -> tuple[Path, ...]:
     """The videos of a folder in the order of the views. Raises BadInput where their names do not tell it."""
-    names = sorted(path.stem for path in folder.glob("[!.]*.mp4"))
+    names = list_videos(folder)
     for known in (CAMERAS, VIEW_NAMES):
         if sorted(known[: len(names)]) == names:
             return tuple(folder / f"{name}.mp4" for name in known[: len(names)])
     raise BadInput(
         "EPISODE", str(folder), f"it holds {', '.join(names)}.mp4: call them {' '.join(CAMERAS)} (or "
-        f"{' '.join(VIEW_NAMES)}), the front view first, or give the files in order as FRONT.mp4,WRIST.mp4",
+        f"{' '.join(VIEW_NAMES)}), the front view first, or name the front view first: --cameras "
+        f"{','.join(names[:MAX_VIEWS])}",
     )  # fmt: skip
 
 
@@ -198,7 +245,8 @@ def stride_of(recording: Recording, stride: int | None, hz: float | None) -> int
 
 def size_of(recording: Recording) -> tuple[int, int]:
     """Height and width of the pictures that are sent: as recorded, or scaled down to the image budget."""
-    height, width = recording.format.height, recording.format.width
+    shape = recording.format
+    height, width = shape.height, shape.width
     scale = min(1.0, math.sqrt(MAX_PIXELS / (height * width)))
     return max(1, int(height * scale)), max(1, int(width * scale))
 

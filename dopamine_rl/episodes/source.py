@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes import lerobot, raw
+from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
 from dopamine_rl.episodes.seek import count_frames
 from dopamine_rl.episodes.video import video_format
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -18,15 +20,18 @@ from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
 
 
-def open_source(path: Path) -> RawSource | lerobot.LeRobotSource:
+def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource | lerobot.LeRobotSource:
     """The episodes of a LeRobotDataset's folder, of a folder of raw episodes, or the one raw episode of a folder.
 
+    Args:
+        path: of the folder.
+        cameras: names of those to use, the front view first; None leaves the choice to the format.
     Raises:
-        BadInput: there are none.
+        BadInput: there are none, or no such camera.
         EpisodeError: a folder among them holds videos and no keyframes.
     """
     if lerobot.is_dataset(path):
-        return lerobot.LeRobotSource(path)
+        return lerobot.LeRobotSource(path, cameras)
     folders = [path] if (path / raw.KEYFRAMES).exists() else raw.list_episodes(path)
     if not folders:
         raise BadInput("DATA", str(path), f"give a LeRobotDataset v3, or a folder of episodes with {raw.KEYFRAMES}")
@@ -34,7 +39,15 @@ def open_source(path: Path) -> RawSource | lerobot.LeRobotSource:
         if not (bare / raw.KEYFRAMES).exists():
             fix = "mark where its sub-tasks begin and end, or keep the episode elsewhere"
             raise EpisodeError(f"{bare.name}/{raw.KEYFRAMES}: file", "missing", fix)
-    return RawSource(folders)
+    return RawSource(folders, cameras)
+
+
+def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
+    """Raise EpisodeError for the first episode without a task in words: it can be neither scored nor trained on."""
+    for info in episodes:
+        if not info.instructions:
+            fix = "nobody said its task: write it into meta/tasks.parquet and meta/episodes, or leave the episode out"
+            raise EpisodeError(f"{info.episode_id}: task", "", fix)
 
 
 class RawSource:
@@ -42,20 +55,43 @@ class RawSource:
 
     Args:
         folders: of the episodes, each of another name.
+        cameras: names of their videos that are to be used, the front view first; None takes those in `raw.CAMERAS`.
     """
 
-    def __init__(self, folders: Sequence[Path]) -> None:
+    def __init__(self, folders: Sequence[Path], cameras: Sequence[str] | None = None) -> None:
+        self._cameras = cameras
         self._folders = {folder.resolve().name: folder for folder in folders}
         if len(self._folders) < len(folders):
             raise BadInput("folders", [str(folder) for folder in folders], "give episodes of different names")
 
+    @cached_property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the episodes that are too short. Raises EpisodeError where all are."""
+        short = sorted(name for name, folder in self._folders.items() if raw.is_too_short(folder))
+        if len(short) == len(self._folders):
+            raise EpisodeError(f"{short[0]}/*.mp4: frame count", "below 2", "give an episode of at least 2 frames")
+        return tuple(short)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how the episodes are read, a line each: chosen cameras, and what is left out."""
+        folders = list(self._folders.values())
+        owner = folders[0].resolve().parent.name
+        lines = []
+        if self._cameras is not None:
+            lines = sorted({describe_cameras(owner, self._list(folder), raw.list_videos(folder)) for folder in folders})
+        return (*lines, *([describe_left_out(owner, self.left_out)] if self.left_out else ()))
+
     def episodes(self) -> list[EpisodeInfo]:
-        """See EpisodeSource."""
-        return [self._info(name, folder) for name, folder in sorted(self._folders.items())]
+        """See EpisodeSource; those in `left_out`, which are too short, are not among them."""
+        return [self._info(name, folder) for name, folder in sorted(self._folders.items()) if name not in self.left_out]
+
+    def _list(self, folder: Path) -> list[str]:
+        return raw.list_cameras(folder, self._cameras)
 
     def _info(self, name: str, folder: Path) -> EpisodeInfo:
         keyframes, stages = raw.read_keyframes(folder)
-        cameras = raw.list_cameras(folder)
+        cameras = self._list(folder)
         counts = {}
         for camera in cameras:
             try:
@@ -88,12 +124,12 @@ class RawSource:
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
-        return raw.read_raw_episode(self._folder(episode_id), frame_ids, size).frames
+        return raw.read_raw_episode(self._folder(episode_id), frame_ids, size, self._cameras).frames
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
         """The files that show an episode, one a camera."""
         folder = self._folder(episode_id)
-        return tuple(folder / f"{camera}.mp4" for camera in raw.list_cameras(folder))
+        return tuple(folder / f"{camera}.mp4" for camera in self._list(folder))
 
     def _folder(self, episode_id: str) -> Path:
         if episode_id not in self._folders:

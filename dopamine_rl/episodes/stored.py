@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.source import CachedSource, open_source
+from dopamine_rl.episodes.source import CachedSource, check_instructions, open_source
 from dopamine_rl.episodes.video import video_format
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
@@ -33,17 +33,30 @@ class StoredEpisode:
     frame_ids: NDArray[np.int64]
 
 
-def list_stored(folder: Path, stride: int = 1) -> list[StoredEpisode]:
+def list_stored(
+    folder: Path,
+    stride: int = 1,
+    cameras: Sequence[str] | None = None,
+    say: Callable[[str], object] = lambda text: None,
+) -> list[StoredEpisode]:
     """All episodes of a folder, by name, as if only every `stride`-th of their frames, and the last, had been recorded.
 
     A keyframe moves to the first kept frame at or after it. No picture is decoded.
 
+    Args:
+        folder, cameras: as `open_source` takes them.
+        say: gets what a user should know of how they are read, a line at a time.
     Raises:
-        BadInput: there is no episode.
-        EpisodeError: one is malformed, or two of its keyframes would become one.
+        BadInput: there is no episode, or no such camera.
+        EpisodeError: one is malformed or without a task in words, or two of its keyframes would become one.
     """
     folder = Path(folder).resolve()
-    return [_thinned(folder, info, stride) for info in open_source(folder).episodes()]
+    source = open_source(folder, cameras)
+    episodes = source.episodes()
+    check_instructions(episodes)
+    for note in source.notes:
+        say(note)
+    return [_thinned(folder, info, stride) for info in episodes]
 
 
 def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
@@ -60,7 +73,7 @@ class StoredSource:
 
     def __init__(self, episodes: Sequence[StoredEpisode]) -> None:
         self._episodes = episodes
-        self._sources: dict[Path, EpisodeSource] = {}
+        self._sources: dict[tuple[Path, tuple[str, ...]], EpisodeSource] = {}
 
     def episodes(self) -> list[EpisodeInfo]:
         """See EpisodeSource."""
@@ -71,7 +84,8 @@ class StoredSource:
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
         stored = self._episodes[int(episode_id)]
-        source = self._sources.get(stored.folder) or self._sources.setdefault(stored.folder, open_source(stored.folder))
+        key = (stored.folder, stored.info.cameras)
+        source = self._sources.get(key) or self._sources.setdefault(key, open_source(*key))
         return source.frames(stored.info.episode_id, stored.frame_ids[frame_ids], size)
 
 
@@ -107,7 +121,7 @@ class StoredPictures:
 
 def picture_shape(episode: StoredEpisode) -> tuple[int, int]:
     """Height and width of the pictures of an episode's first camera. Raises EpisodeError."""
-    video = open_source(episode.folder).videos(episode.info.episode_id)[0]
+    video = open_source(episode.folder, episode.info.cameras).videos(episode.info.episode_id)[0]
     try:
         shape = video_format(video)
     except ValueError as error:

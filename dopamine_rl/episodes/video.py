@@ -1,14 +1,15 @@
-"""Videos whose frame k is picture k: lossless writing, complete decoding."""
+"""Videos whose frame k is picture k: lossless writing, complete decoding, pictures turned as players turn them."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -23,7 +24,7 @@ class VideoFormat:
     """What a video says of itself.
 
     Args:
-        height, width: of its pictures, in pixels.
+        height, width: of its pictures as they are shown, in pixels.
         frames_per_second: its mean rate.
     """
 
@@ -81,12 +82,19 @@ class VideoWriter:
 
 
 def video_format(path: Path) -> VideoFormat:
-    """Read what a video says of itself, without decoding it. Raises ValueError: it is no video."""
-    with opened(path) as (_, stream):
+    """Read what a video says of itself; of its pictures at most one is decoded. Raises ValueError: it is no video."""
+    with opened(path) as (container, stream):
         rate = float(stream.average_rate or 0.0)
         if rate <= 0.0:
             raise ValueError("it does not say how many frames a second it has")
-        return VideoFormat(stream.height, stream.width, rate)
+        height, width, stream.thread_count = stream.height, stream.width, 1
+        try:
+            first = next(container.decode(stream), None)
+        except av.FFmpegError:  # whoever asks for its pictures is told
+            first = None
+        if first is not None and _orientation(first)[0]:
+            height, width = width, height
+        return VideoFormat(height, width, rate)
 
 
 def read_pictures(path: Path, size: tuple[int, int] | None = None) -> list[NDArray[np.uint8]]:
@@ -126,9 +134,30 @@ def every_picture(
 
 
 def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """A decoded frame as uint8 [H, W, 3], scaled to (height, width) where a size is given."""
+    """A decoded frame as uint8 [H, W, 3], turned as players turn it, and scaled where a (height, width) is given."""
     picture = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
+    transposed, upside_down, mirrored = _orientation(frame)
+    if transposed:
+        picture = picture.transpose(1, 0, 2)
+    picture = np.ascontiguousarray(picture[:: -1 if upside_down else 1, :: -1 if mirrored else 1])
     return picture if size in (None, picture.shape[:2]) else resize(picture, size)
+
+
+def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """How a stored picture becomes the one that is shown: transpose it, then flip its rows, then its columns.
+
+    A phone or a camera that hangs on its side stores pictures as its sensor reads them, with a matrix beside them that
+    says how to show them. Of an angle between quarter turns the nearest quarter turn is taken.
+
+    Source: ISO/IEC 14496-12, 8.3.2 (track header, matrix): x' = a x + c y, y' = b x + d y.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return False, False, False
+    a, b, _, c, d = struct.unpack("=5i", bytes(cast(Any, matrix))[:20])
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return True, b < 0, c < 0
+    return False, d < 0, a < 0
 
 
 def _decode(path: Path) -> Iterator[av.VideoFrame]:

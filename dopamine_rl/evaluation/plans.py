@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, stride_of
+from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, split_argument, stride_of
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import fingerprint
 from dopamine_rl.types import FusionConfig
@@ -70,17 +70,20 @@ def make_plans(arguments: argparse.Namespace) -> list[Plan]:
     ):
         if not good:
             raise BadInput(f"--{name}", getattr(arguments, name), fix)
-    recordings = [recording for argument in arguments.episodes for recording in find_recordings(argument)]
+    recordings = [
+        recording for argument in arguments.episodes for recording in find_recordings(argument, arguments.cameras)
+    ]
     names = [recording.name for recording in recordings]
     for name in names:
         if names.count(name) > 1:
             raise BadInput("EPISODE", name, "two episodes have this name: score them with an --out for each")
-    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo)
+    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo, arguments.cameras)
     return [_plan(recording, demonstration, arguments) for recording in recordings]
 
 
-def _demonstration(argument: str) -> Recording:
-    for recording in find_recordings(argument):
+def _demonstration(argument: str, cameras: Sequence[str] | None) -> Recording:
+    folder = split_argument(argument)[0].is_dir()
+    for recording in find_recordings(argument, cameras if folder else None):
         if recording.success is not False:
             return recording
     raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
@@ -93,14 +96,21 @@ def _plan(recording: Recording, demonstration: Recording | None, arguments: argp
             raise BadInput("--demo", None, f"{recording.name} is {why}: give a demonstration of the task, or `{BLANK}`")
         demonstration = recording
     said = recording.instructions or (demonstration.instructions if demonstration else ())
-    if arguments.instruction is None and not said:
-        raise BadInput("--instruction", None, f"say what the task of {recording.name} is")
+    words = (arguments.instruction or "").strip() or (said[0] if said and arguments.instruction is None else "")
+    if not words:
+        raise BadInput("--instruction", arguments.instruction, f"say what the task of {recording.name} is")
     views = arguments.views or len(recording.videos)
     if demonstration is not None and arguments.views is None and len(demonstration.videos) < views:
         raise BadInput("--views", views, f"the demonstration has {len(demonstration.videos)} cameras: give --views")
     stride = stride_of(recording, arguments.stride, arguments.hz)
     size = arguments.size or size_of(recording)
-    return Plan(recording, demonstration, arguments.instruction or said[0], stride, size, views)
+    return Plan(recording, demonstration, words, stride, size, views)
+
+
+def notes(plans: Sequence[Plan]) -> Iterator[str]:
+    """What a reader should know of how the recordings are read: cameras, and what is left out. One line each."""
+    recordings = [recording for plan in plans for recording in (plan.recording, plan.demonstration) if recording]
+    yield from dict.fromkeys(line for recording in recordings for line in recording.note.splitlines())
 
 
 def warnings(plans: Sequence[Plan]) -> Iterator[str]:

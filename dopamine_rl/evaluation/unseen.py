@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot import is_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, read_demonstration
-from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, stride_of
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, split_argument, stride_of
+from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.figures import Row, verdict_row
 from dopamine_rl.evaluation.plans import Plan
@@ -61,6 +60,7 @@ def read_unseen(
     most: int | None,
     threshold: float,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    cameras: Sequence[str] | None = None,
 ) -> tuple[list[UnseenEpisode], Recording]:
     """The episodes of one task, and the demonstration that references and goal are taken from.
 
@@ -73,17 +73,20 @@ def read_unseen(
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
         on_progress: called with the number of episodes read and of all.
+        cameras: names of those to use, the front view first; None leaves the choice to the format.
     Raises:
         BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
         EpisodeError: an episode is malformed, or a folder of videos among the raw episodes has no keyframes.
     """
-    listed = {known.recording.identity: known for folder in folders for known in _listed(str(folder))}
-    reference = _first_annotated(listed.values()) if demo is None else _demonstration(demo)
+    listed = {known.recording.identity: known for folder in folders for known in _listed(str(folder), cameras)}
+    reference = _first_annotated(listed.values()) if demo is None else _demonstration(demo, cameras)
     if reference is None:
         raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
     if reference.info.success is False:
         raise BadInput("--demo", str(demo), "it failed: give an episode that succeeded")
     listed.pop(reference.recording.identity, None)
+    check_instructions([reference.info])
+    listed = {identity: _told(known, reference.info) for identity, known in listed.items()}
     for recording, info in listed.values():
         if info.instructions[0] != reference.info.instructions[0]:
             fix = f"it is of another task than {reference.recording.name}: evaluate each task alone"
@@ -113,20 +116,28 @@ class _Listed(NamedTuple):
     info: EpisodeInfo
 
 
-def _listed(argument: str) -> list[_Listed]:
+def _listed(argument: str, cameras: Sequence[str] | None) -> list[_Listed]:
     """The episodes of a folder or dataset, or the one of DATASET#NUMBER. Raises BadInput where there is none."""
-    dataset = Path(argument.partition("#")[0])
-    known = open_source(dataset if is_dataset(dataset) else Path(argument)).episodes()
+    known = open_source(split_argument(argument)[0], cameras).episodes()
     infos = {info.episode_id: info for info in known}
-    return [_Listed(recording, infos[recording.name]) for recording in find_recordings(argument)]
+    return [_Listed(recording, infos[recording.name]) for recording in find_recordings(argument, cameras)]
 
 
-def _demonstration(demo: Path) -> _Listed:
+def _told(known: _Listed, reference: EpisodeInfo) -> _Listed:
+    """The episode, with the demonstration's words for the task where it has none of its own."""
+    if known.info.instructions:
+        return known
+    return known._replace(info=replace(known.info, instructions=reference.instructions))
+
+
+def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Listed:
     try:
-        found = _listed(str(demo))
+        found = _listed(str(demo), cameras)
     except EpisodeError:
         raise
-    except BadInput:
+    except BadInput as error:
+        if error.field == "--cameras":
+            raise
         found = []
     if len(found) != 1:
         raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")

@@ -69,7 +69,8 @@ class TrainingJob:
         flat = model or _flat("grm", asdict(self.grm))
         flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
         flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
-        shown = [(str(stored.folder), stored.info.episode_id, stored.info.frame_count) for stored in self.episodes]
+        infos = [(str(stored.folder), stored.info) for stored in self.episodes]
+        shown = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
         return flat | {"DATA": hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12], "episodes": len(shown)}
 
 

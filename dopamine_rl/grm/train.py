@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.errors import BadInput, CheckpointError, Diverged
 from dopamine_rl.grm.batches import Batch, Batches
 from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.losses import question_losses, taught_hops
@@ -164,7 +164,11 @@ class Trainer:
         return told_by_first(self._used(), self.place, self.grm.model.device)
 
     def step(self, fraction: float) -> TrainProgress:
-        """Make one update at the learning rate of `fraction`, and say where the training stands."""
+        """Make one update at the learning rate of `fraction`, and say where the training stands.
+
+        Raises:
+            Diverged: loss or gradient is not finite; the weights and the state saved last are those of the update before.
+        """
         device, processes = self.grm.model.device, self.place.processes
         if not self._peak:
             self._measure()
@@ -176,16 +180,24 @@ class Trainer:
         self.grm.model.train()
         self._optimizer.zero_grad(set_to_none=True)
         loss, error = self._learn(parts, processes / pairs)
-        nn.utils.clip_grad_norm_(self.grm.model.parameters(), self.config.clip)
+        loss, error = (total(value, self.place, device) / pairs for value in (loss, error))
+        norm = nn.utils.clip_grad_norm_(self.grm.model.parameters(), self.config.clip)
+        self._require_finite(loss=loss, gradient_norm=float(_whole(norm)))
         self._optimizer.step()
         self.grm.model.eval()
-        loss, error = (total(value, self.place, device) / pairs for value in (loss, error))
         self._loss = _running(self._loss, loss)
         self._error = None if math.isnan(error) else _running(self._error, error)
         self.update += 1
         self._pairs += int(pairs)
         self._elapsed_s += time.perf_counter() - started
         return self.progress()
+
+    def _require_finite(self, **columns: float) -> None:
+        """Raise Diverged for the first that is not finite. All processes hold the same values, so all of them stop."""
+        for name, value in columns.items():
+            if not math.isfinite(value):
+                fix = "lower sft.train.learning_rate or sft.train.clip; the state saved last is not touched"
+                raise Diverged(name, value, self.update + 1, fix)
 
     def _at_once(self) -> int:
         """Batches of an update that are worked through side by side. Small products gain little from a second thread."""
@@ -302,6 +314,12 @@ def _schedule(fraction: float, warmup: float) -> float:
     if fraction < warmup:
         return (fraction + 0.1 * warmup) / (1.1 * warmup)
     return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * (fraction - warmup) / (1.0 - warmup)))
+
+
+def _whole(value: torch.Tensor) -> torch.Tensor:
+    """A value that may be shared out over the processes (a DTensor), whole."""
+    whole: torch.Tensor = value.full_tensor() if hasattr(value, "full_tensor") else value
+    return whole
 
 
 def _running(mean: float | None, value: float) -> float:

@@ -63,7 +63,7 @@ class SimulatedEngine:
     model_version = "simulated"
 
     def __init__(self, folder: Path, threads: int) -> None:
-        self._latency_s = float((folder / LATENCY_FILE).read_text()) / 1e3
+        self._latency_s = float((folder / LATENCY_FILE).read_text(encoding="utf-8")) / 1e3
 
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
         """A small made-up hop for every prompt, always the same one."""
@@ -142,7 +142,7 @@ def simulated_service(config: ExperimentConfig, scratch: Path, latency_ms: float
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown
 
-    (scratch / LATENCY_FILE).write_text(str(latency_ms))
+    (scratch / LATENCY_FILE).write_text(str(latency_ms), encoding="utf-8")
     engine = f"experiments.benchmarks.actors:{SimulatedEngine.__name__}"
     deploy(scratch, APP, replace(config.service, engine=engine))
     try:

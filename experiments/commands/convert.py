@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
+from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
 
@@ -36,6 +37,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("raw", metavar="RAW", type=Path, help="a folder of episodes")
     parser.add_argument("out", metavar="OUT", type=Path, help="the dataset's folder, which must not be there yet")
+    add_cameras(parser, most=None)
     parser.add_argument("--lossless", action="store_true", help="keep every picture bit for bit; takes more room, and some players do not show it")  # fmt: skip
     parser.add_argument("--episodes-per-file", type=int, default=100, metavar="N", help="episodes in one data and video file (default: %(default)s)")  # fmt: skip
     return parser.parse_args(argv)
@@ -63,7 +65,11 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.episodes_per_file < 1:
         raise BadInput("--episodes-per-file", arguments.episodes_per_file, "give at least 1")
     console = Console()
-    source = _Watched(open_source(arguments.raw), console)
+    opened = open_source(arguments.raw, arguments.cameras)
+    source = _Watched(opened, console)
+    check_instructions(source.episodes())
+    for note in opened.notes:
+        console.say(note)
     write_dataset(out, source, arguments.episodes_per_file, arguments.lossless)
     episodes = source.episodes()
     return {

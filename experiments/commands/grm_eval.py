@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING
 from dopamine_rl.episodes.recordings import VIEW_NAMES
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.types import FusionConfig
-from experiments.runtime.arguments import read_preset
+from experiments.runtime.arguments import add_cameras, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, exit_with, interruptible
 from experiments.runtime.reward_client import reward_client
@@ -53,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, metavar="N", help="with CHECKPOINT: CPU threads (default: torch's)")
     parser.add_argument("--device", default="cpu", help="with CHECKPOINT: such as cuda (default: %(default)s)")
     parser.add_argument("--demo", type=Path, metavar="EPISODE", help="a success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged (default: the first annotated success of DATA)")  # fmt: skip
+    add_cameras(parser)
     parser.add_argument("--stride", type=_stride, metavar="K", help="score one video frame in K, or `auto` (default): all frames of episodes recorded by this project, two a second of others. 2 K and 4 K are compared with it")  # fmt: skip
     parser.add_argument("--views", metavar="SETS", help=f"sets of cameras to compare, by commas, such as front+wrist,front; the first is the model's; of {', '.join(VIEW_NAMES)} (default: all cameras, then each alone). The others' pictures are left blank")  # fmt: skip
     parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures (default: all)")  # fmt: skip
@@ -132,8 +134,10 @@ def run(arguments: argparse.Namespace) -> Evaluation:
     console.say("reading episodes")
     episodes, reference = read_unseen(
         arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
-        lambda done, total: console.progress(f"{done} of {total} episodes read"),
+        lambda done, total: console.progress(f"{done} of {total} episodes read"), arguments.cameras,
     )  # fmt: skip
+    for note in notes([episode.plan for episode in episodes]):
+        console.say(note)
     bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
     if bare:
         console.say(f"episodes without annotation, each one segment: {bare}")

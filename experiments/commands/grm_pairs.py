@@ -33,11 +33,12 @@ import numpy as np
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.progress import HOP_BINS
 from experiments.reports.items import describe_items
+from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
 
@@ -53,6 +54,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
     parser.add_argument("--items", type=Path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
     parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
+    add_cameras(parser)
     parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs, everywhere (default: %(default)s)")  # fmt: skip
     parser.add_argument("--frames-per-state", type=float, default=20.0, metavar="C", help="C of Eq. 1 (default: %(default)g)")  # fmt: skip
@@ -85,11 +87,14 @@ def report(arguments: argparse.Namespace) -> dict[str, Any]:
         check_new(arguments.items)
     if not 1 <= arguments.n <= MOST_PAIRS:
         raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
-    source = open_source(arguments.data)
+    source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
+    print("\n".join(source.notes), end="\n" if source.notes else "")
     used = [episode for episode in episodes if episode.success is not False]
     if not used:
         raise BadInput("DATA", str(arguments.data), "give episodes that succeeded: only they have states")
+    if arguments.items is not None:
+        check_instructions(used)
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))

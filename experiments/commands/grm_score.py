@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, warnings
+from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
 from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from experiments.runtime.arguments import add_cameras
 from experiments.runtime.console import Console
 from experiments.runtime.ending import exit_with, interruptible
 from experiments.runtime.reward_client import reward_client
@@ -74,6 +75,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     pace = frames.add_mutually_exclusive_group()
     pace.add_argument("--stride", type=int, metavar="N", help="score one video frame in N, and the last")
     pace.add_argument("--hz", type=float, help=f"score so many frames a second (default: {FRAMES_HZ:g}; episodes recorded by this project: all)")  # fmt: skip
+    add_cameras(frames)
     frames.add_argument("--views", type=int, metavar="N", help=f"use N cameras, 1 to {MAX_VIEWS}; where there are fewer, the front view is repeated (default: all)")  # fmt: skip
     frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale every camera's pictures to H x W pixels, or N x N (default: the front camera's own, at most {MAX_PIXELS} pixels)")  # fmt: skip
     parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
@@ -118,6 +120,8 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
         check_columns([plan.recording for plan in plans], arguments.column)
+    for note in notes(plans):
+        console.say(note)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)

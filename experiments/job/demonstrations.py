@@ -194,9 +194,10 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write how the folder's episodes are recorded, or refuse to mix them with others."""
     settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
-        write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2)))
+        text = json.dumps(settings, indent=2)
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return
-    there = asdict(EnvConfig()) | json.loads(path.read_text())
+    there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():
         if there.get(name) != value:
             raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")

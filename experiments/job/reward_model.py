@@ -15,7 +15,7 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
-from experiments.runtime.arguments import ResultPath, option
+from experiments.runtime.arguments import Cameras, ResultPath, option
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
 
@@ -52,6 +52,9 @@ class TrainingArguments:
     """Train on the first N successes of every task alone; 0 takes all episodes that are not held out."""
     held_out: Annotated[int, option("N")] = 3
     """Successes and failures of every task that the model is judged on."""
+    cameras: Cameras = None
+    """Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder
+    without .mp4."""
     local: bool = False
     """Train in this process, without Ray."""
     fresh: bool = False
@@ -124,7 +127,11 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     from dopamine_rl.grm.fit import TrainingJob, claim
 
     console, out = Console(), arguments.out.resolve()
-    stored = [episode for folder in arguments.data for episode in list_stored(folder, config.sft.stride)]
+    stored = [
+        episode
+        for folder in arguments.data
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say)
+    ]
     told: list[StoredEpisode] = []
     untold: list[StoredEpisode] = []
     for episode in stored:

@@ -85,13 +85,13 @@ class Progress:
             for name in ("environment_steps", "seconds", "sittings", "curve", "episodes", "shadow")
         }
         labels = {"counts": self.ledger.counts, "latencies_ms": self.ledger.latencies_ms}
-        path.write_text(json.dumps({"key": key, **state, "labels": labels}))
+        path.write_text(json.dumps({"key": key, **state, "labels": labels}), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
         """Read what `save` wrote; None where there is no checkpoint of the same training."""
         try:
-            stored = json.loads((folder / PROGRESS).read_text())
+            stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         if stored.pop("key") != key:

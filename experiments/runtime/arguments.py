@@ -10,7 +10,7 @@ import difflib
 import itertools
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TextIO, TypeVar
@@ -46,20 +46,43 @@ def option(
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
 
 
-def _result_path() -> Any:
-    from tyro.constructors import PrimitiveConstructorSpec
+def written(metavar: str, read: Callable[[str], Any], default: str | None = None) -> Any:
+    """The annotation of a field that is one word on the command line: `size: Annotated[Size, written("HxW", read_size)]`.
 
-    return PrimitiveConstructorSpec[Path](
+    Args:
+        metavar: what stands for the word.
+        read: its value, never None. Raises BadInput.
+        default: what holds where the option is left out.
+    """
+    import tyro
+
+    spec = tyro.constructors.PrimitiveConstructorSpec[Any](
         nargs=1,
-        metavar="PATH",
-        instance_from_str=lambda words: Path(words[0]),
-        is_instance=lambda value: isinstance(value, Path),
-        str_from_instance=lambda path: [str(path)],
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: value is None or not isinstance(value, dict),
+        str_from_instance=lambda value: [default or str(value)],
     )
+    return spec
 
 
-ResultPath = Annotated[Path, _result_path()]
+def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        given = tuple(name.strip() for name in text.split(","))
+        if not all(given) or len(set(given)) < len(given) or (most is not None and len(given) > most):
+            limit = "" if most is None else f", {most} at most"
+            raise BadInput("--cameras", text, f"name each camera once, joined by commas{limit}")
+        return given
+
+    return read
+
+
+ResultPath = Annotated[Path, written("PATH", Path)]
 """The type of an option that names where a result goes; every such option has it."""
+Cameras = Annotated[tuple[str, ...] | None, written("NAMES", _read_cameras(3), "up to three, the front view by its name")]
+"""The type of an option that names the cameras of recordings: at most as many as a model takes."""
+AllCameras = Annotated[tuple[str, ...] | None, written("NAMES", _read_cameras(None), "all, the front view by its name")]
+"""The same with as many cameras as there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -323,7 +346,7 @@ def _sentence(argument: Any) -> str:
     text = argument.field.helptext
     text = (text() if callable(text) else text) or ""
     sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
-    return sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence
+    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 
 def _kind(argument: Any) -> str:

@@ -51,7 +51,7 @@ class PhaseStore:
         path.unlink(missing_ok=True)
         value = json.loads(json.dumps(work(), allow_nan=False))
         text = json.dumps({"key": key, "value": value}, indent=2)
-        write_atomically(path, lambda temporary: temporary.write_text(text))
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return value
 
     def forget(self, name: str) -> None:
@@ -60,7 +60,7 @@ class PhaseStore:
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
-            stored = json.loads((self._folder / f"{name}.json").read_text())
+            stored = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return stored if isinstance(stored, dict) and "value" in stored else None
@@ -78,7 +78,7 @@ def only_run(folder: RunFolder) -> Iterator[None]:
     Raises:
         BadInput: another run is working in it.
     """
-    with (folder.path / LOCK).open("w") as file:
+    with (folder.path / LOCK).open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

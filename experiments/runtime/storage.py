@@ -85,7 +85,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, whole or not at all."""
-        return write_atomically(self.path / name, lambda temporary: temporary.write_text(text))
+        return write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file, whole or not at all. Raises ValueError on NaN or infinity: a failure is never a number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, Diverged
 from dopamine_rl.policy import PolicyState
 from learner.algorithms.losses import cloning_loss
 from learner.algorithms.networks import GaussianActor
@@ -58,6 +59,7 @@ def train_bc(
         seed: of the split, the weights and the batches.
     Raises:
         BadInput: lengths do not add up, fewer than two episodes, or a value is not finite.
+        Diverged: a loss is not finite.
     """
     _check(observations, actions, episode_lengths)
     generator = torch.Generator().manual_seed(seed)
@@ -98,6 +100,7 @@ def _descend(
     optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
     best, kept, kept_update = float("inf"), actor.state_dict(), 0
+    losses: list[Tensor] = []  # since the last look at the held-out episodes
     for update in range(1, config.updates + 1):
         rows = torch.randint(len(fit[0]), (config.batch_size,), generator=generator).to(fit[0].device)
         loss = cloning_loss(actor(actor.normalise(fit[0][rows]))[0], fit[1][rows])
@@ -105,13 +108,26 @@ def _descend(
         loss.backward()
         optimizer.step()
         schedule.step()
+        losses.append(loss.detach())
         if update % config.check_every == 0 or update == config.updates:
             error = _error(actor, check)
+            _require_finite(torch.stack(losses).tolist(), error, update)
+            losses.clear()
             if error < best:
                 best, kept_update = error, update
                 kept = {name: value.clone() for name, value in actor.state_dict().items()}
     actor.load_state_dict(kept)
     return kept_update
+
+
+def _require_finite(losses: list[float], error: float, update: int) -> None:
+    """Raise Diverged where one of the losses up to an update is not finite, or the held-out episodes' afterwards."""
+    fix = "lower cloning.learning_rate, or look for extreme observations in the demonstrations"
+    for number, loss in enumerate(losses, update - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise Diverged("training_loss", loss, number, fix)
+    if not math.isfinite(error):
+        raise Diverged("validation_loss", error, update, fix)
 
 
 @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,8 @@ import gymnasium
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.registry import register_env
 
+from learner.algorithms.acting import Acting
+from learner.algorithms.env_runner import ActingEnvRunner
 from learner.config import LearnerConfig
 
 REPORTED = ("episode_return_mean", "episode_len_mean", "task_success_rate", "task_return_mean")
@@ -39,24 +40,39 @@ class Task:
     seed: int = 0
 
 
-PROBE_S, PROBE_EVERY_S = 3.0, 15.0
-"""How long a lost env runner is waited for, and how often: while its node is gone, the others must not be held up."""
-
-
 class CompleteReports:
-    """Mixed into an Algorithm: the keys of REPORTED are in every report, and lost env runners cost little."""
+    """Mixed into an Algorithm: its env runners act as `Acting` has them, and the keys of REPORTED are in every report."""
 
-    _probed_at = -math.inf
+    config: Any
+    env_runner_group: Any
+    learner_group: Any
+    acting: Acting
+
+    def setup(self, config: Any) -> None:
+        """Build RLlib's parts and take over the env runners."""
+        super().setup(config)  # type: ignore[misc]
+        settings: LearnerConfig = self.config.learner
+        self.acting = Acting(self.env_runner_group, self.learner_group, settings.sample_timeout_s, settings.patience_s)
+
+    def cleanup(self) -> None:
+        """End the processes. RLlib would wait for ever for an env runner that hangs."""
+        if hasattr(self, "acting"):
+            self.acting.stop()
+        super().cleanup()  # type: ignore[misc]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """RLlib's, at most every `PROBE_EVERY_S`: it is called before every training step, and each call waits."""
-        if env_runner_group.num_healthy_remote_workers() == env_runner_group.num_remote_workers():
-            return []
-        if time.monotonic() - self._probed_at < PROBE_EVERY_S:
-            return []
-        restored: list[int] = super().restore_env_runners(env_runner_group)  # type: ignore[misc]
-        self._probed_at = time.monotonic()
-        return restored
+        """Nothing: RLlib's own holds all env runners up for the lost ones. `Acting` brings them back."""
+        return []
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Take over a state from `get_state`; what is being acted meanwhile is dropped."""
+        super().set_state(state)  # type: ignore[misc]
+        self.acting.forget()
+
+    def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
+        """Take over a checkpoint."""
+        super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
+        self.acting.forget()
 
     def step(self) -> dict[str, Any]:
         """One report of the algorithm."""
@@ -64,6 +80,8 @@ class CompleteReports:
         acted = results.setdefault(ENV_RUNNER_RESULTS, {})
         for key in REPORTED:
             acted.setdefault(key, math.nan)
+        late = {str(runner): round(seconds, 1) for runner, seconds in self.acting.late().items()}
+        results["acting"] = {"late_s": late, "replaced": self.acting.replaced}
         return results
 
 
@@ -88,12 +106,16 @@ def _registered(env: str | EnvCreator) -> str:
 def _configure_processes(config: Any, learner: LearnerConfig) -> None:
     resource = {learner.actor_resource: 1} if learner.actor_resource else {}
     config.env_runners(
+        env_runner_cls=ActingEnvRunner,
         custom_resources_per_env_runner=resource,
         num_env_runners=learner.num_env_runners,
         num_envs_per_env_runner=learner.num_envs_per_env_runner,
         num_cpus_per_env_runner=learner.num_cpus_per_env_runner,
         rollout_fragment_length=learner.rollout_fragment_length,
         sample_timeout_s=learner.sample_timeout_s,
+        # After every report RLlib would wait until each env runner has given its connectors' state. Ours have none.
+        merge_env_runner_states=False,
+        broadcast_env_runner_states=False,
     )
     config.learners(
         num_learners=0,
@@ -105,5 +127,5 @@ def _configure_processes(config: Any, learner: LearnerConfig) -> None:
     config.fault_tolerance(
         restart_failed_env_runners=True,
         delay_between_env_runner_restarts_s=learner.restart_delay_s,
-        env_runner_health_probe_timeout_s=PROBE_S,
+        restart_failed_sub_environments=True,
     )

@@ -2,23 +2,47 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
+from ray.rllib.algorithms.ppo.ppo import LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY
+from ray.rllib.algorithms.ppo.torch.ppo_torch_learner import PPOTorchLearner
+from ray.rllib.connectors.connector_v2 import ConnectorV2
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.columns import Columns
+from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI, ValueFunctionAPI
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from ray.rllib.utils.metrics import (
+    ENV_RUNNER_RESULTS,
+    ENV_RUNNER_SAMPLING_TIMER,
+    LEARNER_RESULTS,
+    LEARNER_UPDATE_TIMER,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    SYNCH_WORKER_WEIGHTS_TIMER,
+    TIMERS,
+)
 from torch import Tensor, nn
 
+from dopamine_rl.errors import Diverged
 from dopamine_rl.policy import PolicyState, load_policy
+from dopamine_rl.types import LabelColumns
 from learner.algorithms.common import CompleteReports, Task, configure
+from learner.algorithms.finite import FIX, FiniteWeights
 from learner.algorithms.networks import GaussianActor
 from learner.config import LearnerConfig
+
+HELD = "held"
+"""Column of the learner's batch: the held potential and its age, which are part of the shaped task's state."""
+FINITE_LOSSES = (POLICY_LOSS_KEY, VF_LOSS_KEY, LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY, ENTROPY_KEY)
+"""Parts of PPO's loss; clipping hides a value that is infinite from the total."""
 
 
 class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
@@ -37,7 +61,7 @@ class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             self.actor.start_from(load_policy(Path(self.model_config["initial_policy"])))
         if not self.inference_only:
             torch.set_num_threads(learner.threads)
-            self.value = _value_network(observations, learner.hidden)
+            self.value = _value_network(observations + 2 * learner.critic_sees_potential, learner.hidden)
 
     def get_non_inference_attributes(self) -> list[str]:
         """What env runners do without."""
@@ -48,8 +72,11 @@ class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         return {Columns.ACTION_DIST_INPUTS: torch.cat((mean.tanh(), log_std), -1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """State values, float [B]."""
-        return self.value(self.actor.normalise(batch[Columns.OBS])).squeeze(-1)
+        """State values, float [B]; of the shaped task's whole state with `critic_sees_potential`."""
+        observations = self.actor.normalise(batch[Columns.OBS])
+        if self.model_config["learner"].critic_sees_potential:
+            observations = torch.cat((observations, batch[HELD]), -1)
+        return self.value(observations).squeeze(-1)
 
 
 def _value_network(observation_size: int, hidden: tuple[int, ...]) -> nn.Sequential:
@@ -60,10 +87,100 @@ def _value_network(observation_size: int, hidden: tuple[int, ...]) -> nn.Sequent
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
 
-class ActorPPO(CompleteReports, PPO):
-    """RLlib's PPO, with the policy in the form that RLPD's has."""
+class HeldPotential(ConnectorV2):
+    """Adds the held potential and its age at every observation to the batch, from the labels that a fragment carries."""
 
+    def __call__(self, *, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> Any:
+        """RLlib's hook; each fragment has got an artificial last step by now, at which its value is bootstrapped."""
+        for episode in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
+            held = held_columns(episode.custom_data.get(f"labels/{episode.t_started}"), len(episode))
+            self.add_n_batch_items(batch, HELD, held, len(episode), episode)
+        return batch
+
+
+def held_columns(labels: LabelColumns | None, observations: int) -> NDArray[np.float32]:
+    """The held potential and its age at the T + 1 observations of a fragment, float32 [T + 1, 2]; 0 without labels."""
+    if labels is None:
+        return np.zeros((observations, 2), np.float32)
+    potential = np.append(labels.potential, labels.next_potential[-1:])
+    return np.stack((potential, np.append(labels.phase, labels.next_phase[-1:])), -1).astype(np.float32)
+
+
+class ActorPPOLearner(FiniteWeights, PPOTorchLearner):
+    """RLlib's, which stops at the first loss that is not finite, before that reaches the weights."""
+
+    metrics: Any
+
+    def compute_loss_for_module(self, *, module_id: str, **kwargs: Any) -> Tensor:
+        """The total loss of one minibatch.
+
+        Raises:
+            Diverged: it, or a part of it, is not finite.
+        """
+        loss: Tensor = super().compute_loss_for_module(module_id=module_id, **kwargs)
+        parts = [torch.as_tensor(self.metrics.peek((module_id, name))) for name in FINITE_LOSSES]
+        values = torch.stack([part.detach().to(loss.device) for part in (*parts, loss)]).tolist()
+        for name, value in zip((*FINITE_LOSSES, "total_loss"), values, strict=True):
+            if not math.isfinite(value):
+                raise Diverged(name, value, self.number_of_update(), FIX)
+        return loss
+
+
+class ActorPPOConfig(PPOConfig):
+    """PPO's configuration with the learner's own settings beside it."""
+
+    def __init__(self, algo_class: type | None = None) -> None:
+        super().__init__(algo_class=algo_class or ActorPPO)
+        self.learner = LearnerConfig(algorithm="ppo")
+
+    def get_default_learner_class(self) -> type[ActorPPOLearner]:
+        """The learner that checks its losses."""
+        return ActorPPOLearner
+
+
+class ActorPPO(CompleteReports, PPO):
+    """RLlib's PPO, with the policy in the form that RLPD's has, and env runners that cannot hold it up for long."""
+
+    config: Any
+    metrics: Any
     learner_group: Any
+
+    @classmethod
+    def get_default_config(cls) -> Any:
+        """An ActorPPOConfig."""
+        return ActorPPOConfig()
+
+    def training_step(self) -> None:
+        """Act with the present policy until a batch is full, learn from it, and send the new policy.
+
+        On-policy learning waits for every env runner. One that hangs is given up after `sample_timeout_s`; the batch is
+        filled without it.
+        """
+        config = self.config
+        with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
+            episodes = self._act(config.total_train_batch_size)
+        with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
+            steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
+            learned = self.learner_group.update(
+                episodes=episodes,
+                timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
+                num_epochs=config.num_epochs,
+                minibatch_size=config.minibatch_size,
+                shuffle_batch_per_epoch=config.shuffle_batch_per_epoch,
+            )
+            self.metrics.aggregate(learned, key=LEARNER_RESULTS)
+        with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
+            self.acting.publish()
+
+    def _act(self, environment_steps: int) -> list[Any]:
+        """Fragments of at least so many environment steps, acted with the present policy."""
+        episodes: list[Any] = []
+        while sum(len(episode) for episode in episodes) < environment_steps:
+            self.acting.ask()
+            acted = self.acting.take(everyone=True)
+            self.metrics.aggregate([metrics for _, metrics in acted], key=ENV_RUNNER_RESULTS)
+            episodes += [episode for fragments, _ in acted for episode in fragments]
+        return episodes
 
     def policy_state(self) -> PolicyState:
         """The policy's arrays, for `save_policy` and DeterministicPolicy."""
@@ -71,7 +188,11 @@ class ActorPPO(CompleteReports, PPO):
         return {name: values for name, values in weights.items() if name.startswith("actor.")}
 
 
-def make_ppo_config(task: Task, learner: LearnerConfig, initial_policy: str | None = None) -> PPOConfig:
+def _held_potential(observation_space: Any, action_space: Any) -> HeldPotential:
+    return HeldPotential(observation_space, action_space)
+
+
+def make_ppo_config(task: Task, learner: LearnerConfig, initial_policy: str | None = None) -> ActorPPOConfig:
     """PPO's configuration; `.build_algo()` starts it. It learns from the reward that the labeller writes.
 
     Args:
@@ -79,7 +200,8 @@ def make_ppo_config(task: Task, learner: LearnerConfig, initial_policy: str | No
         learner: the typed settings; those named ppo_* and the ones of the processes count here.
         initial_policy: a file of `save_policy` to begin with, or None.
     """
-    config = PPOConfig(algo_class=ActorPPO)
+    config = ActorPPOConfig()
+    config.learner = learner
     configure(config, task, learner)
     config.training(
         lr=learner.ppo_lr,
@@ -92,6 +214,8 @@ def make_ppo_config(task: Task, learner: LearnerConfig, initial_policy: str | No
         use_kl_loss=False,
         grad_clip=0.5,
     )
+    if learner.critic_sees_potential:
+        config.learners(learner_connector=_held_potential)
     model_config = {"learner": learner, "initial_policy": initial_policy}
     config.rl_module(rl_module_spec=RLModuleSpec(module_class=PPOModule, model_config=model_config))
     return config

@@ -8,7 +8,6 @@ warmed up before the actor moves, and the policy can be a bounded residual on a 
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
 from dopamine_rl.types import RewardMode
+from learner.algorithms.acting import Acted
 from learner.algorithms.common import CompleteReports, Task, configure
 from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
 from learner.config import LearnerConfig
@@ -33,9 +33,6 @@ from learner.feed import ReplayFeed
 from learner.replay import ColumnarReplay
 
 REPLAY = "replay"
-ACTING = "acting"
-IDLE_S = 0.5
-"""Pause between two looks for env runners where none is left."""
 
 
 class RLPDConfig(SACConfig):
@@ -118,16 +115,16 @@ class RLPD(CompleteReports, SAC):
             demo = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
             if demo.layout != online.layout:
                 raise BadInput("demonstrations", demo.layout, f"record them with the environment's {online.layout}")
-        self._heard_at: float | None = None
         self.feed = ReplayFeed(online, demo, settings.learner, settings.seed or 0)
 
     def training_step(self) -> None:
-        """Store the fragments that were acted, let the env runners act again, and meanwhile do the updates due.
+        """Store the fragments that came, let those env runners act again, and meanwhile do the updates due.
 
         Acting is thus one fragment behind learning, which an off-policy learner does not mind.
         """
-        due = self.feed.due(self._store(self._acted()))
-        self.env_runner_group.foreach_env_runner_async(_act, tag=ACTING)
+        self.acting.ask()
+        due = self.feed.due(self._store(self.acting.take()))
+        self.acting.ask()
         if due:
             self._improve(due)
 
@@ -135,33 +132,9 @@ class RLPD(CompleteReports, SAC):
         per_call = self.config.learner.updates_per_call
         for done in range(0, updates, per_call):
             self._learn(min(per_call, updates - done))
-        self.env_runner_group.sync_weights(
-            from_worker_or_learner_group=self.learner_group, policies=[DEFAULT_MODULE_ID], inference_only=True
-        )
+        self.acting.publish()
 
-    def _acted(self) -> list[tuple[Any, Any]]:
-        """What the env runners acted since they were asked: (fragments, metrics) of each that answered.
-
-        Raises:
-            TimeoutError: nothing came from any of them for `patience_s`.
-        """
-        group = self.env_runner_group
-        if not group.num_remote_workers():
-            return [_act(group.local_env_runner)]
-        answers = group.fetch_ready_async_reqs(tags=ACTING, timeout_seconds=self.config.sample_timeout_s)
-        now = time.monotonic()
-        if answers or self._heard_at is None:
-            self._heard_at = now
-        elif now - self._heard_at > self.config.learner.patience_s:
-            raise TimeoutError(
-                f"no env runner answered for {self.config.learner.patience_s:.0f} s (learner.patience_s): "
-                "look for nodes that are gone, or environments that fail, in Ray's logs"
-            )
-        if not answers and group.num_in_flight_async_reqs(tag=ACTING) == 0:
-            time.sleep(IDLE_S)  # All of them are lost; RLlib looks for them before every training step.
-        return [answer for _, answer in answers]
-
-    def _store(self, acted: list[tuple[Any, Any]]) -> int:
+    def _store(self, acted: list[Acted]) -> int:
         """Put fragments into the replay; returns how many environment steps they have."""
         self.metrics.aggregate([metrics for _, metrics in acted], key=ENV_RUNNER_RESULTS)
         episodes = [episode for fragments, _ in acted for episode in fragments]
@@ -195,11 +168,6 @@ class RLPD(CompleteReports, SAC):
         super().set_state(state)
         if REPLAY in state:
             self.feed.set_state(state[REPLAY])
-
-
-def _act(env_runner: Any) -> tuple[Any, Any]:
-    """One fragment of every environment of an env runner, and its metrics."""
-    return env_runner.sample(), env_runner.get_metrics()
 
 
 def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:

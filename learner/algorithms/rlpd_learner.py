@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.core.rl_module.apis import InferenceOnlyAPI
 from ray.rllib.core.rl_module.torch import TorchRLModule
+from torch import Tensor
 
+from dopamine_rl.errors import Diverged
 from dopamine_rl.policy import load_policy
-from learner.algorithms.updater import LOSSES, Agent, Updater, build_agent
+from learner.algorithms.finite import FIX, FiniteWeights
+from learner.algorithms.updater import ACTOR_LOSSES, LOSSES, Agent, Updater, build_agent
 from learner.feed import BATCH_COLUMNS
 
 
@@ -53,11 +56,29 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
         return {Columns.ACTIONS: self.policy.sample(observations, noise)[0]}
 
 
-class RLPDLearner(TorchLearner):
+def require_finite_losses(losses: Tensor, moved: Sequence[bool], first: int) -> None:
+    """Raise Diverged naming the first loss that must be finite and is not.
+
+    Args:
+        losses: float [updates, 5] in the order of LOSSES.
+        moved: whether each update moved the actor; where it did not, ACTOR_LOSSES have no value.
+        first: number of the first update.
+    """
+    exempt = torch.tensor([name in ACTOR_LOSSES for name in LOSSES]) & ~torch.tensor(moved)[:, None]
+    losses = losses.detach().cpu()
+    for update, column in (~losses.isfinite() & ~exempt).nonzero().tolist():
+        raise Diverged(LOSSES[column], losses[update, column].item(), first + update, FIX)
+
+
+class RLPDLearner(FiniteWeights, TorchLearner):
     """Applies many updates per call to columns [updates, B, ...]; no connectors, one report."""
 
     config: Any
     module: Any
+
+    def number_of_update(self) -> int:
+        """The updater's own count."""
+        return self.updater.updates
 
     def build(self) -> None:
         """Build the module and let it begin with the cloned policy."""
@@ -78,12 +99,12 @@ class RLPDLearner(TorchLearner):
     def _update(self, batch: dict[str, Any], **kwargs: Any) -> tuple[Any, Any, Any]:
         columns = batch[DEFAULT_MODULE_ID]
         count = len(columns["rewards"])
-        losses = [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
-        means = dict(zip(LOSSES, torch.stack(losses).nanmean(0).tolist(), strict=True))
-        if not math.isfinite(means["critic_loss"]):
-            raise FloatingPointError(
-                f"the critics' loss is {means['critic_loss']} after {self.updater.updates} updates"
-            )
+        first = self.updater.updates + 1
+        losses = torch.stack(
+            [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
+        )
+        require_finite_losses(losses, [self.updater.moves_actor(first + index) for index in range(count)], first)
+        means = dict(zip(LOSSES, losses.nanmean(0).tolist(), strict=True))  # NaN where the actor never moved
         for name, value in means.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
         self.metrics.log_value((DEFAULT_MODULE_ID, "updates"), self.updater.updates, reduce="max")

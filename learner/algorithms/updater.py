@@ -19,6 +19,8 @@ from learner.config import LearnerConfig
 
 LOSSES = ("critic_loss", "q_mean", "actor_loss", "entropy", "alpha")
 """What an update reports, in this order."""
+ACTOR_LOSSES = ("actor_loss", "entropy")
+"""Those that only an update which moves the actor has."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,15 @@ class Updater:
         seen = self._seen(observations, batch, "potential", "phase")
         critic = self._update_critic(seen, next_observations, batch, alpha)
         self.updates += 1
-        warm = self.updates > self.settings.critic_warmup_updates
-        if warm and self.updates % self.settings.actor_every == 0:
+        if self.moves_actor(self.updates):
             actor = self._update_actor(observations, seen, alpha)
         else:
             actor = torch.full((2,), math.nan, device=self._device)
         return torch.cat((critic, actor, alpha[None]))
+
+    def moves_actor(self, update: int) -> bool:
+        """True if the update of this number (from 1) moves the actor and α too."""
+        return update > self.settings.critic_warmup_updates and update % self.settings.actor_every == 0
 
     def _seen(self, observations: Tensor, batch: dict[str, Tensor], *held: str) -> Tensor:
         """What the critics are given, [B, D] or [B, D + 2]."""

@@ -290,6 +290,49 @@ def test_a_fragment_that_could_not_be_collected_holds_the_last_potential():
     assert labeller.hold("episode", np.zeros(2, np.float32), True)[1].next_potential[-1] == 0.0
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.data(), st.booleans(), st.integers(1, 5), st.sampled_from(["grm", "oracle", "naive"]))
+def test_shaping_telescopes_whatever_becomes_of_frames_and_fragments(data, terminated, stride, mode):
+    """Fragments that are held, before or after their answers were read, and frames that are late, invalid or rejected."""
+    steps = 20
+    frames = [t for t in range(1, steps + 1) if t % stride == 0 or t == steps]
+    unreadable = data.draw(st.sets(st.sampled_from(frames)), "unreadable")
+    fates = data.draw(st.dictionaries(st.sampled_from(frames), st.sampled_from([ScoringTimeout, Overloaded])), "fates")
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, steps - 1)), "cuts")), steps]
+    engine = FakeEngine(unreadable=lambda before, after: any(abs(after - t / steps) < 0.01 for t in unreadable))
+    labeller = make(mode, stride, FaultyClient(engine, fates) if mode != "oracle" else None)
+    labeller.begin("episode", context() if labeller.asks_model else None)
+    labels = []
+    for start, end in itertools.pairwise(cuts):
+        for t in range(start + 1, end + 1):
+            if t in frames and mode == "oracle":
+                labeller.observe_truth("episode", t, t / steps)
+            elif t in frames:
+                labeller.observe("episode", t, frame(t / steps), at_once=data.draw(st.booleans()))
+        ended = terminated and end == steps
+        task = np.zeros(end - start, np.float32)
+        fate = data.draw(st.sampled_from(["collected", "held", "held after its answers were read"]))
+        if fate == "held after its answers were read":
+            with pytest.raises(BadInput):  # a reward that is not finite: found when all else is done
+                labeller.collect("episode", start, np.full(end - start, np.nan, np.float32), ended)
+        if fate == "collected":
+            labels.append(labeller.collect("episode", start, task, ended))
+        else:
+            labels.append(labeller.hold("episode", task, ended))
+    labeller.finish("episode")
+    columns = {
+        name: np.concatenate([getattr(part, name) for _, part in labels])
+        for name in ("potential", "next_potential", "phase", "next_phase")
+    }
+    np.testing.assert_array_equal(columns["next_potential"][:-1], columns["potential"][1:])
+    np.testing.assert_array_equal(columns["next_phase"][:-1], columns["phase"][1:])
+    assert labeller.take_counts().closed
+    gamma = 1.0 if mode == "naive" else GAMMA
+    end = 0.0 if terminated else columns["next_potential"][-1]
+    paid = np.concatenate([rewards for rewards, _ in labels])
+    assert np.sum(gamma ** np.arange(steps) * paid) == pytest.approx(gamma**steps * end, abs=1e-5)
+
+
 def test_the_audit_takes_an_episode_without_any_answer_and_refuses_nan(tmp_path):
     labeller = make(client=FaultyClient(FakeEngine(), dict.fromkeys(range(20), ScoringTimeout)), records_dir=tmp_path)
     record = run(labeller, 6)[2]

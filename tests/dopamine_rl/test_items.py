@@ -50,6 +50,18 @@ def test_a_pretty_printed_list_is_read(tmp_path: Path) -> None:
     assert [(item.item_id, item.hop) for item in read_items(tmp_path / "items.json")] == [("a", 0.125), ("7", 0.125)]
 
 
+def test_pictures_may_be_called_images_and_the_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    renamed = {"images" if name == "image" else name: value for name, value in content().items()}
+    for name, text in (("a.json", json.dumps([renamed])), ("a.jsonl", json.dumps(renamed) + "\n")):
+        for encoding in ("utf-8", "utf-8-sig"):
+            (tmp_path / name).write_text(text, encoding=encoding)
+            [item] = read_items(tmp_path / name)
+            assert item.images == tuple(content()["image"])
+    (tmp_path / "bad.json").write_text(json.dumps([renamed | {"images": []}]), encoding="utf-8")
+    with pytest.raises(EpisodeError, match=r"bad\.json: \[0\] a: image"):
+        list(read_items(tmp_path / "bad.json"))
+
+
 @pytest.mark.parametrize("hop", [-1.0, -0.125, -0.0004, 0.0, 0.0004, 0.333, 1.0])
 def test_answers_keep_one_decimal(hop: float) -> None:
     assert parse_score(format_decimal_score(hop)) == pytest.approx(hop, abs=0.0005)

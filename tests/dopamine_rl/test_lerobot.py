@@ -307,6 +307,11 @@ def with_reward(root: Path) -> None:
         ({"features": {"action": {"dtype": "float32"}}}, "features"),
         ({"data_path": None}, "data_path"),
         ({"video_path": "videos/{nobody}.mp4"}, "video_path"),
+        ({"video_path": "{video_key.__class__}.mp4"}, "video_path"),
+        ({"video_path": "../elsewhere/{video_key}.mp4"}, "video_path = .*give paths below the dataset's folder"),
+        ({"video_path": "/data/{video_key}.mp4"}, "video_path = .*give paths below the dataset's folder"),
+        ({"data_path": "data/../../{chunk_index}.parquet"}, "data_path = .*give paths below the dataset's folder"),
+        ({"data_path": "/etc/passwd"}, "data_path = .*give paths below the dataset's folder"),
     ],
 )
 def test_malformed_metadata_is_named(dataset: Path, fields: dict[str, Any], named: str) -> None:
@@ -319,10 +324,16 @@ def test_malformed_metadata_is_named(dataset: Path, fields: dict[str, Any], name
     ("column", "values", "named"),
     [
         ("episode_index", [0, 1, 1], "dataset/meta/episodes: episode_index"),
-        ("length", [5, 1, 7], rf"episode_000001/{EPISODES}: length"),
+        ("length", [5, -1, 7], rf"episode_000001/{EPISODES}: length"),
+        ("length", [5.0, np.nan, 7.0], rf"episode_000001/{EPISODES}: length"),
+        ("episode_index", [0.0, np.nan, 2.0], rf"dataset/{EPISODES}: episode_index"),
+        (
+            "videos/observation.images.cam_high/from_timestamp",
+            [0.0, np.nan, 0.0],
+            r"episode_000001/.*cam_high/from_timestamp",
+        ),
         ("length", None, rf"dataset/{EPISODES}: .*length"),
         ("length", [5, None, 7], rf"episode_000001/{EPISODES}: length"),
-        ("tasks", [["a"], [], ["a"]], rf"episode_000001/{EPISODES}: .*tasks"),
         ("videos/observation.images.cam_high/to_timestamp", [1.0, 1.2, 1.4], r"episode_000001/.*cam_high/to_timestamp"),
     ],
 )

@@ -1,6 +1,7 @@
 """Measures of a reward model against SciPy, slow counts and constructed cases."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -74,6 +75,42 @@ def test_rank_correlations_equal_scipy_with_ties(points: list[tuple[int, int]]) 
     else:
         assert spearman(x, y) == pytest.approx(scipy.stats.spearmanr(x, y)[0], abs=1e-9)
         assert kendall_tau(x, y) == pytest.approx(scipy.stats.kendalltau(x, y)[0], abs=1e-9)
+
+
+def all_pairs_tau(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's τ-b by its definition, from every pair."""
+    concordance = left = right = 0.0
+    for i in range(len(x)):
+        for j in range(i + 1, len(x)):
+            a, b = np.sign(x[j] - x[i]), np.sign(y[j] - y[i])
+            concordance, left, right = concordance + a * b, left + abs(a), right + abs(b)
+    return concordance / math.sqrt(left * right) if left * right else 0.0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_kendall_s_tau_is_that_of_all_pairs_with_ties_and_in_short_inputs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = (1, 2, 3, 5, 8, 30, 40, 41, 42, 43, 44, 60)[seed]
+    time, steps, curve = np.arange(n), rng.integers(0, 4, n), rng.random(n).round(1)
+    for x, y in ((time, curve), (steps, curve), (time, time), (time, -time), (time, 0 * time), (0 * time, 0 * time)):
+        assert kendall_tau(x, y) == pytest.approx(all_pairs_tau(x, y), abs=1e-12)
+
+
+def test_kendall_s_tau_of_a_long_recording_builds_no_pairs() -> None:
+    time = np.arange(7_200)
+    curve = np.random.default_rng(0).random(7_200).round(2)
+    kendall_tau(time[:9], curve[:9])  # what is imported does not count
+    tracemalloc.start()
+    try:
+        kendall_tau(time, curve)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10 * 2**20
+
+
+def test_kendall_s_tau_of_no_number_is_none() -> None:
+    assert math.isnan(kendall_tau([0, 1, 2], [0.1, math.nan, 0.3]))
 
 
 def test_hop_error_is_reported_by_bin_of_the_truth() -> None:

@@ -1,0 +1,168 @@
+"""Where the episodes of a LeRobotDataset lie: the rows of meta/episodes, checked, with the paths that they lead to."""
+
+from __future__ import annotations
+
+import math
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dopamine_rl.episodes.parquet import read_columns
+from dopamine_rl.errors import EpisodeError
+
+INFO, EPISODES = "meta/info.json", "meta/episodes"
+FILE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
+"""Fields of a row, for the data and for each camera: which file it is, and where in the video the episode lies."""
+
+
+@dataclass(frozen=True, slots=True)
+class VideoSpan:
+    """Where one camera shows an episode.
+
+    Args:
+        path: below the dataset's folder.
+        start_s, end_s: on the video's clock.
+    """
+
+    path: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeRow:
+    """Where one episode lies.
+
+    Args:
+        index: episode_index.
+        instructions: its tasks in words; none where nobody said them.
+        length: frames; of one with less than two nothing else is read.
+        data: path of the file with its rows, below the dataset's folder.
+        videos: one a camera.
+    """
+
+    index: int
+    instructions: tuple[str, ...]
+    length: int
+    data: str
+    videos: tuple[VideoSpan, ...]
+
+
+def episode_name(index: int) -> str:
+    """What an episode is called here; the format itself only numbers them."""
+    return f"episode_{index:06d}"
+
+
+def read_rows(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[EpisodeRow]:
+    """The rows of all episodes, by number.
+
+    Args:
+        root: the dataset's folder.
+        info: content of its `meta/info.json`.
+        cameras: features of the cameras to read.
+    Raises:
+        EpisodeError: naming dataset, file and field; also where no episode has two frames.
+    """
+    # Names that begin with a dot are those of half-written files, and of what macOS puts beside a file.
+    files = sorted((root / EPISODES).glob("[!.]*/[!.]*.parquet"))
+    if not files:
+        raise malformed(root, EPISODES, "files", [], "give chunk-000/file-000.parquet with a row an episode")
+    rows = [row for path in files for row in _rows_of(root, path.relative_to(root).as_posix(), info, cameras)]
+    rows.sort(key=lambda row: row.index)
+    numbers = [row.index for row in rows]
+    if numbers != list(range(len(rows))):
+        raise malformed(root, EPISODES, "episode_index", numbers, "number them from 0")
+    if not rows:
+        raise malformed(root, EPISODES, "rows", [], "give a row for each episode")
+    if all(row.length < 2 for row in rows):
+        raise too_short(root, episode_name(0), rows[0].length)
+    return rows
+
+
+def _rows_of(root: Path, path: str, info: Mapping[str, Any], cameras: Sequence[str]) -> list[EpisodeRow]:
+    names = ["episode_index", "length", "tasks", *(f"data/{name}" for name in FILE)]
+    names += [f"videos/{camera}/{name}" for camera in cameras for name in (*FILE, *SPAN)]
+    try:
+        columns = read_columns(root / path, names)
+    except (OSError, ValueError) as error:
+        raise malformed(root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error
+    return [
+        _to_row(root, path, dict(zip(columns, values, strict=True)), info, cameras)
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def _to_row(root: Path, path: str, row: dict[str, Any], info: Mapping[str, Any], cameras: Sequence[str]) -> EpisodeRow:
+    if not _is_count(row["episode_index"]):
+        raise malformed(root, path, "episode_index", row["episode_index"], "give whole numbers from 0 on")
+    name = episode_name(int(row["episode_index"]))
+    words = [row["tasks"]] if isinstance(row["tasks"], str) else row["tasks"] or ()
+    instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
+    if not _is_count(row["length"]):
+        raise EpisodeError(f"{name}/{path}: length", row["length"], "give a number of frames")
+    length = int(row["length"])
+    if length < 2:
+        return EpisodeRow(int(row["episode_index"]), instructions, length, "", ())
+    for field, value in row.items():
+        whole = field.rpartition("/")[2] in FILE
+        if field != "tasks" and not (_is_count(value) if whole else is_number(value)):
+            raise EpisodeError(f"{name}/{path}: {field}", value, "give a number")
+    rate = float(info["fps"])
+    videos = tuple(_span(root, f"{name}/{path}", row, info, camera, (length - 1) / rate) for camera in cameras)
+    data = _path(root, info, "data_path", **{field: int(row[f"data/{field}"]) for field in FILE})
+    return EpisodeRow(int(row["episode_index"]), instructions, length, data, videos)
+
+
+def _span(
+    root: Path, where: str, row: dict[str, Any], info: Mapping[str, Any], camera: str, duration_s: float
+) -> VideoSpan:
+    start, end = (float(row[f"videos/{camera}/{field}"]) for field in SPAN)
+    if start < 0 or end < start + duration_s:
+        last = f"{start + duration_s:.4f} s"
+        fix = f"its {row['length']} frames begin at {start} s; the last one is shown at {last}"
+        raise EpisodeError(f"{where}: videos/{camera}/to_timestamp", end, fix)
+    numbers = {field: int(row[f"videos/{camera}/{field}"]) for field in FILE}
+    return VideoSpan(_path(root, info, "video_path", video_key=camera, **numbers), start, end)
+
+
+def _path(root: Path, info: Mapping[str, Any], pattern: str, **values: Any) -> str:
+    """A path by one of the patterns of `meta/info.json`, below the dataset's folder.
+
+    Links are followed: caches of datasets are made of them.
+    """
+    text = info[pattern]
+    try:
+        for _, field, form, _ in string.Formatter().parse(text):  # format() would read attributes, and fill memory
+            if field is not None and (field not in values or not re.fullmatch(r"\d{0,2}d?", form or "")):
+                raise ValueError(f"{{{field}:{form}}}")
+        path = PurePosixPath(str(text.format(**values)))
+    except (KeyError, ValueError, IndexError) as error:
+        raise malformed(root, INFO, pattern, text, "use {chunk_index}, {file_index}, {video_key}") from error
+    if path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path):
+        fix = f"give paths below the dataset's folder; this one gives {path}"
+        raise malformed(root, INFO, pattern, text, fix)
+    return path.as_posix()
+
+
+def is_number(value: object) -> bool:
+    """A finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_count(value: Any) -> bool:
+    """A whole number from 0 on; where a column has gaps, pandas writes whole numbers as floats."""
+    return is_number(value) and value >= 0 and value == int(value)
+
+
+def too_short(root: Path, name: str, length: int) -> EpisodeError:
+    """The error about an episode in which there is nothing to compare."""
+    fix = "an episode needs at least 2 frames: choose another one, or record this one again"
+    return malformed(root, EPISODES, f"{name}.length", length, fix)
+
+
+def malformed(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
+    """The error about a field of one of a dataset's files."""
+    return EpisodeError(f"{root.name}/{file}: {field}", value, fix)

@@ -1,0 +1,60 @@
+"""RLlib's env runner with crashes of its environments bounded: one costs the open fragment, not the process."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+from ray.rllib.env.env_runner import ENV_STEP_FAILURE
+from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+
+logger = logging.getLogger(__name__)
+
+FAILURES = 10
+"""So many failures of an environment in a row, and its env runner gives up; it is then started anew as a whole."""
+
+
+class ActingEnvRunner(SingleAgentEnvRunner):
+    """Makes an environment that failed anew, with other seeds: where a start state crashes, it must not come again."""
+
+    env: Any
+    _failures = 0
+
+    def make_env(self) -> None:
+        """RLlib's, which fails where closing the old environment raises an exception without arguments."""
+        if self.env is not None:
+            try:
+                self.env.close()
+            except Exception:
+                logger.warning("An environment that failed could not be closed.", exc_info=True)
+            self.env = None
+            self._seed = int(np.random.SeedSequence().generate_state(1)[0] // 2)
+        super().make_env()
+
+    def _try_env_step(self, actions: Any) -> Any:
+        results = super()._try_env_step(actions)
+        if isinstance(results, str) and results == ENV_STEP_FAILURE:
+            self._count("step")
+        else:
+            self._failures = 0
+        return results
+
+    def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
+        """RLlib's calls itself without bound, and fails at an exception without arguments."""
+        while True:
+            try:
+                result: tuple[Any, Any] = self.env.reset(seed=seed, options=options)
+                return result
+            except Exception:
+                if not self.config.restart_failed_sub_environments:
+                    raise
+                logger.exception("An environment failed when it was reset; it is made anew.")
+                self._count("reset")
+                self.make_env()
+                seed = self._seed
+
+    def _count(self, call: str) -> None:
+        self._failures += 1
+        if self._failures >= FAILURES:
+            raise RuntimeError(f"the environment failed {self._failures} times in a row, the last time at {call}()")
