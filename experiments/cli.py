@@ -62,6 +62,7 @@ BENCH = Group(
         "service": Command("the reward service under load", "experiments.benchmarks.service"),
         "learner": Command("updates a second, beside RLlib and a bare loop", "experiments.benchmarks.learner"),
         "actors": Command("what labelling costs an actor", "experiments.benchmarks.actors"),
+        "scaling": Command("whether actors wait for each other", "experiments.benchmarks.scaling"),
         "training": Command("training a reward model, beside transformers", "experiments.benchmarks.training"),
         "fusion": Command("what fusions and cameras are worth", "experiments.benchmarks.fusion"),
         "reward-model": Command("trust on tasks never seen", "experiments.benchmarks.reward_model"),

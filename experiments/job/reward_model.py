@@ -53,8 +53,7 @@ class TrainingArguments:
     held_out: Annotated[int, option("N")] = 3
     """Successes and failures of every task that the model is judged on."""
     cameras: Cameras = None
-    """Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder
-    without .mp4."""
+    """Cameras to use, by commas, the front view first."""
     local: bool = False
     """Train in this process, without Ray."""
     fresh: bool = False

@@ -46,24 +46,22 @@ def option(
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
 
 
-def written(metavar: str, read: Callable[[str], Any], default: str | None = None) -> Any:
+def written(metavar: str, read: Callable[[str], Any]) -> Any:
     """The annotation of a field that is one word on the command line: `size: Annotated[Size, written("HxW", read_size)]`.
 
     Args:
         metavar: what stands for the word.
-        read: its value, never None. Raises BadInput.
-        default: what holds where the option is left out.
+        read: its value. Raises BadInput.
     """
-    import tyro
+    from tyro.constructors import PrimitiveConstructorSpec
 
-    spec = tyro.constructors.PrimitiveConstructorSpec[Any](
+    return PrimitiveConstructorSpec[Any](
         nargs=1,
         metavar=metavar,
         instance_from_str=lambda words: read(words[0]),
-        is_instance=lambda value: value is None or not isinstance(value, dict),
-        str_from_instance=lambda value: [default or str(value)],
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
     )
-    return spec
 
 
 def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
@@ -79,9 +77,22 @@ def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
 
 ResultPath = Annotated[Path, written("PATH", Path)]
 """The type of an option that names where a result goes; every such option has it."""
-Cameras = Annotated[tuple[str, ...] | None, written("NAMES", _read_cameras(3), "up to three, the front view by its name")]
-"""The type of an option that names the cameras of recordings: at most as many as a model takes."""
-AllCameras = Annotated[tuple[str, ...] | None, written("NAMES", _read_cameras(None), "all, the front view by its name")]
+
+CAMERAS = (
+    "Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder "
+    "without .mp4."
+)
+Cameras = Annotated[
+    tuple[str, ...] | None,
+    written("NAMES", _read_cameras(3)),
+    option(default="up to three, the front view told by its name", about=CAMERAS),
+]
+"""The type of an option that names cameras of recordings: at most as many as a model takes."""
+AllCameras = Annotated[
+    tuple[str, ...] | None,
+    written("NAMES", _read_cameras(None)),
+    option(default="all, the front view told by its name", about=CAMERAS),
+]
 """The same with as many cameras as there are."""
 
 
