@@ -98,10 +98,14 @@ def presets(tmp_path: Path) -> Path:
 
 
 def test_words_become_values_of_their_types() -> None:
-    given = read("a", "b", "-n", "4", "--stride", "2", "--kind", "x", "--kind=y", "--latency-ms", "1", "2", "--url", "u")
+    given = read(
+        "a", "b", "-n", "4", "--stride", "2", "--kind", "x", "--kind=y", "--latency-ms", "1", "2", "--url", "u"
+    )
     assert given == Arguments((Path("a"), Path("b")), 4, 2, ("x", "y"), (1.0, 2.0), url="u")
     assert read("a", "--url", "u", "--stride", "auto", "--fresh", "--no-video").video is False
-    assert read("a", "--url", "u", "--fresh", "True", "--video=False") == read("a", "--url", "u", "--fresh", "--no-video")
+    assert read("a", "--url", "u", "--fresh", "True", "--video=False") == read(
+        "a", "--url", "u", "--fresh", "--no-video"
+    )
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_the_table_is_aligned_and_the_page_names_what_was_shared():
 def test_bad_input_is_met_before_anything_starts(given, named, capsys):
     with pytest.raises(SystemExit) as caught:
         main(given)
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert named in capsys.readouterr().err
 
 
