@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test test-full check lint setup vulkan vllm-env
+.PHONY: help run test test-full check lint setup constraints vulkan vllm-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -20,17 +20,23 @@ test-full: setup vulkan  ## every test, also those that take minutes: interrupti
 check: lint  ## lint, types and the tests that need neither Ray nor pictures
 	$(BIN)/python -m pytest -q -m "not ray and not render and not slow and not long"
 
-lint: setup  ## style and types
+lint: setup  ## style, types, and whether scripts/constraints.txt is what is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/constraints.py
 
 setup: $(STAMP)  ## virtual environment and packages
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml scripts/constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --progress-bar off -e ".[dev]"
+	$(BIN)/python -m pip install --progress-bar off -c scripts/constraints.txt -e ".[dev]"
 	touch $@
+
+constraints:  ## install as pyproject.toml allows (newer versions: ARGS=--upgrade) and write the versions down; then run the tests
+	$(BIN)/python -m pip install --progress-bar off $(ARGS) -e ".[dev]"
+	$(BIN)/python scripts/constraints.py --write
+	touch $(STAMP)
 
 vulkan: setup  ## make sure pictures can be rendered without a GPU
 	bash scripts/ensure_vulkan.sh $(BIN)/python

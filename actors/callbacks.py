@@ -19,6 +19,7 @@ import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from actors.labeller import Labeller, LabellerConfig
+from actors.record_writer import RecordWriter
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import EpisodeContext, LabelColumns, Views
 
@@ -50,6 +51,7 @@ class LabellingCallback(RLlibCallback):
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
         self._labeller: Labeller | None = None
+        self._writer: RecordWriter | None = None
         self._held: list[Any] = []
         self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
@@ -163,7 +165,9 @@ class LabellingCallback(RLlibCallback):
             metrics_logger.log_value("final_potential_mean", labeller.level(chunk.id_), reduce="mean", window=100)
         record = labeller.finish(chunk.id_)
         if record is not None and self._config.records_dir is not None:
-            record.save(self._config.records_dir)
+            if self._writer is None:
+                self._writer = RecordWriter(self._config.records_dir, self._config.records_mb)
+            self._writer.put(record)
 
     def _log_counts(self, metrics_logger: Any) -> None:
         counts = self._get().take_counts()
@@ -171,3 +175,38 @@ class LabellingCallback(RLlibCallback):
             metrics_logger.log_value(("labels", name), getattr(counts, name), reduce="sum")
         for latency in counts.latencies_ms:
             metrics_logger.log_value(("labels", "latencies_ms"), latency, reduce="item_series", window=10_000)
+        if self._writer is not None:
+            for name, count in self._writer.take_counts().items():
+                metrics_logger.log_value(("records", name), count, reduce="sum")
+
+    def finish_records(self, timeout_s: float) -> dict[str, int]:
+        """Wait until the records of finished episodes are written; returns what became of those not reported yet.
+
+        What is not written in time counts as dropped.
+        """
+        if self._writer is None:
+            return {}
+        in_time = self._writer.flush(timeout_s)
+        counts = self._writer.take_counts()
+        if not in_time:
+            counts["dropped"] += self._writer.waiting
+        return counts
+
+
+def finish_records(algorithm: Any, timeout_s: float = 60.0) -> list[dict[str, int]]:
+    """Let every actor of an algorithm write the records of its finished episodes: what became of them, by actor.
+
+    An actor that does not answer is left out.
+    """
+
+    def finish(env_runner: Any) -> dict[str, int]:
+        totals: dict[str, int] = {}
+        for callback in env_runner._callbacks:
+            if isinstance(callback, LabellingCallback):
+                for name, count in callback.finish_records(0.8 * timeout_s).items():
+                    totals[name] = totals.get(name, 0) + count
+        return totals
+
+    group = algorithm.env_runner_group
+    counts = group.foreach_env_runner(finish, local_env_runner=True, timeout_seconds=timeout_s)
+    return [count for count in counts if isinstance(count, dict)]

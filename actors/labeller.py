@@ -46,6 +46,7 @@ class LabellerConfig:
         fusion: how three perspectives become one progress.
         deadline_s: a fragment's answers are awaited this long when it is closed, and no request may take longer.
         records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
+        records_mb: size that the folder may have, in 10⁶ bytes; the oldest episodes go first.
     """
 
     mode: RewardMode
@@ -54,6 +55,7 @@ class LabellerConfig:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     deadline_s: float = 10.0
     records_dir: Path | None = None
+    records_mb: float = 500.0
 
     @property
     def asks_model(self) -> bool:
@@ -283,10 +285,10 @@ class Labeller:
         episode = self._episodes.get(episode_id)
         if episode is None or self.config.mode == "sparse":
             return np.zeros(steps + 1, np.float32)
-        frames = (*episode.scored, *episode.pending)
-        asked = np.array(sorted({0, *(f.time for f in frames), *(time for time, _ in episode.unsent)}))
+        sent = [frame.time for frame in episode.scored] + [frame.time for frame in episode.pending]
+        frame_times = np.array(sorted({0, *sent, *(time for time, _ in episode.unsent)}))
         times = np.arange(episode.end, episode.end + steps + 1)
-        age = times - asked[np.searchsorted(asked, times, side="right") - 1]
+        age = times - frame_times[np.searchsorted(frame_times, times, side="right") - 1]
         return (np.minimum(age, self.config.stride - 1) / self.config.stride).astype(np.float32)
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:

@@ -4,6 +4,7 @@ DopamineError
 ├── BadInput                 a field holds a value that cannot be used: names the field, the value and the fix
 │   └── EpisodeError         an episode on disk is malformed: names episode, file and field
 ├── Diverged                 a training came to a value that is not finite: names what, the update and the fix
+├── ActingTimeout            no env runner answered for so long that a training ends
 ├── CheckpointError          a model folder is missing, incomplete or of another kind
 ├── WireError                bytes that are not a request or a reply of this protocol version
 ├── RenderingUnavailable     no usable Vulkan driver
@@ -15,6 +16,8 @@ DopamineError
 """
 
 from __future__ import annotations
+
+import json
 
 
 class DopamineError(Exception):
@@ -55,6 +58,29 @@ def require(section: str, owner: object, *checks: tuple[str, bool, str]) -> None
             raise BadInput(f"{section}.{name}".lstrip("."), getattr(owner, name), fix)
 
 
+def error_to_text(error: DopamineError | OSError) -> str:
+    """An error as JSON, to be handed on as a value where an exception would lose its type. `error_from_text` reads it."""
+    kind = type(error).__name__
+    parts: list[object] = [str(error)]
+    if isinstance(error, BadInput):
+        parts = [error.field, error.value, error.fix]
+    elif not isinstance(error, DopamineError):
+        kind, parts = "OSError", [error.errno, error.strerror, error.filename]
+    return json.dumps({"kind": kind, "parts": parts}, default=repr)
+
+
+def error_from_text(text: str) -> DopamineError | OSError:
+    """The error that `error_to_text` wrote; of a kind that is not known here, a DopamineError with its message."""
+    content = json.loads(text)
+    kinds = {kind.__name__: kind for kind in _family(DopamineError)} | {"OSError": OSError}
+    made: DopamineError | OSError = kinds.get(content["kind"], DopamineError)(*content["parts"])
+    return made
+
+
+def _family(kind: type[DopamineError]) -> list[type[DopamineError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
+
+
 class EpisodeError(BadInput):
     """An episode on disk is malformed; `field` is `episode/file: field`."""
 
@@ -75,6 +101,10 @@ class Diverged(DopamineError, FloatingPointError):
 
     def __reduce__(self) -> tuple[type[Diverged], tuple[str, float, int, str]]:
         return type(self), (self.column, self.value, self.update, self.fix)
+
+
+class ActingTimeout(DopamineError, TimeoutError):
+    """Nothing came from any env runner within the learner's patience."""
 
 
 class CheckpointError(DopamineError):

@@ -162,16 +162,20 @@ class FoldState:
     Args:
         progress: fused Φ* of the last frame, in [0, 1]; 0 at the start of an episode.
         incremental: Φ_I of the last frame, in [0, 1]; 0 at the start of an episode.
+        forward, backward: Φ_F and Φ_B of the last frame, in [0, 1]; None, where nobody knows them, stands for `progress`.
     Raises:
         BadInput: a value lies outside [0, 1].
     """
 
     progress: float = 0.0
     incremental: float = 0.0
+    forward: float | None = None
+    backward: float | None = None
 
     def __post_init__(self) -> None:
-        check_interval("state.progress", self.progress)
-        check_interval("state.incremental", self.incremental)
+        for name in ("progress", "incremental", "forward", "backward"):
+            if getattr(self, name) is not None:
+                check_interval(f"state.{name}", getattr(self, name))
 
 
 def fold(
@@ -180,7 +184,7 @@ def fold(
     """Fold the hops of T frames into progress, in order of time.
 
     Where a frame is invalid everything holds its last value; leaving one perspective out of the mean would make it
-    jump. Before the fragment's first valid frame the anchored perspectives hold `state.progress`.
+    jump. Before the fragment's first valid frame all hold what `state` says.
 
     Args:
         state: where the fold stands before the first frame.
@@ -201,7 +205,8 @@ def fold(
         weight = np.ones(len(valid))
     progress, incremental = state.progress, state.incremental
     rows = np.empty((len(valid), 4))  # the three perspectives, then their fusion
-    last = np.array([incremental, progress, progress, progress])
+    anchored = [progress if held is None else held for held in (state.forward, state.backward)]
+    last = np.array([incremental, *anchored, progress])
     for t in range(len(valid)):
         if valid[t]:
             start = progress if fusion.chain == "fused" else incremental
@@ -219,13 +224,14 @@ def fold(
         valid=valid,
         weight=np.where(valid, weight, 0.0).astype(np.float32),
     )
-    return folded, FoldState(progress, incremental)
+    return folded, FoldState(progress, incremental, *map(float, last[1:3])) if valid.any() else state
 
 
 def fold_reply(request: ScoreRequest, reply: ScoreReply) -> FoldedProgress:
     """Fold the answer to a whole fragment from the request's starting progress.
 
-    With `chain="own"` the incremental perspective also starts there: exact for a fragment that begins its episode.
+    The perspectives start where the request says; where it does not, all start at its progress, which `chain="own"` only
+    allows at the start of an episode.
 
     Raises:
         BadInput: the request carries no starting progress; the reply has another number of frames or bad values.
@@ -234,7 +240,8 @@ def fold_reply(request: ScoreRequest, reply: ScoreReply) -> FoldedProgress:
         raise BadInput("request.start_progress", None, "give Φ* of the previous frame, or fold where it is known")
     if len(reply.reasons) != len(request.frames):
         raise BadInput("reply.reasons", len(reply.reasons), f"answer each of the {len(request.frames)} frames")
-    state = FoldState(request.start_progress, request.start_progress)
+    start = request.start_progress
+    state = FoldState(start, *(request.start_perspectives or (start,)))
     return fold(state, reply.gain, reply.loss, reply.valid, request.fusion)[0]
 
 

@@ -136,8 +136,10 @@ class ScoreRequest:
         remaining_ms: time left for the answer when the request leaves its sender.
         start_progress: Φ* at `previous`; where given, the service folds the fragment and the reply carries Φ*.
         fusion: how it folds.
+        start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the `folded.perspectives`
+            before. May be left out at the start of an episode, and where the incremental chain adds to the fused progress.
     Raises:
-        BadInput: shapes, dtypes or order are wrong.
+        BadInput: shapes, dtypes or order are wrong, or a start that the fold needs is missing.
     """
 
     context: EpisodeContext
@@ -147,6 +149,7 @@ class ScoreRequest:
     remaining_ms: float
     start_progress: float | None = None
     fusion: FusionConfig = FusionConfig()
+    start_perspectives: tuple[float, float, float] | None = None
 
     def __post_init__(self) -> None:
         check_views("previous", self.previous)
@@ -163,6 +166,27 @@ class ScoreRequest:
             raise BadInput("remaining_ms", self.remaining_ms, "give a finite number of milliseconds")
         if self.start_progress is not None and not 0.0 <= self.start_progress <= 1.0:
             raise BadInput("start_progress", self.start_progress, "give a progress in [0, 1], or None")
+        self._check_start()
+
+    def _check_start(self) -> None:
+        """Raise BadInput where the fold would have to guess where a perspective stands."""
+        start, perspectives = self.start_progress, self.start_perspectives
+        if perspectives is not None:
+            if start is None:
+                raise BadInput("start_perspectives", perspectives, "give start_progress with it, or leave it out")
+            if len(perspectives) != len(PERSPECTIVES) or not all(0.0 <= value <= 1.0 for value in perspectives):
+                raise BadInput("start_perspectives", perspectives, "give three values of progress in [0, 1], or None")
+        elif start is not None and self.fusion.chain == "own" and not self._all_at_zero():
+            raise BadInput(
+                "start_perspectives",
+                None,
+                'give each perspective\'s progress at `previous`, which chain = "own" adds to',
+            )
+
+    def _all_at_zero(self) -> bool:
+        """True where every perspective stands at 0: the mean of the three does, or the episode begins."""
+        begins = self.fusion.kind == "mean" or np.array_equal(self.previous, self.context.init)
+        return self.start_progress == 0.0 and begins
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -51,7 +51,7 @@ DEFAULT_LIMITS = WireLimits()
 def encode_request(request: ScoreRequest) -> bytes:
     """Return the bytes of a request; `decode_request` is the inverse."""
     context = request.context
-    body = {
+    body: dict[str, Any] = {
         "episode_id": context.episode_id,
         "instruction": context.instruction,
         "reference_start": _pack(context.reference_start),
@@ -71,6 +71,8 @@ def encode_request(request: ScoreRequest) -> bytes:
             "chain": request.fusion.chain,
         },
     }
+    if request.start_perspectives is not None:  # Left out where it is not used, as older services expect.
+        body["start_perspectives"] = [float(value) for value in request.start_perspectives]
     return _encode("request", body)
 
 
@@ -119,6 +121,7 @@ def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS)
             epsilon=fusion.number("epsilon"),
             chain=fusion.choice("chain", ("fused", "own")),
         ),
+        start_perspectives=body.perspectives("start_perspectives"),
     )
 
 
@@ -316,6 +319,17 @@ class _Fields:
         if value not in options:
             raise BadInput(name, brief(value), f"give one of {', '.join(options)}")
         return value
+
+    def perspectives(self, name: str) -> tuple[float, float, float] | None:
+        """Read one number for each perspective; None where the field is left out."""
+        if self._values.get(name) is None:
+            return None
+        values = self.take(name, list)
+        if len(values) != len(PERSPECTIVES):
+            raise BadInput(name, len(values), f"give {len(PERSPECTIVES)} numbers, one for each perspective")
+        numbers = _Fields({f"{name}[{index}]": value for index, value in enumerate(values)}, self._limits)
+        first, second, third = (numbers.number(f"{name}[{index}]") for index in range(len(values)))
+        return first, second, third
 
     def times(self, name: str, low: int) -> tuple[int, ...]:
         values = self.take(name, list)

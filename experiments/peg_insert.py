@@ -6,7 +6,7 @@
 
 Results lie in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints, the resolved config.toml. What is done
 is kept: interrupted (also killed), the same command goes on; --fresh begins anew. A reward model that fails its gate
-stops the run with exit status 3, unless --force is given.
+stops the run with exit status 3, unless --force is given; rewards sparse and oracle make and ask none.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder), ExitStack() as stack:
+    with only_run(folder, arguments.fresh, console.say), ExitStack() as stack:
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
             stack.enter_context(ray_cluster(config.cluster))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
-        this = stack.enter_context(Run(config, folder, console, arguments.fresh))
+        this = stack.enter_context(Run(config, folder, console, arguments.preset))
         folder.write_text("config.toml", dump_toml(config))
         result = complete(this, arguments.force)
     console.say(f"Done: {folder.place}/report.md")
@@ -77,14 +77,14 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     from experiments.job.training import train_policy
 
     prepared = phases.prepare(this)
-    figures, verdict = phases.gate(this, prepared)
-    if not verdict.passed and not force:
+    figures, verdict = phases.gate(this, prepared) if prepared.model else (None, None)
+    if verdict is not None and not verdict.passed and not force:
         raise phases.GateRefused(phases.refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
-    videos = films.make_films(this, prepared)
-    result = summary(this, prepared, figures, verdict, trained, success, forced=force and not verdict.passed)
-    report.write_report(this.folder, result, verdict, videos)
+    videos = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
+    result = summary(this, prepared, figures, verdict, trained, success)
+    this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
     this.folder.write_json("result.json", result)
     return result
 
@@ -92,42 +92,50 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
 def summary(
     this: Run,
     prepared: Prepared,
-    figures: GateReport,
-    verdict: Verdict,
+    figures: GateReport | None,
+    verdict: Verdict | None,
     trained: dict[str, Any],
     success: dict[str, list[bool]],
-    forced: bool,
 ) -> dict[str, Any]:
-    """What result.json holds."""
+    """What result.json holds; what concerns a reward model is None where there is none."""
+    from dopamine_rl import provenance
     from dopamine_rl.metrics import paired_difference, wilson
+    from experiments.runtime.ownership import earlier_codes
 
-    config = this.config
+    config, model = this.config, prepared.model
+    passed = verdict.passed if verdict else None
+    taught = {
+        "reward_model_start": config.sft.start_from,
+        "reward_model_demonstrations": config.demonstrations.reward_model,
+        "reward_model_failures": config.demonstrations.reward_model_failures,
+        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+    }
     gain = paired_difference(success["policy"], success["bc"])
     return {
         "name": config.name,
         "reward": config.reward,
         "seed": config.seed,
-        "model_version": prepared.model.version,
-        "reward_model_start": config.sft.start_from,
-        "reward_model_demonstrations": config.demonstrations.reward_model,
-        "reward_model_failures": config.demonstrations.reward_model_failures,
-        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+        "model_version": model.version if model else None,
+        **(taught if model else dict.fromkeys(taught)),
         **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},
         "policy_minus_bc": {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n},
         "outcomes": success,
         "bc_trials": prepared.cloned.trials,
-        "gate": asdict(figures),
-        "gate_passed": verdict.passed,
-        "gate_forced": forced,
+        "gate": asdict(figures) if figures else None,
+        "gate_passed": passed,
+        "gate_forced": passed is False,
         "environment_steps": trained["environment_steps"],
         "environment_steps_per_s": trained["environment_steps"] / trained["seconds"],
         "updates": trained["updates"],
         "training_sittings": trained["sittings"],
         "labels": trained["labels"],
+        "records": trained["records"],
         "shadow": trained["shadow"],
         "curve": trained["curve"],
         "phase_seconds": this.console.phase_seconds,
         "wall_s": this.console.elapsed_s,
+        "provenance": provenance.provenance(preset=this.preset, seed=config.seed),
+        "earlier_code": earlier_codes(this.path)[:-1],
     }
 
 

@@ -16,7 +16,7 @@ from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
-from learner.config import CloningConfig, LearnerConfig
+from learner.config import CloningConfig, LearnerConfig, TrainingConfig
 from reward_service.service import ServiceConfig
 
 
@@ -81,26 +81,15 @@ class LabelsConfig:
     """A fragment's answers are awaited this long after its end, and no request may take longer, in seconds."""
     keep_frames: bool = True
     """Keep the scored frames of every training episode in records/, for `python -m experiments.commands.audit`."""
-
-    def __post_init__(self) -> None:
-        require("labels", self, ("deadline_s", 0.0 < self.deadline_s < math.inf, "give seconds above 0"))
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """How long the policy is trained."""
-
-    environment_steps: int = 800
-    """Environment steps of the policy's training, over all actors."""
-    checkpoint_s: float = 60.0
-    """Seconds of training between two checkpoints that an interrupted run goes on from."""
+    records_mb: float = 500.0
+    """Size that records/ may have, in 10⁶ bytes; the oldest episodes are removed first, which the console says."""
 
     def __post_init__(self) -> None:
         require(
-            "training",
+            "labels",
             self,
-            ("environment_steps", self.environment_steps >= 1, "give at least 1"),
-            ("checkpoint_s", self.checkpoint_s > 0.0, "give seconds above 0"),
+            ("deadline_s", 0.0 < self.deadline_s < math.inf, "give seconds above 0"),
+            ("records_mb", 0.0 < self.records_mb < math.inf, "give MB above 0; keep_frames = false keeps no records"),
         )
 
 

@@ -96,19 +96,20 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
     Raises:
         GateRefused: the reward model failed its gate, and `arguments.force` is not given.
     """
+    from dopamine_rl.provenance import provenance
     from experiments.job import phases
     from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster), interruptible(INTERRUPTED):
+    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)
         console.say(f"Sweep of {config.name}: {arguments.trials} trials, results in {folder.place}")
         try:
-            with Run(config, folder, console, arguments.fresh) as this:
+            with Run(config, folder, console, arguments.preset) as this:
                 folder.write_text("config.toml", dump_toml(config))
                 prepared = phases.prepare(this)
                 _, verdict = phases.gate(this, prepared)
@@ -116,6 +117,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
                     raise phases.GateRefused(phases.refusal(verdict))
                 found = search(this, prepared, arguments, concurrent)
             report = {**found, **in_common(config, prepared, arguments.seed_of_search), "gate_passed": verdict.passed}
+            report["provenance"] = provenance(preset=arguments.preset, seed=config.seed)
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}
             folder.write_json("sweep.json", report)
             folder.write_text("sweep.md", page(report))
@@ -136,7 +138,7 @@ def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[s
     return {
         "name": config.name,
         "reward": config.reward,
-        "model_version": prepared.model.version,
+        "model_version": prepared.model.version if prepared.model else None,
         "clone_success": max(prepared.cloned.trials.values()),
         "seeds": {"search": seed, "training": config.seed, "held_out": [held_out[0], held_out[-1]]},
     }
@@ -145,16 +147,17 @@ def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[s
 def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent: int) -> dict[str, Any]:
     """The search phase, which is kept unless a trial failed: application (the service's name) and trials (the rows, the best
     first)."""
-    config, console = this.config, this.console
+    config, console, model = this.config, this.console, prepared.model
+    assert model is not None
     points = sample(config, arguments.trials, arguments.seed_of_search)
     depends_on = (
         points, config.env, config.reward, config.seed, config.fusion, config.learner, config.training, config.labels,
-        config.demonstrations, config.service, config.cloning.trials, prepared.model.version, prepared.cloned.version,
+        config.demonstrations, config.service, config.cloning.trials, model.version, prepared.cloned.version,
     )  # fmt: skip
 
     def work() -> dict[str, Any]:
         this.pool.close()  # These simulators have done their work, and the trials need the room.
-        application, _ = this.service(prepared.model.path)
+        application, _ = this.service(model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
         compared = f"after {rungs(config)} environment steps" if rungs(config) else "never: the budget is too small"
         console.say(f"  {concurrent} at once; ASHA compares them {compared}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,8 +90,8 @@ class LearnerConfig:
         actor_every: updates of the critics for one update of actor and temperature.
         critics: size of the critic ensemble.
         target_critics: critics drawn at random for every target, of which the least value counts.
-        critic_sees_potential: whether the critics are given the held potential and its age, which are part of the shaped
-            task's state; the policy never is.
+        critic_sees_potential: whether the critics (PPO's value network) are given the held potential and its age, which
+            are part of the shaped task's state; the policy never is.
         tau: share of the critics that moves into their targets at every update.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -113,7 +114,8 @@ class LearnerConfig:
         num_cpus_for_driver: cores reserved for the driver under Tune.
         num_gpus_per_learner: GPUs of the learner.
         threads: torch threads of the learner.
-        sample_timeout_s: how long a fragment may take before it is given up.
+        sample_timeout_s: how long a fragment may take before its env runner is taken for hung and started anew; RLPD's
+            others go on meanwhile, PPO waits this long once. Never more than `patience_s`.
         patience_s: how long nothing at all may come from the env runners before the training ends with an error.
         restart_delay_s: pause before a failed env runner is started again.
         ppo_batch_size: environment steps of one PPO iteration.
@@ -180,6 +182,11 @@ class LearnerConfig:
         for name in ("initial_std", "initial_alpha", "tau", "updates_per_step"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number")
+        for name in ("sample_timeout_s", "patience_s"):
+            if not 0.0 < getattr(self, name) < math.inf:
+                raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number of seconds")
+        if not 0.0 <= self.restart_delay_s < math.inf:
+            raise BadInput("learner.restart_delay_s", self.restart_delay_s, "give seconds, 0 or more")
         if self.tau > 1.0:
             raise BadInput("learner.tau", self.tau, "give a share of at most 1")
         if self.num_env_runners < 0:
@@ -192,3 +199,21 @@ class LearnerConfig:
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long the policy is trained."""
+
+    environment_steps: int = 800
+    """Environment steps of the policy's training, over all actors."""
+    checkpoint_s: float = 60.0
+    """Seconds of training between two checkpoints that an interrupted run goes on from."""
+
+    def __post_init__(self) -> None:
+        require(
+            "training",
+            self,
+            ("environment_steps", self.environment_steps >= 1, "give at least 1"),
+            ("checkpoint_s", self.checkpoint_s > 0.0, "give seconds above 0"),
+        )

@@ -6,7 +6,6 @@ pictures that were wanted last.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from ray.data import ActorPoolStrategy, DataContext
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput, DopamineError, error_from_text, error_to_text
 from dopamine_rl.grm.batches import Batch, Batches, BatchSampler
 from dopamine_rl.grm.config import SFTConfig
 
@@ -73,7 +72,7 @@ def _decoded(
     )
     for row in decoded.iter_rows():
         if row["error"]:
-            raise pickle.loads(row["error"])
+            raise error_from_text(row["error"])
         yield int(row["number"]), np.frombuffer(row["pixels"], np.uint8).reshape(-1, *size, 3)
 
 
@@ -85,6 +84,6 @@ class _Decoder:
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         try:
             images = self._pictures(self._sampler.plan(row["number"]).pictures)
-        except DopamineError as error:  # Ray Data would turn it into a text
-            return {"number": row["number"], "pixels": b"", "error": pickle.dumps(error)}
-        return {"number": row["number"], "pixels": images.tobytes(), "error": b""}
+        except (DopamineError, OSError) as error:  # Ray Data would wrap it, with a traceback
+            return {"number": row["number"], "pixels": b"", "error": error_to_text(error)}
+        return {"number": row["number"], "pixels": images.tobytes(), "error": ""}

@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +92,11 @@ def _check_resources(config: SFTConfig) -> None:
             )
 
 
-def _raised_on_purpose(error: WorkerGroupError) -> DopamineError | None:
-    """What the first process to fail raised, if it is an error of ours: a message for the user, without tracebacks."""
+def _raised_on_purpose(error: WorkerGroupError) -> DopamineError | OSError | None:
+    """What the first process to fail raised, if it is ours or the system's: a message for the user, without tracebacks."""
     for failure in error.worker_failures.values():
         cause = getattr(failure, "cause", failure)
-        if isinstance(cause, DopamineError):
+        if isinstance(cause, DopamineError | OSError):
             return cause
     return None
 
@@ -129,7 +129,8 @@ def _watched(board: Any, on_progress: OnProgress) -> Iterator[None]:
         while going_on:
             going_on = not ended.wait(2.0)
             for text, matters in ray.get(board.take.remote()):
-                on_progress(text, matters)
+                with suppress(OSError):  # nobody reads any more: the training's end will say so
+                    on_progress(text, matters)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -22,12 +23,20 @@ from dopamine_rl.errors import BadInput, WireError
 from dopamine_rl.types import FusionConfig, ScoreReply, ScoreRequest
 from dopamine_rl.wire import WireLimits, brief, check_reply, encode_reply, open_message, read_request
 from reward_service.pictures import PictureHeader, decode_picture, read_header
-from reward_service.statuses import Media, encode
+from reward_service.statuses import BodyTooLarge, Encoding, Media, encode
 
 PICTURE_AXES = {"reference_start": 3, "reference_end": 3, "init": 4, "goal": 4, "previous": 4, "frames": 5}
 """The fields of pictures and the number of their axes."""
-JSON_FIELDS = ("episode_id", "instruction", *PICTURE_AXES, "model_version", "times", "remaining_ms", "start_progress", "fusion")  # fmt: skip
+JSON_FIELDS = (
+    *("episode_id", "instruction", *PICTURE_AXES, "model_version", "times", "remaining_ms"),
+    *("start_progress", "start_perspectives", "fusion"),
+)
 DEFAULT_REMAINING_MS = 10_000.0
+
+GZIP, ZLIB, BARE = 31, 15, -15
+"""zlib's names of the three formats: with gzip's header, with its own, and with none (which some senders call deflate)."""
+INFLATED_BYTES = 1 << 20
+"""A body is decompressed in pieces of this size, each of which must be granted."""
 
 Reserve = Callable[[int], None]
 """Called with a number of bytes before they are taken up; raises where there is no room."""
@@ -45,6 +54,37 @@ def read_body(body: bytes | bytearray, media: Media, limits: WireLimits, reserve
     """
     values = read_json(body, limits) if media == "json" else open_message(body, "request", limits, _containers(limits))
     return read_request(_with_pixels(values, limits, reserve), limits)
+
+
+def decompress(body: bytes | bytearray, encoding: Encoding, limits: WireLimits, reserve: Reserve) -> bytes | bytearray:
+    """Return a body as it was before its sender compressed it.
+
+    Args:
+        reserve: asked for the bytes of each piece before the next is decompressed.
+    Raises:
+        BodyTooLarge: it is longer than `limits.max_bytes`; found before it is held.
+        WireError: not one whole stream of that encoding.
+        DopamineError: whatever `reserve` raises.
+    """
+    if encoding == "identity":
+        return body
+    zlib_header = len(body) >= 2 and body[0] & 15 == 8 and int.from_bytes(body[:2], "big") % 31 == 0
+    stream = zlib.decompressobj(GZIP if encoding == "gzip" else ZLIB if zlib_header else BARE)
+    plain, rest = bytearray(), bytes(body)
+    try:
+        while rest and not stream.eof:
+            piece = stream.decompress(rest, INFLATED_BYTES)
+            if len(plain) + len(piece) > limits.max_bytes:
+                raise BodyTooLarge(f"a body of more than {limits.max_bytes} bytes once it is decompressed")
+            reserve(len(piece))
+            plain += piece
+            rest = stream.unconsumed_tail
+    except zlib.error as error:
+        raise WireError(f"a body that is not {encoding}, as its Content-Encoding says: {error}") from None
+    if not stream.eof or stream.unused_data:
+        what = "stops before its end" if not stream.eof else "goes on after its end"
+        raise WireError(f"a body whose {encoding} stream {what}: send one whole stream")
+    return plain
 
 
 def write_reply(reply: ScoreReply, media: Media) -> bytes:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import logging
 import os
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,9 @@ class GRMDeployment:
         self._app_name = app_name
         self._shelf = Shelf(lambda folder: _load(folder, config))
         record = ledger.read(app_name)
+        self._latest = _Look(time.monotonic(), record)
+        self._look_now = threading.Event()
+        self._changed = threading.Event()
         self._held = self._shelf.follow(record)
         current = record.releases[0]
         if current.number not in self._held:
@@ -50,7 +55,8 @@ class GRMDeployment:
         self._service = ScoringService(
             _serving(record, self._held), config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s
         )
-        threading.Thread(target=self._follow, name="ledger", daemon=True).start()
+        threading.Thread(target=self._look, name="ledger", daemon=True).start()
+        threading.Thread(target=self._follow, args=(record,), name="models", daemon=True).start()
 
     async def score(self, request: ScoreRequest) -> Answer:
         """The reply to one request, or the error that is its own."""
@@ -75,31 +81,58 @@ class GRMDeployment:
         """Called by Serve; raising gets the replica replaced."""
         self._service.check_health()
 
-    def _follow(self) -> None:
-        """Load and let go of models as the ledger changes, while the others answer."""
-        followed = None
+    def _look(self) -> None:
+        """Keep the latest ledger at hand, so that no request has to ask the cluster for it."""
         while True:
-            time.sleep(FOLLOW_S)
+            self._look_now.wait(FOLLOW_S)
+            self._look_now.clear()
+            began, record = time.monotonic(), self._latest.record
             try:
                 record = ledger.read(self._app_name)
-                if record != followed:
+            except ServiceUnavailable as error:  # What is held stays.
+                logger.warning("The ledger of %s could not be followed: %s", self._app_name, error)
+                with contextlib.suppress(ServiceUnavailable):
+                    ledger.restore(self._app_name, record)
+            except Exception:  # The thread must live as long as the replica.
+                logger.exception("The ledger of %s could not be read", self._app_name)
+            self._latest = _Look(began, record)
+            self._changed.set()
+
+    def _follow(self, followed: Ledger) -> None:
+        """Load and let go of models as the ledger changes, while the others answer."""
+        while True:
+            self._changed.wait()
+            self._changed.clear()
+            record = self._latest.record
+            if record != followed:
+                try:
                     self._held = self._shelf.follow(record)
                     self._service.scorers = _serving(record, self._held) or self._service.scorers
                     followed = record
-            except Exception as error:  # The cluster could not be asked: what is held stays.
-                logger.warning("The ledger of %s could not be followed: %s", self._app_name, error)
+                except Exception:  # What is held stays.
+                    logger.exception("The models of %s could not be followed", self._app_name)
 
     async def _until_loaded(self, version: str, timeout_s: float) -> None:
-        """A replica that has just started may still be loading what others answer with: wait for it, if it is coming."""
-        deadline = time.monotonic() + timeout_s
-        while version not in self._service.versions and time.monotonic() < deadline:
-            try:
-                record = ledger.read(self._app_name)
-            except ServiceUnavailable:
+        """A replica that has just started may still be loading what others answer with: wait for it, if it is coming.
+
+        Whether it is coming says a look at the ledger that began after the request arrived; an older one may have missed it.
+        """
+        arrived = time.monotonic()
+        while version not in self._service.versions and time.monotonic() < arrived + timeout_s:
+            latest = self._latest
+            if latest.began < arrived:
+                self._look_now.set()
+            elif not any(r.version == version and r.number not in self._shelf.refused for r in latest.record.releases):
                 return
-            if not any(r.version == version and r.number not in self._shelf.refused for r in record.releases):
-                return
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What a look at the ledger showed, and when it began (monotonic seconds)."""
+
+    began: float
+    record: Ledger
 
 
 def _serving(record: Ledger, held: Mapping[int, ProgressScorer]) -> tuple[ProgressScorer, ...]:
@@ -132,15 +165,21 @@ def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
         name: unique for the run, so that two jobs on one cluster do not meet.
     Raises:
         BadInput: an application of this name is running.
-        ServiceUnavailable: no replica was ready within config.ready_s, or it failed to start; nothing is left of it.
+        ServiceUnavailable: no replica was ready within config.ready_s, or it failed to start: nothing is left of it; or
+            another driver is deploying an application of this name.
     """
     serve.start(proxy_location="Disabled")
-    if name in serve.status().applications:
-        raise BadInput("name", name, "choose another one: an application of this name is running on the cluster")
-    if config.lease_s > 0:
-        lease.hold(name)
-    release = Release(1, str(Path(checkpoint).absolute()))
-    ledger.write(name, Ledger((release,)))
+    with ledger.claimed(name, config.ready_s + 60.0) as claim:
+        if name in serve.status().applications:
+            raise BadInput("name", name, "choose another one: an application of this name is running on the cluster")
+        if config.lease_s > 0:
+            lease.hold(name)
+        ledger.write(name, Ledger((Release(1, str(Path(checkpoint).absolute())),)), claim)
+        _start(name, config)
+
+
+def _start(name: str, config: ServiceConfig) -> None:
+    """Start the application and wait until it answers; nothing is left of one that does not."""
     deployment = serve.deployment(
         **_scale(config),
         ray_actor_options={

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -27,7 +28,7 @@ class IngressConfig:
     """What the HTTP ingress takes.
 
     Args:
-        host, port: where it listens; off loopback only with a token. Port 0 takes a free one.
+        host, port: where it listens; off loopback only with a token, and with TLS or `insecure`. Port 0 takes a free one.
         limits: what one request may hold.
         max_requests: requests under way at once; more are refused as Overloaded.
         memory_mb: MiB for the bodies and pictures of all requests under way; more are refused as Overloaded.
@@ -36,6 +37,13 @@ class IngressConfig:
         body_s: time that a body may take to arrive.
         longest_wait_s: a request waits at most this long for its answer, whatever it allows itself.
         max_connections: open connections; more are refused.
+        max_connections_per_client: the same of one client address; behind a proxy all clients have the proxy's address.
+        head_s: time for a TLS handshake, and again for the head of each request, from its first byte on.
+        idle_s: a connection that was answered and asks nothing more is closed after this.
+        write_s: time that an answer may take to be read.
+        tls_cert, tls_key: PEM files of the server's certificate (with those that vouch for it) and its key; with a
+            certificate only https is spoken. The key may also stand in the file of the certificate.
+        insecure: listen off loopback without TLS: whoever is on the way reads the token and the pictures.
     """
 
     host: str = "127.0.0.1"
@@ -50,15 +58,24 @@ class IngressConfig:
     body_s: float = 10.0
     longest_wait_s: float = 60.0
     max_connections: int = 256
+    max_connections_per_client: int = 64
+    head_s: float = 10.0
+    idle_s: float = 30.0
+    write_s: float = 30.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
 
     def __post_init__(self) -> None:
-        rates = ("rate_hz", "burst", "total_rate_hz", "total_burst", "body_s", "longest_wait_s", "memory_mb")
+        rates = ("rate_hz", "burst", "total_rate_hz", "total_burst", "memory_mb")
+        times = ("body_s", "longest_wait_s", "head_s", "idle_s", "write_s")
+        counts = ("max_requests", "max_connections", "max_connections_per_client")
         require(
             "ingress",
             self,
             ("port", 0 <= self.port < 1 << 16, "give a port from 0 to 65535"),
-            *((name, getattr(self, name) >= 1, "give at least 1") for name in ("max_requests", "max_connections")),
-            *((name, 0.0 < getattr(self, name) < 1e9, "give a finite number above 0") for name in rates),
+            *((name, getattr(self, name) >= 1, "give at least 1") for name in counts),
+            *((name, 0.0 < getattr(self, name) < 1e9, "give a finite number above 0") for name in rates + times),
         )
 
 
@@ -70,6 +87,54 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def client_name(address: str) -> str:
+    """Whose limits an address counts towards: an IPv4 address, or the /64 network that one IPv6 host can choose within."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed) >> 64 << 64, 64)))
+
+
+def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
+    """Return what the server speaks TLS with; None where it speaks plain HTTP.
+
+    Raises:
+        BadInput: a file is missing, unreadable or does not fit the other, or others can reach the host without TLS and
+            nobody said that this is meant.
+    """
+    cert, key = config.tls_cert, config.tls_key
+    if cert is None:
+        if key is not None:
+            raise BadInput("--tls-key", str(key), "give --tls-cert FILE with it")
+        if not config.insecure and not is_loopback(config.host):
+            raise BadInput("--host", config.host, "give --tls-cert FILE and --tls-key FILE, listen on 127.0.0.1 only, or "
+                           "say --insecure: then the token and all pictures can be read on the way")  # fmt: skip
+        return None
+    if config.insecure:
+        raise BadInput("--insecure", True, "leave it out: --tls-cert is given")
+    for option, file in (("--tls-cert", cert), ("--tls-key", key)):
+        try:
+            if file is not None:
+                file.read_bytes()
+        except OSError as error:
+            raise BadInput(option, str(file), f"give a readable PEM file: {type(error).__name__}") from None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(
+            cert, key, password=lambda: ""
+        )  # A key with a password shall not ask a terminal for it.
+    except (OSError, ValueError) as error:
+        why = getattr(error, "reason", None) or type(error).__name__
+        raise BadInput("--tls-cert, --tls-key", (str(cert), None if key is None else str(key)), "give PEM files of a "
+                       f"certificate and of its own key, without a password: {why}") from None  # fmt: skip
+    return context
 
 
 def load_token(file: Path | None, host: str) -> str | None:

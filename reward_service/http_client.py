@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 
 from dopamine_rl.errors import BadInput, DopamineError, Overloaded, ScoringTimeout, ServiceUnavailable, WireError
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from dopamine_rl.wire import DEFAULT_LIMITS, decode_reply, encode_request
+from reward_service.guards import is_loopback
 from reward_service.statuses import MEDIA_TYPES, error_from
 
 T = TypeVar("T")
@@ -34,12 +38,16 @@ class HttpClientConfig:
             A service that is overloaded is not asked again: that would make it worse.
         max_pending: requests under way at once; more end as Overloaded at once.
         workers: requests that are on the wire at once.
+        ca_file: PEM file of the certificates that vouch for the service's; None takes those that this machine trusts.
+        insecure: send the token over plain http to another machine: whoever is on the way can read it.
     """
 
     connect_s: float = 2.0
     max_retries: int = 5
     max_pending: int = 64
     workers: int = 8
+    ca_file: Path | None = None
+    insecure: bool = False
 
 
 class HttpRewardClient:
@@ -49,14 +57,15 @@ class HttpRewardClient:
     passwords of the environment (.netrc) are not used, so the token goes nowhere but to `url`.
 
     Args:
-        url: of the service, such as "http://127.0.0.1:8000".
+        url: of the service, such as "http://127.0.0.1:8000" or "https://robots.example:8000".
         token: the service's token, where it has one.
+    Raises:
+        BadInput: no such address can be, the file of certificates cannot be read, or the token would travel in plain sight.
     """
 
     def __init__(self, url: str, token: str | None = None, config: HttpClientConfig | None = None) -> None:
-        if not url.startswith(("http://", "https://")):
-            raise BadInput("url", url, "write http://HOST:PORT")
         self.url, self.config = url.rstrip("/"), config or HttpClientConfig()
+        _check_address(self.url, token, self.config)
         self._token = token
         self._connect()
 
@@ -112,6 +121,11 @@ class HttpRewardClient:
                 timeout=(min(left_s, self.config.connect_s), left_s),
             ) as response:  # fmt: skip
                 answer = _read(response, deadline)
+        except requests.exceptions.SSLError as error:
+            raise ServiceUnavailable(
+                f"{self.url} is not known to be the service: give the certificate that vouches for it "
+                f"(--ca-file FILE), and the name that it is made out to: {_innermost(error)}"
+            ) from error
         except requests.RequestException as error:
             if time.monotonic() >= deadline:
                 raise ScoringTimeout("no answer in time") from error
@@ -125,6 +139,7 @@ class HttpRewardClient:
         if not hasattr(self._sessions, "session"):
             self._sessions.session = requests.Session()
             self._sessions.session.trust_env = False
+            self._sessions.session.verify = True if self.config.ca_file is None else str(self.config.ca_file)
         session: requests.Session = self._sessions.session
         return session
 
@@ -189,6 +204,34 @@ class _Attempts:
                 raise ScoringTimeout("the request was given up")
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
             self.retries += 1
+
+
+def _check_address(url: str, token: str | None, config: HttpClientConfig) -> None:
+    """Raise BadInput where the address is none, or a token must not be sent there."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("http", "https"):
+        raise BadInput("url", url, "write http://HOST:PORT or https://HOST:PORT")
+    if "@" in parts.netloc:
+        raise BadInput("url", f"{parts.scheme}://…@{host}", "leave out name and password: the service takes a token")
+    if config.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=config.ca_file)
+        except OSError as error:
+            why = getattr(error, "reason", None) or type(error).__name__
+            raise BadInput("--ca-file", str(config.ca_file), f"give a PEM file with certificates: {why}") from None
+    if token is not None and parts.scheme == "http" and not is_loopback(host) and not config.insecure:
+        raise BadInput("url", url, "write https://, or say --insecure: then the token can be read on the way")
+
+
+def _innermost(error: BaseException) -> str:
+    """What went wrong first, without what every layer above made of it."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return str(error)[:200]
 
 
 def _read(response: requests.Response, deadline: float) -> bytes:

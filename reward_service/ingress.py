@@ -4,7 +4,8 @@ A plain web application in front of any RewardClient. It is a process of its own
 application: it can be restarted, limited and secured without touching the replicas, a cluster whose Serve proxies are
 switched off can have it, and all of it is tested without a cluster.
 
-    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`); answers in the same media type
+    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or deflate;
+                       answers in the same media type, never compressed
     GET  /v1/version   {"model_version"} now served
     GET  /healthz      200 where a replica answers, else 503; never asks for a token
     GET  /metrics      Prometheus text
@@ -31,17 +32,22 @@ from starlette.routing import Route
 
 from dopamine_rl.errors import DopamineError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
-from reward_service.bodies import read_body, write_reply
-from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck
+from reward_service.bodies import decompress, read_body, write_reply
+from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck, client_name
 from reward_service.meters import Meters
 from reward_service.openapi import document, page
 from reward_service.statuses import (
+    ENCODINGS,
     MEDIA_TYPES,
+    AmbiguousLength,
     BodyTooLarge,
+    Encoding,
+    HeadTooLarge,
     Media,
     MethodNotAllowed,
     NotFound,
     SlowBody,
+    UnsupportedEncoding,
     UnsupportedMedia,
     describe_error,
     encode,
@@ -55,6 +61,8 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 COST: dict[Media, int] = {"msgpack": 2, "json": 5}
 """Bytes of memory for each byte of a body while it is read: the body, its parts, and for JSON its text and base64."""
+HEAD_BYTES = 16 << 10
+"""What the head of a request may hold."""
 DRAIN_BYTES, DRAIN_S = 128 << 20, 2.0
 """How much of a refused body is thrown away, so that its sender gets to read the answer."""
 VERSION_S = 2.0
@@ -103,7 +111,8 @@ class Ingress:
         async def answer(request: Request) -> Response:
             began = time.monotonic()
             try:
-                self._per_client.take(request.client.host if request.client else "")
+                self._per_client.take(client_name(request.client.host) if request.client else "")
+                _check_head(request)
                 if not open_to_all:
                     self._token(request.headers.get("authorization", "").encode("latin-1"))
                 response = await endpoint(request)
@@ -119,14 +128,14 @@ class Ingress:
     async def score(self, request: Request) -> Response:
         """Answer one ScoreRequest."""
         arrived = time.monotonic()
-        media = media_of(request)
+        media, encoding = media_of(request), encoding_of(request)
         size = self._declared_size(request)
         self._in_all.take()
         with self._room.place() as place:
             place.reserve(COST[media] * size)
             body = await self._receive(request, size)
             loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(self._workers, self._answer, body, media, place, arrived)
+            reply = await loop.run_in_executor(self._workers, self._answer, body, media, encoding, place, arrived)
         return Response(reply, media_type=MEDIA_TYPES[media])
 
     async def version(self, request: Request) -> Response:
@@ -142,9 +151,11 @@ class Ingress:
         """Counts and times, as Prometheus reads them."""
         return Response(self._meters.text(), media_type="text/plain; version=0.0.4")
 
-    def _answer(self, body: bytearray, media: Media, place: Place, arrived: float) -> bytes:
+    def _answer(self, body: bytearray, media: Media, encoding: Encoding, place: Place, arrived: float) -> bytes:
         """Decode, ask, encode: on a worker thread, since pictures take time to decode and answers to arrive."""
-        request = read_body(body, media, self._config.limits, place.reserve)
+        limits = self._config.limits
+        plain = decompress(body, encoding, limits, lambda count: place.reserve(COST[media] * count))
+        request = read_body(plain, media, limits, place.reserve)
         self._meters.frames.inc(len(request.frames))
         left_s = min(request.remaining_ms / 1e3, self._config.longest_wait_s) - (time.monotonic() - arrived)
         if left_s <= 0:
@@ -193,6 +204,15 @@ class Ingress:
         return body
 
 
+def _check_head(request: Request) -> None:
+    """Raise where a head is longer than any request needs, or says in two ways where the body ends."""
+    if sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(request.url.path) > HEAD_BYTES:
+        raise HeadTooLarge(f"a head of more than {HEAD_BYTES} bytes")
+    if "transfer-encoding" in request.headers and "content-length" in request.headers:
+        # A proxy in front may go by the other one, and take the rest of this body for a request of somebody else.
+        raise AmbiguousLength("both Content-Length and Transfer-Encoding: send one of them")
+
+
 def media_of(request: Request) -> Media:
     """How a request's body is written. Raises UnsupportedMedia."""
     named = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -202,6 +222,15 @@ def media_of(request: Request) -> Media:
     if named == "application/x-msgpack":
         return "msgpack"
     raise UnsupportedMedia(f"content type {named[:100]!r}: send application/msgpack or application/json")
+
+
+def encoding_of(request: Request) -> Encoding:
+    """How a request's body is compressed. Raises UnsupportedEncoding."""
+    named = ", ".join(request.headers.getlist("content-encoding")).strip().lower() or "identity"
+    for encoding in ENCODINGS:
+        if named in (encoding, f"x-{encoding}"):
+            return encoding
+    raise UnsupportedEncoding(f"content encoding {named[:100]!r}: send one of {', '.join(ENCODINGS)}")
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -217,7 +246,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
         headers["Retry-After"] = str(seconds)
     if status_of(error) == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    if isinstance(error, SlowBody) or not await _drained(request):
+    if isinstance(error, UnsupportedEncoding):
+        headers["Accept-Encoding"] = ", ".join(ENCODINGS)
+    if isinstance(error, (SlowBody, HeadTooLarge, AmbiguousLength)) or not await _drained(request):
         headers["Connection"] = "close"
     return Response(encode(describe_error(error), media), status_of(error), headers, MEDIA_TYPES[media])
 

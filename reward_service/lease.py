@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 NAMESPACE = "dopamine_rl"
 """Where lease actors are named; the same for all jobs."""
 
+RETRY_S = 2.0
+"""Pause before an application that could not be deleted is tried again."""
+
 _held: dict[str, Any] = {}
 
 
@@ -48,24 +51,42 @@ def watch(app_name: str, lease_s: float) -> None:
 
 
 def _watch(app_name: str, lease_s: float) -> None:
-    seen = time.monotonic()
-    while time.monotonic() - seen < lease_s:
+    last_held = time.monotonic()
+    while time.monotonic() - last_held < lease_s:
         time.sleep(lease_s / 10)
-        try:
-            ray.get_actor(_lease_name(app_name), namespace=NAMESPACE)
-            seen = time.monotonic()
-        except ValueError:
-            continue  # No such actor.
-        except Exception as error:  # The cluster could not be asked, which says nothing about the driver.
-            logger.warning("The lease of %s could not be looked up: %s", app_name, error)
-            seen = time.monotonic()
+        if _held_by_somebody(app_name):
+            last_held = time.monotonic()
     logger.warning("The job that deployed %s is gone; deleting the application.", app_name)
+    while not _deleted(app_name):
+        time.sleep(min(RETRY_S, lease_s))
+        if _held_by_somebody(app_name):  # Of a new job, which may have taken the name: what it deploys is not ours.
+            return
+
+
+def _held_by_somebody(app_name: str) -> bool:
+    """True unless the lease is known to be gone."""
+    try:
+        ray.get_actor(_lease_name(app_name), namespace=NAMESPACE)
+    except ValueError:
+        return False  # No such actor.
+    except Exception as error:  # The cluster could not be asked, which says nothing about the driver.
+        logger.warning("The lease of %s could not be looked up: %s", app_name, error)
+    return True
+
+
+def _deleted(app_name: str) -> bool:
+    """Delete the application and its ledger. False where it has to be tried again: the controller may be starting anew."""
     from ray import serve  # Here: it would double the memory of the lease's own process.
 
     from reward_service import ledger
 
-    serve.delete(app_name)
-    ledger.forget(app_name)
+    try:
+        ledger.forget(app_name)  # First, since deleting the application ends this process.
+        serve.delete(app_name)
+        return app_name not in serve.status().applications
+    except Exception as error:
+        logger.warning("%s could not be deleted yet: %s", app_name, error)
+        return False
 
 
 def _lease_name(app_name: str) -> str:

@@ -10,16 +10,16 @@ from typing import Any
 from dopamine_rl.types import FusionConfig
 from dopamine_rl.wire import DEFAULT_LIMITS
 from reward_service.bodies import DEFAULT_REMAINING_MS
-from reward_service.statuses import STATUSES
+from reward_service.statuses import ENCODINGS, STATUSES
 
-FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey"
+FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; shown upright, as its EXIF orientation says"
 
 ABOUT = """Asks a reward model how far along a robot is. A request shows one or more frames of an episode; the answer
 holds, for each frame and for each of three perspectives (incremental, forward, backward), by how much it is nearer to
 the goal than what it is compared with, and with start_progress the progress in [0, 1] after each frame. An answer that
 could not be read is null with its reason, never a number. The same fields travel as msgpack (application/msgpack) in
 the envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}} with bytes instead of base64,
-and no field left out."""
+and no field left out. A body may be compressed (Content-Encoding: gzip or deflate); decompressed it counts as if it had come so."""
 
 _SUMMARIES = {
     "/v1/version": "The model version now served.",
@@ -33,6 +33,7 @@ def document() -> dict[str, Any]:
     score = {
         "operationId": "score",
         "summary": "Hops, and on request progress, of one or more frames.",
+        "parameters": [{"name": "Content-Encoding", "in": "header", "required": False, "schema": {"enum": list(ENCODINGS)}, "description": "How the body is compressed. Default: not at all."}],
         "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Request")}, "application/msgpack": {}}},
         "responses": {"200": {"description": "The answer.", "content": {"application/json": {"schema": _ref("Reply")}, "application/msgpack": {}}}, **_errors()},
     }  # fmt: skip
@@ -124,9 +125,10 @@ def _request() -> dict[str, Any]:
         "model_version": {"anyOf": [text, {"type": "null"}], "default": None, "description": "The version that must answer; null takes the one now served."},
         "remaining_ms": {**number, "default": DEFAULT_REMAINING_MS, "description": "Milliseconds left for the answer."},
         "start_progress": {"anyOf": [unit, {"type": "null"}], "default": None, "description": "Progress at `previous`; where given, the reply holds the progress after each frame."},
+        "start_perspectives": {"anyOf": [{"type": "array", "items": unit, "minItems": 3, "maxItems": 3}, {"type": "null"}], "default": None, "description": "Progress of each perspective at `previous`: the last row of the folded.perspectives before. Needed to continue an episode with chain own."},
         "fusion": {"type": "object", "properties": fusion, "additionalProperties": False, "default": asdict(FusionConfig()), "description": "How three perspectives become one progress."},
     }  # fmt: skip
-    optional = {"times", "model_version", "remaining_ms", "start_progress", "fusion"}
+    optional = {"times", "model_version", "remaining_ms", "start_progress", "start_perspectives", "fusion"}
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 

@@ -1,14 +1,15 @@
 """JPEG and PNG files as pictures. What a file will cost is read from its header, before any pixel is decoded.
 
-Orientation tags are ignored: pixels come as they are stored. Only what cameras write is taken: 8-bit RGB or grey, so that
-nothing is silently dropped (alpha) or squeezed (16 bits).
+Pictures come upright: the orientation that a file's EXIF data names is applied, as every viewer does. Only what cameras
+write is taken: one 8-bit RGB or grey picture, so that nothing is silently dropped (alpha) or squeezed (16 bits).
 """
 
 from __future__ import annotations
 
 import io
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,13 @@ MAX_SCANS = 24
 """Scans of one JPEG. Each costs a pass over all pixels, however few bytes it has; a usual progressive file has ten."""
 MAX_SEGMENTS = 64
 """Marker segments before a JPEG's size; a camera writes about ten."""
+MAX_CHUNKS = 4096
+"""Chunks of one PNG; encoders write one for every 8 KiB of data or more."""
+UNTAKEN_CHUNKS = {b"tRNS": "without transparency", b"acTL": "as one picture, not as an animation"}
+EXIF_PREFIX = b"Exif\0\0"
+ORIENTATION_TAG, SHORT = 0x0112, 3
+MAX_TAGS = 256
+"""Entries of an EXIF directory that are looked through; a camera writes about fifteen."""
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}
 """Baseline, extended, progressive; the others are lossless or arithmetic."""
@@ -32,12 +40,14 @@ class PictureHeader:
 
     Args:
         kind: "PNG" or "JPEG".
-        height, width: pixels.
+        height, width: pixels of the upright picture.
+        orientation: EXIF's number, 1 to 8: how the stored pixels are to be turned.
     """
 
     kind: str
     height: int
     width: int
+    orientation: int = 1
 
 
 def read_header(name: str, data: bytes) -> PictureHeader:
@@ -56,23 +66,58 @@ def read_header(name: str, data: bytes) -> PictureHeader:
         raise BadInput(name, data[:12], "give the bytes of a PNG or JPEG file, or an array of raw pixels")
     if header.height == 0 or header.width == 0:
         raise BadInput(name, (header.height, header.width), "give a picture with at least one pixel")
+    if header.orientation > 4:  # Turned by a quarter.
+        header = replace(header, height=header.width, width=header.height)
     return header
 
 
 def decode_picture(name: str, data: bytes, header: PictureHeader) -> NDArray[np.uint8]:
-    """Return uint8 [H, W, 3], RGB, of a file whose header was accepted.
+    """Return uint8 [H, W, 3], RGB, upright, of a file whose header was accepted.
 
     Raises:
         BadInput: the pixels cannot be read, or are not those that the header announced.
     """
     try:
         with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
-            if image.size != (header.width, header.height) or image.mode not in ("RGB", "L"):
+            stored = (header.width, header.height) if header.orientation <= 4 else (header.height, header.width)
+            if image.size != stored or image.mode not in ("RGB", "L"):
                 raise ValueError(f"{image.mode} of {image.size}")
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = _upright(np.asarray(image.convert("RGB")), header.orientation)
     except Exception as error:  # A decoder fails in many ways; every one means that this file is no picture.
         raise BadInput(name, f"{type(error).__name__}: {error}"[:100], "give a whole, undamaged picture file") from None
     return pixels
+
+
+def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Pixels as EXIF's orientation says that they are to be shown.
+
+    Source: Exif 2.32, tag 0x0112: where the stored row 0 and column 0 lie in the picture.
+    """
+    if orientation > 4:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def _orientation(exif: bytes) -> int:
+    """The orientation in a block of EXIF data; 1 where it names none that there is, as viewers do."""
+    order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
+
+    def number(position: int, size: int) -> int:
+        return int.from_bytes(exif[position : position + size], order)
+
+    if exif[:4] not in (b"II*\0", b"MM\0*"):
+        return 1
+    directory = number(4, 4)
+    for index in range(min(number(directory, 2), MAX_TAGS)):
+        entry = directory + 2 + 12 * index
+        if number(entry, 2) == ORIENTATION_TAG and number(entry + 2, 2) == SHORT:
+            value = number(entry + 8, 2)
+            return value if 1 <= value <= 8 else 1
+    return 1
 
 
 def _read_png(name: str, data: bytes) -> PictureHeader:
@@ -81,18 +126,36 @@ def _read_png(name: str, data: bytes) -> PictureHeader:
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     if depth != 8 or colour not in (0, 2):
         raise BadInput(name, f"{depth} bits, PNG colour type {colour}", "save it as 8-bit RGB or grey, without alpha")
-    return PictureHeader("PNG", height, width)
+    return PictureHeader("PNG", height, width, _read_chunks(name, data))
+
+
+def _read_chunks(name: str, data: bytes) -> int:
+    """The orientation that a PNG's chunks name. Raises BadInput for chunks that change what is shown."""
+    position, orientation = len(PNG_MAGIC), 1
+    for _ in range(MAX_CHUNKS):
+        length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if kind in UNTAKEN_CHUNKS:
+            raise BadInput(name, f"PNG with {kind.decode()}", f"save it {UNTAKEN_CHUNKS[kind]}")
+        if kind == b"eXIf":
+            orientation = _orientation(data[position + 8 : position + 8 + length])
+        position += 12 + length
+        if position >= len(data) or kind == b"IEND":
+            return orientation
+    raise BadInput(name, f"more than {MAX_CHUNKS} chunks", "save it as an ordinary PNG")
 
 
 def _read_jpeg(name: str, data: bytes) -> PictureHeader:
-    position = 2
+    position, orientation = 2, None
     for _ in range(MAX_SEGMENTS):
         marker, length = data[position : position + 2], data[position + 2 : position + 4]
         if len(length) < 2 or marker[0] != 0xFF:
             break
         if marker[1] in START_OF_FRAME:
-            return _read_frame(name, data, position)
-        position += 2 + max(2, int.from_bytes(length, "big"))
+            return replace(_read_frame(name, data, position), orientation=orientation or 1)
+        end = position + 2 + max(2, int.from_bytes(length, "big"))
+        if marker[1] == 0xE1 and orientation is None and data.startswith(EXIF_PREFIX, position + 4):
+            orientation = _orientation(data[position + 4 + len(EXIF_PREFIX) : end])
+        position = end
     raise BadInput(name, f"{len(data)} bytes", "give a whole JPEG file: its size cannot be found")
 
 

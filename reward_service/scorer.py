@@ -40,6 +40,12 @@ class Scorer:
         """The version behind every reply."""
         return self._engine.model_version
 
+    def check_health(self) -> None:
+        """Raise RuntimeError where the engine says that it will not answer again. Most engines have nothing to say."""
+        check = getattr(self._engine, "check_health", None)
+        if check is not None:
+            check()
+
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
         """Score a batch; the replies come in the order asked and do not depend on what else is in the batch.
 

@@ -193,9 +193,11 @@ class ScoringService:
         return await waiting.answer
 
     def check_health(self) -> None:
-        """Raise RuntimeError where the batch loop died or the model is stuck."""
+        """Raise RuntimeError where the batch loop died, the model is stuck, or an engine says that it is beyond help."""
         if self._worker is not None and self._worker.done():
             raise RuntimeError("the batch loop ended")
+        for scorer in self.scorers:
+            getattr(scorer, "check_health", lambda: None)()
         if self._busy_since is not None and self.clock() - self._busy_since > self.stuck_s:
             raise RuntimeError(f"one batch has been in the model for more than {self.stuck_s:g} s")
 
@@ -263,6 +265,8 @@ def score_each(scorer: ProgressScorer, requests: list[ScoreRequest]) -> list[Ans
     """Score a batch; where it fails as a whole, each request alone, so that a bad one fails nobody else's."""
     try:
         return list(scorer.score(requests))
+    except ServiceUnavailable as error:  # The engine is down: asking it again for each request would only take longer.
+        return [error] * len(requests)
     except Exception as error:
         if len(requests) > 1:
             return [answer for request in requests for answer in score_each(scorer, [request])]

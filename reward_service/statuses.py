@@ -4,14 +4,15 @@ An error's body is {"error": {"type", "message", "field", "value", "fix"}} in th
 three only where a field is to blame.
 
 status  type                                       when
-400     WireError                                  not a message of this protocol: magic, truncation, nesting, NaN
+400     WireError, AmbiguousLength                 not a message of this protocol: magic, truncation, nesting, NaN
 401     Unauthorized                               no token, or another one
 404/405 NotFound, MethodNotAllowed                 no such address
 408     SlowBody                                   the body did not arrive in time
 409     VersionUnavailable                         the wanted model version is not served
 413     BodyTooLarge                               more bytes than are taken
-415     UnsupportedMedia                           neither msgpack nor JSON
+415     UnsupportedMedia, UnsupportedEncoding      neither msgpack nor JSON; compressed in a way that is not taken
 422     BadInput                                   a field holds a value that cannot be used
+431     HeadTooLarge                               more headers than any request needs
 429     RateLimited (an Overloaded)                too many requests a second; Retry-After says when
 500     InternalError                              a fault of the service
 503     Overloaded, ServiceUnavailable             the queue is full; no replica answers. Retry-After says when
@@ -40,6 +41,10 @@ from dopamine_rl.errors import (
 Media = Literal["msgpack", "json"]
 MEDIA_TYPES: dict[Media, str] = {"msgpack": "application/msgpack", "json": "application/json"}
 
+Encoding = Literal["identity", "gzip", "deflate"]
+ENCODINGS: tuple[Encoding, ...] = ("gzip", "deflate", "identity")
+"""How a body may be compressed; `identity` is not at all."""
+
 MAX_ERROR_TEXT = 500
 """Characters of a message that leave the service; what it quotes may be a stranger's megabytes."""
 
@@ -60,8 +65,20 @@ class BodyTooLarge(WireError):
     """More bytes than are taken."""
 
 
+class HeadTooLarge(WireError):
+    """More headers than any request needs."""
+
+
+class AmbiguousLength(WireError):
+    """A body whose end is said in two ways."""
+
+
 class UnsupportedMedia(WireError):
     """A body that is neither msgpack nor JSON."""
+
+
+class UnsupportedEncoding(WireError):
+    """A body that is compressed in a way that is not taken."""
 
 
 class SlowBody(ScoringTimeout):
@@ -88,6 +105,9 @@ STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
     (VersionUnavailable, 409),
     (BodyTooLarge, 413),
     (UnsupportedMedia, 415),
+    (UnsupportedEncoding, 415),
+    (HeadTooLarge, 431),
+    (AmbiguousLength, 400),
     (WireError, 400),
     (BadInput, 422),
     (RateLimited, 429),

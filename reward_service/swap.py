@@ -78,10 +78,10 @@ def swap(
     if not folder.is_dir():
         raise BadInput("CHECKPOINT", str(checkpoint), "give the folder of a reward model")
     client = ServeRewardClient(app_name)
-    with ledger.claimed(app_name, 2 * config.timeout_s + 60.0):
+    with ledger.claimed(app_name, 2 * config.timeout_s + 60.0) as claim:
         record = ledger.read(app_name)
         record = record.stage(str(folder))
-        ledger.write(app_name, record)
+        ledger.write(app_name, record, claim)
         try:
             told = _wait(client, config, lambda told: _settled(record, told), say)
             version, before = _verdict(record, told), told[0].versions[0]
@@ -92,7 +92,7 @@ def swap(
             _check_idle(promoted, told, config)
             record = _named(promoted, told)
         finally:
-            ledger.write(app_name, record.withdraw())
+            ledger.write(app_name, record.withdraw(), claim)
         say(f"new episodes begin with {version}, running ones keep theirs")
         told = _wait(client, config, lambda told: all(one.versions[0] == version for one in told), say)
     return Swapped(version, before, len(told), time.monotonic() - began)

@@ -1,36 +1,177 @@
-"""The HTTP server that runs the ingress: sockets, connections and their bounds."""
+"""The HTTP server that runs the ingress: sockets, connections, TLS and their bounds."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
+from collections import Counter
+from typing import Any, Literal
 
+import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import RewardClient
-from reward_service.guards import IngressConfig, is_loopback
-from reward_service.ingress import make_app
+from reward_service.guards import IngressConfig, client_name, is_loopback, load_tls
+from reward_service.ingress import HEAD_BYTES, make_app
 
-HEAD_BYTES = 16 << 10
-HEAD_S = 10.0
-"""What the head of a request may take: bytes, and time from the opening of its connection."""
+CLOSE_S = 2.0
+"""How long a connection that is being closed may take to send its last bytes."""
+
+REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
+"""What a connection too many gets in place of an answer."""
+
+Phase = Literal["handshake", "head", "idle", "rest", "answer", "closing"]
+"""What a connection waits for: TLS, a request's head, a next request, a body that nobody reads, our answer, its end."""
+
+
+class _Connections:
+    """The open connections, in all and of each client. For one event loop."""
+
+    def __init__(self, config: IngressConfig) -> None:
+        self._most, self._most_per_client = config.max_connections, config.max_connections_per_client
+        self._open: Counter[str] = Counter()
+
+    def enter(self, client: str) -> bool:
+        """Count a connection; False, and nothing is counted, where it is one too many."""
+        if self._open.total() >= self._most or self._open[client] >= self._most_per_client:
+            return False
+        self._open[client] += 1
+        return True
+
+    def leave(self, client: str) -> None:
+        """Forget a connection that was counted."""
+        self._open[client] -= 1
+        if not self._open[client]:
+            del self._open[client]
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 that closes a connection which was opened and sends no request."""
+    """HTTP/1.1 in which every phase that waits for the other side has a deadline, which what it sends does not move.
+
+    The transport that arrives is always a bare one: so a connection counts, and its time runs, from its first packet on,
+    not from the end of a TLS handshake that may never come.
+    """
+
+    def __init__(
+        self, limits: IngressConfig, tls: ssl.SSLContext | None, connections: _Connections, **arguments: Any
+    ) -> None:
+        super().__init__(**arguments)
+        self._limits, self._tls, self._open = limits, tls, connections
+        self._bare: asyncio.Transport
+        self._client_name: str | None = None
+        self._phase: Phase | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
+        self._handshake: asyncio.Task[None] | None = None
+        self._early = bytearray()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._idle = self.loop.call_later(HEAD_S, self._close_idle)
+        self._bare = transport
+        address = transport.get_extra_info("peername")
+        client = client_name(str(address[0]) if address else "")
+        if not self._open.enter(client):
+            if self._tls is None:
+                transport.write(REFUSAL)
+            self._enter("closing")
+            transport.close()
+            return
+        self._client_name = client
+        if self._tls is None:
+            self._begin(transport)
+        else:
+            self._enter("handshake")
+            self._handshake = self.loop.create_task(self._secure(transport, self._tls))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._idle.cancel()
-        super().connection_lost(exc)
+        for timer in (self._deadline, self._unread):
+            if timer is not None:
+                timer.cancel()
+        if self._client_name is not None:
+            self._open.leave(self._client_name)
+            self._client_name = None
+        if self.transport is not None:
+            super().connection_lost(exc)
 
-    def _close_idle(self) -> None:
-        if self.scope is None and not self.transport.is_closing():
+    def data_received(self, data: bytes) -> None:
+        if self.transport is None:  # The handshake's last packet may bring the first of the request.
+            self._early += data
+            return
+        super().data_received(data)
+        self._look()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._look()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(self._limits.write_s, self._bare.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    async def _secure(self, bare: asyncio.Transport, tls: ssl.SSLContext) -> None:
+        """Speak TLS before HTTP; a handshake that fails or does not end closes the connection."""
+        try:
+            secured = await self.loop.start_tls(
+                bare,
+                self,
+                tls,
+                server_side=True,
+                ssl_handshake_timeout=self._limits.head_s,
+                ssl_shutdown_timeout=CLOSE_S,
+            )
+        except (OSError, asyncio.CancelledError):
+            secured = None
+        if secured is None or secured.is_closing():
+            bare.abort()
+            self.connection_lost(None)
+            return
+        self._begin(secured)
+        early, self._early = bytes(self._early), bytearray()
+        if early:
+            self.data_received(early)
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._enter("head")
+
+    def _look(self) -> None:
+        """Note what the connection waits for now."""
+        if self.transport.is_closing():
+            self._enter("closing")
+        elif self.cycle is not None and not self.cycle.response_complete:
+            self._enter("answer")  # Reading its body, the model and sending the answer have deadlines of their own.
+        elif self.conn.their_state is not h11.IDLE:
+            self._enter("rest")
+        elif self.conn.trailing_data[0] or self.cycle is None:
+            self._enter("head")
+        else:
+            self._enter("idle")
+
+    def _enter(self, phase: Phase) -> None:
+        """Give a phase its time; that of a phase which goes on runs on."""
+        if phase == self._phase:
+            return
+        self._phase = phase
+        if self._deadline is not None:
+            self._deadline.cancel()
+        head_s, idle_s = self._limits.head_s, self._limits.idle_s
+        limits = {"head": head_s, "rest": head_s, "idle": idle_s, "closing": CLOSE_S}
+        if phase in limits:
+            self._deadline = self.loop.call_later(limits[phase], self._end)
+
+    def _end(self) -> None:
+        """Close, and break off what cannot be closed because its last bytes are not read."""
+        if self._phase == "closing":
+            self._bare.abort()
+        else:
+            self._enter("closing")
             self.transport.close()
 
 
@@ -40,13 +181,23 @@ def make_server(
     """A server and the sockets it is to run on, which listen already: `server.run(sockets)` answers until interrupted.
 
     Raises:
-        BadInput: others could reach it and there is no token, or the address cannot be taken.
+        BadInput: others could reach it and there is no token or no TLS, its certificate cannot be used, or the address
+            cannot be taken.
     """
     if token is None and not is_loopback(config.host):
         raise BadInput("host", config.host, "give a token, or listen on 127.0.0.1 only")
+    tls, connections = load_tls(config), _Connections(config)
+
+    class Protocol(_Protocol):
+        """With the limits of this server; uvicorn makes one for each connection."""
+
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(config, tls, connections, **arguments)
+
     settings = uvicorn.Config(
         make_app(client, config, token),
-        http=_Protocol,
+        http=Protocol,
+        loop="asyncio",
         ws="none",
         lifespan="off",
         access_log=False,
@@ -54,9 +205,8 @@ def make_server(
         server_header=False,
         # The sender's address is that of its connection: a header that names another would get it a rate of its own.
         proxy_headers=False,
-        limit_concurrency=config.max_connections,
         h11_max_incomplete_event_size=HEAD_BYTES,
-        timeout_keep_alive=30,
+        timeout_keep_alive=int(config.idle_s) + 1,
         timeout_graceful_shutdown=3,
         workers=1,
     )

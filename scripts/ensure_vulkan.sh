@@ -2,7 +2,9 @@
 # Make sure that SAPIEN can render on this machine: bash scripts/ensure_vulkan.sh PYTHON
 #
 # Renders one tiny picture with PYTHON. Where that works, nothing is changed. Where it does not, and this is root on
-# Debian or Ubuntu, Mesa's software Vulkan driver is installed; elsewhere the script says what to install and fails.
+# Debian or Ubuntu, Mesa's software Vulkan driver is installed, for which an entry may be added to apt's sources;
+# elsewhere the script says what to install and fails. With DOPAMINE_SYSTEM=keep it changes nothing in any case, and
+# prints the commands to run by hand.
 set -euo pipefail
 
 python=${1:?usage: ensure_vulkan.sh PYTHON}
@@ -22,9 +24,25 @@ give_up() {
     exit 1
 }
 
+# Print the commands that would install the driver, for somebody to run who may change the system.
+by_hand() {
+    local suite entry="" from=""
+    if ! new_enough "$(candidate || true)"; then
+        suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+        entry=$(backports_entry "$suite")
+    fi
+    echo "Run by hand, as root:"
+    if [ -n "$entry" ]; then
+        from="-t $suite-backports "
+        printf "    cat >/etc/apt/sources.list.d/dopamine-backports.sources <<'END'\n%s\nEND\n" "$entry"
+    fi
+    echo "    apt-get update"
+    echo "    apt-get install --no-install-recommends $from${packages[*]}"
+}
+
 candidate() { apt-cache policy "${packages[0]}" | awk '$1 == "Candidate:" { print $2 }'; }
 
-new_enough() { dpkg --compare-versions "$1" ge "$least_mesa"; }
+new_enough() { dpkg --compare-versions "${1:-0}" ge "$least_mesa"; }
 
 # Print a deb822 entry for SUITE-backports, with the address and key of the configured archive that holds SUITE.
 backports_entry() {
@@ -63,7 +81,7 @@ install_mesa() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq || give_up "apt-get update failed"
     version=$(candidate)
-    if ! new_enough "${version:-0}"; then
+    if ! new_enough "$version"; then
         suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
         entry=$(backports_entry "$suite")
         [ -n "$entry" ] || give_up "apt offers ${packages[0]} ${version:-(none)}, and no archive of '$suite' is configured"
@@ -74,8 +92,17 @@ install_mesa() {
     apt-get install -y -qq --no-install-recommends "${from[@]}" "${packages[@]}" >/dev/null || give_up "apt-get install failed"
 }
 
+system=${DOPAMINE_SYSTEM:-change}
+case $system in
+change | keep) ;;
+*) echo "DOPAMINE_SYSTEM = '$system': write keep, so that nothing is installed, or leave it out" >&2; exit 2 ;;
+esac
 renders && exit 0
 command -v apt-get >/dev/null || give_up "this is not Debian or Ubuntu"
+if [ "$system" = keep ]; then
+    by_hand >&2
+    give_up "DOPAMINE_SYSTEM=keep forbids to install one"
+fi
 [ "$(id -u)" = 0 ] || give_up "not root; run: sudo bash scripts/ensure_vulkan.sh $python"
 echo "No usable Vulkan driver; installing ${packages[*]}" >&2
 install_mesa

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import ESCAPED, write_atomically
 from dopamine_rl.grm.score import format_decimal_score, parse_score
 
 IMAGES = 8
@@ -77,7 +77,7 @@ def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
 
     def write(temporary: Path) -> None:
         nonlocal count
-        with temporary.open("w", encoding="utf-8") as file:
+        with temporary.open("w", encoding="utf-8", errors=ESCAPED) as file:
             if not lines:
                 file.write("[")
             for item in items:

@@ -189,6 +189,9 @@ class LeRobotSource:
     ) -> EpisodeInfo:
         if success is not None and not isinstance(success, bool):
             raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
+        odd = [label for label in labels or () if label is not None and not isinstance(label, int | float)]
+        if odd:
+            raise EpisodeError(f"{name}/{row.data}: {SUBTASK}", odd[0], "give the number of a sub-task, or null")
         found = None if labels is None else segments(labels)
         keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
         if found is not None:

@@ -99,7 +99,7 @@ def _to_row(root: Path, path: str, row: dict[str, Any], info: Mapping[str, Any],
     if not _is_count(row["episode_index"]):
         raise malformed(root, path, "episode_index", row["episode_index"], "give whole numbers from 0 on")
     name = episode_name(int(row["episode_index"]))
-    words = [row["tasks"]] if isinstance(row["tasks"], str) else row["tasks"] or ()
+    words = row["tasks"] if isinstance(row["tasks"], list) else [row["tasks"]]
     instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
     if not _is_count(row["length"]):
         raise EpisodeError(f"{name}/{path}: length", row["length"], "give a number of frames")

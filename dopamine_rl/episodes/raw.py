@@ -125,7 +125,9 @@ def is_too_short(folder: Path) -> bool:
     """An episode's first video can be opened and has less than two frames: there is nothing to compare in it."""
     names = sorted(list_videos(folder), key=lambda name: name != CAMERAS[0])
     try:
-        return bool(names) and count_frames(folder / f"{names[0]}.mp4") < 2
+        first = folder / f"{names[0]}.mp4" if names else None
+        # Tables may list less than there is; what they list in full is not read again.
+        return first is not None and count_frames(first) < 2 and len(frame_times(first)) < 2
     except ValueError:
         return False
 

@@ -75,8 +75,14 @@ class Recording:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Changes where the episode's files or what is said about it change."""
-        files = tuple((str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.videos)
+        """Changes where the episode's files or what is said about it change. Raises BadInput where a video is missing."""
+        try:
+            stats = [path.stat() for path in self.videos]
+        except OSError as error:
+            missing = next((path for path in self.videos if not path.exists()), self.videos[0])
+            raise BadInput("EPISODE", str(missing), f"give a video that can be read ({error.strerror})") from error
+        names = [str(path.resolve()) for path in self.videos]
+        files = tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in zip(names, stats, strict=True))
         keyframes = None if self.keyframes is None else tuple(self.keyframes.tolist())
         return files, self.instructions, keyframes, *((self.name,) if self.source else ())
 

@@ -50,6 +50,15 @@ def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
             raise EpisodeError(f"{info.episode_id}: task", "", fix)
 
 
+def passed_over(path: Path) -> list[str]:
+    """Names of the folders among raw episodes that are none: they hold neither keyframes nor the front camera's video."""
+    if lerobot.is_dataset(path) or (path / raw.KEYFRAMES).exists() or not raw.list_episodes(path):
+        return []
+    folders = (folder for folder in path.glob("[!.]*") if folder.is_dir())
+    marks = (raw.KEYFRAMES, f"{raw.CAMERAS[0]}.mp4")
+    return sorted(folder.name for folder in folders if not any((folder / mark).exists() for mark in marks))
+
+
 class RawSource:
     """Raw episode folders.
 

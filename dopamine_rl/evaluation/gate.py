@@ -205,7 +205,7 @@ def episode_request(
     context = reference.context(demonstration.episode_id, demonstration.frames[0])
     times = tuple(range(1, len(frames)))
     start = 1.0 if reverse else 0.0
-    return ScoreRequest(context, frames[0], frames[1:], times, deadline_s * 1e3, start, fusion)
+    return ScoreRequest(context, frames[0], frames[1:], times, deadline_s * 1e3, start, fusion, (start, start, start))
 
 
 def judge(

@@ -19,11 +19,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.config import LoRAConfig
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version
+from dopamine_rl.texts import code
 
 if TYPE_CHECKING:
     from dopamine_rl.grm.model import GRM
@@ -87,9 +88,11 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 
     def fill(partial: Path) -> None:
         save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (partial / GRM_FILE).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(_card(version, base, tensors, card), encoding="utf-8")
+        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", errors=ESCAPED)
+        (partial / GRM_FILE).write_text(
+            json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED
+        )
+        (partial / "README.md").write_text(_card(version, base, tensors, card), encoding="utf-8", errors=ESCAPED)
 
     write_folder_atomically(Path(folder), fill)
     return version
@@ -98,11 +101,11 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 def _card(version: str, base: Mapping[str, str], tensors: Mapping[str, torch.Tensor], card: Mapping[str, Any]) -> str:
     size = sum(tensor.numel() for tensor in tensors.values())
     lines = [
-        f"---\nlibrary_name: peft\nbase_model: {base['path']}\npipeline_tag: image-text-to-text\n---",
+        f"---\nlibrary_name: peft\nbase_model: {json.dumps(base['path'])}\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}, an adapter\n",
         f"{size / 1e6:.2f} M weights beside the reward model {base['model_version']}.\n",
     ]
-    lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -17,7 +17,7 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTo
 from transformers.utils import logging
 
 from dopamine_rl.errors import CheckpointError
-from dopamine_rl.files import write_folder_atomically
+from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.adapters import is_adapter, load_adapter
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.lora import merged_weights
@@ -26,6 +26,7 @@ from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, load_template
 from dopamine_rl.grm.trie import answer_trie
 from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, folder_documents, folder_version
+from dopamine_rl.texts import code
 
 ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
 """What can be loaded, by `model_type` of `config.json`, and what people call it."""
@@ -52,8 +53,10 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
         grm.template.save(partial)
         version = folder_version(partial)
         content = {"format": GRM_FORMAT, "hop_bins": HOP_BINS, "model_version": version, "card": dict(card)}
-        (partial / GRM_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (partial / "README.md").write_text(_model_card(grm, version, card), encoding="utf-8")
+        (partial / GRM_FILE).write_text(
+            json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED
+        )
+        (partial / "README.md").write_text(_model_card(grm, version, card), encoding="utf-8", errors=ESCAPED)
 
     return folder_version(write_folder_atomically(Path(folder), fill))
 
@@ -66,7 +69,7 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
         f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt "
         f"`{grm.template.name}`. It compares two moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
     ]
-    lines += [f"- **{key}**: {json.dumps(value, ensure_ascii=False)}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 

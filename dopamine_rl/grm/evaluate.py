@@ -68,7 +68,8 @@ def evaluate(
 
     Returns:
         For successes voc_plus, voc_minus, spearman (fused progress against the truth), mae, end (final fused progress);
-        with failures also end_failures and auc (success against failure by the final progress).
+        with failures also end_failures and auc (success against failure by the final progress). The rank correlations
+        (the first three) are over successes of at least `metrics.MIN_POINTS` frames, and left out where there is none.
     Raises:
         BadInput: no success among the episodes.
     """
@@ -82,13 +83,16 @@ def evaluate(
         if not episode.success:
             continue
         truth = episode.progress[frames[1:]]
+        rows["mae"].append(metrics.progress_mae(folded.progress, truth))
+        if len(frames) < metrics.MIN_POINTS:
+            continue
         rows["voc_plus"].append(metrics.voc_plus(gain[:, 0] - loss[:, 0]))
         rows["voc_minus"].append(metrics.voc_minus(back))
         rows["spearman"].append(metrics.spearman(folded.progress, truth))
-        rows["mae"].append(metrics.progress_mae(folded.progress, truth))
     if not ends[True]:
         raise BadInput("episodes", len(episodes), "evaluate on at least one successful episode")
-    figures = {name: float(np.mean(values)) for name, values in rows.items()} | {"end": float(np.mean(ends[True]))}
+    means = {name: float(np.mean(values)) for name, values in rows.items() if values}
+    figures = means | {"end": float(np.mean(ends[True]))}
     if ends[False]:
         figures["end_failures"] = float(np.mean(ends[False]))
         figures["auc"] = metrics.auc(ends[True], ends[False])

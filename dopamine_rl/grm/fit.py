@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,7 @@ import torch
 
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically, write_folder_atomically
+from dopamine_rl.files import becomes, remove, write_atomically, write_folder_atomically
 from dopamine_rl.grm.adapters import add_lora, save_adapter
 from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
@@ -87,10 +88,12 @@ def claim(job: TrainingJob, fresh: bool = False) -> bool:
     Args:
         fresh: forget such a state.
     Raises:
-        BadInput: the state is that of a job with other settings.
+        BadInput: the state is that of a job with other settings, or the folder is not a training's.
     """
-    if fresh:
-        shutil.rmtree(job.work, ignore_errors=True)
+    _check_own(job.work)
+    if fresh and job.work.is_dir():
+        for path in job.work.glob("[!.]*"):  # hidden is what says that it is being worked on
+            remove(path)
     settings, path, begun = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
     if begun:
         earlier = json.loads(path.read_text(encoding="utf-8"))
@@ -102,9 +105,44 @@ def claim(job: TrainingJob, fresh: bool = False) -> bool:
     return begun
 
 
+def _check_own(work: Path) -> None:
+    """Raises BadInput where a job's folder holds what no training wrote: in the end it is removed."""
+    if work.is_symlink() or (work.exists() and not work.is_dir()):
+        raise BadInput(
+            "--out", str(work), "move this away, or give another --out: the training needs a folder of this name"
+        )
+    if not work.is_dir():
+        return
+    ours = re.compile(rf"{MODEL}|{re.escape(STATE)}|{re.escape(SETTINGS)}|grm_sft_[0-9a-f]{{8}}|\.lock|\.DS_Store")
+    names = (becomes(path.name) or path.name for path in work.iterdir())
+    others = sorted(name for name in names if not ours.fullmatch(name))
+    if not others and (work / SETTINGS).exists() and not _is_settings(work / SETTINGS):
+        others = [SETTINGS]
+    if others:
+        fix = f"move this folder away, or give another --out: no training wrote {', '.join(others[:3])} in it"
+        raise BadInput("--out", str(work), fix)
+
+
+def _is_settings(path: Path) -> bool:
+    """True if a file is what `claim` writes."""
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(settings, dict) and "DATA" in settings
+
+
 def publish(job: TrainingJob, out: Path) -> Path:
-    """Put the finished model in its place, replacing what is there, and remove the job's folder."""
-    write_folder_atomically(out, lambda target: shutil.copytree(job.work / MODEL, target, dirs_exist_ok=True))
+    """Put the finished model in its place, replacing what is there, and remove the job's folder.
+
+    Its files are moved: a full disk has no room for a second copy.
+    """
+
+    def move(target: Path) -> None:
+        for path in (job.work / MODEL).iterdir():
+            shutil.move(path, target / path.name)
+
+    write_folder_atomically(out, move)
     shutil.rmtree(job.work)
     return out
 
@@ -155,13 +193,22 @@ def fit(
         trainer.load_state_dict(content)
         curve += content.get("curve", [])
 
+    def save_state(update: int, content: dict[str, Any]) -> None:
+        """The training is worth more than a state on the way: where it cannot be written, the next one may be."""
+        try:
+            write_atomically(state, lambda path: torch.save(content | {"curve": curve}, path))
+        except OSError as error:
+            on_progress(f"the state of update {update} could not be saved: {error.strerror or error}", True)
+
     known: dict[int, dict[str, dict[str, float]]] = {}
 
     def judged(progress: TrainProgress) -> dict[str, dict[str, float]]:
         if progress.update in known:
             return known[progress.update]
         with trainer.gathered():
-            tasks = known[progress.update] = judge(grm, exams) if first else {}
+            tasks = known[progress.update] = (
+                figures_or_none(judge, "held-out", grm, exams, on_progress) if first else {}
+            )
         if figures := mean_figures(tasks):
             said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
             on_progress(f"update {progress.update}, held out: {said}", True)
@@ -175,16 +222,22 @@ def fit(
             content = trainer.state_dict()
             judged(progress)
             if first:
-                write_atomically(state, lambda path: torch.save(content | {"curve": curve}, path))
+                save_state(progress.update, content)
 
     progress = train(trainer, each_update)
+    if progress.update % config.checkpoint_updates:  # killed while it is judged, nothing is trained again
+        content = trainer.state_dict()
+        if first:
+            save_state(progress.update, content)
     tasks = judged(progress)
     figures = mean_figures(tasks)
     card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
     card |= {"held_out": figures} if tasks else {}
     card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
     with trainer.gathered():
-        card["demonstration"] = mean_figures(fit_of(grm, exams)) if first else {}
+        card["demonstration"] = (
+            mean_figures(figures_or_none(fit_of, "demonstration's", grm, exams, on_progress)) if first else {}
+        )
     weights = trainer.weights()
     if not first:
         return None
@@ -276,6 +329,22 @@ def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
 def fit_of(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
     """The same on the demonstrations themselves: how well a model fits what it was trained on."""
     return {exam.task: evaluate(grm, [exam.demonstration], exam.demonstration) for exam in exams}
+
+
+def figures_or_none(
+    judge: Callable[[GRM, Sequence[Exam]], dict[str, dict[str, float]]],
+    whose: str,
+    grm: GRM,
+    exams: Sequence[Exam],
+    on_progress: OnProgress,
+) -> dict[str, dict[str, float]]:
+    """What `judge` says; nothing, and a line of why, where it fails in any way: a trained model outlives its exam."""
+    try:
+        return judge(grm, exams)
+    except Exception as error:
+        why = str(error).partition("\n")[0] or type(error).__name__
+        on_progress(f"the {whose} figures could not be computed: {why}. The model is kept without them", True)
+        return {}
 
 
 def mean_figures(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -116,6 +116,16 @@ def install(folder: Path, template: PromptTemplate, pixels: bool = True) -> list
     return changed
 
 
+def _made_beside(out: Path, folder: Path) -> bool:
+    """True if a folder is what `install_beside` makes of this checkpoint."""
+    entries = list(out.iterdir()) if out.is_dir() else []
+    weights = [path for path in entries if path.match(WEIGHTS)]
+    small = {path.name for path in entries} - {path.name for path in weights}
+    linked = bool(weights) and all(path.is_symlink() for path in weights)
+    others = small - {path.name for path in folder.iterdir()} - {TEMPLATE_FILE}
+    return linked and (out / TEMPLATE_FILE).is_file() and not others and out.resolve() != folder.resolve()
+
+
 def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bool = True) -> list[str]:
     """The same in a folder of its own, which has links to the checkpoint's weights and copies of its small files.
 
@@ -123,7 +133,7 @@ def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bo
         BadInput: `out` is there, and is not what this function makes.
     """
     changed: list[str] = []
-    if out.exists() and not any(path.is_symlink() for path in out.glob(WEIGHTS)):
+    if out.exists() and not _made_beside(out, folder):
         raise BadInput("--out", str(out), "name a folder that is not there yet")
 
     def fill(partial: Path) -> None:

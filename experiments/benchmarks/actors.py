@@ -45,7 +45,7 @@ from experiments.runtime.ending import command
 from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
-    from experiments.job.training import LabelLedger
+    from learner.training import LabelLedger
     from reward_service.client import ServeRewardClient
 
 APP = "benchmark-actors"
@@ -206,7 +206,7 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
     import ray
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
-    from experiments.job.training import LabelLedger
+    from learner.training import LabelLedger
 
     pixels = np.zeros((len(config.env.views), config.env.image_size, config.env.image_size, 3), np.uint8)
     reference = TaskReference("insert the peg", pixels[0], pixels[0], pixels)
@@ -236,15 +236,19 @@ def actor_config(config: ExperimentConfig, reference: TaskReference, records: Pa
 
 def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: Arguments) -> dict[str, Any]:
     """One row: both arms in turn, the first of a round changing."""
+    from learner.training import LatencyHistogram
+
     count = -(-arguments.steps // fragment)
     rates: dict[str, list[float]] = {name: [] for name in arms}
-    before = len(arms["on"].labels.latencies_ms)
+    labels = arms["on"].labels
+    before = dict(labels.latencies.bins)
     for turn in range(arguments.rounds):
         for name in list(arms)[:: 1 if turn % 2 == 0 else -1]:
             arms[name].act(fragment, 2)
             rates[name].append(count * fragment / arms[name].act(fragment, count))
     on, off = (np.array(rates[name]) for name in ("on", "off"))
-    p50, p99 = np.percentile(arms["on"].labels.latencies_ms[before:], [50, 99])
+    latencies = LatencyHistogram({i: n - before.get(i, 0) for i, n in labels.latencies.bins.items()})
+    p50, p99 = (latencies.quantile(share) for share in (0.5, 0.99))
     return {
         "latency_ms": latency_ms,
         "fragment": fragment,
@@ -252,8 +256,8 @@ def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments
         "interval": [round(bound, 3) for bound in median_interval(on / off)],
         "on_steps_per_s": round(float(np.median(on)), 1),
         "off_steps_per_s": round(float(np.median(off)), 1),
-        "p50_ms": round(float(p50), 1),
-        "p99_ms": round(float(p99), 1),
+        "p50_ms": None if p50 is None else round(p50, 1),
+        "p99_ms": None if p99 is None else round(p99, 1),
     }
 
 

@@ -68,6 +68,7 @@ def convert(arguments: Arguments) -> dict[str, Any]:
     if out.exists():
         raise BadInput("OUT", str(out), "name a folder that is not there yet")
     console = Console()
+    console.say_passed_over([arguments.raw])
     opened = open_source(arguments.raw, arguments.cameras)
     source = _Watched(opened, console)
     check_instructions(source.episodes())

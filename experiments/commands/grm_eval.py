@@ -62,6 +62,10 @@ class Arguments:
     """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
     """With --url: file with the service's token."""
+    ca_file: Annotated[Path | None, option("FILE", "")] = None
+    """With an https --url: certificates that vouch for the service."""
+    insecure: bool = False
+    """With --url: send the token to another machine without https."""
     threads: Annotated[int | None, option("N", "torch's")] = None
     """With CHECKPOINT: CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
@@ -167,6 +171,7 @@ def run(arguments: Arguments) -> Evaluation:
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride
     console.say("reading episodes")
+    console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
         arguments.data, arguments.demo, stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"), arguments.cameras,
@@ -191,8 +196,8 @@ def run(arguments: Arguments) -> Evaluation:
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
-    write(arguments.out, evaluation)
     print(evaluation.table())
+    write(arguments.out, evaluation)
     print(f"written: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
@@ -200,13 +205,13 @@ def run(arguments: Arguments) -> Evaluation:
 
 def write(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.md, its plots, and eval.json last."""
-    from dopamine_rl.files import write_atomically
+    from dopamine_rl.files import write_text
     from experiments.reports.evaluation_plots import plot_all
 
     plot_all(folder, evaluation)
     text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
     for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_text(folder / name, content)
 
 
 def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:

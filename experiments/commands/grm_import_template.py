@@ -25,6 +25,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS
 from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import lasting_path
 
 Contract = Literal["grm-3b", "grm-2.0"]
 PIXELS = f"Leave the limits of pictures as they are, instead of {MIN_PIXELS} to {MAX_PIXELS} pixels."
@@ -72,6 +73,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
 
     checkpoint = arguments.paths[-1]
     folder = model_folder(checkpoint)
+    if arguments.out is None:
+        lasting_path(folder, "CHECKPOINT")
     check_released(folder)
     if folder != checkpoint and arguments.out is None:
         raise BadInput("--out", None, f"give a folder: {checkpoint} lies in a cache, where nothing is to be changed")

@@ -93,6 +93,7 @@ def report(arguments: Arguments) -> dict[str, Any]:
         check_new(arguments.items)
     if not 1 <= arguments.n <= MOST_PAIRS:
         raise BadInput("-n", arguments.n, f"give 1 to {MOST_PAIRS}")
+    Console().say_passed_over([arguments.data])
     source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
     print("\n".join(source.notes), end="\n" if source.notes else "")

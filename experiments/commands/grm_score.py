@@ -13,6 +13,7 @@ The last line is JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,16 +29,18 @@ from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, Recording, re
 from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.files import LONGEST_NAME
+from dopamine_rl.texts import one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
-from experiments.reports.scores import ScoredRecording, figures, stored_figures, write_scores
+from experiments.reports.scores import ScoredRecording, check_own, figures, stored_figures, write_scores
 from experiments.reports.tables import show
 from experiments.runtime.arguments import Cameras, ResultPath, option, written
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder
+from experiments.runtime.storage import check_folder, lasting_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -76,6 +79,10 @@ class Arguments:
     """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
     """With --url: file with the service's token."""
+    ca_file: Annotated[Path | None, option("FILE", "")] = None
+    """With an https --url: certificates that vouch for the service."""
+    insecure: bool = False
+    """With --url: send the token to another machine without https."""
     threads: Annotated[int | None, option("N", "torch's")] = None
     """With --model: CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
@@ -145,12 +152,18 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
+        for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
+            lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
+    console.say_passed_over(path for path in map(Path, arguments.episodes) if path.is_dir())
     for note in notes(plans):
         console.say(note)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
     check_folder(arguments.out)
+    for plan in plans:
+        if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
+            raise BadInput("EPISODE", plan.recording.name, "give it a shorter name: its results are called after it")
     with reward_client(arguments, plans, console) as client, interruptible(KEPT):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
@@ -185,6 +198,7 @@ def _result(
         known = None if arguments.fresh else stored_figures(out, name, inputs, video=arguments.video)
         if known is not None:
             return {"episode": name, **known, "kept": True}
+        check_own(out, name)
         scored = score(plan, client, version, scoring, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
@@ -239,7 +253,7 @@ HEADINGS = {
 
 def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
     """The results as rows below their head; a dash stands where nothing can be said."""
-    return [list(HEADINGS.values()), *([_cell(result.get(name)) for name in HEADINGS] for result in results)]
+    return [list(HEADINGS.values()), *([one_line(_cell(result.get(name))) for name in HEADINGS] for result in results)]
 
 
 def _cell(value: object) -> str:

@@ -4,6 +4,8 @@
 
 Starts the reward service on a Ray cluster (the one of RAY_ADDRESS, else one on this machine) and an HTTP server in
 front of it, prints its address, and takes both down on Ctrl-C. `/docs` on that address describes the interface.
+
+For other machines (any --host but this machine's own) it wants a token, and TLS: --tls-cert FILE --tls-key FILE.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dopamine_rl.wire import WireLimits
 from experiments.runtime.arguments import option
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.ending import command, interruptible
-from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_token
+from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_tls, load_token
 
 ENDED = "stopped"
 
@@ -39,17 +41,29 @@ class Arguments:
     app: Annotated[str | None, option("NAME", "")] = None
     """Serve this running application instead of a checkpoint."""
     host: Annotated[str, option("ADDRESS")] = USUAL.host
-    """Address to listen on; off loopback only with a token."""
+    """Address to listen on; off loopback only with a token and TLS."""
     port: Annotated[int, option("N")] = USUAL.port
     """Port to listen on; 0 takes a free one."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
     """File with the token that clients must send."""
+    tls_cert: Annotated[Path | None, option("FILE", "")] = None
+    """PEM file of the server's certificate: speak https."""
+    tls_key: Annotated[Path | None, option("FILE", "")] = None
+    """PEM file of its key, where that is not in the same file."""
+    insecure: bool = False
+    """Listen off loopback without TLS."""
     max_mb: Annotated[float, option("MB")] = USUAL.limits.max_bytes / 2**20
     """Largest request in MiB."""
     memory_mb: Annotated[float, option("MB")] = USUAL.memory_mb
     """MiB for all requests under way."""
     rate_hz: Annotated[float, option("HZ")] = USUAL.rate_hz
     """Requests a second of one client."""
+    max_connections: Annotated[int, option("N")] = USUAL.max_connections
+    """Open connections."""
+    max_connections_per_client: Annotated[int, option("N")] = USUAL.max_connections_per_client
+    """The same of one client; as many where a proxy stands in front."""
+    ready_s: Annotated[float, option("S")] = 180.0
+    """Seconds for the first copy to answer; a large model in vLLM may take 600."""
     replicas: Annotated[int, option("N")] = 1
     """Copies of the model."""
     threads: Annotated[int, option("N")] = 1
@@ -86,8 +100,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         burst=2 * arguments.rate_hz,
         total_rate_hz=max(arguments.rate_hz, IngressConfig.total_rate_hz),
         total_burst=2 * max(arguments.rate_hz, IngressConfig.total_rate_hz),
+        max_connections=arguments.max_connections,
+        max_connections_per_client=arguments.max_connections_per_client,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
+        insecure=arguments.insecure,
     )
     token = load_token(arguments.token_file, config.host)
+    load_tls(config)  # Looked at now: what is wrong with it shall not come out after minutes of loading.
     checkpoint = None if arguments.checkpoint is None else model_folder(arguments.checkpoint)
     os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
     with interruptible(ENDED, status=0):
@@ -100,7 +120,13 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
     from reward_service.service import ServiceConfig
 
     engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
-    service = ServiceConfig(replicas=arguments.replicas, threads=arguments.threads, num_gpus=arguments.gpus, **engine)
+    service = ServiceConfig(
+        replicas=arguments.replicas,
+        threads=arguments.threads,
+        num_gpus=arguments.gpus,
+        ready_s=arguments.ready_s,
+        **engine,
+    )
     print("starting the cluster …", flush=True)
     with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(ENDED, 0):
         import ray
@@ -129,7 +155,7 @@ def listen(client: object, config: IngressConfig, token: str | None) -> None:
 
     server, sockets = make_server(client, config, token)  # type: ignore[arg-type]
     host, port = sockets[0].getsockname()[:2]
-    where = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    where = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
     print(f"serving {where}  (interface: {where}/docs, {where}/openapi.json; {'with a' if token else 'no'} token)", flush=True)  # fmt: skip
     print("Ctrl-C ends it", flush=True)
     server.run(sockets)

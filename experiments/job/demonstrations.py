@@ -21,11 +21,11 @@ from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome
 from dopamine_rl.errors import BadInput, require
-from dopamine_rl.files import remove_leftovers, write_atomically
+from dopamine_rl.files import remove_leftovers, write_text
 from experiments.runtime.arguments import ResultPath, option, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
-from experiments.runtime.storage import make_folder
+from experiments.runtime.storage import lasting_path, make_folder, only_writer
 from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
@@ -93,15 +93,23 @@ def record(arguments: DemosArguments) -> dict[str, Any]:
         BadInput: an argument cannot be used, or the folder's episodes were recorded in another way.
     """
     task = find_task(arguments.task)
-    out = (arguments.out or Path("demos") / _short(task)).resolve()
+    out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     if arguments.trajectories is None:
         episodes, origin = plan(task, arguments), None
     else:
         episodes, origin = plan_replay(task, env, arguments)
     make_folder(out)
-    _agree(out, {**asdict(env), "trajectories": origin})
-    remove_leftovers(out)
+    with only_writer(out):
+        _agree(out, {**asdict(env), "trajectories": origin})
+        return _fill(task, episodes, env, out, arguments)
+
+
+def _fill(
+    task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments
+) -> dict[str, Any]:
+    """Record what is missing of some episodes, and return what the last line says."""
+    remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
     console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
@@ -194,8 +202,7 @@ def _agree(out: Path, settings: dict[str, Any]) -> None:
     """Write how the folder's episodes are recorded, or refuse to mix them with others."""
     settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
-        text = json.dumps(settings, indent=2)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, json.dumps(settings, indent=2))
         return
     there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():

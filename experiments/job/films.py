@@ -22,20 +22,21 @@ TITLES = {"expert": "Scripted expert", "bc": "First policy (cloned)", "policy": 
 def make_films(run: Run, prepared: Prepared) -> list[str]:
     """Film the first unseen episode of each policy; returns the files' names."""
     config, model = run.config, prepared.model
+    version = model.version if model else None
     specs = {name: spec for name, spec in policies(run, prepared).items() if name in TITLES}
     versions = [file_version(spec.path) if spec.path else spec.kind for spec in specs.values()]
-    depends_on = (versions, model.version, config.env, config.fusion, config.reward, config.gamma, config.evaluation)
+    depends_on = (versions, version, config.env, config.fusion, config.reward, config.gamma, config.evaluation)
     names: list[str] = run.phase("films", "Videos", depends_on, lambda: _film(run, specs, model))
     return names
 
 
-def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel) -> list[str]:
+def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel | None) -> list[str]:
     config, seed = run.config, run.config.evaluation.first_seed
     films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console.progress, "films")
-    _, client = run.service(model.path)
+    client = run.service(model.path)[1] if model else None
     names = []
     for name, film in zip(specs, films, strict=True):
-        curves = film_curves(film, client, model.reference, config)
+        curves = film_curves(film, client, model.reference, config) if client and model else task_curves(film)
         verdict = "success" if film.success else "failure"
         title = f"{TITLES[name]}, unseen seed {seed}: {verdict}. Reward: {config.reward}"
         names.append(write_film(run.path / f"{name}.mp4", enumerate(film.views), curves, title).name)
@@ -43,23 +44,23 @@ def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel) -> list[st
 
 
 def film_curves(film: Film, client: RewardClient, reference: TaskReference, config: ExperimentConfig) -> Curves:
-    """Progress of a filmed episode and the reward that this run's labeller pays for it.
-
-    The curves always show the reward model's progress; in the modes that do not ask it, the reward is the task's alone
-    or comes from the simulator, as the title says.
-    """
+    """Progress of a filmed episode by the reward model, and the reward that this run's labeller pays for it."""
     name = f"film_{film.seed}"
     scored = [t for t in film.score_times if t > 0]
-    asking = replace(labeller_config(config), mode=config.reward if config.reward in ("grm", "naive") else "grm")
-    labeller = Labeller(replace(asking, records_dir=Path("kept in memory")), client)
+    labeller = Labeller(replace(labeller_config(config), records_dir=Path("kept in memory")), client)
     labeller.begin(name, reference.context(name, film.views[0]))
     for time in scored:
         labeller.observe(name, time, film.views[time])
     rewards, _ = labeller.collect(name, 0, film.task_rewards, film.terminated)
     record = labeller.finish(name)
     assert record is not None
-    if config.reward in ("sparse", "oracle"):
-        rewards = film.task_rewards
     perspectives = np.array([np.zeros(3)] + [frame.perspectives for frame in record.frames], np.float32)
     progress = np.array([0.0] + [frame.progress for frame in record.frames], np.float32)
     return Curves(np.array([0, *scored]), progress, perspectives, np.arange(len(rewards) + 1), rewards)
+
+
+def task_curves(film: Film) -> Curves:
+    """The task's own reward alone: no reward model was made, and none is asked."""
+    nothing, rewards = np.zeros(0), film.task_rewards
+    edges, perspectives = np.arange(len(rewards) + 1), np.zeros((0, 3), np.float32)
+    return Curves(nothing, np.zeros(0, np.float32), perspectives, edges, rewards, "task reward")

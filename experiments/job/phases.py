@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
+from actors.record_writer import RecordWriter
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -20,6 +21,7 @@ from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.policy import save_policy
+from dopamine_rl.provenance import provenance
 from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
 from experiments.job import plans as episodes
 from experiments.job.report import plot_gate
@@ -80,22 +82,28 @@ class Prepared:
     Args:
         policy_episodes: folders of the policy's demonstrations.
         gate_episodes: folders of the unseen episodes and who acted in them.
+        model: the reward model; None where the reward does not come from one.
     """
 
     policy_episodes: list[Path]
     gate_episodes: list[tuple[Path, Source]]
     cloned: Cloned
-    model: RewardModel
+    model: RewardModel | None
 
 
 def prepare(run: Run) -> Prepared:
-    """Demonstrations, a cloned policy, its rollouts, and a reward model."""
+    """Demonstrations and a cloned policy; where the reward asks a reward model, the policy's rollouts and that model."""
     config, root = run.config, run.path / "demonstrations"
-    if config.sft.start_from:
+    asks = asks_model(config)
+    if asks and config.sft.start_from:
         load_grm(config.sft.start_from)  # What cannot be used is said now, not after the demonstrations.
     scripted = episodes.scripted_plans(config, root)
+    if not asks:
+        scripted = {"policy": scripted["policy"]}
     _record(run, "demonstrations", "Demonstrations by a scripted expert", scripted)
     cloned = _clone(run, scripted["policy"].paths)
+    if not asks:
+        return Prepared(scripted["policy"].paths, [], cloned, None)
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
@@ -105,6 +113,13 @@ def prepare(run: Run) -> Prepared:
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     return Prepared(scripted["policy"].paths, unseen, cloned, model)
+
+
+def reference(run: Run) -> TaskReference:
+    """What a reward model is shown of the task. Its demonstrations are recorded where they are missing."""
+    plan = episodes.scripted_plans(run.config, run.path / "demonstrations")["reward_model"]
+    _record(run, "reference", "Demonstrations for the reward model's references", {"reward_model": plan})
+    return TaskReference.of(episodes.first_success(episodes.read_all(plan.paths)))
 
 
 def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
@@ -158,6 +173,7 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
     """Fit the reward model to its demonstrations, and to failures where the settings say so."""
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
+    card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
@@ -180,6 +196,7 @@ def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     """Judge the reward model on unseen episodes, through the service that will label the training."""
     config, model = run.config, prepared.model
+    assert model is not None
 
     def work() -> dict[str, Any]:
         _, client = run.service(model.path)
@@ -191,7 +208,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             sources=[source for _, source in prepared.gate_episodes],
             on_progress=lambda done, total: run.console.progress(f"episodes judged: {done} of {total}"),
         )
-        plot_gate(run.path / "gate.png", judged)
+        run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
         return asdict(report(judged, config.gate.success_threshold, config.env.stride))
 
     unseen = [(path.name, source) for path, source in prepared.gate_episodes]
@@ -211,24 +228,30 @@ def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -
         fusion=config.fusion,
         deadline_s=config.labels.deadline_s,
         records_dir=records_dir,
+        records_mb=config.labels.records_mb,
     )
 
 
 def label(run: Run, prepared: Prepared) -> Path:
     """Label the policy's demonstrations with what labels online data too; returns the transitions' file."""
-    config, model, path = run.config, prepared.model, run.path / "policy_demonstrations.npz"
+    config, path = run.config, run.path / "policy_demonstrations.npz"
+    model = prepared.model if asks_model(config) else None
 
     def work() -> int:
         demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records), deadline_s=120.0)
-        client = run.service(model.path)[1] if asks_model(config) else None
+        client = run.service(model.path)[1] if model else None
+        writer = RecordWriter(records, config.labels.records_mb) if records else None
         room = config.service.max_queued_requests
-        columns = label_demonstrations(demonstrations, Labeller(patient, client), model.reference, room)
+        labeller, shown = Labeller(patient, client), model.reference if model else None
+        columns = label_demonstrations(demonstrations, labeller, shown, room, writer)
+        if writer and (removed := writer.take_counts()["removed"]):
+            run.console.say(f"  records of {removed} episodes removed: the oldest, to keep labels.records_mb")
         save_demonstrations(path, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
         return len(demonstrations)
 
-    asked = (model.version, config.fusion) if asks_model(config) else None
+    asked = (model.version, config.fusion) if model else None
     depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, asked)
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
@@ -240,12 +263,18 @@ def asks_model(config: ExperimentConfig) -> bool:
 
 
 def label_demonstrations(
-    demonstrations: Sequence[Demonstration], labeller: Labeller, reference: TaskReference, frames_together: int
+    demonstrations: Sequence[Demonstration],
+    labeller: Labeller,
+    reference: TaskReference | None,
+    frames_together: int,
+    writer: RecordWriter | None = None,
 ) -> list[LabelColumns]:
     """Columns of recorded episodes from the labeller that labels online data, at its stride.
 
     Args:
+        reference: what the reward model is shown of the task; None where the labeller asks none.
         frames_together: frames that may be asked for at once; the service's queue is bounded.
+        writer: of the episodes' records; None keeps none.
     Raises:
         ScoringError: a frame went without a value.
     """
@@ -257,8 +286,8 @@ def label_demonstrations(
             name = demonstration.episode_id
             columns.append(labeller.collect(name, 0, demonstration.task_rewards, demonstration.terminated)[1])
             record = labeller.finish(name)
-            if record is not None and labeller.config.records_dir is not None:
-                record.save(labeller.config.records_dir)
+            if record is not None and writer is not None:
+                writer.write(record)
     counts = labeller.take_counts()
     if counts.answered != counts.asked:
         raise ScoringError(f"the policy's demonstrations could not all be labelled: {counts}")
@@ -277,9 +306,11 @@ def _groups(demonstrations: Sequence[Demonstration], frames: int) -> Iterator[li
         yield group
 
 
-def _ask(demonstration: Demonstration, labeller: Labeller, reference: TaskReference) -> None:
+def _ask(demonstration: Demonstration, labeller: Labeller, reference: TaskReference | None) -> None:
     name, times = demonstration.episode_id, demonstration.frame_steps[1:]
-    labeller.begin(name, reference.context(name, demonstration.frames[0]) if labeller.asks_model else None)
+    labeller.begin(
+        name, reference.context(name, demonstration.frames[0]) if reference and labeller.asks_model else None
+    )
     if labeller.asks_model:
         for time, views in zip(times, demonstration.frames[1:], strict=True):
             labeller.observe(name, int(time), views)

@@ -8,8 +8,9 @@ from typing import Any
 
 from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
+from dopamine_rl.texts import code
 from dopamine_rl.types import Rate
-from experiments.reports.figures import new_figure
+from experiments.reports.plots import new_figure
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -29,24 +30,17 @@ POLICIES = {
 }
 
 
-def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict, videos: list[str]) -> Path:
-    """Write report.md from a result."""
+def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict | None, videos: list[str]) -> Path:
+    """Write report.md from a result; `verdict` is None where no reward model was made."""
     success = "\n".join(f"| {label} | {_rate(result[f'{name}_success'])} |" for name, label in POLICIES.items())
     gain = result["policy_minus_bc"]
-    figures = "\n".join(
-        f"| {name} | {_number(value)} | | |"
-        for name, value in result["gate"].items()
-        if name not in {check.name for check in verdict.checks}
-    )
-    labels = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["labels"].items())
-    shadow = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["shadow"].items())
     phases = "\n".join(f"| {name} | {seconds} |" for name, seconds in result["phase_seconds"].items())
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
 Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
-Reward model version `{result["model_version"]}`; seed {result["seed"]}; {result["environment_steps"]} environment steps,
+{_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
 {result["training_sittings"]} sitting(s). This sitting took {result["wall_s"]:.0f} s; what earlier ones had done was kept.
 
@@ -60,34 +54,14 @@ Wilson intervals at 95 %, the same seeds for every policy.
 Last minus first policy, paired by seed: **{gain["mean"]:+.2f}** ({gain["low"]:+.2f} to {gain["high"]:+.2f}).
 Sizes that were cloned, and their success on {_trials(result)}.
 
-## The reward model on unseen episodes
-{_gate_verdict(result)}
-
-| figure | value | bound | |
-| --- | --- | --- | --- |
-{verdict.markdown()}
-{figures}
-
-![Progress of unseen successes and failures](gate.png)
-
+{_gate_section(result, verdict)}
 ## Training
 ![Learning curve](learning_curve.png)
 
 TensorBoard: `tensorboard --logdir {TENSORBOARD}`.
-
-| labels | |
-| --- | --- |
-{labels}
-
-What the reward model made of the last episodes, beside the simulator's verdict (only watched, never learned from):
-
-| shadow | |
-| --- | --- |
-{shadow}
-
+{_label_sections(result)}
 ## Videos
-Pictures of all views; below them progress (Φ*, and each perspective alone) and the reward of every environment step. The last
-step of a success pays 1 − Φ: the task's 1, and the potential given back, which is 0 after termination.
+{_videos(result)}
 
 {films}
 
@@ -110,6 +84,60 @@ def _trials(result: dict[str, Any]) -> str:
     return "starts of their own: " + ", ".join(f"{name} {rate:.2f}" for name, rate in result["bc_trials"].items())
 
 
+def _model(result: dict[str, Any]) -> str:
+    version = result["model_version"]
+    return f"Reward model version `{version}`" if version else "Reward model: none"
+
+
+def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
+    """How the reward model did on unseen episodes; nothing where there is none."""
+    if verdict is None:
+        return ""
+    bounded = {check.name for check in verdict.checks}
+    figures = "\n".join(
+        f"| {name} | {_number(value)} | | |" for name, value in result["gate"].items() if name not in bounded
+    )
+    return f"""## The reward model on unseen episodes
+{_gate_verdict(result)}
+
+| figure | value | bound | |
+| --- | --- | --- | --- |
+{verdict.markdown()}
+{figures}
+
+![Progress of unseen successes and failures](gate.png)
+"""
+
+
+def _label_sections(result: dict[str, Any]) -> str:
+    """What became of the labels, and what the shadow monitor saw; nothing where no reward model was asked."""
+    if result["labels"] is None:
+        return ""
+    labels = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["labels"].items())
+    shadow = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["shadow"].items())
+    return f"""
+| labels | |
+| --- | --- |
+{labels}
+
+What the reward model made of the last episodes, beside the simulator's verdict (only watched, never learned from):
+
+| shadow | |
+| --- | --- |
+{shadow}
+"""
+
+
+def _videos(result: dict[str, Any]) -> str:
+    if result["model_version"] is None:
+        return "Pictures of all views; below them the task's reward of every environment step."
+    return (
+        "Pictures of all views; below them progress (Φ*, and each perspective alone) and the reward of every "
+        "environment step. The last\nstep of a success pays 1 − Φ: the task's 1, and the potential given back, which is 0 "
+        "after termination."
+    )
+
+
 def _gate_verdict(result: dict[str, Any]) -> str:
     if result["gate_passed"]:
         return "The reward model passed its gate."
@@ -117,9 +145,11 @@ def _gate_verdict(result: dict[str, Any]) -> str:
 
 
 def _training_truth(result: dict[str, Any]) -> str:
+    if result["model_version"] is None:
+        return "No reward model was made or asked."
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
     shown, start = result["reward_model_demonstrations"], result["reward_model_start"]
-    begun = f"began as {start} and was adapted to" if start else "was trained on"
+    begun = f"began as {code(start)} and was adapted to" if start else "was trained on"
     taught = f"The reward model {begun} {shown} successful demonstration{'s' if shown > 1 else ''}"
     if not scripted + rollouts:
         return f"{taught} alone."

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +20,7 @@ from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
 from experiments.runtime.arguments import Cameras, ResultPath, option
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
+from experiments.runtime.storage import make_folder, only_writer
 
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
@@ -101,6 +104,15 @@ def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrain
     return config
 
 
+MODEL_FILES = re.compile(
+    r"grm\.json|README\.md|template\.json|curve\.jsonl"
+    r"|(generation_|adapter_|preprocessor_|tokenizer_|processor_)?config\.json"
+    r"|(added_tokens|special_tokens_map|tokenizer|vocab|video_preprocessor_config)\.json|merges\.txt|chat_template\.\w+"
+    r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\.DS_Store"
+)
+"""Names of what a reward model's folder holds."""
+
+
 def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
     """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or holds or lies among the episodes."""
     for folder in map(Path.resolve, data):
@@ -110,6 +122,10 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
         raise BadInput(
             "--out", str(out), "that is no reward model and is not replaced: give a new folder, or a model's"
         )
+    others = sorted(path.name for path in out.iterdir() if not MODEL_FILES.fullmatch(path.name)) if out.exists() else []
+    if others:
+        names = ", ".join(others[:3])
+        raise BadInput("--out", str(out), f"give a new folder: beside a model this one holds other things ({names})")
 
 
 def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -> dict[str, Any] | None:
@@ -124,8 +140,11 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
+    from dopamine_rl.metrics import MIN_POINTS
+    from dopamine_rl.provenance import provenance
 
     console, out = Console(), arguments.out.resolve()
+    console.say_passed_over(arguments.data)
     stored = [
         episode
         for folder in arguments.data
@@ -140,19 +159,27 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
         names = ", ".join(episode.info.episode_id for episode in untold)
         console.say(f"failures left out, because nobody recorded their true progress: {names}")
     training, unseen = split(told, arguments.held_out, arguments.shots)
-    card = {"data": [str(folder) for folder in arguments.data], "command": command}
+    made = provenance(preset=arguments.preset, seed=config.sft.train.seed)
+    card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": made}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
-    if int(os.environ.get("RANK", "0")) == 0 and claim(job, arguments.fresh):
-        console.say(f"  going on with the training in {work}")
-    if arguments.local:
-        if not _train_here(job, out, console):
-            return None
-    else:
-        from experiments.runtime.cluster import ray_cluster
+    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
+        names = ", ".join(short)
+        console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
+    with ExitStack() as stack:
+        if int(os.environ.get("RANK", "0")) == 0:
+            make_folder(work)
+            stack.enter_context(only_writer(work))
+            if claim(job, arguments.fresh):
+                console.say(f"  going on with the training in {work}")
+        if arguments.local:
+            if not _train_here(job, out, console):
+                return None
+        else:
+            from experiments.runtime.cluster import ray_cluster
 
-        with ray_cluster(config.cluster):
+            stack.enter_context(ray_cluster(config.cluster))
             from learner.grm_sft import train_grm
 
             train_grm(job, out, console.progress)

@@ -27,7 +27,7 @@ class Run:
         config: the resolved settings.
         folder: where everything is written.
         console: where it says what it does.
-        fresh: forget what an earlier run in the folder has done.
+        preset: name or file that the settings were taken from; what is made says so.
         pool: simulators to use; None starts its own.
     """
 
@@ -36,11 +36,11 @@ class Run:
         config: ExperimentConfig,
         folder: RunFolder,
         console: Console,
-        fresh: bool = False,
+        preset: str = "",
         pool: WorkerPool | None = None,
     ) -> None:
-        self.config, self.folder, self.console = config, folder, console
-        self._phases = PhaseStore(folder, fresh)
+        self.config, self.folder, self.console, self.preset = config, folder, console, preset
+        self._phases = PhaseStore(folder)
         self._pool = pool
         self._services: dict[Path, tuple[str, ServeRewardClient]] = {}
         self._stack = ExitStack()
@@ -54,7 +54,7 @@ class Run:
     def sibling(self, config: ExperimentConfig, folder: RunFolder) -> Run:
         """Another run that shares this one's simulators and services; they end with this one. Its environment must be the
         same."""
-        other = Run(config, folder, self.console, pool=self.pool)
+        other = Run(config, folder, self.console, self.preset, self.pool)
         other._services = self._services
         other._stack = self._stack
         return other

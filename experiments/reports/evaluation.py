@@ -28,6 +28,7 @@ from dopamine_rl.evaluation.variants import (
 )
 from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.texts import code, one_line
 from dopamine_rl.types import FusionConfig
 from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
 
@@ -119,7 +120,11 @@ class Evaluation:
 
     def table(self) -> str:
         """Everything for the terminal."""
-        parts = [f"Reward model {self.version} ({self.model}), references of {self.reference}", self._episodes(), ""]
+        parts = [
+            one_line(f"Reward model {self.version} ({self.model}), references of {self.reference}"),
+            self._episodes(),
+            "",
+        ]
         parts += [aligned(self._figure_rows()), ""]
         parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
         parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
@@ -137,10 +142,10 @@ class Evaluation:
 
     def markdown(self) -> str:
         """The report with tables and plots."""
-        verdict = "" if self.verdict is None else f"\n## Bounds of preset `{self.preset}`\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
+        verdict = "" if self.verdict is None else f"\n## Bounds of preset {code(self.preset)}\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
         return f"""# Reward model `{self.version}` on unseen episodes
 
-`{self.model}`, references and goal from `{self.reference}`, which is not judged. {self._episodes()}
+{code(self.model)}, references and goal from {code(self.reference)}, which is not judged. {self._episodes()}
 Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart (an
 AUC of 1 gets one of no width, which says nothing of further episodes).
 {verdict}

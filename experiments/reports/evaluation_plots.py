@@ -12,7 +12,7 @@ from dopamine_rl.metrics import chain
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.types import PERSPECTIVES
 from experiments.reports.evaluation import Evaluation
-from experiments.reports.figures import new_figure
+from experiments.reports.plots import new_figure
 
 COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
 LEAST = 5

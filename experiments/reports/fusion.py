@@ -33,8 +33,9 @@ from dopamine_rl.evaluation.weighted_fusion import (
     perspective_errors,
     uncertainty,
 )
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import write_text
 from dopamine_rl.metrics import Interval, auc, bootstrap
+from dopamine_rl.texts import markdown, one_line
 from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
 from experiments.reports.tables import aligned, difference, grid, interval, number, short
 
@@ -131,12 +132,12 @@ class Comparison:
 
     def text(self) -> str:
         """Everything for the terminal."""
-        return "\n".join(f"{title}\n{aligned(rows)}\n" for title, rows in self._tables())
+        return "\n".join(f"{one_line(title)}\n{aligned(rows)}\n" for title, rows in self._tables())
 
     def markdown(self) -> str:
         """The report."""
-        names = ", ".join(f"{name} (`{version}`)" for name, version in self.versions.items())
-        tables = "\n".join(f"## {title}\n{grid(rows)}\n" for title, rows in self._tables())
+        names = ", ".join(f"{markdown(name)} (`{version}`)" for name, version in self.versions.items())
+        tables = "\n".join(f"## {markdown(title)}\n{grid(rows)}\n" for title, rows in self._tables())
         return f"""# Perspectives, fusions and cameras by look
 
 {names}. MAE: mean error of progress against the simulator's truth, all frames of all episodes. τ: Kendall's τ-b of progress and truth.
@@ -235,7 +236,7 @@ def write(folder: Path, comparison: Comparison) -> None:
     """Write fusion.md, and fusion.json last."""
     text = json.dumps(comparison.content(), indent=2, allow_nan=False, ensure_ascii=False)
     for name, content in (("fusion.md", comparison.markdown()), ("fusion.json", text + "\n")):
-        write_atomically(folder / name, lambda path, content=content: path.write_text(content, encoding="utf-8"))
+        write_text(folder / name, content)
 
 
 def _judge(

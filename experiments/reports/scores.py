@@ -14,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import Recording, stream_frames
+from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.scoring import EpisodeScores
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import ESCAPED, write_atomically, write_text
 from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
 from dopamine_rl.progress import LOW_WEIGHT
 from dopamine_rl.types import PERSPECTIVES, Views
 
 FILM_HZ, FILM_HEIGHT = 5.0, 240
 """A reward video has at least so many pictures a second where the recording has, and views no higher than this."""
+
+
+TABLE_HEAD = ("frame", "time_s", "progress")
+"""What every table of scores begins with."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -108,40 +113,70 @@ def stored_figures(out: Path, name: str, inputs: str, video: bool) -> dict[str, 
         inputs: what `write_scores` was given under this name.
         video: the reward video is wanted too.
     """
+    content = _figures(out, name)
+    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
+    if content is None or not there or content.get("inputs") != inputs:
+        return None
+    known: dict[str, Any] = content["figures"]
+    return known
+
+
+def _figures(out: Path, name: str) -> dict[str, Any] | None:
+    """What NAME.json holds, where `write_scores` wrote it; else None."""
     try:
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
-        known: dict[str, Any] = content["figures"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
-    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
-    return known if there and content.get("inputs") == inputs else None
+    return content if isinstance(content, dict) and isinstance(content.get("figures"), dict) else None
+
+
+def check_own(out: Path, name: str) -> None:
+    """Raise BadInput where files of an episode's name are there that `write_scores` did not write.
+
+    Of a scoring that was killed the table is there, whatever else is: it is written first and replaced, never removed.
+    """
+    there = [path.name for suffix in (".json", ".csv", ".mp4") if (path := out / f"{name}{suffix}").exists()]
+    if not there:
+        return
+    try:
+        with (out / f"{name}.csv").open(encoding="utf-8") as file:
+            table = file.readline().startswith(",".join(TABLE_HEAD))
+    except (OSError, ValueError):
+        table = False
+    if not table and _figures(out, name) is None:
+        raise BadInput(
+            "--out", str(out), f"give another folder: {', '.join(there)} there is no score, and is not replaced"
+        )
 
 
 def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], video: bool) -> None:
-    """Write NAME.csv, NAME.mp4 where `video`, and NAME.json; the last says that the others are complete.
+    """Write NAME.csv, NAME.json, and NAME.mp4 where `video`: a film that cannot be drawn costs no scores.
 
     Args:
         settings: JSON values that say how the scores came about, among them `inputs` and `references`.
+    Raises:
+        BadInput: files of these names are there, and are no scores.
     """
     name, scores, rows, found = scored.recording.name, scored.scores, columns(scored), figures(scored)
+    check_own(out, name)
     for suffix in (".json", ".mp4"):  # those of other settings must not stand beside the new table
         (out / f"{name}{suffix}").unlink(missing_ok=True)
     _write_table(out / f"{name}.csv", rows)
+    about = {"episode": name, "model_version": scores.model_version, "frames_per_second": scored.rate_hz, **settings}
+    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": found}, rows)
     if video:
         end = "no answer"
         if found["final_progress"] is not None:
             end = f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
         title = f"{name}: {end} (model {scores.model_version}, references: {settings['references']})"
         write_reward_video(out / f"{name}.mp4", scored, title)
-    about = {"episode": name, "model_version": scores.model_version, "frames_per_second": scored.rate_hz, **settings}
-    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": found}, rows)
 
 
 def _write_table(path: Path, rows: dict[str, list[Any]]) -> None:
     """Columns as CSV with a header; an empty cell has no value."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with temporary.open("w", newline="", encoding="utf-8", errors=ESCAPED) as file:
             writer = csv.writer(file)
             writer.writerow(rows)
             writer.writerows(zip(*rows.values(), strict=True))
@@ -154,7 +189,7 @@ def _write_json(path: Path, about: dict[str, Any], rows: dict[str, list[Any]]) -
     lines = [f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}" for name, column in rows.items()]
     head = json.dumps(about, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}")
     text = head + ',\n  "columns": {\n' + ",\n".join(lines) + "\n  }\n}\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dopamine_rl.metrics import Interval
+from dopamine_rl.texts import markdown, one_line
 
 MOST_COLUMNS = 120
 STATES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
@@ -21,7 +22,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Rows as indented lines with aligned columns, however wide; the first is their head."""
     console = Console(width=10_000, no_color=True, highlight=False, file=io.StringIO())
     with console.capture() as capture:
-        console.print(_table(rows, padding=(0, 2, 0, 0)), soft_wrap=True)
+        console.print(_table([[one_line(cell) for cell in row] for row in rows], padding=(0, 2, 0, 0)), soft_wrap=True)
     return "\n".join(f"  {line.rstrip()}".rstrip() for line in capture.get().splitlines())
 
 
@@ -49,7 +50,7 @@ def _table(rows: Sequence[Sequence[str]], padding: tuple[int, int, int, int]) ->
 def grid(rows: Sequence[Sequence[str]]) -> str:
     """Rows as a Markdown table; the first is its head."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in lines)
+    return "\n".join(f"| {' | '.join(markdown(cell) for cell in row)} |" for row in lines)
 
 
 def number(value: float) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.files import write_atomically
 from dopamine_rl.types import PERSPECTIVES, Views
+from experiments.reports.plots import plain_text, plot_text
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -21,7 +22,7 @@ class Curves:
     """What is drawn under the pictures, over one axis of time.
 
     Args:
-        times: float [F], of the scored frames, starting with the first frame's.
+        times: float [F], of the scored frames, starting with the first frame's; none where no reward model was asked.
         progress: float32 [F], fused.
         perspectives: float32 [F, 3]; NaN where there is none yet.
         edges: float [B+1], where the lower chart's bars begin and end; the last is the axis's end.
@@ -99,6 +100,7 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    plain_text()
     figure = Figure(figsize=(width / 100, _CHART_HEIGHT / 100), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
@@ -108,14 +110,15 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     below.bar(curves.edges[:-1] + widths / 2, curves.bars, width=0.9 * widths, color="tab:red", alpha=alpha)
     low, high = float(np.nanmin(curves.bars, initial=0.0)), float(np.nanmax(curves.bars, initial=0.0))
     below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
-    above.set_title(title, fontsize=9, loc="left", pad=22)
-    legend = above.legend(
-        loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,
-        handlelength=1.6,
-    )  # fmt: skip
-    legend.set_in_layout(False)  # the title's padding is its room; its width must not narrow the axes
-    for handle in legend.legend_handles:
-        handle.set_alpha(1.0)
+    above.set_title(plot_text(title), fontsize=9, loc="left", pad=22)
+    if above.get_legend_handles_labels()[0]:
+        legend = above.legend(
+            loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,
+            handlelength=1.6,
+        )  # fmt: skip
+        legend.set_in_layout(False)  # the title's padding is its room; its width must not narrow the axes
+        for handle in legend.legend_handles:
+            handle.set_alpha(1.0)
     canvas.draw()
     (left, top), (right, _) = above.transAxes.transform([(0, 1), (1, 0)])
     _, bottom = below.transAxes.transform((0, 0))
@@ -124,6 +127,10 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
 
 
 def _draw_progress(axes: Any, curves: Curves, end: float, alpha: float) -> None:
+    axes.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, end))
+    if not len(curves.times):
+        axes.text(end / 2, 0.5, "no reward model", ha="center", va="center", color="0.5", fontsize=9)
+        return
     for mark in curves.marks:
         axes.axvline(mark, lw=0.8, color="0.85", zorder=0)
     if curves.truth is not None:
@@ -137,4 +144,3 @@ def _draw_progress(axes: Any, curves: Curves, end: float, alpha: float) -> None:
     )  # fmt: skip
     if curves.faults:
         axes.plot(curves.faults, np.zeros(len(curves.faults)), "x", color="tab:red", label="no answer", alpha=alpha)
-    axes.set(ylim=(-0.03, 1.03), ylabel="progress", xlim=(0, end))

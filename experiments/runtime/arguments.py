@@ -18,6 +18,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 from dopamine_rl.config import load_preset, preset_names
 from dopamine_rl.errors import BadInput
 from experiments.runtime.ending import UsageError
+from experiments.runtime.storage import lasting_path
 
 Own = TypeVar("Own")
 Config = TypeVar("Config")
@@ -75,7 +76,7 @@ def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
-ResultPath = Annotated[Path, written("PATH", Path)]
+ResultPath = Annotated[Path, written("PATH", lasting_path)]
 """The type of an option that names where a result goes; every such option has it."""
 
 CAMERAS = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,14 @@ PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 """A thread that spins while it waits takes the core that its partner needs: tens of times slower on a busy machine."""
 
 
+LONGEST_SOCKET = 107
+"""Bytes of the path of a Unix socket."""
+SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0"
+"""The longest path of a socket that Ray makes below its temporary folder."""
+SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+"""Tried where the temporary folder's path is too long for sockets."""
+
+
 def in_job() -> bool:
     """True inside a driver that `ray job submit` started."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
@@ -74,6 +83,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         _check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
     else:
+        choose_temporary_folder()
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         ray.init(
             address="local",
@@ -118,15 +128,59 @@ def running_cluster() -> Iterator[None]:
         _leave()
 
 
+def choose_temporary_folder() -> None:
+    """Let Ray use a folder whose path leaves room for its sockets, and say so where it is another than asked for.
+
+    Raises:
+        BadInput: RAY_TMPDIR is too long; or TMPDIR is, as clusters give it, and no short folder can be written.
+    """
+    name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+    folder, most = os.environ.get(name, "/tmp"), LONGEST_SOCKET - len(SOCKET)
+    if len(os.fsencode(folder)) <= most:
+        return
+    short = next((path for path in SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
+    if name == "RAY_TMPDIR" or short is None:
+        fix = f"set RAY_TMPDIR to a folder whose path has at most {most} bytes: Ray puts its sockets there"
+        raise BadInput(name, folder, fix)
+    print(f"TMPDIR is too long for Ray's sockets: Ray uses {short} (RAY_TMPDIR names another)", file=sys.stderr)
+    os.environ["RAY_TMPDIR"] = short
+
+
 def _check_address(address: str) -> None:
     """Ray itself waits minutes for a cluster that is not there."""
-    host, _, port = address.rpartition(":")
-    if address in ("", "auto") or "//" in host:
+    if address in ("", "auto"):
+        _check_latest()
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except (OSError, ValueError) as error:
         raise BadInput("RAY_ADDRESS", address, f"write HOST:PORT of a running cluster ({error})") from error
+
+
+def _check_latest() -> None:
+    """Raise ServiceUnavailable where Ray would take an address from its own file at which nothing listens any more.
+
+    With one cluster on this machine it takes that one; the file decides where there is none, or several.
+    """
+    import psutil
+
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    file = Path(folder) / "ray" / "ray_current_cluster"
+    if (
+        not file.is_file()
+        or sum(process.info["name"] == "gcs_server" for process in psutil.process_iter(["name"])) == 1
+    ):
+        return
+    address = file.read_text(encoding="utf-8", errors="replace").strip()
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
+    except (OSError, ValueError) as error:
+        raise ServiceUnavailable(
+            f"no Ray cluster answers at {address!r}, which {file} names ({error}): start the reward service, or set "
+            "RAY_ADDRESS to its cluster's HOST:PORT"
+        ) from error
 
 
 def _leave() -> None:

@@ -9,14 +9,16 @@ import atexit
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
 
+Value = TypeVar("Value")
 COUNT = re.compile(r"\b(\d+) of (\d+)\b")
 """What a live line shows as a bar."""
 
@@ -55,6 +57,23 @@ class Console:
         if matters or (self._live is None and now - self._last >= self._interval):
             self._last = now
             self.say("  " + text)
+
+    def attempt(self, what: str, work: Callable[[], Value], otherwise: Value) -> Value:
+        """What `work` returns; `otherwise`, and a line of why, where it fails. For plots and pages, without which the
+        results are worth as much."""
+        try:
+            return work()
+        except Exception as error:
+            self.say(f"warning: no {what}: {str(error).partition(chr(10))[0] or type(error).__name__}")
+            return otherwise
+
+    def say_passed_over(self, folders: Iterable[Path]) -> None:
+        """Say which folders among raw episodes are not read, because there is no episode in them."""
+        from dopamine_rl.episodes.source import passed_over
+
+        for folder in folders:
+            if names := passed_over(folder):
+                self.say(f"warning: no episode in {', '.join(names)}, passed over (in {folder})")
 
     @contextmanager
     def phase(self, name: str, text: str) -> Iterator[None]:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import fingerprint, remove_leftovers, write_atomically
+from dopamine_rl.files import fingerprint, write_atomically
+from experiments.runtime import ownership
+from experiments.runtime.ownership import LOCK, PHASES
 from experiments.runtime.storage import RunFolder
-
-PHASES = "phases"
 
 
 class PhaseStore:
@@ -24,16 +23,10 @@ class PhaseStore:
 
     Args:
         folder: the run's.
-        fresh: forget all phases first, and everything that they left.
     """
 
-    def __init__(self, folder: RunFolder, fresh: bool = False) -> None:
+    def __init__(self, folder: RunFolder) -> None:
         self._folder = folder.path / PHASES
-        if fresh:
-            for path in folder.path.iterdir():
-                if path.name == LOCK:
-                    continue
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def run(self, name: str, depends_on: object, work: Callable[[], Any], skipped: Callable[[], None]) -> Any:
         """Return the phase's value: the stored one where it was finished with the same dependencies, else `work`'s.
@@ -66,24 +59,31 @@ class PhaseStore:
         return stored if isinstance(stored, dict) and "value" in stored else None
 
 
-LOCK = ".lock"
-
-
 @contextmanager
-def only_run(folder: RunFolder) -> Iterator[None]:
+def only_run(
+    folder: RunFolder, fresh: bool = False, say: Callable[[str], object] = lambda text: None
+) -> Iterator[None]:
     """Hold the run folder for the length of the block; the system lets go of it however the process ends.
 
     What a killed run left half-written is removed first.
 
+    Args:
+        fresh: forget the run that is there, and remove everything that it wrote.
+        say: told what was not removed, and that other code goes on with a run.
     Raises:
-        BadInput: another run is working in it.
+        BadInput: the folder is neither empty nor a run, its run cannot be continued, or another run works in it.
     """
-    with (folder.path / LOCK).open("w", encoding="utf-8") as file:
+    ownership.check_usable(folder.path, folder.place, fresh)
+    with (folder.path / LOCK).open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(
                 "--out", folder.place, "another run is working there: wait for it, or name another"
             ) from error
-        remove_leftovers(folder.path)
+        if fresh and (left := ownership.clear(folder.path)):
+            say(f"--fresh: left alone, as no run wrote it: {', '.join(left)}")
+        ownership.remove_leftovers(folder.path)
+        if changed := ownership.begin(folder.path):
+            say(changed)
         yield

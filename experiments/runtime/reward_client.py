@@ -37,6 +37,14 @@ class ModelArguments(Protocol):
         """File with the service's token."""
 
     @property
+    def ca_file(self) -> Path | None:
+        """Certificates that vouch for the service."""
+
+    @property
+    def insecure(self) -> bool:
+        """Whether the token may go to another machine without https."""
+
+    @property
     def threads(self) -> int | None:
         """CPU threads of a checkpoint; None for torch's own number."""
 
@@ -49,9 +57,10 @@ class ModelArguments(Protocol):
 def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
     if arguments.url is not None:
-        from reward_service.http_client import HttpRewardClient
+        from reward_service.http_client import HttpClientConfig, HttpRewardClient
 
-        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"))
+        config = HttpClientConfig(ca_file=arguments.ca_file, insecure=arguments.insecure)
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"), config)
     elif arguments.app is not None:
         from experiments.runtime.cluster import running_cluster
 

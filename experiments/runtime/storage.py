@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically
+from dopamine_rl.files import write_text
 from experiments.runtime.cluster import ROOT, in_job
 
 
@@ -26,6 +30,43 @@ def make_folder(path: Path, field: str = "--out") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(field, str(path), f"give a folder that can be written ({error})") from error
+
+
+def lasting_path(path: str | Path, field: str = "--out", instead: str = "an absolute path") -> Path:
+    """Where a command writes its result: a local path with `~` expanded, which outlives a submitted job.
+
+    Args:
+        field: what named it. instead: what is to be given where it would not last.
+    Raises:
+        BadInput: it is a URI or another account's folder that is not there; or the command runs inside a submitted job,
+            and the path lies in the job's scratch copy of the working folder.
+    """
+    text = os.path.expanduser(str(path).removeprefix("file://"))
+    if re.match(r"\w+:/+", text):
+        raise BadInput(field, str(path), "give a local path: this command does not write to a URI")
+    if text.startswith("~"):
+        raise BadInput(field, str(path), "give a path: there is no account of this name")
+    if in_job():
+        copy = Path.cwd() if "runtime_resources" in Path.cwd().parts else None
+        if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
+            raise BadInput(field, str(path), f"give {instead}: a job's working folder is thrown away")
+    return Path(text)
+
+
+@contextmanager
+def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
+    """Hold a folder for the length of the block; the system lets go of it however the process ends.
+
+    Raises:
+        BadInput: naming `field`: another process holds it.
+    """
+    with (folder / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            fix = "another command is writing there: wait for it, or name another folder"
+            raise BadInput(field, str(folder), fix) from error
+        yield
 
 
 def default_storage() -> str:
@@ -54,17 +95,12 @@ class RunFolder:
         Raises: BadInput where a relative path is given inside a submitted job: it would lie in Ray's scratch copy.
         """
         target = out or f"{(storage or default_storage()).rstrip('/')}/{name}"
-        if target.startswith("file://"):
-            target = target.removeprefix("file://")
-        if "://" in target:
+        if "://" in target and not target.startswith("file://"):
             key = hashlib.sha256(target.encode()).hexdigest()[:8]
             local = Path.home() / ".cache" / "dopamine_rl" / "runs" / f"{name}-{key}"
             folder = cls(local, target)
         else:
-            if in_job() and not Path(target).is_absolute():
-                field = "--out" if out else "--storage"
-                raise BadInput(field, target, "give an absolute path or a URI: a job's working folder is thrown away")
-            folder = cls(Path(target).expanduser().resolve())
+            folder = cls(lasting_path(target, "--out" if out else "--storage", "an absolute path or a URI").resolve())
         make_folder(folder.path, "--out" if out else "--storage")
         return folder
 
@@ -85,7 +121,7 @@ class RunFolder:
 
     def write_text(self, name: str, text: str) -> Path:
         """Write a text file, whole or not at all."""
-        return write_atomically(self.path / name, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        return write_text(self.path / name, text)
 
     def write_json(self, name: str, value: Any) -> Path:
         """Write a JSON file, whole or not at all. Raises ValueError on NaN or infinity: a failure is never a number."""

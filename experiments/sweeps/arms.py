@@ -3,8 +3,9 @@
     dopamine compare --seeds 3
     dopamine compare --seeds 3 --arms grm sparse --preset laptop --out DIR
 
-Demonstrations, cloned policy and reward model are made once (or taken over, where DIR is a finished run of the main job);
-then every arm is trained with every seed, and all are evaluated on the same unseen seeds. The arms:
+Demonstrations, cloned policy and, where an arm asks it, the reward model are made once (or taken over, where DIR is a
+finished run of the main job); then every arm is trained with every seed, and all are evaluated on the same unseen seeds.
+The arms:
 
     grm        γΦ' − Φ from the reward model                     the method
     sparse     the simulator's success alone                     a baseline
@@ -76,22 +77,24 @@ def run(
     folder: RunFolder, config: ExperimentConfig, arguments: RunArguments, arms: Sequence[str], seeds: int
 ) -> dict[str, Any]:
     """Train and compare; returns what the last line says: by arm its pooled success and its gain over the clone."""
+    from dopamine_rl.provenance import provenance
     from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder), ray_cluster(config.cluster), interruptible(STOPPED):
+    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
         console.say(f"Arms {', '.join(arms)} with {seeds} seed(s), results in {folder.place}")
-        config = replace(config, reward="grm")
+        config = replace(config, reward="grm" if {"grm", "naive"} & set(arms) else "sparse")
         try:
-            with Run(config, folder, console, arguments.fresh) as base:
+            with Run(config, folder, console, arguments.preset) as base:
                 results = _train_all(base, arms, seeds, arguments.force)
         finally:
             folder.publish()
     table = {arm: pooled(results, arm) for arm in arms}
-    folder.write_json("arms.json", {"table": table, "runs": results})
-    plot(folder.path / "arms.png", results, arms)
+    made = provenance(preset=arguments.preset, seed=config.seed)
+    folder.write_json("arms.json", {"table": table, "runs": results, "provenance": made})
+    console.attempt("arms.png", lambda: plot(folder.path / "arms.png", results, arms), None)
     folder.write_text("arms.md", markdown(config, table, seeds))
     console.say(f"Done: {folder.place}/arms.md")
     return table
@@ -101,8 +104,8 @@ def _train_all(base: Run, arms: Sequence[str], seeds: int, force: bool) -> list[
     from experiments.job import phases
 
     prepared = phases.prepare(base)
-    _, verdict = phases.gate(base, prepared)
-    if not verdict.passed and not force:
+    verdict = phases.gate(base, prepared)[1] if prepared.model else None
+    if verdict is not None and not verdict.passed and not force:
         raise phases.GateRefused(phases.refusal(verdict))
     clone = phases.evaluate(base, {name: phases.policies(base, prepared)[name] for name in ("bc", "straight_push")})
     prepared_of = {"untrained": _untrained(base, prepared)} if "untrained" in arms else {}
@@ -135,15 +138,19 @@ def _untrained(base: Run, prepared: Prepared) -> Prepared:
     from dopamine_rl.grm.checkpoint import save_grm
     from dopamine_rl.grm.model import build_grm
     from dopamine_rl.grm.version import folder_version
+    from dopamine_rl.provenance import provenance
+    from experiments.job import phases
 
     path = base.path / "grm_untrained"
 
     def work() -> str:
-        save_grm(build_grm(base.config.grm), path, {"training": "none: a negative control"})
+        card = {"training": "none: a negative control", "provenance": provenance(preset=base.preset)}
+        save_grm(build_grm(base.config.grm), path, card)
         return folder_version(path)
 
     version = base.phase("untrained", "An untrained reward model, as a negative control", base.config.grm, work)
-    return replace(prepared, model=replace(prepared.model, path=path, version=version))
+    reference = prepared.model.reference if prepared.model else phases.reference(base)
+    return replace(prepared, model=phases.RewardModel(path, version, reference))
 
 
 def pooled(results: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _steps(value: float | None) -> str:
 def plot(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
     """Draw every training's success while exploring, one colour an arm."""
     from experiments.job.report import recent_success
-    from experiments.reports.figures import new_figure
+    from experiments.reports.plots import new_figure
 
     figure = new_figure(7, 3.6)
     axes = figure.subplots()

@@ -13,6 +13,7 @@ from experiments.sweeps.report import LOST
 from experiments.sweeps.space import at_point, simulators
 
 if TYPE_CHECKING:
+    from dopamine_rl.types import TaskReference
     from experiments.job.phases import Prepared
 
 
@@ -32,6 +33,12 @@ class Shared:
     application: str
     folder: Path
 
+    @property
+    def reference(self) -> TaskReference:
+        """What the reward model is shown of the task."""
+        assert self.prepared.model is not None
+        return self.prepared.model.reference
+
 
 def trial_name(number: int) -> str:
     """The name of a trial's folder."""
@@ -42,7 +49,9 @@ def train_point(told: dict[str, Any], shared: Shared) -> None:
     """Tune's function: label the demonstrations, train, evaluate, and report along the way."""
     from ray import tune
 
-    from experiments.job.training import build_algorithm, train
+    from actors.callbacks import finish_records
+    from experiments.job.training import build_algorithm, make_monitor
+    from learner.training import train
 
     trial, prepared = told["trial"], shared.prepared
     config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
@@ -56,10 +65,13 @@ def train_point(told: dict[str, Any], shared: Shared) -> None:
         tune.report(figures(curve, labelled))
 
     algorithm = build_algorithm(
-        config, shared.application, prepared.model.reference, transitions, prepared.cloned.path, folder / "records"
+        config, shared.application, shared.reference, transitions, prepared.cloned.path, folder / "records"
     )
     try:
-        train(algorithm, config, policy, Console(), on_point=on_point)
+        train(
+            algorithm, config.training, policy, Console().say, monitor=make_monitor(config), on_point=on_point,
+            finish_records=lambda: finish_records(algorithm),
+        )  # fmt: skip
     finally:
         algorithm.stop()
     tune.report({**figures(curve, labelled), "success_final": held_out_success(config, policy)})
@@ -79,7 +91,7 @@ def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
     patient = replace(phases.labeller_config(config), deadline_s=120.0)
     labeller = Labeller(patient, ServeRewardClient(shared.application))
     room = config.service.max_queued_requests
-    columns = phases.label_demonstrations(demonstrations, labeller, shared.prepared.model.reference, room)
+    columns = phases.label_demonstrations(demonstrations, labeller, shared.reference, room)
     save_demonstrations(out, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
     return sum(len(d.frames) - 1 for d in demonstrations)
 

@@ -20,6 +20,8 @@ from ray.exceptions import RayError
 from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
 from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 
+from dopamine_rl.errors import ActingTimeout
+
 logger = logging.getLogger(__name__)
 
 Acted = tuple[list[Any], Any]
@@ -102,7 +104,7 @@ class Acting:
         Returns:
             one item for each that answered; none where one came back that wants to be asked.
         Raises:
-            TimeoutError: nothing came from any of them for `patience_s`.
+            ActingTimeout: nothing came from any of them for `patience_s`.
         """
         if not self._group.num_remote_workers():
             return [_act(self._group.local_env_runner)]
@@ -115,7 +117,7 @@ class Acting:
             if not waited_for and (answers or self._idle()):
                 return answers
             if time.monotonic() - self._heard_at > self._patience_s:
-                raise TimeoutError(
+                raise ActingTimeout(
                     f"no env runner answered for {self._patience_s:.0f} s (learner.patience_s): "
                     "look for nodes that are gone, or environments that fail, in Ray's logs"
                 )

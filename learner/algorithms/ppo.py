@@ -117,7 +117,7 @@ class ActorPPOLearner(FiniteWeights, PPOTorchLearner):
         Raises:
             Diverged: it, or a part of it, is not finite.
         """
-        loss: Tensor = super().compute_loss_for_module(module_id=module_id, **kwargs)
+        loss = torch.as_tensor(super().compute_loss_for_module(module_id=module_id, **kwargs))
         parts = [torch.as_tensor(self.metrics.peek((module_id, name))) for name in FINITE_LOSSES]
         values = torch.stack([part.detach().to(loss.device) for part in (*parts, loss)]).tolist()
         for name, value in zip((*FINITE_LOSSES, "total_loss"), values, strict=True):

@@ -11,7 +11,8 @@ import itertools
 import os
 import threading
 import weakref
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,7 +42,8 @@ ANSWER_S = 45.0
 """How long a call may take: less than `ServiceConfig.stuck_s`, so that its error comes before the replica is replaced."""
 
 START_S = 600.0
-"""How long vLLM may take to load a model."""
+"""How long vLLM may take to load a model. After it died that happens beside the calls, none of which waits for it: so
+`ServiceConfig.stuck_s`, which is shorter, does not replace a replica that is on its way back."""
 
 STOP_S = 10.0
 """How long vLLM's processes may take to end before they are killed."""
@@ -84,6 +86,7 @@ class VLLMEngine:
         self._prompts = open_prompts(self._folder)
         self._tokens = lru_cache(SHAPES)(self._prompts.tokens)
         self._lock = threading.Lock()
+        self._restart: Future[_Core] | None = None
         self._core = _Core(self._folder, self._prompts, threads)
 
     @property
@@ -95,10 +98,11 @@ class VLLMEngine:
         """Answer N prompts about M pictures. Implements `Engine.estimate`; calls from several threads share vLLM's batches.
 
         A prompt is invalid, with its reason, where its pictures differ in size or cannot be cut into patches, its instruction
-        does not fit the template or is too long, or the model's answer is not finite. After vLLM died, the next call starts it again.
+        does not fit the template or is too long, or the model's answer is not finite. After vLLM died, the next call begins to start
+        it again, and all fail at once until it is back.
 
         Raises:
-            ServiceUnavailable: vLLM died, or gave no answer in time.
+            ServiceUnavailable: vLLM died, is being started again, or gave no answer in time.
         """
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
@@ -126,16 +130,51 @@ class VLLMEngine:
                     reasons[place] = "the model's answer is not finite"
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
 
+    def check_health(self) -> None:
+        """Raise RuntimeError where vLLM died and could not be started again: only a new process can help."""
+        restart = self._restart
+        if restart is not None and restart.done() and restart.exception() is not None:
+            raise RuntimeError(f"vLLM could not be started again: {restart.exception()}")
+
     def close(self) -> None:
         """End vLLM's processes; they also end when the engine is no longer used."""
+        with self._lock:
+            restart, self._restart = self._restart, None
+        if restart is not None:
+            restart.add_done_callback(lambda done: done.result().close() if done.exception() is None else None)
         self._core.close()
 
     def _running(self) -> _Core:
+        """vLLM, where it runs. Where it died it is started beside the calls, which fail at once meanwhile."""
         with self._lock:
-            if self._core.dead:
-                self._core.close()
-                self._core = _Core(self._folder, self._prompts, self._threads)
+            if self._restart is None and self._core.dead:
+                self._restart = _beside(self._start_again)
+            if self._restart is not None:
+                if not self._restart.done():
+                    raise ServiceUnavailable("vLLM died and is being started again")
+                error = self._restart.exception()
+                if error is not None:
+                    raise ServiceUnavailable(f"vLLM died and could not be started again: {error}") from error
+                self._core, self._restart = self._restart.result(), None
             return self._core
+
+    def _start_again(self) -> _Core:
+        self._core.close()
+        return _Core(self._folder, self._prompts, self._threads)
+
+
+def _beside(work: Callable[[], T]) -> Future[T]:
+    """Run work in a thread that does not keep the process alive."""
+    done: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="vllm start", daemon=True).start()
+    return done
 
 
 def model_inputs(
@@ -179,7 +218,11 @@ class _Core:
         self._loop = asyncio.new_event_loop()
         thread = threading.Thread(target=self._loop.run_forever, name="vllm", daemon=True)
         thread.start()
-        self._llm = self._wait(_start(folder, prompts, threads), START_S)
+        try:
+            self._llm = self._wait(_start(folder, prompts, threads), START_S)
+        except BaseException:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            raise
         self.close = weakref.finalize(self, _stop, self._loop, thread, self._llm)
 
     @property

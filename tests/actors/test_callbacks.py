@@ -8,14 +8,14 @@ import pytest
 
 pytest.importorskip("ray")
 from ray.rllib.algorithms.ppo import PPOConfig
-from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
-from ray.tune.registry import register_env
 
 from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ServiceUnavailable
 from dopamine_rl.types import TaskReference
+from learner.algorithms.common import Task, configure
+from learner.config import LearnerConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.fakes import FakeEngine, frame
@@ -83,7 +83,7 @@ class Lost(LocalRewardClient):
 
 
 def make_runner(make_client, mode="grm", poison=False, num_envs=1, hold_back=False, env=Walk):
-    register_env("walk", env)
+    """An env runner in the configuration that is shipped."""
     reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
     callback = functools.partial(
         LabellingCallback,
@@ -92,15 +92,10 @@ def make_runner(make_client, mode="grm", poison=False, num_envs=1, hold_back=Fal
         reference.context,
         hold_back=hold_back,
     )
-    config = (
-        PPOConfig()
-        .environment("walk", env_config={"poison": poison})
-        .env_runners(num_env_runners=0, num_envs_per_env_runner=num_envs)
-        .callbacks(callback)
-        .debugging(seed=3)
-        .fault_tolerance(restart_failed_sub_environments=True)
-    )
-    return SingleAgentEnvRunner(config=config, worker_index=0)
+    config = PPOConfig()
+    learner = LearnerConfig(num_env_runners=0, num_envs_per_env_runner=num_envs)
+    configure(config, Task(env, {"poison": poison}, callback, GAMMA, seed=3), learner)
+    return config.env_runner_cls(config=config, worker_index=0)
 
 
 def healthy():

@@ -105,6 +105,17 @@ def test_a_checkpoint_that_must_not_change_gets_a_folder_beside_it(
     assert sorted(original.iterdir()) == files
     with pytest.raises(BadInput, match="--out"):
         install_beside(original, original, released_template(original, wording))
+    # A hub's cache holds links too; and what somebody added is not replaced.
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for path in files:
+        (snapshot / path.name).symlink_to(path)
+    (out / "notes.txt").write_text("precious")
+    for folder in (snapshot, out):
+        before = sorted(folder.iterdir())
+        with pytest.raises(BadInput, match="--out"):
+            install_beside(original, folder, released_template(original, wording))
+        assert sorted(folder.iterdir()) == before
 
 
 def test_what_is_no_released_checkpoint_is_refused(folder: Path, wording: Wording, tmp_path: Path) -> None:

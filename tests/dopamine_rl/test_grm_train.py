@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.errors import BadInput, CheckpointError, Diverged
 from dopamine_rl.grm.batches import AHEAD, BatchSampler, Picture, from_memory, in_memory
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, Loss, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
@@ -351,3 +351,23 @@ def test_unknown_controls_are_refused() -> None:
 def test_bad_budgets_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(BadInput, match=r"sft\.train"):
         TrainConfig(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("where", ["weights", "gradient"])
+def test_a_loss_or_gradient_that_is_not_finite_ends_the_training_before_the_weights_move(where: str) -> None:
+    config = TrainConfig(budget_s=0, updates=4, batches=1, plan=SMALL_PLAN)
+    trainer = make_trainer(build_grm(TINY), [moving_square(seed) for seed in range(2)], config)
+    trainer.step(0.0)
+    weights = next(weights for weights in trainer.grm.model.parameters() if weights.ndim > 1)
+    if where == "gradient":
+        weights.register_hook(lambda gradient: gradient * torch.nan)
+    else:
+        with torch.no_grad():
+            weights.fill_(torch.nan)
+    before = {name: values.clone() for name, values in trainer.grm.model.state_dict().items()}
+    name = "gradient_norm" if where == "gradient" else "loss"
+    with pytest.raises(Diverged, match=rf"^{name} = nan at update 2: lower sft\.train\.learning_rate"):
+        trainer.step(0.5)
+    assert trainer.update == 1
+    for name, values in trainer.grm.model.state_dict().items():
+        torch.testing.assert_close(values, before[name], rtol=0, atol=0, equal_nan=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -341,6 +342,38 @@ def test_malformed_episodes_are_named(dataset: Path, column: str, values: Any, n
     change_column(dataset / EPISODES, column, values)
     with pytest.raises(EpisodeError, match=named):
         LeRobotSource(dataset)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("subtask_index", ["near"] * 14),
+        ("subtask_index", [[0]] * 14),
+        ("frame_index", [np.nan] * 14),
+        ("frame_index", [None] * 14),
+        ("next.success", [np.nan] * 14),
+    ],
+)
+def test_values_of_frames_that_cannot_be_are_named(dataset: Path, column: str, values: list[Any]) -> None:
+    change_column(dataset / DATA, column, values)
+    with pytest.raises(EpisodeError, match=rf"file-000\.parquet: {re.escape(column)} = "):
+        LeRobotSource(dataset).episodes()
+
+
+def test_numbers_that_pandas_made_floats_are_numbers(dataset: Path) -> None:
+    change_column(dataset / EPISODES, "length", [5.0, 9.0, 7.0])
+    change_column(dataset / EPISODES, "data/file_index", [0.0, 0.0, 1.0])
+    change_column(dataset / DATA, "frame_index", [float(i) for i in (*range(5), *range(9))])
+    assert [info.frame_count for info in LeRobotSource(dataset).episodes()] == list(LENGTHS)
+
+
+def test_files_of_a_dataset_may_be_links_as_caches_have_them(dataset: Path, tmp_path: Path) -> None:
+    blobs = tmp_path / "blobs"
+    blobs.mkdir()
+    for number, path in enumerate([path for path in dataset.rglob("*") if path.is_file()]):
+        path.rename(blobs / str(number))
+        path.symlink_to(blobs / str(number))
+    assert LeRobotSource(dataset).frames(NAMES[2], np.array([0, 6])).shape[0] == 2
 
 
 def test_malformed_files_are_named(dataset: Path) -> None:

@@ -167,7 +167,9 @@ def test_folding_in_pieces_gives_the_same_bits(answers, fusion: FusionConfig, cu
     first, middle = fold(FoldState(), gain[:cut], loss[:cut], valid[:cut], fusion)
     second, last = fold(middle, gain[cut:], loss[cut:], valid[cut:], fusion)
     assert last == end
-    assert np.array_equal(np.concatenate([first.progress, second.progress]), whole.progress)
+    for name in ("progress", "perspectives", "valid", "weight"):
+        pieces = np.concatenate([getattr(first, name), getattr(second, name)])
+        assert np.array_equal(pieces, getattr(whole, name))
 
 
 def test_consistency_freezes_where_the_anchors_disagree_near_the_start() -> None:

@@ -56,6 +56,18 @@ def test_a_request_comes_back_as_it_went(start: float | None, version: str | Non
     assert_same(request, decode_request(encode_request(request)))
 
 
+def test_a_request_that_continues_an_episode_comes_back_as_it_went() -> None:
+    request = replace(make_request(), fusion=FusionConfig(chain="own"), start_perspectives=(0.5, 0.25, 0.0))
+    assert_same(request, decode_request(encode_request(request)))
+
+
+def test_old_messages_are_read_and_new_ones_look_like_them_where_nothing_is_new() -> None:
+    message = msgpack.unpackb(encode_request(make_request()))
+    assert "start_perspectives" not in message["body"]
+    message["body"]["start_perspectives"] = None
+    assert_same(decode_request(msgpack.packb(message)), make_request())
+
+
 @pytest.mark.parametrize("with_fold", [True, False])
 def test_a_reply_comes_back_as_it_went(with_fold: bool) -> None:
     reply = make_reply(with_fold)
@@ -148,6 +160,12 @@ def damaged(message: int, path: str, value: object) -> bytes:
         ("body.instruction", 5, WireError, "instruction"),
         ("body.remaining_ms", math.nan, BadInput, "remaining_ms"),
         ("body.start_progress", 1.5, BadInput, "start_progress"),
+        ("body.start_perspectives", [0.1, 0.2], BadInput, "start_perspectives"),
+        ("body.start_perspectives", [0.1, 0.2, 1.5], BadInput, "start_perspectives"),
+        ("body.start_perspectives", [0.1, 0.2, math.nan], BadInput, "start_perspectives"),
+        ("body.start_perspectives", [0.1, 0.2, "x"], WireError, "start_perspectives"),
+        ("body.start_perspectives", 0.5, WireError, "start_perspectives"),
+        ("body.fusion.chain", "own", BadInput, "start_perspectives"),
         ("body.times", [5, 5, 6], BadInput, "times"),
         ("body.times", [5, 6], BadInput, "times"),
         ("body.times", [True, 2, 3], BadInput, "times"),

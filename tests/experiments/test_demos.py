@@ -15,6 +15,7 @@ from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_out
 from experiments.commands import demos
 from experiments.job.demonstrations import DemosArguments, environment, plan
 from experiments.runtime.arguments import parse, read_preset
+from experiments.runtime.storage import only_writer
 from experiments.settings import ExperimentConfig
 from tests.actors.test_replay import make
 from tests.actors.test_replay import record as record_trajectories
@@ -157,3 +158,11 @@ def test_a_cluster_that_is_gone_is_named_at_once(
     with pytest.raises(SystemExit):
         demos.main(["PickCube", "-n", "1", "--out", str(tmp_path / "raw")])
     assert "RAY_ADDRESS" in capsys.readouterr().err
+
+
+def test_a_folder_that_others_record_into_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with only_writer(tmp_path), pytest.raises(SystemExit) as ended:
+        demos.main(["PickCube", "-n", "1", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "another command is writing there" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]

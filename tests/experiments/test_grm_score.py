@@ -308,6 +308,16 @@ def test_what_is_scored_is_kept_until_something_changes(raw: Path, model: Path, 
     assert len(scored) == 8
 
 
+@pytest.mark.parametrize("name", ["expert_2.mp4", "expert_2.csv", "expert_2.json"])
+def test_files_that_are_no_scores_are_not_replaced(raw: Path, model: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"precious": 1}')
+    words = (raw / "expert_2", "--demo", raw / "expert_1", "--model", model, "--out", tmp_path, "--no-video")
+    for flags in ([], ["--fresh"]):
+        [row] = run(*words, *flags)
+        assert name in row["error"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: '{"precious": 1}'}
+
+
 def test_an_episode_that_cannot_be_read_does_not_stop_the_others(raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)

@@ -16,12 +16,17 @@ import pytest
 import torch
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
+from dopamine_rl.episodes.source import passed_over
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.checkpoint import load_grm, model_version
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.fit import CURVE, STATE
+from dopamine_rl.grm.model import build_grm
+from experiments.commands import convert
+from experiments.commands import grm_pairs as pairs
 from experiments.commands.grm_train import main, parse
-from experiments.job.reward_model import PRESETS, GRMTrainingConfig, run, split
+from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
+from experiments.runtime.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,11 +83,35 @@ def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "grm.json").write_text("{}")
+    (tmp_path / "mixed").mkdir()
+    for name in ("grm.json", "model.safetensors", "my notes.txt"):
+        (tmp_path / "mixed" / name).write_text("{}")
+    with pytest.raises(BadInput, match=r"my notes\.txt"):
+        parse([str(raw), "--out", str(tmp_path / "mixed")])
     for out in (raw, raw / "grm", raw.parent, tmp_path / "thesis", tmp_path / "thesis" / "thesis.tex"):
         with pytest.raises(BadInput, match="--out"):
             parse([str(raw), "--out", str(out)])
     for out in ("new", "empty", "model"):
         parse([str(raw), "--out", str(tmp_path / out)])
+
+
+def test_every_file_of_a_model_is_known_as_one(tmp_path: Path) -> None:
+    save_grm(build_grm(TINY), tmp_path / "model", {})
+    (tmp_path / "model" / CURVE).write_text("")
+    _check_replaceable(tmp_path / "model", [])
+
+
+@pytest.mark.parametrize("fresh", [[], ["--fresh"]])
+@pytest.mark.parametrize("name", ["thesis.tex", "settings.json/x", "settings.json", "model.tex"])
+def test_a_folder_that_is_called_like_the_trainings_is_not_removed(
+    raw: Path, tmp_path: Path, fresh: list[str], name: str
+) -> None:
+    precious = tmp_path / "grm.train" / name
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    with pytest.raises(BadInput, match=r"grm\.train"):
+        run(*parse([str(raw), "--out", str(tmp_path / "grm"), *SMALL, *fresh]))
+    assert precious.read_text() == "precious"
 
 
 def test_another_training_is_not_gone_on_with(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,3 +257,84 @@ def test_errors_end_the_command_with_their_message(tmp_path: Path, capsys: pytes
         main([str(tmp_path / "data"), "--out", str(tmp_path / "grm")])
     assert ended.value.code == 1
     assert "LeRobotDataset" in capsys.readouterr().err
+
+
+def test_a_short_episode_loses_a_figure_and_not_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = record_squares(tmp_path / "raw", 3, 2)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1", "--sft.stride", "3"]
+    figures = run(*parse(words))
+    assert figures is not None
+    assert load_grm(tmp_path / "grm").model_version == figures["version"]
+    assert {"mae", "end", "auc"} <= set(figures)
+    assert not {"voc_plus", "voc_minus"} & (set(figures) | set(figures["demonstration"]))
+    said = [line for line in capsys.readouterr().out.splitlines() if "VOC" in line]
+    assert len(said) == 1
+    assert "fewer than 8" in said[0]
+    assert "episode_000" in said[0]
+
+
+def test_a_judge_that_fails_loses_the_figures_and_not_the_model(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("CUDA out of memory\nwith advice")
+
+    monkeypatch.setattr("dopamine_rl.grm.fit.evaluate", broken)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
+    figures = run(*parse([*words, "--sft.train.updates", "2", "--sft.checkpoint-updates", "1"]))
+    assert figures is not None
+    assert load_grm(tmp_path / "grm").model_version == figures["version"]
+    assert "mae" not in figures
+    assert "the held-out figures could not be computed: CUDA out of memory" in capsys.readouterr().out
+
+
+def test_a_state_that_cannot_be_saved_does_not_end_the_training(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.save", full)
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
+    assert run(*parse([*words, "--sft.train.updates", "3", "--sft.checkpoint-updates", "2"])) is not None
+    assert load_grm(tmp_path / "grm").model_version
+    assert "the state of update 2 could not be saved" in capsys.readouterr().out
+
+
+def test_what_is_judged_last_is_not_trained_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while it is judged, a training has lost no update, though no checkpoint was due."""
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "3"]
+    with monkeypatch.context() as patch:
+        patch.setattr("dopamine_rl.grm.fit.evaluate", killed)
+        with pytest.raises(Killed):
+            run(*parse(words))
+    state = torch.load(tmp_path / "grm.train" / STATE, weights_only=True)
+    assert int(state["counters"][0]) == 3
+    assert run(*parse(words)) is not None
+
+
+def test_a_model_is_trained_by_one_command_at_a_time(raw: Path, tmp_path: Path) -> None:
+    words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1"]
+    (tmp_path / "grm.train").mkdir()
+    with only_writer(tmp_path / "grm.train"):
+        for more in ([], ["--fresh"]):
+            with pytest.raises(BadInput, match="another command is writing"):
+                run(*parse([*words, *more]))
+
+
+def test_a_folder_without_an_episode_is_named(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    (folder / "episode_900").mkdir()
+    assert passed_over(folder) == ["episode_900"]
+    assert passed_over(folder / "episode_000") == passed_over(raw) == []
+    convert.main([str(folder), str(tmp_path / "dataset")])
+    pairs.main([str(folder), "-n", "10"])
+    said = [line for line in capsys.readouterr().out.splitlines() if "episode_900" in line]
+    assert len(said) == 2

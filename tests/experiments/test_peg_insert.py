@@ -51,6 +51,9 @@ def check_result(folder):
     assert result["reward"] == "grm"
     assert result["environment_steps_per_s"] > 0
     assert result["wall_s"] > 0
+    assert result["records"]["dropped"] == result["records"]["failed"] == 0
+    assert result["provenance"]["preset"] == "smoke"
+    assert json.loads((folder / "grm" / "grm.json").read_text())["card"]["provenance"]["commit"]
     for name in ("report.md", "config.toml", "gate.png", "learning_curve.png"):
         assert (folder / name).stat().st_size > 0
     for name in ("policy.mp4", "bc.mp4", "expert.mp4"):

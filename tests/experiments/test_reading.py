@@ -25,7 +25,7 @@ from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import StoredSource, list_stored, picture_shape
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.evaluation.plans import make_plans, notes
+from dopamine_rl.evaluation.plans import make_plans, notes, warnings
 from dopamine_rl.evaluation.unseen import read_unseen
 from experiments.commands import convert, grm_train
 from experiments.commands import grm_pairs as pairs
@@ -351,5 +351,7 @@ def test_a_broken_video_is_one_line_that_names_file_and_fix(data: Path) -> None:
     with pytest.raises(BadInput, match=r"file-000\.mp4: content = 'there is no frame at .*give a video that has all"):
         read_frames(find_recordings(f"{data}/set#0")[0], 4, (32, 48), 2)
     video.unlink()
+    with pytest.raises(BadInput, match=r"EPISODE = .*file-000\.mp4.*No such file"):
+        list(warnings(plans(f"{data}/set#0", "--size", "32", "--stride", "4")))
     with pytest.raises(BadInput, match=r"file-000\.mp4"):
         plans(f"{data}/set#0", "--demo", f"{data}/set#1")

@@ -63,13 +63,6 @@ def test_a_value_without_a_number_is_refused(folder):
     assert not (folder.path / "phases" / "gate.json").exists()
 
 
-def test_fresh_forgets_everything(folder):
-    PhaseStore(folder).run("gate", 1, lambda: 1, lambda: None)
-    (folder.path / "old.mp4").write_text("x")
-    PhaseStore(folder, fresh=True)
-    assert list(folder.path.iterdir()) == []
-
-
 def test_the_fingerprint_follows_values_and_types():
     assert fingerprint((1, "a")) == fingerprint((1, "a"))
     assert len({fingerprint(value) for value in ((1, "a"), (1, "b"), (1.0, "a"), ("1", "a"))}) == 4
@@ -97,10 +90,13 @@ def test_two_runs_do_not_work_in_one_folder_and_a_killed_one_lets_go(folder):
         assert (folder.path / ".lock").exists()
 
 
-def test_what_a_killed_process_left_half_written_is_removed(folder):
-    (folder.path / "demonstrations" / ".expert_000001.0123abcd").mkdir(parents=True)
-    (folder.path / ".policy.0123abcd.safetensors").write_text("half")
-    (folder.path / "demonstrations" / ".keep").write_text("somebody's")
+def test_what_a_killed_run_left_half_written_is_removed(folder):
+    with only_run(folder):
+        (folder.path / "demonstrations" / "0123abcd" / "gate" / ".expert_000001.0123abcd").mkdir(parents=True)
+        (folder.path / "demonstrations" / ".keep").write_text("somebody's")
+        (folder.path / ".policy.0123abcd.safetensors").write_text("half")
+        (folder.path / ".notes.0123abcd.txt").write_text("somebody's")
+        (folder.path / ".run.0123abcd.json").write_text("half")
     with only_run(folder):
         pass
-    assert sorted(path.name for path in folder.path.rglob(".*")) == [".keep", ".lock"]
+    assert sorted(path.name for path in folder.path.rglob(".*")) == [".keep", ".lock", ".notes.0123abcd.txt"]

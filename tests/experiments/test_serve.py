@@ -29,7 +29,17 @@ def test_help_is_quick_and_says_what_it_does() -> None:
     code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    for word in ("CHECKPOINT", "--host", "--port", "--token-file", "Ctrl-C", "/docs"):
+    for word in (
+        "CHECKPOINT",
+        "--host",
+        "--port",
+        "--token-file",
+        "--tls-cert",
+        "--tls-key",
+        "--insecure",
+        "Ctrl-C",
+        "/docs",
+    ):
         assert word in done.stdout
 
 
@@ -37,6 +47,12 @@ def test_help_is_quick_and_says_what_it_does() -> None:
     ("arguments", "message"),
     [
         (["CHECKPOINT", "--host", "0.0.0.0"], "--token-file"),
+        (["CHECKPOINT", "--host", "0.0.0.0", "--token-file", "TOKEN"], "--tls-cert FILE and --tls-key FILE"),
+        (["CHECKPOINT", "--host", "::", "--token-file", "TOKEN"], "--insecure"),
+        (["CHECKPOINT", "--host", "0.0.0.0", "--token-file", "TOKEN", "--tls-cert", "/no/file"], "readable PEM file"),
+        (["CHECKPOINT", "--tls-cert", "TOKEN", "--tls-key", "TOKEN"], "certificate and of its own key"),
+        (["CHECKPOINT", "--tls-key", "TOKEN"], "give --tls-cert FILE with it"),
+        (["CHECKPOINT", "--max-connections-per-client", "0"], "max_connections_per_client"),
         (["/no/such/folder"], "give the folder of a reward model"),
         (["CHECKPOINT", "--port", "70000"], "port"),
         (["CHECKPOINT", "--token-file", "/no/such/file"], "readable file"),
@@ -51,10 +67,14 @@ def test_bad_arguments_are_named_before_anything_starts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    (tmp_path / "token").write_text(TOKEN)
+    words = {"CHECKPOINT": str(tmp_path), "TOKEN": str(tmp_path / "token")}
     with pytest.raises(SystemExit) as ended:
-        serve.main([str(tmp_path) if word == "CHECKPOINT" else word for word in arguments])
+        serve.main([words.get(word, word) for word in arguments])
     assert ended.value.code in (1, 2)
-    assert message in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_a_checkpoint_or_an_application() -> None:

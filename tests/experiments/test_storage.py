@@ -3,7 +3,7 @@ import json
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.storage import RunFolder, check_folder, make_folder
+from experiments.runtime.storage import RunFolder, check_folder, make_folder, only_writer
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
@@ -52,3 +52,11 @@ def test_a_uri_gets_a_copy(tmp_path):
     assert (tmp_path / "bucket" / "name" / "report.md").read_text() == "text"
     assert (tmp_path / "bucket" / "name" / "records" / "a.npz").read_bytes() == b"1"
     assert folder.place.startswith("file://")
+
+
+def test_a_folder_has_one_writer(tmp_path):
+    refused = pytest.raises(BadInput, match=r"--out.*another command is writing there")
+    with only_writer(tmp_path), refused, only_writer(tmp_path):
+        pass
+    with only_writer(tmp_path):
+        pass

@@ -1,11 +1,13 @@
 """Both algorithms through the same labelling callback, in this process, with a fake reward model behind a real scorer."""
 
+import json
 import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from actors.callbacks import finish_records
 from actors.records import EpisodeRecord
 from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
@@ -15,6 +17,7 @@ from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, LabelsConfig, TrainingConfig
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import ReplayEpisode, save_demonstrations, transition_columns
+from learner.training import train
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.actors.test_callbacks import STRIDE, Walk
@@ -72,7 +75,10 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
 
     algo = training.build_algorithm(config, "app", reference, demonstrations, cloned, tmp_path / "records")
     try:
-        report = training.train(algo, config, tmp_path / "policy.safetensors", Console())
+        report = train(
+            algo, config.training, tmp_path / "policy.safetensors", Console().say,
+            monitor=training.make_monitor(config), finish_records=lambda: finish_records(algo),
+        )  # fmt: skip
     finally:
         algo.stop()
 
@@ -81,7 +87,9 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     assert labels["invalid"] == labels["late"] == labels["rejected"] == labels["errors"] == 0
     assert report["environment_steps"] >= 150
     assert DeterministicPolicy.load(tmp_path / "policy.safetensors")(np.zeros((1, 1), np.float32)).shape == (1, 1)
+    assert report["shadow"]["episodes"] == len((tmp_path / "episodes.jsonl").read_text().splitlines())
+    assert report["curve"] == [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
     records = [EpisodeRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
     found = audit(records, Scorer(FakeEngine()), "fake-1")
-    assert found["episodes"] >= 14
+    assert found["episodes"] == report["records"]["written"] >= 14
     assert found["max_abs_difference"] == found["doubled"] == found["wrong_version"] == 0

@@ -17,6 +17,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
+from dopamine_rl.errors import ActingTimeout
 from dopamine_rl.types import TaskReference
 from learner.algorithms import acting, env_runner
 from learner.algorithms.common import Task
@@ -206,7 +207,7 @@ def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: 
 @pytest.mark.ray
 def test_where_nothing_comes_for_too_long_the_training_ends(build: Any) -> None:
     algorithm = build("hangs at step", num_env_runners=1, patience_s=1.0)
-    with pytest.raises(TimeoutError, match=r"learner\.patience_s"):
+    with pytest.raises(ActingTimeout, match=r"learner\.patience_s"):
         hang_all(algorithm)
 
 

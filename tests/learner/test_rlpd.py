@@ -213,7 +213,17 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"critics": 1}, {"demo_share": 1.5}, {"residual_scale": -1.0}, {"tau": 0.0}, {"batch_size": 0}]
+    "change",
+    [
+        {"critics": 1},
+        {"demo_share": 1.5},
+        {"residual_scale": -1.0},
+        {"tau": 0.0},
+        {"batch_size": 0},
+        {"sample_timeout_s": 0.0},
+        {"patience_s": math.nan},
+        {"restart_delay_s": -1.0},
+    ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
     with pytest.raises(BadInput, match="learner"):

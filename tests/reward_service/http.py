@@ -22,7 +22,8 @@ def serving(client: RewardClient, token: str | None = None, config: IngressConfi
     while not server.started and time.monotonic() < deadline:
         time.sleep(0.01)
     try:
-        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+        scheme = "https" if config and config.tls_cert else "http"
+        yield f"{scheme}://127.0.0.1:{sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(20)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import socket
 import threading
 import time
+import tracemalloc
+import zlib
 from collections.abc import Iterator
 
 import msgpack
@@ -17,11 +20,12 @@ from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnav
 from dopamine_rl.interfaces import PendingScore
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from dopamine_rl.wire import WireLimits, decode_reply, encode_request
-from reward_service import web
+from reward_service.bodies import decompress
 from reward_service.guards import IngressConfig
 from reward_service.local import LocalRewardClient
 from reward_service.openapi import document
 from reward_service.scorer import Scorer
+from reward_service.statuses import BodyTooLarge
 from reward_service.web import make_server
 from tests.contracts import assert_same_answer
 from tests.fakes import FakeEngine, make_request
@@ -247,13 +251,57 @@ def test_a_body_that_does_not_arrive() -> None:
         assert requests.get(url + "/healthz", timeout=5).status_code == 200
 
 
-def test_a_connection_that_asks_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_S", 0.2)
-    with serving(LocalRewardClient(Scorer(FakeEngine())), config=_config()) as url:
-        port = int(url.rsplit(":", 1)[1])
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"POST /v1/sc")
-            assert connection.recv(1000) == b""
-        with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
-            connection.sendall(b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 100_000)
-            assert b"400" in connection.recv(1000)
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate", "bare", "identity", ""])
+def test_compressed_bodies_are_answered_as_the_plain_ones(url: str, encoding: str) -> None:
+    request = make_request(start_progress=0.1)
+    [offline] = Scorer(FakeEngine()).score([request])
+    for data, headers in ((encode_request(request), MSGPACK), (json.dumps(json_fields(request)).encode(), JSON)):
+        packed = {"gzip": gzip.compress(data), "deflate": zlib.compress(data), "bare": zlib.compress(data, wbits=-15)}
+        body = packed.get(encoding.lower().removeprefix("x-"), data)
+        answer = _post(url, body, headers | {"Content-Encoding": encoding.replace("bare", "deflate")})
+        assert answer.status_code == 200
+        assert "Content-Encoding" not in answer.headers
+        if headers is MSGPACK:
+            assert_same_answer(decode_reply(answer.content), offline)
+
+
+@pytest.mark.parametrize(
+    ("data", "encoding", "status", "kind"),
+    [
+        (b"", "br", 415, "UnsupportedEncoding"),
+        (b"", "gzip, gzip", 415, "UnsupportedEncoding"),
+        (b"", "gzip", 400, "WireError"),
+        (b"{}", "gzip", 400, "WireError"),
+        (b"\x78\x9crubbish", "deflate", 400, "WireError"),
+        (gzip.compress(b"x" * 3000)[:-9], "gzip", 400, "WireError"),
+        (gzip.compress(b"{}") + gzip.compress(b"{}"), "gzip", 400, "WireError"),
+        (gzip.compress(b"{}") + b"x", "gzip", 400, "WireError"),
+        (gzip.compress(bytes(66 << 20)), "gzip", 413, "BodyTooLarge"),
+        (zlib.compress(bytes(66 << 20)), "deflate", 413, "BodyTooLarge"),
+    ],
+    ids=range(10),
+)
+def test_what_cannot_be_decompressed(url: str, data: bytes, encoding: str, status: int, kind: str) -> None:
+    answer = _post(url, data, JSON | {"Content-Encoding": encoding})
+    assert (answer.status_code, _error(answer)["type"]) == (status, kind)
+    if status == 415:
+        assert answer.headers["Accept-Encoding"] == "gzip, deflate, identity"
+        assert "gzip" in _error(answer)["message"]
+
+
+def test_a_decompressed_body_takes_the_room_that_it_needs() -> None:
+    body = gzip.compress(bytes(20 << 20))
+    with serving(LocalRewardClient(Scorer(FakeEngine())), config=_config(memory_mb=16)) as url:
+        answer = _post(url, body, MSGPACK | {"Content-Encoding": "gzip"})
+        assert (answer.status_code, _error(answer)["type"]) == (503, "Overloaded")
+        assert "dopamine_http_under_way 0" in requests.get(url + "/metrics", timeout=5).text
+
+
+def test_a_small_bomb_is_never_held() -> None:
+    bomb = gzip.compress(bytes(50 << 20))
+    tracemalloc.start()
+    with pytest.raises(BodyTooLarge):
+        decompress(bomb, "gzip", WireLimits(max_bytes=4 << 20), lambda count: None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 20

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import VersionUnavailable
+from dopamine_rl.errors import BadInput, VersionUnavailable
 from dopamine_rl.interfaces import Prompt
-from dopamine_rl.types import EpisodeContext, HopEstimates, ScoreReply, ScoreRequest
+from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, HopEstimates, ScoreReply, ScoreRequest
+from dopamine_rl.wire import decode_request, encode_request
 from reward_service.scorer import Scorer
 from tests.contracts import assert_same_answer, check_scorer
 from tests.fakes import VIEWS, FakeEngine, hop, make_request, seeded_request, sometimes
@@ -187,3 +190,54 @@ def _pictures_for_a_model(frames: int, seed: int) -> ScoreRequest:
 
     context = EpisodeContext("e", "insert the peg", pictures(), pictures(), pictures(2), pictures(2))
     return ScoreRequest(context, pictures(2), pictures(frames, 2), tuple(range(1, frames + 1)), 1e4)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 50).map(lambda value: value / 50), min_size=1, max_size=7),
+    st.sets(st.integers(1, 6)),
+    st.sampled_from(["mean", "consistency"]),
+    st.sampled_from(["fused", "own"]),
+    st.booleans(),
+)
+def test_any_split_of_an_episode_folds_as_one_request(
+    progress: list[float], cuts: set[int], kind: Any, chain: Any, over_the_wire: bool
+) -> None:
+    scorer = Scorer(FakeEngine(unreadable=lambda before, after: round(after * 50) % 5 == 3 and before != after))
+    fusion = FusionConfig(kind, chain=chain)
+    whole = replace(make_request(progress, start_progress=0.0), fusion=fusion)
+    [wanted] = scorer.score([whole])
+    assert wanted.folded is not None
+    parts: list[FoldedProgress] = []
+    previous, start, perspectives = whole.previous, 0.0, None
+    edges = [0, *sorted(cut for cut in cuts if cut < len(progress)), len(progress)]
+    for low, high in pairwise(edges):
+        part = replace(
+            whole,
+            previous=previous,
+            frames=whole.frames[low:high],
+            times=whole.times[low:high],
+            start_progress=start,
+            start_perspectives=perspectives,
+        )
+        [reply] = scorer.score([decode_request(encode_request(part)) if over_the_wire else part])
+        assert reply.folded is not None
+        parts.append(reply.folded)
+        start, perspectives = float(reply.folded.progress[-1]), tuple(map(float, reply.folded.perspectives[-1]))
+        valid = np.flatnonzero(reply.valid)
+        previous = part.frames[valid[-1]] if len(valid) else previous
+    for name in ("progress", "perspectives", "valid", "weight"):
+        pieces = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_allclose(pieces, getattr(wanted.folded, name), atol=1e-6)
+
+
+def test_own_chains_are_not_continued_from_a_guess() -> None:
+    request = make_request((0.5,), previous=0.3, start_progress=0.4)
+    with pytest.raises(BadInput, match="start_perspectives"):
+        replace(request, fusion=FusionConfig(chain="own"))
+    with pytest.raises(BadInput, match="start_perspectives"):  # Φ* may be held at 0 while Φ_I is not.
+        replace(request, start_progress=0.0, fusion=FusionConfig("consistency", chain="own"))
+    with pytest.raises(BadInput, match="start_progress"):
+        replace(request, start_progress=None, start_perspectives=(0.1, 0.2, 0.3))
+    replace(request, start_progress=0.0, fusion=FusionConfig(chain="own"))
+    replace(make_request((0.5,), start_progress=0.0), fusion=FusionConfig("consistency", chain="own"))

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dopamine_rl.errors import CheckpointError, ServiceUnavailable
 from dopamine_rl.types import HopEstimates
@@ -55,6 +56,17 @@ def children(name: str) -> list[tuple[int, str]]:
     return found
 
 
+def _until_back(engine: VLLMEngine, pictures: list[Any], prompts: list[Any]) -> None:
+    """Wait until vLLM was started again, beside calls that fail at once."""
+    while True:
+        try:
+            engine.estimate(pictures, prompts)
+            return
+        except ServiceUnavailable:
+            engine.check_health()
+            time.sleep(0.5)
+
+
 def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
     """Ask, and write what came of it."""
     calls = pickle.loads(Path(questions).read_bytes())
@@ -76,6 +88,7 @@ def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
                 engine.estimate(pictures, prompts)
             except ServiceUnavailable as error:
                 told.failure = str(error)
+            _until_back(engine, pictures, prompts)
         outputs.clear()
         started = time.perf_counter()
         told.estimates.append(engine.estimate(pictures, prompts))

@@ -1,0 +1,124 @@
+"""Writes episode records beside the actor, within a budget: a thread with a bounded queue; the oldest go first."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+from pathlib import Path
+
+from actors.records import REFERENCES, EpisodeRecord
+
+logger = logging.getLogger(__name__)
+
+WAITING = 8
+"""Records that may wait to be written; each holds its pictures in memory."""
+PATIENCE_S = 10.0
+"""How long a full queue is waited for. After that, records are dropped and counted until there is room again."""
+COUNTS = ("written", "removed", "dropped", "failed")
+"""What becomes of records: written; removed to keep the budget; dropped, because the disk did not keep up; failed."""
+
+
+class RecordWriter:
+    """Keeps a folder of records within its budget. Several writers may share a folder.
+
+    Args:
+        folder: where the records lie.
+        budget_mb: the folder's size, in 10⁶ bytes. The newest record stays, whatever its size.
+        patience_s: how long `put` may wait for a full queue.
+    """
+
+    def __init__(self, folder: Path, budget_mb: float, patience_s: float = PATIENCE_S) -> None:
+        self._folder, self._budget = folder, int(budget_mb * 1e6)
+        self._patience_s, self._full = patience_s, False
+        self._queue: queue.Queue[EpisodeRecord] = queue.Queue(WAITING)
+        self._counts, self._lock = dict.fromkeys(COUNTS, 0), threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def put(self, record: EpisodeRecord) -> None:
+        """Let the thread write a record. Where the queue stays full, the record is dropped and counted."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="records", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put(record, timeout=1e-3 if self._full else self._patience_s)
+            self._full = False
+        except queue.Full:
+            if not self._full:
+                logger.warning("%s: records are not written fast enough; some are dropped.", self._folder)
+            self._full = True
+            self._add("dropped", 1)
+
+    def write(self, record: EpisodeRecord) -> None:
+        """Write a record now, and remove the oldest ones where the folder has become too large."""
+        path = record.save(self._folder)
+        self._add("written", 1)
+        self._add("removed", trim(self._folder, self._budget, path))
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until everything that was put is written; False where that takes longer."""
+        with self._queue.all_tasks_done:
+            return self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout_s)
+
+    @property
+    def waiting(self) -> int:
+        """Records that were put and are not written yet."""
+        return self._queue.unfinished_tasks
+
+    def take_counts(self) -> dict[str, int]:
+        """What became of records since the last call, by `COUNTS`."""
+        with self._lock:
+            counts, self._counts = self._counts, dict.fromkeys(COUNTS, 0)
+        return counts
+
+    def _work(self) -> None:
+        while True:
+            record = self._queue.get()
+            try:
+                self.write(record)
+            except Exception:
+                logger.exception("The record of episode %s could not be written.", record.context.episode_id)
+                self._add("failed", 1)
+            finally:
+                del record
+                self._queue.task_done()
+
+    def _add(self, name: str, count: int) -> None:
+        with self._lock:
+            self._counts[name] += count
+
+
+def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
+    """Remove the oldest records of a folder until it keeps its budget; `newest` stays. Returns how many went."""
+    records = sorted(
+        (status.st_mtime_ns, path, status.st_size) for path, status in _files(folder) if path.endswith(".npz")
+    )
+    total = sum(size for _, _, size in records) + sum(status.st_size for _, status in _files(folder / REFERENCES))
+    removed = 0
+    for _, path, size in records:
+        if total <= budget_bytes:
+            break
+        if path == str(newest):
+            continue
+        total -= size
+        try:
+            os.unlink(path)
+            removed += 1
+        except FileNotFoundError:  # another actor's writer was faster, and has counted it
+            continue
+    return removed
+
+
+def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """The files of a folder; those that another writer removes meanwhile are left out."""
+    files = []
+    if folder.is_dir():
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                        files.append((entry.path, entry.stat(follow_symlinks=False)))
+                except FileNotFoundError:
+                    continue
+    return files
