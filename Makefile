@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help run test test-full check lint setup constraints vulkan vllm-env
+.PHONY: help run test test-full test-extern check lint setup constraints vulkan vllm-env lerobot-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -12,13 +12,16 @@ run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> le
 	$(BIN)/python -m experiments.peg_insert $(ARGS)
 
 test: setup vulkan  ## the tests, in under twenty minutes
-	$(BIN)/python -m pytest -m "not long" $(ARGS)
+	$(BIN)/python -m pytest -m "not long and not extern" $(ARGS)
 
 test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -m "not extern" $(ARGS)
+
+test-extern: setup lerobot-env  ## the tests with other projects' packages (LeRobot) in environments of their own
+	$(BIN)/python -m pytest -m extern $(ARGS)
 
 check: lint  ## lint, types and the tests that need neither Ray nor pictures
-	$(BIN)/python -m pytest -q -m "not ray and not render and not slow and not long"
+	$(BIN)/python -m pytest -q -m "not ray and not render and not slow and not long and not extern"
 
 lint: setup  ## style, types, and whether scripts/constraints.txt is what is installed
 	$(BIN)/ruff check .
@@ -43,3 +46,6 @@ vulkan: setup  ## make sure pictures can be rendered without a GPU
 
 vllm-env: setup  ## build .venv-vllm, in which the vLLM engine runs on a CPU
 	bash scripts/vllm_env.sh $(BIN)/python
+
+lerobot-env: setup  ## build .venv-lerobot, in which LeRobot reads and writes datasets
+	bash scripts/lerobot_env.sh $(BIN)/python

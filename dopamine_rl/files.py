@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import codecs
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any
 
 from dopamine_rl.errors import BadInput, DopamineError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
@@ -40,6 +42,8 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 
 codecs.register_error(ESCAPED, _escape)
+LOCK = ".lock"
+"""Is there while a process changes a folder's files; the operating system ends the lock with the process."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
@@ -65,10 +69,13 @@ def write_text(path: Path, text: str) -> Path:
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors=ESCAPED))
 
 
-def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Path:
-    """Let `fill` write into a temporary folder beside `folder`, then rename it; an existing `folder` is replaced.
+def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replace: bool = True) -> Path:
+    """Let `fill` write into a temporary folder beside `folder`, then rename it.
 
+    Args:
+        replace: replace a folder that is there.
     Raises:
+        FileExistsError: it is there, and not to be replaced. It may have appeared in the meantime.
         OSError: the system does not let it be written; `filename` is set.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -77,9 +84,14 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object]) -> Pat
     try:
         with naming(folder, temporary):
             fill(temporary)
-        if folder.exists():
+        if replace and folder.exists():
             folder.replace(replaced)
-        return temporary.replace(folder)
+        try:
+            return temporary.rename(folder)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder)) from error
+            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
@@ -123,13 +135,55 @@ def _refusal(folder: Path) -> OSError | None:
     return None
 
 
+@contextmanager
+def changing(root: Path, timeout_s: float = 600.0) -> Iterator[None]:
+    """Be the only one that changes the files of a folder: other threads, processes and machines wait for their turn.
+
+    First a change that was interrupted is completed or taken back. The lock is the kernel's: it ends with its process,
+    however that ends, and NFS passes it on to the server.
+
+    Raises:
+        BadInput: the folder cannot be locked, or others have been changing it for `timeout_s`.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (file := _lock(root)) is None:
+        if time.monotonic() >= deadline:
+            raise BadInput("folder", str(root), f"another process has been writing to it for {timeout_s:g} s: end it")
+        time.sleep(0.05)
+    with file:
+        try:
+            _finish_replacing(root)
+            yield
+        finally:
+            (root / LOCK).unlink(missing_ok=True)  # while it is locked: nobody can lock another file of this name
+
+
+def _lock(root: Path) -> IO[bytes] | None:
+    """Lock a folder; None where somebody else has locked it, or just gave it back."""
+    try:
+        file = (root / LOCK).open("ab")  # NFS grants locks on files that are open for writing
+    except OSError as error:
+        raise BadInput("folder", str(root), f"make it writable ({error.strerror})") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (root / LOCK).stat()):
+                return file
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            file.close()
+            fix = f"copy it to a file system that supports locks ({error.strerror})"
+            raise BadInput("folder", str(root), fix) from error
+    file.close()
+    return None
+
+
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
     """Let `fill` write files below a staging folder, then put each in the place of its namesake below `root`.
 
-    Killed before everything is staged, nothing has changed; killed after that, `finish_replacing` does the rest, and
-    `PENDING` is there until it has.
+    The caller is `changing` the folder. Killed before everything is staged, nothing has changed; killed after that,
+    the next `changing` does the rest, and `PENDING` is there until it has.
     """
-    finish_replacing(root)
     stage = _beside(root / "staged")
     stage.mkdir()
     try:
@@ -137,11 +191,14 @@ def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
         stage.rename(root / PENDING)  # from here on it happens
     finally:
         shutil.rmtree(stage, ignore_errors=True)
-    finish_replacing(root)
+    _finish_replacing(root)
 
 
-def finish_replacing(root: Path) -> None:
-    """Put the files in place that an interrupted `replace_together` had staged; there may be none."""
+def _finish_replacing(root: Path) -> None:
+    """Put the files in place that an interrupted `replace_together` had staged; remove what it had not staged whole."""
+    for stage in root.glob(".staged.*"):
+        if TEMPORARY.fullmatch(stage.name):
+            shutil.rmtree(stage)
     pending = root / PENDING
     if not pending.exists():
         return
@@ -152,8 +209,16 @@ def finish_replacing(root: Path) -> None:
     shutil.rmtree(pending)
 
 
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+
+
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
+    import numpy as np
+
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

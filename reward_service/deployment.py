@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import inspect
 import logging
 import os
 import threading
@@ -141,17 +142,27 @@ def _serving(record: Ledger, held: Mapping[int, ProgressScorer]) -> tuple[Progre
 
 
 def _load(folder: str, config: ServiceConfig) -> ProgressScorer:
-    scorer = Scorer(make_engine(config.engine, Path(folder), config.threads))
+    scorer = Scorer(make_engine(Path(folder), config))
     warm_up(scorer)
     return scorer
 
 
-def make_engine(target: str, folder: Path, threads: int) -> Engine:
-    """Call "module:callable" with a checkpoint folder and a number of threads."""
-    module, _, name = target.partition(":")
+def make_engine(folder: Path, config: ServiceConfig) -> Engine:
+    """Call the config's "module:callable" with a checkpoint folder and a number of threads.
+
+    An engine that takes a `device` gets "cuda" where the replica has a GPU; any other finds its device itself.
+
+    Raises:
+        BadInput: the name is not "module:callable", or the engine cannot use the GPU.
+        CheckpointError: the folder does not hold a usable model.
+    """
+    module, _, name = config.engine.partition(":")
     if not name:
-        raise BadInput("engine", target, 'write "module:callable"')
-    engine: Engine = getattr(importlib.import_module(module), name)(folder, threads)
+        raise BadInput("engine", config.engine, 'write "module:callable"')
+    load = getattr(importlib.import_module(module), name)
+    # Ray may show a replica without a GPU those of the machine, so an engine must not choose by what it sees.
+    on_gpu = config.num_gpus > 0 and "device" in inspect.signature(load).parameters
+    engine: Engine = load(folder, config.threads, **({"device": "cuda"} if on_gpu else {}))
     return engine
 
 

@@ -34,9 +34,10 @@ from dopamine_rl.episodes.lerobot_rows import (
     too_short,
 )
 from dopamine_rl.episodes.parquet import column_names, read_columns
+from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.files import PENDING
+from dopamine_rl.files import PENDING, changing
 from dopamine_rl.types import EpisodeInfo
 
 VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
@@ -54,11 +55,15 @@ def is_dataset(path: Path) -> bool:
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """The content of `meta/info.json`, checked. Raises EpisodeError, naming dataset, file and field."""
+    """The content of `meta/info.json`, checked; an interrupted change of the dataset is completed first.
+
+    Raises:
+        EpisodeError: naming dataset, file and field.
+        BadInput: the change cannot be completed.
+    """
     if (root / PENDING).exists():
-        raise EpisodeError(
-            f"{root.name}/{PENDING}", "an interrupted change", "finish it: dopamine_rl.files.finish_replacing(DATASET)"
-        )
+        with changing(root):  # waits for a change that goes on, completes an interrupted one
+            pass
     try:
         info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
@@ -165,6 +170,10 @@ class LeRobotSource:
     def videos(self, episode_id: str) -> tuple[Path, ...]:
         """The files that show an episode, one a camera; they may show others too."""
         return tuple(self.root / video.path for video in self._row(episode_id).videos)
+
+    def clips(self, episode_id: str) -> tuple[Clip, ...]:
+        """Where the files show an episode, one a camera."""
+        return tuple(Clip(self.root / video.path, video.start_s) for video in self._row(episode_id).videos)
 
     def column(self, episode_id: str, name: str) -> NDArray[Any]:
         """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes import lerobot, raw
 from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
+from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import count_frames
 from dopamine_rl.episodes.video import video_format
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -139,6 +140,10 @@ class RawSource:
         """The files that show an episode, one a camera."""
         folder = self._folder(episode_id)
         return tuple(folder / f"{camera}.mp4" for camera in self._list(folder))
+
+    def clips(self, episode_id: str) -> tuple[Clip, ...]:
+        """Where the files show an episode, one a camera: from their beginning to their end."""
+        return tuple(Clip(video) for video in self.videos(episode_id))
 
     def _folder(self, episode_id: str) -> Path:
         if episode_id not in self._folders:

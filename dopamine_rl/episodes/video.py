@@ -39,7 +39,8 @@ def write_video(
     """Write at least one picture, uint8 [H, W, 3] each, as an h264 mp4; frame k is picture k.
 
     Args:
-        lossless: RGB without loss, for data; else in the colours that every player understands (H and W even).
+        lossless: RGB without loss, for data; else as every player shows it, but for an odd height or width, which only
+            some show.
     """
     remaining = iter(pictures)
     first = next(remaining)
@@ -58,18 +59,27 @@ class VideoWriter:
 
     def __init__(self, path: Path, shape: tuple[int, ...], rate: Fraction, lossless: bool) -> None:
         if lossless:
-            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast"}
+            codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast", "forced-idr": "1"}
         else:
-            codec, pixels, options = "libx264", "yuv420p", {"crf": "18"}
+            # Half as many colours as pixels need an even height and width.
+            even = shape[0] % 2 == shape[1] % 2 == 0
+            codec, pixels, options = "libx264", "yuv420p" if even else "yuv444p", {"crf": "18", "forced-idr": "1"}
         self._container = av.open(str(path), "w")
         self._stream = cast(av.VideoStream, self._container.add_stream(codec, rate=rate, options=options))
         self._stream.height, self._stream.width = shape[:2]
         self._stream.pix_fmt = pixels
         self._stream.thread_count = 1
 
-    def add(self, picture: NDArray[np.uint8]) -> None:
-        """Append a picture, uint8 [H, W, 3]."""
+    @property
+    def pixels(self) -> str:
+        """How colours are stored, as FFmpeg calls it."""
+        return "gbrp" if self._stream.pix_fmt == "rgb24" else str(self._stream.pix_fmt)
+
+    def add(self, picture: NDArray[np.uint8], key: bool = False) -> None:
+        """Append a picture, uint8 [H, W, 3]; a `key` one is decoded without those before it."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+        if key:
+            frame.pict_type = av.video.frame.PictureType.I
         self._container.mux(self._stream.encode(frame))
 
     def __enter__(self) -> VideoWriter:

@@ -14,11 +14,17 @@ Both have the same weights, batch and threads and answer the same requests, thre
 Cases: `batch_16`, 16 episodes under way that each send one new frame; `batch_1`, one such episode; `fragment_16`, one request
 of 16 frames of one episode. Every timed frame is new; INIT, GOAL, START, END and the previous frame were seen before. With one
 thread on the CPU time is CPU time of the main thread, which does all the work, so that a busy machine counts less; else it is wall
-time. The arms take turns; ratios are medians over the rounds, and those without a V in their name the worst over V. `--width
-released` has a Qwen2.5-VL of the released 3B width, two layers each of vision (one with windows) and language. `--answers text`
-takes the answers' own tokens from the tokenizer, so that they are spelled as released checkpoints spell them: ours still reads the
-whole distribution, naive then decodes greedily, constrained to the answers, and nothing is compared. The last line is JSON; it
-needs only torch and transformers.
+time. The arms take turns; ratios are medians over the rounds, and those without a V in their name the worst over V. `--answers
+text` takes the answers' own tokens from the tokenizer, so that they are spelled as released checkpoints spell them: ours still reads
+the whole distribution, naive then decodes greedily, constrained to the answers, and nothing is compared.
+
+`--architecture released` has a Qwen2.5-VL of the released 3B width, two layers each of vision (one with windows) and language;
+`--architecture 3b` has all its layers, a prompt as long as the released one, and three cameras of 640×480. On a GPU:
+
+    dopamine bench scorer --architecture 3b --answers text --device cuda --dtype bfloat16 --frames 4 16
+
+`peak_gib` is then the most GPU memory of an arm, weights included. Weights are random; read the greatest difference of two answers
+beside `answer_spread`, the standard deviation of the gains. The last line is JSON; it needs only torch and transformers.
 """
 
 from __future__ import annotations
@@ -32,6 +38,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 
 from dopamine_rl.errors import require
+from experiments.benchmarks.models import make_grm, spell
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
@@ -40,13 +47,9 @@ if TYPE_CHECKING:
 
     from dopamine_rl.grm.model import GRM
     from dopamine_rl.types import ScoreReply, ScoreRequest
+    from reward_service.engines.transformers import TransformersEngine
 
 INSTRUCTION = "insert the peg into the hole"
-RELEASED = {
-    "vision": {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048, "depth": 2},
-    "text": {"hidden_size": 2048, "intermediate_size": 11008, "num_attention_heads": 16, "num_key_value_heads": 2},
-}
-"""The width of the released models of 3 billion weights."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,11 @@ class Arguments:
     """Turns of each arm in a case."""
     threads: Annotated[int, option("N")] = 1
     """Torch threads of both arms."""
-    frames: Annotated[int, option("N", "16, or 2 of released width")] = 0
-    """Frames of the larger batch."""
-    views: Annotated[tuple[int, ...], option("N …", "2 and 3, or 2 of released width")] = ()
+    frames: Annotated[tuple[int, ...], option("N …", "16, or 2 of released width")] = ()
+    """Frames of the larger batches."""
+    views: Annotated[tuple[int, ...], option("N …", "2 and 3, 2 of released width, 3 of 3b")] = ()
     """Numbers of views."""
-    width: Literal["embedded", "released"] = "embedded"
+    architecture: Annotated[Literal["embedded", "released", "3b"], option(aliases=["--width"])] = "embedded"
     """Which model."""
     answers: Literal["bins", "text"] = "bins"
     """Answers of one token each, or spelled."""
@@ -76,8 +79,8 @@ class Arguments:
             self,
             ("rounds", self.rounds >= 0, "give at least 1, or 0 for the usual number"),
             ("threads", self.threads >= 1, "give at least 1"),
-            ("frames", self.frames >= 0, "give at least 1, or 0 for the usual number"),
-            ("views", all(views >= 1 for views in self.views), "give numbers from 1 on"),
+            ("frames", all(count >= 1 for count in self.frames), "give numbers from 1 on"),
+            ("views", all(count >= 1 for count in self.views), "give numbers from 1 on"),
         )
 
 
@@ -85,67 +88,35 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all cases and print their figures."""
     arguments = parse(Arguments, argv, "dopamine bench scorer", __doc__)
-    released = arguments.width == "released"
-    rounds = arguments.rounds or (2 if released else 15)
-    frames = arguments.frames or (2 if released else 16)
-    numbers_of_views = arguments.views or ((2,) if released else (2, 3))
+    embedded = arguments.architecture == "embedded"
+    rounds = arguments.rounds or (15 if embedded else 2)
+    frames = list(arguments.frames) or [16 if embedded else 2]
+    numbers_of_views = list(arguments.views) or {"embedded": [2, 3], "released": [2], "3b": [3]}[arguments.architecture]
+
     import torch
 
+    from reward_service.engines.transformers import TransformersEngine
+
     torch.set_num_threads(arguments.threads)
-    grm = make_grm(arguments.width, getattr(torch, arguments.dtype), arguments.device)
+    grm = make_grm(arguments.architecture, getattr(torch, arguments.dtype), arguments.device)
     if arguments.answers == "text":
         spell(grm)
+    engine = TransformersEngine(grm, device=arguments.device)
     clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter
     figures: dict[str, dict[str, float]] = {}
     for views in numbers_of_views:
-        for case, episodes, length in (
-            (f"batch_{frames}", frames, 1),
-            ("batch_1", 1, 1),
-            (f"fragment_{frames}", 1, frames),
-        ):
+        for case, episodes, length in cases(frames):
             name = f"{case}_v{views}"
-            figures[name] = measure(Arms(grm, episodes, length, views), rounds, clock)
+            arms = Arms(grm, engine, episodes, length, views, seed=len(figures))
+            figures[name] = measure(arms, rounds, clock)
             print(name, json.dumps(figures[name]), flush=True)
-    print(json.dumps(summary(figures, frames, list(numbers_of_views))))
+    print(json.dumps(summary(figures, max(frames), numbers_of_views)))
 
 
-def make_grm(width: str, dtype: torch.dtype, device: str) -> GRM:
-    """An embedded model with its default shape, or one of the released width at reduced depth; random weights."""
-    from transformers import Qwen2_5_VLForConditionalGeneration
-
-    from dopamine_rl.grm.config import GRMConfig
-    from dopamine_rl.grm.model import build_grm
-
-    if width == "embedded":
-        grm = build_grm(GRMConfig())
-    else:
-        grm = build_grm(GRMConfig(image_size=168, patch=14, vision_width=16, text_width=32, text_heads=4))
-        config = grm.model.config
-        for part, values in (("vision_config", RELEASED["vision"]), ("text_config", RELEASED["text"])):
-            for key, value in values.items():
-                setattr(getattr(config, part), key, value)
-        config.vision_config.window_size, config.vision_config.fullatt_block_indexes = 112, [1]
-        text = config.text_config
-        text.num_hidden_layers, text.layer_types = 2, ["full_attention"] * 2
-        text.rope_parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
-        grm.model = Qwen2_5_VLForConditionalGeneration(config).eval()
-    grm.model.to(device=device, dtype=dtype)
-    return grm
-
-
-def spell(grm: GRM) -> None:
-    """Take the tokens that stand for whole answers from a model's tokenizer."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    from dopamine_rl.grm.score import answers
-    from dopamine_rl.grm.trie import answer_trie
-
-    content, whole = json.loads(grm.tokenizer.backend_tokenizer.to_str()), set(answers())
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] not in whole]
-    tokenizer = Tokenizer.from_str(json.dumps(content))
-    grm.tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=grm.tokenizer.eos_token)
-    grm.trie = answer_trie(grm.tokenizer, "the tokenizer")
+def cases(frames: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Name, episodes in a batch, and new frames of each."""
+    batches = [(f"batch_{count}", count, 1) for count in dict.fromkeys((*frames, 1))]
+    return [*batches, (f"fragment_{max(frames)}", 1, max(frames))]
 
 
 class Arms:
@@ -155,21 +126,23 @@ class Arms:
         episodes: requests in a batch, each of its own episode.
         length: new frames in a request.
         views: cameras.
+        seed: of the pictures, another one in every case.
     """
 
-    def __init__(self, grm: GRM, episodes: int, length: int, views: int) -> None:
+    def __init__(self, grm: GRM, engine: TransformersEngine, episodes: int, length: int, views: int, seed: int) -> None:
         from dopamine_rl.types import EpisodeContext
-        from reward_service.engines.transformers import TransformersEngine
         from reward_service.scorer import Scorer
 
         self._grm, self._length, self._views = grm, length, views
-        self._rng = np.random.default_rng(0)
-        self._scorer = Scorer(TransformersEngine(grm, device=str(grm.model.device)))
+        self._rng = np.random.default_rng(seed)
+        self._size = picture_size(grm)
+        self._scorer = Scorer(engine)
         self._contexts = [
             EpisodeContext(
                 f"e{number}",
                 INSTRUCTION,
-                *self._pictures(2),
+                self._pictures(),
+                self._pictures(),
                 self._pictures(views),
                 self._pictures(views),
             )
@@ -179,8 +152,7 @@ class Arms:
         self._floor = make_floor(grm, episodes * length, views, self._pictures)
 
     def _pictures(self, *count: int) -> np.ndarray:
-        side = round(self._grm.image_processor.size["shortest_edge"] ** 0.5 + 0.5)
-        return self._rng.integers(0, 256, (*count, side, side, 3), np.uint8)
+        return self._rng.integers(0, 256, (*count, *self._size, 3), np.uint8)
 
     def requests(self) -> list[ScoreRequest]:
         """The next frames of every episode."""
@@ -248,6 +220,14 @@ class Arms:
         self._floor()
 
 
+def picture_size(grm: GRM) -> tuple[int, int]:
+    """Height and width of what the cameras see: squares for models that are trained here, 480 × 640 for released ones."""
+    if grm.template.contract.views:
+        return 480, 640
+    side = round(grm.image_processor.size["shortest_edge"] ** 0.5 + 0.5)
+    return side, side
+
+
 def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.ndarray]) -> Callable[[], None]:
     """The parts of one batch of frames alone, with everything else computed beforehand."""
     import torch
@@ -288,16 +268,20 @@ def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.n
 def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Times and ratios of one case: medians over the rounds, in which the arms take turns."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", "naive", "processing", "floor")}
-    differences = []
+    peaks: dict[str, float] = {}
+    differences, gains = [], []
     for number in range(-1, rounds):  # one round to warm up
         requests = arms.requests()
-        results = {}
+        results: dict[str, Any] = {}
         for name, run in _turns(arms, requests, results):
+            memory = PeakMemory()
             begin = clock()
             results[name] = run()
             if number >= 0:
                 times[name].append(clock() - begin)
+            peaks |= memory.peak(name)
         ours = np.concatenate([np.stack((reply.gain, reply.loss), axis=-1) for reply in results["ours"]])
+        gains.append(ours[..., 0])
         if results["naive"] is not None:
             differences.append(float(np.abs(ours - results["naive"]).max()))
     took = {name: np.array(values) for name, values in times.items()}
@@ -307,9 +291,27 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
         "ratio_with_processing": _median((took["naive"] + took["processing"]) / took["ours"]),
         "share_of_floor": _median(took["floor"] / took["ours"]),
         **({"max_abs_difference": float(f"{max(differences):.2g}")} if differences else {}),
+        "answer_spread": float(f"{np.concatenate(gains).std():.2g}"),
         "frames_per_s": _median(frames / took["ours"]),
         **{f"{name}_ms": _median(values * 1e3) for name, values in took.items()},
+        **peaks,
     }
+
+
+class PeakMemory:
+    """The most GPU memory in use from here on; nothing where there is no GPU."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self._cuda: Any = torch.cuda if torch.cuda.is_available() else None
+        if self._cuda:
+            self._cuda.synchronize()
+            self._cuda.reset_peak_memory_stats()
+
+    def peak(self, name: str) -> dict[str, float]:
+        """The figure of an arm."""
+        return {f"{name}_peak_gib": round(self._cuda.max_memory_allocated() / 2**30, 2)} if self._cuda else {}
 
 
 def _turns(

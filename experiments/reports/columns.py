@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot_write import check_column, write_progress
+from dopamine_rl.episodes.lerobot_columns import check_column, write_progress
 from dopamine_rl.episodes.recordings import Recording
 from dopamine_rl.errors import BadInput
+from dopamine_rl.files import changing
 
 
 def check_columns(recordings: Sequence[Recording], column: str) -> None:
-    """Raise BadInput where a dataset has a column of its own of that name, or no episode is of a dataset."""
+    """Raise BadInput where a dataset has a column of its own of that name or cannot be changed, or there is none."""
     roots = {recording.source.root for recording in recordings if recording.source is not None}
     if not roots:
         raise BadInput("--column", column, "it is for episodes of a LeRobotDataset, and there is none")
     for root in sorted(roots):
-        check_column(root, column, overwrite=True)
+        with changing(root):  # also where it cannot be written to, that is said before hours of scoring
+            check_column(root, column, overwrite=True)
 
 
 def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:

@@ -81,11 +81,11 @@ def embedded_client(
     from dopamine_rl.grm.checkpoint import load_grm
     from dopamine_rl.grm.config import MOST_THREADS
     from dopamine_rl.grm.vision import picture_size
-    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.engines.transformers import TransformersEngine, usable_device
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
-    _check_device(device)
+    usable_device(device, "--device")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
     console.say(f"loading {model}")
@@ -106,14 +106,3 @@ def embedded_client(
             )
     engine = TransformersEngine(grm, threads=threads, device=device)
     return LocalRewardClient(Scorer(engine))
-
-
-def _check_device(name: str) -> None:
-    """Raises BadInput where torch cannot use a device of that name here."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        why = str(error).splitlines()[0]
-        raise BadInput("--device", name, f"give one that torch can use here, such as cpu ({why})") from error

@@ -34,6 +34,10 @@ PROMPTS_PER_PASS = 64
 CACHE_BYTES = 256 * 2**20
 """Default bound of what an engine keeps; of the embedded model's prompts some ten thousand beginnings."""
 
+GPU_SHARE = 0.25
+"""The same on a GPU, as a share of its memory that is free once the model is there. An episode under way with a released model of 3
+billion weights needs some 60 MB; with less room than that for each, every frame computes INIT and GOAL again."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Table:
@@ -68,9 +72,11 @@ class TransformersEngine:
     Args:
         grm: a model, or the folder of one.
         threads: CPU threads for torch, process-wide; None leaves the process's setting.
-        device: where the model runs.
-        cache_bytes: most memory for features, keys and values kept between calls; 0 keeps none. Answers do not depend on it.
+        device: where the model runs, such as "cpu" or "cuda".
+        cache_bytes: most memory for features, keys and values kept between calls; 0 keeps none. Answers do not depend on it. None
+            takes CACHE_BYTES, or on a GPU a quarter of its free memory where that is more.
     Raises:
+        BadInput: a setting is out of range, or torch cannot use the device.
         CheckpointError: the folder does not hold a usable model.
     """
 
@@ -79,16 +85,17 @@ class TransformersEngine:
         grm: GRM | str | Path,
         threads: int | None = None,
         device: str = "cpu",
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
     ) -> None:
         if threads is not None:
             if threads < 1:
                 raise BadInput("engine.threads", threads, "give at least 1, or leave it out")
             torch.set_num_threads(threads)
-        self._kept = TensorCache(cache_bytes)
+        place = usable_device(device)
         self._grm = grm if isinstance(grm, GRM) else load_grm(grm)
         self._version = self._grm.model_version
-        self._grm.model.to(device).eval()
+        self._grm.model.to(place).eval()
+        self._kept = TensorCache(default_cache_bytes(place) if cache_bytes is None else cache_bytes)
         self._reader = Reader(self._grm)
         self._lock = threading.Lock()
 
@@ -199,6 +206,23 @@ class TransformersEngine:
         for prefix in itertools.chain(*missing_prefixes(kind.layout, questions, {})):
             if prefix in kind.known and prefix not in recalled:
                 self._kept.put(_key(table, kind.words, prefix), kind.known[prefix])
+
+
+def usable_device(name: str, field: str = "engine.device") -> torch.device:
+    """The device of that name. Raises BadInput, naming `field`, where torch cannot use it here."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).splitlines()[0]
+        raise BadInput(field, name, f"give one that torch can use here, such as cpu ({why})") from error
+
+
+def default_cache_bytes(device: torch.device) -> int:
+    """Room for what an engine keeps on a device between calls, once its model is there."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(CACHE_BYTES, int(free * GPU_SHARE))
 
 
 def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops, encode_images, forward_logits
+from dopamine_rl.grm.vision import Grid, encode_patches, make_tower, picture_grid
 from dopamine_rl.interfaces import Prompt
 from tests.dopamine_rl.grm_toys import make_trainer, moving_square, pictures
 from tests.dopamine_rl.released import (
@@ -75,6 +77,28 @@ def test_half_precision_is_as_near_to_the_truth_as_the_stock_model_in_it(grm: GR
         torch.testing.assert_close(hops, wanted, rtol=0, atol=0.1)
     stock = torch.stack([stock_answers(grm, images, prompt) for prompt in PROMPTS])
     assert (ours - truth).abs().mean() < 2.0 * (stock - truth).abs().mean()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_everything_runs_on_the_device_of_the_model(grm: GRM, dtype: torch.dtype) -> None:
+    """PyTorch's device without memory refuses to be mixed with the CPU as a GPU does."""
+    grm.model.to(dtype)
+    places = picture_grid(grm, 8, 10)  # which reads values, so a device without any cannot make it
+    grm.model.to("meta")
+    parts = [getattr(places, field.name) for field in fields(places)]
+    grid = Grid(*(None if part is None else part.to("meta") for part in parts))
+    tower = make_tower(grm)
+    patches = torch.zeros(8, 80, grm.image_processor.patch_size**2 * 3, dtype=torch.uint8, device="meta")
+    tokens = encode_patches(tower, patches, grid)
+    reader = Reader(grm)
+    layout, known = reader.grid_layout(INSTRUCTION, 2, 4, 5), {}
+    for questions in ([(0, 1, 2, 3, 4, 5)], [(0, 1, 2, 3, 6, 7), (0, 1, 4, 5, 6, 7)]):
+        logits = reader.logits(layout, questions, tokens, range(8), known)
+        for answer in (logits, *binned_hops(logits)):
+            assert answer.device.type == "meta"
+    assert {tensor.dtype for tensor in (tokens, *known.values())} == {dtype}
+    assert {tensor.device.type for tensor in known.values()} == {"meta"}
 
 
 def test_its_image_budget_is_that_of_the_checkpoint(grm: GRM) -> None:

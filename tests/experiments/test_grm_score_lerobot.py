@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +18,13 @@ from dopamine_rl.episodes.raw import TRANSITIONS, write_demonstration
 from dopamine_rl.episodes.recordings import find_recordings, read_frames
 from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput
+from dopamine_rl.files import PENDING
 from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.model import build_grm
 from experiments.reports.columns import held
 from tests.dopamine_rl.grm_toys import TINY
 from tests.dopamine_rl.test_lerobot import with_reward
+from tests.dopamine_rl.test_lerobot_columns import KILLED
 from tests.experiments.test_grm_score import COUNT, recorded, run
 
 
@@ -75,6 +80,21 @@ def test_a_user_s_own_column_is_refused_before_anything_is_scored(data: Path, tm
         run(f"{root}#0", "--demo", data / "raw/take_0", "--model", data / "grm", "--out", tmp_path / "out", "--column", "reward")  # fmt: skip
     assert not (tmp_path / "out").exists()
     assert set(LeRobotSource(root).column("episode_000000", "reward").tolist()) == {0.25}
+
+
+def test_the_same_command_goes_on_after_one_that_was_killed_while_it_wrote_a_column(data: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(data / "set", tmp_path / "set"))
+    options = ("--demo", data / "raw/take_0", "--model", data / "grm", "--stride", 2, "--no-video")
+    command = (f"{root}#1", *options, "--out", tmp_path / "out", "--column", "progress")
+    run(*command)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(root), "exchange", str(COUNT)], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert (root / PENDING).exists()
+    (result,) = run(*command)
+    assert result["kept"]
+    source = LeRobotSource(root)
+    assert source.column("episode_000000", "progress").tolist() == [0.25] * COUNT
+    assert not np.isnan(source.column("episode_000001", "progress")).any()
 
 
 def test_a_failure_of_a_dataset_is_no_demonstration(data: Path, tmp_path: Path) -> None:

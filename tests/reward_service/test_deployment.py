@@ -20,12 +20,13 @@ import pytest
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 
 import ray
+import torch
 from ray import serve
 
-from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable
+from dopamine_rl.errors import BadInput, Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from reward_service.client import ServePendingScore, ServeRewardClient
-from reward_service.deployment import deploy, shutdown
+from reward_service.deployment import deploy, make_engine, shutdown
 from reward_service.scorer import Scorer
 from reward_service.service import ServiceConfig, ServiceCounts
 from tests.contracts import assert_same_answer, check_reward_client
@@ -225,6 +226,29 @@ def test_without_a_replica_in_time_a_lost_request_is_refused(cluster: str, tmp_p
     shutdown("alone")
     with pytest.raises(ServiceUnavailable):
         service.submit(make_request()).result(5.0)
+
+
+class PlacedEngine(FakeEngine):
+    """Remembers the device it was given."""
+
+    def __init__(self, folder: Path, threads: int, device: str = "cpu") -> None:
+        super().__init__(folder.name)
+        self.device = device
+
+
+def test_a_replica_with_a_gpu_runs_its_engine_there(tmp_path: Path) -> None:
+    placed = _config(engine=f"{__name__}:PlacedEngine")
+    assert make_engine(tmp_path, placed).device == "cpu"  # type: ignore[attr-defined]
+    assert make_engine(tmp_path, replace(placed, num_gpus=0.5)).device == "cuda"  # type: ignore[attr-defined]
+    checkpoint = write_checkpoint(tmp_path / "any", "v1", RATE)
+    assert make_engine(checkpoint, _config(num_gpus=1.0)).model_version == "v1"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a replica can have a GPU here")
+def test_a_replica_does_not_fall_back_on_the_cpu(tmp_path: Path) -> None:
+    embedded = ServiceConfig(num_gpus=1.0)
+    with pytest.raises(BadInput, match=r"engine\.device = 'cuda': give one that torch can use here"):
+        make_engine(tmp_path, embedded)
 
 
 def test_a_checkpoint_that_cannot_be_loaded_is_reported(cluster: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from dopamine_rl.grm.config import GRMConfig
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.interfaces import Prompt
 from reward_service.engines import transformers as engines
-from reward_service.engines.transformers import TransformersEngine
+from reward_service.engines.transformers import CACHE_BYTES, TransformersEngine, default_cache_bytes
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=1, text_heads=2
@@ -90,7 +90,19 @@ def test_nothing_asked_nothing_answered(grm: GRM) -> None:
 def test_bad_arguments(grm: GRM, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="threads"):
         TransformersEngine(grm, threads=0)
+    for device in ("gpu", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(BadInput, match=f"engine.device = '{device}': give one that torch can use here"):
+            TransformersEngine(grm, device=device)
     with pytest.raises(CheckpointError, match="not a folder"):
         TransformersEngine(tmp_path / "nothing")
     with pytest.raises(BadInput, match=r"images\[0\]"):
         TransformersEngine(grm).estimate([np.zeros((56, 56, 3), np.float32)], [])  # type: ignore[list-item]
+
+
+def test_a_gpu_has_room_for_the_prompts_of_large_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 40 * 2**30
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert default_cache_bytes(torch.device("cuda")) == free // 4
+    assert default_cache_bytes(torch.device("cpu")) == CACHE_BYTES
+    free = 2**20
+    assert default_cache_bytes(torch.device("cuda")) == CACHE_BYTES
