@@ -12,7 +12,8 @@ import torch
 
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz, write_text
-from dopamine_rl.grm.model import build_grm, save_grm
+from dopamine_rl.grm.checkpoint import save_grm
+from dopamine_rl.grm.model import build_grm
 from experiments.commands import grm_pairs as pairs
 from experiments.runtime.console import Console
 from tests.dopamine_rl.grm_toys import TINY, record_squares

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actors.workers import Film
 from experiments import peg_insert
 from experiments.job import films, phases, report
 from experiments.job.run import Run
-from experiments.reports.video import Film, write_film
+from experiments.reports.video import write_film
 from experiments.runtime.console import Console
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from dopamine_rl.errors import CheckpointError, ServiceUnavailable
+from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.config import GRMConfig
-from dopamine_rl.grm.model import build_grm, save_grm
+from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import ScoreReply
 from reward_service.engines import vllm
