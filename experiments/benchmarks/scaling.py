@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,9 @@ from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
+
+if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from dopamine_rl.errors import require
 from experiments.runtime.arguments import option, parse

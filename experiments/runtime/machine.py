@@ -21,18 +21,14 @@ from pathlib import Path
 from typing import Literal
 
 from dopamine_rl.errors import BadInput
+from experiments.runtime.cluster import LONGEST_SOCKET, ROOT, SOCKET
 
-ROOT = Path(__file__).resolve().parents[2]
 State = Literal["ok", "missing", "optional"]
 DEADLINE_S = 90.0
 """For each probe; all of them run at once."""
 
 LEAST_CORES, LEAST_MEMORY_GB, LEAST_DISK_GB, LEAST_SHARED_GB = 2, 4.0, 2.0, 0.5
 LEAST_PYTHON = (3, 11)
-LONGEST_SOCKET = 107
-"""Bytes of the path of a Unix socket on Linux."""
-SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.0"
-"""What Ray puts behind the temporary folder."""
 
 
 @dataclass(frozen=True)
@@ -200,9 +196,10 @@ def temporary_folder(environ: Mapping[str, str] = os.environ) -> Finding:
     if not os.access(folder, os.W_OK):
         return Finding("missing", f"{name}={folder} cannot be written", f"export {name}=/tmp")
     if len(os.fsencode(folder)) > most:
-        return Finding(
-            "missing", f"{name} has {len(folder)} characters, Ray's sockets leave {most}", "export RAY_TMPDIR=/tmp"
-        )
+        what = f"{name} has {len(os.fsencode(folder))} characters, Ray's sockets leave {most}"
+        if name == "TMPDIR":
+            return Finding("optional", f"{what}: a short folder is taken instead", "export RAY_TMPDIR=/tmp")
+        return Finding("missing", what, "export RAY_TMPDIR=/tmp")
     return Finding("ok", folder)
 
 

@@ -75,7 +75,9 @@ def test_the_temporary_folder_leaves_room_for_sockets(tmp_path: Path) -> None:
     assert machine.temporary_folder({"TMPDIR": "/no/such/folder"}).state == "missing"
     long = tmp_path / ("x" * 100)
     long.mkdir()
-    assert machine.temporary_folder({"TMPDIR": str(long)}).fix == "export RAY_TMPDIR=/tmp"
+    for name, state in (("TMPDIR", "optional"), ("RAY_TMPDIR", "missing")):
+        finding = machine.temporary_folder({name: str(long)})
+        assert (finding.state, finding.fix) == (state, "export RAY_TMPDIR=/tmp")
 
 
 def test_keys_and_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
