@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     while True:
         if not words or words[0] in ("-h", "--help"):
             print(listing(name, entry))
-            return
+            raise SystemExit(0)
         member = entry.commands.get(words[0])
         if member is None:
             raise _unknown(words[0], entry)

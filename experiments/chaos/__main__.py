@@ -32,7 +32,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require
-from experiments.runtime.arguments import ResultPath, option, parse
+from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Arguments:
     """Seed of the order of faults."""
     checkpoint: Annotated[tuple[Path, ...], option("FOLDER …", "three untrained ones")] = ()
     """Models to swap between."""
-    out: Annotated[ResultPath | None, option("DIR", "")] = None
+    out: Annotated[OptionalResultPath, option("DIR", "")] = None
     """Keep journals and records here, in a new folder."""
 
     def __post_init__(self) -> None:

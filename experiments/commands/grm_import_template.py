@@ -23,7 +23,7 @@ from tyro.conf import Positional, create_mutex_group
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS
-from experiments.runtime.arguments import ResultPath, option, parse
+from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
 from experiments.runtime.storage import lasting_path
 
@@ -46,7 +46,7 @@ class Arguments:
     """The name of the prompt's text in the Python file."""
     text: Annotated[Path | None, SOURCE, option("FILE", "")] = None
     """A text file with the wording, {task} and eight <image>."""
-    out: Annotated[ResultPath | None, option("FOLDER", "")] = None
+    out: Annotated[OptionalResultPath, option("FOLDER", "")] = None
     """Leave the checkpoint as it is, and make a folder with links to its weights."""
     keep_pixels: Annotated[bool, option(about=PIXELS)] = False
     """Leave the limits of pictures as they are."""

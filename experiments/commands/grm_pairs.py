@@ -39,7 +39,7 @@ from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS
 from experiments.reports.items import describe_items
-from experiments.runtime.arguments import Cameras, ResultPath, option, parse
+from experiments.runtime.arguments import Cameras, OptionalResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 
@@ -53,7 +53,7 @@ class Arguments:
 
     data: Annotated[Positional[Path], option("DATA")]
     """A folder of episodes, or a file of training items."""
-    items: Annotated[ResultPath | None, option("OUT.json", "")] = None
+    items: Annotated[OptionalResultPath, option("OUT.json", "")] = None
     """Write the pairs as training items, or as OUT.jsonl with one a line."""
     wording: Annotated[Path | None, option("MODEL", "our own words")] = None
     """Ask the items' questions in the words of this model's template.json, as a released checkpoint needs."""

@@ -22,7 +22,7 @@ from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
-from experiments.runtime.arguments import ResultPath, option, read_preset
+from experiments.runtime.arguments import OptionalResultPath, option, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
 from experiments.runtime.storage import lasting_path, make_folder, only_writer
@@ -63,7 +63,7 @@ class DemosArguments:
     """Failures of the task's kinds in turn."""
     kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND")] = ()
     """A kind of failures, instead of all in turn; may be given several times."""
-    out: Annotated[ResultPath | None, option("DIR", "demos/TASK")] = None
+    out: Annotated[OptionalResultPath, option("DIR", "demos/TASK")] = None
     """Folder of episodes."""
     seed: Annotated[int, option("S")] = 0
     """Seed of the first success and of the first failure."""

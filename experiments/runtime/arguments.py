@@ -76,8 +76,11 @@ def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
-ResultPath = Annotated[Path, written("PATH", lasting_path)]
-"""The type of an option that names where a result goes; every such option has it."""
+RESULT = written("PATH", lasting_path)
+ResultPath = Annotated[Path, RESULT]
+"""The type of an option that names where a result goes; every such option has it, or the next one."""
+OptionalResultPath = Annotated[Path | None, RESULT]
+"""The same where there may be no result."""
 
 CAMERAS = (
     "Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder "
@@ -262,7 +265,9 @@ def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
     described = typing.cast(TextIO, _Described(sys.stdout, (about or "").strip()))
     try:
         with on_parse_error(refuse), redirect_stdout(described):
-            return tyro.cli(cls, prog=prog, description=_ABOUT, args=words, config=(tyro.conf.AvoidSubcommands,))
+            result = tyro.cli(cls, prog=prog, description=_ABOUT, args=words, config=(tyro.conf.AvoidSubcommands,))
+        _check_usual_results(getattr(result, "own", result))
+        return result
     except UsageError:
         raise
     except BadInput as error:
@@ -275,6 +280,14 @@ def _usage(error: BadInput, cls: Any) -> UsageError:
     own = typing.get_type_hints(_bare(hints["own"])[0]) if "own" in hints else hints
     field = f"--{error.field.replace('_', '-')}" if error.field in own else error.field
     return UsageError(field, error.value, error.fix)
+
+
+def _check_usual_results(arguments: Any) -> None:
+    """A result's usual place must last too: the working folder of a submitted job does not."""
+    for name, hint in typing.get_type_hints(type(arguments), include_extras=True).items():
+        value = getattr(arguments, name)
+        if value is not None and RESULT in _bare(hint)[1]:
+            lasting_path(value, f"--{name}")
 
 
 class _Described:
