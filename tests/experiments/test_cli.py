@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -221,3 +222,16 @@ def test_completion_prints_a_script(capsys: pytest.CaptureFixture[str], scripts:
         assert (status, out) == (0, scripts[shell] + "\n")
     assert "#compdef dopamine" in scripts["zsh"]
     assert told(["completion", "fish"], capsys)[2] == "error: SHELL = 'fish': give one of bash, zsh\n"
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [("grm sc", "import-template"), ("grm score --mo", "--model"), ("grm score --fusion ''", "mean")],
+)
+def test_zsh_completes_too(words: str, wanted: str, scripts: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "_dopamine").write_text(scripts["zsh"], encoding="utf-8")
+    program = f"autoload -U compinit; compinit -D; source {tmp_path}/_dopamine; compadd() {{ print -l -- $@ }}\n"
+    program += f"words=(dopamine {words}); CURRENT=$#words; _dopamine"
+    done = subprocess.run(["zsh", "-fc", program], capture_output=True, text=True, check=True)
+    assert wanted in done.stdout.split()
