@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes import raw as raw_format
+from dopamine_rl.episodes import recordings
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.episodes.source import open_source
@@ -21,6 +23,7 @@ from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report
 from dopamine_rl.evaluation.hops import Setting
+from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
 from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.evaluate import episode_hops
@@ -33,6 +36,7 @@ from experiments import cli
 from experiments.commands import grm_eval as evaluate_grm
 from experiments.reports import evaluation_plots as grm_plots
 from experiments.reports.evaluation import FIGURES, Evaluation
+from experiments.runtime.ending import UsageError
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, moving_square
@@ -305,6 +309,22 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(raw: Path, tmp_path: Path, 
     assert "episodes without annotation, each one segment: 7" in capsys.readouterr().out
 
 
+def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of an episode comes from its tables: steps, outcome and near misses as the actor recorded them."""
+
+    def decode(*_: Any) -> None:
+        pytest.fail("a picture was decoded")
+
+    for module in (raw_format, recordings):
+        for name in ("read_pictures", "every_picture", "pictures_at"):
+            monkeypatch.setattr(module, name, decode, raising=False)
+    episodes, reference = read_unseen([raw], raw / "expert_10", None, None, 0.8)
+    assert reference.name == "expert_10"
+    for listed in episodes:
+        assert listed.frame_steps.tolist() == (np.arange(len(listed.frame_steps)) * STRIDE).tolist()
+    assert sorted(e.name for e in episodes if e.verdict["near_miss"]) == ["jam_1", "jam_2"]
+
+
 def test_a_failure_of_unknown_progress_counts_by_its_end_alone(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)
@@ -401,9 +421,8 @@ def test_bad_input_is_named(words: list[str], message: str, raw: Path, tmp_path:
     "words", [["model"], ["raw", "raw", "--url", "u", "--app", "a"], ["m", "raw", "--stride", "0"]]
 )
 def test_arguments_that_cannot_be_meant_are_refused(words: list[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(UsageError):
         evaluate_grm.parse(words)
-    assert ended.value.code == 2
 
 
 def test_over_http_the_figures_are_the_same(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
@@ -419,4 +438,4 @@ def test_over_http_the_figures_are_the_same(raw: Path, tmp_path: Path, answering
 
 def test_with_a_service_every_path_is_data() -> None:
     parsed = evaluate_grm.parse(["raw_a", "raw_b", "--url", "http://127.0.0.1:1", "--stride", "auto"])
-    assert (parsed.model, parsed.data, parsed.stride) == (None, [Path("raw_a"), Path("raw_b")], None)
+    assert (parsed.model, parsed.data, parsed.stride) == (None, (Path("raw_a"), Path("raw_b")), "auto")
