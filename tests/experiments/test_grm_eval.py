@@ -27,7 +27,6 @@ from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
 from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.evaluate import episode_hops
-from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman
@@ -39,7 +38,7 @@ from experiments.reports.evaluation import FIGURES, Evaluation
 from experiments.runtime.ending import UsageError
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.dopamine_rl.grm_toys import TINY, labelled, moving_square
 from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
 from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
@@ -71,7 +70,7 @@ def recorded(
 
 def expert_curve(count: int) -> NDArray[np.float64]:
     """What Eq. 1 says of an episode with keyframes 0, count // 2, count − 1."""
-    return label_demonstration(recorded("", np.linspace(0, 1, count).tolist(), True)).progress.astype(np.float64)
+    return labelled(recorded("", np.linspace(0, 1, count).tolist(), True))[0].progress.astype(np.float64)
 
 
 def write_all(folder: Path, *demonstrations: Demonstration) -> Path:
@@ -203,7 +202,7 @@ def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does
     evaluation = evaluate_grm.run(evaluate_grm.parse(words[2:]))
     assert "of 15 episodes in a setting 0 were asked" in capsys.readouterr().out
     assert evaluation.summary() == json.loads(first.splitlines()[-1])
-    labels = {seed: label_demonstration(read_demonstration(folder / f"expert_{seed}")) for seed in (1, 2)}
+    labels = {seed: labelled(read_demonstration(folder / f"expert_{seed}"))[0] for seed in (1, 2)}
     assert evaluation.reference == "expert_1"
     grm, every = load_grm(model), np.arange(COUNT)
     answers = dict((episode.name, answers) for episode, answers in evaluation.answered["front+wrist, stride ×1"])
