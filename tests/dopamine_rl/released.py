@@ -55,13 +55,13 @@ Rules
 
 Answer in one line: <score>+N%</score>
 """
-"""Words of our own in the structure of the released prompt, as a made-up clone of its authors' repository holds them."""
+"""Words of our own in the structure of the released prompt, as a made-up clone of its repository holds them."""
 
 CHAT_TURNS = {
     "qwen2_5_vl": "<|im_start|>system\nBe helpful.<|im_end|>\n<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
     "qwen3_vl": "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
 }
-"""What the chat templates make of a user's words: Qwen2.5-VL's begins with a system turn of its own, Qwen3-VL's has none."""
+"""What the chat templates make of a user's words: Qwen2.5-VL's begins with a system turn, Qwen3-VL's has none."""
 
 CHAT_TEMPLATE = (
     "{%% for message in messages %%}{%% if loop.first and message.role != 'system' %%}%s{%% endif %%}"

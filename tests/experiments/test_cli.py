@@ -37,7 +37,8 @@ HEAVY = ("torch", "transformers", "ray", "matplotlib", "mani_skill", "requests",
     ],
 )
 def test_help_is_quick_and_says_what_there_is(words: list[str], told: list[str]) -> None:
-    code = f"import sys; from experiments.cli import main\ntry:\n    main({words!r})\nexcept SystemExit as end:\n    assert not end.code\n"
+    code = f"import sys; from experiments.cli import main\ntry:\n    main({words!r})\n"
+    code += "except SystemExit as end:\n    assert not end.code\n"
     code += f"sys.exit(len({set(HEAVY)!r} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,10 +31,12 @@ from tests.dopamine_rl.grm_toys import TINY, record_squares
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "--local", "--held-out", "1",
+    "--local",
+    "--held-out",
+    "1",
     *[word for name, value in TINY.__dict__.items() for word in (f"--grm.{name.replace('_', '-')}", str(value))],
-    *["--sft.threads", "1", "--sft.train.budget-s", "0", "--sft.train.plan.episodes", "1", "--sft.train.plan.run-length", "2"],
-]  # fmt: skip
+    *shlex.split("--sft.threads 1 --sft.train.budget-s 0 --sft.train.plan.episodes 1 --sft.train.plan.run-length 2"),
+]
 BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -54,9 +55,9 @@ def run_until(command, home, blow, line):
 def test_five_blows_and_then_a_result(tmp_path):
     folder = tmp_path / "run"
     command = [
-        sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY,
-        "--training.environment-steps", "400", "--learner.steps-per-iteration", "40", "--training.checkpoint-s", "1",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY),
+        *shlex.split("--training.environment-steps 400 --learner.steps-per-iteration 40 --training.checkpoint-s 1"),
+    ]
     for blow, line in MOMENTS:
         status, output = run_until(command, tmp_path, blow, line)
         assert status in ({130} if blow is signal.SIGINT else {-9}), output[-4000:]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--preset", "smoke", "--force", "--demonstrations.gate-rollouts", "2", "--cloning.widths", "32", "64", "--cloning.trials", "2",
-    "--demonstrations.reward-model", "4", "--demonstrations.policy", "3", "--demonstrations.gate-successes", "2",
-    "--demonstrations.gate-failures", "2", "--sft.train.budget-s", "6", "--cloning.updates", "100",
-    "--training.environment-steps", "160", "--evaluation.episodes", "2", "--learner.learning-starts", "60",
-]  # fmt: skip
+TINY = shlex.split(
+    "--preset smoke --force --cloning.widths 32 64 --cloning.trials 2 --cloning.updates 100 --sft.train.budget-s 6"
+    " --demonstrations.reward-model 4 --demonstrations.policy 3 --demonstrations.gate-successes 2"
+    " --demonstrations.gate-failures 2 --demonstrations.gate-rollouts 2 --training.environment-steps 160"
+    " --evaluation.episodes 2 --learner.learning-starts 60"
+)
 RATES = ("expert_success", "straight_push_success", "bc_success", "policy_success")
 GATE = ("voc_plus", "voc_minus", "progress_mae", "false_success", "auc")
 LABELS = ("asked", "answered", "invalid", "late", "rejected", "p50_ms", "p99_ms")
@@ -108,10 +109,21 @@ def test_a_job_submitted_after_a_local_run(home, tmp_path):
     env = environment(home)
     env["PATH"] = f"{Path(ray).parent}{os.pathsep}{env['PATH']}"
     head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265",
-         "--dashboard-agent-listen-port=28365"],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [
+            ray,
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--port=26379",
+            "--dashboard-port=28265",
+            "--dashboard-agent-listen-port=28365",
+        ],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         out = tmp_path / "storage"
         command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]

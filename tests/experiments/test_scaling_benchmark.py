@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.slow
 @pytest.mark.long
 def test_neither_a_slow_nor_a_hung_env_runner_holds_the_others_up() -> None:
-    """The target of both is 0.9 on idle cores, a barrier gives 0.15 and 0.02; starting one anew takes a core for a while."""
+    """The target of both is 0.9 on idle cores, a barrier gives 0.15 and 0.02; a restart takes a core for a while."""
     command = [sys.executable, "-m", "experiments.benchmarks.scaling", "--seconds", "12", "--step-s", "0.1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500, check=True)
     figures = json.loads(done.stdout.splitlines()[-1])

@@ -24,7 +24,8 @@ TOKEN = "a-token-for-the-tests"
 
 
 def test_help_is_quick_and_says_what_it_does() -> None:
-    code = "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
+    code = "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\n"
+    code += "except SystemExit:\n    pass\n"
     code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
@@ -113,7 +114,9 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: sig
 
 
 def _descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]  # fmt: skip
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 

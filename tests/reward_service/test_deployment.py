@@ -86,7 +86,7 @@ def _eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 
 def _settled_counts(client: ServeRewardClient) -> ServiceCounts:
-    """The replica's counts once what earlier callers gave up on is through: batches are answered in order of arrival."""
+    """The replica's counts once what earlier callers gave up on is through: batches are answered in order."""
     client.submit(make_request()).result(10.0)
     return client.describe(10.0).counts
 

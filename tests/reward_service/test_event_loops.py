@@ -1,4 +1,4 @@
-"""No coroutine of the service waits for anything but by `await`: one that did would hold up all requests of its replica."""
+"""No coroutine of the service waits but by `await`: one that did would hold up all requests of its replica."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the vLLM engine does while vLLM is started again; vLLM itself is a stand-in here (see test_vllm_engine for the real one)."""
+"""What the vLLM engine does while vLLM is started again; vLLM is a stand-in here (the real one: test_vllm_engine)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
+"""Asks a vLLM engine, in an environment that has one.
+
+Usage: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
 
 QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. NARROW is
 a model whose heads vLLM cannot run; where it is given, vLLM's process is killed before the last call.
