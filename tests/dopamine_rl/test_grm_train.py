@@ -168,6 +168,7 @@ def test_soft_labels_and_loss_are_least_at_the_truth() -> None:
         assert binned_losses(soft_labels(shifted, 0.03).log().clamp(min=-30), hops, 0.03, 5.0).mean() > perfect
 
 
+@pytest.mark.slow
 def test_it_learns_to_see_progress() -> None:
     """Loss, readout, prompt and batches fit together: a few seconds suffice for unseen episodes of a toy task."""
     torch.set_num_threads(1)
