@@ -208,6 +208,7 @@ from dopamine_rl.grm.config import BatchPlan, GRMConfig, TrainConfig
 from dopamine_rl.grm.labels import LabelledEpisode
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.train import Trainer, train
+from tests.waiting import wait_until
 frames = np.random.default_rng(0).integers(0, 256, (8, 1, 56, 56, 3), dtype=np.uint8)
 episode = LabelledEpisode(("push",), frames, np.linspace(0, 1, 8, dtype=np.float32), np.arange(8))
 config = TrainConfig(updates=1, plan=BatchPlan(episodes=1, runs=1))
@@ -238,9 +239,8 @@ def test_ten_kills_change_no_bit_of_the_weights(raw: Path, tmp_path: Path) -> No
     for strike, wanted in enumerate(sorted(rng.sample(range(1, updates - 10), 10))):
         blow = signal.SIGINT if strike == 5 else signal.SIGKILL
         with subprocess.Popen(command("broken"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            while reached() < wanted and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0.0, 0.05))
+            wait_until(lambda n=wanted, p=process: reached() >= n or p.poll() is not None, 300.0)  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 0.05))  # A moment somewhere in the update.
             process.send_signal(blow)
             output, _ = process.communicate(timeout=60)
             assert process.returncode == (130 if blow is signal.SIGINT else -9), output.decode()

@@ -7,11 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
+
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
@@ -141,25 +142,25 @@ def test_a_job_submitted_after_a_local_run(home, tmp_path):
 
 def submit(command, env, timeout_s=120.0):
     """Submit a job; a head node that listens may still be waiting for its parts, so it is tried again for a while."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+    tries = []
+
+    def taken():
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
-        not_yet = any(why in done.stdout + done.stderr for why in ("No available agent", "RemoteDisconnected"))
-        if not not_yet or time.monotonic() > deadline:
-            return done
-        time.sleep(2.0)
+        tries.append(done)
+        return not any(why in done.stdout + done.stderr for why in ("No available agent", "RemoteDisconnected"))
+
+    wait_until(taken, timeout_s, "the acceptance of the job")
+    return tries[-1]
 
 
 def wait_until_listening(port, timeout_s=150.0):
     import socket
 
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    def listens():
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise TimeoutError(f"nothing listens on port {port}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, timeout_s, f"a listener on port {port}")
 
 
 def stop_tree(process):
