@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -52,14 +51,6 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
         if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
             raise BadInput(field, str(path), f"give {instead}: a job's working folder is thrown away")
     return Path(text)
-
-
-def result_path(text: str) -> Path:
-    """`lasting_path` as the type of an argparse option that names where a result goes; every such option has it."""
-    try:
-        return lasting_path(text)
-    except BadInput as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error.fix}") from error
 
 
 @contextmanager
