@@ -87,7 +87,7 @@ def rendering(script: Path = ROOT / "scripts" / "render_probe.py", timeout_s: fl
     try:
         done = subprocess.run(
             [sys.executable, str(script)],
-            capture_output=True, text=True, timeout=timeout_s, env={**os.environ, "LP_NUM_THREADS": "1"},
+            capture_output=True, text=True, encoding="utf-8", timeout=timeout_s, env={**os.environ, "LP_NUM_THREADS": "1"},
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding("missing", f"no picture after {timeout_s:g} s", fix)
@@ -207,7 +207,9 @@ def gpu(timeout_s: float = 60.0) -> Finding:
     """Whether torch sees a GPU."""
     code = "import torch; print(torch.__version__, torch.cuda.device_count(), *[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])"
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout_s)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=timeout_s
+        )
     except subprocess.TimeoutExpired:
         return Finding("optional", f"torch did not start within {timeout_s:g} s", "")
     if done.returncode != 0:

@@ -60,7 +60,7 @@ def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
     Raises:
         BadInput: naming `field`: another process holds it.
     """
-    with (folder / ".lock").open("a") as file:
+    with (folder / ".lock").open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
