@@ -29,6 +29,7 @@ from experiments.commands.grm_train import main, parse
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
 from experiments.runtime.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
@@ -209,7 +210,6 @@ from dopamine_rl.grm.config import BatchPlan, GRMConfig, TrainConfig
 from dopamine_rl.grm.labels import LabelledEpisode
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.train import Trainer, train
-from tests.waiting import wait_until
 frames = np.random.default_rng(0).integers(0, 256, (8, 1, 56, 56, 3), dtype=np.uint8)
 episode = LabelledEpisode(("push",), frames, np.linspace(0, 1, 8, dtype=np.float32), np.arange(8))
 config = TrainConfig(updates=1, plan=BatchPlan(episodes=1, runs=1))
