@@ -11,6 +11,7 @@ in the middle of a step. Prints a table and, as last line, one JSON object:
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -101,7 +102,7 @@ def measure(runners: int, seconds: float, env_config: Mapping[str, Any], sample_
 
     learner = replace(LEARNER, num_env_runners=runners, sample_timeout_s=sample_timeout_s)
     config = make_rlpd_config(Task(TimedSteps, env_config), learner, "sparse")
-    algorithm = config.build_algo()
+    algorithm: Any = config.build_algo()
     try:
         hung_once = Path(env_config["hung_once"])
         while len(algorithm.feed.online) < 2 * LEARNER.learning_starts:
@@ -187,7 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
             figures = benchmark(given.runners, given.slow_factor, given.seconds, given.step_s, Path(folder))

@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, ScoringTimeout, ServiceUnavailable
-from dopamine_rl.types import HopEstimates, Prompt
+from dopamine_rl.interfaces import Prompt
+from dopamine_rl.types import HopEstimates
 from reward_service.guards import IngressConfig
 from reward_service.http_client import HttpClientConfig, HttpRewardClient
 from reward_service.local import LocalRewardClient
