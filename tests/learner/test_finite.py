@@ -25,9 +25,16 @@ from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
 
 LEARNER = LearnerConfig(
-    hidden=(16,), batch_size=16, critics=2, learning_starts=20, num_env_runners=0, steps_per_iteration=40,
-    ppo_batch_size=64, ppo_minibatch_size=32, ppo_epochs=1,
-)  # fmt: skip
+    hidden=(16,),
+    batch_size=16,
+    critics=2,
+    learning_starts=20,
+    num_env_runners=0,
+    steps_per_iteration=40,
+    ppo_batch_size=64,
+    ppo_minibatch_size=32,
+    ppo_epochs=1,
+)
 
 
 @pytest.mark.parametrize("column", range(len(LOSSES)))
