@@ -25,9 +25,22 @@ from tests.fakes import FakeEngine, frame, picture
 
 STRIDE = 4
 GOOD = GateReport(
-    voc_plus=0.99, voc_minus=0.99, kendall=0.95, progress_mae=0.03, false_success=0.02, auc=1.0, success_end=0.97,
-    failure_end=0.3, near_misses=20, near_miss_false_success=0.05, invalid=0, successes=40, failures=80, cut_off=0, stride=STRIDE,
-)  # fmt: skip
+    voc_plus=0.99,
+    voc_minus=0.99,
+    kendall=0.95,
+    progress_mae=0.03,
+    false_success=0.02,
+    auc=1.0,
+    success_end=0.97,
+    failure_end=0.3,
+    near_misses=20,
+    near_miss_false_success=0.05,
+    invalid=0,
+    successes=40,
+    failures=80,
+    cut_off=0,
+    stride=STRIDE,
+)
 
 
 def episode(curve: Sequence[float], success: bool, near_miss: bool | None = False) -> Demonstration:
@@ -245,7 +258,7 @@ def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
     ],
 )
 def test_real_models_are_accepted_or_refused_by_what_they_were_taught(control: Control, expected: set[str]) -> None:
-    """The same training four times, shorter for the controls; only the answers differ. A control may fail further bounds."""
+    """The same training four times, shorter for the controls; only the answers differ. A control may fail more."""
     import torch
 
     from dopamine_rl.grm.model import build_grm

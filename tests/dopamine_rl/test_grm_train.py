@@ -168,6 +168,7 @@ def test_soft_labels_and_loss_are_least_at_the_truth() -> None:
         assert binned_losses(soft_labels(shifted, 0.03).log().clamp(min=-30), hops, 0.03, 5.0).mean() > perfect
 
 
+@pytest.mark.slow
 def test_it_learns_to_see_progress() -> None:
     """Loss, readout, prompt and batches fit together: a few seconds suffice for unseen episodes of a toy task."""
     torch.set_num_threads(1)
@@ -275,7 +276,8 @@ def test_throughput_is_that_of_the_matrix_products() -> None:
     trainer = make_trainer(grm, [moving_square(0, count=12)], TrainConfig(updates=2, plan=SMALL_PLAN, peak_flops=1e9))
     progress = trainer.step(0.5)
     (batch,) = in_memory([moving_square(0, count=12)], TrainConfig(plan=SMALL_PLAN))([0])
-    # Less than what all weights would take for every token of every prompt, more than the language model for its last tokens.
+    # Less than what all weights would take for every token of every prompt, more than the language model for its last
+    # tokens.
     tokens = sum(4 * len(prompt.images) + 60 for prompt in batch.prompts)
     assert 6 * 2000 < progress.flops_per_pair < 6 * grm.parameters * tokens / len(batch.prompts)
     assert progress.mfu == pytest.approx(progress.pairs_per_s * progress.flops_per_pair / 1e9)

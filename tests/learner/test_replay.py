@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
@@ -227,16 +226,3 @@ def test_feed_state_continues_the_same_draws() -> None:
     mine, theirs = (feed.draw(2) for feed in feeds)
     assert all((mine[name] == theirs[name]).all() for name in mine)
     assert feeds[0].due(3) == feeds[1].due(3)
-
-
-def test_sampling_takes_well_under_a_millisecond() -> None:
-    stored = ColumnarReplay(50_000, 30, 6, GAMMA, "grm")
-    rng = np.random.default_rng(0)
-    columns = transition_columns(rng.random((50_001, 30)), rng.random((50_000, 6)), np.zeros(50_000), False, None)
-    stored.add(columns, "a")
-    durations = []
-    for _ in range(50):
-        begin = time.perf_counter()
-        stored.sample(256, rng)
-        durations.append(time.perf_counter() - begin)
-    assert min(durations) < 5e-4
