@@ -152,7 +152,7 @@ def test_cameras_of_folders_and_videos(data: Path) -> None:
         plans(folder, "--demo", "blank")
     with pytest.raises(BadInput, match=r"--cameras = 'a'.*leave it out"):
         plans(f"{folder}/top.mp4", "--cameras", "a", "--demo", "blank")
-    with pytest.raises(BadInput, match=r"--cameras = 'side'.*take_0 has no camera side: name some of hand, top"):
+    with pytest.raises(BadInput, match=r"--cameras = 'side'.*take_0 has no camera side: choose from hand, top"):
         plans(folder, "--cameras", "side", "--demo", "blank")
 
 
