@@ -45,8 +45,8 @@ def preset_names(preset_dir: Path | str) -> list[str]:
 def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], prog: str | None = None) -> Config:
     """Parse `--preset NAME|FILE.toml` and overrides `--section.field value` into a configuration.
 
-    Prints help and exits on `--help`; exits with a message on an unknown or mistyped flag. Write a bool as `--flag True`
-    or `--flag False`.
+    Prints help and exits on `--help`; exits with a message on an unknown or mistyped flag. Write a bool as `--flag
+    True` or `--flag False`.
 
     Args:
         cls: dataclass of the whole configuration.

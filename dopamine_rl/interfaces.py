@@ -1,8 +1,8 @@
 """The contracts. Read this file and `types.py` to know the system.
 
-An actor sends frames as a ScoreRequest through a RewardClient. A ProgressScorer asks an Engine for the hops of the three
-perspectives. The core folds the hops into progress and shapes the reward. Everything here is plain Python; Ray appears
-only in the files that put these objects into processes.
+An actor sends frames as a ScoreRequest through a RewardClient. A ProgressScorer asks an Engine for the hops of the
+three perspectives. The core folds the hops into progress and shapes the reward. Everything here is plain Python; Ray
+appears only in the files that put these objects into processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ OnProgress = Callable[[str, bool], None]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One prompt to the model: two references, V BEFORE views and V AFTER views, as indices into a shared list of images.
+    """One prompt to the model: two references, V BEFORE views and V AFTER views, as indices into a shared list of
+    images.
 
     Args:
         instruction: the task in words.

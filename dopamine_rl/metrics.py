@@ -162,9 +162,9 @@ def outcome(progress: ArrayLike) -> EpisodeOutcome:
 def true_outcome(success: bool, final_progress: float, stages: int) -> EpisodeOutcome:
     """Return the true outcome of an episode, by the stage it had reached at its end.
 
-    Every stage of a demonstration is an equal share of its progress (Eq. 1), so the first of N is done at 1/N. A failure
-    is partial if at least the first stage is done when it ends. Progress that was lost again does not count, since
-    `outcome` looks at the end too. A task with one stage has no partial success.
+    Every stage of a demonstration is an equal share of its progress (Eq. 1), so the first of N is done at 1/N. A
+    failure is partial if at least the first stage is done when it ends. Progress that was lost again does not count,
+    since `outcome` looks at the end too. A task with one stage has no partial success.
 
     Args:
         success: the task was solved.
@@ -234,8 +234,8 @@ def paired_difference(after: Sequence[bool], before: Sequence[bool], z: float = 
         after, before: one outcome per trial, [n] each; trial i starts the same way in both.
         z: normal quantile; the default gives 95 %.
     Returns:
-        mean after − before with its interval, all in [−1, 1]. The interval adds half a trial to each of the four kinds of
-        pair, so it is also valid if few pairs differ.
+        mean after − before with its interval, all in [−1, 1]. The interval adds half a trial to each of the four kinds
+        of pair, so it is also valid if few pairs differ.
     Raises:
         BadInput: no trial, or different numbers of them.
     Source: Agresti and Min, Statistics in Medicine 24 (2005), adjusted Wald interval for matched pairs.
@@ -261,8 +261,8 @@ def bootstrap(
 ) -> list[Interval]:
     """Return K statistics of N independent units (episodes) with percentile bootstrap intervals.
 
-    Units are resampled within their stratum, so every resample has as many successes and failures as the data. A statistic
-    at the end of its range (an AUC of 1) gets an interval of width 0, which says nothing about unseen units.
+    Units are resampled within their stratum, so every resample has as many successes and failures as the data. A
+    statistic at the end of its range (an AUC of 1) gets an interval of width 0, which says nothing about unseen units.
 
     Args:
         statistics: maps N unit indices, int64 [N], to K numbers; NaN (undefined) is skipped.

@@ -39,7 +39,8 @@ def check_interval(field: str, values: ArrayLike, low: float = 0.0, high: float 
 
 
 def hop(before: ArrayLike, after: ArrayLike) -> Floats:
-    """Return the hop from one progress to another: gain as a share of the remaining, loss as a share of the covered part.
+    """Return the hop from one progress to another: gain as a share of the remaining, loss as a share of the covered
+    part.
 
     Args:
         before, after: progress in [0, 1], broadcastable shapes.
@@ -183,8 +184,8 @@ def fold(
 ) -> tuple[FoldedProgress, FoldState]:
     """Fold the hops of T frames into progress, in time order.
 
-    At an invalid frame all values are held, because leaving one perspective out of the mean would make it jump. Before the
-    first valid frame the values of `state` are held.
+    At an invalid frame all values are held, because leaving one perspective out of the mean would make it jump. Before
+    the first valid frame the values of `state` are held.
 
     Args:
         state: before the first frame.

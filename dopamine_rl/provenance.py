@@ -26,8 +26,10 @@ def code(root: Path = ROOT) -> dict[str, Any]:
     """The version of the code.
 
     Returns:
-        commit: of the checkout; "unknown" without one, as in a submitted job. dirty: whether our files differ from it; None
-        if unknown. sources: 16 hexadecimal digits that identify the content of our files, with or without git. packages:
+        commit: of the checkout; "unknown" without one, as in a submitted job. dirty: whether our files differ from it;
+            None
+        if unknown. sources: 16 hexadecimal digits that identify the content of our files, with or without git.
+            packages:
         versions, including Python's; None for a package that is not installed.
     """
     commit, dirty = _commit(root)

@@ -116,8 +116,8 @@ def n_step_shaping(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the shaped n-step returns of a fragment, and the number of steps that each spans.
 
-    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t; bootstrap with γ^m. At the end of the
-    fragment m is the number of remaining steps, not n.
+    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t; bootstrap with γ^m. At the end of
+    the fragment m is the number of remaining steps, not n.
 
     Args:
         task_reward, potential, next_potential: float [T], as for `shaped_reward`, of consecutive steps of one episode.

@@ -127,18 +127,21 @@ class ScoreRequest:
     """One question to the reward service: how far along are these frames of one episode?
 
     The service is stateless: a request carries everything, so any replica can answer it and it is safe to retry.
-    Frame 0 is compared with `previous`, frame i with frame i−1 (or with the last frame before it whose answer was valid).
+    Frame 0 is compared with `previous`, frame i with frame i−1 (or with the last frame before it whose answer was
+    valid).
 
     Args:
         context: the part that stays the same throughout the episode.
         previous: uint8 [V, H, W, 3], the last scored frame before `frames`.
         frames: uint8 [T, V, H, W, 3], in time order.
-        times: int [T], environment step of each frame, strictly increasing; with the episode id it identifies the frame.
+        times: int [T], environment step of each frame, strictly increasing; with the episode id it identifies the
+            frame.
         remaining_ms: time left until the deadline when the request is sent.
         start_progress: Φ* at `previous`; if given, the service folds the fragment and the reply carries Φ*.
         fusion: how the service folds.
-        start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the `folded.perspectives`
-            before. May be omitted at the start of an episode, and where the incremental chain builds on the fused progress.
+        start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the
+            `folded.perspectives` before. May be omitted at the start of an episode, and where the incremental chain
+            builds on the fused progress.
     Raises:
         BadInput: wrong shapes, dtypes or order, or a start value that folding needs is missing.
     """
@@ -278,8 +281,8 @@ class LabelColumns:
         potential: float32 [T], held Φ_t before each step.
         next_potential: float32 [T], held Φ_{t+1} after each step; 0 where the step terminated the episode.
         valid: bool [T], the last frame scored at or before t+1 has a valid answer.
-        phase: float32 [T], the held potential's age before each step: environment steps since the last scored frame over
-            the stride, in [0, 1).
+        phase: float32 [T], the held potential's age before each step: environment steps since the last scored frame
+            over the stride, in [0, 1).
         next_phase: float32 [T], its age after each step.
         model_version: the version behind every potential of the fragment's episode; "" if no model is used.
     """
@@ -369,7 +372,8 @@ class EpisodeInfo:
         cameras: names in the order of the V axis.
         keyframes: int64 [N+1], frame ids of the sub-task boundaries, strictly increasing, below `frame_count`.
         stages: N names, one per segment.
-        annotation: file or column that the keyframes come from; "" if there is none and the whole episode is one segment.
+        annotation: file or column that the keyframes come from; "" if there is none and the whole episode is one
+            segment.
         success: whether it succeeded; None if not recorded.
         true_progress: float32 [frame_count], the simulator's true progress at each frame; None if unknown.
     """

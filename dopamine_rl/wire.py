@@ -1,8 +1,8 @@
 """Encoding of requests and replies for clients outside the cluster: msgpack, versioned, bounded, never pickle.
 
 A message is a map {"protocol", "version", "kind", "body"}; an array is a map {"dtype", "shape", "data"} with its bytes
-in C order, little-endian. Decoding any bytes gives a value, a WireError (not a valid message) or a BadInput (a field has
-an unusable value). Sizes are checked before an array is built.
+in C order, little-endian. Decoding any bytes gives a value, a WireError (not a valid message) or a BadInput (a field
+has an unusable value). Sizes are checked before an array is built.
 """
 
 from __future__ import annotations
@@ -237,7 +237,8 @@ def open_message(
     """Return the body of a message of this protocol, version and kind.
 
     Raises:
-        WireError: not such a message, larger than `limits.max_bytes`, or with more than `max_containers` lists and maps.
+        WireError: not such a message, larger than `limits.max_bytes`, or with more than `max_containers` lists and
+            maps.
     """
     if not isinstance(data, (bytes, bytearray)):
         raise WireError(f"give the message as bytes, not as {type(data).__name__}")

@@ -36,14 +36,10 @@ CAMERA_NAMES = (
 VIEW_NAMES = tuple(camera.view for camera in CAMERA_NAMES)
 VIDEO_NAMES = tuple(camera.video for camera in CAMERA_NAMES)
 WRIST = frozenset(
-    ("wrist", "wrists", "hand", "handeye", "inhand", "gripper", "grip", "eef", "ee", "effector", "endeffector", "tool",
-     "tcp", "palm", "finger", "arm")
-)  # fmt: skip
+    "wrist wrists hand handeye inhand gripper grip eef ee effector endeffector tool tcp palm finger arm".split()
+)
 """Words in the names of cameras on the arm: second and third view."""
-FRONT = frozenset(
-    ("front", "high", "top", "head", "overhead", "external", "exterior", "scene", "third", "base", "static", "fixed",
-     "main", "agentview")
-)  # fmt: skip
+FRONT = frozenset("front high top head overhead external exterior scene third base static fixed main agentview".split())
 """Words in the names of fixed cameras that see the whole scene: front view."""
 
 
@@ -116,7 +112,7 @@ def describe_left_out(owner: str, names: Sequence[str]) -> str:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a camera's name: `observation.images.cam_left_wrist` has cam, left and wrist; wristCam has wrist and cam."""
+    """The words of a camera's name: cam, left, wrist for `observation.images.cam_left_wrist`; wrist, cam for wristCam."""
     last = re.sub(r"^observation\.(images?\.)?", "", name)
     cut = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last)
     words = {word.lower() for word in re.split(r"[^A-Za-z]+", cut) if word}

@@ -90,8 +90,8 @@ class LeRobotSource:
 
     Args:
         root: its folder.
-        cameras: names (or unique parts of them) of the cameras to use, in the order of the V axis, front view first. None
-            takes up to three, ordered by `order_cameras`.
+        cameras: names (or unique parts of them) of the cameras to use, in the order of the V axis, front view first.
+            None takes up to three, ordered by `order_cameras`.
     Raises:
         EpisodeError: naming dataset, file and field.
         BadInput: there is no such camera.

@@ -30,8 +30,8 @@ def write_progress(
 ) -> None:
     """Write progress as a float32 column of a dataset: one value per frame, NaN if missing.
 
-    Data files, `meta/info.json` and (if present) `meta/stats.json` change atomically together. Videos and other columns are
-    not changed; `remove_progress` removes the column.
+    Data files, `meta/info.json` and (if present) `meta/stats.json` change atomically together. Videos and other columns
+    are not changed; `remove_progress` removes the column.
 
     Args:
         root: the dataset's folder; it is locked against other writers.

@@ -54,7 +54,7 @@ def write_dataset(
     Returns:
         The episode names of the source, in the order of their new numbers.
     Raises:
-        BadInput: the folder exists, there is no episode, cameras or rates differ, or two cameras would get the same name.
+        BadInput: the folder exists, there is no episode, cameras or rates differ, or camera names collide.
     """
     episodes = list(source.episodes())
     if root.exists() or not episodes:
@@ -214,5 +214,5 @@ def _file_indices(file: int) -> dict[str, int]:
 
 
 def _successes(info: EpisodeInfo) -> list[bool | None]:
-    """`next.success` of each frame: true in the last frame of a success, null in an episode without recorded outcome."""
+    """`next.success` of each frame: true in the last frame of a success, null if the outcome is unknown."""
     return [None if info.success is None else False] * (info.frame_count - 1) + [info.success]

@@ -1,7 +1,7 @@
 """ManiSkill's trajectory files: NAME.h5 with a group `traj_N` per episode, and NAME.json with their metadata.
 
-Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Their images are not read: frames are rendered again from the
-recorded states (`actors.replay`), with the cameras of the reward model.
+Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Their images are not read: frames are rendered again from
+the recorded states (`actors.replay`), with the cameras of the reward model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import h5py
 
 EnvStates = Mapping[str, Mapping[str, NDArray[np.float32]]]
-"""Kind ("actors", "articulations") -> name of the body -> float32 [T + 1, …], its state before each step and at the end."""
+"""Kind ("actors", "articulations") -> name of the body -> float32 [T + 1, …], its state before each step and at the
+end."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -52,8 +52,8 @@ class PairItems:
     def write(self, out: Path, on_progress: OnProgress) -> int:
         """Write OUT.json and, beside it, OUT_pictures/EPISODE/CAMERA/FRAME.png; return the number of images.
 
-        Both are removed if writing fails. START and END are an episode's first and last keyframes; the wordings of its task
-        are used in turn.
+        Both are removed if writing fails. START and END are an episode's first and last keyframes; the wordings of its
+        task are used in turn.
 
         Raises:
             BadInput: an output exists already, or `template` does not fit. EpisodeError: a video is damaged.

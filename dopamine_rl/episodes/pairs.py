@@ -50,8 +50,8 @@ def sample_pairs(
 ) -> HopPairs:
     """Sample n pairs, uniform over 25 hop bins × 4 gap quantiles, including a share of zero-hop pairs.
 
-    All ordered pairs of states of every demonstration are enumerated, so the balance is exact: counts of non-empty hop bins
-    differ by at most one, and so do those of the cells of a bin. A pair repeats only when its cell is exhausted.
+    All ordered pairs of states of every demonstration are enumerated, so the balance is exact: counts of non-empty hop
+    bins differ by at most one, and so do those of the cells of a bin. A pair repeats only when its cell is exhausted.
 
     Args:
         states: per demonstration int [M + 1] from `sample_states`, at least 2 states each.
@@ -85,8 +85,8 @@ def sample_blocks(
 ) -> Iterator[HopPairs]:
     """Sample n pairs from any number of demonstrations, in blocks of `EPISODES_PER_BLOCK` demonstrations.
 
-    Every block has its own random stream from the seed and the block number, so the pairs do not depend on who samples the
-    blocks and in which order. Each block is balanced separately, and only few pairs are in memory.
+    Every block has its own random stream from the seed and the block number, so the pairs do not depend on who samples
+    the blocks and in which order. Each block is balanced separately, and only few pairs are in memory.
 
     Args:
         states, n, zero_share: as for `sample_pairs`.

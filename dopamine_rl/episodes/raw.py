@@ -274,8 +274,8 @@ def read_instructions(folder: Path) -> tuple[str, ...]:
 def find_instructions(folder: Path) -> tuple[str, ...]:
     """The wordings of an episode's task; none if the file is missing or empty.
 
-    The file has a list of sentences or one sentence, either as its content or as `instructions` (or `instruction`) of an
-    object.
+    The file has a list of sentences or one sentence, either as its content or as `instructions` (or `instruction`) of
+    an object.
 
     Raises:
         EpisodeError: it has other content.

@@ -24,7 +24,7 @@ def count_frames(path: Path) -> int:
 
 
 def frame_times(path: Path) -> NDArray[np.float64]:
-    """Presentation times of the frames that the file really has, float64 [F] increasing, in seconds; nothing is decoded.
+    """Presentation times of the frames in the file, float64 [F] increasing, in seconds; nothing is decoded.
 
     Raises:
         ValueError: the file is not a video, or is truncated.

@@ -43,7 +43,8 @@ def sample_states(
 ) -> NDArray[np.int64]:
     """Return the frames of a demonstration's states s_0 … s_M; `state_progress` gives their ground-truth progress.
 
-    Every segment gets the same number of states whatever its duration, so half of the sub-tasks is half of the progress.
+    Every segment gets the same number of states whatever its duration, so half of the sub-tasks is half of the
+    progress.
 
     Args:
         keyframes: int [N + 1], frame indices of the sub-task boundaries, strictly increasing, in 0 … n_frames − 1.
@@ -94,9 +95,9 @@ def state_progress(n_states: int) -> NDArray[np.float64]:
 def frame_progress(keyframes: ArrayLike, n_frames: int, frame_ids: ArrayLike) -> NDArray[np.float64]:
     """Return the ground truth of frames of a success, float64 [F]: k / N at keyframe K_k, linear between keyframes.
 
-    This is Eq. 1 for every frame, if every segment has enough frames for its states. Unlike numbering the states, it keeps
-    the share of a shorter segment: otherwise a segment of one frame would count as one state, and progress would depend
-    on the frame rate.
+    This is Eq. 1 for every frame, if every segment has enough frames for its states. Unlike numbering the states, it
+    keeps the share of a shorter segment: otherwise a segment of one frame would count as one state, and progress would
+    depend on the frame rate.
 
     Args:
         keyframes, n_frames: as for `sample_states`.

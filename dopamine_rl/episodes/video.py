@@ -39,7 +39,8 @@ def write_video(
     """Write at least one image, uint8 [H, W, 3] each, as an h264 mp4; frame k is image k.
 
     Args:
-        lossless: lossless RGB, for data; else a format that every player supports (with an odd height or width, only some).
+        lossless: lossless RGB, for data; else a format that every player supports (with an odd height or width, only
+            some).
     """
     remaining = iter(pictures)
     first = next(remaining)
@@ -155,8 +156,8 @@ def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """How to rotate a stored frame for display: transpose, flip rows, flip columns.
 
-    A phone or camera mounted sideways stores frames as its sensor reads them, with a display matrix. Angles are rounded to
-    the nearest quarter turn.
+    A phone or camera mounted sideways stores frames as its sensor reads them, with a display matrix. Angles are rounded
+    to the nearest quarter turn.
 
     Source: ISO/IEC 14496-12, 8.3.2 (track header, matrix): x' = a x + c y, y' = b x + d y.
     """

@@ -3,8 +3,8 @@
     adapter_config.json  adapter_model.safetensors      as peft writes and reads them
     grm.json                                            the base's folder and version, and the version with the adapter
 
-Such a folder is loaded like any model: the base with the adapter merged into its weights. A folder written by peft has no
-`grm.json`; its base is the one that adapter_config.json names, in any version.
+Such a folder is loaded like any model: the base with the adapter merged into its weights. A folder written by peft has
+no `grm.json`; its base is the one that adapter_config.json names, in any version.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
     Args:
         load: loads the base from its folder or hub id.
     Raises:
-        CheckpointError: a file is missing or damaged, the base is missing or has the wrong version, or the kind of adapter
-            is not supported.
+        CheckpointError: a file is missing or damaged, the base is missing or has the wrong version, or the kind of
+            adapter is not supported.
     """
     config, about = _read(folder / CONFIG_FILE), _read(folder / GRM_FILE) if (folder / GRM_FILE).is_file() else {}
     base: dict[str, str] = about.get("base", {})
@@ -139,8 +139,8 @@ def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
         raise CheckpointError(f"{folder} is an adapter whose base cannot be loaded: {error}") from error
     if base and (version := grm.model_version) != base["model_version"]:
         raise CheckpointError(
-            f"{folder} is an adapter of the model {base['model_version']}, but {base_path} has version {version}: restore "
-            "the base, or train the adapter again"
+            f"{folder} is an adapter of the model {base['model_version']}, but {base_path} has version {version}: "
+            "restore the base, or train the adapter again"
         )
     try:
         _merge_into(grm.model, load_file(folder / WEIGHTS_FILE), float(config["lora_alpha"]))
@@ -149,7 +149,8 @@ def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
         raise CheckpointError(message) from error
     if about and (version := grm.model_version) != about.get("model_version"):
         raise CheckpointError(
-            f"{folder} has version {version}, but its {GRM_FILE} says {about.get('model_version')}: copy the folder again"
+            f"{folder} has version {version}, but its {GRM_FILE} says {about.get('model_version')}: "
+            "copy the folder again"
         )
     grm.folder = folder.resolve()
     return grm

@@ -26,7 +26,7 @@ def normalise(norm: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 
 def rotation(cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prepare the stock rotary embeddings [L, d] for `rotate`: [L, 1, d], with the sign of the swapped half in the sine."""
+    """Prepare rotary embeddings [L, d] for `rotate`: [L, 1, d], with the sign of the swapped half in the sine."""
     half = sin.shape[-1] // 2
     return cos.unsqueeze(-2), torch.cat((-sin[..., :half], sin[..., half:]), dim=-1).unsqueeze(-2)
 
@@ -49,8 +49,8 @@ def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: to
     Args:
         query: [N, n, heads, d].
         key, value: [N, L, key_heads, d]; key_heads divides heads.
-        mask: [n · heads / key_heads, L], True or 0 where a token may attend, False or −∞ elsewhere, one row per token and
-            head of a group; None means full attention.
+        mask: [n · heads / key_heads, L], True or 0 where a token may attend, False or −∞ elsewhere, one row per token
+            and head of a group; None means full attention.
     """
     count, length, heads, width = query.shape
     key_heads = key.shape[2]

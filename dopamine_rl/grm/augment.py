@@ -1,4 +1,4 @@
-"""Image augmentation: shift, zoom, rotation, light and colour as between recording days; mirrored and recoloured worlds."""
+"""Image augmentation: shift, zoom, rotation, light and colour; mirrored and recoloured worlds."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from dopamine_rl.grm.config import AugmentConfig
 
 Look = tuple[float, ...]
-"""Augmentation of an image: shift right and down, zoom, rotation, contrast, brightness, gain of red, green and blue; then its
-world: horizontal and vertical mirroring (−1, else 1) and the index of its channel order in `ORDERS`."""
+"""Augmentation of an image: shift right and down, zoom, rotation, contrast, brightness, gain of red, green and blue;
+then its world: horizontal and vertical mirroring (−1, else 1) and the index of its channel order in `ORDERS`."""
 
 ORDERS = tuple(permutations(range(3)))
 """Permutations of red, green and blue; the first is the identity."""

@@ -1,7 +1,7 @@
 """Training batches: images of a few frames, each encoded once, and many prompts that compare them.
 
-A model trained only on balanced pairs within one demonstration has never seen two kinds of prompts that occur at run time:
-neighbouring frames, and the goal of another episode. So every batch contains all kinds.
+A model trained only on balanced pairs within one demonstration has never seen two kinds of prompts that occur at run
+time: neighbouring frames, and the goal of another episode. So every batch contains all kinds.
 
 A batch depends only on the seed and its number, not on who draws it, in which order, or after which interruption.
 Planning a batch needs no images; they are fetched afterwards.
@@ -98,7 +98,8 @@ class BatchSampler:
     """Plans batches of prompts about labelled episodes.
 
     Args:
-        episodes: at least one success of every task; all with the same number of views. Tasks are sampled equally often.
+        episodes: at least one success of every task; all with the same number of views. Tasks are sampled equally
+            often.
         config: the plan of a batch, augmentation, and the random seed.
     Raises:
         BadInput: a task has no success, or the numbers of views differ.

@@ -103,8 +103,8 @@ def load_grm(folder: str | Path) -> GRM:
     model, tokenizer, processor = loaded
     if recorded is not None and (version := folder_version(folder)) != recorded:
         raise CheckpointError(
-            f"{folder} has version {version}, but its {GRM_FILE} says {recorded}: a file is corrupt or was replaced, copy the "
-            "whole model folder again"
+            f"{folder} has version {version}, but its {GRM_FILE} says {recorded}: a file is corrupt or was replaced, "
+            "copy the whole model folder again"
         )
     where = str(folder / "tokenizer.json")
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
@@ -135,7 +135,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def model_type(folder: Path) -> str:
-    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError if it is not a model folder."""
+    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError if it is none."""
     for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
@@ -173,8 +173,8 @@ def _values(path: Path, *keys: str) -> list[Any]:
 def model_version(folder: str | Path) -> str:
     """The version of a model folder or hub id: 12 hexadecimal digits.
 
-    It is computed from weights, configuration, tokenizer and template, so it is the same on every machine and changes with
-    any weight.
+    It is computed from weights, configuration, tokenizer and template, so it is the same on every machine and changes
+    with any weight.
 
     Raises:
         CheckpointError: as for `load_grm`.

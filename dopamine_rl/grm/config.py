@@ -111,7 +111,7 @@ class AugmentConfig:
     turn_rad: float = 0.15
     """Rotation of the images of the first camera, which is fixed."""
     wrist_turn_rad: float = 0.5
-    """Rotation of the images of all other cameras, which move with the hand and see objects rotated by its orientation."""
+    """Rotation of the images of all other cameras, which move and rotate with the hand."""
     contrast: float = 0.25
     """Change of the contrast."""
     brightness: float = 0.1
@@ -119,8 +119,9 @@ class AugmentConfig:
     colour: float = 0.1
     """Change of red, green and blue, independently."""
     worlds: float = 0.0
-    """Probability that all images of an episode in a batch, with goal and references, are mirrored at random (per camera) and
-    their colour channels permuted, which makes another task of the same motions. For pre-training on few tasks."""
+    """Probability that all images of an episode in a batch, with goal and references, are mirrored at random (per
+    camera) and their colour channels permuted, which makes another task of the same motions. For pre-training on few
+    tasks."""
 
     def __post_init__(self) -> None:
         for name in ("share", "shift", "zoom", "contrast", "brightness", "colour", "worlds"):
@@ -138,12 +139,12 @@ class TrainConfig:
     budget_s: float = 120.0
     """Limit in seconds of training, without evaluation and checkpoints; 0 means no limit."""
     updates: int = 200
-    """Limit in updates; 0 means no limit. The first limit reached ends training, and the learning rate has decayed by then.
-    Only with a limit in updates alone is training reproducible."""
+    """Limit in updates; 0 means no limit. The first limit reached ends training, and the learning rate has decayed by
+    then. Only with a limit in updates alone is training reproducible."""
     learning_rate: float = 1.5e-3
     """Peak learning rate (AdamW). Use about 1e-5 to fine-tune billions of weights, more for a few million new ones."""
     vision_rate: float = 1.0
-    """Learning rate of the vision tower without its merger, relative to `learning_rate`; the released models used 0.05."""
+    """Learning rate of the vision tower without its merger, relative to `learning_rate` (released models: 0.05)."""
     weight_decay: float = 0.02
     """Weight decay of all matrices."""
     warmup: float = 0.05
@@ -151,8 +152,8 @@ class TrainConfig:
     clip: float = 1.0
     """Gradient norm limit."""
     loss: Loss = "binned"
-    """binned: cross-entropy against a soft label over the 201 answers, plus squared error. hops: only the squared error of
-    E[H⁺] and E[H⁻], Eq. 12. text: cross-entropy on the answer's tokens, as the released models were trained."""
+    """binned: cross-entropy against a soft label over the 201 answers, plus squared error. hops: only the squared error
+    of E[H⁺] and E[H⁻], Eq. 12. text: cross-entropy on the answer's tokens, as the released models were trained."""
     label_sigma: float = 0.05
     """Standard deviation of the soft label, in hops."""
     hop_weight: float = 5.0
@@ -163,8 +164,8 @@ class TrainConfig:
     precision: Precision = "float32"
     """Precision of matrix products; weights, gradients and optimizer stay float32."""
     recompute: bool = False
-    """Gradient checkpointing: keep only the layers' inputs and recompute the rest in the backward pass. A third more compute,
-    a fraction of the memory."""
+    """Gradient checkpointing: keep only the layers' inputs and recompute the rest in the backward pass. A third more
+    compute, a fraction of the memory."""
     peak_flops: float = 0.0
     """Peak floating-point operations per second of this device, for MFU; 0 measures it with matrix products."""
     plan: BatchPlan = field(default_factory=BatchPlan)
@@ -174,8 +175,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of the training batches."""
     control: Control = "none"
-    """Negative controls, only to test that the gate refuses bad models. untrained: no updates, whatever the budget. shuffled:
-    the target hops of every batch are permuted at random. constant: every target is a hop of +0.2."""
+    """Negative controls, only to test that the gate refuses bad models. untrained: no updates, whatever the budget.
+    shuffled: the target hops of every batch are permuted at random. constant: every target is a hop of +0.2."""
 
     def __post_init__(self) -> None:
         if self.control not in get_args(Control):
@@ -246,8 +247,8 @@ class SFTConfig:
     stride: int = 1
     """Use every n-th frame of a recording; about 10 for videos with 30 frames per second."""
     memory_mb: int = 2048
-    """Limit in MiB of decoded images per process. Larger data is streamed: frames of the next batches are decoded during
-    training and the most recent are cached. The results are the same."""
+    """Limit in MiB of decoded images per process. Larger data is streamed: frames of the next batches are decoded
+    during training and the most recent are cached. The results are the same."""
     decoders: int = 1
     """Decoding processes per training process (threads when training without Ray)."""
     workers: int = 1
@@ -255,15 +256,16 @@ class SFTConfig:
     num_cpus: float = 0.5
     """Logical CPUs per training process."""
     threads: int = 2
-    """Torch threads per training process. A single process on a CPU gives each thread its own batch if an update has several,
-    which is a third faster than using all threads for one batch at a time. Weights differ only by rounding."""
+    """Torch threads per training process. A single process on a CPU gives each thread its own batch if an update has
+    several, which is a third faster than using all threads for one batch at a time. Weights differ only by rounding."""
     use_gpu: bool = False
     """Give each training process a GPU."""
     sharded: bool = False
     """Shard gradients and optimizer state across processes (FSDP), for models with billions of weights, instead of
     replicating them (DDP). Weights are gathered for each update."""
     checkpoint_updates: int = 100
-    """Updates between checkpoints of the training state. The model is evaluated on held-out episodes at the same time."""
+    """Updates between checkpoints of the training state. The model is evaluated on held-out episodes at the same
+    time."""
     max_failures: int = 1
     """How often a failed job is restarted."""
 

@@ -1,4 +1,5 @@
-"""Training in one process, from recorded episodes to a model folder, alone or as part of a distributed job, without Ray.
+"""Training in one process, from recorded episodes to a model folder, alone or as part of a distributed job, without
+Ray.
 
 The training state for resuming is one file, however training is run.
 """
@@ -178,74 +179,91 @@ def fit(
         BadInput: episodes that cannot be used for training. EpisodeError: an episode cannot be read.
         CheckpointError: the initial model or the training state is unusable.
     """
-    config = job.config
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(job.config.threads)
     grm = start(job)
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
     exams = make_exams(job, size)
-    trainer = Trainer(grm, make_batches(job, size, stream, on_progress), config.train, config.sharded)
-    first = trainer.process.rank == 0
-    state, curve = job.work / STATE, list[dict[str, float | None]]()
-    if state.exists():
-        content = torch.load(state, map_location="cpu", weights_only=True)
-        trainer.load_state_dict(content)
-        curve += content.get("curve", [])
+    trainer = Trainer(grm, make_batches(job, size, stream, on_progress), job.config.train, job.config.sharded)
+    return _Fit(job, trainer, exams, on_progress).run()
 
-    def save_state(update: int, content: dict[str, Any]) -> None:
-        """Save the state, but keep training if that fails: the next attempt may succeed."""
+
+TaskFigures = dict[str, dict[str, float]]
+"""Metrics by task."""
+
+
+class _Fit:
+    """Training with checkpoints and evaluation, see `fit`. Every process must call the methods in the same order."""
+
+    def __init__(self, job: TrainingJob, trainer: Trainer, exams: Sequence[Exam], on_progress: OnProgress) -> None:
+        self._job, self._trainer, self._exams, self._on_progress = job, trainer, exams, on_progress
+        self._first = trainer.process.rank == 0
+        self._state, self._curve = job.work / STATE, list[dict[str, float | None]]()
+        self._evaluated: dict[int, TaskFigures] = {}
+        if self._state.exists():
+            content = torch.load(self._state, map_location="cpu", weights_only=True)
+            trainer.load_state_dict(content)
+            self._curve += content.get("curve", [])
+
+    def run(self) -> Path | None:
+        progress = train(self._trainer, self._after_update)
+        if progress.update % self._job.config.checkpoint_updates:
+            self._save_state(progress.update, self._trainer.state_dict())  # a crash in evaluation costs no training
+        card = self._card(progress)
+        weights = self._trainer.weights()
+        if not self._first:
+            return None
+        model = start(self._job)  # in the precision of the initial model
+        model.model.load_state_dict(weights)
+        save, folder = save_adapter if self._job.config.lora.rank else save_grm, self._job.work / MODEL
+        save(model, folder, card)
+        (folder / CURVE).write_text("".join(json.dumps(row) + "\n" for row in self._curve), encoding="utf-8")
+        return folder
+
+    def _after_update(self, progress: TrainProgress) -> None:
+        self._on_progress(str(progress), False)
+        if progress.update % self._job.config.checkpoint_updates == 0:
+            content = self._trainer.state_dict()
+            self._evaluate(progress)
+            self._save_state(progress.update, content)
+
+    def _save_state(self, update: int, content: dict[str, Any]) -> None:
+        """Save the state in process 0, but keep training if that fails: the next attempt may succeed."""
+        if not self._first:
+            return
         try:
-            write_atomically(state, lambda path: torch.save(content | {"curve": curve}, path))
+            write_atomically(self._state, lambda path: torch.save(content | {"curve": self._curve}, path))
         except OSError as error:
-            on_progress(f"the training state of update {update} could not be saved: {error.strerror or error}", True)
+            reason = error.strerror or error
+            self._on_progress(f"the training state of update {update} could not be saved: {reason}", True)
 
-    evaluated: dict[int, dict[str, dict[str, float]]] = {}
-
-    def evaluate_now(progress: TrainProgress) -> dict[str, dict[str, float]]:
-        if progress.update in evaluated:
-            return evaluated[progress.update]
-        with trainer.gathered():
-            tasks = evaluated[progress.update] = (
-                figures_or_none(judge, "held-out", grm, exams, on_progress) if first else {}
-            )
+    def _evaluate(self, progress: TrainProgress) -> TaskFigures:
+        """Held-out metrics, once per update; {} in other processes than the first."""
+        if progress.update in self._evaluated:
+            return self._evaluated[progress.update]
+        tasks = self._evaluated[progress.update] = self._figures(judge, "held-out")
         if figures := mean_figures(tasks):
             text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            on_progress(f"update {progress.update}, held out: {text}", True)
+            self._on_progress(f"update {progress.update}, held out: {text}", True)
         row = {"update": progress.update, "loss": progress.loss, "hop_error": progress.hop_error, **figures}
-        curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row]
+        self._curve[:] = [*(earlier for earlier in self._curve if earlier["update"] != progress.update), row]
         return tasks
 
-    def each_update(progress: TrainProgress) -> None:
-        on_progress(str(progress), False)
-        if progress.update % config.checkpoint_updates == 0:
-            content = trainer.state_dict()
-            evaluate_now(progress)
-            if first:
-                save_state(progress.update, content)
+    def _figures(self, judge: Callable[[GRM, Sequence[Exam]], TaskFigures], whose: str) -> TaskFigures:
+        with self._trainer.gathered():
+            if not self._first:
+                return {}
+            return figures_or_none(judge, whose, self._trainer.grm, self._exams, self._on_progress)
 
-    progress = train(trainer, each_update)
-    if progress.update % config.checkpoint_updates:  # saved before evaluation, so that a crash there costs no training
-        content = trainer.state_dict()
-        if first:
-            save_state(progress.update, content)
-    tasks = evaluate_now(progress)
-    figures = mean_figures(tasks)
-    card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
-    card |= {"held_out": figures} if tasks else {}
-    card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
-    with trainer.gathered():
-        card["demonstration"] = (
-            mean_figures(figures_or_none(fit_of, "demonstration's", grm, exams, on_progress)) if first else {}
-        )
-    weights = trainer.weights()
-    if not first:
-        return None
-    finished = start(job)  # in the precision of the initial model
-    finished.model.load_state_dict(weights)
-    save = save_adapter if config.lora.rank else save_grm
-    save(finished, job.work / MODEL, card)
-    (job.work / MODEL / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
-    return job.work / MODEL
+    def _card(self, progress: TrainProgress) -> dict[str, Any]:
+        """The content of the model card, with metrics on held-out episodes and on the demonstrations."""
+        tasks, train_settings = self._evaluate(progress), asdict(self._job.config.train)
+        card = {**self._job.card, "training": train_settings, "result": asdict(progress)}
+        card["episodes"] = len(self._job.episodes)
+        card |= {"held_out": mean_figures(tasks)} if tasks else {}
+        card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
+        card["demonstration"] = mean_figures(self._figures(fit_of, "demonstration's"))
+        return card
 
 
 def start(job: TrainingJob) -> GRM:
@@ -295,38 +313,39 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
     labels = label([episode.info for episode in stored])
     exams = []
     for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
-        alike = [place for place, known in enumerate(labels) if known.instructions[0] == task]
-        shown = next((place for place in alike if place < len(job.episodes) and labels[place].success), None)
-        if shown is None:
+        members = [index for index, episode in enumerate(labels) if episode.instructions[0] == task]
+        demonstrated = (index for index in members if index < len(job.episodes) and labels[index].success)
+        demonstration = next(demonstrated, None)
+        if demonstration is None:
             raise BadInput("held_out", task, "train on a successful demonstration of every held-out task")
-        chosen = [shown, *(place for place in alike if place >= len(job.episodes))]
-        asked = [spread(stored[place].info.frame_count) for place in chosen]
-        thinned = [
-            replace(stored[place], frame_ids=stored[place].frame_ids[ids])
-            for place, ids in zip(chosen, asked, strict=True)
+        chosen = [demonstration, *(index for index in members if index >= len(job.episodes))]
+        frame_ids = [spread(stored[index].info.frame_count) for index in chosen]
+        reduced = [
+            replace(stored[index], frame_ids=stored[index].frame_ids[ids])
+            for index, ids in zip(chosen, frame_ids, strict=True)
         ]
-        frames = decode_all(thinned, size, job.config.decoders)
+        frames = decode_all(reduced, size, job.config.decoders)
         first, *unseen = (
             LabelledEpisode(
-                labels[place].instructions,
+                labels[index].instructions,
                 pictures,
-                labels[place].progress[ids],
-                np.arange(len(ids) if labels[place].success else 0),
+                labels[index].progress[ids],
+                np.arange(len(ids) if labels[index].success else 0),
             )
-            for place, pictures, ids in zip(chosen, frames, asked, strict=True)
+            for index, pictures, ids in zip(chosen, frames, frame_ids, strict=True)
         )
         exams.append(Exam(task, first, tuple(unseen)))
     return exams
 
 
 def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
-    """The figures of `evaluate` on held-out episodes, for each task that has a success among them."""
-    known = [exam for exam in exams if any(episode.success for episode in exam.unseen)]
-    return {exam.task: evaluate(grm, exam.unseen, exam.demonstration) for exam in known}
+    """The metrics of `evaluate` on held-out episodes, for each task with a held-out success."""
+    usable = [exam for exam in exams if any(episode.success for episode in exam.unseen)]
+    return {exam.task: evaluate(grm, exam.unseen, exam.demonstration) for exam in usable}
 
 
 def fit_of(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
-    """The same on the demonstrations themselves: how well a model fits what it was trained on."""
+    """The metrics of `evaluate` on the training demonstrations: how well the model fits its training data."""
     return {exam.task: evaluate(grm, [exam.demonstration], exam.demonstration) for exam in exams}
 
 
@@ -337,17 +356,17 @@ def figures_or_none(
     exams: Sequence[Exam],
     on_progress: OnProgress,
 ) -> dict[str, dict[str, float]]:
-    """What `judge` says; nothing, and a line of why, where it fails in any way: a trained model outlives its exam."""
+    """The result of `judge`; {} and a note if it fails, because an evaluation error must not cost the trained model."""
     try:
         return judge(grm, exams)
     except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        on_progress(f"the {whose} figures could not be computed: {why}. The model is kept without them", True)
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        on_progress(f"the {whose} figures could not be computed: {reason}. The model is kept without them", True)
         return {}
 
 
 def mean_figures(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean over tasks of every figure that all of them have."""
+    """The mean over tasks of every metric that all of them have."""
     return {
         name: sum(figures[name] for figures in tasks.values()) / len(tasks)
         for name in next(iter(tasks.values()), {})

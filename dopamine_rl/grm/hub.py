@@ -1,4 +1,4 @@
-"""Locate the files of a reward model: a folder, a model shipped with this package, or a hub id in the Hugging Face cache."""
+"""Locate a reward model: a folder, a model shipped with this package, or a hub id in the Hugging Face cache."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def model_folder(checkpoint: str | Path) -> Path:
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{checkpoint} is neither a folder nor in the Hugging Face cache, and cannot be fetched "
-            f"({type(error).__name__}): where there is a network run `hf download {checkpoint}`, or copy the model's folder "
-            "here and give its path"
+            f"({type(error).__name__}): where there is a network run `hf download {checkpoint}`, or copy the "
+            "model's folder here and give its path"
         ) from error

@@ -115,12 +115,13 @@ def _info(demonstration: Demonstration) -> EpisodeInfo:
 def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
     """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
 
-    The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of failures
-    is mapped to the progress that successes of the same task have at that value. An episode without recorded outcome
-    counts as a success.
+    The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of
+    failures is mapped to the progress that successes of the same task have at that value. An episode without recorded
+    outcome counts as a success.
 
     Raises:
-        BadInput: a task has failures but no success with true progress; a failure has no true progress; unusable keyframes.
+        BadInput: a task has failures but no success with true progress; a failure has no true progress; unusable
+            keyframes.
         EpisodeError: a success has too few states.
     """
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
@@ -162,7 +163,7 @@ def _scale_of(
 def _scale(
     true: NDArray[np.float32], progress: NDArray[np.float32], bins: int = 16
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A non-decreasing, piecewise linear map from true progress to progress: its corners are the means of quantile bins."""
+    """A non-decreasing, piecewise linear map from true progress to progress, through the means of quantile bins."""
     order = np.array_split(np.argsort(true, kind="stable"), min(bins, len(true)))
     corners = np.array([true[part].mean() for part in order], np.float64)
     means = np.array([progress[part].mean() for part in order], np.float64)

@@ -1,11 +1,12 @@
 """The language model's forward pass over all uncached tokens of a batch of prompts.
 
-A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' common prefixes. Attention
-is causal, so keys and values of the first two parts are the same in all prompts with the same prefix; they are cached. The
-prompts form a tree, and one pass computes all new nodes of its three levels: matrix products run over all new tokens, only
-attention runs level by level. The last layer computes only the tokens at forks of the answers.
+A prompt has three parts: the task with its two references, BEFORE, and AFTER with the answers' common prefixes.
+Attention is causal, so keys and values of the first two parts are the same in all prompts with the same prefix; they
+are cached. The prompts form a tree, and one pass computes all new nodes of its three levels: matrix products run over
+all new tokens, only attention runs level by level. The last layer computes only the tokens at forks of the answers.
 
-The same code runs both architectures; Qwen3-VL normalises every query and key, has no biases, and adds deepstack features.
+The same code runs both architectures; Qwen3-VL normalises every query and key, has no biases, and adds deepstack
+features.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ class Part:
         slots: int64 [pictures · picture_tokens], positions of picture tokens within this part.
         pictures: which of the prompt's images are in this part.
         cos, sin: [n, 1, d], prepared rotary angles in the model's precision.
-        mask: [n · heads / key_heads, stop], 0 where a token and head may attend, −∞ elsewhere, in the model's precision.
+        mask: [n · heads / key_heads, stop], 0 where a token and head may attend, −∞ elsewhere, in the model's
+            precision.
     """
 
     start: int

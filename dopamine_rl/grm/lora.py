@@ -112,8 +112,8 @@ def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 def merge(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, alpha: float) -> torch.Tensor:
     """Merge an adapter into a weight [M, N], with bitwise identical results on every machine.
 
-    Versions are computed from the weights, and the summation order of a matrix product depends on the processor. So ranks
-    are multiplied and added one after the other.
+    Versions are computed from the weights, and the summation order of a matrix product depends on the processor. So
+    ranks are multiplied and added one after the other.
     """
     parts = []
     for rows, lifts in zip(weight.split(ROWS), up.float().split(ROWS), strict=True):

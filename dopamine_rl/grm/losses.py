@@ -78,8 +78,8 @@ def answer_tokens(grm: GRM, hops: Sequence[float]) -> tuple[torch.Tensor, torch.
     """Tokenize the answers to N prompts.
 
     Returns:
-        tails int64 [N, K], the tokens after each prompt, padded with the end token; targets int64 [N, K + 1], the next token
-        after the prompt and after each of its tail's tokens, IGNORED after the end of the answer.
+        tails int64 [N, K], the tokens after each prompt, padded with the end token; targets int64 [N, K + 1], the next
+        token after the prompt and after each of its tail's tokens, IGNORED after the end of the answer.
     """
     answers = grm.tokenizer([grm.template.contract.format(hop) for hop in hops], add_special_tokens=False)["input_ids"]
     end, longest = grm.tokenizer.eos_token_id, max(map(len, answers))

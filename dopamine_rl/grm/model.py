@@ -88,9 +88,9 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
 def _initialise(model: Qwen2_5_VLForConditionalGeneration, answer_ids: torch.Tensor) -> None:
     """Initialise the weights so that a small model learns without an initial plateau.
 
-    With the usual small weights the answer hardly depends on the images at first, and training spends hundreds of updates
-    on a plateau. Here activations keep their scale from layer to layer, and the output rows of the answers vary smoothly
-    with the hop, so that neighbouring bins learn together.
+    With the usual small weights the answer hardly depends on the images at first, and training spends hundreds of
+    updates on a plateau. Here activations keep their scale from layer to layer, and the output rows of the answers vary
+    smoothly with the hop, so that neighbouring bins learn together.
     """
     for weight in model.parameters():
         if weight.ndim > 1:

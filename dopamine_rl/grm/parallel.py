@@ -93,7 +93,7 @@ def accumulating(module: nn.Module, accumulate: bool) -> Iterator[None]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Gather sharded weights for the block, so that they can be used without calling the module. Every process must enter it."""
+    """Gather sharded weights for the block, to use them without calling the module. Every process must enter it."""
     if isinstance(module, FSDPModule):
         module.unshard()
     yield

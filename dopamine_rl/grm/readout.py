@@ -1,7 +1,7 @@
 """From images to distributions over hops: each image is encoded once, common prefixes of prompts are computed once.
 
-The weights are those of the stock modules; only the order of computation differs, so results agree with the stock forward
-pass. The reward service and training use the same functions.
+The weights are those of the stock modules; only the order of computation differs, so results agree with the stock
+forward pass. The reward service and training use the same functions.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Reader:
 
     Args:
         grm: the model.
-        recompute: gradient checkpointing: recompute the values inside a layer in the backward pass instead of storing them.
+        recompute: gradient checkpointing: recompute the values inside a layer in the backward pass instead of storing
+            them.
     """
 
     def __init__(self, grm: GRM, recompute: bool = False) -> None:
@@ -113,8 +114,8 @@ def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:
 def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Answer N prompts about encoded images: log-probabilities of the hop bins, float32 [N, 201].
 
-    Common prefixes are computed once: the references of an instruction, then each BEFORE, then each prompt's AFTER. If the
-    model's contract has more views than a prompt, the front view is repeated.
+    Common prefixes are computed once: the references of an instruction, then each BEFORE, then each prompt's AFTER. If
+    the model's contract has more views than a prompt, the front view is repeated.
 
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.

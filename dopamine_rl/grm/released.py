@@ -49,8 +49,8 @@ def released_template(folder: Path, wording: Wording, preset: str | None = None)
     between = turn.split(IMAGE_SLOT)
     if len(between) != len(slots) + 1:
         raise CheckpointError(
-            f"{folder}: its chat template renders {len(between) - 1} of {len(slots)} images as {IMAGE_SLOT}: use the chat "
-            "template of a Qwen2.5-VL or Qwen3-VL checkpoint"
+            f"{folder}: its chat template renders {len(between) - 1} of {len(slots)} images as {IMAGE_SLOT}: use the "
+            "chat template of a Qwen2.5-VL or Qwen3-VL checkpoint"
         )
     text = between[0] + "".join(slot + after for slot, after in zip(slots, between[1:], strict=True))
     try:

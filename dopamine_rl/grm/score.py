@@ -59,8 +59,8 @@ def parse_score(text: str) -> float:
     Returns:
         The hop in [−1, 1].
     Raises:
-        BadInput: no score, two scores, extra text, not a number, a missing sign, or out of range. The caller marks such an
-            estimate invalid, with the message as the reason.
+        BadInput: no score, two scores, extra text, not a number, a missing sign, or out of range. The caller marks such
+            an estimate invalid, with the message as the reason.
     """
     match = _SCORE.fullmatch(text.strip())
     if match is None:

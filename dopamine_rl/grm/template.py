@@ -1,8 +1,8 @@
 """Prompt templates, stored as `template.json` next to the weights.
 
 A model is trained with its wording, so a checkpoint and its template belong together. Our template has the structure of
-the released one (role, task with two references, labelled BEFORE and AFTER views, goal, calibration, answer line), but is
-short, because every token costs an embedded model time.
+the released one (role, task with two references, labelled BEFORE and AFTER views, goal, calibration, answer line), but
+is short, because every token costs an embedded model time.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class PromptTemplate:
 
     Args:
         name: for logs and model cards.
-        text: the whole chat turn up to the start of the answer, with the slots {instruction}, {start}, {end}, {before} and
-            {after}, in this order; the instruction may be repeated later. If the contract fixes the number of views,
-            {before} and {after} occur once per view, else once for all views.
+        text: the whole chat turn up to the start of the answer, with the slots {instruction}, {start}, {end}, {before}
+            and {after}, in this order; the instruction may be repeated later. If the contract fixes the number of
+            views, {before} and {after} occur once per view, else once for all views.
         view: one view inside BEFORE or AFTER, with the slot {image}, and {label} if the text does not label the views.
         labels: of the views, in camera order; a prompt may use fewer if the contract does not fix their number.
         contract: number of views and form of the answer.
@@ -104,7 +104,7 @@ class PromptTemplate:
         return [piece for piece in (*pieces, *views) if piece]
 
     def document(self) -> dict[str, Any]:
-        """The content of `template.json`. The contract of embedded models is omitted, so that their versions do not change."""
+        """The content of `template.json`. The contract of embedded models is omitted, to keep their versions."""
         content: dict[str, Any] = {"name": self.name, "text": self.text, "view": self.view, "labels": list(self.labels)}
         if self.contract != EMBEDDED:
             content["contract"] = {"views": self.contract.views, "answer": self.contract.answer}
@@ -128,8 +128,8 @@ def load_template(folder: Path) -> PromptTemplate:
         return PromptTemplate(content["name"], content["text"], content["view"], tuple(content["labels"]), contract)
     except FileNotFoundError:
         raise CheckpointError(
-            f"{path} is missing: for a released checkpoint run `dopamine grm import-template CLONE CHECKPOINT`; copy any "
-            "other model again"
+            f"{path} is missing: for a released checkpoint run `dopamine grm import-template CLONE CHECKPOINT`; "
+            "copy any other model again"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}): copy it again from the original model") from error

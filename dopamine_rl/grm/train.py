@@ -1,8 +1,8 @@
 """Training of the reward model, within a budget of seconds or updates.
 
-It needs only torch and the core, so it also runs without Ray. Under torch.distributed the processes divide the batches of
-every update, and process 0 decides when to stop. An update depends only on the state and its number, so training resumed
-from a saved state ends with the same weights as uninterrupted training.
+It needs only torch and the core, so it also runs without Ray. Under torch.distributed the processes divide the batches
+of every update, and process 0 decides when to stop. An update depends only on the state and its number, so training
+resumed from a saved state ends with the same weights as uninterrupted training.
 """
 
 from __future__ import annotations
@@ -200,14 +200,15 @@ class Trainer:
                 raise Diverged(name, value, self.update + 1, fix)
 
     def _parallel_batches(self) -> int:
-        """Batches of an update to process in parallel threads: small matrix products gain little from a second thread."""
+        """Batches to process in parallel threads, because small matrix products gain little from a second thread."""
         alone = self.process.world_size == 1 and self.grm.model.device.type == "cpu"
         return min(self.config.batches, torch.get_num_threads()) if alone else 1
 
     def _accumulate_gradients(self, parts: Sequence[tuple[int, Batch]], weight: float) -> tuple[float, float]:
         """Compute the gradients of the batches' losses times `weight`; return the sums of losses and hop errors.
 
-        Each batch is processed by one thread, and gradients are added in a fixed order, so results do not depend on timing.
+        Each batch is processed by one thread, and gradients are added in a fixed order, so results do not depend on
+        timing.
         """
         modules = [self._module, *self._twins]
         threads = torch.get_num_threads()
@@ -287,7 +288,8 @@ class Trainer:
         return full_state(self.grm.model, self._optimizer) | {"counters": counters}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from the state of another trainer of the same model, with any number of processes; each needs the state.
+        """Resume from the state of another trainer of the same model, with any number of processes; each needs the
+        state.
 
         Raises:
             CheckpointError: the state does not fit the model.

@@ -54,8 +54,8 @@ class AnswerTrie(Tail):
     Args:
         outputs: int64 [R], the tokens that may follow any fork.
         branches: bool [F, R], which of them may follow which fork.
-        paths: int64 [201, K, D], up to K paths to each hop bin, each with up to D choices as indices into [F · R]. Padding:
-            F · R (probability 1) within a path, F · R + 1 (probability 0) for a missing path.
+        paths: int64 [201, K, D], up to K paths to each hop bin, each with up to D choices as indices into [F · R].
+            Padding: F · R (probability 1) within a path, F · R + 1 (probability 0) for a missing path.
     """
 
     outputs: torch.Tensor
@@ -69,9 +69,9 @@ class AnswerTrie(Tail):
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """Log-probabilities float32 [N, 201] of the hop bins from logits [N, F, R] at the forks.
 
-        At every fork the softmax runs over the tokens that may follow, as in decoding constrained to the score grammar. So
-        the probabilities sum to 1 and are those with which constrained decoding samples; the most likely answer is the
-        one that constrained decoding finds by exact search instead of greedily.
+        At every fork the softmax runs over the tokens that may follow, as in decoding constrained to the score grammar.
+        So the probabilities sum to 1 and are those with which constrained decoding samples; the most likely answer is
+        the one that constrained decoding finds by exact search instead of greedily.
         """
         choices = logits.float().masked_fill(~self.branches, -torch.inf).log_softmax(dim=-1).flatten(1)
         path_log_probs = F.pad(F.pad(choices, (0, 1)), (0, 1), value=-torch.inf)[:, self.paths].sum(dim=-1)

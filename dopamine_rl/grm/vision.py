@@ -2,9 +2,9 @@
 
 The same code runs both architectures: most layers of Qwen2.5-VL attend within a window; Qwen3-VL adds learned position
 embeddings and returns intermediate features too (deepstack). Three things differ from the stock forward pass, without
-changing the result. A still image is repeated in time, so the two halves of the patch embedding are summed. Normalisation
-is folded into the same matrix, so it applies to bytes. Windows are a mask in one batched attention instead of a loop over
-windows and images.
+changing the result. A still image is repeated in time, so the two halves of the patch embedding are summed.
+Normalisation is folded into the same matrix, so it applies to bytes. Windows are a mask in one batched attention
+instead of a loop over windows and images.
 """
 
 from __future__ import annotations
@@ -120,8 +120,8 @@ def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int,
     Args:
         images: uint8 [M, H, W, 3].
     Returns:
-        uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without its
-        repetition in time, and the numbers of patch rows and columns.
+        uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without
+        its repetition in time, and the numbers of patch rows and columns.
     """
     patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
     size = picture_size(grm.image_processor, *images.shape[1:3])
@@ -173,7 +173,7 @@ def _block(block: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | No
 
 
 def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Merge patches [M, patches, D'] into tokens [M · tokens, D] with the stock module (Qwen2.5-VL's norm in one call)."""
+    """Merge patches [M, patches, D'] into tokens [M · tokens, D] with the stock module."""
     if not hasattr(merger, "ln_q"):
         return merger(hidden)
     return merger.mlp(normalise(merger.ln_q, hidden).view(-1, merger.hidden_size))

@@ -1,8 +1,9 @@
 """Find the wording of a released model's prompt in its authors' Python source, which is parsed and never executed.
 
-A prompt is a text with a `<Task>` block, placeholders for the task and for eight images, and `<score>`. It may be a single
-string, a concatenation, formatted or joined from parts, an f-string, or the parts of a chat message. Placeholders may be
-`{task}` or `{instruction}`, `<image>`, `<image_3>`, `[IMAGE 3]`, `{image}` or the model's own vision tokens.
+A prompt is a text with a `<Task>` block, placeholders for the task and for eight images, and `<score>`. It may be a
+single string, a concatenation, formatted or joined from parts, an f-string, or the parts of a chat message.
+Placeholders may be `{task}` or `{instruction}`, `<image>`, `<image_3>`, `[IMAGE 3]`, `{image}` or the model's own
+vision tokens.
 """
 
 from __future__ import annotations
@@ -217,11 +218,11 @@ def _text_of(node: ast.expr, constants: Mapping[str, str]) -> str | None:
         case ast.Call(func=ast.Attribute(value=inner, attr="format")):
             return _text_of(inner, constants)
         case ast.Call(func=ast.Attribute(value=inner, attr="strip" | "lstrip" | "rstrip" as name), args=[]):
-            text = _text_of(inner, constants)
-            return None if text is None else str(getattr(text, name)())
+            inner_text = _text_of(inner, constants)
+            return None if inner_text is None else str(getattr(inner_text, name)())
         case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=[inner]) if name in _UNINDENTED:
-            text = _text_of(inner, constants)
-            return None if text is None else _UNINDENTED[name](text)
+            inner_text = _text_of(inner, constants)
+            return None if inner_text is None else _UNINDENTED[name](inner_text)
     return None
 
 
