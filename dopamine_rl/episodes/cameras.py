@@ -112,7 +112,7 @@ def describe_left_out(owner: str, names: Sequence[str]) -> str:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a camera's name: cam, left, wrist for `observation.images.cam_left_wrist`; wrist, cam for wristCam."""
+    """The words of a camera's name: cam, left, wrist for `observation.images.cam_left_wrist`."""
     last = re.sub(r"^observation\.(images?\.)?", "", name)
     cut = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", last)
     words = {word.lower() for word in re.split(r"[^A-Za-z]+", cut) if word}
