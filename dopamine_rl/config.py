@@ -1,12 +1,11 @@
-"""Configuration: a tree of frozen dataclasses, values from a TOML preset, overrides from the command line.
+"""Configuration: a tree of frozen dataclasses, values from a TOML preset.
 
-The string literal below a field documents it; `--help` shows it. The tree may hold bool, int, float, str, Literal,
-Path, tuples of these, `X | None` (None: the key is omitted) and nested dataclasses.
+The string literal below a field documents it. The tree may hold bool, int, float, str, Literal, Path, tuples of these,
+`X | None` (None: the key is omitted) and nested dataclasses.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -14,7 +13,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,44 +41,6 @@ def preset_names(preset_dir: Path | str) -> list[str]:
     return sorted(path.stem for path in Path(preset_dir).glob("*.toml"))
 
 
-def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], prog: str | None = None) -> Config:
-    """Parse `--preset NAME|FILE.toml` and overrides `--section.field value` into a configuration.
-
-    Prints help and exits on `--help`; exits with a message on an unknown or mistyped flag. Write a bool as `--flag
-    True` or `--flag False`.
-
-    Args:
-        cls: dataclass of the whole configuration.
-        preset_dir: folder of NAME.toml files; without `--preset` the defaults of `cls` are used.
-        argv: arguments without the program name.
-        prog: program name shown in the help.
-    Raises:
-        BadInput: unknown preset (the fix lists the known ones), or an invalid one (see `load_preset`).
-    """
-    import tyro
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    chosen, rest = parser.parse_known_args(list(argv))
-    names = preset_names(preset_dir)
-    base: dict[str, Any] = {}
-    if chosen.preset is not None:
-        is_file = chosen.preset.endswith(".toml")
-        if not is_file and chosen.preset not in names:
-            presets = ", ".join(names) or "(no preset found)"
-            raise BadInput("--preset", chosen.preset, f"give one of: {presets}; or a file of your own: PATH.toml")
-        base["default"] = load_preset(cls, chosen.preset if is_file else Path(preset_dir) / f"{chosen.preset}.toml")
-    return tyro.cli(
-        cls,
-        prog=prog,
-        description=f"{_first_line(cls)}\n\n"
-        f"--preset sets every value first; give a file PATH.toml or one of: {', '.join(names)}.",
-        args=rest,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-        **base,
-    )
-
-
 def dump_toml(instance: Any) -> str:
     """Return a configuration as TOML; `load_preset` reads back an equal one.
 
@@ -87,10 +48,6 @@ def dump_toml(instance: Any) -> str:
         BadInput: a field has a value that TOML cannot express.
     """
     return "\n".join(_dump(instance, "")).lstrip("\n") + "\n"
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().split("\n")[0]
 
 
 def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: Any = None) -> Any:

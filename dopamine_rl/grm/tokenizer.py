@@ -26,7 +26,8 @@ _TASK_WORDS = (
     "insert the peg into the hole; push the cube to the goal; pick up the cup and place it on the plate; "
     "stack the red block on the green block; open the drawer; close the door; turn the handle; "
     "plug the charger into the socket; pull the lever; lift the box; move the object left, right, up, down; "
-    "clean the table; press the button; pour water; fold the cloth; screw the bolt; side, orange, white, blue, end, with, from, in, at, its"
+    "clean the table; press the button; pour water; fold the cloth; screw the bolt; "
+    "side, orange, white, blue, end, with, from, in, at, its"
 )
 
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from actors.labeller import Labeller, LabellerConfig
 from actors.records import EpisodeRecord
+from actors.rescoring import rescored_progress
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.types import EpisodeContext
-from experiments.commands.audit import rescored_progress
 
 VIEWS, SIDE = 2, 56
 EPISODE, FRAGMENT = 16, 8

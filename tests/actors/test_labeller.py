@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from actors.labeller import Labeller, LabellerConfig
 from actors.records import EpisodeRecord
+from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import EpisodeContext, FusionConfig
-from experiments.commands.audit import audit
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.fakes import FakeEngine, frame
