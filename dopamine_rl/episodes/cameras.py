@@ -36,10 +36,14 @@ CAMERA_NAMES = (
 VIEW_NAMES = tuple(camera.view for camera in CAMERA_NAMES)
 VIDEO_NAMES = tuple(camera.video for camera in CAMERA_NAMES)
 WRIST = frozenset(
-    "wrist wrists hand handeye inhand gripper grip eef ee effector endeffector tool tcp palm finger arm".split()
-)
+    ("wrist", "wrists", "hand", "handeye", "inhand", "gripper", "grip", "eef", "ee", "effector", "endeffector", "tool",
+     "tcp", "palm", "finger", "arm")
+)  # fmt: skip
 """Words in the names of cameras on the arm: second and third view."""
-FRONT = frozenset("front high top head overhead external exterior scene third base static fixed main agentview".split())
+FRONT = frozenset(
+    ("front", "high", "top", "head", "overhead", "external", "exterior", "scene", "third", "base", "static", "fixed",
+     "main", "agentview")
+)  # fmt: skip
 """Words in the names of fixed cameras that see the whole scene: front view."""
 
 

@@ -117,7 +117,7 @@ def test_another_base_is_refused(base: Path, folder: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"adapter of the model \w{12}, but .*base has version"):
         load_grm(copies[1])
     shutil.rmtree(copies[0])
-    with pytest.raises(CheckpointError, match=r"its base cannot be loaded: .* is not a folder"):
+    with pytest.raises(CheckpointError, match=r"whose base cannot be loaded: .* is not a folder"):
         load_grm(copies[1])
 
 
@@ -125,7 +125,7 @@ def test_another_base_is_refused(base: Path, folder: Path, tmp_path: Path) -> No
     ("name", "change", "why"),
     [
         ("adapter_config.json", {"use_dora": True}, "use_dora"),
-        ("adapter_config.json", {"peft_type": "IA3"}, "no plain LoRA"),
+        ("adapter_config.json", {"peft_type": "IA3"}, "not plain LoRA"),
         ("adapter_config.json", {"lora_alpha": 7.0}, "has version"),
     ],
 )

@@ -83,7 +83,7 @@ def test_of_several_prompts_one_must_be_named(tmp_path: Path) -> None:
 def test_a_clone_without_the_file_or_without_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"examples/inference\.py.*no such file"):
         find_wording(tmp_path)
-    with pytest.raises(BadInput, match=r"cannot be read as Python.*--text FILE"):
+    with pytest.raises(BadInput, match=r"cannot be parsed as Python.*--text FILE"):
         find_wording(clone(tmp_path, "def ("))
 
 
