@@ -119,18 +119,6 @@ def progress_mae(predicted: ArrayLike, truth: ArrayLike) -> float:
     return float(np.mean(np.abs(check_interval("predicted", predicted) - check_interval("truth", truth))))
 
 
-def false_progress(hops: ArrayLike, tolerance: float) -> Rate:
-    """Return how often a hop above `tolerance` is predicted for pairs whose true hop is 0.
-
-    Args:
-        hops: float [N] in [−1, 1], without unreadable answers; count those separately.
-    Raises:
-        BadInput: no pair, or a hop that is not finite.
-    """
-    is_positive = check_interval("hops", hops, -1.0, 1.0) > tolerance
-    return wilson(int(is_positive.sum()), is_positive.size)
-
-
 def false_success(final_progress: ArrayLike, threshold: float) -> Rate:
     """Return how often a failed episode ends at or above `threshold`, from the final progress [N] of failures.
 

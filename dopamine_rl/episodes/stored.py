@@ -65,7 +65,8 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     if (np.diff(keyframes) <= 0).any():
         raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), f"give a stride below {stride}")
     truth = None if info.true_progress is None else info.true_progress[frame_ids]
-    reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth)
+    steps = None if info.frame_steps is None else info.frame_steps[frame_ids]
+    reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth, frame_steps=steps)
     return StoredEpisode(folder, reduced, frame_ids)
 
 

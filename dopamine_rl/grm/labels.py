@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
-from dopamine_rl.types import Demonstration, EpisodeInfo, check_views
+from dopamine_rl.types import EpisodeInfo, check_views
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,43 +73,6 @@ class LabelledEpisode:
     def success(self) -> bool:
         """See `EpisodeLabels`."""
         return self.labels.success
-
-
-def label_demonstration(demonstration: Demonstration) -> LabelledEpisode:
-    """Label every recorded frame of a successful demonstration.
-
-    Raises:
-        BadInput: the demonstration failed, or its keyframes are unusable.
-    """
-    if not demonstration.success:
-        raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
-    return _with_frames(_label_success(_info(demonstration)), demonstration)
-
-
-def label_episodes(demonstrations: Sequence[Demonstration]) -> list[LabelledEpisode]:
-    """`label` for episodes in memory."""
-    labels = label([_info(demonstration) for demonstration in demonstrations])
-    return [_with_frames(*pair) for pair in zip(labels, demonstrations, strict=True)]
-
-
-def _with_frames(labels: EpisodeLabels, demonstration: Demonstration) -> LabelledEpisode:
-    return LabelledEpisode(labels.instructions, demonstration.frames, labels.progress, labels.states)
-
-
-def _info(demonstration: Demonstration) -> EpisodeInfo:
-    views = demonstration.frames.shape[1]
-    return EpisodeInfo(
-        episode_id=demonstration.episode_id,
-        instructions=demonstration.instructions,
-        frame_count=len(demonstration.frames),
-        frames_per_second=1.0,
-        cameras=tuple(str(view) for view in range(views)),
-        keyframes=demonstration.keyframes,
-        stages=demonstration.stages,
-        annotation="keyframes",
-        success=demonstration.success,
-        true_progress=demonstration.true_progress,
-    )
 
 
 def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
