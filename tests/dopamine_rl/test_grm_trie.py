@@ -77,7 +77,7 @@ def test_depths_count_from_the_prompt() -> None:
 
 
 def test_answers_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="here cannot tell"):
+    with pytest.raises(CheckpointError, match="here cannot distinguish"):
         answer_trie(lambda texts, **_: {"input_ids": [[7] for _ in texts]}, "here")
-    with pytest.raises(CheckpointError, match="here cannot tell"):
+    with pytest.raises(CheckpointError, match="here cannot distinguish"):
         answer_trie(lambda texts, **_: {"input_ids": [[0, 9], *([n] for n in range(len(texts) - 1))]}, "here")
