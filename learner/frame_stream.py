@@ -50,7 +50,7 @@ def stream(
         remaining = iter(numbers)
         while coming := list(islice(remaining, LENGTH)):
             for number, images in _decoded(decoder, coming, size, config):
-                yield sampler.plan(number).shown(images)
+                yield sampler.plan(number).with_images(images)
 
     return draw
 

@@ -117,7 +117,7 @@ def open_prompts(folder: Path) -> Prompts:
 
 def _forks(trie: AnswerTrie) -> tuple[tuple[list[int], list[int]], ...]:
     """`Prompts.forks`: a fork's ancestors, which stand before it, are what was said."""
-    said = [[], *(trie.tokens[seen].tolist() for seen in trie.sight)]
+    said = [[], *(trie.tokens[seen].tolist() for seen in trie.visible)]
     return tuple(
         (said[fork], follows.nonzero()[:, 0].tolist())
         for fork, follows in zip(trie.forks.tolist(), trie.branches, strict=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm
-from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
+from dopamine_rl.grm.layout import Pictures, PromptLayout, missing_prefixes
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
@@ -60,7 +60,7 @@ class _Kind:
     """
 
     words: tuple[str, int]
-    layout: Layout
+    layout: PromptLayout
     places: list[int]
     questions: list[Pictures]
     known: dict[Pictures, torch.Tensor]
@@ -165,7 +165,7 @@ class TransformersEngine:
         return values, reasons
 
     def _recall(
-        self, table: _Table, words: tuple[str, int], layout: Layout, questions: Sequence[Pictures]
+        self, table: _Table, words: tuple[str, int], layout: PromptLayout, questions: Sequence[Pictures]
     ) -> dict[Pictures, torch.Tensor]:
         """What is kept of the questions' beginnings."""
         known = {}
@@ -243,5 +243,5 @@ def _shown(kind: _Kind) -> set[int]:
         name
         for part, questions in zip(kind.layout.parts, levels, strict=True)
         for question in questions
-        for name in question[part.shown]
+        for name in question[part.pictures]
     }

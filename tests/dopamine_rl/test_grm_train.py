@@ -14,7 +14,7 @@ from dopamine_rl.grm.batches import AHEAD, BatchSampler, Picture, from_memory, i
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, Loss, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
 from dopamine_rl.grm.labels import LabelledEpisode
-from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, taught_hops
+from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, target_hops
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.readout import HOPS, Reader
 from dopamine_rl.grm.train import TrainProgress, train
@@ -240,7 +240,7 @@ def test_an_update_of_several_batches_is_that_of_one_large_batch() -> None:
     parts = list(in_memory(episodes, config)(range(3)))
     offsets = np.cumsum([0, *(len(part.images) for part in parts)])
     prompts = [
-        prompt.moved({row: row + int(offset) for row in prompt.images})
+        prompt.reindexed({row: row + int(offset) for row in prompt.images})
         for part, offset in zip(parts, offsets, strict=False)
         for prompt in part.prompts
     ]
@@ -311,12 +311,12 @@ def test_a_time_budget_ends_the_training() -> None:
 def test_controls_teach_other_answers() -> None:
     hops = np.linspace(-1.0, 1.0, 50, dtype=np.float32)
     rng = np.random.default_rng(0)
-    assert taught_hops(hops, "none", rng) is hops
-    shuffled = taught_hops(hops, "shuffled", rng)
+    assert target_hops(hops, "none", rng) is hops
+    shuffled = target_hops(hops, "shuffled", rng)
     assert not np.array_equal(shuffled, hops)
     np.testing.assert_array_equal(np.sort(shuffled), hops)
-    assert not np.array_equal(shuffled, taught_hops(hops, "shuffled", rng))
-    constant = taught_hops(hops, "constant", rng)
+    assert not np.array_equal(shuffled, target_hops(hops, "shuffled", rng))
+    constant = target_hops(hops, "constant", rng)
     assert constant.dtype == np.float32
     np.testing.assert_array_equal(constant, np.full(50, CONSTANT_HOP, np.float32))
     np.testing.assert_array_equal(hops, np.linspace(-1.0, 1.0, 50, dtype=np.float32))
