@@ -115,7 +115,9 @@ def _fill(
     console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
     if missing:
         _record(missing, env, out, arguments, console)
-    failures = Counter(script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out))[0])
+    failures = Counter(
+        script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out)).success
+    )
     return {
         "task": task.name,
         "out": str(out),

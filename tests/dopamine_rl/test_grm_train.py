@@ -14,14 +14,14 @@ from dopamine_rl.errors import BadInput, CheckpointError, Diverged
 from dopamine_rl.grm.batches import AHEAD, BatchSampler, Picture, from_memory, in_memory
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, Loss, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
-from dopamine_rl.grm.labels import LabelledEpisode, label_demonstration, label_episodes
+from dopamine_rl.grm.labels import LabelledEpisode
 from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, taught_hops
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.readout import HOPS, Reader
 from dopamine_rl.grm.train import TrainProgress, train
 from dopamine_rl.progress import hop
 from dopamine_rl.types import Demonstration
-from tests.dopamine_rl.grm_toys import TINY, make_trainer, moving_square
+from tests.dopamine_rl.grm_toys import TINY, labelled, make_trainer, moving_square
 
 SMALL_PLAN = BatchPlan(episodes=1, runs=2, run_length=3, neighbours=4, balanced=4)
 
@@ -46,7 +46,7 @@ def demonstration(success: bool = True, true_progress: np.ndarray | None = None)
 
 
 def test_stages_share_progress_evenly() -> None:
-    label = label_demonstration(demonstration())
+    (label,) = labelled(demonstration())
     np.testing.assert_allclose(label.progress[[0, 1, 2, 6, 10]], [0.0, 0.25, 0.5, 0.75, 1.0])
     assert label.success
 
@@ -55,7 +55,7 @@ def test_failures_are_labelled_on_the_scale_of_the_successes() -> None:
     true = np.linspace(0.2, 1.0, 11).astype(np.float32)
     stuck = np.full(11, 0.6, np.float32)
     stuck[0] = 0.2
-    success, failure = label_episodes([demonstration(True, true), demonstration(False, stuck)])
+    success, failure = labelled(demonstration(True, true), demonstration(False, stuck))
     assert success.success
     assert not failure.success
     assert failure.progress[0] == pytest.approx(0.0, abs=0.02)
@@ -64,11 +64,11 @@ def test_failures_are_labelled_on_the_scale_of_the_successes() -> None:
 
 def test_failures_without_truth_are_refused() -> None:
     with pytest.raises(BadInput, match="true progress"):
-        label_episodes([demonstration(), demonstration(False)])
+        labelled(demonstration(), demonstration(False))
     with pytest.raises(BadInput, match="true_progress"):
-        label_episodes([demonstration(True, np.linspace(0, 1, 11)), demonstration(False)])
-    with pytest.raises(BadInput, match="success"):
-        label_demonstration(demonstration(False))
+        labelled(demonstration(True, np.linspace(0, 1, 11)), demonstration(False))
+    with pytest.raises(BadInput, match="give successes"):
+        labelled(demonstration(False))
 
 
 @pytest.fixture(scope="module")
@@ -294,8 +294,8 @@ def test_every_loss_leads_to_what_is_taught(loss: Loss) -> None:
     )
     trainer = make_trainer(build_grm(TINY), episodes, config)
     last = train(trainer)
-    gain, lost, _ = episode_hops(trainer.grm, moving_square(9, count=12), episodes[0], np.arange(12))
-    np.testing.assert_allclose(gain - lost, CONSTANT_HOP, atol=0.08)
+    answers = episode_hops(trainer.grm, moving_square(9, count=12), episodes[0], np.arange(12))
+    np.testing.assert_allclose(answers.hops, CONSTANT_HOP, atol=0.08)
     assert (last.hop_error is None) == (loss == "text")
 
 
@@ -342,9 +342,9 @@ def test_the_constant_control_always_says_forward() -> None:
     config = TrainConfig(budget_s=0, updates=60, learning_rate=5e-3, plan=SMALL_PLAN, control="constant")
     trainer = make_trainer(build_grm(TINY), episodes, config)
     train(trainer)
-    gain, loss, back = episode_hops(trainer.grm, moving_square(9, count=12), episodes[0], np.arange(12))
-    np.testing.assert_allclose(gain - loss, CONSTANT_HOP, atol=0.05)
-    np.testing.assert_allclose(back, CONSTANT_HOP, atol=0.05)
+    answers = episode_hops(trainer.grm, moving_square(9, count=12), episodes[0], np.arange(12))
+    np.testing.assert_allclose(answers.hops, CONSTANT_HOP, atol=0.05)
+    np.testing.assert_allclose(answers.swapped, CONSTANT_HOP, atol=0.05)
 
 
 def test_unknown_controls_are_refused() -> None:

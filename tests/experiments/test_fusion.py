@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.calibration import ErrorMap
 from dopamine_rl.evaluation import variants as grm_figures
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.variants import Variant, variants
 from dopamine_rl.evaluation.weighted_fusion import DOUBTS, ErrorMaps, Weighted
 from dopamine_rl.interfaces import Prompt

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes import raw as raw_format
+from dopamine_rl.episodes import recordings
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.episodes.source import open_source
@@ -21,10 +23,10 @@ from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report
 from dopamine_rl.evaluation.hops import Setting
+from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
 from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.evaluate import episode_hops
-from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman
@@ -36,7 +38,7 @@ from experiments.reports.evaluation import FIGURES, Evaluation
 from experiments.runtime.ending import UsageError
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.dopamine_rl.grm_toys import TINY, labelled, moving_square
 from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
 from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
@@ -68,7 +70,7 @@ def recorded(
 
 def expert_curve(count: int) -> NDArray[np.float64]:
     """What Eq. 1 says of an episode with keyframes 0, count // 2, count − 1."""
-    return label_demonstration(recorded("", np.linspace(0, 1, count).tolist(), True)).progress.astype(np.float64)
+    return labelled(recorded("", np.linspace(0, 1, count).tolist(), True))[0].progress.astype(np.float64)
 
 
 def write_all(folder: Path, *demonstrations: Demonstration) -> Path:
@@ -231,23 +233,21 @@ def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does
     evaluation = evaluate_grm.run(evaluate_grm.parse(words[2:]))
     assert "of 15 episodes in a setting 0 were asked" in capsys.readouterr().out
     assert evaluation.summary() == json.loads(first.splitlines()[-1])
-    labels = {seed: label_demonstration(read_demonstration(folder / f"expert_{seed}")) for seed in (1, 2)}
+    labels = {seed: labelled(read_demonstration(folder / f"expert_{seed}"))[0] for seed in (1, 2)}
     assert evaluation.reference == "expert_1"
     grm, every = load_grm(model), np.arange(COUNT)
     answers = dict((episode.name, answers) for episode, answers in evaluation.answered["front+wrist, stride ×1"])
-    gain, loss, back = episode_hops(grm, labels[2], labels[1], every)
-    np.testing.assert_allclose(answers["expert_2"].gain, gain, atol=2e-5)
-    np.testing.assert_allclose(answers["expert_2"].loss, loss, atol=2e-5)
-    np.testing.assert_allclose(answers["expert_2"].swapped, back, atol=2e-5)
+    direct = episode_hops(grm, labels[2], labels[1], every)
+    for name in ("frame_ids", "gain", "loss", "entropy", "valid", "swapped"):
+        np.testing.assert_allclose(getattr(answers["expert_2"], name), getattr(direct, name), atol=2e-5)
     halved = dict((episode.name, answers) for episode, answers in evaluation.answered["stride ×2"])["expert_2"]
     assert halved.frame_ids.tolist() == [0, 2, 4, 6, 8, 10, 11]
-    gain, loss, _ = episode_hops(grm, labels[2], labels[1], halved.frame_ids)
-    np.testing.assert_allclose(halved.gain, gain, atol=2e-5)
+    direct = episode_hops(grm, labels[2], labels[1], halved.frame_ids)
+    np.testing.assert_allclose(halved.gain, direct.gain, atol=2e-5)
     blank = replace(labels[2], frames=labels[2].frames * np.array([1, 0], np.uint8)[:, None, None, None])
     half = replace(labels[1], frames=labels[1].frames * np.array([1, 0], np.uint8)[:, None, None, None])
     alone = dict((episode.name, answers) for episode, answers in evaluation.answered["front alone"])["expert_2"]
-    gain, _, _ = episode_hops(grm, blank, half, every)
-    np.testing.assert_allclose(alone.gain, gain, atol=2e-5)
+    np.testing.assert_allclose(alone.gain, episode_hops(grm, blank, half, every).gain, atol=2e-5)
 
 
 def test_answers_are_asked_again_only_where_something_changed(
@@ -350,6 +350,22 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(
     (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
     run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
     assert "episodes without annotation, each one segment: 7" in capsys.readouterr().out
+
+
+def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of an episode comes from its tables: steps, outcome and near misses as the actor recorded them."""
+
+    def decode(*_: Any) -> None:
+        pytest.fail("a picture was decoded")
+
+    for module in (raw_format, recordings):
+        for name in ("read_pictures", "every_picture", "pictures_at"):
+            monkeypatch.setattr(module, name, decode, raising=False)
+    episodes, reference = read_unseen([raw], raw / "expert_10", None, None, 0.8)
+    assert reference.name == "expert_10"
+    for listed in episodes:
+        assert listed.frame_steps.tolist() == (np.arange(len(listed.frame_steps)) * STRIDE).tolist()
+    assert sorted(e.name for e in episodes if e.verdict["near_miss"]) == ["jam_1", "jam_2"]
 
 
 def test_a_failure_of_unknown_progress_counts_by_its_end_alone(
