@@ -209,8 +209,9 @@ def test_a_crashed_environment_costs_neither_its_env_runner_nor_what_was_held_ba
 def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(acting, "STOP_S", 0.5)
     algorithm = build("hangs at step", sample_timeout_s=60.0)
-    while not algorithm.met.exists():
-        algorithm.train()
+    while not algorithm.met.exists():  # Training on-policy would wait for the hung one.
+        algorithm.acting.ask()
+        algorithm.acting.take()
     algorithm.stop()
     assert not algorithm.env_runner_group._worker_manager.actors()
 
