@@ -220,8 +220,8 @@ class RateLimiter:
         bucket.take()
 
 
-class Room:
-    """Room for requests under way: their number, and the bytes they hold. For several threads."""
+class Capacity:
+    """Capacity for requests under way: their number, and the bytes they hold. For several threads."""
 
     def __init__(self, max_requests: int, max_bytes: float) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
@@ -229,13 +229,13 @@ class Room:
         self.requests, self.bytes = 0, 0
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
+    def place(self) -> Iterator[Reservation]:
         """Hold one place until the end of the block. Raises Overloaded where all are taken."""
         with self._lock:
             if self.requests >= self._max_requests:
                 raise Overloaded(f"{self.requests} requests are under way already")
             self.requests += 1
-        place = Place(self)
+        place = Reservation(self)
         try:
             yield place
         finally:
@@ -243,7 +243,7 @@ class Room:
                 self.requests -= 1
                 self.bytes -= place.bytes
 
-    def reserve(self, place: Place, count: int) -> None:
+    def reserve(self, place: Reservation, count: int) -> None:
         """Add bytes to what a request holds. Raises Overloaded where they do not fit."""
         with self._lock:
             if self.bytes + count > self._max_bytes:
@@ -252,10 +252,10 @@ class Room:
             place.bytes += count
 
 
-class Place:
-    """What one request holds of a Room."""
+class Reservation:
+    """What one request holds of a Capacity."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Capacity) -> None:
         self._room, self.bytes = room, 0
 
     def reserve(self, count: int) -> None:

@@ -33,7 +33,15 @@ from starlette.routing import Route
 from dopamine_rl.errors import DopamineError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
 from reward_service.bodies import decompress, read_body, write_reply
-from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck, client_name
+from reward_service.guards import (
+    IngressConfig,
+    Reservation,
+    RateLimiter,
+    Capacity,
+    TokenBucket,
+    TokenCheck,
+    client_name,
+)
 from reward_service.meters import Meters
 from reward_service.openapi import document, page
 from reward_service.statuses import (
@@ -96,7 +104,7 @@ class Ingress:
     def __init__(self, client: RewardClient, config: IngressConfig, token: str | None) -> None:
         self._client, self._config = client, config
         self._token = TokenCheck(token)
-        self._room = Room(config.max_requests, config.memory_mb * 2**20)
+        self._room = Capacity(config.max_requests, config.memory_mb * 2**20)
         self._per_client = RateLimiter(config.rate_hz, config.burst)
         self._in_all = TokenBucket(config.total_rate_hz, config.total_burst)
         self._workers = ThreadPoolExecutor(config.max_requests, "ingress")
@@ -151,7 +159,7 @@ class Ingress:
         """Counts and times, as Prometheus reads them."""
         return Response(self._meters.text(), media_type="text/plain; version=0.0.4")
 
-    def _answer(self, body: bytearray, media: Media, encoding: Encoding, place: Place, arrived: float) -> bytes:
+    def _answer(self, body: bytearray, media: Media, encoding: Encoding, place: Reservation, arrived: float) -> bytes:
         """Decode, ask, encode: on a worker thread, since pictures take time to decode and answers to arrive."""
         limits = self._config.limits
         plain = decompress(body, encoding, limits, lambda count: place.reserve(COST[media] * count))

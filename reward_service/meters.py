@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from reward_service.guards import Room
+from reward_service.guards import Capacity
 
 PATHS = ("/v1/score", "/v1/version", "/healthz", "/metrics", "/openapi.json", "/docs")
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -13,7 +13,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60
 class Meters:
     """A registry of its own, so that several ingresses can live in one process."""
 
-    def __init__(self, room: Room) -> None:
+    def __init__(self, room: Capacity) -> None:
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "dopamine_http_requests", "Answered requests.", ["path", "status"], registry=self._registry

@@ -81,7 +81,7 @@ class Ledger:
 
 
 @dataclass
-class Shelf:
+class LoadedModels:
     """The models that a replica holds.
 
     Args:

@@ -57,18 +57,18 @@ class Scorer:
             if wanted not in (None, self.model_version):
                 raise VersionUnavailable(f"version {wanted} is wanted, {self.model_version} is served")
         started = time.perf_counter()
-        board = _Board(self._engine)
-        fragments = [_Fragment(board, request) for request in requests]
+        table = _PromptTable(self._engine)
+        fragments = [_Fragment(table, request) for request in requests]
         while True:
             for fragment in fragments:
                 fragment.ask_incremental()
-            if not board.answer():
+            if not table.answer():
                 break
         model_ms = (time.perf_counter() - started) * 1e3
         return [fragment.reply(self.model_version, model_ms) for fragment in fragments]
 
 
-class _Board:
+class _PromptTable:
     """The unique pictures and prompts of a batch, and the answers so far. Pictures and prompts are named by number."""
 
     def __init__(self, engine: Engine) -> None:
@@ -127,38 +127,38 @@ def _faults(rows: NDArray[np.float32]) -> list[str]:
 
 
 class _Fragment:
-    """One request on the board: which questions stand for which frame and perspective."""
+    """One request on the table: which questions stand for which frame and perspective."""
 
-    def __init__(self, board: _Board, request: ScoreRequest) -> None:
-        self._board, self._request = board, request
+    def __init__(self, table: _PromptTable, request: ScoreRequest) -> None:
+        self._table, self._request = table, request
         context = request.context
-        self._references = (board.picture(context.reference_start), board.picture(context.reference_end))
-        self._views = {index: board.views(frame) for index, frame in enumerate(request.frames)}
-        self._views[PREVIOUS] = board.views(request.previous)
-        init, goal = board.views(context.init), board.views(context.goal)
+        self._references = (table.picture(context.reference_start), table.picture(context.reference_end))
+        self._views = {index: table.views(frame) for index, frame in enumerate(request.frames)}
+        self._views[PREVIOUS] = table.views(request.previous)
+        init, goal = table.views(context.init), table.views(context.goal)
         frames = range(len(request.frames))
         self._anchors = [PREVIOUS] * len(frames)
         self._questions = [[_UNASKED, self._ask(init, t), self._ask(goal, t)] for t in frames]
 
     def _ask(self, before: tuple[int, ...], frame: int) -> int:
         instruction = self._request.context.instruction
-        return self._board.ask(Prompt(instruction, self._references, before, self._views[frame]))
+        return self._table.ask(Prompt(instruction, self._references, before, self._views[frame]))
 
     def ask_incremental(self) -> None:
         """Ask each frame's incremental question against the last frame before it that is valid as far as is known."""
         last_valid = PREVIOUS
         for frame, questions in enumerate(self._questions):
-            if any(self._board.refused(question) for question in questions[1:]):
+            if any(self._table.refused(question) for question in questions[1:]):
                 continue  # The frame has no value whatever this answer says.
             questions[0] = self._ask(self._views[last_valid], frame)
             self._anchors[frame] = last_valid
-            if not any(self._board.refused(question) for question in questions):
+            if not any(self._table.refused(question) for question in questions):
                 last_valid = frame
 
     def reply(self, model_version: str, model_ms: float) -> ScoreReply:
         """The reply, once every question is answered."""
-        values = self._board.values[np.array(self._questions)]
-        reasons = [[self._board.reasons[question] for question in row] for row in self._questions]
+        values = self._table.values[np.array(self._questions)]
+        reasons = [[self._table.reasons[question] for question in row] for row in self._questions]
         values[np.array([[bool(reason) for reason in row] for row in reasons])] = np.nan
         gain, loss, entropy = (np.ascontiguousarray(values[..., column]) for column in range(3))
         times = self._request.times

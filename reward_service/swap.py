@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, CheckpointError, ScoringError, ServiceUnavailable
-from reward_service import ledger
+from reward_service import ledger_store
 from reward_service.client import ServeRewardClient
 from reward_service.releases import KEEP, Ledger, Release
 from reward_service.service import ServiceDescription
@@ -37,7 +37,7 @@ class SwapConfig:
 
 
 @dataclass(frozen=True)
-class Swapped:
+class SwapResult:
     """What a swap did.
 
     Args:
@@ -58,7 +58,7 @@ def swap(
     checkpoint: Path,
     config: SwapConfig | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Swapped:
+) -> SwapResult:
     """Give a service another model: loaded beside the present one by every replica, then new episodes begin with it.
 
     Running episodes keep their version. A failure before new episodes begin with it leaves everything as it was.
@@ -78,24 +78,24 @@ def swap(
     if not folder.is_dir():
         raise BadInput("CHECKPOINT", str(checkpoint), "give the folder of a reward model")
     client = ServeRewardClient(app_name)
-    with ledger.claimed(app_name, 2 * config.timeout_s + 60.0) as claim:
-        record = ledger.read(app_name)
-        record = record.stage(str(folder))
-        ledger.write(app_name, record, claim)
+    with ledger_store.claim(app_name, 2 * config.timeout_s + 60.0) as claim:
+        ledger = ledger_store.read(app_name)
+        ledger = ledger.stage(str(folder))
+        ledger_store.write(app_name, ledger, claim)
         try:
-            told = _wait(client, config, lambda told: _settled(record, told), say)
-            version, before = _verdict(record, told), told[0].versions[0]
+            told = _wait(client, config, lambda told: _settled(ledger, told), say)
+            version, before = _verdict(ledger, told), told[0].versions[0]
             if version == before:
                 say(f"{version} is what new episodes begin with already")
-                return Swapped(version, before, len(told), time.monotonic() - began)
-            promoted = record.promote(version, config.keep)
+                return SwapResult(version, before, len(told), time.monotonic() - began)
+            promoted = ledger.promote(version, config.keep)
             _check_idle(promoted, told, config)
-            record = _named(promoted, told)
+            ledger = _named(promoted, told)
         finally:
-            ledger.write(app_name, record.withdraw(), claim)
+            ledger_store.write(app_name, ledger.withdraw(), claim)
         say(f"new episodes begin with {version}, running ones keep theirs")
         told = _wait(client, config, lambda told: all(one.versions[0] == version for one in told), say)
-    return Swapped(version, before, len(told), time.monotonic() - began)
+    return SwapResult(version, before, len(told), time.monotonic() - began)
 
 
 def _wait(
@@ -122,19 +122,19 @@ def _wait(
         time.sleep(POLL_S)
 
 
-def _staged(record: Ledger) -> Release:
-    assert record.staged is not None
-    return record.staged
+def _staged(ledger: Ledger) -> Release:
+    assert ledger.staged is not None
+    return ledger.staged
 
 
-def _settled(record: Ledger, told: Sequence[ServiceDescription]) -> bool:
-    number = _staged(record).number
+def _settled(ledger: Ledger, told: Sequence[ServiceDescription]) -> bool:
+    number = _staged(ledger).number
     return any(number in one.refused for one in told) or all(number in one.releases for one in told)
 
 
-def _verdict(record: Ledger, told: Sequence[ServiceDescription]) -> str:
+def _verdict(ledger: Ledger, told: Sequence[ServiceDescription]) -> str:
     """The version that every replica found in the folder."""
-    release = _staged(record)
+    release = _staged(ledger)
     for one in told:
         if release.number in one.refused:
             raise CheckpointError(f"{release.folder} is refused: {one.refused[release.number]}")
@@ -159,7 +159,7 @@ def _check_idle(promoted: Ledger, told: Sequence[ServiceDescription], config: Sw
                 )
 
 
-def _named(record: Ledger, told: Sequence[ServiceDescription]) -> Ledger:
+def _named(ledger: Ledger, told: Sequence[ServiceDescription]) -> Ledger:
     """The same with the versions that replicas found, so that a folder which changes later is noticed."""
     found = {number: version for one in told for number, version in one.releases.items()}
-    return Ledger(tuple(Release(r.number, r.folder, r.version or found.get(r.number)) for r in record.releases))
+    return Ledger(tuple(Release(r.number, r.folder, r.version or found.get(r.number)) for r in ledger.releases))

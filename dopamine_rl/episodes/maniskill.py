@@ -1,7 +1,7 @@
 """ManiSkill's trajectory files: NAME.h5 with a group `traj_N` an episode, and NAME.json beside it that says what they are.
 
 Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Pictures in them are not read: what is scored is rendered anew
-from the recorded states (`actors.replay`), with the cameras that the reward model knows.
+from the recorded states (`actors.playback`), with the cameras that the reward model knows.
 """
 
 from __future__ import annotations

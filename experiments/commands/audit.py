@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.progress import FoldState, fold
@@ -23,7 +23,7 @@ from dopamine_rl.types import ScoreRequest
 from experiments.runtime.ending import command
 
 
-def rescored_progress(record: EpisodeRecord, scorer: ProgressScorer) -> np.ndarray:
+def rescored_progress(record: LabelRecord, scorer: ProgressScorer) -> np.ndarray:
     """Progress after each frame of a record, float32 [F], asked and folded anew in order.
 
     Frames that had no value then (late, rejected, unreadable) hold here too: whether an answer came in time is a fact of
@@ -47,7 +47,7 @@ def rescored_progress(record: EpisodeRecord, scorer: ProgressScorer) -> np.ndarr
     return np.array(progress, np.float32)
 
 
-def audit(records: Iterable[EpisodeRecord], scorer: ProgressScorer, version: str) -> dict[str, float | int]:
+def audit(records: Iterable[LabelRecord], scorer: ProgressScorer, version: str) -> dict[str, float | int]:
     """Compare stored with re-scored progress over many records."""
     totals: dict[str, float | int] = {
         "episodes": 0, "frames": 0, "answered": 0, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
@@ -91,7 +91,7 @@ def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
     from reward_service.scorer import Scorer
 
     engine = TransformersEngine(run / "grm")
-    return audit(map(EpisodeRecord.load, paths), Scorer(engine), engine.model_version)
+    return audit(map(LabelRecord.load, paths), Scorer(engine), engine.model_version)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ class TransformersEngine:
         return self._version
 
     @property
-    def kept_bytes(self) -> int:
+    def cached_bytes(self) -> int:
         """Memory that features, keys and values take between calls."""
         return self._kept.bytes
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actors.labeller import Labeller, LabellerConfig
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import EpisodeContext, FusionConfig
 from experiments.commands.audit import audit
@@ -257,7 +257,7 @@ def test_records_round_trip_and_the_audit_agrees(tmp_path, fusion):
     for i in range(3):
         _, _, record = run(labeller, 12, (5,), name=f"episode{i}")
         record.save(tmp_path)
-    records = [EpisodeRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
+    records = [LabelRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
     report = audit(records, Scorer(FakeEngine()), "fake-1")
     assert report == {
         "episodes": 3, "frames": 18, "answered": 15, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
@@ -348,4 +348,4 @@ def test_a_damaged_record_is_refused(tmp_path):
     path = run(labeller, 6)[2].save(tmp_path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match="episode record"):
-        EpisodeRecord.load(path)
+        LabelRecord.load(path)

@@ -76,9 +76,9 @@ def test_no_picture_is_encoded_twice(grm: GRM, monkeypatch: pytest.MonkeyPatch) 
     engine, images = TransformersEngine(grm), list(pictures(6, 2))
     engine.estimate(images, [ONE])
     assert encoded == [4]
-    kept = engine.kept_bytes
+    kept = engine.cached_bytes
     engine.estimate(images, [written_out(ONE)])
-    assert (encoded, engine.kept_bytes) == ([4], kept)
+    assert (encoded, engine.cached_bytes) == ([4], kept)
 
 
 def test_vllm_is_given_one_picture_by_one_name(folder: Path) -> None:

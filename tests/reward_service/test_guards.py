@@ -13,7 +13,7 @@ from reward_service.guards import (
     TOKEN_VARIABLE,
     IngressConfig,
     RateLimiter,
-    Room,
+    Capacity,
     TokenBucket,
     TokenCheck,
     is_loopback,
@@ -105,7 +105,7 @@ def test_clients_have_rates_of_their_own_and_their_number_is_bounded() -> None:
 
 
 def test_room_is_given_back_whatever_happens() -> None:
-    room = Room(2, 100)
+    room = Capacity(2, 100)
     with room.place() as first, room.place() as second:
         with pytest.raises(Overloaded), room.place():
             pass

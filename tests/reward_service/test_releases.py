@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_service.releases import Ledger, Release, Shelf
+from reward_service.releases import Ledger, Release, LoadedModels
 from reward_service.scorer import Scorer
 from tests.fakes import engine_from_folder, write_checkpoint
 
@@ -46,7 +46,7 @@ def test_a_shelf_loads_what_is_new_once_and_lets_go_of_the_rest(tmp_path: Path) 
         loaded.append(Path(folder).name)
         return Scorer(engine_from_folder(Path(folder), 1))
 
-    shelf = Shelf(load)
+    shelf = LoadedModels(load)
     one, two = (str(write_checkpoint(tmp_path / name, name)) for name in ("v1", "v2"))
     ledger = Ledger((Release(1, one),)).stage(two)
     for _ in range(2):
@@ -57,7 +57,7 @@ def test_a_shelf_loads_what_is_new_once_and_lets_go_of_the_rest(tmp_path: Path) 
 
 
 def test_a_model_that_cannot_be_used_is_refused_and_the_others_stay(tmp_path: Path) -> None:
-    shelf = Shelf(lambda folder: Scorer(engine_from_folder(Path(folder), 1)))
+    shelf = LoadedModels(lambda folder: Scorer(engine_from_folder(Path(folder), 1)))
     ledger = Ledger((Release(1, str(write_checkpoint(tmp_path / "v1", "v1"))),)).stage(str(tmp_path / "missing"))
     assert list(shelf.follow(ledger)) == [1]
     assert "No such file" in shelf.refused[2]
@@ -67,6 +67,6 @@ def test_a_model_that_cannot_be_used_is_refused_and_the_others_stay(tmp_path: Pa
 
 def test_a_folder_whose_content_was_exchanged_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "v1")
-    shelf = Shelf(lambda name: Scorer(engine_from_folder(Path(name), 1)))
+    shelf = LoadedModels(lambda name: Scorer(engine_from_folder(Path(name), 1)))
     assert not shelf.follow(Ledger((Release(1, str(folder), "v0"),)))
     assert "held v0 and holds v1 now" in shelf.refused[1]

@@ -99,7 +99,7 @@ def write(app_name: str, ledger: Ledger, claim: str | None = None) -> None:
     """Write the ledger of an application; whoever reads it sees the old one or the new one.
 
     Args:
-        claim: what `claimed` gave.
+        claim: what `claim` gave.
     Raises:
         ServiceUnavailable: the claim has passed to somebody else.
     """
@@ -124,7 +124,7 @@ def names() -> list[str]:
 
 
 @contextmanager
-def claimed(app_name: str, for_s: float) -> Iterator[str]:
+def claim(app_name: str, for_s: float) -> Iterator[str]:
     """Be the only one who changes an application's models; a claim whose holder died ends by itself after `for_s`.
 
     Returns:
