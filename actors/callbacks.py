@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
-from actors.labeller import Labeller, LabellerConfig
 from actors.label_record_writer import LabelRecordWriter
+from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import EpisodeContext, LabelColumns, Views
 

@@ -1,7 +1,7 @@
 """The scored frames of one episode, kept whole so that its potentials can be checked or replaced later.
 
 A record holds pictures, the hops that came back and the progress they were folded into. Re-scoring a record with the
-version it names must give the stored progress again; `experiments.commands.audit` does that for a whole run. Pictures are
+version it names must give the stored progress again; `dopamine audit` does that for a whole run. Pictures are
 therefore kept without loss: each as its difference from the one before, compressed, a sixth of their size for simulated
 ones. What all episodes of a task share, its references and goal, lies once in `references/`.
 """

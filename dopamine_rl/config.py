@@ -1,12 +1,11 @@
-"""Configuration: a tree of frozen dataclasses, values from a TOML preset, overrides from the command line.
+"""Configuration: a tree of frozen dataclasses, values from a TOML preset.
 
-A field's sentence is the string literal below it; `--help` shows it. The tree may hold bool, int, float, str, Literal,
+A field's sentence is the string literal below it. The tree may hold bool, int, float, str, Literal,
 Path, tuples of these, `X | None` (None is a key left out) and further dataclasses.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import json
@@ -14,7 +13,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -42,43 +41,6 @@ def preset_names(preset_dir: Path | str) -> list[str]:
     return sorted(path.stem for path in Path(preset_dir).glob("*.toml"))
 
 
-def parse_cli(cls: type[Config], preset_dir: Path | str, argv: Sequence[str], prog: str | None = None) -> Config:
-    """Return the configuration that a command line asks for: `--preset NAME|FILE.toml`, then overrides `--section.field value`.
-
-    Prints help and exits where `argv` holds `--help`; exits with a message where a flag is unknown or mistyped. A bool
-    is written `--flag True` or `--flag False`.
-
-    Args:
-        cls: the dataclass of the whole configuration.
-        preset_dir: folder of NAME.toml files; without `--preset` the defaults of `cls` are the base.
-        argv: arguments without the program's name.
-        prog: name shown in the help.
-    Raises:
-        BadInput: no such preset (the fix lists those there are), or the preset is wrong (see `load_preset`).
-    """
-    import tyro
-
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset")
-    chosen, rest = parser.parse_known_args(list(argv))
-    names = preset_names(preset_dir)
-    base: dict[str, Any] = {}
-    if chosen.preset is not None:
-        own = chosen.preset.endswith(".toml")
-        if not own and chosen.preset not in names:
-            known = ", ".join(names) or "(no preset found)"
-            raise BadInput("--preset", chosen.preset, f"give one of: {known}; or a file of your own: PATH.toml")
-        base["default"] = load_preset(cls, chosen.preset if own else Path(preset_dir) / f"{chosen.preset}.toml")
-    return tyro.cli(
-        cls,
-        prog=prog,
-        description=f"{_first_line(cls)}\n\n--preset sets every value first; give a file PATH.toml or one of: {', '.join(names)}.",
-        args=rest,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
-        **base,
-    )
-
-
 def dump_toml(instance: Any) -> str:
     """Return the TOML text of a configuration; `load_preset` reads it back as an equal one.
 
@@ -86,10 +48,6 @@ def dump_toml(instance: Any) -> str:
         BadInput: a field holds something TOML has no notation for.
     """
     return "\n".join(_dump(instance, "")).lstrip("\n") + "\n"
-
-
-def _first_line(cls: type) -> str:
-    return (cls.__doc__ or "").strip().split("\n")[0]
 
 
 def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: Any = None) -> Any:

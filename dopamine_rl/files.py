@@ -15,12 +15,12 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import IO, TYPE_CHECKING, Any
 
 from dopamine_rl.errors import BadInput, DopamineError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
 """Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
@@ -217,6 +217,8 @@ def write_json(path: Path, content: object) -> None:
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
+    import numpy as np
+
     with path.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 

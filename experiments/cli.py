@@ -1,17 +1,16 @@
-"""The `dopamine` command: groups of commands, each in a module of its own that is imported when it is asked for.
+"""The `dopamine` command: finds the command that the first words name, imports it, and hands it the rest.
 
-dopamine GROUP COMMAND …        or        python -m experiments.cli GROUP COMMAND …
+dopamine [GROUP] COMMAND …        or        python -m experiments.cli [GROUP] COMMAND …
 """
 
 from __future__ import annotations
 
-import argparse
+import difflib
 import importlib
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from experiments.runtime.ending import command
+from experiments.runtime.ending import UsageError, command
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,8 @@ class Command:
 
     Args:
         about: one line for the list of commands.
-        module: has `main(argv)`, which gets the words after the command's name.
+        module: has `main(argv)`, which gets the words after the command's name; `Arguments`, the dataclass of its options;
+            and where it takes a preset `Settings`, the dataclass of these.
     """
 
     about: str
@@ -40,38 +40,51 @@ class Group:
     commands: Mapping[str, Command | Group]
 
 
-DOPAMINE = Group(
-    "Progress rewards from a vision-language model for robot learning.",
+GRM = Group(
+    "the General Reward Model: pictures in, progress out",
     {
-        "demos": Command(
-            "simulated demonstrations and failures of a task, or trajectories of ManiSkill",
-            "experiments.commands.demos",
+        "score": Command("progress and reward videos of recorded episodes", "experiments.commands.grm_score"),
+        "eval": Command("figures on unseen episodes, with intervals", "experiments.commands.grm_eval"),
+        "adapt": Command("the shipped model to a new task, from a demonstration", "experiments.commands.grm_adapt"),
+        "train": Command("a model from recorded episodes", "experiments.commands.grm_train"),
+        "pairs": Command("balanced pairs of demonstrations, counted and written", "experiments.commands.grm_pairs"),
+        "deploy": Command("move a running service to other weights", "experiments.commands.grm_deploy"),
+        "import-template": Command(
+            "the wording that a released checkpoint was trained with", "experiments.commands.grm_import_template"
         ),
+    },
+)
+
+BENCH = Group(
+    "speed and quality, measured side by side with the usual way",
+    {
+        "scorer": Command("scored frames a second, beside transformers", "experiments.benchmarks.scorer"),
+        "service": Command("the reward service under load", "experiments.benchmarks.service"),
+        "learner": Command("updates a second, beside RLlib and a bare loop", "experiments.benchmarks.learner"),
+        "actors": Command("what labelling costs an actor", "experiments.benchmarks.actors"),
+        "scaling": Command("whether actors wait for each other", "experiments.benchmarks.scaling"),
+        "training": Command("training a reward model, beside transformers", "experiments.benchmarks.training"),
+        "fusion": Command("what fusions and cameras are worth", "experiments.benchmarks.fusion"),
+        "reward-model": Command("trust on tasks never seen", "experiments.benchmarks.reward_model"),
+    },
+)
+
+DOPAMINE = Group(
+    "progress rewards from a vision-language model for robot learning",
+    {
+        "train": Command("the main job: demonstrations, reward model, policy, report", "experiments.peg_insert"),
+        "sweep": Command("search settings: many trainings, one reward model", "experiments.sweep"),
+        "compare": Command("equal trainings under different rewards", "experiments.sweeps.arms"),
+        "evaluate": Command("success of one policy on unseen seeds", "experiments.commands.evaluate"),
+        "audit": Command("score a run's episodes again and compare", "experiments.commands.audit"),
+        "serve": Command("a reward model over HTTP", "experiments.commands.serve"),
+        "demos": Command("record simulated demonstrations and failures", "experiments.commands.demos"),
         "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
-        "grm": Group(
-            "the General Reward Model: pictures in, progress out",
-            {
-                "pairs": Command(
-                    "balanced training pairs of demonstrations, counted and written as items",
-                    "experiments.commands.grm_pairs",
-                ),
-                "train": Command(
-                    "a reward model from recorded episodes, whole or interrupted", "experiments.commands.grm_train"
-                ),
-                "adapt": Command(
-                    "the shipped reward model to a new task, from one demonstration", "experiments.commands.grm_adapt"
-                ),
-                "score": Command("progress and reward videos for recorded episodes", "experiments.commands.grm_score"),
-                "import-template": Command(
-                    "the wording that a released checkpoint was trained with, from its authors' repository",
-                    "experiments.commands.grm_import_template",
-                ),
-                "deploy": Command("move a running reward service to other weights", "experiments.commands.grm_deploy"),
-                "eval": Command(
-                    "figures of a reward model on unseen episodes, with intervals", "experiments.commands.grm_eval"
-                ),
-            },
-        ),
+        "grm": GRM,
+        "bench": BENCH,
+        "chaos": Command("break a reward service on purpose, count what is lost", "experiments.chaos.__main__"),
+        "doctor": Command("what this machine lacks, and how to mend it", "experiments.commands.doctor"),
+        "completion": Command("a script that lets your shell complete all this", "experiments.commands.completion"),
     },
 )
 """Every command. A new one is a line here and a module with `main(argv)`."""
@@ -80,27 +93,48 @@ DOPAMINE = Group(
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Find the command that the first words name, and hand it the rest."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = list(argv or ())
     name, entry = "dopamine", DOPAMINE
     while True:
-        chosen = _choose(name, entry, words)
-        name, found = f"{name} {chosen}", entry.commands[chosen]
-        words = words[1:]
-        if isinstance(found, Command):
-            importlib.import_module(found.module).main(words)
+        if not words or words[0] in ("-h", "--help"):
+            print(listing(name, entry))
+            raise SystemExit(0)
+        member = entry.commands.get(words[0])
+        if member is None:
+            raise _unknown(words[0], entry)
+        name, words = f"{name} {words[0]}", words[1:]
+        if isinstance(member, Command):
+            importlib.import_module(member.module).main(words)
             return
-        entry = found
+        entry = member
 
 
-def _choose(name: str, group: Group, words: Sequence[str]) -> str:
-    """The member of a group that the first word names; help and errors end the process as argparse does."""
-    parser = argparse.ArgumentParser(
-        prog=name, description=group.about[0].upper() + group.about[1:], epilog=f"`{name} COMMAND --help` says more."
-    )
-    members = parser.add_subparsers(title="commands", metavar="COMMAND", dest="chosen", required=True)
-    for member, entry in group.commands.items():
-        members.add_parser(member, help=entry.about, add_help=False)
-    return str(parser.parse_args(words[:1] or ["--help"]).chosen)
+def listing(name: str, group: Group) -> str:
+    """What `--help` says of a group: a screen of at most 24 lines of 80 columns."""
+    width = max(map(len, group.commands))
+    rows = [f"  {member.ljust(width)}  {entry.about}" for member, entry in group.commands.items()]
+    about = group.about[0].upper() + group.about[1:]
+    head = [f"usage: {name} COMMAND …", "", f"{about}.", "", "commands:"]
+    return "\n".join([*head, *rows, "", f"`{name} COMMAND --help` says more."])
+
+
+def _unknown(word: str, group: Group) -> UsageError:
+    near = difflib.get_close_matches(word, group.commands, 1)
+    inside = [path for path, _ in every_command() if path[-1] == word]
+    if inside:
+        return UsageError("COMMAND", word, f"write dopamine {' '.join(inside[0])}")
+    if near:
+        return UsageError("COMMAND", word, f"write {near[0]}")
+    return UsageError("COMMAND", word, f"give one of {', '.join(group.commands)}")
+
+
+def every_command(group: Group = DOPAMINE, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
+    """The words that name each command, and the command."""
+    for name, entry in group.commands.items():
+        if isinstance(entry, Command):
+            yield (*path, name), entry
+        else:
+            yield from every_command(entry, (*path, name))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The main job: demonstrations → reward model → gate → reward service → policy → success rates, report and videos.
 
-    python experiments/peg_insert.py
+    dopamine train
+    dopamine train --preset smoke --seed 1 --out DIR
     ray job submit --working-dir . -- python experiments/peg_insert.py --preset full --storage /shared/runs
 
 Results lie in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints, the resolved config.toml. What is done
@@ -11,6 +12,7 @@ stops the run with exit status 3, unless --force is given; rewards sparse and or
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +22,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from experiments.runtime.arguments import RunArguments, parse_run
+from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
@@ -32,10 +34,13 @@ if TYPE_CHECKING:
     from experiments.job.run import Run
 
 
+Arguments, Settings = RunArguments, ExperimentConfig
+
+
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, run, and say where the results are."""
-    arguments, config = parse_run(ExperimentConfig, argv, "peg_insert", __doc__ or "")
+    arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)

@@ -80,7 +80,7 @@ class LabelsConfig:
     deadline_s: float = 10.0
     """A fragment's answers are awaited this long after its end, and no request may take longer, in seconds."""
     keep_frames: bool = True
-    """Keep the scored frames of every training episode in records/, for `python -m experiments.commands.audit`."""
+    """Keep the scored frames of every training episode in records/, for `dopamine audit`."""
     records_mb: float = 500.0
     """Size that records/ may have, in 10⁶ bytes; the oldest episodes are removed first, which the console says."""
 

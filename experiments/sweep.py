@@ -1,16 +1,12 @@
 """A Ray Tune sweep of the main job: many trainings, one reward model, one reward service.
 
-    python experiments/sweep.py --preset smoke --trials 4
+    dopamine sweep --preset smoke --trials 4
     ray job submit --working-dir . -- python experiments/sweep.py --trials 16 --storage /shared/runs
 
 Demonstrations, cloned policy and reward model are made once (or taken over, where --out is a run of the main job with the
 same settings); the model passes its gate once and is served once. Every trial labels the policy's demonstrations through
 that service and trains with its own fusion, stride, discount and number of updates; ASHA stops those that fall behind, the
 others are judged on held-out development seeds. The first trial is the preset itself.
-
-    --trials N          how many (8)
-    --concurrent N      how many at once (as many as the cluster's CPUs hold)
-    --seed-of-search N  what the other trials' settings are drawn from (0)
 
 Results: sweep.json and sweep.md in STORAGE/NAME_sweep (or --out), Tune's own below tune/. What is done is kept; a search
 that was interrupted, or in which a trial failed, is done anew on what was prepared. The last line is JSON. Exit status 1:
@@ -24,7 +20,6 @@ cores trials run one by one, some 52 s each with the smoke preset, 27 of them un
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -32,16 +27,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.errors import BadInput, DopamineError
-from experiments.runtime.arguments import RunArguments, parse_run
+from dopamine_rl.errors import DopamineError, require
+from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
-from experiments.runtime.ending import command, interruptible
+from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
@@ -56,52 +51,44 @@ INTERRUPTED = "Interrupted. The same command keeps the reward model and searches
 
 
 @dataclass(frozen=True)
-class SearchArguments:
-    """The sweep's own arguments.
+class SearchArguments(RunArguments):
+    """A run's arguments and the search's own."""
 
-    Args:
-        trials: how many.
-        concurrent: how many at once; None for what the cluster holds.
-        seed: what the points are drawn from.
-    """
-
-    trials: int
-    concurrent: int | None
-    seed: int
+    trials: Annotated[int, option("N")] = 8
+    """How many trials."""
+    concurrent: Annotated[int | None, option("N", "as many as the cluster's CPUs hold")] = None
+    """How many of them at once."""
+    seed_of_search: Annotated[int, option("N")] = 0
+    """What the settings of all trials but the first are drawn from."""
 
     def __post_init__(self) -> None:
-        for name, value, least in (
-            ("--trials", self.trials, 1),
-            ("--concurrent", self.concurrent, 1),
-            ("--seed-of-search", self.seed, 0),
-        ):
-            if value is not None and value < least:
-                raise BadInput(name, value, f"give at least {least}")
+        require(
+            "",
+            self,
+            ("trials", self.trials >= 1, "give at least 1"),
+            ("concurrent", self.concurrent is None or self.concurrent >= 1, "give at least 1"),
+            ("seed_of_search", self.seed_of_search >= 0, "give at least 0"),
+        )
+
+
+Arguments, Settings = SearchArguments, ExperimentConfig
 
 
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, search, and print what came of it."""
-    parser = argparse.ArgumentParser(prog="sweep", add_help=False, allow_abbrev=False)
-    parser.add_argument("--trials", type=int, default=8)
-    parser.add_argument("--concurrent", type=int)
-    parser.add_argument("--seed-of-search", type=int, default=0)
-    own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    arguments, config = parse_run(ExperimentConfig, rest, "sweep", __doc__ or "")
-    wanted = SearchArguments(own.trials, own.concurrent, own.seed_of_search)
+    arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
-        raise BadInput("reward", config.reward, "give grm or naive: the trials share a reward service")
+        raise UsageError("reward", config.reward, "give grm or naive: the trials share a reward service")
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
-        summary = run(folder, config, arguments, wanted)
+        summary = run(folder, config, arguments)
     print(json.dumps(summary), flush=True)
     if summary["best"] is None:
         raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
 
 
-def run(
-    folder: RunFolder, config: ExperimentConfig, arguments: RunArguments, wanted: SearchArguments
-) -> dict[str, Any]:
+def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments) -> dict[str, Any]:
     """Prepare, search, write sweep.json and sweep.md.
 
     Returns:
@@ -119,8 +106,8 @@ def run(
     with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
-        concurrent = concurrency(config, ray.cluster_resources(), wanted.concurrent)
-        console.say(f"Sweep of {config.name}: {wanted.trials} trials, results in {folder.place}")
+        concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)
+        console.say(f"Sweep of {config.name}: {arguments.trials} trials, results in {folder.place}")
         try:
             with Run(config, folder, console, arguments.preset) as this:
                 folder.write_text("config.toml", dump_toml(config))
@@ -128,8 +115,8 @@ def run(
                 _, verdict = phases.gate(this, prepared)
                 if not verdict.passed and not arguments.force:
                     raise phases.GateRefused(phases.refusal(verdict))
-                found = search(this, prepared, wanted, concurrent)
-            report = {**found, **in_common(config, prepared, wanted.seed), "gate_passed": verdict.passed}
+                found = search(this, prepared, arguments, concurrent)
+            report = {**found, **in_common(config, prepared, arguments.seed_of_search), "gate_passed": verdict.passed}
             report["provenance"] = provenance(preset=arguments.preset, seed=config.seed)
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}
             folder.write_json("sweep.json", report)
@@ -157,12 +144,12 @@ def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[s
     }
 
 
-def search(this: Run, prepared: Prepared, wanted: SearchArguments, concurrent: int) -> dict[str, Any]:
+def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent: int) -> dict[str, Any]:
     """The search phase, which is kept unless a trial failed: application (the service's name) and trials (the rows, the best
     first)."""
     config, console, model = this.config, this.console, prepared.model
     assert model is not None
-    points = sample(config, wanted.trials, wanted.seed)
+    points = sample(config, arguments.trials, arguments.seed_of_search)
     depends_on = (
         points, config.env, config.reward, config.seed, config.fusion, config.learner, config.training, config.labels,
         config.demonstrations, config.service, config.cloning.trials, model.version, prepared.cloned.version,

@@ -24,7 +24,7 @@ from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
 from dopamine_rl.interfaces import Engine, ProgressScorer
 from dopamine_rl.types import ScoreRequest
 from reward_service import lease, ledger_store
-from reward_service.releases import Ledger, Release, LoadedModels
+from reward_service.releases import Ledger, LoadedModels, Release
 from reward_service.scorer import Scorer
 from reward_service.service import Answer, ScoringService, ServiceConfig, ServiceDescription, warm_up
 

@@ -34,10 +34,10 @@ from dopamine_rl.errors import DopamineError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
 from reward_service.bodies import decompress, read_body, write_reply
 from reward_service.guards import (
-    IngressConfig,
-    Reservation,
-    RateLimiter,
     Capacity,
+    IngressConfig,
+    RateLimiter,
+    Reservation,
     TokenBucket,
     TokenCheck,
     client_name,

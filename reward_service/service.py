@@ -53,7 +53,8 @@ class ServiceConfig:
         lease_s: the application is deleted this long after the job that deployed it died; 0 keeps it for ever.
         max_replicas: where larger than `replicas`, replicas are added and taken away with the load.
         target_requests: requests waiting or in the model for each replica, on average, above which one is added.
-        scale_up_s, scale_down_s: how long the load must ask for more, or for fewer, before it happens.
+        scale_up_s: how long the load must ask for more replicas before it happens.
+        scale_down_s: how long it must ask for fewer.
         engine: "module:callable" that makes an engine from (checkpoint folder, threads); one that takes a `device` gets "cuda" where
             num_gpus is above 0.
         python: interpreter of the replicas, of an environment with what the engine needs (the cluster's Ray and Python releases

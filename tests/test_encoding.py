@@ -12,7 +12,7 @@ FOLDERS = ("dopamine_rl", "actors", "learner", "reward_service", "experiments", 
 PROGRAMS = {"run", "Popen", "check_output", "getoutput"}
 """Of `subprocess`; they decode what a program prints where they are asked for text."""
 TEMPORARY = {"NamedTemporaryFile", "TemporaryFile", "SpooledTemporaryFile"}
-BINARY_OPENERS = {"av", "Image", "zipfile", "tarfile", "gzip", "h5py", "wave"}
+BINARY_OPENERS = {"av", "os", "Image", "zipfile", "tarfile", "gzip", "h5py", "wave"}
 """What these modules open is no text, or text only where asked for."""
 
 
@@ -31,7 +31,7 @@ def _takes_the_locale(call: ast.Call) -> bool:
     if name == "read_text":
         return not call.args
     if name == "write_text":
-        return len(call.args) == 1  # that of a run folder takes a name and a text
+        return len(call.args) == 1  # ours take a name or a path, and a text
     if name in PROGRAMS and owner == "subprocess":
         return any(_true(options.get(word)) for word in ("text", "universal_newlines"))
     if name in TEMPORARY:

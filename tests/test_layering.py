@@ -34,7 +34,7 @@ RAY_FILES = (
 )
 """The thin files that put objects into processes."""
 
-CORE_AT_IMPORT = {"numpy", "scipy", "msgpack", "av", "tyro", "safetensors"}
+CORE_AT_IMPORT = {"numpy", "scipy", "msgpack", "av", "safetensors"}
 SIMULATORS = {"mani_skill", "gymnasium", "sapien"}
 MODELS = {"torch", "transformers"}
 
@@ -256,7 +256,7 @@ def test_each_breach_is_named(tmp_path: Path, file: str, source: str, rule: str)
         ("actors/callbacks.py", "import ray\nfrom . import labeller\nfrom dopamine_rl import shaping"),
         ("learner/algorithms/a.py", "from ray.rllib.algorithms.sac import SAC\nfrom ..replay import x"),
         ("dopamine_rl/grm/a.py", "import torch, transformers, PIL"),
-        ("dopamine_rl/a.py", "import numpy, scipy.stats, msgpack, av, tyro, json\ndef f():\n    import pyarrow"),
+        ("dopamine_rl/a.py", "import numpy, scipy.stats, msgpack, av, json\ndef f():\n    import pyarrow"),
         ("dopamine_rl/interfaces.py", "if TYPE_CHECKING:\n    import gymnasium"),
     ],
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.files import fingerprint, write_atomically, write_npz
-from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.interfaces import OnProgress, RewardClient
 from dopamine_rl.types import TaskReference
 
 MULTIPLES = (2, 4)
@@ -149,6 +149,28 @@ class HopStore:
         if shape not in self._shown:
             self._shown[shape] = read_frames(self._reference, sys.maxsize, plan.size, plan.views).frames
         return self._shown[shape]
+
+
+def ask_all(
+    store: HopStore, episodes: Sequence[UnseenEpisode], settings: Mapping[str, Setting], on_progress: OnProgress
+) -> dict[str, list[tuple[UnseenEpisode, EpisodeHops]]]:
+    """The answers about every episode, by setting.
+
+    Args:
+        settings: by name.
+        on_progress: told how far it is.
+    Raises:
+        ScoringError: the model did not answer; what it answered by then is kept.
+    """
+    answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
+
+    def report(number: int, setting: str, done: int, of: int) -> None:
+        on_progress(f"episode {number} of {len(episodes)}, {setting}: {done} of {of} frames", False)
+
+    for number, episode in enumerate(episodes, 1):
+        for name, hops in store.answers(episode, settings, partial(report, number)).items():
+            answered[name].append((episode, hops))
+    return answered
 
 
 def _kept(path: Path) -> EpisodeHops | None:

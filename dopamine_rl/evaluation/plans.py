@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, split_argument, stride_of
 from dopamine_rl.errors import BadInput
@@ -61,7 +60,43 @@ class Plan:
         }
 
 
-def make_plans(arguments: argparse.Namespace) -> list[Plan]:
+class PlanArguments(Protocol):
+    """What is asked for; None leaves it to the recordings."""
+
+    @property
+    def episodes(self) -> Sequence[str]:
+        """Folders, videos of one episode by commas, datasets, or DATASET#NUMBER."""
+
+    @property
+    def cameras(self) -> Sequence[str] | None:
+        """Names of the cameras, the front view first."""
+
+    @property
+    def demo(self) -> str | None:
+        """A successful episode, or BLANK."""
+
+    @property
+    def instruction(self) -> str | None:
+        """The task in words."""
+
+    @property
+    def stride(self) -> int | None:
+        """Video frames from one scored frame to the next."""
+
+    @property
+    def hz(self) -> float | None:
+        """Scored frames a second."""
+
+    @property
+    def views(self) -> int | None:
+        """How many cameras."""
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(height, width) of the pictures."""
+
+
+def make_plans(arguments: PlanArguments) -> list[Plan]:
     """How each episode is to be scored. Raises BadInput where an argument, or an episode, cannot be used."""
     for name, good, fix in (
         ("stride", arguments.stride is None or arguments.stride >= 1, "give at least 1"),
@@ -89,7 +124,7 @@ def _demonstration(argument: str, cameras: Sequence[str] | None) -> Recording:
     raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
 
 
-def _plan(recording: Recording, demonstration: Recording | None, arguments: argparse.Namespace) -> Plan:
+def _plan(recording: Recording, demonstration: Recording | None, arguments: PlanArguments) -> Plan:
     if arguments.demo is None:
         if recording.keyframes is None or recording.success is False:
             why = "a failed episode" if recording.success is False else "an episode without keyframes"

@@ -1,8 +1,8 @@
 """What labelling costs an actor: its environment steps a second with labels and without, both rendering the same frames.
 
-    python -m experiments.benchmarks.actors
-    python -m experiments.benchmarks.actors --fragment 16 32 64 --latency-ms 20 50 100 200
-    python -m experiments.benchmarks.actors --algorithm ppo
+    dopamine bench actors
+    dopamine bench actors --fragment 16 32 64 --latency-ms 20 50 100 200
+    dopamine bench actors --algorithm ppo
 
 Two actor processes, RLlib's env runner with the main job's environment, callback and labeller, play the same episodes with the
 same untrained policy. One asks the reward service about every scored frame and writes what comes back (records
@@ -21,7 +21,6 @@ pay), same_episodes (both arms saw the same observations).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -30,7 +29,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -38,8 +37,10 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.errors import require
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, TaskReference
+from experiments.runtime.arguments import DEFAULT_PRESET, option, parse, read_preset
 from experiments.runtime.ending import command
 from experiments.settings import ExperimentConfig
 
@@ -71,23 +72,38 @@ class SimulatedEngine:
         return HopEstimates(gain, nothing, nothing, ("",) * len(prompts))
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
+    """Preset of the main job: environment, stride, fragment length."""
+    algorithm: Literal["rlpd", "ppo"] = "rlpd"
+    """Whose actors."""
+    latency_ms: Annotated[tuple[float, ...], option("MS …")] = (50.0,)
+    """Of the model, for each batch."""
+    fragment: Annotated[tuple[int, ...], option("N …", "the preset's")] = ()
+    """Environment steps of a fragment."""
+    rounds: Annotated[int, option("N")] = 10
+    """Turns of each arm."""
+    steps: Annotated[int, option("N")] = 192
+    """Environment steps of a turn, rounded up to fragments."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("latency_ms", bool(self.latency_ms) and min(self.latency_ms) >= 0.0, "give times from 0 on"),
+            ("fragment", all(length >= 1 for length in self.fragment), "give numbers from 1 on"),
+            ("rounds", self.rounds >= 1, "give at least 1"),
+            ("steps", self.steps >= 1, "give at least 1"),
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every latency and fragment length, and print the figures."""
-    from experiments.runtime.arguments import DEFAULT_PRESET
-
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--preset", default=DEFAULT_PRESET, help="of the main job: environment, stride, fragment length"
-    )
-    parser.add_argument("--algorithm", choices=("rlpd", "ppo"), default="rlpd", help="whose actors")
-    parser.add_argument("--latency-ms", type=float, nargs="+", default=[50.0], help="of the model, for each batch")
-    parser.add_argument(
-        "--fragment", type=int, nargs="+", help="environment steps of a fragment (default: the preset's)"
-    )
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each arm")
-    parser.add_argument("--steps", type=int, default=192, help="environment steps of a turn, rounded up to fragments")
-    arguments = parser.parse_args(argv)
+    arguments = parse(Arguments, argv, "dopamine bench actors", __doc__)
     from experiments.runtime.cluster import ray_cluster
 
     config = main_job(arguments.preset, arguments.algorithm)
@@ -116,10 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def main_job(preset: str, algorithm: str) -> ExperimentConfig:
     """The main job's settings, with the policy that needs no cloned one."""
-    from dopamine_rl.config import parse_cli
-    from experiments.runtime.arguments import PRESETS
-
-    config = parse_cli(ExperimentConfig, PRESETS, ["--preset", preset])
+    config = read_preset(ExperimentConfig, preset, "--preset")
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
 
 
@@ -221,7 +234,7 @@ def actor_config(config: ExperimentConfig, reference: TaskReference, records: Pa
     return make_rlpd_config(task, config.learner, config.reward)
 
 
-def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: Arguments) -> dict[str, Any]:
     """One row: both arms in turn, the first of a round changing."""
     from learner.training import LatencyHistogram
 

@@ -1,8 +1,8 @@
 """What perspectives, fusions, cameras and adaptation are worth against the simulator's truth, look by look: the ablation table.
 
-    python -m experiments.benchmarks.fusion looks/plain looks/light looks/camera --model runs/peg_insert/grm \\
+    dopamine bench fusion looks/plain looks/light looks/camera --model runs/peg_insert/grm \\
         --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 --held-in runs/peg_insert/demonstrations/…/gate
-    python -m experiments.benchmarks.fusion looks/* --model before=mini/grm --model adapted=mini/adapted …
+    dopamine bench fusion looks/* --model before=mini/grm --model adapted=mini/adapted …
 
 Every DATA is a folder of unseen raw episodes of one task with their true progress (`dopamine demos TASK --look LOOK`), called after
 its name. Each episode is asked about once by every model with all cameras, and once with each camera alone; all perspectives and
@@ -14,16 +14,18 @@ paired. DIR has fusion.md and fusion.json. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from dopamine_rl.errors import BadInput
+from tyro.conf import Positional, UseAppendAction
+
+from dopamine_rl.errors import BadInput, require
+from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import result_path
 
 if TYPE_CHECKING:
     from experiments.reports.fusion import Answers, Comparison
@@ -31,30 +33,52 @@ if TYPE_CHECKING:
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", metavar="DATA", nargs="+", type=Path, help="folders of unseen episodes, one a look; the first is what the others are compared with")  # fmt: skip
-    parser.add_argument("--model", metavar="[NAME=]CHECKPOINT", action="append", required=True, help="may be given several times; the first is what the others are compared with. Without NAME it is called after the folder that it lies in")  # fmt: skip
-    parser.add_argument("--held-in", metavar="DIR", type=Path, action="append", required=True, help="episodes that the error to expect is fitted on; none of them is judged; may be given several times")  # fmt: skip
-    parser.add_argument("--demo", type=Path, metavar="EPISODE", required=True, help="a success whose first and last frames are START, END and the goal")  # fmt: skip
-    parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures of each DATA (default: all)")  # fmt: skip
-    parser.add_argument("--threshold", type=float, default=0.8, metavar="P", help="final progress that claims success (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="such as cuda (default: %(default)s)")
-    parser.add_argument("--out", type=result_path, default="fusion", metavar="DIR", help="default: %(default)s")
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    data: Annotated[Positional[tuple[Path, ...]], option("DATA …", "")]
+    """Folders of unseen episodes, one a look; the first is what the others are compared with."""
+    model: Annotated[UseAppendAction[tuple[str, ...]], option("[NAME=]CHECKPOINT")]
+    """May be given several times; the first is what the others are compared with. Without NAME it is called after the folder that
+    it lies in."""
+    held_in: Annotated[UseAppendAction[tuple[Path, ...]], option("DIR")]
+    """Episodes that the error to expect is fitted on; none of them is judged. May be given several times."""
+    demo: Annotated[Path, option("EPISODE")]
+    """A success whose first and last frames are START, END and the goal."""
+    episodes: Annotated[int | None, option("N", "all")] = None
+    """Judge at most N successes and N failures of each DATA."""
+    threshold: Annotated[float, option("P")] = 0.8
+    """Final progress that claims success."""
+    threads: Annotated[int, option("N")] = 1
+    """CPU threads."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """Such as cuda."""
+    out: Annotated[ResultPath, option("DIR")] = Path("fusion")
+    """Where the results and the answers lie."""
+
+    def __post_init__(self) -> None:
+        for name, values in (("DATA", self.data), ("--model", self.model), ("--held-in", self.held_in)):
+            if not values:
+                raise BadInput(name, None, "give at least one")
+        require(
+            "",
+            self,
+            ("episodes", self.episodes is None or self.episodes >= 1, "give at least 1, or leave it out"),
+            ("threshold", 0.0 < self.threshold <= 1.0, "give a progress in (0, 1]"),
+            ("threads", self.threads >= 1, "give at least 1"),
+        )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare, write, print."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine bench fusion", __doc__)
     with interruptible(KEPT):
         run(arguments)
 
 
-def run(arguments: argparse.Namespace) -> Comparison:
+def run(arguments: Arguments) -> Comparison:
     """Ask for what is not known yet, and write and print what follows.
 
     Raises:
@@ -67,8 +91,6 @@ def run(arguments: argparse.Namespace) -> Comparison:
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
     if both := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
         raise BadInput("--held-in", str(min(both)), "give other episodes than those that are judged")
-    if not 0.0 < arguments.threshold <= 1.0:
-        raise BadInput("--threshold", arguments.threshold, "give a progress in (0, 1]")
     console = Console()
     answers = {name: ask_model(arguments, path, looks, console) for name, path in models.items()}
     console.say("figures and their intervals")
@@ -95,19 +117,21 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
     return found
 
 
-def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path], console: Console) -> Answers:
+def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console: Console) -> Answers:
     """A model's answers about all looks, and about the episodes that maps are fitted on."""
     from dopamine_rl.episodes.recordings import VIEW_NAMES
-    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
-    from experiments.commands.grm_eval import ask
     from experiments.reports.fusion import ALL_VIEWS, HELD_IN, Answers
     from experiments.runtime.reward_client import embedded_client
 
     read = {
         name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold)
-        for name, folders in {HELD_IN: arguments.held_in, **{look: [folder] for look, folder in looks.items()}}.items()
+        for name, folders in {
+            HELD_IN: list(arguments.held_in),
+            **{look: [folder] for look, folder in looks.items()},
+        }.items()
     }
     for name, (episodes, _) in read.items():
         if any(episode.truth is None for episode in episodes):
@@ -122,7 +146,7 @@ def ask_model(arguments: argparse.Namespace, model: Path, looks: dict[str, Path]
         console.say(f"model {version}: {name}, {len(episodes)} episodes")
         store = HopStore(arguments.out / "hops", client, version, reference, ScoringConfig(in_flight=1))
         settings = {ALL_VIEWS: Setting()} | ({} if name == HELD_IN else alone)
-        answered[name] = ask(store, episodes, settings, console)
+        answered[name] = ask_all(store, episodes, settings, console.progress)
     return Answers(version, answered.pop(HELD_IN)[ALL_VIEWS], answered)
 
 

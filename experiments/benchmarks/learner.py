@@ -1,6 +1,6 @@
 """Updates a second of the policy learner, beside stock RLlib SAC and beside a bare loop, in one run.
 
-    python experiments/benchmarks/learner.py
+    dopamine bench learner
 
 All have an actor and two critics of the same layers, the same batch and one thread, and draw their batches from the same
 transitions; `rllib_default` is SAC once more with the critics that RLlib makes of these widths. What is timed is a
@@ -11,19 +11,22 @@ count; the arms take turns and ratios are medians over the rounds. The last line
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
+from dopamine_rl.errors import require
+from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
 OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS, EPISODE = 30, 6, 20_000, 100
@@ -32,15 +35,28 @@ UPDATES_PER_CALL = 8
 """What a training iteration asks for at once: two updates for each of the four environment steps of a fragment."""
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    rounds: Annotated[int, option("N")] = 9
+    """Turns of each arm."""
+    updates: Annotated[int, option("N")] = 40
+    """Updates of a turn, a multiple of 8; stock RLlib does a fifth."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("rounds", self.rounds >= 1, "give at least 1"),
+            ("updates", self.updates >= 8 and self.updates % 8 == 0, "give a multiple of 8"),
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the three arms in turn and print their figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each arm")
-    parser.add_argument(
-        "--updates", type=int, default=40, help="updates of a turn, a multiple of 8 (stock RLlib does a fifth)"
-    )
-    arguments = parser.parse_args(argv)
+    arguments = parse(Arguments, argv, "dopamine bench learner", __doc__)
     arms = make_arms(make_columns())
     for run in arms.values():
         run(UPDATES_PER_CALL)

@@ -1,7 +1,7 @@
 """How far a reward model can be trusted on a task it has never seen, after no, one and ten demonstrations of it.
 
-    python -m experiments.benchmarks.reward_model
-    python -m experiments.benchmarks.reward_model --tasks PlugCharger --shots 1 --out DIR
+    dopamine bench reward-model
+    dopamine bench reward-model --tasks PlugCharger --shots 1 --out DIR
 
 Of each task a scripted expert's demonstrations are recorded and, of other seeds, 50 successes and 60 failures that no training
 sees: half of the failures near misses, the others stalls, retreats, drops and pushes. Failures that truly end beyond the threshold
@@ -16,22 +16,22 @@ rows miss.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import require
 from dopamine_rl.files import write_atomically
 from dopamine_rl.grm.hub import model_folder
+from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import result_path
 
-STARTS = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
+UnseenTask = Literal["PegInsertionSide", "PlugCharger"]
+STARTS: dict[UnseenTask, str] = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
 """The tasks, and for each a shipped model that has never seen it."""
 SHOT_SEED, UNSEEN_SEED = 900, 8000
 THRESHOLD = 0.8
@@ -62,42 +62,50 @@ class Arm:
         return "mini" if self.start else "scratch"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--tasks", nargs="+", default=list(STARTS), choices=STARTS, metavar="TASK", help=f"default: {' '.join(STARTS)}"
-    )
-    parser.add_argument("--shots", nargs="+", type=int, default=[0, 1, 10], metavar="N", help="numbers of demonstrations (default: 0 1 10)")  # fmt: skip
-    parser.add_argument("--successes", type=int, default=50, metavar="N", help="unseen (default: %(default)s)")
-    parser.add_argument("--failures", type=int, default=60, metavar="N", help="unseen (default: %(default)s)")
-    parser.add_argument(
-        "--start-from",
-        default="",
-        metavar="MODEL",
-        help="begin with this model (default: the shipped one that has not seen the task)",
-    )
-    parser.add_argument("--workers", type=int, default=2, metavar="W", help="simulators (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, metavar="N", help="CPU threads (default: %(default)s)")
-    parser.add_argument("--out", type=result_path, default="reward_model", metavar="DIR", help="default: %(default)s")
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    tasks: Annotated[tuple[UnseenTask, ...], option("TASK …")] = tuple(STARTS)
+    """Which tasks."""
+    shots: Annotated[tuple[int, ...], option("N …")] = (0, 1, 10)
+    """Numbers of demonstrations."""
+    successes: Annotated[int, option("N")] = 50
+    """Unseen successes."""
+    failures: Annotated[int, option("N")] = 60
+    """Unseen failures."""
+    start_from: Annotated[str, option("MODEL", "the shipped one that has not seen the task")] = ""
+    """Begin with this model."""
+    workers: Annotated[int, option("W")] = 2
+    """Simulators."""
+    threads: Annotated[int, option("N")] = 2
+    """CPU threads."""
+    out: Annotated[ResultPath, option("DIR")] = Path("reward_model")
+    """Where everything is kept."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("tasks", bool(self.tasks), f"give some of {', '.join(STARTS)}"),
+            ("shots", min(self.shots, default=-1) >= 0, "give numbers of demonstrations, 0 or more"),
+            *(
+                (name, getattr(self, name) >= 1, "give at least 1")
+                for name in ("successes", "failures", "workers", "threads")
+            ),
+        )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Record, adapt, judge, print."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine bench reward-model", __doc__)
     with interruptible(KEPT):
         run(arguments)
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Arguments) -> dict[str, Any]:
     """All rows. Raises BadInput where an argument cannot be used, EpisodeError where what is kept was changed."""
-    if min(arguments.shots) < 0:
-        raise BadInput("--shots", arguments.shots, "give numbers of demonstrations, 0 or more")
-    for name in ("successes", "failures", "workers", "threads"):
-        if getattr(arguments, name) < 1:
-            raise BadInput(f"--{name}", getattr(arguments, name), "give at least 1")
     starts = {task: arguments.start_from or STARTS[task] for task in arguments.tasks}
     for start in starts.values():
         model_folder(start)
@@ -106,38 +114,46 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         arms = [Arm(start, shots) for shots in sorted(set(arguments.shots))]
         arms += [Arm("", 1)] if 1 in arguments.shots else []
         root = arguments.out / task
-        shown = _record(task, root / "demonstrations", arguments.workers, ["-n", str(max(*arguments.shots, 1)), "--stride", "1", "--seed", str(SHOT_SEED)])  # fmt: skip
-        unseen = _record(task, root / "unseen", arguments.workers, ["-n", str(arguments.successes), "--failures", str(arguments.failures), "--seed", str(UNSEEN_SEED)])  # fmt: skip
+        shots = _record(
+            task, root / "demonstrations", arguments.workers, max(*arguments.shots, 1), stride=1, seed=SHOT_SEED
+        )
+        unseen = _record(
+            task, root / "unseen", arguments.workers, arguments.successes, failures=arguments.failures, seed=UNSEEN_SEED
+        )
         for arm in arms:
             console.say(f"{task}: {arm.name}, {arm.shots} demonstrations")
-            model, adapt_s = _model(arm, shown, root, arguments.threads, console)
-            rows.append({"task": task, "arm": arm.name, "shots": arm.shots} | judge(model, shown, unseen, root, arguments.threads, console) | {"adapt_s": adapt_s})  # fmt: skip
+            model, adapt_s = _model(arm, shots, root, arguments.threads)
+            figures = judge(model, shots, unseen, root, arguments.threads, console)
+            rows.append({"task": task, "arm": arm.name, "shots": arm.shots} | figures | {"adapt_s": adapt_s})
     result = {"rows": rows, "missed": [text for row in rows for text in missed(row)]}
     print(table(rows))
     print(json.dumps(result))
     return result
 
 
-def _record(task: str, out: Path, workers: int, which: list[str]) -> Path:
-    from experiments.commands import demos
+def _record(task: str, out: Path, workers: int, n: int, **which: int) -> Path:
+    from experiments.job.demonstrations import DemosArguments, record
 
-    demos.run(demos.parse([task, *which, "--views", "front,wrist", "--out", str(out), "--workers", str(workers)]))
+    record(DemosArguments(task, n, views="front,wrist", out=out, workers=workers, **which))  # type: ignore[arg-type]
     return out
 
 
-def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) -> tuple[str, float]:
+def _model(arm: Arm, demonstrations: Path, root: Path, threads: int) -> tuple[str, float]:
     """The model of an arm, and the seconds that its training took in all, from the command to the folder."""
-    from experiments.commands import grm_adapt, grm_train
+    from dopamine_rl.config import load_preset
+    from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
 
     if not arm.shots:
         return arm.start, 0.0
     out = root / f"{arm.name}_{arm.shots}"
     took = out.with_suffix(".json")
     if not took.exists():
-        words = [str(shown), "--out", str(out), "--start-from", arm.start, "--shots", str(arm.shots), "--held-out", "0", "--local", "--sft.threads", str(threads)]  # fmt: skip
-        words += [] if arm.start else ["--sft.train.learning-rate", str(SCRATCH_RATE)]
+        arguments = AdaptationArguments((demonstrations,), out, arm.start, arm.shots, held_out=0, local=True)
+        config = load_preset(GRMTrainingConfig, PRESETS / f"{arguments.preset}.toml")
+        train = config.sft.train if arm.start else replace(config.sft.train, learning_rate=SCRATCH_RATE)
+        config = replace(config, sft=replace(config.sft, threads=threads, train=train))
         began = time.monotonic()
-        figures = grm_train.run(*grm_train.parse(words, grm_adapt.ADAPT))
+        figures = run(arguments, resolve(arguments, config), f"dopamine bench reward-model: {arm}")
         content = json.dumps({"adapt_s": round(time.monotonic() - began, 1), "training": figures})
         write_atomically(took, lambda path: path.write_text(content, encoding="utf-8"))
     return str(out), float(json.loads(took.read_text(encoding="utf-8"))["adapt_s"])
@@ -145,12 +161,11 @@ def _model(arm: Arm, shown: Path, root: Path, threads: int, console: Console) ->
 
 def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
     """The figures of a model on unseen episodes, with intervals."""
-    from dopamine_rl.evaluation.hops import HopStore, Setting
+    from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
     from dopamine_rl.evaluation.variants import Variant, judge_variant
     from dopamine_rl.types import FusionConfig
-    from experiments.commands.grm_eval import ask
     from experiments.runtime.reward_client import embedded_client
 
     episodes, reference = read_unseen([unseen], sorted(shown.glob("expert_*"))[0], None, None, THRESHOLD)
@@ -158,7 +173,7 @@ def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, conso
     judged = [episode for episode in episodes if episode not in beyond]
     client = embedded_client(model, threads, "cpu", [episode.plan for episode in judged], console)
     store = HopStore(root / "hops", client, client.model_version(60.0), reference, ScoringConfig(in_flight=1))
-    answered = ask(store, judged, {"": Setting()}, console)[""]
+    answered = ask_all(store, judged, {"": Setting()}, console.progress)[""]
     verdict = judge_variant(answered, Variant(FusionConfig()), THRESHOLD)
     found = verdict.figures
     return {

@@ -10,7 +10,6 @@ in the middle of a step. Prints a table and, as last line, one JSON object:
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -18,13 +17,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import gymnasium
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from dopamine_rl.errors import require
+from experiments.runtime.arguments import option, parse
+from experiments.runtime.ending import command
 from learner.config import LearnerConfig
 
 LEARNER = LearnerConfig(
@@ -151,21 +154,34 @@ def benchmark(runners: int, slow_factor: float, seconds: float, step_s: float, f
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    runners: Annotated[int, option("N")] = 4
+    """Env runners that act together."""
+    slow_factor: Annotated[float, option("F")] = 10.0
+    """How many times slower one of them is."""
+    seconds: Annotated[float, option("S")] = 20.0
+    """Length of each of the four measurements."""
+    step_s: Annotated[float, option("S")] = 0.05
+    """Seconds that an environment step takes."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("runners", self.runners >= 2, "give at least 2"),
+            ("slow_factor", 1.0 <= self.slow_factor < 1e6, "give at least 1"),
+            ("seconds", 1.0 <= self.seconds < 1e6, "give at least 1"),
+            ("step_s", 0.0 < self.step_s < 1e6, "give a positive number of seconds"),
+        )
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the arguments, start Ray here, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runners", type=int, default=4, help="env runners that act together, two or more")
-    parser.add_argument("--slow-factor", type=float, default=10.0, help="how many times slower one of them is")
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of each of the four measurements")
-    parser.add_argument("--step-s", type=float, default=0.05, help="seconds that an environment step takes")
-    given = parser.parse_args(arguments)
-    for name, value, least in (
-        ("runners", given.runners, 2), ("slow-factor", given.slow_factor, 1.0), ("seconds", given.seconds, 1.0)
-    ):  # fmt: skip
-        if not value >= least:
-            parser.error(f"--{name} = {value:g}: give {least:g} or more")
-    if not given.step_s > 0:
-        parser.error(f"--step-s = {given.step_s:g}: give a positive number of seconds")
+    given = parse(Arguments, argv, "dopamine bench scaling", __doc__)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import tempfile
 

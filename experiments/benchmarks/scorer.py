@@ -1,6 +1,6 @@
 """Scored frames a second of the reward service's scorer, beside the transformers model as it comes, in one run.
 
-    python -m experiments.benchmarks.scorer
+    dopamine bench scorer
 
 Both have the same weights, batch and threads and answer the same requests, three perspectives a frame:
 
@@ -21,7 +21,7 @@ the whole distribution, naive then decodes greedily, constrained to the answers,
 `--architecture released` has a Qwen2.5-VL of the released 3B width, two layers each of vision (one with windows) and language;
 `--architecture 3b` has all its layers, a prompt as long as the released one, and three cameras of 640×480. On a GPU:
 
-    python -m experiments.benchmarks.scorer --architecture 3b --answers text --device cuda --dtype bfloat16 --frames 4 16
+    dopamine bench scorer --architecture 3b --answers text --device cuda --dtype bfloat16 --frames 4 16
 
 `peak_gib` is then the most GPU memory of an arm, weights included. Weights are random; read the greatest difference of two answers
 beside `answer_spread`, the standard deviation of the gains. The last line is JSON; it needs only torch and transformers.
@@ -29,15 +29,17 @@ beside `answer_spread`, the standard deviation of the gains. The last line is JS
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
-from experiments.benchmarks.models import ARCHITECTURES, make_grm, spell
+from dopamine_rl.errors import require
+from experiments.benchmarks.models import make_grm, spell
+from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
@@ -50,33 +52,46 @@ if TYPE_CHECKING:
 INSTRUCTION = "insert the peg into the hole"
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    rounds: Annotated[int, option("N", "15, or 2 of released width")] = 0
+    """Turns of each arm in a case."""
+    threads: Annotated[int, option("N")] = 1
+    """Torch threads of both arms."""
+    frames: Annotated[tuple[int, ...], option("N …", "16, or 2 of released width")] = ()
+    """Frames of the larger batches."""
+    views: Annotated[tuple[int, ...], option("N …", "2 and 3, 2 of released width, 3 of 3b")] = ()
+    """Numbers of views."""
+    architecture: Annotated[Literal["embedded", "released", "3b"], option(aliases=["--width"])] = "embedded"
+    """Which model."""
+    answers: Literal["bins", "text"] = "bins"
+    """Answers of one token each, or spelled."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """Where both arms run."""
+    dtype: Annotated[str, option("NAME")] = "float32"
+    """Precision of both arms, a name of torch."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("rounds", self.rounds >= 0, "give at least 1, or 0 for the usual number"),
+            ("threads", self.threads >= 1, "give at least 1"),
+            ("frames", all(count >= 1 for count in self.frames), "give numbers from 1 on"),
+            ("views", all(count >= 1 for count in self.views), "give numbers from 1 on"),
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all cases and print their figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=0, help="turns of each arm in a case; 0: 15, or 2 of released width"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of both arms")
-    parser.add_argument(
-        "--frames", type=int, nargs="+", help="frames of the larger batches; 16, or 2 of released width"
-    )
-    parser.add_argument("--views", type=int, nargs="+", help="numbers of views; 2 and 3, 2 of released width, 3 of 3b")
-    parser.add_argument(
-        "--architecture",
-        "--width",
-        choices=ARCHITECTURES,
-        default="embedded",
-        help="which model (default: %(default)s)",
-    )
-    parser.add_argument("--answers", choices=("bins", "text"), default="bins", help="one token each, or spelled")
-    parser.add_argument("--device", default="cpu", help="where both arms run")
-    parser.add_argument("--dtype", default="float32", help="precision of both arms, a name of torch")
-    arguments = parser.parse_args(argv)
+    arguments = parse(Arguments, argv, "dopamine bench scorer", __doc__)
     embedded = arguments.architecture == "embedded"
-    arguments.rounds = arguments.rounds or (15 if embedded else 2)
-    arguments.frames = arguments.frames or [16 if embedded else 2]
-    arguments.views = arguments.views or {"embedded": [2, 3], "released": [2], "3b": [3]}[arguments.architecture]
+    rounds = arguments.rounds or (15 if embedded else 2)
+    frames = list(arguments.frames) or [16 if embedded else 2]
+    numbers_of_views = list(arguments.views) or {"embedded": [2, 3], "released": [2], "3b": [3]}[arguments.architecture]
 
     import torch
 
@@ -89,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     engine = TransformersEngine(grm, device=arguments.device)
     clock = time.thread_time if arguments.device == "cpu" and arguments.threads == 1 else time.perf_counter
     figures: dict[str, dict[str, float]] = {}
-    for views in arguments.views:
-        for case, episodes, length in cases(arguments.frames):
+    for views in numbers_of_views:
+        for case, episodes, length in cases(frames):
             name = f"{case}_v{views}"
             arms = Arms(grm, engine, episodes, length, views, seed=len(figures))
-            figures[name] = measure(arms, arguments.rounds, clock)
+            figures[name] = measure(arms, rounds, clock)
             print(name, json.dumps(figures[name]), flush=True)
-    print(json.dumps(summary(figures, max(arguments.frames), arguments.views)))
+    print(json.dumps(summary(figures, max(frames), numbers_of_views)))
 
 
 def cases(frames: Sequence[int]) -> list[tuple[str, int, int]]:

@@ -1,7 +1,7 @@
 """The reward service under load: labels a second, latency, and how much of the time the model works.
 
-    python -m experiments.benchmarks.service
-    python -m experiments.benchmarks.service --checkpoint runs/peg_insert/grm --threads 2
+    dopamine bench service
+    dopamine bench service --checkpoint runs/peg_insert/grm --threads 2
 
 Actors are processes that send one new frame a request, in order of an episode, with some requests under way at once as a
 pipelined rollout has. Their pictures are made up: what a picture shows costs the model nothing. Every load runs for some
@@ -18,7 +18,6 @@ longest_wait_s, deadline_s, recovered_s).
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -35,8 +34,9 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout
+from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, require
 from dopamine_rl.types import EpisodeContext, ScoreRequest
+from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
 APP = "benchmark"
@@ -45,18 +45,42 @@ SIDE, EPISODE = 112, 16
 DEADLINE_S, OVERLOAD_DEADLINE_S = 30.0, 1.0
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    checkpoint: Annotated[Path | None, option("FOLDER", "an untrained embedded one")] = None
+    """A reward model."""
+    actors: Annotated[tuple[int, ...], option("N …")] = (1, 2, 4, 8)
+    """Numbers of concurrent actors."""
+    replicas: Annotated[tuple[int, ...], option("N …")] = (1, 2)
+    """Numbers of copies of the model."""
+    views: Annotated[int, option("N")] = 2
+    """Pictures of a frame."""
+    depth: Annotated[int, option("N")] = 4
+    """Requests that an actor has under way."""
+    seconds: Annotated[float, option("S")] = 8.0
+    """Seconds of each load, after a warm-up of 2."""
+    threads: Annotated[int, option("N")] = 1
+    """Threads of a replica's forward pass."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("actors", min(self.actors, default=0) >= 1, "give numbers from 1 on"),
+            ("replicas", min(self.replicas, default=0) >= 1, "give numbers from 1 on"),
+            ("views", self.views >= 1, "give at least 1"),
+            ("depth", self.depth >= 1, "give at least 1"),
+            ("seconds", 0.0 < self.seconds < 1e6, "give seconds above 0"),
+            ("threads", self.threads >= 1, "give at least 1"),
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every load, then overload the service, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="a reward model; by default an untrained embedded one")
-    parser.add_argument("--actors", type=int, nargs="+", default=[1, 2, 4, 8], help="concurrent actors")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2], help="copies of the model")
-    parser.add_argument("--views", type=int, default=2, help="pictures of a frame")
-    parser.add_argument("--depth", type=int, default=4, help="requests that an actor has under way")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load, after a warm-up of 2")
-    parser.add_argument("--threads", type=int, default=1, help="of a replica's forward pass")
-    arguments = parser.parse_args(argv)
+    arguments = parse(Arguments, argv, "dopamine bench service", __doc__)
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):
@@ -79,7 +103,7 @@ def untrained(folder: Path, image_size: int = SIDE, seed: int = 0) -> Path:
     return folder
 
 
-def measure(checkpoint: Path, replicas: int, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(checkpoint: Path, replicas: int, arguments: Arguments) -> list[dict[str, Any]]:
     """One row for every number of actors, against so many replicas."""
     from reward_service.deployment import deploy, shutdown
     from reward_service.service import ServiceConfig
@@ -91,7 +115,7 @@ def measure(checkpoint: Path, replicas: int, arguments: argparse.Namespace) -> l
         shutdown(APP)
 
 
-def _load(actors: int, replicas: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def _load(actors: int, replicas: int, arguments: Arguments) -> dict[str, Any]:
     import ray
 
     acting = [ray.remote(num_cpus=0.01)(Actor).remote(number, arguments) for number in range(actors)]
@@ -132,7 +156,7 @@ class Actor:
         arguments: views and depth.
     """
 
-    def __init__(self, number: int, arguments: argparse.Namespace) -> None:
+    def __init__(self, number: int, arguments: Arguments) -> None:
         from reward_service.client import ServeRewardClient
 
         self._client, self._depth = ServeRewardClient(APP), arguments.depth
@@ -186,7 +210,7 @@ class Source:
         return self._rng.integers(0, 255, (self.views, SIDE, SIDE, 3), np.uint8)
 
 
-def overload(checkpoint: Path, arguments: argparse.Namespace, sent: int = 150) -> dict[str, Any]:
+def overload(checkpoint: Path, arguments: Arguments, sent: int = 150) -> dict[str, Any]:
     """Send far more than fits at once, see what becomes of each request, and how soon the service answers again."""
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown

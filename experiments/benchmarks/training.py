@@ -1,6 +1,6 @@
 """Questions a second of the reward model's training, against the model as transformers runs it.
 
-    python -m experiments.benchmarks.training --threads 2
+    dopamine bench training --threads 2
 
 Both arms make the same updates: equal weights at the start, the same questions about the same pictures, loss, clipping and AdamW.
 
@@ -17,16 +17,18 @@ needs only torch and transformers.
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from dopamine_rl.errors import require
+from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
@@ -40,26 +42,42 @@ if TYPE_CHECKING:
 INSTRUCTION = "insert the peg into the hole"
 
 
+@dataclass(frozen=True)
+class Arguments:
+    """What is measured."""
+
+    rounds: Annotated[int, option("N")] = 9
+    """Updates that each arm is timed on."""
+    threads: Annotated[int, option("N")] = 1
+    """Torch threads of both arms."""
+    views: Annotated[int, option("N")] = 2
+    """Cameras."""
+    frames: Annotated[int, option("N")] = 40
+    """Frames of an episode."""
+    group: Annotated[int, option("N")] = 32
+    """Questions in one stock pass."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """Where both arms run."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("rounds", self.rounds >= 1, "give at least 1"),
+            ("threads", self.threads >= 1, "give at least 1"),
+            ("views", self.views >= 1, "give at least 1"),
+            ("frames", self.frames >= 8, "give at least 8"),
+            ("group", self.group >= 1, "give at least 1"),
+        )
+
+
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Compare gradients, time both arms, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--rounds", type=int, default=9, help="updates that each arm is timed on (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=1, help="torch threads of both arms (default: %(default)s)")
-    parser.add_argument("--views", type=int, default=2, help="cameras (default: %(default)s)")
-    parser.add_argument("--frames", type=int, default=40, help="frames of an episode (default: %(default)s)")
-    parser.add_argument("--group", type=int, default=32, help="questions in one stock pass (default: %(default)s)")
-    parser.add_argument("--device", default="cpu", help="where both arms run (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    for name, least in (("rounds", 1), ("threads", 1), ("views", 1), ("frames", 8), ("group", 1)):
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name} = {getattr(arguments, name)}: give at least {least}")
-    print(json.dumps(measure(arguments)))
+    print(json.dumps(measure(parse(Arguments, argv, "dopamine bench training", __doc__))))
 
 
-def measure(arguments: argparse.Namespace) -> dict[str, float]:
+def measure(arguments: Arguments) -> dict[str, float]:
     """All figures."""
     import torch
 

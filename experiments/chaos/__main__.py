@@ -1,7 +1,7 @@
 """Breaks a reward service on purpose while actors are asking it, and counts what was lost.
 
-    python -m experiments.chaos reward-service
-    python -m experiments.chaos reward-service --faults 40 --replicas 3 --out DIR
+    dopamine chaos reward-service
+    dopamine chaos reward-service --faults 40 --replicas 3 --out DIR
 
 Actors label episodes of made-up frames through a service of embedded models (untrained ones, unless --checkpoint names some).
 Meanwhile, in random order: a replica is killed in mid-batch, or stands still, shorter and longer than any deadline; the Serve
@@ -17,7 +17,6 @@ doubled or wrong, or the service did not recover.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import sys
@@ -25,14 +24,16 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import Positional
 
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require
+from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import result_path
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import Bench
@@ -43,31 +44,40 @@ RECOVERY_S = 120.0
 PAUSE_S = (0.5, 2.5)
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("system", choices=["reward-service"], help="what is broken")
-    parser.add_argument("--faults", type=int, default=27, help="how many (default: %(default)s, three of each kind)")
-    parser.add_argument("--actors", type=int, default=4, help="who ask (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, default=2, help="copies of the model (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the order of faults (default: %(default)s)")
-    parser.add_argument(
-        "--checkpoint", type=Path, nargs="+", help="models to swap between (default: three untrained ones)"
-    )
-    parser.add_argument("--out", type=result_path, help="keep journals and records here, in a new folder")
-    arguments = parser.parse_args(argv)
-    for name in ("faults", "actors", "replicas"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name} {getattr(arguments, name)}: give at least 1")
-    return arguments
+@dataclass(frozen=True)
+class Arguments:
+    """What is broken, and how often."""
+
+    system: Annotated[Positional[Literal["reward-service"]], option("SYSTEM")]
+    """What is broken: reward-service."""
+    faults: Annotated[int, option("N")] = 27
+    """How many faults; three of each kind."""
+    actors: Annotated[int, option("N")] = 4
+    """Actors who ask."""
+    replicas: Annotated[int, option("N")] = 2
+    """Copies of the model."""
+    seed: Annotated[int, option("N")] = 0
+    """Seed of the order of faults."""
+    checkpoint: Annotated[tuple[Path, ...], option("FOLDER …", "three untrained ones")] = ()
+    """Models to swap between."""
+    out: Annotated[OptionalResultPath, option("DIR", "")] = None
+    """Keep journals and records here, in a new folder."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("faults", self.faults >= 1, "give at least 1"),
+            ("actors", self.actors >= 1, "give at least 1"),
+            ("replicas", self.replicas >= 1, "give at least 1"),
+            ("seed", self.seed >= 0, "give at least 0"),
+        )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Break the service, judge, print the figures."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine chaos", __doc__)
     if arguments.out is not None and arguments.out.exists():
         raise BadInput("--out", str(arguments.out), "name a new folder")
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
@@ -85,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def run(arguments: argparse.Namespace, scratch: Path) -> dict[str, Any]:
+def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     """Everything between an empty folder and the figures."""
     import ray
 

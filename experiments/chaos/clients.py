@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.labeller import Labeller, LabellerConfig
 from actors.label_records import LabelRecord
+from actors.labeller import Labeller, LabellerConfig
+from actors.rescoring import rescored_progress
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.types import EpisodeContext
-from experiments.commands.audit import rescored_progress
 
 VIEWS, SIDE = 2, 56
 EPISODE, FRAGMENT = 16, 8

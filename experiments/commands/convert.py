@@ -13,55 +13,53 @@ cameras and seconds.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import Positional
 
 from dopamine_rl.episodes.lerobot import read_info
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.source import check_instructions, open_source
-from dopamine_rl.errors import BadInput
-from experiments.runtime.arguments import add_cameras
+from dopamine_rl.errors import BadInput, require
+from experiments.runtime.arguments import AllCameras, ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import result_path
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="dopamine convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("raw", metavar="RAW", type=Path, help="a folder of episodes")
-    parser.add_argument(
-        "out", metavar="OUT", type=result_path, help="the dataset's folder, which must not be there yet"
-    )
-    add_cameras(parser, most=None)
-    parser.add_argument(
-        "--encode",
-        action="store_true",
-        help="encode every picture anew, as H.264 that every player shows, instead of copying streams",
-    )
-    parser.add_argument(
-        "--lossless",
-        action="store_true",
-        help="keep pictures that are encoded bit for bit; takes more room, and some players do not show it",
-    )
-    parser.add_argument("--episodes-per-file", type=int, default=100, metavar="N", help="episodes in one data and video file (default: %(default)s)")  # fmt: skip
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    """What becomes a dataset, and where."""
+
+    raw: Annotated[Positional[Path], option("RAW")]
+    """A folder of episodes."""
+    out: Annotated[Positional[ResultPath], option("OUT")]
+    """The dataset's folder, which must not be there yet."""
+    encode: bool = False
+    """Encode every picture anew, as H.264 that every player shows, instead of copying streams."""
+    lossless: bool = False
+    """Keep pictures that are encoded bit for bit; takes more room, and some players do not show it."""
+    cameras: AllCameras = None
+    """Cameras to use, by commas, the front view first."""
+    episodes_per_file: Annotated[int, option("N")] = 100
+    """Episodes in one data and video file."""
+
+    def __post_init__(self) -> None:
+        require("", self, ("episodes_per_file", self.episodes_per_file >= 1, "give at least 1"))
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the dataset and say what is in it."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine convert", __doc__)
     with interruptible("Interrupted. Nothing was written."):
         print(json.dumps(convert(arguments)))
 
 
-def convert(arguments: argparse.Namespace) -> dict[str, Any]:
+def convert(arguments: Arguments) -> dict[str, Any]:
     """Write the dataset, and return what the last line says.
 
     Raises:
@@ -70,8 +68,6 @@ def convert(arguments: argparse.Namespace) -> dict[str, Any]:
     out: Path = arguments.out.resolve()
     if out.exists():
         raise BadInput("OUT", str(out), "name a folder that is not there yet")
-    if arguments.episodes_per_file < 1:
-        raise BadInput("--episodes-per-file", arguments.episodes_per_file, "give at least 1")
     console = Console()
     console.say_passed_over([arguments.raw])
     source = open_source(arguments.raw, arguments.cameras)

@@ -1,10 +1,10 @@
 """Measures the success of one policy on unseen seeds.
 
-    python -m experiments.commands.evaluate expert
-    python -m experiments.commands.evaluate runs/peg_insert/policy.safetensors --evaluation.episodes 100
-    python -m experiments.commands.evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
+    dopamine evaluate expert
+    dopamine evaluate runs/peg_insert/policy.safetensors --evaluation.episodes 100
+    dopamine evaluate expert --env.start standard --env.translation-m 0.05 --env.rotation-rad 0.1 \\
         --env.horizon 150 --evaluation.episodes 100
-    python -m experiments.commands.evaluate expert --env.task PlugCharger-v1 --env.start standard --env.translation-m 0.05 \\
+    dopamine evaluate expert --env.task PlugCharger-v1 --env.start standard --env.translation-m 0.05 \\
         --env.rotation-rad 0.1 --env.horizon 200 --evaluation.episodes 100
 
 POLICY is a saved policy, or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and for the peg
@@ -15,30 +15,49 @@ line is JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_
 from __future__ import annotations
 
 import json
-import sys
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
 
 from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import wilson
-from experiments.runtime.arguments import parse_run
+from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.settings import ExperimentConfig
 
+Settings = ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Whose success is measured."""
+
+    policy: Annotated[Positional[str], option("POLICY")]
+    """A file of a saved policy, or the name of one of the task's scripts."""
+    preset: Annotated[str, option("NAME", f"the policy's own run's, else {DEFAULT_PRESET}")] = DEFAULT_PRESET
+    """Sets every setting first: a name, or a file PATH.toml."""
+
 
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, evaluate, print the rate."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    name = given.pop(0) if given and not given[0].startswith("-") else ""
-    own = Path(name).parent / "config.toml"
-    if name.endswith(".safetensors") and own.is_file() and "--preset" not in given:
-        given = ["--preset", str(own), *given]
-    _, config = parse_run(ExperimentConfig, given, "evaluate POLICY", __doc__ or "")
+    arguments, config = parse_settings(Arguments, Settings, of_its_run(argv or ()), "dopamine evaluate", __doc__)
     with interruptible("Interrupted."):
-        print(json.dumps(evaluate(name, config)))
+        print(json.dumps(evaluate(arguments.policy, config)))
+
+
+def of_its_run(words: Sequence[str]) -> list[str]:
+    """A command line with the settings of the run that its policy lies in, where it names no others."""
+    policy = next((word for word in words if word.endswith(".safetensors")), None)
+    settings = Path(policy).parent / "config.toml" if policy else None
+    if settings is None or not settings.is_file() or any(word.startswith("--preset") for word in words):
+        return list(words)
+    return [*words, "--preset", str(settings)]
 
 
 def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:

@@ -12,18 +12,34 @@ on the other episodes. It is `dopamine grm train` with other defaults, and has t
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from collections.abc import Sequence
 
-from experiments.commands import grm_train
-from experiments.runtime.ending import command
+from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
+from experiments.runtime.arguments import parse_settings
+from experiments.runtime.ending import command, interruptible
 
-ADAPT = grm_train.Command("dopamine grm adapt", __doc__ or "", "adapt", "grm-mini", shots=1, held_out=10)
+PROG = "dopamine grm adapt"
+Arguments, Settings = AdaptationArguments, GRMTrainingConfig
+
+
+def parse(argv: Sequence[str] | None) -> tuple[AdaptationArguments, GRMTrainingConfig, str]:
+    """The arguments, the settings, and the command for the model's card. Raises BadInput, CheckpointError."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, config = parse_settings(Arguments, Settings, words, PROG, __doc__, PRESETS)
+    return arguments, resolve(arguments, config), f"{PROG} {shlex.join(words)}"
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Adapt, and print what came of it."""
-    grm_train.main(argv, ADAPT)
+    training = parse(argv)
+    with interruptible("Interrupted; the same command goes on from the last saved state."):
+        figures = run(*training)
+    if figures is not None:
+        print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -11,48 +11,54 @@ The cluster is that of RAY_ADDRESS, else the one that runs on this machine. The 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
-from dopamine_rl.errors import BadInput
+from tyro.conf import Positional
+
+from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.hub import model_folder
+from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command, interruptible
 from reward_service.releases import KEEP
 
 
-def parser(prog: str = "dopamine grm deploy") -> argparse.ArgumentParser:
-    """The command line."""
-    made = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        type=Path,
-        help="folder of a reward model, or its hub id; the same on every node",
-    )
-    made.add_argument("--app", metavar="NAME", help="the service (default: the only one that is running)")
-    made.add_argument("--keep", metavar="N", type=int, default=KEEP, help="older models that stay for running episodes (default: %(default)s)")  # fmt: skip
-    made.add_argument("--timeout", metavar="S", type=float, default=180.0, help="time for all replicas to load it (default: %(default)g)")  # fmt: skip
-    made.add_argument("--force", action="store_true", help="drop an older model even where episodes still use it")
-    return made
+@dataclass(frozen=True)
+class Arguments:
+    """Which weights, and for which service."""
+
+    checkpoint: Annotated[Positional[Path], option("CHECKPOINT")]
+    """Folder of a reward model, or its hub id; the same on every node."""
+    app: Annotated[str | None, option("NAME", "the only one that is running")] = None
+    """The service."""
+    keep: Annotated[int, option("N")] = KEEP
+    """Older models that stay for running episodes."""
+    timeout: Annotated[float, option("S")] = 180.0
+    """Seconds for all replicas to load it."""
+    force: bool = False
+    """Drop an older model even where episodes still use it."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("keep", self.keep >= 0, "give a number from 0 on"),
+            ("timeout", 0 < self.timeout < 1e6, "give seconds"),
+        )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Swap, and say what happened."""
-    arguments = parser().parse_args(argv)
+    arguments = parse(Arguments, argv, "dopamine grm deploy", __doc__)
     with interruptible("Interrupted; the service goes on with the model it has."):
-        arguments.checkpoint = model_folder(arguments.checkpoint)
-        if arguments.keep < 0:
-            raise BadInput("--keep", arguments.keep, "give a number from 0 on")
-        if not 0 < arguments.timeout < 1e6:
-            raise BadInput("--timeout", arguments.timeout, "give seconds")
-        deploy(arguments)
+        deploy(arguments, model_folder(arguments.checkpoint))
 
 
-def deploy(arguments: argparse.Namespace) -> None:
+def deploy(arguments: Arguments, checkpoint: Path) -> None:
     """Join the cluster, find the service, give it the checkpoint."""
     from experiments.runtime.cluster import running_cluster
 
@@ -60,9 +66,9 @@ def deploy(arguments: argparse.Namespace) -> None:
         from reward_service.swap import SwapConfig, swap
 
         name = arguments.app or _only_service()
-        print(f"{name}: loading {arguments.checkpoint} …", flush=True)
+        print(f"{name}: loading {checkpoint} …", flush=True)
         config = SwapConfig(arguments.keep, arguments.timeout, arguments.force)
-        done = swap(name, arguments.checkpoint, config, lambda line: print(line, flush=True))
+        done = swap(name, checkpoint, config, lambda line: print(line, flush=True))
     print(json.dumps({"app": name, **asdict(done), "took_s": round(done.took_s, 2)}))
 
 
@@ -71,8 +77,6 @@ def _only_service() -> str:
 
     names = ledger_store.names()
     if len(names) != 1:
-        fix = (
-            f"name one of {', '.join(names)}" if names else "start one: python -m experiments.commands.serve CHECKPOINT"
-        )
+        fix = f"name one of {', '.join(names)}" if names else "start one: dopamine serve CHECKPOINT"
         raise BadInput("--app", None, fix)
     return names[0]

@@ -13,74 +13,111 @@ line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, create_mutex_group
 
 from dopamine_rl.episodes.recordings import VIEW_NAMES
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.types import FusionConfig
-from experiments.runtime.arguments import add_cameras, read_preset
+from experiments.runtime.arguments import Cameras, ResultPath, option, read_preset
+from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder, result_path
+from experiments.runtime.storage import check_folder
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
-    from dopamine_rl.evaluation.hops import EpisodeHops, HopStore, Setting
+    from dopamine_rl.evaluation.hops import Setting
     from dopamine_rl.evaluation.unseen import UnseenEpisode
     from experiments.reports.evaluation import Evaluation
 
+VIEWS = (
+    "Sets of cameras to compare, by commas, such as front+wrist,front; the first is the model's; of "
+    f"{', '.join(VIEW_NAMES)}. The others' pictures are left blank."
+)
 KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="dopamine grm eval", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("paths", metavar="CHECKPOINT DATA", nargs="+", type=Path, help="the model's folder, a hub id or grm-mini, then episodes; with --url or --app episodes alone")  # fmt: skip
-    service = parser.add_mutually_exclusive_group()
-    service.add_argument("--url", help="ask a reward service over HTTP")
-    service.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="with an https --url: certificates that vouch for the service")  # fmt: skip
-    parser.add_argument(
-        "--insecure", action="store_true", help="with --url: send the token to another machine without https"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="with CHECKPOINT: CPU threads (default: torch's)")
-    parser.add_argument("--device", default="cpu", help="with CHECKPOINT: such as cuda (default: %(default)s)")
-    parser.add_argument("--demo", type=Path, metavar="EPISODE", help="a success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged (default: the first annotated success of DATA)")  # fmt: skip
-    add_cameras(parser)
-    parser.add_argument("--stride", type=_stride, metavar="K", help="score one video frame in K, or `auto` (default): all frames of episodes recorded by this project, two a second of others. 2 K and 4 K are compared with it")  # fmt: skip
-    parser.add_argument("--views", metavar="SETS", help=f"sets of cameras to compare, by commas, such as front+wrist,front; the first is the model's; of {', '.join(VIEW_NAMES)} (default: all cameras, then each alone). The others' pictures are left blank")  # fmt: skip
-    parser.add_argument("--episodes", type=int, metavar="N", help="judge at most N successes and N failures (default: all)")  # fmt: skip
-    parser.add_argument("--bounds", metavar="PRESET", help="hold the figures against a preset's [gate] bounds, with its [fusion]; exit status 3 where they miss")  # fmt: skip
-    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=result_path, default="evaluation", metavar="DIR", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
-    served = arguments.url is not None or arguments.app is not None
-    if not served and len(arguments.paths) < 2:
-        parser.error("give CHECKPOINT and DATA, or --url or --app and DATA")
-    arguments.model = None if served else arguments.paths[0]
-    arguments.data = arguments.paths if served else arguments.paths[1:]
-    return arguments
+SOURCE = create_mutex_group(required=False, title="service (instead of CHECKPOINT)")
 
 
-def _stride(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number of video frames from 1 on, or auto")
-    return int(text)
+@dataclass(frozen=True)
+class Arguments:
+    """Which model is judged, and on which episodes."""
+
+    paths: Annotated[Positional[tuple[Path, ...]], option("CHECKPOINT DATA …", "")]
+    """The model's folder, a hub id or grm-mini, then episodes; with --url or --app episodes alone."""
+    url: Annotated[str | None, SOURCE, option("URL", "")] = None
+    """Ask a reward service over HTTP."""
+    app: Annotated[str | None, SOURCE, option("NAME", "")] = None
+    """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
+    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
+    """With --url: file with the service's token."""
+    ca_file: Annotated[Path | None, option("FILE", "")] = None
+    """With an https --url: certificates that vouch for the service."""
+    insecure: bool = False
+    """With --url: send the token to another machine without https."""
+    threads: Annotated[int | None, option("N", "torch's")] = None
+    """With CHECKPOINT: CPU threads."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """With CHECKPOINT: such as cuda."""
+    demo: Annotated[Path | None, option("EPISODE", "the first annotated success of DATA")] = None
+    """A success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged."""
+    stride: Annotated[int | Literal["auto"], option("K")] = "auto"
+    """Score one video frame in K; auto: all frames of episodes recorded by this project, two a second of others. 2 K and 4 K are
+    compared with it."""
+    views: Annotated[str | None, option("SETS", "all cameras, then each alone", about=VIEWS)] = None
+    """Sets of cameras to compare, by commas."""
+    cameras: Cameras = None
+    """Cameras to use, by commas, the front view first."""
+    episodes: Annotated[int | None, option("N", "all")] = None
+    """Judge at most N successes and N failures."""
+    bounds: Annotated[str | None, option("PRESET", "")] = None
+    """Hold the figures against a preset's [gate] bounds, with its [fusion]; exit status 3 where they miss."""
+    deadline_s: Annotated[float, option("S")] = 120.0
+    """Seconds for each request."""
+    out: Annotated[ResultPath, option("DIR")] = Path("evaluation")
+    """Folder of the results."""
+
+    def __post_init__(self) -> None:
+        least = 1 if self._served else 2
+        if len(self.paths) < least:
+            given = " ".join(map(str, self.paths)) or None
+            raise BadInput("CHECKPOINT DATA", given, "give CHECKPOINT and DATA, or --url or --app and DATA")
+        require(
+            "",
+            self,
+            ("stride", self.stride == "auto" or self.stride >= 1, "give a number of video frames from 1 on, or auto"),
+            ("episodes", self.episodes is None or self.episodes >= 1, "give at least 1"),
+        )
+
+    @property
+    def _served(self) -> bool:
+        return self.url is not None or self.app is not None
+
+    @property
+    def model(self) -> Path | None:
+        """The checkpoint; None where a service is asked."""
+        return None if self._served else self.paths[0]
+
+    @property
+    def data(self) -> tuple[Path, ...]:
+        """The episodes."""
+        return self.paths if self._served else self.paths[1:]
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Parse the command line; imports nothing heavy. Raises UsageError."""
+    return read_arguments(Arguments, argv, "dopamine grm eval", __doc__)
 
 
 @command
@@ -118,26 +155,25 @@ def read_bounds(preset: str | None) -> Bounds:
     return Bounds(config.gate, config.fusion, preset)
 
 
-def run(arguments: argparse.Namespace) -> Evaluation:
+def run(arguments: Arguments) -> Evaluation:
     """Ask for what is not known yet, and write and print what follows.
 
     Raises:
         BadInput: an argument or an episode cannot be used.
         ScoringError: the model's service did not answer; the answers by then are kept.
     """
-    from dopamine_rl.evaluation.hops import HopStore
+    from dopamine_rl.evaluation.hops import HopStore, ask_all
     from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
-    if arguments.episodes is not None and arguments.episodes < 1:
-        raise BadInput("--episodes", arguments.episodes, "give at least 1")
     check_folder(arguments.out)
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
+    stride = None if arguments.stride == "auto" else arguments.stride
     console.say("reading episodes")
     console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
-        arguments.data, arguments.demo, arguments.stride, arguments.episodes, bounds.gate.success_threshold,
+        arguments.data, arguments.demo, stride, arguments.episodes, bounds.gate.success_threshold,
         lambda done, total: console.progress(f"{done} of {total} episodes read"), arguments.cameras,
     )  # fmt: skip
     for note in notes([episode.plan for episode in episodes]):
@@ -154,7 +190,9 @@ def run(arguments: argparse.Namespace) -> Evaluation:
             f"model {version}: {len(episodes)} episodes, references of {reference.name}, {len(settings)} settings"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
-        answered = ask(store, episodes, settings, console)
+        answered = ask_all(store, episodes, settings, console.progress)
+    pairs = len(episodes) * len(settings)
+    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
     console.say("figures and their intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
@@ -183,23 +221,6 @@ def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:
     if not experts or not failures:
         seen = f"{experts} annotated successes, {failures} failures"
         raise BadInput("DATA", seen, "--bounds needs both: give more episodes, or leave it out")
-
-
-def ask(
-    store: HopStore, episodes: Sequence[UnseenEpisode], settings: Mapping[str, Setting], console: Console
-) -> dict[str, list[tuple[UnseenEpisode, EpisodeHops]]]:
-    """The answers about every episode, by setting. Raises ScoringError."""
-    answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
-
-    def say(number: int, setting: str, done: int, of: int) -> None:
-        console.progress(f"episode {number} of {len(episodes)}, {setting}: {done} of {of} frames")
-
-    for number, episode in enumerate(episodes, 1):
-        for name, hops in store.answers(episode, settings, partial(say, number)).items():
-            answered[name].append((episode, hops))
-    pairs = len(episodes) * len(settings)
-    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
-    return answered
 
 
 def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:

@@ -13,52 +13,59 @@ line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, create_mutex_group
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, RELEASED
+from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS
+from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import lasting_path, result_path
+from experiments.runtime.storage import lasting_path
+
+Contract = Literal["grm-3b", "grm-2.0"]
+PIXELS = f"Leave the limits of pictures as they are, instead of {MIN_PIXELS} to {MAX_PIXELS} pixels."
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="dopamine grm import-template",
-        usage="%(prog)s CLONE CHECKPOINT [options], or %(prog)s --text FILE CHECKPOINT",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "paths", metavar="CLONE CHECKPOINT", nargs="+", type=Path, help="with --text the checkpoint alone"
-    )
-    parser.add_argument("--preset", choices=tuple(RELEASED), help="the contract (default: grm-3b for Qwen2.5-VL, grm-2.0 for Qwen3-VL)")  # fmt: skip
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument("--constant", metavar="NAME", help="the name of the prompt's text in the Python file (default: the only one that is a prompt)")  # fmt: skip
-    source.add_argument(
-        "--text", metavar="FILE", type=Path, help="a text file with the wording, {task} and eight <image>"
-    )
-    parser.add_argument("--out", metavar="FOLDER", type=result_path, help="leave the checkpoint as it is, and make a folder with links to its weights")  # fmt: skip
-    parser.add_argument("--keep-pixels", action="store_true", help=f"leave the limits of pictures as they are, instead of {MIN_PIXELS} to {MAX_PIXELS} pixels")  # fmt: skip
-    arguments = parser.parse_args(argv)
-    if len(arguments.paths) != (1 if arguments.text else 2):
-        parser.error("give CLONE and CHECKPOINT, or --text FILE and CHECKPOINT")
-    return arguments
+SOURCE = create_mutex_group(required=False, title="wording (one of)")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Where the wording is, and what it is for."""
+
+    paths: Annotated[Positional[tuple[Path, ...]], option("CLONE CHECKPOINT", "")]
+    """The authors' clone, or its Python file, then the checkpoint; with --text the checkpoint alone."""
+    preset: Annotated[Contract | None, option("NAME", "grm-3b for Qwen2.5-VL, grm-2.0 for Qwen3-VL")] = None
+    """The contract."""
+    constant: Annotated[str | None, SOURCE, option("NAME", "the only one that is a prompt")] = None
+    """The name of the prompt's text in the Python file."""
+    text: Annotated[Path | None, SOURCE, option("FILE", "")] = None
+    """A text file with the wording, {task} and eight <image>."""
+    out: Annotated[OptionalResultPath, option("FOLDER", "")] = None
+    """Leave the checkpoint as it is, and make a folder with links to its weights."""
+    keep_pixels: Annotated[bool, option(about=PIXELS)] = False
+    """Leave the limits of pictures as they are."""
+
+    def __post_init__(self) -> None:
+        if len(self.paths) != (1 if self.text else 2):
+            paths = " ".join(map(str, self.paths)) or None
+            raise BadInput("CLONE CHECKPOINT", paths, "give CLONE and CHECKPOINT, or --text FILE and CHECKPOINT")
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Import, and say what was done."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine grm import-template", __doc__)
     with interruptible("Interrupted."):
         print(json.dumps(run(arguments), ensure_ascii=False))
 
 
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
+def run(arguments: Arguments) -> dict[str, Any]:
     """Import the wording. Raises BadInput or CheckpointError; then nothing was changed."""
     from dopamine_rl.grm.hub import model_folder
     from dopamine_rl.grm.released import check_released, install, install_beside, released_template

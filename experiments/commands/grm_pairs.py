@@ -21,14 +21,15 @@ named and ends the command. The last line is JSON in either case.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from tyro.conf import Positional
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
@@ -38,41 +39,47 @@ from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS
 from experiments.reports.items import describe_items
-from experiments.runtime.arguments import add_cameras
+from experiments.runtime.arguments import Cameras, OptionalResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import result_path
 
 MOST_PAIRS = 10_000_000
 """That are drawn at once; more would not fit into memory."""
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        prog="dopamine grm pairs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("data", metavar="DATA", type=Path, help="a folder of episodes, or a file of training items")
-    parser.add_argument("--items", type=result_path, metavar="OUT.json", help="write the pairs as training items, or as OUT.jsonl with one a line")  # fmt: skip
-    parser.add_argument("--wording", type=Path, metavar="MODEL", help="ask the items' questions in the words of this model's template.json, as a released checkpoint needs (default: our own words)")  # fmt: skip
-    add_cameras(parser)
-    parser.add_argument("-n", type=int, default=2_000, metavar="N", help="pairs to draw (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pairs, everywhere (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--frames-per-state", type=float, default=20.0, metavar="C", help="C of Eq. 1 (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--rule", choices=("paper", "released"), default="paper", help="how Eq. 1 is rounded (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--zero-share", type=float, default=0.05, metavar="S", help="share of zero-hop pairs (default: %(default)g)")  # fmt: skip
-    return parser.parse_args(argv)
+@dataclass(frozen=True)
+class Arguments:
+    """Which pairs are drawn, and where they are written."""
+
+    data: Annotated[Positional[Path], option("DATA")]
+    """A folder of episodes, or a file of training items."""
+    items: Annotated[OptionalResultPath, option("OUT.json", "")] = None
+    """Write the pairs as training items, or as OUT.jsonl with one a line."""
+    wording: Annotated[Path | None, option("MODEL", "our own words")] = None
+    """Ask the items' questions in the words of this model's template.json, as a released checkpoint needs."""
+    cameras: Cameras = None
+    """Cameras to use, by commas, the front view first."""
+    n: Annotated[int, option("N", aliases=["-n"])] = 2_000
+    """Pairs to draw."""
+    seed: Annotated[int, option("S")] = 0
+    """The same seed gives the same pairs, everywhere."""
+    frames_per_state: Annotated[float, option("C")] = 20.0
+    """C of Eq. 1."""
+    rule: Literal["paper", "released"] = "paper"
+    """How Eq. 1 is rounded."""
+    zero_share: Annotated[float, option("S")] = 0.05
+    """Share of zero-hop pairs."""
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw, and print what came of it."""
-    arguments = parse(argv)
+    arguments = parse(Arguments, argv, "dopamine grm pairs", __doc__)
     with interruptible("Interrupted. Nothing was written."):
         report(arguments)
 
 
-def report(arguments: argparse.Namespace) -> dict[str, Any]:
+def report(arguments: Arguments) -> dict[str, Any]:
     """Print the table and the JSON line, and return its content.
 
     Raises:

@@ -12,20 +12,20 @@ The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from tyro.conf import Positional, create_mutex_group
 
-from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, MAX_VIEWS, Recording, read_frames
+from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, Recording, read_frames
 from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
@@ -34,72 +34,100 @@ from dopamine_rl.texts import one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
 from experiments.reports.scores import ScoredRecording, check_own, figures, stored_figures, write_scores
-from experiments.runtime.arguments import add_cameras
+from experiments.reports.tables import show
+from experiments.runtime.arguments import Cameras, ResultPath, option, written
+from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder, lasting_path, result_path
+from experiments.runtime.storage import check_folder, lasting_path
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
+DEMO = (
+    "A successful episode whose first and last frames are START, END and the goal. Without it an annotated episode is judged by "
+    f"its own end, which flatters it. `{BLANK}`: there is none, the pictures are left blank."
+)
 KEPT = "Interrupted. The same command keeps the episodes that are scored and goes on with the next."
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="dopamine grm score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("episodes", metavar="EPISODE", nargs="+", help="FOLDER or VIDEO[,VIDEO[,VIDEO]]")
-    model = parser.add_argument_group("reward model (one of)").add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "--model",
-        metavar="FOLDER",
-        type=Path,
-        help="score in this process, with this checkpoint: a folder, a hub id, or grm-mini",
-    )
-    model.add_argument(
-        "--url", help="ask a reward service over HTTP, as `python -m experiments.commands.serve` offers it"
-    )
-    model.add_argument("--app", metavar="NAME", help="ask an application of the running Ray cluster (RAY_ADDRESS)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help=f"with --url: file with the service's token (default: the environment variable {TOKEN_VARIABLE})")  # fmt: skip
-    parser.add_argument("--ca-file", type=Path, metavar="FILE", help="with an https --url: certificates that vouch for the service")  # fmt: skip
-    parser.add_argument(
-        "--insecure", action="store_true", help="with --url: send the token to another machine without https"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="with --model: CPU threads (default: torch's)")
-    parser.add_argument("--device", default="cpu", help="with --model: such as cuda (default: %(default)s)")
-    task = parser.add_argument_group("task")
-    task.add_argument("--instruction", metavar="TEXT", help="the task in words (default: what lies beside the episode, or the demonstration)")  # fmt: skip
-    task.add_argument(
-        "--demo", metavar="EPISODE",
-        help="a successful episode whose first and last frames are START, END and the goal. Without it an annotated "
-        f"episode is judged by its own end, which flatters it. `{BLANK}`: there is none, the pictures are left blank",
-    )  # fmt: skip
-    frames = parser.add_argument_group("frames")
-    pace = frames.add_mutually_exclusive_group()
-    pace.add_argument("--stride", type=int, metavar="N", help="score one video frame in N, and the last")
-    pace.add_argument("--hz", type=float, help=f"score so many frames a second (default: {FRAMES_HZ:g}; episodes recorded by this project: all)")  # fmt: skip
-    add_cameras(frames)
-    frames.add_argument("--views", type=int, metavar="N", help=f"use N cameras, 1 to {MAX_VIEWS}; where there are fewer, the front view is repeated (default: all)")  # fmt: skip
-    frames.add_argument("--size", type=_size, metavar="HxW", help=f"scale every camera's pictures to H x W pixels, or N x N (default: the front camera's own, at most {MAX_PIXELS} pixels)")  # fmt: skip
-    parser.add_argument("--fusion", choices=("mean", "consistency"), default="mean", help="how the three perspectives become one progress (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--fragment", type=int, default=16, metavar="N", help="frames in one request (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--deadline-s", type=float, default=120.0, metavar="S", help="seconds for each request (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--out", type=result_path, default="scores", metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--column", metavar="NAME", help="write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs")  # fmt: skip
-    parser.add_argument("--no-video", action="store_true", help="write no reward video")
-    parser.add_argument("--fresh", action="store_true", help="score again what is scored already")
-    return parser.parse_args(argv)
+SOURCE = create_mutex_group(required=True, title="reward model (one of)")
+PACE = create_mutex_group(required=False, title="pace (one of)")
 
 
-def _size(text: str) -> tuple[int, int]:
+def read_size(text: str) -> tuple[int, int]:
+    """(height, width) of HxW or N. Raises BadInput."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r}: write HxW or N, in pixels, such as 240x320 or 112")
+        raise BadInput("--size", text, "write HxW or N, in pixels, such as 240x320 or 112")
     return int(parts[0]), int(parts[-1])
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which episodes are scored, by which model, and how."""
+
+    episodes: Annotated[Positional[tuple[str, ...]], option("EPISODE …", "")]
+    """FOLDER or VIDEO[,VIDEO[,VIDEO]]."""
+    model: Annotated[Path | None, SOURCE, option("FOLDER", "")] = None
+    """Score in this process, with this checkpoint: a folder, a hub id, or grm-mini."""
+    url: Annotated[str | None, SOURCE, option("URL", "")] = None
+    """Ask a reward service over HTTP, as `dopamine serve` offers it."""
+    app: Annotated[str | None, SOURCE, option("NAME", "")] = None
+    """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
+    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
+    """With --url: file with the service's token."""
+    ca_file: Annotated[Path | None, option("FILE", "")] = None
+    """With an https --url: certificates that vouch for the service."""
+    insecure: bool = False
+    """With --url: send the token to another machine without https."""
+    threads: Annotated[int | None, option("N", "torch's")] = None
+    """With --model: CPU threads."""
+    device: Annotated[str, option("NAME")] = "cpu"
+    """With --model: such as cuda."""
+    instruction: Annotated[str | None, option("TEXT", "what lies beside the episode, or the demonstration")] = None
+    """The task in words."""
+    demo: Annotated[str | None, option("EPISODE", "", about=DEMO)] = None
+    """A successful episode whose first and last frames are START, END and the goal."""
+    stride: Annotated[int | None, PACE, option("N", "")] = None
+    """Score one video frame in N, and the last."""
+    hz: Annotated[float | None, PACE, option("HZ", f"{FRAMES_HZ:g}; episodes recorded by this project: all")] = None
+    """Score so many frames a second."""
+    views: Annotated[int | None, option("N", "all")] = None
+    """Use the first N cameras; where there are fewer, the front view is repeated."""
+    cameras: Cameras = None
+    """Cameras to use, by commas, the front view first."""
+    size: Annotated[
+        tuple[int, int] | None,
+        written("HxW", read_size),
+        option(default=f"the front camera's own, at most {MAX_PIXELS} pixels"),
+    ] = None
+    """Scale every camera's pictures to H x W pixels, or N x N."""
+    fusion: Literal["mean", "consistency"] = "mean"
+    """How the three perspectives become one progress."""
+    fragment: Annotated[int, option("N")] = 16
+    """Frames in one request."""
+    deadline_s: Annotated[float, option("S")] = 120.0
+    """Seconds for each request."""
+    out: Annotated[ResultPath, option("DIR")] = Path("scores")
+    """Folder of the results."""
+    column: Annotated[str | None, option("NAME", "")] = None
+    """Write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs."""
+    video: bool = True
+    """Write a reward video of every episode."""
+    fresh: bool = False
+    """Score again what is scored already."""
+
+    def __post_init__(self) -> None:
+        if not self.episodes:
+            raise BadInput("EPISODE", None, "give at least one")
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Parse the command line; imports nothing heavy. Raises UsageError."""
+    return read_arguments(Arguments, argv, "dopamine grm score", __doc__)
 
 
 @command
@@ -112,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+def run(arguments: Arguments) -> list[dict[str, Any]]:
     """Score every episode that is not scored yet, and return what the table at the end shows of each.
 
     Raises:
@@ -150,7 +178,7 @@ def run(arguments: argparse.Namespace) -> list[dict[str, Any]]:
         console.say(
             f"{kept} of {len(plans)} were scored before, by the same model and settings; --fresh scores them again"
         )
-    print(table(results))
+    show(table(results))
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
 
@@ -160,14 +188,14 @@ def _result(
     client: RewardClient,
     version: str,
     scoring: ScoringConfig,
-    arguments: argparse.Namespace,
+    arguments: Arguments,
     console: Console,
 ) -> dict[str, Any]:
     """One row of the table: of an episode scored now, scored before, or one whose files cannot be used."""
     name, out = plan.recording.name, arguments.out
     try:
         inputs = plan.fingerprint(version, scoring.fusion)
-        known = None if arguments.fresh else stored_figures(out, name, inputs, video=not arguments.no_video)
+        known = None if arguments.fresh else stored_figures(out, name, inputs, video=arguments.video)
         if known is not None:
             return {"episode": name, **known, "kept": True}
         check_own(out, name)
@@ -181,7 +209,7 @@ def _result(
     found = figures(scored)
     origin = {"model": str(arguments.model or arguments.url or arguments.app), "inputs": inputs}
     console.progress(f"{name}: writing the files")
-    write_scores(out, scored, plan.described() | origin | {"fusion": asdict(scoring.fusion)}, not arguments.no_video)
+    write_scores(out, scored, plan.described() | origin | {"fusion": asdict(scoring.fusion)}, arguments.video)
     if found["final_progress"] is None:
         console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
     elif found["voc_plus"] is None:
@@ -223,15 +251,9 @@ HEADINGS = {
 }  # fmt: skip
 
 
-def table(results: Sequence[dict[str, Any]]) -> str:
-    """The results as lines with aligned columns; a dash stands where nothing can be said."""
-    rows = [list(HEADINGS.values())]
-    for result in results:
-        rows.append([one_line(_cell(result.get(name))) for name in HEADINGS])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(HEADINGS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The results as rows below their head; a dash stands where nothing can be said."""
+    return [list(HEADINGS.values()), *([one_line(_cell(result.get(name))) for name in HEADINGS] for result in results)]
 
 
 def _cell(value: object) -> str:

@@ -1,6 +1,6 @@
 """Serves a reward model over HTTP, for robots and programs outside the cluster.
 
-    python -m experiments.commands.serve CHECKPOINT [--host 127.0.0.1] [--port 8000] [--token-file FILE]
+    dopamine serve CHECKPOINT [--host 127.0.0.1] [--port 8000] [--token-file FILE]
 
 Starts the reward service on a Ray cluster (the one of RAY_ADDRESS, else one on this machine) and an HTTP server in
 front of it, prints its address, and takes both down on Ctrl-C. `/docs` on that address describes the interface.
@@ -10,61 +10,81 @@ For other machines (any --host but this machine's own) it wants a token, and TLS
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+from tyro.conf import Positional
+
+from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.wire import WireLimits
+from experiments.runtime.arguments import option
+from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.ending import command, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_tls, load_token
 
 ENDED = "stopped"
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the command line; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.commands.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    usual, service = IngressConfig(), parser.add_argument_group("model")
-    parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", nargs="?", type=Path, help="folder of a reward model, or its hub id"
-    )
-    parser.add_argument("--app", metavar="NAME", help="serve this running application instead of a checkpoint")
-    parser.add_argument(
-        "--host", default=usual.host, help="address to listen on; off loopback only with a token and TLS"
-    )
-    parser.add_argument("--port", type=int, default=usual.port, help="0 takes a free one (default: %(default)s)")
-    parser.add_argument(
-        "--token-file", type=Path, metavar="FILE",
-        help=f"file with the token that clients must send (default: the environment variable {TOKEN_VARIABLE})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--tls-cert", type=Path, metavar="FILE", help="PEM file of the server's certificate: speak https"
-    )
-    parser.add_argument("--tls-key", type=Path, metavar="FILE", help="PEM file of its key, where that is not in the same file")  # fmt: skip
-    parser.add_argument("--insecure", action="store_true", help="listen off loopback without TLS")
-    parser.add_argument("--max-mb", type=float, default=usual.limits.max_bytes / 2**20, help="largest request in MiB (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--memory-mb", type=float, default=usual.memory_mb, help="MiB for all requests under way (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--rate-hz", type=float, default=usual.rate_hz, help="requests a second of one client (default: %(default)g)")  # fmt: skip
-    parser.add_argument("--max-connections", type=int, default=usual.max_connections, help="open connections (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--max-connections-per-client", type=int, default=usual.max_connections_per_client, help="the same of one client; as many where a proxy stands in front (default: %(default)s)")  # fmt: skip
-    service.add_argument("--ready-s", type=float, default=180.0, help="time for the first copy to answer; a large model in vLLM may take 600 (default: %(default)g)")  # fmt: skip
-    service.add_argument("--replicas", type=int, default=1, help="copies of the model (default: %(default)s)")
-    service.add_argument("--threads", type=int, default=1, help="threads of each copy (default: %(default)s)")
-    service.add_argument("--gpus", type=float, default=0.0, help="GPUs, or a share of one, of each copy (default: 0)")
-    service.add_argument("--engine", help='"module:callable" that loads the checkpoint (default: transformers)')
-    service.add_argument("--python", help="interpreter of the copies, for an engine with an environment of its own")
-    arguments = parser.parse_args(argv)
-    if not 0 < arguments.max_mb < float("inf"):
-        parser.error("--max-mb: give a size above 0")
-    if (arguments.checkpoint is None) == (arguments.app is None):
-        parser.error("give either a CHECKPOINT or --app NAME")
-    return arguments
+USUAL = IngressConfig()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Which model is served, and to whom."""
+
+    checkpoint: Annotated[Positional[Path | None], option("[CHECKPOINT]", "")] = None
+    """Folder of a reward model, or its hub id."""
+    app: Annotated[str | None, option("NAME", "")] = None
+    """Serve this running application instead of a checkpoint."""
+    host: Annotated[str, option("ADDRESS")] = USUAL.host
+    """Address to listen on; off loopback only with a token and TLS."""
+    port: Annotated[int, option("N")] = USUAL.port
+    """Port to listen on; 0 takes a free one."""
+    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
+    """File with the token that clients must send."""
+    tls_cert: Annotated[Path | None, option("FILE", "")] = None
+    """PEM file of the server's certificate: speak https."""
+    tls_key: Annotated[Path | None, option("FILE", "")] = None
+    """PEM file of its key, where that is not in the same file."""
+    insecure: bool = False
+    """Listen off loopback without TLS."""
+    max_mb: Annotated[float, option("MB")] = USUAL.limits.max_bytes / 2**20
+    """Largest request in MiB."""
+    memory_mb: Annotated[float, option("MB")] = USUAL.memory_mb
+    """MiB for all requests under way."""
+    rate_hz: Annotated[float, option("HZ")] = USUAL.rate_hz
+    """Requests a second of one client."""
+    max_connections: Annotated[int, option("N")] = USUAL.max_connections
+    """Open connections."""
+    max_connections_per_client: Annotated[int, option("N")] = USUAL.max_connections_per_client
+    """The same of one client; as many where a proxy stands in front."""
+    ready_s: Annotated[float, option("S")] = 180.0
+    """Seconds for the first copy to answer; a large model in vLLM may take 600."""
+    replicas: Annotated[int, option("N")] = 1
+    """Copies of the model."""
+    threads: Annotated[int, option("N")] = 1
+    """Threads of each copy."""
+    gpus: Annotated[float, option("N")] = 0.0
+    """GPUs, or a share of one, of each copy."""
+    engine: Annotated[str | None, option("MODULE:CALLABLE", "transformers")] = None
+    """What loads the checkpoint."""
+    python: Annotated[str | None, option("FILE", "")] = None
+    """Interpreter of the copies, for an engine with an environment of its own."""
+
+    def __post_init__(self) -> None:
+        if (self.checkpoint is None) == (self.app is None):
+            given = None if self.checkpoint is None else str(self.checkpoint)
+            raise BadInput("CHECKPOINT", given, "give either a CHECKPOINT or --app NAME")
+        require("", self, ("max_mb", 0 < self.max_mb < float("inf"), "give a size above 0"))
+
+
+def parse(argv: Sequence[str] | None) -> Arguments:
+    """Parse the command line; imports nothing heavy. Raises UsageError."""
+    return read_arguments(Arguments, argv, "dopamine serve", __doc__)
 
 
 @command
@@ -88,14 +108,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     token = load_token(arguments.token_file, config.host)
     load_tls(config)  # Looked at now: what is wrong with it shall not come out after minutes of loading.
-    if arguments.checkpoint is not None:
-        arguments.checkpoint = model_folder(arguments.checkpoint)
+    checkpoint = None if arguments.checkpoint is None else model_folder(arguments.checkpoint)
     os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
     with interruptible(ENDED, status=0):
-        serve(arguments, config, token)
+        serve(arguments, checkpoint, config, token)
 
 
-def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | None) -> None:
+def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, token: str | None) -> None:
     """Deploy the checkpoint where one is given, and answer HTTP until interrupted; leaves nothing behind."""
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
     from reward_service.service import ServiceConfig
@@ -114,14 +133,14 @@ def serve(arguments: argparse.Namespace, config: IngressConfig, token: str | Non
 
         from reward_service.client import ServeRewardClient
 
-        if arguments.app is not None:
-            listen(ServeRewardClient(arguments.app), config, token)
+        if checkpoint is None:
+            listen(ServeRewardClient(str(arguments.app)), config, token)
             return
         from reward_service.deployment import deploy, shutdown
 
         name = f"http-{os.getpid()}"
-        print(f"loading {arguments.checkpoint} …", flush=True)
-        deploy(arguments.checkpoint, name, service)
+        print(f"loading {checkpoint} …", flush=True)
+        deploy(checkpoint, name, service)
         address = ray.get_runtime_context().gcs_address
         print(f"other weights, while it runs: RAY_ADDRESS={address} dopamine grm deploy CHECKPOINT --app {name}")
         try:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.labeller import Labeller, LabellerConfig
 from actors.label_record_writer import LabelRecordWriter
+from actors.labeller import Labeller, LabellerConfig
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from dopamine_rl.metrics import Interval
 from dopamine_rl.texts import markdown, one_line
 
+MOST_COLUMNS = 120
+STATES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
+"""Colours of the words that stand alone in a cell."""
+
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as indented lines with aligned columns."""
-    rows = [[one_line(cell) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    """Rows as indented lines with aligned columns, however wide; the first is their head."""
+    console = Console(width=10_000, no_color=True, highlight=False, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(_table([[one_line(cell) for cell in row] for row in rows], padding=(0, 2, 0, 0)), soft_wrap=True)
+    return "\n".join(f"  {line.rstrip()}".rstrip() for line in capture.get().splitlines())
+
+
+def show(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows as a table of at most 120 columns that fits the terminal; the first is its head. Piped, it is plain text."""
+    terminal = Console(highlight=False)
+    if terminal.is_terminal:
+        terminal.print(_table(rows, padding=(0, 2, 0, 0)), width=min(terminal.width, MOST_COLUMNS))
+        return
+    piped = Console(width=MOST_COLUMNS, no_color=True, highlight=False, file=io.StringIO())
+    with piped.capture() as capture:
+        piped.print(_table(rows, padding=(0, 2, 0, 0)))
+    print("\n".join(line.rstrip() for line in capture.get().splitlines()))
+
+
+def _table(rows: Sequence[Sequence[str]], padding: tuple[int, int, int, int]) -> Table:
+    table = Table(box=None, padding=padding, pad_edge=False, header_style="bold")
+    for name in rows[0]:
+        table.add_column(Text(name))
+    for row in rows[1:]:
+        table.add_row(*(Text(cell, STATES.get(cell, "")) for cell in row))
+    return table
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:

@@ -1,96 +1,400 @@
-"""What the command lines of the experiments share: a preset, overrides, and where results go."""
+"""One parser for every command: a frozen dataclass becomes its options, a preset's settings become options beside them.
+
+A field's sentence is the string literal below it; `--help` shows it. What a command line gets wrong is one line: field, value, fix.
+"""
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import difflib
+import itertools
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
-from dopamine_rl.config import load_preset, parse_cli, preset_names
+from dopamine_rl.config import load_preset, preset_names
 from dopamine_rl.errors import BadInput
+from experiments.runtime.ending import UsageError
+from experiments.runtime.storage import lasting_path
 
+Own = TypeVar("Own")
 Config = TypeVar("Config")
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 DEFAULT_PRESET = "laptop"
 
+_ABOUT = "(what it does)"
+"""Stands for the description until tyro has laid out the rest: it would join the lines of a text."""
+_TYPES = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "True or False"}
 
-@dataclass(frozen=True)
-class RunArguments:
-    """Where a run's results go.
+
+def option(
+    metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = (), about: str | None = None
+) -> Any:
+    """How `--help` shows a field, where its type does not say it: `field: Annotated[int, option("N")]`.
 
     Args:
-        out: the run's own folder, a path or URI; None for `storage`/`name`.
-        storage: the folder of all runs, a path or URI; None for the default.
-        fresh: do again what an earlier run in the folder has done.
-        force: train although the reward model failed its gate.
-        preset: name or file that the settings were taken from.
+        metavar: what stands for the value.
+        default: what holds where the option is left out, if the field's default does not say it; "" shows none.
+        aliases: other names, such as `-n`.
+        about: its sentence, where that depends on something; None for the one below the field.
     """
+    import tyro
 
-    out: str | None
-    storage: str | None
-    fresh: bool = False
-    force: bool = False
-    preset: str = DEFAULT_PRESET
+    hint = None if default is None else f"(default: {default})" if default else ""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint, aliases=tuple(aliases), help=about)
 
 
-def add_cameras(parser: argparse._ActionsContainer, most: int | None = 3) -> None:
-    """Add --cameras to a command that takes recordings; `most` says how many it can use."""
+def written(metavar: str, read: Callable[[str], Any]) -> Any:
+    """The annotation of a field that is one word on the command line: `size: Annotated[Size, written("HxW", read_size)]`.
 
-    def names(text: str) -> tuple[str, ...]:
+    Args:
+        metavar: what stands for the word.
+        read: its value. Raises BadInput.
+    """
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return PrimitiveConstructorSpec[Any](
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
+def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
         given = tuple(name.strip() for name in text.split(","))
         if not all(given) or len(set(given)) < len(given) or (most is not None and len(given) > most):
             limit = "" if most is None else f", {most} at most"
-            raise argparse.ArgumentTypeError(f"{text!r}: name each camera once, joined by commas{limit}")
+            raise BadInput("--cameras", text, f"name each camera once, joined by commas{limit}")
         return given
 
-    about = "cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, "
-    about += "videos of a folder without .mp4 (default: up to three, the front view told by its name)"
-    parser.add_argument("--cameras", type=names, metavar="NAMES", help=about)
+    return read
 
 
-def read_preset(cls: type[Config], name: str, option: str) -> Config:
-    """A preset's settings. Raises BadInput, naming the option, where there is no such preset."""
-    names = preset_names(PRESETS)
-    if name not in names:
-        raise BadInput(option, name, f"name one of {', '.join(names)}")
-    return load_preset(cls, PRESETS / f"{name}.toml")
+RESULT = written("PATH", lasting_path)
+ResultPath = Annotated[Path, RESULT]
+"""The type of an option that names where a result goes; every such option has it, or the next one."""
+OptionalResultPath = Annotated[Path | None, RESULT]
+"""The same where there may be no result."""
+
+CAMERAS = (
+    "Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder "
+    "without .mp4."
+)
+Cameras = Annotated[
+    tuple[str, ...] | None,
+    written("NAMES", _read_cameras(3)),
+    option(default="up to three, the front view told by its name", about=CAMERAS),
+]
+"""The type of an option that names cameras of recordings: at most as many as a model takes."""
+AllCameras = Annotated[
+    tuple[str, ...] | None,
+    written("NAMES", _read_cameras(None)),
+    option(default="all, the front view told by its name", about=CAMERAS),
+]
+"""The same with as many cameras as there are."""
 
 
-def parse_run(cls: type[Config], argv: Sequence[str] | None, prog: str, about: str) -> tuple[RunArguments, Config]:
-    """Parse a run's command line: --out, --storage, --preset, and an override for every setting.
+@dataclasses.dataclass(frozen=True)
+class RunArguments:
+    """Where a run's results go."""
+
+    out: Annotated[str | None, option("DIR", "STORAGE/NAME")] = None
+    """This run's folder, a path or URI."""
+    storage: Annotated[str | None, option("DIR", "the variable DOPAMINE_STORAGE, else runs/ of the checkout")] = None
+    """Folder of all runs, a path or URI; a submitted job's is ~/dopamine_rl/runs where nothing else is said."""
+    fresh: bool = False
+    """Forget what an earlier run in this folder has done."""
+    force: bool = False
+    """Train although the reward model failed its gate; the result records it."""
+    preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
+    """Sets every setting first: a name, or a file PATH.toml."""
+
+
+def parse(cls: type[Own], argv: Sequence[str] | None, prog: str, about: str | None) -> Own:
+    """Return the arguments that a command line gives. `--help` prints and ends the process with status 0.
 
     Args:
-        cls: the settings' dataclass.
-        argv: arguments without the program's name; None takes the process's own.
-        prog: the program's name in help and errors.
+        cls: a frozen dataclass, whose `__post_init__` raises BadInput for what it refuses.
+        argv: words without the program's name; None takes the process's own.
+        prog: the program's name in help.
         about: text that the help begins with.
     Raises:
-        BadInput: as for dopamine_rl.config.parse_cli.
+        UsageError: names the option, its value and the fix.
     """
-    rest = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog=prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, add_help=False,
-        allow_abbrev=False,
-    )  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", help="this run's folder, a path or URI (default: STORAGE/NAME)")
-    parser.add_argument(
-        "--storage",
-        metavar="DIR",
-        help="folder of all runs, a path or URI (default: runs/ of the checkout, ~/dopamine_rl/runs in a submitted job, "
-        "or the environment variable DOPAMINE_STORAGE)",
+    return _parse(cls, _words(argv), prog, about)
+
+
+def parse_settings(
+    cls: type[Own],
+    config: type[Config],
+    argv: Sequence[str] | None,
+    prog: str,
+    about: str | None,
+    presets: Path = PRESETS,
+) -> tuple[Own, Config]:
+    """Return a command's own arguments, and settings: those of its preset with an override for every one of them.
+
+    Args:
+        cls: as for `parse`; its field `preset` is a name or a file PATH.toml.
+        config: a tree of dataclasses (see dopamine_rl.config); `--section.field value` overrides a value.
+        presets: folder of NAME.toml files.
+    Raises:
+        UsageError: as for `parse`; also where there is no such preset, or a value in it cannot be used.
+    """
+    words = _words(argv)
+    usual = next(field.default for field in dataclasses.fields(cls) if field.name == "preset")  # type: ignore[arg-type]
+    chosen = _value(words, ("--preset",)) or str(usual)
+    pair = dataclasses.make_dataclass(
+        "Arguments",
+        [
+            ("own", Annotated[cls, _flat()]),
+            ("settings", Annotated[config, _flat()], _field(_start(config, chosen, presets))),
+        ],
+        frozen=True,
     )
-    parser.add_argument("--fresh", action="store_true", help="forget what an earlier run in this folder has done")
-    parser.add_argument(
-        "--force", action="store_true", help="train although the reward model failed its gate; the result records it"
-    )
-    parser.add_argument(
-        "--preset", metavar="NAME", default=DEFAULT_PRESET, help=f"or a file PATH.toml (default: {DEFAULT_PRESET})"
-    )
-    if {"-h", "--help"} & set(rest):
-        print(parser.format_help())
-    known, rest = parser.parse_known_args(rest)
-    config = parse_cli(cls, PRESETS, ["--preset", known.preset, *rest], prog)
-    return RunArguments(known.out, known.storage, known.fresh, known.force, known.preset), config
+    about = f"{(about or '').rstrip()}\n\nPresets: {', '.join(preset_names(presets))}."
+    result: Any = _parse(pair, words, prog, about)
+    return result.own, result.settings
+
+
+def read_preset(cls: type[Config], name: str, option: str, presets: Path = PRESETS) -> Config:
+    """A preset's settings. Raises BadInput, naming the option, where there is no such preset."""
+    names = preset_names(presets)
+    if name not in names:
+        raise BadInput(option, name, f"name one of {', '.join(names)}")
+    return load_preset(cls, presets / f"{name}.toml")
+
+
+def option_names(cls: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
+    """Every option of a dataclass, those of sections included, with its type; a flag has two names."""
+    for name, hint in typing.get_type_hints(cls, include_extras=True).items():
+        base, extras = _bare(hint)
+        if not any(field.name == name and field.init for field in dataclasses.fields(cls)) or _is_positional(extras):
+            continue
+        flat = any(getattr(extra, "name", None) == "" for extra in extras)
+        written = name.replace("_", "-")
+        if dataclasses.is_dataclass(base):
+            yield from option_names(base, prefix if flat else f"{prefix}{written}.")
+            continue
+        yield prefix + written, base
+        if base is bool:
+            yield f"{prefix}no-{written}", base
+        for extra in extras:
+            yield from ((alias, base) for alias in getattr(extra, "aliases", None) or ())
+
+
+def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A type without its annotations, and these."""
+    extras: tuple[Any, ...] = ()
+    while typing.get_origin(hint) is Annotated:
+        hint, *more = typing.get_args(hint)
+        extras += tuple(more)
+    return hint, extras
+
+
+def _is_positional(extras: Sequence[Any]) -> bool:
+    import tyro
+
+    return tyro.conf.Positional in extras
+
+
+def _flat() -> Any:
+    """Marks a dataclass whose fields' names get no prefix."""
+    import tyro
+
+    return tyro.conf.arg(name="")
+
+
+def _field(default: Any) -> Any:
+    return dataclasses.field(default=default)
+
+
+def _words(argv: Sequence[str] | None) -> list[str]:
+    return list(sys.argv[1:] if argv is None else argv)
+
+
+def _start(config: type[Config], preset: str, presets: Path) -> Config:
+    """The settings of a preset, by name or file."""
+    names = preset_names(presets)
+    own = preset.endswith(".toml")
+    if not own and preset not in names:
+        near = difflib.get_close_matches(preset, names, 1)
+        fix = f"write {near[0]}; there are" if near else "give one of"
+        raise UsageError("--preset", preset, f"{fix} {', '.join(names)}; or a file of your own: PATH.toml")
+    try:
+        return load_preset(config, preset if own else presets / f"{preset}.toml")
+    except BadInput as error:
+        raise UsageError(error.field, error.value, error.fix) from error
+
+
+def _plain_flags(config: Any, words: Sequence[str]) -> list[str]:
+    """`--section.flag True` as `--section.flag`, and `… False` as `--section.no-flag`; saved commands have them."""
+    flags = {name for name, kind in option_names(config) if kind is bool}
+    plain: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name.replace("_", "-") in flags and value in ("True", "False"):
+            plain.append(name if value == "True" else _negated(name))
+        elif word in ("True", "False") and plain and plain[-1].replace("_", "-") in flags:
+            plain[-1] = plain[-1] if word == "True" else _negated(plain[-1])
+        else:
+            plain.append(word)
+    return plain
+
+
+def _negated(flag: str) -> str:
+    section, dot, name = flag[2:].rpartition(".")
+    return f"--{section}{dot}no-{name}"
+
+
+def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
+    import tyro
+    from tyro._errors import on_parse_error  # the one place where tyro says in parts what is wrong
+
+    words = _plain_flags(cls, words)
+
+    def refuse(event: Any) -> None:
+        _refuse(event, cls, words)
+
+    described = typing.cast(TextIO, _Described(sys.stdout, (about or "").strip()))
+    try:
+        with on_parse_error(refuse), redirect_stdout(described):
+            result = tyro.cli(cls, prog=prog, description=_ABOUT, args=words, config=(tyro.conf.AvoidSubcommands,))
+        _check_usual_results(getattr(result, "own", result))
+        return result
+    except UsageError:
+        raise
+    except BadInput as error:
+        raise _usage(error, cls) from error
+
+
+def _usage(error: BadInput, cls: Any) -> UsageError:
+    """An error of a dataclass as one of its command line: `field` is called `--field`; a setting keeps its dotted name."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    own = typing.get_type_hints(_bare(hints["own"])[0]) if "own" in hints else hints
+    field = f"--{error.field.replace('_', '-')}" if error.field in own else error.field
+    return UsageError(field, error.value, error.fix)
+
+
+def _check_usual_results(arguments: Any) -> None:
+    """A result's usual place must last too: the working folder of a submitted job does not."""
+    for name, hint in typing.get_type_hints(type(arguments), include_extras=True).items():
+        value = getattr(arguments, name)
+        if value is not None and RESULT in _bare(hint)[1]:
+            lasting_path(value, f"--{name}")
+
+
+class _Described:
+    """A stream that writes the description in place of what stands for it."""
+
+    def __init__(self, stream: TextIO, about: str) -> None:
+        self._stream, self._about = stream, about
+
+    def write(self, text: str) -> int:
+        return self._stream.write(text.replace(_ABOUT, self._about))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
+    """Raise what is wrong with a command line. Raises UsageError."""
+    from tyro import _errors as parts
+
+    cause = sys.exc_info()[1]
+    while cause is not None and not isinstance(cause, BadInput):
+        cause = cause.__context__
+    if isinstance(cause, BadInput):
+        raise _usage(cause, cls) from None
+    names = [name for name, _ in option_names(cls)]
+    unknown = next((word for word in words if _is_option(word) and _option(word) not in names), None)
+    if unknown is not None:  # whatever else is wrong may come of it
+        raise UsageError(*_unknown(unknown, words, names))
+    if isinstance(event, parts.MissingArgs):
+        missing = event.missing_arguments[0].arg
+        raise UsageError(_name(missing), None, f"give it: {_sentence(missing)}")
+    if isinstance(event, parts.MissingMutexGroup):
+        raise UsageError(", ".join(_name(member.arg) for member in event.groups[0]), None, "give one of them")
+    if isinstance(event, parts.MutexConflict):
+        raise UsageError(
+            event.second_token, _value(words, (event.second_token,)), f"leave it out, or {event.first_token}"
+        )
+    if isinstance(event, parts.InvalidChoice):
+        near = difflib.get_close_matches(event.value, event.choices, 1)
+        fix = f"write {near[0]}; there are" if near else "give one of"
+        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(event.choices)}")
+    if isinstance(event, parts.UnrecognizedArgs):
+        raise UsageError("arguments", event.tokens[0], "leave it out: nothing takes this word")
+    argument = getattr(event, "argument", None)
+    if argument is None:
+        raise UsageError("arguments", " ".join(words), str(getattr(event, "message", "see --help")))
+    several = typing.get_origin(_bare(argument.field.type)[0]) is tuple
+    value = _value(words, argument.lowered.name_or_flags, several)
+    raise UsageError(_name(argument), value, f"give {_kind(argument)}")
+
+
+def _is_option(word: str) -> bool:
+    return len(word) > 1 and word[0] == "-" and not word.lstrip("-")[:1].isdigit()
+
+
+def _option(word: str) -> str:
+    """The option that a word names, as `--help` spells it."""
+    return word.partition("=")[0].replace("_", "-")
+
+
+def _unknown(word: str, words: Sequence[str], names: Sequence[str]) -> tuple[str, str | None, str]:
+    """Field, value and fix for an option that there is not."""
+    name = word.partition("=")[0]
+    value = _value(words, (name,))
+    leaves = {option.rpartition(".")[2].lstrip("-"): option for option in names}
+    near = difflib.get_close_matches(_option(word), names, 1, 0.75)
+    leaf = difflib.get_close_matches(_option(word).rpartition(".")[2].lstrip("-"), list(leaves), 1, 0.75)
+    close = near[0] if near else leaves[leaf[0]] if leaf else ""
+    return name, value, f"write {close}" if close else "there is no such option; --help lists them"
+
+
+def _name(argument: Any) -> str:
+    """What a user calls an argument."""
+    if argument.is_positional():
+        return str(argument.lowered.metavar).strip("[] ").split(" ")[0]
+    return str(max(argument.lowered.name_or_flags, key=len))
+
+
+def _sentence(argument: Any) -> str:
+    """The beginning of an argument's description."""
+    text = argument.field.helptext
+    text = (text() if callable(text) else text) or ""
+    sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
+    return sentence if sentence[1:2].isupper() else sentence[:1].lower() + sentence[1:]
+
+
+def _kind(argument: Any) -> str:
+    """The values that an argument takes, for a reader."""
+    kinds = _kinds(argument.field.type)
+    return f"{' or '.join(kinds)} ({_sentence(argument)})"
+
+
+def _kinds(hint: Any) -> list[str]:
+    base, _ = _bare(hint)
+    if base in _TYPES:
+        return [_TYPES[base]]
+    if typing.get_origin(base) is typing.Literal:
+        return [str(choice) for choice in typing.get_args(base)]
+    parts = [part for part in typing.get_args(base) if part not in (type(None), Ellipsis)]
+    return list(dict.fromkeys(kind for part in parts for kind in _kinds(part)))
+
+
+def _value(words: Sequence[str], names: Sequence[str], several: bool = False) -> str | None:
+    """What a command line gives an option, all words up to the next option where it takes several; None where nothing."""
+    for place, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in names or _option(word) in names:
+            behind = list(itertools.takewhile(lambda following: not _is_option(following), words[place + 1 :]))
+            return value if equals else " ".join(behind if several else behind[:1]) or None
+    return None

@@ -1,14 +1,26 @@
-"""Says what a run is doing: a line when a phase begins and ends, and at most one every few seconds in between."""
+"""Says what a run is doing: a line when a phase begins and ends, and in between how far it is.
+
+On a terminal one live line at the bottom tells that; piped, a plain line does at most every few seconds.
+"""
 
 from __future__ import annotations
 
+import atexit
+import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    import rich.console
+    import rich.progress
 
 Value = TypeVar("Value")
+COUNT = re.compile(r"\b(\d+) of (\d+)\b")
+"""What a live line shows as a bar."""
 
 
 class Console:
@@ -16,11 +28,13 @@ class Console:
 
     Args:
         interval_s: shortest time between two lines of the same phase's progress.
+        terminal: where the live line is; None for standard output, if that is a terminal.
     """
 
-    def __init__(self, interval_s: float = 5.0) -> None:
+    def __init__(self, interval_s: float = 5.0, terminal: rich.console.Console | None = None) -> None:
         self._began, self._interval, self._last = time.monotonic(), interval_s, 0.0
         self.phase_seconds: dict[str, float] = {}
+        self._live = _LiveLine(terminal) if terminal is not None or sys.stdout.isatty() else None
 
     @property
     def elapsed_s(self) -> float:
@@ -29,12 +43,18 @@ class Console:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(f"[{self.elapsed_s:6.1f} s] {text}", flush=True)
+        line = f"[{self.elapsed_s:6.1f} s] {text}"
+        if self._live is not None:
+            self._live.print(line)
+        else:
+            print(line, flush=True)
 
     def progress(self, text: str, matters: bool = False) -> None:
-        """Print a line unless one was printed a moment ago, and in any case if it matters."""
+        """Show how far it is. As a line of its own if that matters, and where there is no terminal now and then."""
+        if self._live is not None:
+            self._live.show(text)
         now = time.monotonic()
-        if matters or now - self._last >= self._interval:
+        if matters or (self._live is None and now - self._last >= self._interval):
             self._last = now
             self.say("  " + text)
 
@@ -60,6 +80,51 @@ class Console:
         """Announce a phase and say how long it took."""
         self.say(text)
         began = self._last = time.monotonic()
-        yield
+        try:
+            yield
+        finally:
+            if self._live is not None:
+                self._live.hide()
         self.phase_seconds[name] = round(time.monotonic() - began, 1)
         self.say(f"  {name} took {self.phase_seconds[name]} s")
+
+
+class _LiveLine:
+    """A spinner, a text and, where it counts something, a bar; gone when it is hidden or the process ends."""
+
+    def __init__(self, terminal: rich.console.Console | None) -> None:
+        import rich.console
+
+        self._terminal = terminal or rich.console.Console(highlight=False, soft_wrap=True)
+        self._bar: rich.progress.Progress | None = None
+
+    def print(self, line: str) -> None:
+        """Print a line above."""
+        self._terminal.print(line, markup=False)
+
+    def show(self, text: str) -> None:
+        """Replace the text."""
+        count = COUNT.search(text)
+        done, total = (int(count[1]), int(count[2])) if count else (0, None)
+        if self._bar is None:
+            self._bar = self._start()
+        self._bar.update(self._bar.task_ids[0], description=text, completed=done, total=total)
+
+    def hide(self) -> None:
+        """Take the line away."""
+        if self._bar is not None:
+            self._bar.stop()
+            atexit.unregister(self._bar.stop)
+            self._bar = None
+
+    def _start(self) -> rich.progress.Progress:
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+        text = TextColumn("{task.description}", markup=False)
+        bar = Progress(
+            SpinnerColumn(), text, BarColumn(20), TimeElapsedColumn(), console=self._terminal, transient=True
+        )
+        bar.add_task("", total=None)
+        bar.start()
+        atexit.register(bar.stop)  # the cursor is shown again
+        return bar

@@ -17,8 +17,8 @@ from dopamine_rl.errors import BadInput, DopamineError
 from dopamine_rl.files import ESCAPED
 from dopamine_rl.texts import one_line
 
-REFUSED, INTERRUPTED, UNREAD = 3, 130, 141
-"""Exit status where the gate refused the reward model, after Ctrl-C, and where nobody reads the output any more."""
+USAGE, REFUSED, INTERRUPTED, UNREAD = 2, 3, 130, 141
+"""Exit status where the command line cannot be read, where the gate refused the reward model, after Ctrl-C, and where nobody reads the output any more."""
 
 FIXES = {
     errno.ENOSPC: "make room on its disk, or write elsewhere",
@@ -30,6 +30,11 @@ FIXES = {
     errno.ENAMETOOLONG: "give a shorter name",
 }
 """What helps where the system refuses, by the error's number."""
+
+
+class UsageError(BadInput):
+    """A command line cannot be read; the process ends with status USAGE."""
+
 
 Main = Callable[..., None]
 """The `main` of a command; takes the words after its name, or None for the process's own."""
@@ -86,7 +91,7 @@ def exit_with(error: DopamineError) -> NoReturn:
     with contextlib.suppress(OSError):
         print(f"error: {text}", file=sys.stderr, flush=True)
     refused = type(error).__name__ == "GateRefused"  # its module imports torch
-    raise SystemExit(REFUSED if refused else 1) from error
+    raise SystemExit(USAGE if isinstance(error, UsageError) else REFUSED if refused else 1) from error
 
 
 def refusal_of(error: OSError) -> DopamineError:

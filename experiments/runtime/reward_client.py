@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.plans import Plan
@@ -18,8 +17,44 @@ if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
 
+class ModelArguments(Protocol):
+    """Which model is asked: a checkpoint here, a service over HTTP, or an application of the Ray cluster."""
+
+    @property
+    def model(self) -> Path | None:
+        """Folder of a checkpoint, a hub id, or grm-mini."""
+
+    @property
+    def url(self) -> str | None:
+        """Address of a service."""
+
+    @property
+    def app(self) -> str | None:
+        """Name of an application."""
+
+    @property
+    def token_file(self) -> Path | None:
+        """File with the service's token."""
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Certificates that vouch for the service."""
+
+    @property
+    def insecure(self) -> bool:
+        """Whether the token may go to another machine without https."""
+
+    @property
+    def threads(self) -> int | None:
+        """CPU threads of a checkpoint; None for torch's own number."""
+
+    @property
+    def device(self) -> str:
+        """Where a checkpoint runs."""
+
+
 @contextmanager
-def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
+def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
     if arguments.url is not None:
         from reward_service.http_client import HttpClientConfig, HttpRewardClient
@@ -33,8 +68,10 @@ def reward_client(arguments: argparse.Namespace, plans: Sequence[Plan], console:
             from reward_service.client import ServeRewardClient
 
             yield ServeRewardClient(arguments.app)
-    else:
+    elif arguments.model is not None:
         yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
+    else:
+        raise BadInput("--model", None, "give a model, or the --url or --app of a service")
 
 
 def embedded_client(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import fcntl
 import hashlib
 import json
@@ -54,14 +53,6 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
     return Path(text)
 
 
-def result_path(text: str) -> Path:
-    """`lasting_path` as the type of an argparse option that names where a result goes; every such option has it."""
-    try:
-        return lasting_path(text)
-    except BadInput as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error.fix}") from error
-
-
 @contextmanager
 def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
     """Hold a folder for the length of the block; the system lets go of it however the process ends.
@@ -69,7 +60,7 @@ def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
     Raises:
         BadInput: naming `field`: another process holds it.
     """
-    with (folder / ".lock").open("a") as file:
+    with (folder / ".lock").open("a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

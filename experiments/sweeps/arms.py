@@ -1,7 +1,7 @@
 """The same training under different rewards, with equal budgets: what is the reward model worth?
 
-    python -m experiments.sweeps.arms --seeds 3
-    python -m experiments.sweeps.arms --seeds 3 --arms grm sparse --preset laptop --out DIR
+    dopamine compare --seeds 3
+    dopamine compare --seeds 3 --arms grm sparse --preset laptop --out DIR
 
 Demonstrations, cloned policy and, where an arm asks it, the reward model are made once (or taken over, where DIR is a
 finished run of the main job); then every arm is trained with every seed, and all are evaluated on the same unseen seeds.
@@ -19,19 +19,14 @@ kept; --fresh begins anew. The last line is JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
-
-from dopamine_rl.errors import BadInput
-from experiments.runtime.arguments import RunArguments, parse_run
+from dopamine_rl.errors import require
+from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
@@ -41,27 +36,40 @@ if TYPE_CHECKING:
     from experiments.job.phases import Prepared
     from experiments.job.run import Run
 
-ARMS = ("grm", "sparse", "naive", "oracle", "untrained")
+Arm = Literal["grm", "sparse", "naive", "oracle", "untrained"]
+ARMS: tuple[Arm, ...] = get_args(Arm)
 LEVEL = 0.8
 """Success that an arm must reach for its environment steps to be compared."""
 
 
+@dataclass(frozen=True)
+class ComparisonArguments(RunArguments):
+    """A run's arguments and the comparison's own."""
+
+    seeds: Annotated[int, option("N")] = 3
+    """How many trainings of every arm, each with a seed of its own."""
+    arms: tuple[Arm, ...] = ARMS
+    """Which arms."""
+
+    def __post_init__(self) -> None:
+        require(
+            "",
+            self,
+            ("seeds", self.seeds >= 1, "give at least 1"),
+            ("arms", bool(self.arms), f"give some of {', '.join(ARMS)}"),
+        )
+
+
+Arguments, Settings = ComparisonArguments, ExperimentConfig
+
+
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train every arm, and say where the comparison is."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arms", nargs="+", default=list(ARMS))
-    own, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    arguments, config = parse_run(ExperimentConfig, rest, "arms", __doc__ or "")
-    if own.seeds < 1:
-        raise BadInput("--seeds", own.seeds, "give at least 1")
-    unknown = sorted(set(own.arms) - set(ARMS))
-    if unknown:
-        raise BadInput("--arms", unknown, f"choose from {', '.join(ARMS)}")
+    arguments, config = parse_settings(Arguments, Settings, argv, "dopamine compare", __doc__)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
-        table = run(folder, config, arguments, own.arms, own.seeds)
+        table = run(folder, config, arguments, arguments.arms, arguments.seeds)
     print(json.dumps(table))
 
 

@@ -136,5 +136,5 @@ The best of several trials on {
     } episodes is partly the luckiest. The main job measures it on unseen ones, after it has
 recorded, trained and judged with this stride and fusion:
 
-    python experiments/peg_insert.py {flags(rows[0]["point"])}
+    dopamine train {flags(rows[0]["point"])}
 """

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.labeller import Labeller, LabellerConfig
 from actors.label_records import LabelRecord
+from actors.labeller import Labeller, LabellerConfig
+from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import EpisodeContext, FusionConfig
-from experiments.commands.audit import audit
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.fakes import FakeEngine, frame

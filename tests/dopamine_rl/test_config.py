@@ -1,9 +1,6 @@
 """Presets, overrides and errors that say what to write instead."""
 
-import json
 import pickle
-import subprocess
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -12,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dopamine_rl.config import dump_toml, load_preset, parse_cli, preset_names
+from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.types import FusionConfig
 
@@ -120,61 +117,12 @@ def test_missing_keys_and_files_are_named(tmp_path: Path) -> None:
         load_preset(Job, tmp_path / "none.toml")
 
 
-def test_the_command_line_overrides_the_preset(presets: Path) -> None:
-    argv = ["--learner.frozen", "True", "--preset", "laptop", "--learner.hidden", "4", "5", "--fusion.kind", "mean"]
-    expected = Job(Learner(1.0, (4, 5), frozen=True, checkpoint=Path("a/b")), FusionConfig("mean"), seed=3)
-    assert parse_cli(Job, presets, argv) == expected
-    assert parse_cli(Job, presets, []) == Job()
-    own = presets.parent / "own.toml"
-    own.write_text(dump_toml(expected))
-    assert parse_cli(Job, presets, ["--preset", str(own)]) == expected
-    assert parse_cli(Strict, presets, ["--seed", "2"]) == Strict(2)
-
-
-def test_an_unknown_preset_lists_those_there_are(presets: Path) -> None:
-    with pytest.raises(BadInput, match="cluster, laptop"):
-        parse_cli(Job, presets, ["--preset", "lapto"])
-
-
-def test_an_unknown_flag_ends_the_program(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_cli(Job, presets, ["--learner.raet", "1"])
-    assert "--learner.rate" in capsys.readouterr().err
-
-
-def test_a_value_refused_by_the_configuration_is_explained(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        parse_cli(Job, presets, ["--learner.rate", "-1"])
-    assert "learner.rate = -1.0: give a rate above 0" in capsys.readouterr().err
-
-
 def test_errors_travel_between_processes() -> None:
     for error in (BadInput("a.b", [1], "give 2"), EpisodeError("e/f: g", None, "write it")):
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.field, copy.value, copy.fix) == (type(error), error.field, error.value, error.fix)
         assert str(copy) == str(error) == f"{error.field} = {error.value!r}: {error.fix}"
     assert len(str(BadInput("a", "x" * 1000, "shorten it"))) < 300
-
-
-def test_help_shows_every_sentence_and_the_presets(presets: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_:
-        parse_cli(Job, presets, ["--preset", "laptop", "--help"])
-    assert exit_.value.code == 0
-    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for text in ("Step size of the optimizer.", "Seed of every random number.", "(default: 3)", "cluster, laptop"):
-        assert text in shown
-
-
-def test_help_is_fast_because_it_imports_nothing_heavy(presets: Path) -> None:
-    code = (
-        "import json, sys\n"
-        "from dopamine_rl.config import parse_cli\n"
-        "from dopamine_rl.types import FusionConfig\n"
-        "try:\n    parse_cli(FusionConfig, sys.argv[1], ['--help'])\n"
-        "except SystemExit:\n    print(json.dumps([m for m in ('torch', 'ray', 'transformers') if m in sys.modules]))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(presets)], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 learners = st.builds(

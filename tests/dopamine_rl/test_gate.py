@@ -80,7 +80,7 @@ def judged(
 
 def test_a_model_that_sees_progress_is_accepted() -> None:
     figures = report(judged([success(), success(16), failure(), failure(0.6)]), 0.8, STRIDE)
-    assert figures.voc_plus == figures.voc_minus == figures.kendall == pytest.approx(1.0)
+    assert (figures.voc_plus, figures.voc_minus, figures.kendall) == pytest.approx((1.0, 1.0, 1.0))
     assert figures.progress_mae < 0.01
     assert (figures.auc, figures.false_success, figures.invalid) == (1.0, 0.0, 0)
     assert figures.success_end == pytest.approx(1.0, abs=0.01)

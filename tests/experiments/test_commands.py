@@ -11,11 +11,14 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from dopamine_rl.errors import BadInput
+from experiments.cli import every_command
 from experiments.runtime import ending
+from experiments.runtime.arguments import RESULT, RunArguments
 from experiments.runtime.ending import command, expand
 from experiments.runtime.storage import lasting_path
 
@@ -51,15 +54,15 @@ IN_JOB: dict[str, list[str] | None] = {
     "cli": ["grm", "score", "episode", "--model", "grm-mini"],
     "convert": ["raw", "dataset"],
     "demos": ["PickCube", "-n", "1"],
-    "deploy": None,
+    "grm_deploy": None,
     "evaluate": None,
-    "evaluate_grm": ["grm-mini", "raw"],
+    "grm_eval": ["grm-mini", "raw"],
     "grm_adapt": ["raw", "--out", "m2"],
     "grm_train": ["raw", "--out=m2"],
-    "import_template": ["clone", "checkpoint", "--out", "m2"],
-    "pairs": ["raw", "--items", "items.json"],
+    "grm_import_template": ["clone", "checkpoint", "--out", "m2"],
+    "grm_pairs": ["raw", "--items", "items.json"],
     "peg_insert": ["--out", "results"],
-    "score": ["episode", "--model", "grm-mini"],
+    "grm_score": ["episode", "--model", "grm-mini"],
     "serve": None,
     "sweep": ["--storage", "runs"],
     "chaos": ["reward-service", "--out", "journals"],
@@ -70,6 +73,9 @@ IN_JOB: dict[str, list[str] | None] = {
     "scorer": None,
     "service": None,
     "training": None,
+    "scaling": None,
+    "doctor": None,
+    "completion": None,
 }
 
 
@@ -83,15 +89,14 @@ def test_every_command_has_the_shared_entry_and_says_what_it_does_inside_a_job()
 
 def test_every_option_for_a_result_refuses_what_would_be_thrown_away() -> None:
     checked = 0
-    for source in SOURCES:
-        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-            if not (isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"):
-                continue
-            names = [word.value for word in node.args if isinstance(word, ast.Constant)]
-            if {"--out", "out", "--items"} & set(names) and source.name != "arguments.py":  # RunFolder.resolve does it
-                types = [ast.unparse(word.value) for word in node.keywords if word.arg == "type"]
-                assert types == ["result_path"], (source, names)
-                checked += 1
+    for _, entry in every_command():
+        arguments = import_module(entry.module).Arguments
+        if issubclass(arguments, RunArguments):  # RunFolder.resolve does it
+            continue
+        hints = get_type_hints(arguments, include_extras=True)
+        for name in {"out", "items"} & set(hints):
+            assert RESULT in hints[name].__metadata__, (entry.module, name)
+            checked += 1
     assert checked >= 9
 
 

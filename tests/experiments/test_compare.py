@@ -48,5 +48,5 @@ def test_pooling_pairs_every_episode_with_the_clones():
 def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
     with pytest.raises(SystemExit) as caught:
         main(flags)
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert named in capsys.readouterr().err

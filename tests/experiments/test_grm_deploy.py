@@ -52,12 +52,12 @@ def test_a_running_service_gets_other_weights(tmp_path):
 
 
 def test_what_cannot_be_meant_is_named(tmp_path):
-    for arguments, address, expected in (
-        ([tmp_path / "missing"], "", "missing is not a folder"),
-        ([tmp_path], "127.0.0.1:1", "RAY_ADDRESS"),
-        ([tmp_path], "nonsense", "RAY_ADDRESS"),
-        ([tmp_path, "--keep", "-1"], "", "keep"),
+    for arguments, address, wanted, expected in (
+        ([tmp_path / "missing"], "", 1, "missing is not a folder"),
+        ([tmp_path], "127.0.0.1:1", 1, "RAY_ADDRESS"),
+        ([tmp_path], "nonsense", 1, "RAY_ADDRESS"),
+        ([tmp_path, "--keep", "-1"], "", 2, "keep"),
     ):
         status, printed = command(*arguments, address=address)
-        assert status == 1
+        assert status == wanted
         assert expected in printed.splitlines()[-1]

@@ -24,7 +24,8 @@ from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import build_grm
 from experiments.commands import convert
 from experiments.commands import grm_pairs as pairs
-from experiments.commands.grm_train import PRESETS, GRMTrainingConfig, _check_replaceable, main, parse, run, split
+from experiments.commands.grm_train import main, parse
+from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
 from experiments.runtime.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 

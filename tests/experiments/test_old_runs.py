@@ -16,7 +16,7 @@ from dopamine_rl.policy import DeterministicPolicy
 from experiments import peg_insert, sweep
 from experiments.commands.audit import audit_run
 from experiments.runtime import ownership
-from experiments.runtime.arguments import parse_run
+from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.resume import only_run
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
@@ -26,7 +26,7 @@ OLD = Path(__file__).parents[1] / "fixtures" / "old_run"
 
 
 def test_its_policy_and_settings_are_what_evaluate_reads():
-    _, config = parse_run(ExperimentConfig, ["--preset", str(OLD / "config.toml")], "evaluate", "")
+    _, config = parse_settings(RunArguments, ExperimentConfig, ["--preset", str(OLD / "config.toml")], "evaluate", "")
     assert config.env.image_size == 56
     policy = DeterministicPolicy.load(OLD / "policy.safetensors")
     size = policy._actor._mean.shape[0]

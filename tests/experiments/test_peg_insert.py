@@ -62,7 +62,7 @@ def check_result(folder):
 
 
 def audit(folder):
-    command = [sys.executable, "-m", "experiments.commands.audit", str(folder)]
+    command = [sys.executable, "-m", "experiments.cli", "audit", str(folder)]
     output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=300).stdout
     return json.loads(output.strip().splitlines()[-1])
 

@@ -7,7 +7,7 @@ import pytest
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
-from experiments.runtime.arguments import PRESETS, parse_run
+from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,8 +21,8 @@ def test_every_preset_loads_and_its_resolved_form_reads_back(name, tmp_path):
 
 
 def test_overrides_and_places():
-    arguments, config = parse_run(
-        ExperimentConfig, ["--out", "here", "--gamma", "0.9", "--env.stride", "3"], "prog", "about"
+    arguments, config = parse_settings(
+        RunArguments, ExperimentConfig, ["--out", "here", "--gamma", "0.9", "--env.stride", "3"], "prog", "about"
     )
     assert arguments.out == "here"
     assert (config.gamma, config.env.stride) == (0.9, 3)
@@ -53,7 +53,7 @@ def test_overrides_and_places():
 )
 def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
     with pytest.raises((BadInput, SystemExit)) as caught:
-        parse_run(ExperimentConfig, flags, "prog", "about")
+        parse_settings(RunArguments, ExperimentConfig, flags, "prog", "about")
     text = str(caught.value) + capsys.readouterr().err + capsys.readouterr().out
     assert re.search(named, text), text
 

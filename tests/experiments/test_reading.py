@@ -30,6 +30,7 @@ from dopamine_rl.evaluation.unseen import read_unseen
 from experiments.commands import convert, grm_train
 from experiments.commands import grm_pairs as pairs
 from experiments.commands import grm_score as score
+from experiments.runtime.ending import UsageError
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 ROOT = Path(__file__).parents[2]
@@ -122,7 +123,7 @@ def test_cameras_can_be_chosen_by_every_command(
     shown = capsys.readouterr().out
     assert f"front view {WRIST}; not used: {FRONT}" in shown
     assert len(json.loads(shown.splitlines()[-1])["cameras"]) == 1
-    arguments, _ = grm_train.parse([str(data / "set"), "--out", str(tmp_path / "grm"), "--cameras", chosen])
+    arguments, *_ = grm_train.parse([str(data / "set"), "--out", str(tmp_path / "grm"), "--cameras", chosen])
     assert arguments.cameras == names
 
 
@@ -157,11 +158,9 @@ def test_cameras_of_folders_and_videos(data: Path) -> None:
 
 
 @pytest.mark.parametrize("chosen", ["", "a,,b", "a,a", "a,b,c,d"])
-def test_cameras_that_cannot_be_meant_are_refused(chosen: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+def test_cameras_that_cannot_be_meant_are_refused(chosen: str) -> None:
+    with pytest.raises(UsageError, match=r"--cameras.*name each camera once, joined by commas, 3 at most"):
         score.parse(["E", "--url", "u", "--cameras", chosen])
-    assert ended.value.code == 2
-    assert "name each camera once, joined by commas, 3 at most" in capsys.readouterr().err
 
 
 def test_an_only_camera_is_the_front_view_whatever_it_is_called(data: Path) -> None:
@@ -206,9 +205,9 @@ def test_where_nothing_else_says_the_task_it_is_asked_for(data: Path, tmp_path: 
     with pytest.raises(EpisodeError, match=fault):
         list_stored(data / "set")
     with pytest.raises(EpisodeError, match=fault):
-        convert.convert(convert.parse([str(data / "set"), str(tmp_path / "copy")]))
+        convert.convert(convert.Arguments(data / "set", tmp_path / "copy"))
     with pytest.raises(EpisodeError, match=fault):
-        pairs.report(pairs.parse([str(data / "set"), "--items", str(tmp_path / "items.json")]))
+        pairs.report(pairs.Arguments(data / "set", tmp_path / "items.json"))
     episodes, _ = read_unseen([data / "set"], Path(f"{data}/set#0"), 1, None, 0.9)
     assert {episode.plan.instruction for episode in episodes} == {"push it"}
     with pytest.raises(EpisodeError, match=fault):

@@ -26,7 +26,7 @@ def test_neither_a_slow_nor_a_hung_env_runner_holds_the_others_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("--runners", "1"), ("--slow-factor", "0.5"), ("--seconds", "nan"), ("--step-s", "0")]
+    ("option", "value"), [("--runners", "1"), ("--slow-factor", "0.5"), ("--seconds", "nan"), ("--step-s", "0.0")]
 )
 def test_bad_arguments_are_named(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -10,7 +10,7 @@ import pytest
 
 from dopamine_rl.config import load_preset
 from dopamine_rl.errors import BadInput
-from experiments.runtime.arguments import PRESETS, parse_run
+from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 from experiments.sweep import main
 from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
@@ -56,7 +56,7 @@ def test_a_point_is_the_same_as_its_flags_on_the_main_jobs_command_line():
     config = at_point(CONFIG, point)
     assert config != at_point(CONFIG, sample(CONFIG, 4, seed=0)[0])
     given = ["--preset", "smoke", *flags(point).split(), "--labels.keep-frames", "False"]
-    assert parse_run(ExperimentConfig, given, "prog", "about")[1] == config
+    assert parse_settings(RunArguments, ExperimentConfig, given, "prog", "about")[1] == config
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_the_table_is_aligned_and_the_page_names_what_was_shared():
 def test_bad_input_is_met_before_anything_starts(given, named, capsys):
     with pytest.raises(SystemExit) as caught:
         main(given)
-    assert caught.value.code == 1
+    assert caught.value.code == 2
     assert named in capsys.readouterr().err
 
 

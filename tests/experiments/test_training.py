@@ -9,9 +9,9 @@ import pytest
 
 from actors.callbacks import finish_records
 from actors.label_records import LabelRecord
+from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.types import TaskReference
-from experiments.commands.audit import audit
 from experiments.job import training
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, LabelsConfig, TrainingConfig

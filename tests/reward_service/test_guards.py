@@ -11,9 +11,9 @@ from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnav
 from reward_service import statuses
 from reward_service.guards import (
     TOKEN_VARIABLE,
+    Capacity,
     IngressConfig,
     RateLimiter,
-    Capacity,
     TokenBucket,
     TokenCheck,
     is_loopback,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_service.releases import Ledger, Release, LoadedModels
+from reward_service.releases import Ledger, LoadedModels, Release
 from reward_service.scorer import Scorer
 from tests.fakes import engine_from_folder, write_checkpoint
 

@@ -1,0 +1,228 @@
+"""Records demonstrations and failures of a simulated task, or replays ManiSkill's: what `dopamine demos` asks for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, UseAppendAction
+
+from actors.demonstrations import SPARE_SEEDS, episode_folder
+from actors.maniskill import LOOKS, EnvConfig
+from actors.playback import PLAYBACK, check_trajectory
+from actors.tasks import TASKS
+from actors.tasks.task import EXPERT, Task
+from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
+from dopamine_rl.episodes.raw import read_outcome
+from dopamine_rl.errors import BadInput, require
+from dopamine_rl.files import remove_leftovers, write_text
+from experiments.runtime.arguments import OptionalResultPath, option, read_preset
+from experiments.runtime.console import Console
+from experiments.runtime.ending import interruptible
+from experiments.runtime.storage import lasting_path, make_folder, only_writer
+from experiments.settings import ExperimentConfig
+
+SETTINGS = "demos.json"
+"""File in the folder of episodes that says how they were recorded."""
+KEPT = "Interrupted. The same command keeps the episodes that are recorded and goes on."
+TRANSLATION_M, ROTATION_RAD = 0.05, 0.1
+"""Movement for an action of one: what the experts need to cross the table in a second."""
+
+
+def _short(task: Task) -> str:
+    return task.name.rpartition("-")[0]
+
+
+def _kinds(task: Task) -> list[str]:
+    return sorted(set(task.failures))
+
+
+TASKS_ABOUT = "With its kinds of failures: " + "; ".join(
+    f"{_short(task)}: {task.instructions[0]} ({', '.join(_kinds(task))})" for task in TASKS.values()
+)
+LOOKS_ABOUT = f"What pictures show, drawn from each seed: {', '.join(LOOKS)}."
+
+
+@dataclass(frozen=True)
+class DemosArguments:
+    """Which episodes are recorded, and how they are simulated."""
+
+    task: Annotated[Positional[str], option("TASK", about=TASKS_ABOUT)]
+    """With its kinds of failures."""
+    n: Annotated[int | None, option("N", "all trajectories of the file", aliases=["-n"])] = None
+    """Successes of the expert, or trajectories of the file."""
+    trajectories: Annotated[Path | None, option("FILE.h5", "")] = None
+    """Replay ManiSkill's trajectories of this task instead of recording its expert."""
+    failures: Annotated[int, option("M")] = 0
+    """Failures of the task's kinds in turn."""
+    kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND")] = ()
+    """A kind of failures, instead of all in turn; may be given several times."""
+    out: Annotated[OptionalResultPath, option("DIR", "demos/TASK")] = None
+    """Folder of episodes."""
+    seed: Annotated[int, option("S")] = 0
+    """Seed of the first success and of the first failure."""
+    env: Annotated[str | None, option("PRESET", "the task's standard start with every view")] = None
+    """Simulate as a preset's [env] says, with its start, horizon and views."""
+    look: Annotated[str, option("LOOK", about=f"What pictures show, drawn from each seed: {', '.join(LOOKS)}.")] = (
+        "plain"
+    )
+    """What pictures show, drawn from each seed."""
+    views: Annotated[str | None, option("NAMES", "all, or the preset's")] = None
+    """Cameras by commas, of front, wrist and close."""
+    stride: Annotated[int | None, option("K", "the task's own, 2 or 4")] = None
+    """Environment steps from one frame to the next."""
+    size: Annotated[int | None, option("PX", "112")] = None
+    """Height and width of every view."""
+    workers: Annotated[int, option("W")] = os.cpu_count() or 2
+    """Simulators, each a process."""
+
+    def __post_init__(self) -> None:
+        require("", self, ("workers", self.workers >= 1, "give at least 1"))
+
+
+def record(arguments: DemosArguments) -> dict[str, Any]:
+    """Record every episode that is asked for and not there yet.
+
+    Raises:
+        BadInput: an argument cannot be used, or the folder's episodes were recorded in another way.
+    """
+    task = find_task(arguments.task)
+    out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
+    env = environment(task, arguments)
+    if arguments.trajectories is None:
+        episodes, origin = plan(task, arguments), None
+    else:
+        episodes, origin = plan_replay(task, env, arguments)
+    make_folder(out)
+    with only_writer(out):
+        _agree(out, {**asdict(env), "trajectories": origin})
+        return _fill(task, episodes, env, out, arguments)
+
+
+def _fill(
+    task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments
+) -> dict[str, Any]:
+    """Record what is missing of some episodes, and return what the last line says."""
+    remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
+    missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
+    console = Console()
+    console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
+    if missing:
+        _record(missing, env, out, arguments, console)
+    failures = Counter(script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out))[0])
+    return {
+        "task": task.name,
+        "out": str(out),
+        "episodes": len(episodes),
+        "successes": len(episodes) - failures.total(),
+        "failures": dict(failures),
+        "seconds": round(console.elapsed_s, 1),
+        "episodes_per_s": round(len(missing) / console.elapsed_s, 3),
+    }
+
+
+def find_task(name: str) -> Task:
+    """The task of a name with or without its version. Raises BadInput."""
+    for task in TASKS.values():
+        if name in (task.name, _short(task)):
+            return task
+    raise BadInput("TASK", name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+
+
+def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
+    """How a task's demonstrations are simulated, with the true progress. Raises BadInput."""
+    if arguments.env is None:
+        env = EnvConfig(
+            task=task.name,
+            start="standard",
+            horizon=task.horizon,
+            stride=task.stride,
+            translation_m=TRANSLATION_M,
+            rotation_rad=ROTATION_RAD,
+        )
+    else:
+        env = read_preset(ExperimentConfig, arguments.env, "--env").env
+    if env.task != task.name:
+        raise BadInput("--env", arguments.env, f"choose a preset of this task; it is for {env.task}")
+    views = None if arguments.views is None else tuple(arguments.views.split(","))
+    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views}
+    return replace(
+        env, look=arguments.look, oracle=True, **{name: value for name, value in given.items() if value is not None}
+    )
+
+
+def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
+    """Script and seed of every episode. Success i and failure i have the same seed, whatever the numbers asked for."""
+    if arguments.n is None:
+        raise BadInput("-n", None, "say how many successes to record")
+    for name, value in (("-n", arguments.n), ("--failures", arguments.failures)):
+        if value < 0:
+            raise BadInput(name, value, "give at least 0")
+    if arguments.n + arguments.failures == 0:
+        raise BadInput("-n", arguments.n, "ask for at least one success, or for --failures")
+    if not 0 <= arguments.seed < SPARE_SEEDS:
+        raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
+    kinds = tuple(arguments.kind or task.failures)
+    for kind in kinds:
+        if kind not in _kinds(task):
+            raise BadInput("--kind", kind, f"choose from {', '.join(_kinds(task))}")
+    successes = [(EXPERT, arguments.seed + i) for i in range(arguments.n)]
+    return successes + [(kinds[i % len(kinds)], arguments.seed + i) for i in range(arguments.failures)]
+
+
+def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:
+    """Name and number of every trajectory to replay, and what is to be known of the file. Raises BadInput."""
+    path: Path = arguments.trajectories
+    if not path.is_file():
+        raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
+    for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
+        if given:
+            raise BadInput(name, given, "leave it out: --trajectories replays what is in the file")
+    if env.start != "standard":
+        raise BadInput("--env", arguments.env, "leave it out: ManiSkill's trajectories have the standard start")
+    if arguments.n is not None and arguments.n < 1:
+        raise BadInput("-n", arguments.n, "give at least 1, or leave it out for all trajectories")
+    numbers = list_trajectories(path)[: arguments.n]
+    first = next(read_trajectories(path), None)
+    if first is None:
+        raise BadInput("--trajectories", str(path), "give a file with a trajectory")
+    check_trajectory(task, first)
+    digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
+    origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
+    return [(PLAYBACK, number) for number in numbers], origin
+
+
+def _agree(out: Path, settings: dict[str, Any]) -> None:
+    """Write how the folder's episodes are recorded, or refuse to mix them with others."""
+    settings, path = json.loads(json.dumps(settings)), out / SETTINGS
+    if not path.exists():
+        write_text(path, json.dumps(settings, indent=2))
+        return
+    there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if there.get(name) != value:
+            raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")
+
+
+def _record(
+    missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments, console: Console
+) -> None:
+    from actors.workers import Job, WorkerPool
+    from experiments.runtime.cluster import ClusterConfig, ray_cluster
+
+    workers = min(arguments.workers, len(missing))
+    if arguments.trajectories is None:
+        jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
+    else:
+        jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
+    # Ray takes SIGTERM for itself when it starts.
+    with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
+        pool = WorkerPool(env, workers, num_cpus=1)
+        pool.map(jobs, console.progress, "episodes")
+        pool.close()

@@ -1,0 +1,245 @@
+"""Trains a reward model on recorded episodes: what `dopamine grm train` and `grm adapt` and their benchmark share."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from tyro.conf import Positional
+
+from dopamine_rl.errors import BadInput, require
+from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.grm.hub import model_folder
+from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
+from experiments.runtime.arguments import Cameras, ResultPath, option
+from experiments.runtime.cluster import ClusterConfig
+from experiments.runtime.console import Console
+from experiments.runtime.storage import make_folder, only_writer
+
+if TYPE_CHECKING:
+    from dopamine_rl.episodes.stored import StoredEpisode
+    from dopamine_rl.grm.fit import TrainingJob
+
+PRESETS = MAIN_PRESETS / "grm"
+
+
+@dataclass(frozen=True)
+class GRMTrainingConfig:
+    """Training of a reward model."""
+
+    grm: GRMConfig = field(default_factory=GRMConfig)
+    """The model that is built, where none is started from."""
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    """How it is trained."""
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    """The Ray cluster, where none is joined."""
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """What a reward model is trained on, and from where."""
+
+    data: Annotated[Positional[tuple[Path, ...]], option("DATA …", "")]
+    """Folders of raw episodes, raw episodes, or LeRobotDatasets v3; several hold several tasks."""
+    out: Annotated[ResultPath, option("MODEL")]
+    """Where the model's folder shall lie; a model that is there is replaced."""
+    start_from: Annotated[str, option("MODEL")] = ""
+    """A reward model to begin with; "" builds a new one."""
+    shots: Annotated[int, option("N")] = 0
+    """Train on the first N successes of every task alone; 0 takes all episodes that are not held out."""
+    held_out: Annotated[int, option("N")] = 3
+    """Successes and failures of every task that the model is judged on."""
+    cameras: Cameras = None
+    """Cameras to use, by commas, the front view first."""
+    local: bool = False
+    """Train in this process, without Ray."""
+    fresh: bool = False
+    """Forget the state of an interrupted training."""
+    preset: Annotated[str, option("NAME")] = "laptop"
+    """Sets every setting first: a name, or a file PATH.toml."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            raise BadInput("DATA", None, "give the episodes' folders")
+        if len({folder.resolve() for folder in self.data}) < len(self.data):
+            raise BadInput("DATA", [str(folder) for folder in self.data], "give every folder once")
+        require(
+            "",
+            self,
+            ("held_out", self.held_out >= 0, "give a number of episodes, or 0"),
+            ("shots", self.shots >= 0, "give a number of episodes, or 0"),
+        )
+
+
+@dataclass(frozen=True)
+class AdaptationArguments(TrainingArguments):
+    """The same with what suits a demonstration of a new task."""
+
+    start_from: Annotated[str, option("MODEL")] = "grm-mini"
+    """A reward model to begin with; "" builds a new one."""
+    shots: Annotated[int, option("N")] = 1
+    """Train on the first N successes of every task alone; 0 takes all episodes that are not held out."""
+    held_out: Annotated[int, option("N")] = 10
+    """Successes and failures of every task that the model is judged on."""
+    preset: Annotated[str, option("NAME")] = "adapt"
+    """Sets every setting first: a name, or a file PATH.toml."""
+
+
+def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
+    """The settings with the model to begin with, by its folder.
+
+    Raises:
+        BadInput: the model's folder would replace something else, or lies among the episodes.
+        CheckpointError: the model to begin with cannot be used.
+    """
+    _check_replaceable(arguments.out.resolve(), arguments.data)
+    if start := arguments.start_from or config.sft.start_from:  # a job's processes run in folders of their own
+        return replace(config, sft=replace(config.sft, start_from=str(model_folder(start).resolve())))
+    return config
+
+
+MODEL_FILES = re.compile(
+    r"grm\.json|README\.md|template\.json|curve\.jsonl"
+    r"|(generation_|adapter_|preprocessor_|tokenizer_|processor_)?config\.json"
+    r"|(added_tokens|special_tokens_map|tokenizer|vocab|video_preprocessor_config)\.json|merges\.txt|chat_template\.\w+"
+    r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\.DS_Store"
+)
+"""Names of what a reward model's folder holds."""
+
+
+def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
+    """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or holds or lies among the episodes."""
+    for folder in map(Path.resolve, data):
+        if out == folder or folder in out.parents or out in folder.parents:
+            raise BadInput("--out", str(out), f"give a folder apart from the episodes in {folder}")
+    if out.exists() and not (out / "grm.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(
+            "--out", str(out), "that is no reward model and is not replaced: give a new folder, or a model's"
+        )
+    others = sorted(path.name for path in out.iterdir() if not MODEL_FILES.fullmatch(path.name)) if out.exists() else []
+    if others:
+        names = ", ".join(others[:3])
+        raise BadInput("--out", str(out), f"give a new folder: beside a model this one holds other things ({names})")
+
+
+def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -> dict[str, Any] | None:
+    """Train on DATA but the episodes held out. Returns the figures, in process 0.
+
+    Args:
+        command: for the model's card: how the training was asked for.
+    Raises:
+        BadInput: too few episodes, one that cannot be used, or the state of a training with other settings.
+    """
+    # A thread that spins while it waits takes the core its partner needs. Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from dopamine_rl.episodes.stored import list_stored
+    from dopamine_rl.grm.fit import TrainingJob, claim
+    from dopamine_rl.metrics import MIN_POINTS
+    from dopamine_rl.provenance import provenance
+
+    console, out = Console(), arguments.out.resolve()
+    console.say_passed_over(arguments.data)
+    stored = [
+        episode
+        for folder in arguments.data
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say)
+    ]
+    told: list[StoredEpisode] = []
+    untold: list[StoredEpisode] = []
+    for episode in stored:
+        known = episode.info.success is not False or episode.info.true_progress is not None
+        (told if known else untold).append(episode)
+    if untold:
+        names = ", ".join(episode.info.episode_id for episode in untold)
+        console.say(f"failures left out, because nobody recorded their true progress: {names}")
+    training, unseen = split(told, arguments.held_out, arguments.shots)
+    made = provenance(preset=arguments.preset, seed=config.sft.train.seed)
+    card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": made}
+    work = out.with_name(f"{out.name}.train")
+    job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
+    console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
+    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
+        names = ", ".join(short)
+        console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
+    with ExitStack() as stack:
+        if int(os.environ.get("RANK", "0")) == 0:
+            make_folder(work)
+            stack.enter_context(only_writer(work))
+            if claim(job, arguments.fresh):
+                console.say(f"  going on with the training in {work}")
+        if arguments.local:
+            if not _train_here(job, out, console):
+                return None
+        else:
+            from experiments.runtime.cluster import ray_cluster
+
+            stack.enter_context(ray_cluster(config.cluster))
+            from learner.grm_sft import train_grm
+
+            train_grm(job, out, console.progress)
+    content = json.loads((out / "grm.json").read_text(encoding="utf-8"))
+    result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
+    figures = {"demonstration": content["card"]["demonstration"], **content["card"].get("held_out", {})}
+    return {"version": content["model_version"], "folder": str(out), **result, **figures}
+
+
+def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
+    """Train in this process, or in those that torchrun started; True in the first of them."""
+    import torch
+
+    from dopamine_rl.grm.fit import fit, publish
+
+    device = torch.device("cpu")
+    if job.config.use_gpu and not torch.cuda.is_available():
+        raise BadInput("sft.use_gpu", True, "this machine has no GPU that torch can use: leave it out")
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if "RANK" in os.environ:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    elif job.config.workers > 1:
+        raise BadInput("sft.workers", job.config.workers, "start as many processes by torchrun, or leave out --local")
+    first = os.environ.get("RANK", "0") == "0"
+
+    model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if model is not None:
+        publish(job, out)
+    return first
+
+
+def split(
+    episodes: Sequence[StoredEpisode], held_out: int, shots: int = 0
+) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
+    """The episodes to train on, and those that the model is judged on.
+
+    Args:
+        held_out: the last so many successes and failures of every task are judged on; with `shots` those that come first.
+        shots: train on the first so many successes of every task alone; 0 takes all that are not held out.
+    Raises:
+        BadInput: a task has too few successes to train on.
+    """
+    kinds: dict[tuple[str, bool], list[StoredEpisode]] = {}
+    for episode in episodes:
+        kinds.setdefault((episode.info.instructions[0], episode.info.success is not False), []).append(episode)
+    training, unseen = set(), set()
+    for (task, success), alike in kinds.items():
+        if success and len(alike) <= (shots - 1 if shots else held_out):
+            name, value = ("--shots", shots) if shots else ("--held-out", held_out)
+            raise BadInput(name, value, f"there are {len(alike)} successful episodes of {task!r}")
+        shown = (shots if success else 0) if shots else max(0, len(alike) - held_out)
+        training |= {id(episode) for episode in alike[:shown]}
+        unseen |= {id(episode) for episode in alike[shown : shown + held_out]}
+    for task in {task for task, _ in kinds}:
+        if (task, True) not in kinds:
+            raise BadInput(
+                "DATA", task, "give a successful episode of this task, with its keyframes (annotated_keyframes.json)"
+            )
+    return [e for e in episodes if id(e) in training], [e for e in episodes if id(e) in unseen]
