@@ -1,7 +1,7 @@
 """ManiSkill's trajectory files: NAME.h5 with a group `traj_N` per episode, and NAME.json with their metadata.
 
 Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Their images are not read: frames are rendered again from
-the recorded states (`actors.replay`), with the cameras of the reward model.
+the recorded states (`actors.playback`), with the cameras of the reward model.
 """
 
 from __future__ import annotations

@@ -73,9 +73,9 @@ def deploy(arguments: Arguments, checkpoint: Path) -> None:
 
 
 def _only_service() -> str:
-    from reward_service import ledger
+    from reward_service import ledger_store
 
-    names = ledger.names()
+    names = ledger_store.names()
     if len(names) != 1:
         fix = f"name one of {', '.join(names)}" if names else "start one: dopamine serve CHECKPOINT"
         raise BadInput("--app", None, fix)

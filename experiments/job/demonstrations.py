@@ -15,7 +15,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
-from actors.replay import REPLAYED, check_trajectory
+from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
@@ -196,7 +196,7 @@ def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[
     check_trajectory(task, first)
     digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
     origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
-    return [(REPLAYED, number) for number in numbers], origin
+    return [(PLAYBACK, number) for number in numbers], origin
 
 
 def _agree(out: Path, settings: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def _record(
     if arguments.trajectories is None:
         jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
     else:
-        jobs = [Job("replay", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
+        jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
     # Ray takes SIGTERM for itself when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
         pool = WorkerPool(env, workers, num_cpus=1)

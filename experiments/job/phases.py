@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
-from actors.record_writer import RecordWriter
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -243,7 +243,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
-        writer = RecordWriter(records, config.labels.records_mb) if records else None
+        writer = LabelRecordWriter(records, config.labels.records_mb) if records else None
         room = config.service.max_queued_requests
         labeller, shown = Labeller(patient, client), model.reference if model else None
         columns = label_demonstrations(demonstrations, labeller, shown, room, writer)
@@ -268,7 +268,7 @@ def label_demonstrations(
     labeller: Labeller,
     reference: TaskReference | None,
     frames_together: int,
-    writer: RecordWriter | None = None,
+    writer: LabelRecordWriter | None = None,
 ) -> list[LabelColumns]:
     """Columns of recorded episodes from the labeller that labels online data, at its stride.
 
