@@ -169,7 +169,9 @@ def file_version(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _train_reward_model(run: Run, demonstrations: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned) -> RewardModel:
+def _train_reward_model(
+    run: Run, demonstrations: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned
+) -> RewardModel:
     """Train the reward model on its demonstrations, and on failures if the config asks for them."""
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
@@ -177,7 +179,9 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], rollouts: Sequ
 
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
-        stored = [episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)]
+        stored = [
+            episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
+        ]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:

@@ -140,7 +140,9 @@ def _videos(result: dict[str, Any]) -> str:
 def _gate_verdict(result: dict[str, Any]) -> str:
     if result["gate_passed"]:
         return "The reward model passed its gate."
-    return "**The reward model FAILED its gate**" + (" and was used anyway (--force)." if result["gate_forced"] else ".")
+    return "**The reward model FAILED its gate**" + (
+        " and was used anyway (--force)." if result["gate_forced"] else "."
+    )
 
 
 def _training_truth(result: dict[str, Any]) -> str:

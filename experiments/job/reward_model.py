@@ -124,7 +124,9 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
             raise BadInput("--out", str(out), f"give a folder separate from the episodes in {folder}")
     if out.exists() and not (out / "grm.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(
-            "--out", str(out), "give a new folder, or a reward model's: this one is not a reward model and is not replaced"
+            "--out",
+            str(out),
+            "give a new folder, or a reward model's: this one is not a reward model and is not replaced",
         )
     others = sorted(path.name for path in out.iterdir() if not MODEL_FILES.fullmatch(path.name)) if out.exists() else []
     if others:
@@ -208,7 +210,9 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
     if "RANK" in os.environ:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     elif job.config.workers > 1:
-        raise BadInput("sft.workers", job.config.workers, "start this many processes with torchrun, or leave out --local")
+        raise BadInput(
+            "sft.workers", job.config.workers, "start this many processes with torchrun, or leave out --local"
+        )
     first = os.environ.get("RANK", "0") == "0"
 
     model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)

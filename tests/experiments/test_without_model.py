@@ -111,7 +111,7 @@ def test_arms_train_a_model_only_where_one_of_them_asks_it(calls, tmp_path, monk
     monkeypatch.setattr(phases, "evaluate", lambda run, compared: {"bc": [True], "straight_push": [False]})
     monkeypatch.setattr(phases, "reference", lambda run: None)
     curve = [{"environment_steps": 1, "episodes": 1, "successes": 1}]
-    monkeypatch.setattr(arms, "_train_arm", lambda *_: {"outcomes": [True], "curve": curve})
+    monkeypatch.setattr(comparison, "_train_arm", lambda *_: {"outcomes": [True], "curve": curve})
     comparison.main(["--arms", *names, "--seeds", "1", "--out", str(tmp_path / "arms")])
     assert ("reward model" in calls) == bool(gates) == model
 
