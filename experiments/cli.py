@@ -74,7 +74,7 @@ DOPAMINE = Group(
     {
         "train": Command("the main job: demonstrations, reward model, policy, report", "experiments.peg_insert"),
         "sweep": Command("search settings: many trainings, one reward model", "experiments.sweep"),
-        "compare": Command("equal trainings under different rewards", "experiments.sweeps.arms"),
+        "compare": Command("equal trainings under different rewards", "experiments.sweeps.comparison"),
         "evaluate": Command("success of one policy on unseen seeds", "experiments.commands.evaluate"),
         "audit": Command("score a run's episodes again and compare", "experiments.commands.audit"),
         "serve": Command("a reward model over HTTP", "experiments.commands.serve"),

@@ -34,12 +34,13 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require
+from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
 
@@ -124,7 +125,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         finally:
             folder.publish()
     rows = report["trials"]
-    for line in aligned([HEADER, *map(cells, rows)]):
+    for line in aligned([HEADER, *map(cells, rows)]).splitlines():
         console.say("  " + line)
     console.say(f"Done: {folder.place}/sweep.md")
     return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}
@@ -227,9 +228,9 @@ def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
             console.say("  " + end_line(self._keep(trial, trial.last_result or {}, text)))
 
         def _keep(self, trial: Any, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
-            told = trial.config["trial"]
-            rows[told["number"]] = row(told["number"], told["point"], last, error)
-            return rows[told["number"]]
+            number = trial.config["trial"]["number"]
+            rows[number] = row(number, trial.config["trial"]["point"], last, error)
+            return rows[number]
 
     return Watcher()
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from experiments.job.demonstrations import KEPT, DemosArguments, record
+from experiments.job.demonstrations import INTERRUPTED, DemosArguments, record
 from experiments.runtime.arguments import parse
 from experiments.runtime.ending import command, interruptible
 
@@ -32,7 +32,7 @@ Arguments = DemosArguments
 def main(argv: Sequence[str] | None = None) -> None:
     """Record what is missing and say what there is."""
     arguments = parse(Arguments, argv, "dopamine demos", __doc__)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         print(json.dumps(record(arguments)))
 
 
