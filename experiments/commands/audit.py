@@ -47,7 +47,7 @@ def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
     """Audit the first `episodes` records of a run folder; None audits all. Raises BadInput if there are none."""
     paths = sorted((run / "records").glob("*.npz"))[:episodes]
     if not paths:
-        raise BadInput("run", str(run), "give a run folder with episodes in records/ (set labels.keep_frames = true to record them)")
+        raise BadInput("run", str(run), "give a run folder with episodes in records/ (labels.keep_frames)")
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
 

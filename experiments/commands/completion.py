@@ -117,7 +117,9 @@ def script(
     lines += [f"    {shlex.quote(name)}) {words}={shlex.quote(' '.join(names))} ;;" for name, names in members.items()]
     for name, names in commands.items():
         lines += [f"    {shlex.quote(name)})", '      case "$previous" in']
-        lines += [f"        {flag}) {words}={shlex.quote(' '.join(values))} ;;" for flag, values in names.items() if values]
+        lines += [
+            f"        {flag}) {words}={shlex.quote(' '.join(values))} ;;" for flag, values in names.items() if values
+        ]
         flags = shlex.quote(" ".join(names))
         lines += [f'        *) if [[ "$cur" == -* ]]; then {words}={flags}; fi ;;', "      esac ;;"]
     lines.append("  esac")

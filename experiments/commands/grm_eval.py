@@ -1,4 +1,4 @@
-"""Evaluates a reward model on held-out episodes: metrics with confidence intervals, for several strides, cameras and fusions.
+"""Evaluates a reward model on held-out episodes, for several strides, cameras and fusions, with confidence intervals.
 
     dopamine grm eval grm-mini dataset --demo dataset#0
     dopamine grm eval model raw/a raw/b --bounds laptop            # exit status 3 if the gate would refuse
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from experiments.reports.evaluation import Evaluation
 
 VIEWS = (
-    "Sets of cameras to compare, separated by commas, such as front+wrist,front. The first set is the main setting. Cameras: "
-    f"{', '.join(VIEW_NAMES)}. Cameras that are not in a set are left blank."
+    "Sets of cameras to compare, separated by commas, such as front+wrist,front. The first set is the main setting. "
+    f"Cameras: {', '.join(VIEW_NAMES)}. Cameras that are not in a set are left blank."
 )
 INTERRUPTED = "Interrupted. Answers so far are saved; run the same command again to resume."
 
@@ -72,8 +72,8 @@ class Arguments:
     device: Annotated[str, option("NAME")] = "cpu"
     """With CHECKPOINT: torch device, such as cuda."""
     demo: Annotated[Path | None, option("EPISODE", "the first annotated success of DATA")] = None
-    """Successful episode (folder or DATASET#NUMBER) whose first and last frames are the START, END and goal images. It is
-    left out of the evaluation."""
+    """Successful episode (folder or DATASET#NUMBER) whose first and last frames are the START, END and goal images. It
+    is left out of the evaluation."""
     stride: Annotated[int | Literal["auto"], option("K")] = "auto"
     """Score every K-th video frame; strides 2 K and 4 K are compared with it. auto: every frame of episodes recorded by
     this project, two frames per second of others."""
@@ -172,11 +172,20 @@ def run(arguments: Arguments) -> Evaluation:
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride
+
+    def on_progress(done: int, total: int) -> None:
+        console.progress(f"{done} of {total} episodes read")
+
     console.say("Reading episodes")
     console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
-        arguments.data, arguments.demo, stride, arguments.episodes, bounds.gate.success_threshold,
-        on_progress, arguments.cameras,
+        arguments.data,
+        arguments.demo,
+        stride,
+        arguments.episodes,
+        bounds.gate.success_threshold,
+        on_progress,
+        arguments.cameras,
     )
     for note in notes([episode.plan for episode in episodes]):
         console.say(note)
@@ -185,11 +194,12 @@ def run(arguments: Arguments) -> Evaluation:
         console.say(f"{bare} episodes have no annotation; each counts as one segment")
     if bounds.preset:
         _check_both_kinds(episodes)
-    settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
-    with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(INTERRUPTED):
+    plans = [episode.plan for episode in episodes]
+    settings = make_settings(arguments.views, min(plan.views for plan in plans))
+    with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
-            f"Model {version}: {len(episodes)} episodes, reference images from {reference.name}, {len(settings)} settings"
+            f"Model {version}: {len(episodes)} episodes, {len(settings)} settings, reference images of {reference.name}"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
@@ -245,7 +255,9 @@ def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
     chosen_views = [None if chosen == everything else chosen for chosen in sets]
     settings = {f"{names[0]}, stride ×1": Setting(1, chosen_views[0])}
     settings |= {f"stride ×{multiple}": Setting(multiple, chosen_views[0]) for multiple in MULTIPLES}
-    return settings | {f"{name} alone": Setting(1, chosen) for name, chosen in zip(names[1:], chosen_views[1:], strict=True)}
+    return settings | {
+        f"{name} alone": Setting(1, chosen) for name, chosen in zip(names[1:], chosen_views[1:], strict=True)
+    }
 
 
 def _cameras(part: str, cameras: int) -> tuple[int, ...]:

@@ -104,30 +104,45 @@ def report(arguments: Arguments) -> dict[str, Any]:
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
-    found = balance(_hashed(blocks, digest))
+    statistics = balance(_hashed(blocks, digest))
     print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
     for text, count in (
-        ("episodes left out because they failed", len(episodes) - len(used)),
-        ("episodes without annotation, each one segment", sum(not episode.annotation for episode in used)),
+        ("failed episodes left out", len(episodes) - len(used)),
+        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
     ):
         if count:
             print(f"{text}: {count}")
-    print(table(found))
+    print(table(statistics))
     figures = {
-        "episodes": len(used), "states": sum(map(len, states)), "pairs": arguments.n, "seed": arguments.seed,
-        "sha256": digest.hexdigest(), "cell_counts": found.counts.tolist(), "cell_sizes": found.sizes.tolist(),
-        "empty_cells": int(found.empty.sum()), "repeated_cells": int(found.repeated.sum()),
-        "zero_hops": found.zero_hops, "zero_hops_of_one_frame": found.still,
-        "max_deviation": round(found.max_deviation, 4), "central_share": round(found.central_balanced, 4),
-        "central_share_with_zero_hops": round(found.central_share, 4),
-        "central_share_unbalanced": round(found.central_unbalanced, 4),
-        "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
-    }  # fmt: skip
+        "episodes": len(used),
+        "states": sum(map(len, states)),
+        "pairs": arguments.n,
+        "seed": arguments.seed,
+        "sha256": digest.hexdigest(),
+        **_figures(statistics),
+    }
     if arguments.items is not None:
         items = PairItems(source, used, blocks, read_template(arguments.wording))
         figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
+
+
+def _figures(statistics: Balance) -> dict[str, Any]:
+    """The balance as JSON values."""
+    return {
+        "cell_counts": statistics.counts.tolist(),
+        "cell_sizes": statistics.sizes.tolist(),
+        "empty_cells": int(statistics.empty.sum()),
+        "repeated_cells": int(statistics.repeated.sum()),
+        "zero_hops": statistics.zero_hops,
+        "zero_hops_of_one_frame": statistics.still,
+        "max_deviation": round(statistics.max_deviation, 4),
+        "central_share": round(statistics.central_balanced, 4),
+        "central_share_with_zero_hops": round(statistics.central_share, 4),
+        "central_share_unbalanced": round(statistics.central_unbalanced, 4),
+        "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
+    }
 
 
 def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
@@ -137,31 +152,31 @@ def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
         yield pairs
 
 
-def table(found: Balance) -> str:
-    """Counts of every cell as lines, and under them what is to be known about them."""
+def table(statistics: Balance) -> str:
+    """The counts of every cell, and notes on them below."""
     lines = [
-        "hop bin            "
-        + "".join(f"{f'gap Q{i + 1}':>9}" for i in range(GAP_BINS))
-        + "      all   pairs there are"
+        "hop bin            " + "".join(f"{f'gap Q{i + 1}':>9}" for i in range(GAP_BINS)) + "      all   available"
     ]
     edges = np.linspace(-100, 100, HOP_BINS + 1)
     for i in range(HOP_BINS):
         cells = "".join(
-            f"{'-' if found.empty[i, j] else str(found.counts[i, j]) + ('*' if found.repeated[i, j] else ''):>9}"
-            for j in range(GAP_BINS)
+            f"{'-' if empty else f'{count}*' if repeated else count:>9}"
+            for count, empty, repeated in zip(
+                statistics.counts[i], statistics.empty[i], statistics.repeated[i], strict=True
+            )
         )
-        lines.append(
-            f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{found.counts[i].sum():>9}{found.sizes[i].sum():>12}"
-        )
+        counts, sizes = statistics.counts[i].sum(), statistics.sizes[i].sum()
+        lines.append(f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{counts:>9}{sizes:>12}")
     lines += [
-        f"zero-hop pairs beside them: {found.zero_hops}, of which {found.still} show one frame twice (states too close)",
-        f"cells that could not be filled (-), because no pair of states lies there: {found.empty.sum()} of {found.empty.size}",
-        f"cells with fewer pairs than were wanted (*), which repeat: {found.repeated.sum()}",
-        f"largest deviation of a hop bin from the mean of those that hold any: {100 * found.max_deviation:.2f} %",
-        f"share in the 3 central hop bins: {100 * found.central_balanced:.1f} % (evenly: {300 / HOP_BINS:.1f} %), "
-        f"{100 * found.central_share:.1f} % with the zero-hop pairs",
-        f"  beside it: {100 * found.central_unbalanced:.1f} % of all pairs there are; {100 * RELEASED_CENTRAL_SHARE:.0f} % by "
-        "the released sampler at the size of the published example episode (quoted from the method, not computed)",
+        f"additional zero-hop pairs: {statistics.zero_hops}, of which {statistics.still} show one frame twice",
+        f"empty cells (-), without any pair of states: {statistics.empty.sum()} of {statistics.empty.size}",
+        f"cells with too few pairs (*), whose pairs repeat: {statistics.repeated.sum()}",
+        f"largest deviation of a non-empty hop bin from their mean: {100 * statistics.max_deviation:.2f} %",
+        f"share in the 3 central hop bins: {100 * statistics.central_balanced:.1f} % (uniform: {300 / HOP_BINS:.1f} %)"
+        f", {100 * statistics.central_share:.1f} % with the zero-hop pairs",
+        f"  for comparison: {100 * statistics.central_unbalanced:.1f} % of all available pairs; "
+        f"{100 * RELEASED_CENTRAL_SHARE:.0f} % with the released sampler on an episode as long as the published "
+        "example (quoted from the method, not computed)",
     ]
     return "\n".join(lines)
 

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
 DEMO = (
-    "Successful episode whose first and last frames are the START, END and goal images. Without it an annotated episode "
-    f"uses its own frames, which raises its scores. `{BLANK}`: no demonstration; these images are left blank."
+    "Successful episode whose first and last frames are the START, END and goal images. Without it an annotated "
+    f"episode uses its own frames, which raises its scores. `{BLANK}`: no demonstration; these images are left blank."
 )
 INTERRUPTED = "Interrupted. Scored episodes are saved; run the same command again to resume."
 
@@ -92,13 +92,15 @@ class Arguments:
     """With --model: number of CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
     """With --model: torch device, such as cuda."""
-    instruction: Annotated[str | None, option("TEXT", "the instruction of the episode, else of the demonstration")] = None
-    """The task in words, such as \"clear the table\"."""
+    instruction: Annotated[str | None, option("TEXT", "that of the episode, else of the demonstration")] = None
+    """The task in words, such as clear the table."""
     demo: Annotated[str | None, option("EPISODE", "", about=DEMO)] = None
     """Successful episode whose first and last frames are the START, END and goal images."""
     stride: Annotated[int | None, PACE, option("N", "")] = None
     """Score every N-th video frame, and the last."""
-    hz: Annotated[float | None, PACE, option("HZ", f"{FRAMES_HZ:g}; every frame of episodes recorded by this project")] = None
+    hz: Annotated[
+        float | None, PACE, option("HZ", f"{FRAMES_HZ:g}; all frames of episodes recorded by this project")
+    ] = None
     """Score this many frames per second."""
     views: Annotated[int | None, option("N", "all")] = None
     """Use the first N cameras; if there are fewer, the front view is repeated."""
@@ -119,7 +121,7 @@ class Arguments:
     out: Annotated[ResultPath, option("DIR")] = Path("scores")
     """Folder for the results."""
     column: Annotated[str | None, option("NAME", "")] = None
-    """Also write progress to a column of the LeRobot dataset; other episodes keep their values in an existing column."""
+    """Also write progress to this column of the LeRobot dataset. Other episodes keep their values."""
     video: bool = True
     """Write a reward video for every episode."""
     fresh: bool = False
@@ -168,7 +170,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     check_folder(arguments.out)
     for plan in plans:
         if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
-            raise BadInput("EPISODE", plan.recording.name, "give the episode a shorter name: its result files use this name")
+            raise BadInput("EPISODE", plan.recording.name, "rename the episode: its name is too long for a file")
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
