@@ -197,7 +197,7 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
 
 def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Console) -> list[dict[str, Any]]:
     """Run Ray Tune; returns one row per trial, in order."""
-    # Trials must stay in the folder with the project's code; an interrupted search must not look complete; and only this
+    # Trials stay in the folder with the project's code, an interrupted search must not look complete, and only this
     # console prints progress.
     os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     from ray import tune

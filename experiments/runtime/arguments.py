@@ -83,8 +83,8 @@ OptionalResultPath = Annotated[Path | None, RESULT]
 """Type of an optional output path."""
 
 CAMERAS = (
-    "Cameras to use, separated by commas, the front view first. A name is a feature of the dataset or a unique part of it, "
-    "or a video of the folder, without .mp4."
+    "Cameras to use, separated by commas, the front view first. A name is a feature of the dataset or a unique part of "
+    "it, or a video of the folder, without .mp4."
 )
 Cameras = Annotated[
     tuple[str, ...] | None,

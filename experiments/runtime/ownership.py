@@ -18,8 +18,8 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import becomes, remove, write_atomically
 
 PROJECT, FORMAT = "dopamine-rl", 2
-"""Content of `run.json`. The format changes when runs of older versions can no longer be resumed; runs of format 1 have no
-`run.json`."""
+"""Content of `run.json`. The format changes when runs of older versions can no longer be resumed; runs of format 1 have
+no `run.json`."""
 MARKER, LOCK, PHASES, CONFIG = "run.json", ".lock", "phases", "config.toml"
 NOBODYS = frozenset({LOCK, ".DS_Store", "lost+found"})
 """A folder with nothing but these is empty: what systems put into every folder or volume, and the lock."""
@@ -82,7 +82,7 @@ def check_usable(folder: Path, place: str, fresh: bool) -> None:
     if form is None:
         some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
         raise BadInput(
-            "--out", place, f"give a new folder or that of an earlier run: this one contains other files ({some})"
+            "--out", place, f"give a new folder or that of an earlier run: it contains other files ({some})"
         )
     if fresh or form == FORMAT:
         return

@@ -95,13 +95,13 @@ def embedded_client(
         if plan.views > len(labels):
             raise BadInput("--views", plan.views, f"this model accepts at most {len(labels)}: {', '.join(labels)}")
     for height, width in sorted({plan.size for plan in plans}):
-        seen_height, seen_width = picture_size(grm.image_processor, height, width)
-        stretch = seen_height * width / (seen_width * height)
+        model_height, model_width = picture_size(grm.image_processor, height, width)
+        stretch = model_height * width / (model_width * height)
         if not 0.8 < stretch < 1.25:
             unit = grm.image_processor.patch_size * grm.image_processor.merge_size
             side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
             console.say(
-                f"warning: the model resizes images of {height}x{width} to {seen_height}x{seen_width}; "
+                f"warning: the model resizes images of {height}x{width} to {model_height}x{model_width}; "
                 f"use --size {side} to give it {side}x{side}"
             )
     engine = TransformersEngine(grm, threads=threads, device=device)
