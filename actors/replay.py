@@ -97,7 +97,7 @@ def replay_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path) ->
     if not folder.exists():
         for trajectory in read_trajectories(path, {number}):
             write_demonstration(out_dir, replay(env, trajectory, folder.name))
-    return bool(read_outcome(folder)[0])
+    return bool(read_outcome(folder).success)
 
 
 def moment(states: EnvStates, step: int) -> EnvStates:

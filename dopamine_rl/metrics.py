@@ -115,18 +115,6 @@ def progress_mae(predicted: ArrayLike, truth: ArrayLike) -> float:
     return float(np.mean(np.abs(check_interval("predicted", predicted) - check_interval("truth", truth))))
 
 
-def false_progress(hops: ArrayLike, tolerance: float) -> Rate:
-    """Return how often a hop above `tolerance` is claimed where nothing was gained (pairs whose true hop is 0).
-
-    Args:
-        hops: float [N] in [−1, 1]; leave unreadable answers out and count them apart.
-    Raises:
-        BadInput: no pair, or a hop that is not finite.
-    """
-    claimed = check_interval("hops", hops, -1.0, 1.0) > tolerance
-    return wilson(int(claimed.sum()), claimed.size)
-
-
 def false_success(final_progress: ArrayLike, threshold: float) -> Rate:
     """Return how often a failed episode ends at or above `threshold`, from the final progress [N] of failures.
 

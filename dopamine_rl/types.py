@@ -372,6 +372,9 @@ class EpisodeInfo:
             one segment.
         success: whether it succeeded; None where nobody recorded that.
         true_progress: float32 [frame_count], the simulator's true progress at each frame; None where nobody knows it.
+        near_miss: the actor's verdict on a failure: it nearly succeeded. None where that was not recorded.
+        frame_steps: int64 [frame_count], environment step of each frame, strictly increasing from 0; None where only pictures
+            were recorded.
     """
 
     episode_id: str
@@ -384,6 +387,27 @@ class EpisodeInfo:
     annotation: str
     success: bool | None = None
     true_progress: NDArray[np.float32] | None = None
+    near_miss: bool | None = None
+    frame_steps: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, demonstration: Demonstration) -> EpisodeInfo:
+        """What is known of an episode in memory without its pictures. Its cameras are named by their numbers."""
+        cameras = tuple(str(view) for view in range(demonstration.frames.shape[1]))
+        return cls(
+            demonstration.episode_id,
+            demonstration.instructions,
+            len(demonstration.frames),
+            1.0,
+            cameras,
+            demonstration.keyframes,
+            demonstration.stages,
+            "keyframes",
+            demonstration.success,
+            demonstration.true_progress,
+            demonstration.near_miss,
+            demonstration.frame_steps,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,7 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
         raise phases.GateRefused(phases.refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
-    videos = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
+    videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success)
     this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
     this.folder.write_json("result.json", result)

@@ -193,10 +193,7 @@ def read_demonstration(folder: Path) -> Demonstration:
         )
     raw = read_raw_episode(folder)
     steps, count = arrays["frame_steps"], len(arrays["actions"])
-    if len(steps) != raw.frame_count or steps[0] != 0 or (np.diff(steps) <= 0).any() or steps[-1] > count:
-        raise _error(
-            folder, TRANSITIONS, "frame_steps", steps, f"give {raw.frame_count} increasing steps from 0 to {count}"
-        )
+    check_frame_steps(folder, steps, raw.frame_count, count)
     if len(arrays["observations"]) != count + 1 or len(arrays["task_rewards"]) != count:
         lengths = {name: len(arrays[name]) for name in ("observations", "actions", "task_rewards")}
         raise _error(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
@@ -223,13 +220,40 @@ def read_demonstration(folder: Path) -> Demonstration:
     )
 
 
-def read_outcome(folder: Path) -> tuple[bool | None, NDArray[np.float32] | None]:
-    """Whether an episode succeeded, and its true progress; None where that was not recorded beside it. Raises EpisodeError."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcome:
+    """What was recorded beside the pictures about how an episode went; None where that was not.
+
+    Args:
+        success, true_progress, near_miss, frame_steps: as in `EpisodeInfo`, not checked against the videos.
+    """
+
+    success: bool | None = None
+    true_progress: NDArray[np.float32] | None = None
+    near_miss: bool | None = None
+    frame_steps: NDArray[np.int64] | None = None
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """How an episode went, as far as it was recorded. Raises EpisodeError."""
     if not (Path(folder) / TRANSITIONS).exists():
-        return None, None
+        return Outcome()
     arrays = _read_transitions(folder)
-    truth = arrays.get("true_progress")
-    return bool(arrays["success"]), None if truth is None else truth.astype(np.float32)
+    truth, near_miss, steps = (arrays.get(name) for name in ("true_progress", "near_miss", "frame_steps"))
+    return Outcome(
+        bool(arrays["success"]),
+        None if truth is None else truth.astype(np.float32),
+        None if near_miss is None else bool(near_miss),
+        None if steps is None else steps.astype(np.int64),
+    )
+
+
+def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last: int | None = None) -> None:
+    """Raise EpisodeError unless every frame has a step, increasing from 0 to at most `last`."""
+    good = len(steps) == frame_count and steps[0] == 0 and (np.diff(steps) > 0).all()
+    if not good or (last is not None and steps[-1] > last):
+        to = "" if last is None else f" to {last}"
+        raise _error(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
 
 
 def has_transitions(folder: Path) -> bool:

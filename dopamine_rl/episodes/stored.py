@@ -65,7 +65,9 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     if (np.diff(keyframes) <= 0).any():
         raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), f"give a stride below {stride}")
     truth = None if info.true_progress is None else info.true_progress[kept]
-    return StoredEpisode(folder, replace(info, frame_count=len(kept), keyframes=keyframes, true_progress=truth), kept)
+    steps = None if info.frame_steps is None else info.frame_steps[kept]
+    thinned = replace(info, frame_count=len(kept), keyframes=keyframes, true_progress=truth, frame_steps=steps)
+    return StoredEpisode(folder, thinned, kept)
 
 
 class StoredSource:

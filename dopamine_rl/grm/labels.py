@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
-from dopamine_rl.types import Demonstration, EpisodeInfo, check_views
+from dopamine_rl.types import EpisodeInfo, check_views
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -73,36 +73,6 @@ class LabelledEpisode:
     def success(self) -> bool:
         """See `EpisodeLabels`."""
         return self.labels.success
-
-
-def label_demonstration(demonstration: Demonstration) -> LabelledEpisode:
-    """Give every recorded frame of a successful demonstration its progress.
-
-    Raises:
-        BadInput: it failed; keyframes cannot be used.
-    """
-    if not demonstration.success:
-        raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
-    return _shown(_label_success(_info(demonstration)), demonstration)
-
-
-def label_episodes(demonstrations: Sequence[Demonstration]) -> list[LabelledEpisode]:
-    """The same as `label`, for episodes that are in memory."""
-    labels = label([_info(demonstration) for demonstration in demonstrations])
-    return [_shown(known, demonstration) for known, demonstration in zip(labels, demonstrations, strict=True)]
-
-
-def _shown(labels: EpisodeLabels, demonstration: Demonstration) -> LabelledEpisode:
-    return LabelledEpisode(labels.instructions, demonstration.frames, labels.progress, labels.states)
-
-
-def _info(demonstration: Demonstration) -> EpisodeInfo:
-    views = demonstration.frames.shape[1]
-    return EpisodeInfo(
-        demonstration.episode_id, demonstration.instructions, len(demonstration.frames), 1.0,
-        tuple(str(view) for view in range(views)), demonstration.keyframes, demonstration.stages, "keyframes",
-        demonstration.success, demonstration.true_progress,
-    )  # fmt: skip
 
 
 def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:

@@ -115,7 +115,9 @@ def _fill(
     console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
     if missing:
         _record(missing, env, out, arguments, console)
-    failures = Counter(script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out))[0])
+    failures = Counter(
+        script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out)).success
+    )
     return {
         "task": task.name,
         "out": str(out),
@@ -151,10 +153,9 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
     if env.task != task.name:
         raise BadInput("--env", arguments.env, f"choose a preset of this task; it is for {env.task}")
     views = None if arguments.views is None else tuple(arguments.views.split(","))
-    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views}
-    return replace(
-        env, look=arguments.look, oracle=True, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views, "look": arguments.look}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(env, oracle=True, **changes)
 
 
 def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
@@ -178,8 +179,8 @@ def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
 
 def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """Name and number of every trajectory to replay, and what is to be known of the file. Raises BadInput."""
-    path: Path = arguments.trajectories
-    if not path.is_file():
+    path = arguments.trajectories
+    if path is None or not path.is_file():
         raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
     for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
         if given:

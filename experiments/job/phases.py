@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -336,13 +337,17 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
     config = run.config
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     outcomes = {}
+
+    def success(spec: PolicySpec) -> list[bool]:
+        return _success(run, [spec], seeds)[0]
+
     for name, spec in compared.items():
         depends_on = (spec.kind, file_version(spec.path) if spec.path else None, config.env, config.evaluation)
         outcomes[name] = run.phase(
             f"evaluate_{name}",
             f"Evaluation on {len(seeds)} unseen seeds: {name}",
             depends_on,
-            lambda spec=spec: _success(run, [spec], seeds)[0],
+            partial(success, spec),
         )
     return outcomes
 

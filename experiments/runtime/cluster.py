@@ -81,7 +81,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
     if joined:
         _check_address(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
+        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     else:
         choose_temporary_folder()
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -91,7 +91,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=config.object_store_mb * 1024**2,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
         )
     try:
@@ -117,7 +117,7 @@ def running_cluster() -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ServiceUnavailable(
             "no Ray cluster is running on this machine: start the reward service first, or set RAY_ADDRESS"

@@ -134,7 +134,7 @@ def clear(folder: Path) -> list[str]:
 
 
 def _clear(folder: Path, layout: Layout) -> list[str]:
-    left = []
+    left: list[str] = []
     for path, below in _ours(folder, layout, left.append):
         if below is None or path.is_symlink() or not path.is_dir():
             remove(path)

@@ -18,8 +18,10 @@ PREFIX = "observation.images."
         (["wrist"], ["wrist"]),
         (["left.rgb", "right.rgb"], ["left.rgb", "right.rgb"]),
         (["wrist_left", "cam_high"], ["cam_high", "wrist_left"]),
-        (["cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"],
-         ["cam_high", "cam_left_wrist", "cam_right_wrist", "cam_low"]),
+        (
+            ["cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"],
+            ["cam_high", "cam_left_wrist", "cam_right_wrist", "cam_low"],
+        ),
         (["cam_right_wrist", "cam_left_wrist", "cam_high"], ["cam_high", "cam_left_wrist", "cam_right_wrist"]),
         (["wrist_image", "image"], ["image", "wrist_image"]),
         (["gripper", "laptop"], ["laptop", "gripper"]),
@@ -30,7 +32,7 @@ PREFIX = "observation.images."
         (["right_wrist", "left_wrist"], ["right_wrist", "left_wrist"]),
         (["cam0", "cam1"], ["cam0", "cam1"]),
     ],
-)  # fmt: skip
+)
 def test_the_front_view_is_the_one_whose_name_says_so(listed: list[str], ordered: list[str]) -> None:
     names = [PREFIX + name for name in listed]
     assert order_cameras(names) == tuple(PREFIX + name for name in ordered)

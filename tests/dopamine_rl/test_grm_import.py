@@ -1,4 +1,4 @@
-"""A released checkpoint gets its template: the wording inside its own chat turn, the contract of its preset, its pixels."""
+"""A released checkpoint gets its template: wording inside its own chat turn, its preset's contract, its pixels."""
 
 from __future__ import annotations
 

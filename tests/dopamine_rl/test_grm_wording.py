@@ -15,7 +15,8 @@ LINES = CLONED_WORDING.splitlines(keepends=True)
 
 STYLES = {
     "one constant": f'raise SystemExit("it ran")\nASK = """{CLONED_WORDING}"""\n',
-    "a use of the constant": f'ASK = """{CLONED_WORDING}"""\nx = [ASK.format(task=t).split("<image>")[0] for t in []]\n',
+    "a use of the constant": f'ASK = """{CLONED_WORDING}"""\n'
+    + 'x = [ASK.format(task=t).split("<image>")[0] for t in []]\n',
     "added up": f"class Judge:\n    ASK = {' + '.join(map(repr, LINES))}\n",
     "side by side": f"def ask(task):\n    return ({' '.join(map(repr, LINES))}).format(task=task)\n",
     "joined": f"ASK = ''.join([{', '.join(map(repr, LINES))}])\n",
@@ -24,7 +25,8 @@ STYLES = {
     "numbered pictures": f"ASK = {CLONED_WORDING.replace('<image>', '<image_1>')!r}\n",
     "vision tokens": f"ASK = {CLONED_WORDING.replace('<image>', '<|vision_start|><|image_pad|><|vision_end|>')!r}\n",
     "named places": f"ASK = {CLONED_WORDING.replace('<image>', '{image}').replace('{task}', '{instruction}')!r}\n",
-    "message parts": "def ask(task):\n    return [{'role': 'system', 'content': 'Be fair.'}, {'role': 'user', 'content': ["
+    "message parts": "def ask(task):\n    return [{'role': 'system', 'content': 'Be fair.'}, "
+    + "{'role': 'user', 'content': ["
     + ", {'type': 'image', 'image': None}, ".join(
         f"{{'type': 'text', 'text': f{piece.replace('{task}', '{task}')!r}}}"
         for piece in CLONED_WORDING.split("<image>")

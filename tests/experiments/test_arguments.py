@@ -1,4 +1,4 @@
-"""One parser for every command: a dataclass's options, a preset's settings, and what a command line gets wrong in one line."""
+"""One parser for every command: a dataclass's options, a preset's settings, mistakes told in one line."""
 
 from __future__ import annotations
 
@@ -189,7 +189,11 @@ def test_what_is_wrong_with_settings_is_named_as_in_a_preset(words: list[str], t
 
 def test_every_option_has_a_name() -> None:
     assert [name for name, _ in option_names(Job)] == [
-        "--learner.rate", "--learner.hidden", "--learner.frozen", "--learner.no-frozen", "--seed",
-    ]  # fmt: skip
+        "--learner.rate",
+        "--learner.hidden",
+        "--learner.frozen",
+        "--learner.no-frozen",
+        "--seed",
+    ]
     assert {"--count", "-n", "--no-video", "--stride"} <= {name for name, _ in option_names(Arguments)}
     assert "--episodes" not in {name for name, _ in option_names(Arguments)}

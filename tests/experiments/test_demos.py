@@ -110,7 +110,7 @@ def test_trajectories_become_episodes_once(tmp_path: Path, capsys: pytest.Captur
     demos.main([*replayed, "--workers", "1"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["episodes"], result["successes"]) == (2, sum(won))
-    assert [read_outcome(folder)[0] for folder in list_episodes(tmp_path / "raw")] == won
+    assert [read_outcome(folder).success for folder in list_episodes(tmp_path / "raw")] == won
     folders = list_episodes(tmp_path / "raw")
     assert [path.name for path in folders] == ["trajectory_000000", "trajectory_000001"]
     episode = read_demonstration(folders[1])

@@ -1,7 +1,7 @@
 """A run of an older version can be read, and is not gone on with.
 
-`fixtures/old_run` was made by the version before `run.json`: the smoke preset with smaller networks and pictures, cut to two
-records, whose arrays are that version's.
+`fixtures/old_run` was made by the version before `run.json`: the smoke preset with smaller networks and pictures, cut
+to two records, whose arrays are that version's.
 """
 
 import json

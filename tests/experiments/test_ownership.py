@@ -72,12 +72,27 @@ def begun(folder):
     folder.mkdir()
     with only_run(RunFolder(folder)):
         write(
-            folder, "config.toml", "result.json", "report.md", "bc_128x128.safetensors", "policy.mp4", "grm/grm.json",
-            "demonstrations/0123abcd/gate/expert_002000/front.mp4", "checkpoint/algorithm/state.pkl", "records/a.npz",
-            "records/references/0123abcd.npz", "tensorboard/events.out.tfevents.1", "arms/grm_0/phases/train.json",
-            "arms/grm_0/policy.safetensors", "tune/20260101-000000/trial_000/curve.jsonl", "curve.jsonl",
-            "grm.train/state.pt", "sweep.json", ".policy.0123abcd.safetensors", "arms/.grm_0.0123abcd/x",
-        )  # fmt: skip
+            folder,
+            "config.toml",
+            "result.json",
+            "report.md",
+            "bc_128x128.safetensors",
+            "policy.mp4",
+            "grm/grm.json",
+            "demonstrations/0123abcd/gate/expert_002000/front.mp4",
+            "checkpoint/algorithm/state.pkl",
+            "records/a.npz",
+            "records/references/0123abcd.npz",
+            "tensorboard/events.out.tfevents.1",
+            "arms/grm_0/phases/train.json",
+            "arms/grm_0/policy.safetensors",
+            "tune/20260101-000000/trial_000/curve.jsonl",
+            "curve.jsonl",
+            "grm.train/state.pt",
+            "sweep.json",
+            ".policy.0123abcd.safetensors",
+            "arms/.grm_0.0123abcd/x",
+        )
         PhaseStore(RunFolder(folder)).run("gate", 1, lambda: 1, lambda: None)
 
 

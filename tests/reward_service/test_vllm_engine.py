@@ -1,4 +1,4 @@
-"""The vLLM engine for real, on the CPU, in the environment that scripts/vllm_env.sh builds once; the first run takes long."""
+"""The vLLM engine for real, on the CPU, in the environment that scripts/vllm_env.sh builds, at first for long."""
 
 from __future__ import annotations
 
