@@ -123,7 +123,7 @@ def _unknown(word: str, group: Group) -> UsageError:
     if paths:
         return UsageError("COMMAND", word, f"use dopamine {' '.join(paths[0])}")
     if similar := difflib.get_close_matches(word, group.commands, 1):
-        return UsageError("COMMAND", word, f"did you mean {similar[0]}?")
+        return UsageError("COMMAND", word, f"write {similar[0]}")
     return UsageError("COMMAND", word, f"give one of {', '.join(group.commands)}")
 
 

@@ -35,8 +35,8 @@ class DemonstrationConfig:
     policy: int = 12
     """Expert episodes for behaviour cloning; they also stay in the replay buffer."""
     reward_model_rollouts: int = 0
-    """Episodes of the cloned policy for training the reward model. Only failures are used, labelled with the simulator's
-    ground-truth progress: they are the failures that the model meets in training."""
+    """Episodes of the cloned policy for training the reward model. Only failures are used, labelled with the
+    simulator's ground-truth progress: they are the failures that the model meets in training."""
     gate_successes: int = 6
     """Held-out expert episodes for the gate."""
     gate_failures: int = 6
@@ -141,8 +141,8 @@ class ExperimentConfig:
     name: str = "peg_insert"
     """Name of the run, and of its folder in the storage."""
     reward: RewardMode = "grm"
-    """Source of the potential: grm (the reward model), naive (the reward model, but paid as a plain difference of
-    progress: the semantic trap), oracle (the simulator's ground truth, as a diagnostic), sparse (no shaping, as a baseline)."""
+    """Source of the potential: grm (the reward model), naive (the reward model, paid as a plain difference of
+    progress: the semantic trap), oracle (simulator ground truth: a diagnostic), sparse (no shaping: a baseline)."""
     seed: int = 0
     """Random seed of the networks, the replay buffer and the actors."""
     gamma: float = 0.97

@@ -227,7 +227,7 @@ def _start(config: type[Config], preset: str, presets: Path) -> Config:
     own = preset.endswith(".toml")
     if not own and preset not in names:
         similar = difflib.get_close_matches(preset, names, 1)
-        fix = f"did you mean {similar[0]}? Available:" if similar else "give one of"
+        fix = f"write {similar[0]}; available:" if similar else "give one of"
         raise UsageError("--preset", preset, f"{fix} {', '.join(names)}; or your own file PATH.toml")
     try:
         return load_preset(config, preset if own else presets / f"{preset}.toml")
@@ -331,7 +331,7 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
         )
     if isinstance(event, parts.InvalidChoice):
         similar = difflib.get_close_matches(event.value, event.choices, 1)
-        fix = f"did you mean {similar[0]}? Available:" if similar else "give one of"
+        fix = f"write {similar[0]}; available:" if similar else "give one of"
         raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(event.choices)}")
     if isinstance(event, parts.UnrecognizedArgs):
         raise UsageError("arguments", event.tokens[0], "remove it: unexpected argument")
@@ -360,7 +360,7 @@ def _unknown(word: str, words: Sequence[str], names: Sequence[str]) -> tuple[str
     similar = difflib.get_close_matches(_option(word), names, 1, 0.75)
     leaf = difflib.get_close_matches(_option(word).rpartition(".")[2].lstrip("-"), list(leaves), 1, 0.75)
     suggestion = similar[0] if similar else leaves[leaf[0]] if leaf else ""
-    fix = f"did you mean {suggestion}?" if suggestion else "no such option; see --help"
+    fix = f"write {suggestion}" if suggestion else "no such option; see --help"
     return name, value, fix
 
 

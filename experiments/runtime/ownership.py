@@ -81,9 +81,7 @@ def check_usable(folder: Path, place: str, fresh: bool) -> None:
     form = run_format(folder)
     if form is None:
         some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-        raise BadInput(
-            "--out", place, f"give a new folder or that of an earlier run: it contains other files ({some})"
-        )
+        raise BadInput("--out", place, f"give a new folder or that of an earlier run: it contains other files ({some})")
     if fresh or form == FORMAT:
         return
     if form > FORMAT:
@@ -92,8 +90,8 @@ def check_usable(folder: Path, place: str, fresh: bool) -> None:
         )
     else:
         fix = (
-            "give --fresh to start over, another --out, or resume with the older version that made this run: its phases "
-            "and checkpoint are not compatible"
+            "give --fresh to start over, another --out, or resume with the older version that made this run: its "
+            "phases and checkpoint are not compatible"
         )
     raise BadInput("--out", place, fix)
 
