@@ -208,7 +208,7 @@ def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
     assert "standard output" in said
-    assert "No space left on device: make room" in said
+    assert "No space left on device: free disk space" in said
 
 
 # Errors of the system.
@@ -217,16 +217,19 @@ def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
-        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/m"), "'/data/m': Disk quota exceeded: make room"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: free disk space"),
+        (
+            OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/m"),
+            "'/data/m': Disk quota exceeded: free space in your quota",
+        ),
         (
             OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/m"),
-            "'/data/m': Read-only file system: write elsewhere",
+            "'/data/m': Read-only file system: write to another folder",
         ),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/data/m"), "give a shorter name"),
         (OSError("something that a library made up"), "something that a library made up"),
-        (PermissionError(errno.EACCES, "Permission denied", b"/data/m"), "'/data/m': give one that can be used"),
+        (PermissionError(errno.EACCES, "Permission denied", b"/data/m"), "'/data/m': give a usable path"),
         (BadInput("a\nb/file: field", 1, "write\n2"), r"a\nb/file: field = 1: write\n2"),
     ],
 )

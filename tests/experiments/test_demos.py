@@ -164,5 +164,5 @@ def test_a_folder_that_others_record_into_is_refused(tmp_path: Path, capsys: pyt
     with only_writer(tmp_path), pytest.raises(SystemExit) as ended:
         demos.main(["PickCube", "-n", "1", "--out", str(tmp_path)])
     assert ended.value.code == 1
-    assert "another command is writing there" in capsys.readouterr().err
+    assert "another command is writing to this folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -256,8 +256,8 @@ def test_answers_are_asked_again_only_where_something_changed(
     def asked(*more: object, engine: FakeEngine | None = None) -> int:
         answering(engine or FakeEngine())
         run("model", raw, "--out", tmp_path, "--episodes", 2, *more)
-        told = [line for line in capsys.readouterr().out.splitlines() if "were asked now" in line]
-        return int(told[0].split(" were asked")[0].split()[-1])
+        line = next(line for line in capsys.readouterr().out.splitlines() if "already saved" in line)
+        return int(line.split(" scored ", 1)[1].split()[0])
 
     assert asked() == 20
     assert asked() == asked("--bounds", "laptop") == 0
@@ -349,7 +349,7 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(
     del change["features"]["subtask_index"]
     (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
     run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
-    assert "episodes without annotation, each one segment: 7" in capsys.readouterr().out
+    assert "7 episodes have no annotation" in capsys.readouterr().out
 
 
 def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ def test_cameras_of_folders_and_videos(data: Path) -> None:
 
 @pytest.mark.parametrize("chosen", ["", "a,,b", "a,a", "a,b,c,d"])
 def test_cameras_that_cannot_be_meant_are_refused(chosen: str) -> None:
-    with pytest.raises(UsageError, match=r"--cameras.*name each camera once, joined by commas, 3 at most"):
+    with pytest.raises(UsageError, match=r"--cameras.*give each camera once, separated by commas, at most 3"):
         score.parse(["E", "--url", "u", "--cameras", chosen])
 
 
