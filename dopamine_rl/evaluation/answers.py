@@ -1,4 +1,5 @@
-"""A reward model's answers about one episode, forwards and backwards: what every figure is computed from, whoever was asked."""
+"""A reward model's answers about one episode, forwards and backwards: what every figure is computed from, whoever was
+asked."""
 
 from __future__ import annotations
 

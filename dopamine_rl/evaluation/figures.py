@@ -1,7 +1,8 @@
-"""The figures by which a reward model is judged, each defined once: for the gate, `grm eval`, `grm score` and held-out episodes.
+"""The figures by which a reward model is judged, each defined once: for the gate, `grm eval`, `grm score` and held-out
+episodes.
 
-What is known of an episode is a row of numbers, NaN where nothing can be said; figures are functions of the columns, so that
-episodes can be drawn again for intervals.
+What is known of an episode is a row of numbers, NaN where nothing can be said; figures are functions of the columns, so
+that episodes can be drawn again for intervals.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ def take(columns: Columns, index: NDArray[np.int64]) -> dict[str, NDArray[np.flo
 def verdict_row(episode: EpisodeInfo, threshold: float) -> Row:
     """How an episode ended, whatever a model says: 1 or 0 for success, failure, cut_off and near_miss.
 
-    An episode of which nobody recorded whether it succeeded counts as a success. Near misses are failures that the actor
-    recorded as such; of recordings that do not say, those of the script `near_miss`, after which they are called.
+    An episode of which nobody recorded whether it succeeded counts as a success. Near misses are failures that the
+    actor recorded as such; of recordings that do not say, those of the script `near_miss`, after which they are called.
     """
     success = episode.success is not False
     cut = not success and cut_off(episode.true_progress, threshold)
@@ -47,8 +48,8 @@ def verdict_row(episode: EpisodeInfo, threshold: float) -> Row:
 
 
 def cut_off(true_progress: ArrayLike | None, threshold: float) -> bool:
-    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed. Where
-    nobody knows the truth, a failure is a failure."""
+    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed.
+    Where nobody knows the truth, a failure is a failure."""
     if true_progress is None:
         return False
     truth = np.asarray(true_progress)
@@ -93,7 +94,8 @@ def curve_row(curve: ArrayLike, valid: ArrayLike, expert_truth: ArrayLike | None
 
 
 def figures(columns: Columns, threshold: float) -> dict[str, float]:
-    """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say something.
+    """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say
+    something.
 
     Args:
         columns: of `verdict_row`, `order_row` and `curve_row`.

@@ -27,7 +27,8 @@ from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
 Source = Literal["expert", "failure", "policy"]
-"""Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""
+"""Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another
+matter."""
 
 TOGETHER = 8
 """Episodes asked about at once; the service's queue is bounded."""
@@ -185,8 +186,8 @@ FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
     ),
     "false_success": (
         "largest",
-        "failures are taken for successes: add failures to demonstrations.reward_model_failures, near misses above all, "
-        "add the wrist view (env.views), or use larger pictures (env.image_size and grm.image_size)",
+        "failures are taken for successes: add failures to demonstrations.reward_model_failures, near misses above "
+        "all, add the wrist view (env.views), or use larger pictures (env.image_size and grm.image_size)",
     ),
 }
 """Figure with a bound -> on which side the bound lies, and what to do where it is not kept."""
@@ -279,9 +280,15 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
     found = figures(columns, threshold)
     missed = found.pop("near_miss_false_success")
     return GateReport(
-        **found, near_miss_false_success=missed if near else None, near_misses=near, invalid=invalid,
-        successes=successes, failures=failures, cut_off=cut, stride=stride,
-    )  # fmt: skip
+        **found,
+        near_miss_false_success=missed if near else None,
+        near_misses=near,
+        invalid=invalid,
+        successes=successes,
+        failures=failures,
+        cut_off=cut,
+        stride=stride,
+    )
 
 
 def _row(episode: JudgedEpisode, threshold: float) -> Row:

@@ -1,4 +1,5 @@
-"""What training reports about held-out episodes: the gate's figures, by the names that model cards and curves know them by."""
+"""What training reports about held-out episodes: the gate's figures, by the names that model cards and curves know them
+by."""
 
 from __future__ import annotations
 
@@ -16,9 +17,13 @@ from dopamine_rl.metrics import spearman
 from dopamine_rl.types import FusionConfig
 
 FIGURES = {
-    "voc_plus": "voc_plus", "voc_minus": "voc_minus", "mae": "progress_mae", "end": "success_end",
-    "end_failures": "failure_end", "auc": "auc",
-}  # fmt: skip
+    "voc_plus": "voc_plus",
+    "voc_minus": "voc_minus",
+    "mae": "progress_mae",
+    "end": "success_end",
+    "end_failures": "failure_end",
+    "auc": "auc",
+}
 """Name in the report of a training -> name among the gate's figures."""
 
 
@@ -28,9 +33,9 @@ def held_out_figures(answered: Sequence[tuple[EpisodeLabels, EpisodeHops]]) -> d
     Args:
         answered: the episodes with the answers, whose `frame_ids` count the frames that `progress` describes.
     Returns:
-        Those in `FIGURES`, by their names in the report, and spearman, the rank correlation of progress with the truth at the
-        frames after the first. voc_plus, voc_minus, mae, end and spearman are over successes, the rank correlations among them
-        over those of at least 8 frames.
+        Those in `FIGURES`, by their names in the report, and spearman, the rank correlation of progress with the truth
+        at the frames after the first. voc_plus, voc_minus, mae, end and spearman are over successes, the rank
+        correlations among them over those of at least 8 frames.
     Raises:
         BadInput: no success among the episodes.
     """

@@ -104,9 +104,9 @@ def score_episode(
 class EpisodeScoring:
     """Asks for the progress of every frame of an episode, a few fragments at a time.
 
-    What the valid frames get is what one request about the whole episode would give them. What a fragment's first frame was
-    compared with is the frame sent before it; where that one turns out to have no value, the fragment is asked again with the
-    last valid frame.
+    What the valid frames get is what one request about the whole episode would give them. What a fragment's first frame
+    was compared with is the frame sent before it; where that one turns out to have no value, the fragment is asked
+    again with the last valid frame.
 
     Args:
         client: who answers.

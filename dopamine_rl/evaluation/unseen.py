@@ -65,10 +65,10 @@ def read_unseen(
     """The episodes of one task, and the demonstration that references and goal are taken from.
 
     Args:
-        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded whether it
-            succeeded counts as a success, as in training.
-        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its progress. It is
-            not judged.
+        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded
+            whether it succeeded counts as a success, as in training.
+        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
+            progress. It is not judged.
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
@@ -188,9 +188,13 @@ def _labelled(
         end = 1.0 if success else None if truth is None else float(truth[-1])
         outcome = None if end is None else true_outcome(success, end, len(stages))
         plan = Plan(
-            recording, reference.recording, info.instructions[0], stride_of(recording, stride, None), size_of(recording),
+            recording,
+            reference.recording,
+            info.instructions[0],
+            stride_of(recording, stride, None),
+            size_of(recording),
             len(recording.videos),
-        )  # fmt: skip
+        )
         steps = np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps
         unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome))
         on_progress(len(unseen), len(listed))

@@ -1,4 +1,5 @@
-"""From a reward model's hops to figures with intervals: every perspective and fusion, hop errors, calibration of uncertainty."""
+"""From a reward model's hops to figures with intervals: every perspective and fusion, hop errors, calibration of
+uncertainty."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ from dopamine_rl.progress import LOW_WEIGHT, FoldState, fold, hop
 from dopamine_rl.types import PERSPECTIVES, FoldedProgress, FusionConfig
 
 NO_GAIN = 0.02
-"""Neighbouring frames whose true hop is within this of 0 are a zero-hop pair: nothing was gained or lost between them."""
+"""Neighbouring frames whose true hop is within this of 0 are a zero-hop pair: nothing was gained or lost between
+them."""
 CLAIM = 0.05
 """A hop above this claims progress."""
 RESAMPLES = 1000
@@ -97,7 +99,14 @@ def hop_row(episode: UnseenEpisode, answers: EpisodeHops) -> Row:
     said = answers.hops[answers.valid]
     still, claimed = np.abs(truth[:, 0]) <= NO_GAIN, said[:, 0] > CLAIM
     stuck = (truth[:, 0] <= NO_GAIN) & (episode.verdict["failure"] == 1)
-    sums = (np.abs(said - truth).sum(), said.size, (still & claimed).sum(), still.sum(), (stuck & claimed).sum(), stuck.sum())  # fmt: skip
+    sums = (
+        np.abs(said - truth).sum(),
+        said.size,
+        (still & claimed).sum(),
+        still.sum(),
+        (stuck & claimed).sum(),
+        stuck.sum(),
+    )
     return dict(zip(names, map(float, sums), strict=True))
 
 

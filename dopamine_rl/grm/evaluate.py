@@ -1,4 +1,5 @@
-"""Asks a reward model in training, directly, about episodes that it has not seen; `evaluation` makes figures of the answers."""
+"""Asks a reward model in training, directly, about episodes that it has not seen; `evaluation` makes figures of the
+answers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, create_mutex_group
 
-from dopamine_rl.episodes.recordings import VIEW_NAMES
+from dopamine_rl.episodes.cameras import VIEW_NAMES
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
@@ -33,7 +33,7 @@ from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder
+from experiments.runtime.storage import check_own_report
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -157,6 +157,10 @@ def read_bounds(preset: str | None) -> Bounds:
     return Bounds(config.gate, config.fusion, preset)
 
 
+REPORT_FILES = ("eval.json", "eval.md", "curves.png", "hops.png", "effects.png")
+"""What `write` makes; the first is a JSON object that names a `model_version`."""
+
+
 def run(arguments: Arguments) -> Evaluation:
     """Score what has no saved answer yet, then write and print the results.
 
@@ -168,7 +172,7 @@ def run(arguments: Arguments) -> Evaluation:
     from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
-    check_folder(arguments.out)
+    check_own_report(arguments.out, REPORT_FILES, "model_version")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride

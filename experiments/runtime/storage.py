@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,26 @@ def check_folder(path: Path, field: str = "--out") -> None:
     """Raises BadInput naming `field` where something that is no folder has its place. Creates nothing."""
     if path.exists() and not path.is_dir():
         raise BadInput(field, str(path), "this is a file: give a folder")
+
+
+def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:
+    """Raise BadInput naming `field` if a report would replace files that are not an earlier report. Creates nothing.
+
+    Args:
+        names: the report's files; the first is a JSON object.
+        key: of that object, by which an earlier report is known. One that was interrupted has saved answers in `hops`.
+    """
+    check_folder(folder, field)
+    existing = [name for name in names if (folder / name).exists()]
+    if not existing or any((folder / "hops").glob("*.npz")):
+        return
+    try:
+        report = json.loads((folder / names[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    if not isinstance(report, dict) or key not in report:
+        fix = f"give another folder: {', '.join(existing)} in it is not a report of ours and is not replaced"
+        raise BadInput(field, str(folder), fix)
 
 
 def make_folder(path: Path, field: str = "--out") -> None:
@@ -49,7 +69,8 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
     if in_job():
         copy = Path.cwd() if "runtime_resources" in Path.cwd().parts else None
         if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
-            raise BadInput(field, str(path), f"give {instead}: a job's working folder is deleted at its end")
+            outside = instead if not Path(text).is_absolute() else "a path outside the job's working folder"
+            raise BadInput(field, str(path), f"give {outside}: a job's working folder is deleted at its end")
     return Path(text)
 
 
