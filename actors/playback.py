@@ -97,7 +97,7 @@ def play_back_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path)
     if not folder.exists():
         for trajectory in read_trajectories(path, {number}):
             write_demonstration(out_dir, play_back(env, trajectory, folder.name))
-    return bool(read_outcome(folder)[0])
+    return bool(read_outcome(folder).success)
 
 
 def moment(states: EnvStates, step: int) -> EnvStates:

@@ -54,7 +54,7 @@ def stream(
         remaining = iter(numbers)
         while chunk := list(islice(remaining, LENGTH)):
             for number, images in _decode(source, chunk, size, config):
-                yield sampler.plan(number).shown(images)
+                yield sampler.plan(number).with_images(images)
 
     return draw
 

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically, write_npz
 from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
 
@@ -245,15 +243,6 @@ class ColumnarReplay:
         }
         self._ids = {episode.serial: name for name, episode in self._episodes.items()}
         self._next_serial = max(self._ids, default=-1) + 1
-
-    def save(self, path: Path) -> None:
-        """Write the state as .npz, atomically."""
-        write_atomically(path, lambda temporary: write_npz(temporary, self.get_state()))
-
-    def load(self, path: Path) -> None:
-        """Restore a file written by `save`."""
-        with np.load(path, allow_pickle=False) as state:
-            self.set_state(dict(state))
 
 
 def sample_mixed(

@@ -110,7 +110,9 @@ class _PromptTable:
             return False
         used = sorted({number for prompt in new for number in prompt.images})
         place = {number: position for position, number in enumerate(used)}
-        estimates = self._engine.estimate([self._pictures[number] for number in used], [p.moved(place) for p in new])
+        estimates = self._engine.estimate(
+            [self._pictures[number] for number in used], [p.reindexed(place) for p in new]
+        )
         rows = np.stack([estimates.gain, estimates.loss, estimates.entropy], axis=1).astype(np.float32)
         self.values = np.concatenate([self.values, rows])
         self.reasons += [reason or fault for reason, fault in zip(estimates.reasons, _faults(rows), strict=True)]

@@ -207,7 +207,7 @@ def _note(folder: Path, cameras: Sequence[str] | None) -> str:
 
 def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
     keyframes, _ = read_keyframes(folder)
-    success, _ = read_outcome(folder)
+    success = read_outcome(folder).success
     videos = _chosen(folder, cameras)
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")

@@ -121,14 +121,18 @@ class RawSource:
                 f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
             )
         instructions = raw.read_instructions(folder)
-        success, truth = raw.read_outcome(folder)
+        outcome = raw.read_outcome(folder)
+        truth, steps = outcome.true_progress, outcome.frame_steps
         if truth is not None and len(truth) != count:
             raise EpisodeError(
                 f"{name}/{raw.TRANSITIONS}: true_progress", len(truth), f"give one value for each of {count} pictures"
             )
+        if steps is not None:
+            raw.check_frame_steps(folder, steps, count)
         return EpisodeInfo(
-            name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, success, truth
-        )
+            name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, outcome.success, truth,
+            outcome.near_miss, steps,
+        )  # fmt: skip
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None

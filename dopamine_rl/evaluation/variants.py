@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.calibration import Reliability, Sparsification, reliability, sparsification
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
-from dopamine_rl.evaluation.hops import MULTIPLES, EpisodeHops
+from dopamine_rl.evaluation.hops import MULTIPLES
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.metrics import (
     MIN_POINTS,
@@ -101,7 +102,7 @@ def hop_row(episode: UnseenEpisode, answers: EpisodeHops) -> Row:
 
 
 def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRule) -> Row:
-    """What a variant's curve says of an episode, beside what the gate asks."""
+    """What the answers and a variant's curve say of an episode: what the gate asks, and more."""
     curve, folded = variant.curve(answers)
     truth = None if episode.truth is None else episode.truth[answers.frame_ids]
     missed = np.nan if truth is None or episode.expert else float(np.abs(curve - truth).mean())
@@ -109,8 +110,9 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRul
         np.nan if episode.outcome is None or episode.verdict["cut_off"] else float(outcome(curve) == episode.outcome)
     )
     low = np.mean(folded.weight[folded.valid] < LOW_WEIGHT) if folded.valid.any() else np.nan
-    return curve_row(curve, truth if episode.expert else None, int((~folded.valid).sum())) | {
-        "order": spearman(np.arange(len(curve)), curve) if episode.expert and len(curve) >= MIN_POINTS else np.nan,
+    asked_by_gate = order_row(answers.hops[:, 0], answers.swapped, curve, episode.expert)
+    asked_by_gate |= curve_row(curve, answers.valid, truth if episode.expert else None)
+    return asked_by_gate | {
         "other_mae": missed,
         "mae": np.nan if truth is None else progress_mae(curve, truth),
         "truth_kendall": np.nan if truth is None or np.ptp(truth) == 0 else kendall_tau(curve, truth),
@@ -169,10 +171,7 @@ def judge_variant(answered: Answered, variant: CurveRule, threshold: float, seed
     """The figures of a variant with their intervals at 95 %."""
     columns = as_columns(
         [
-            episode.verdict
-            | order_row(answers.hops[:, 0], answers.swapped, episode.expert)
-            | hop_row(episode, answers)
-            | progress_row(episode, answers, variant)
+            episode.verdict | hop_row(episode, answers) | progress_row(episode, answers, variant)
             for episode, answers in answered
         ]
     )

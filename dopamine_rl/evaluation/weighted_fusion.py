@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.calibration import ErrorMap, fit_error_map
 from dopamine_rl.errors import BadInput
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.progress import apply_distribution, backward_progress, forward_progress

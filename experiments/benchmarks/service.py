@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, require
+from dopamine_rl.interfaces import PendingScore
 from dopamine_rl.types import EpisodeContext, ScoreRequest
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
@@ -118,7 +119,8 @@ def measure(checkpoint: Path, replicas: int, arguments: Arguments) -> list[dict[
 def _load(actors: int, replicas: int, arguments: Arguments) -> dict[str, Any]:
     import ray
 
-    acting = [ray.remote(num_cpus=0.01)(Actor).remote(number, arguments) for number in range(actors)]
+    remote: Any = ray.remote(Actor).options(num_cpus=0.01)
+    acting = [remote.remote(number, arguments) for number in range(actors)]
     ray.get([actor.act.remote(2.0) for actor in acting])
     before, began = replica_counts(), time.perf_counter()
     latencies = np.concatenate(ray.get([actor.act.remote(arguments.seconds) for actor in acting]))
@@ -164,7 +166,9 @@ class Actor:
 
     def act(self, seconds: float) -> NDArray[np.float64]:
         """Keep `depth` requests under way for so long; returns the latency of each answer in ms."""
-        latencies, under_way, until = [], [], time.perf_counter() + seconds
+        latencies: list[float] = []
+        under_way: list[tuple[float, PendingScore]] = []
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until:
             while len(under_way) < self._depth:
                 under_way.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))

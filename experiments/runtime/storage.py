@@ -21,7 +21,7 @@ from experiments.runtime.cluster import ROOT, in_job
 def check_folder(path: Path, field: str = "--out") -> None:
     """Raises BadInput naming `field` where something that is no folder has its place. Creates nothing."""
     if path.exists() and not path.is_dir():
-        raise BadInput(field, str(path), "that is a file: give a folder")
+        raise BadInput(field, str(path), "this is a file: give a folder")
 
 
 def make_folder(path: Path, field: str = "--out") -> None:
@@ -29,7 +29,7 @@ def make_folder(path: Path, field: str = "--out") -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(field, str(path), f"give a folder that can be written ({error})") from error
+        raise BadInput(field, str(path), f"give a writable folder ({error})") from error
 
 
 def lasting_path(path: str | Path, field: str = "--out", instead: str = "an absolute path") -> Path:
@@ -43,13 +43,13 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
     """
     text = os.path.expanduser(str(path).removeprefix("file://"))
     if re.match(r"\w+:/+", text):
-        raise BadInput(field, str(path), "give a local path: this command does not write to a URI")
+        raise BadInput(field, str(path), "give a local path: this command cannot write to a URI")
     if text.startswith("~"):
-        raise BadInput(field, str(path), "give a path: there is no account of this name")
+        raise BadInput(field, str(path), "give a path: there is no user of this name")
     if in_job():
         copy = Path.cwd() if "runtime_resources" in Path.cwd().parts else None
         if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
-            raise BadInput(field, str(path), f"give {instead}: a job's working folder is thrown away")
+            raise BadInput(field, str(path), f"give {instead}: a job's working folder is deleted at its end")
     return Path(text)
 
 
@@ -64,7 +64,7 @@ def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            fix = "another command is writing there: wait for it, or name another folder"
+            fix = "another command is writing to this folder: wait for it, or give another folder"
             raise BadInput(field, str(folder), fix) from error
         yield
 

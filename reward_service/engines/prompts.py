@@ -119,7 +119,7 @@ def open_prompts(folder: Path) -> Prompts:
 
 def _forks(trie: AnswerTrie) -> tuple[tuple[list[int], list[int]], ...]:
     """`Prompts.forks`; the tokens before a fork are its ancestors in the trie."""
-    prefixes = [[], *(trie.tokens[ancestors].tolist() for ancestors in trie.sight)]
+    prefixes = [[], *(trie.tokens[ancestors].tolist() for ancestors in trie.visible)]
     return tuple(
         (prefixes[fork], follows.nonzero()[:, 0].tolist())
         for fork, follows in zip(trie.forks.tolist(), trie.branches, strict=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm
-from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
+from dopamine_rl.grm.layout import Pictures, PromptLayout, missing_prefixes
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
@@ -61,7 +61,7 @@ class _Group:
     """
 
     words: tuple[str, int]
-    layout: Layout
+    layout: PromptLayout
     indices: list[int]
     questions: list[Pictures]
     prefixes: dict[Pictures, torch.Tensor]
@@ -175,7 +175,7 @@ class TransformersEngine:
         return groups
 
     def _cached_prefixes(
-        self, table: _Table, words: tuple[str, int], layout: Layout, questions: Sequence[Pictures]
+        self, table: _Table, words: tuple[str, int], layout: PromptLayout, questions: Sequence[Pictures]
     ) -> dict[Pictures, torch.Tensor]:
         """Cached keys and values of the questions' prefixes."""
         prefixes = {}
@@ -253,5 +253,5 @@ def _pictures_to_encode(group: _Group) -> set[int]:
         name
         for part, questions in zip(group.layout.parts, levels, strict=True)
         for question in questions
-        for name in question[part.shown]
+        for name in question[part.pictures]
     }

@@ -24,7 +24,7 @@ GAMMA, STRIDE, HORIZON = 0.9, 3, 10
 
 
 class Walk(gymnasium.Env):
-    """A point that walks to 1; its picture shows how far it is. `poison` changes all that is known beside the picture."""
+    """A point that walks to 1; its picture shows how far it is. `poison` changes everything else that is known."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 2.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -109,8 +109,12 @@ def test_two_writers_share_a_folder(tmp_path):
     for i in range(20):
         writers[i % 2].put(record(f"e{i}", seed=i))
     assert all(writer.flush(60.0) for writer in writers)
-    totals = {name: sum(counts) for name, *counts in zip(
-        record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True)}  # fmt: skip
+    totals = {
+        name: sum(counts)
+        for name, *counts in zip(
+            record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True
+        )
+    }
     left = len(list((tmp_path / "records").glob("*.npz")))
     assert totals == {"written": 20, "removed": 20 - left, "dropped": 0, "failed": 0}
     assert 1 <= left <= 5

@@ -110,7 +110,7 @@ def test_trajectories_become_episodes_once(tmp_path: Path, capsys: pytest.Captur
     demos.main([*replayed, "--workers", "1"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["episodes"], result["successes"]) == (2, sum(won))
-    assert [read_outcome(folder)[0] for folder in list_episodes(tmp_path / "raw")] == won
+    assert [read_outcome(folder).success for folder in list_episodes(tmp_path / "raw")] == won
     folders = list_episodes(tmp_path / "raw")
     assert [path.name for path in folders] == ["trajectory_000000", "trajectory_000001"]
     episode = read_demonstration(folders[1])
@@ -164,5 +164,5 @@ def test_a_folder_that_others_record_into_is_refused(tmp_path: Path, capsys: pyt
     with only_writer(tmp_path), pytest.raises(SystemExit) as ended:
         demos.main(["PickCube", "-n", "1", "--out", str(tmp_path)])
     assert ended.value.code == 1
-    assert "another command is writing there" in capsys.readouterr().err
+    assert "another command is writing to this folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

@@ -12,7 +12,7 @@ from experiments import peg_insert, sweep
 from experiments.runtime import ownership
 from experiments.runtime.resume import PhaseStore, only_run
 from experiments.runtime.storage import RunFolder
-from experiments.sweeps import arms
+from experiments.sweeps import comparison
 
 
 def tree(folder):
@@ -33,7 +33,7 @@ def home(tmp_path):
     return home
 
 
-@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, arms.main])
+@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, comparison.main])
 @pytest.mark.parametrize("flags", [[], ["--fresh"]])
 def test_a_folder_that_is_no_run_is_not_touched(home, main, flags, capsys):
     before = tree(home)
@@ -72,12 +72,27 @@ def begun(folder):
     folder.mkdir()
     with only_run(RunFolder(folder)):
         write(
-            folder, "config.toml", "result.json", "report.md", "bc_128x128.safetensors", "policy.mp4", "grm/grm.json",
-            "demonstrations/0123abcd/gate/expert_002000/front.mp4", "checkpoint/algorithm/state.pkl", "records/a.npz",
-            "records/references/0123abcd.npz", "tensorboard/events.out.tfevents.1", "arms/grm_0/phases/train.json",
-            "arms/grm_0/policy.safetensors", "tune/20260101-000000/trial_000/curve.jsonl", "curve.jsonl",
-            "grm.train/state.pt", "sweep.json", ".policy.0123abcd.safetensors", "arms/.grm_0.0123abcd/x",
-        )  # fmt: skip
+            folder,
+            "config.toml",
+            "result.json",
+            "report.md",
+            "bc_128x128.safetensors",
+            "policy.mp4",
+            "grm/grm.json",
+            "demonstrations/0123abcd/gate/expert_002000/front.mp4",
+            "checkpoint/algorithm/state.pkl",
+            "records/a.npz",
+            "records/references/0123abcd.npz",
+            "tensorboard/events.out.tfevents.1",
+            "arms/grm_0/phases/train.json",
+            "arms/grm_0/policy.safetensors",
+            "tune/20260101-000000/trial_000/curve.jsonl",
+            "curve.jsonl",
+            "grm.train/state.pt",
+            "sweep.json",
+            ".policy.0123abcd.safetensors",
+            "arms/.grm_0.0123abcd/x",
+        )
         PhaseStore(RunFolder(folder)).run("gate", 1, lambda: 1, lambda: None)
 
 

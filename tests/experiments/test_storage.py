@@ -55,7 +55,7 @@ def test_a_uri_gets_a_copy(tmp_path):
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    refused = pytest.raises(BadInput, match=r"--out.*another command is writing there")
+    refused = pytest.raises(BadInput, match=r"--out.*another command is writing to this folder")
     with only_writer(tmp_path), refused, only_writer(tmp_path):
         pass
     with only_writer(tmp_path):

@@ -30,10 +30,20 @@ from tests.fakes import FakeEngine, frame
 
 GAMMA, STRIDE, HORIZON = 0.9, 3, 10
 LEARNER = LearnerConfig(
-    hidden=(16,), batch_size=16, critics=2, updates_per_step=0.25, learning_starts=20, num_env_runners=2,
-    num_cpus_per_env_runner=0.2, rollout_fragment_length=4, steps_per_iteration=16, restart_delay_s=0.1,
-    ppo_batch_size=16, ppo_minibatch_size=8, ppo_epochs=1,
-)  # fmt: skip
+    hidden=(16,),
+    batch_size=16,
+    critics=2,
+    updates_per_step=0.25,
+    learning_starts=20,
+    num_env_runners=2,
+    num_cpus_per_env_runner=0.2,
+    rollout_fragment_length=4,
+    steps_per_iteration=16,
+    restart_delay_s=0.1,
+    ppo_batch_size=16,
+    ppo_minibatch_size=8,
+    ppo_epochs=1,
+)
 
 
 class Walk(gymnasium.Env[Any, Any]):
@@ -168,8 +178,9 @@ def test_a_hung_env_runner_is_named_and_replaced_while_the_other_goes_on(build: 
     assert steps[-1] > steps[0]
     assert late
     assert [line.split(":")[0].split(",")[0] for line in algorithm.lines][:2] == [
-        "env runner 2 is late", "env runner 2 is lost"
-    ]  # fmt: skip
+        "env runner 2 is late",
+        "env runner 2 is lost",
+    ]
     assert books.train(algorithm)["acting"]["replaced"] == 1
     assert not algorithm.acting.late()
     books.check()
@@ -198,8 +209,9 @@ def test_a_crashed_environment_costs_neither_its_env_runner_nor_what_was_held_ba
 def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(acting, "STOP_S", 0.5)
     algorithm = build("hangs at step", sample_timeout_s=60.0)
-    while not algorithm.met.exists():
-        algorithm.train()
+    while not algorithm.met.exists():  # Training on-policy would wait for the hung one.
+        algorithm.acting.ask()
+        algorithm.acting.take()
     algorithm.stop()
     assert not algorithm.env_runner_group._worker_manager.actors()
 

@@ -117,9 +117,16 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
     out, checkpoint = folder / "policy.safetensors", folder / "checkpoint"
     said = more.pop("said", [])
     return train(
-        algorithm, TrainingConfig(steps, checkpoint_s), out, said.append, progress, checkpoint, "key",
-        {"commit": "abc"}, **more,
-    )  # fmt: skip
+        algorithm,
+        TrainingConfig(steps, checkpoint_s),
+        out,
+        said.append,
+        progress,
+        checkpoint,
+        "key",
+        {"commit": "abc"},
+        **more,
+    )
 
 
 def lines(path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +26,7 @@ from reward_service.service import ServiceConfig
 from reward_service.swap import SwapConfig, swap
 from tests.contracts import assert_same_answer
 from tests.fakes import FakeEngine, make_request, write_checkpoint
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -88,11 +88,12 @@ def test_under_load_no_request_fails_and_running_episodes_keep_their_version(che
         actors = [threading.Thread(target=act, args=(client, actor)) for actor in range(4)]
         for actor in actors:
             actor.start()
-        for name in ("v2", "v3", "v1"):
-            time.sleep(0.5)
-            done_swap = swap("loaded", checkpoints[name], FORCED)
-            assert (done_swap.version, done_swap.replicas) == (name, 2)
-        time.sleep(0.5)
+        for name, after in (("v1", "v2"), ("v2", "v3"), ("v3", "v1")):
+            wait_until(lambda n=name: errors or any(reply.model_version == n for reply in list(replies)))  # type: ignore[misc]
+            done_swap = swap("loaded", checkpoints[after], FORCED)
+            assert (done_swap.version, done_swap.replicas) == (after, 2)
+        answered = len(replies)
+        wait_until(lambda: errors or len(replies) >= answered + 40, what="traffic after the last swap")
         done.set()
         for actor in actors:
             actor.join(30.0)
