@@ -17,8 +17,8 @@ from dopamine_rl.types import ScoreRequest
 def rescored_progress(record: LabelRecord, scorer: ProgressScorer) -> NDArray[np.float32]:
     """Progress after each frame of a record, float32 [F], asked and folded anew in order.
 
-    Frames that had no value then (late, rejected, unreadable) hold here too: whether an answer came in time is a fact of
-    the run, what it says is the model's.
+    Frames that had no value then (late, rejected, unreadable) hold here too: whether an answer came in time is a fact
+    of the run, what it says is the model's.
     """
     answered = [frame for frame in record.frames if frame.outcome == "answered"]
     anchors = [record.context.init, *(frame.views for frame in answered)][: len(answered)]
@@ -41,8 +41,13 @@ def rescored_progress(record: LabelRecord, scorer: ProgressScorer) -> NDArray[np
 def audit(records: Iterable[LabelRecord], scorer: ProgressScorer, version: str) -> dict[str, float | int]:
     """Compare stored with re-scored progress over many records."""
     totals: dict[str, float | int] = {
-        "episodes": 0, "frames": 0, "answered": 0, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
-    }  # fmt: skip
+        "episodes": 0,
+        "frames": 0,
+        "answered": 0,
+        "max_abs_difference": 0.0,
+        "doubled": 0,
+        "wrong_version": 0,
+    }
     for record in records:
         times = [frame.time for frame in record.frames]
         answered = sum(frame.outcome == "answered" for frame in record.frames)

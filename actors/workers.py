@@ -19,12 +19,12 @@ from dopamine_rl.interfaces import OnProgress
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """What acts in an evaluation or film.
+    """The policy of an evaluation or film.
 
     Args:
         kind: "network" (a saved policy), or the name of one of the task's scripts (actors.tasks).
         path: the saved policy's file, for "network".
-        name: what recorded episodes are called after; the kind where left out.
+        name: name prefix of recorded episodes; the kind by default.
     """
 
     kind: str
@@ -102,7 +102,7 @@ class SimulationWorker:
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
-        """Replay a trajectory of ManiSkill's, unless it is there; returns success."""
+        """Play back a ManiSkill trajectory, unless it exists; returns success."""
         from actors.playback import play_back_missing
 
         return play_back_missing(self._get(), path, number, out_dir)

@@ -122,7 +122,7 @@ def read_json(body: bytes | bytearray, limits: WireLimits) -> dict[str, Any]:
         BadInput: a field is unknown, or a text cannot be encoded.
     """
     if len(body) > limits.max_bytes:
-        raise WireError(f"message of {len(body)} bytes: the limit is {limits.max_bytes}")
+        raise WireError(f"message of {len(body)} bytes: send at most {limits.max_bytes}")
     # Counted before parsing: a parsed list or number takes up to sixty times its size on the wire.
     containers, commas = body.count(b"[") + body.count(b"{"), body.count(b",")
     most_commas = _containers(limits) + limits.max_text + limits.max_frames * limits.max_views

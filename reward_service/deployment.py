@@ -34,7 +34,7 @@ FOLLOW_S = 0.25
 """Interval at which a replica reads the ledger."""
 
 ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""Routes all requests of an episode to one replica, which caches its pictures; to the next one if it is full or gone."""
+"""Routes an episode's requests to one replica, which caches its pictures; to the next one if it is full or gone."""
 
 
 class GRMDeployment:

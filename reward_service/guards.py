@@ -28,7 +28,8 @@ class IngressConfig:
     """What the HTTP ingress takes.
 
     Args:
-        host, port: where it listens; off loopback only with a token, and with TLS or `insecure`. Port 0 takes a free one.
+        host, port: where it listens; off loopback only with a token, and with TLS or `insecure`. Port 0 takes a free
+            one.
         limits: what one request may hold.
         max_requests: requests under way at once; more are refused as Overloaded.
         memory_mb: MiB for the bodies and pictures of all requests under way; more are refused as Overloaded.
@@ -114,8 +115,12 @@ def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
         if key is not None:
             raise BadInput("--tls-key", str(key), "give --tls-cert FILE with it")
         if not config.insecure and not is_loopback(config.host):
-            raise BadInput("--host", config.host, "give --tls-cert FILE and --tls-key FILE, listen on 127.0.0.1 only, or "
-                           "say --insecure: then the token and all pictures can be read on the way")  # fmt: skip
+            raise BadInput(
+                "--host",
+                config.host,
+                "give --tls-cert FILE and --tls-key FILE, listen on 127.0.0.1 only, or "
+                "say --insecure: then the token and all pictures can be read on the way",
+            )
         return None
     if config.insecure:
         raise BadInput("--insecure", True, "leave it out: --tls-cert is given")
@@ -132,8 +137,11 @@ def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
         )  # A key with a password must not prompt on the terminal.
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or type(error).__name__
-        raise BadInput("--tls-cert, --tls-key", (str(cert), None if key is None else str(key)), "give PEM files of a "
-                       f"certificate and of its own key, without a password: {why}") from None  # fmt: skip
+        raise BadInput(
+            "--tls-cert, --tls-key",
+            (str(cert), None if key is None else str(key)),
+            f"give PEM files of a certificate and of its own key, without a password: {why}",
+        ) from None
     return context
 
 
@@ -151,9 +159,13 @@ def load_token(file: Path | None, host: str) -> str | None:
         raise BadInput("--token-file", source, f"give a readable file with a token: {type(error).__name__}") from None
     token = (token or "").strip()
     if not token and (file is not None or not is_loopback(host)):
-        raise BadInput("host" if file is None else "--token-file", host if file is None else source, "give a token: "
-                       f"--token-file FILE or the environment variable {TOKEN_VARIABLE}; without one only this machine "
-                       "may ask (--host 127.0.0.1)")  # fmt: skip
+        raise BadInput(
+            "host" if file is None else "--token-file",
+            host if file is None else source,
+            "give a token: "
+            f"--token-file FILE or the environment variable {TOKEN_VARIABLE}; without one only this machine "
+            "may ask (--host 127.0.0.1)",
+        )
     if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise BadInput(source, "(not shown)", f"use a token of at least {SHORTEST_TOKEN} printable ASCII characters")
     return token or None

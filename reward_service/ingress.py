@@ -1,18 +1,19 @@
 """HTTP for clients outside the cluster: robots, and programs in other languages.
 
 A plain web application in front of any RewardClient. It runs in a process of its own, not in the Serve application: it
-can be restarted, limited and secured without touching the replicas, works on clusters with Serve's proxies disabled, and
-can be tested without a cluster.
+can be restarted, limited and secured without touching the replicas, works on clusters with Serve's proxies disabled,
+and can be tested without a cluster.
 
-    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or deflate;
+    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or
+    deflate;
                        answers in the same media type, never compressed
     GET  /v1/version   {"model_version"} currently served
     GET  /healthz      200 if a replica answers, else 503; needs no token
     GET  /metrics      Prometheus text
     GET  /openapi.json, /docs
 
-Checks run in this order, cheapest first: the client's rate, token, media type, declared size, total rate, capacity, size
-while receiving; then counts, shapes and picture headers before pixels (`bodies`).
+Checks run in this order, cheapest first: the client's rate, token, media type, declared size, total rate, capacity,
+size while receiving; then counts, shapes and picture headers before pixels (`bodies`).
 """
 
 from __future__ import annotations

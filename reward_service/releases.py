@@ -1,8 +1,8 @@
 """The models of a service: the ledger that lists them, and a replica's loaded models. No Ray.
 
 A new model is staged first: every replica loads it beside its current ones. It becomes current only when all replicas
-have loaded it, so no version is announced that some replica cannot serve. Older models stay loaded for the episodes that
-started with them.
+have loaded it, so no version is announced that some replica cannot serve. Older models stay loaded for the episodes
+that started with them.
 """
 
 from __future__ import annotations

@@ -26,10 +26,10 @@ _UNASKED = -1
 class Scorer:
     """Answers requests with one engine (a ProgressScorer).
 
-    All requests of a call share one table of deduplicated pictures and prompts, answered by one `engine.estimate`. If an
-    answer is invalid, the frames after it were compared with a frame without a value; their incremental prompt is
-    repeated against the last valid frame. All requests do this together, and every pass settles at least one more frame,
-    so there are never more passes than frames in a request.
+    All requests of a call share one table of deduplicated pictures and prompts, answered by one `engine.estimate`. If
+    an answer is invalid, the frames after it were compared with a frame without a value; their incremental prompt is
+    repeated against the last valid frame. All requests do this together, and every pass settles at least one more
+    frame, so there are never more passes than frames in a request.
     """
 
     def __init__(self, engine: Engine) -> None:

@@ -71,8 +71,8 @@ def swap(
     Raises:
         BadInput: the checkpoint is not a folder.
         CheckpointError: a replica cannot load it.
-        ServiceUnavailable: there is no such service, another swap is in progress, a model in use would be unloaded, or not
-            all replicas loaded the new one in time. If not all switched in time, the swap still takes effect.
+        ServiceUnavailable: there is no such service, another swap is in progress, a model in use would be unloaded, or
+            not all replicas loaded the new one in time. If not all switched in time, the swap still takes effect.
     """
     config, began = config or SwapConfig(), time.monotonic()
     folder = Path(checkpoint).absolute()

@@ -1,4 +1,4 @@
-"""Failures made from any expert: it does well until a true progress that is drawn, and then something goes wrong.
+"""Failures derived from any expert: it acts normally up to a random true progress, then something goes wrong.
 
 All of them need the standard start, where the action has a gripper.
 """

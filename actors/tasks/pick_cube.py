@@ -49,8 +49,8 @@ def progress(state: ObjectState, first: ObjectState) -> float:
     """HELD while reaching; with the cube in hand, the rest by the share of its way to the goal."""
     if not state.grasped:
         return reaching(state, first)
-    ways = [float(np.linalg.norm(one.error_m)) for one in (state, first)]
-    return HELD + (0.97 - HELD) * share_covered(*ways)
+    distances = [float(np.linalg.norm(s.error_m)) for s in (state, first)]
+    return HELD + (0.97 - HELD) * share_covered(*distances)
 
 
 PICK_CUBE = ObjectTask(

@@ -1,4 +1,4 @@
-"""PlugCharger-v1: a charger with two prongs is taken from the table and plugged into a receptacle, 0.5 mm of clearance."""
+"""PlugCharger-v1: a charger with two prongs is picked up and plugged into a receptacle, with 0.5 mm clearance."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def read(scene: Any) -> ObjectState:
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by depth.
+    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by
+    depth.
 
     A tilt of 0.1 rad counts as much as 20 mm.
     """

@@ -17,7 +17,7 @@ from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, read_object
 GOAL_RADIUS_M = 0.1
 """ManiSkill's: the cube's middle has to be nearer to the target's."""
 BEHIND_M, TOUCH_M = 0.05, 0.035
-"""Where the tool comes down behind the cube, and how far behind it is when it touches; metres from the cube's middle."""
+"""Distance behind the cube's middle at which the tool comes down, and at which it touches the cube; metres."""
 HOVER_M, LOW_M = 0.08, 0.02
 """Heights of the tool over the table on the way there, and while it pulls."""
 

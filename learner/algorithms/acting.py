@@ -100,7 +100,8 @@ class Acting:
         """Collect the samples that arrived since the last call; waits for the first one if there are none.
 
         Args:
-            everyone: wait for all env runners in flight, as on-policy learning must. One that hangs is given up in time.
+            everyone: wait for all env runners in flight, as on-policy learning must. One that hangs is given up in
+                time.
         Returns:
             One item per env runner that answered; empty if a restarted one came back and is idle.
         Raises:

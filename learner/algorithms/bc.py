@@ -18,7 +18,7 @@ from learner.algorithms.networks import GaussianActor
 from learner.config import CloningConfig
 
 LEAST_STD = 0.05
-"""Lower bound of the normalising standard deviation: inputs that hardly vary in demonstrations must not blow up later."""
+"""Lower bound of the normalising standard deviation: inputs that hardly vary in demonstrations must not blow up."""
 
 
 @dataclass(frozen=True, eq=False)

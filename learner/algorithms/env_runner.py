@@ -22,7 +22,7 @@ class ActingEnvRunner(SingleAgentEnvRunner):
     _failures = 0
 
     def make_env(self) -> None:
-        """Recreate the environment. RLlib's version fails if closing the old one raises an exception without arguments."""
+        """Recreate the environment. RLlib's version fails if closing the old one raises an error without arguments."""
         if self.env is not None:
             try:
                 self.env.close()

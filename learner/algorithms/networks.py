@@ -73,8 +73,8 @@ class GaussianActor(nn.Module):
 class Policy(nn.Module):
     """The policy: a squashed Gaussian, or a bounded residual on top of a frozen cloned policy.
 
-    With residual_scale = 0 the action is u = tanh(Gaussian). Otherwise it is clip(tanh(base mean) + residual_scale · u),
-    where the base is frozen and u initially has mean 0; log densities are those of u.
+    With residual_scale = 0 the action is u = tanh(Gaussian). Otherwise it is clip(tanh(base mean) + residual_scale ·
+    u), where the base is frozen and u initially has mean 0; log densities are those of u.
 
     Args:
         observation_size, action_size, hidden, initial_std: as for `GaussianActor`.

@@ -71,7 +71,7 @@ def require_finite_losses(losses: Tensor, trains_actor: Sequence[bool], first: i
 
 
 class RLPDLearner(FiniteWeights, TorchLearner):
-    """Applies many updates per call, from columns [updates, B, ...]; without connectors, and with one set of metrics."""
+    """Applies many updates per call, from columns [updates, B, ...]; no connectors, one set of metrics."""
 
     config: Any
     module: Any

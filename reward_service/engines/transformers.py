@@ -35,8 +35,8 @@ CACHE_BYTES = 256 * 2**20
 """Default cache size; holds some ten thousand prompt prefixes of the embedded model."""
 
 GPU_SHARE = 0.25
-"""Default cache size on a GPU, as a share of the memory that is free after loading the model. A running episode needs some
-60 MB with a released model of 3 billion parameters; with less, every frame computes INIT and GOAL again."""
+"""Default cache size on a GPU, as a share of the memory that is free after loading the model. A running episode needs
+some 60 MB with a released model of 3 billion parameters; with less, every frame computes INIT and GOAL again."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -113,9 +113,9 @@ class TransformersEngine:
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
         """Answer N prompts about M pictures. Implements `Engine.estimate`; concurrent calls run one at a time.
 
-        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its instruction
-        does not fit the template, or the model's answer is not finite; intermediate results used only by such answers
-        are not cached.
+        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its
+        instruction does not fit the template, or the model's answer is not finite; intermediate results used only by
+        such answers are not cached.
         """
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
@@ -136,7 +136,7 @@ class TransformersEngine:
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
 
     def _answer(self, table: _Table, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], list[str]]:
-        """Gain, loss and entropy, float32 [3, N], of prompts with pictures of one size; and "" or why one is invalid."""
+        """Gain, loss and entropy, float32 [3, N], of prompts with pictures of one size; and reasons of invalid ones."""
         values, reasons = np.full((3, len(prompts)), np.nan, np.float32), [""] * len(prompts)
         groups = self._group(table, prompts, reasons)
         features = self._features(

@@ -58,9 +58,9 @@ SHAPES = 64
 class VLLMEngine:
     """Implements `interfaces.Engine` with vLLM's asynchronous engine, which runs in processes of its own.
 
-    At each fork of the answer trie one token is generated, constrained to the allowed ones, and the log-probabilities of
-    all of them are read: the same distribution as with the embedded engine. The embedded model's answers have one token,
-    so there is one fork; released models have some 25 forks, which share the prompt through the prefix cache.
+    At each fork of the answer trie one token is generated, constrained to the allowed ones, and the log-probabilities
+    of all of them are read: the same distribution as with the embedded engine. The embedded model's answers have one
+    token, so there is one fork; released models have some 25 forks, which share the prompt through the prefix cache.
 
     Args:
         folder: of a reward model.
@@ -79,8 +79,8 @@ class VLLMEngine:
             raise BadInput(
                 "service.engine",
                 f"{__name__}:{type(self).__name__}",
-                'install vLLM: pip install -e ".[vllm]" on a GPU machine; on a CPU build its environment by `make vllm-env` and '
-                "start the replica in it (service.python = .venv-vllm/bin/python)",
+                'install vLLM: pip install -e ".[vllm]" on a GPU machine; on a CPU build its environment by '
+                "`make vllm-env` and start the replica in it (service.python = .venv-vllm/bin/python)",
             )
         self._folder, self._threads, self._answer_s = Path(folder).absolute(), threads, answer_s
         self._prompts = open_prompts(self._folder)
@@ -97,9 +97,9 @@ class VLLMEngine:
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
         """Answer N prompts about M pictures. Implements `Engine.estimate`; concurrent calls share vLLM's batches.
 
-        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its instruction
-        does not fit the template or is too long, or the model's answer is not finite. If vLLM died, the next call
-        triggers its restart, and all calls fail immediately until it is back.
+        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its
+        instruction does not fit the template or is too long, or the model's answer is not finite. If vLLM died, the
+        next call triggers its restart, and all calls fail immediately until it is back.
 
         Raises:
             ServiceUnavailable: vLLM died, is being started again, or did not answer in time.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors import record_writer
+from actors import label_record_writer
 from actors.label_record_writer import LabelRecordWriter, trim
 from actors.label_records import LabelRecord, ScoredFrame, pack, unpack
 from dopamine_rl.errors import BadInput
@@ -112,7 +112,7 @@ def test_two_writers_share_a_folder(tmp_path):
     totals = {
         name: sum(counts)
         for name, *counts in zip(
-            record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True
+            label_record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True
         )
     }
     left = len(list((tmp_path / "records").glob("*.npz")))
@@ -140,19 +140,19 @@ def slow_disk(monkeypatch):
 def test_putting_a_record_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     go_on = slow_disk(monkeypatch)
     writer = LabelRecordWriter(tmp_path, 100.0)
-    for i in range(record_writer.WAITING):
+    for i in range(label_record_writer.WAITING):
         writer.put(record(f"e{i}"))
     assert not list(tmp_path.glob("*.npz"))
     assert not writer.flush(0.01)
     go_on.set()
     assert writer.flush(60.0)
-    assert len(list(tmp_path.glob("*.npz"))) == writer.take_counts()["written"] == record_writer.WAITING
+    assert len(list(tmp_path.glob("*.npz"))) == writer.take_counts()["written"] == label_record_writer.WAITING
 
 
 def test_what_a_full_queue_cannot_take_is_dropped_and_counted(tmp_path, monkeypatch):
     go_on = slow_disk(monkeypatch)
     writer = LabelRecordWriter(tmp_path, 100.0, patience_s=0.05)
-    total = 3 * record_writer.WAITING
+    total = 3 * label_record_writer.WAITING
     for i in range(total):
         writer.put(record(f"e{i}"))
     go_on.set()
@@ -160,7 +160,7 @@ def test_what_a_full_queue_cannot_take_is_dropped_and_counted(tmp_path, monkeypa
     writer.put(record("later"))
     assert writer.flush(60.0)
     counts = writer.take_counts()
-    assert counts["dropped"] >= total - record_writer.WAITING - 1
+    assert counts["dropped"] >= total - label_record_writer.WAITING - 1
     assert counts["written"] + counts["dropped"] == total + 1
     assert (tmp_path / "later.npz").exists()
 

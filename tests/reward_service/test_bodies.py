@@ -94,7 +94,7 @@ def test_usual_values_may_be_left_out_of_json() -> None:
         ({"fusion": {"kind": "x" * 5000}}, "kind"),
         (
             {"goal": [nested(file) for file in (np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8))]},
-            "one size",
+            "the same size",
         ),
     ],
 )
