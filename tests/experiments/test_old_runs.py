@@ -83,5 +83,5 @@ def test_fresh_begins_anew(old_run):
 def test_what_only_looks_a_little_like_one_is_none(tmp_path):
     (tmp_path / "phases").mkdir()
     (tmp_path / "phases" / "moon.json").write_text('{"key": "full", "value": 1}')
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(tmp_path), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(tmp_path), fresh=True):
         pass
