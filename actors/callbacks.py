@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
-from actors.record_writer import RecordWriter
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import EpisodeContext, LabelColumns, Views
 
@@ -51,7 +51,7 @@ class LabellingCallback(RLlibCallback):
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
         self._labeller: Labeller | None = None
-        self._writer: RecordWriter | None = None
+        self._writer: LabelRecordWriter | None = None
         self._held: list[Any] = []
         self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
@@ -166,7 +166,7 @@ class LabellingCallback(RLlibCallback):
         record = labeller.finish(chunk.id_)
         if record is not None and self._config.records_dir is not None:
             if self._writer is None:
-                self._writer = RecordWriter(self._config.records_dir, self._config.records_mb)
+                self._writer = LabelRecordWriter(self._config.records_dir, self._config.records_mb)
             self._writer.put(record)
 
     def _log_counts(self, metrics_logger: Any) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.records import EpisodeRecord, ScoredFrame
+from actors.label_records import LabelRecord, ScoredFrame
 from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
@@ -259,13 +259,13 @@ class Labeller:
         episode = self._episodes.get(episode_id)
         return episode.level if episode else 0.0
 
-    def finish(self, episode_id: str) -> EpisodeRecord | None:
+    def finish(self, episode_id: str) -> LabelRecord | None:
         """Forget an episode whose last fragment was collected; its scored frames are returned where a model was asked."""
         episode = self._episodes.pop(episode_id)
         self._abandon(episode)
         if episode.context is None:
             return None
-        return EpisodeRecord(episode.context, tuple(episode.scored), self.config.fusion)
+        return LabelRecord(episode.context, tuple(episode.scored), self.config.fusion)
 
     def drop(self, episode_id: str) -> None:
         """Forget an episode that will never be collected (its environment failed); its open frames count as late."""

@@ -35,12 +35,13 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require
+from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps.report import HEADER, aligned, cells, end_line, merit, page, progress_line, row
+from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
 
@@ -129,7 +130,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         finally:
             folder.publish()
     rows = report["trials"]
-    for line in aligned([HEADER, *map(cells, rows)]):
+    for line in aligned([HEADER, *map(cells, rows)]).splitlines():
         console.say("  " + line)
     console.say(f"Done: {folder.place}/sweep.md")
     return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}

@@ -78,10 +78,10 @@ def _deleted(app_name: str) -> bool:
     """Delete the application and its ledger. False where it has to be tried again: the controller may be starting anew."""
     from ray import serve  # Here: it would double the memory of the lease's own process.
 
-    from reward_service import ledger
+    from reward_service import ledger_store
 
     try:
-        ledger.forget(app_name)  # First, since deleting the application ends this process.
+        ledger_store.forget(app_name)  # First, since deleting the application ends this process.
         serve.delete(app_name)
         return app_name not in serve.status().applications
     except Exception as error:

@@ -26,7 +26,7 @@ RAY_FILES = (
     "reward_service/deployment.py",
     "reward_service/client.py",
     "reward_service/lease.py",
-    "reward_service/ledger.py",
+    "reward_service/ledger_store.py",
     "learner/algorithms/*.py",
     "learner/grm_sft.py",
     "learner/frame_stream.py",

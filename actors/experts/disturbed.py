@@ -155,7 +155,7 @@ FAILURES = tuple(DISTURBANCES)
 """Names of all of them."""
 
 
-def spoiled(expert: Callable[[], Expert], *names: str) -> dict[str, Callable[[], Expert]]:
+def with_disturbances(expert: Callable[[], Expert], *names: str) -> dict[str, Callable[[], Expert]]:
     """The named disturbances of an expert, ready to be made."""
     return {name: _spoil(DISTURBANCES[name], expert) for name in names}
 

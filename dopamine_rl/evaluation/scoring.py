@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import Overloaded, require
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
-from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, Views
+from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, Views, check_views
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Pauses before an overloaded service is asked again; they double."""
@@ -115,6 +115,8 @@ class EpisodeScoring:
         times: int64 [T], strictly increasing names of the frames, such as frame ids.
         config: how large fragments are, and how many are under way at once.
         previous: the frame before the first of `frames`; where left out, `context.init`.
+    Raises:
+        BadInput: there is no frame, or it is no picture.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class EpisodeScoring:
         config: ScoringConfig,
         previous: Views | None = None,
     ) -> None:
+        check_views("frames", frames, 5)
         self._client, self._context, self._config = client, context, config
         self._frames, self._times = frames, times
         self._start = context.init if previous is None else previous

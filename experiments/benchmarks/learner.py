@@ -143,7 +143,7 @@ def make_env(env_config: Any) -> Any:
 
 def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
     """RLPD with half of every batch from demonstrations, through RLlib's learner group."""
-    from learner.algorithms.common import Task
+    from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
     from learner.config import LearnerConfig
     from learner.replay import ColumnarReplay
@@ -151,7 +151,7 @@ def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
     config = LearnerConfig(
         hidden=HIDDEN, critics=2, target_critics=2, actor_every=1, batch_size=BATCH_SIZE, num_env_runners=0
     )
-    algorithm: Any = make_rlpd_config(Task(make_env, gamma=GAMMA), config, "grm").build_algo()
+    algorithm: Any = make_rlpd_config(TrainingSetup(make_env, gamma=GAMMA), config, "grm").build_algo()
     stored = {**columns, "task_reward": columns["rewards"]}
     demo = ColumnarReplay(TRANSITIONS, OBSERVATION_SIZE, ACTION_SIZE, GAMMA, "grm")
     for replay in (algorithm.feed.online, demo):

@@ -98,11 +98,11 @@ def measure(runners: int, seconds: float, env_config: Mapping[str, Any], sample_
 
     Where one hangs, the time counts from then on.
     """
-    from learner.algorithms.common import Task
+    from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
 
     learner = replace(LEARNER, num_env_runners=runners, sample_timeout_s=sample_timeout_s)
-    config = make_rlpd_config(Task(TimedSteps, env_config), learner, "sparse")
+    config = make_rlpd_config(TrainingSetup(TimedSteps, env_config), learner, "sparse")
     algorithm: Any = config.build_algo()
     try:
         hung_once = Path(env_config["hung_once"])

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, require
 from experiments.runtime.arguments import option, parse
@@ -52,7 +52,7 @@ def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
     from reward_service.scorer import Scorer
 
     engine = TransformersEngine(run / "grm")
-    return audit(map(EpisodeRecord.load, paths), Scorer(engine), engine.model_version)
+    return audit(map(LabelRecord.load, paths), Scorer(engine), engine.model_version)
 
 
 if __name__ == "__main__":

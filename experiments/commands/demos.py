@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from experiments.job.demonstrations import KEPT, DemosArguments, record
+from experiments.job.demonstrations import INTERRUPTED, DemosArguments, record
 from experiments.runtime.arguments import parse
 from experiments.runtime.ending import command, interruptible
 
@@ -36,7 +36,7 @@ Arguments = DemosArguments
 def main(argv: Sequence[str] | None = None) -> None:
     """Record the missing episodes and print a summary."""
     arguments = parse(Arguments, argv, "dopamine demos", __doc__)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         print(json.dumps(record(arguments)))
 
 

@@ -74,9 +74,9 @@ def deploy(arguments: Arguments, checkpoint: Path) -> None:
 
 
 def _only_service() -> str:
-    from reward_service import ledger
+    from reward_service import ledger_store
 
-    names = ledger.names()
+    names = ledger_store.names()
     if len(names) != 1:
         fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
         raise BadInput("--app", None, fix)

@@ -1,4 +1,4 @@
-"""Records demonstrations and failures of a simulated task, or replays ManiSkill's: what `dopamine demos` asks for."""
+"""Records demonstrations and failures of a simulated task, or replays ManiSkill's, for `dopamine demos`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
-from actors.replay import REPLAYED, check_trajectory
+from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
@@ -29,10 +29,10 @@ from experiments.runtime.storage import lasting_path, make_folder, only_writer
 from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
-"""File in the folder of episodes that says how they were recorded."""
-KEPT = "Interrupted. The same command keeps the episodes that are recorded and goes on."
+"""File in the folder of episodes with the settings of their recording."""
+INTERRUPTED = "Interrupted. Run the same command again to continue; recorded episodes are reused."
 TRANSLATION_M, ROTATION_RAD = 0.05, 0.1
-"""Movement for an action of one: what the experts need to cross the table in a second."""
+"""Translation and rotation for an action of 1: the experts need these to cross the table in a second."""
 
 
 def _short(task: Task) -> str:
@@ -43,54 +43,52 @@ def _kinds(task: Task) -> list[str]:
     return sorted(set(task.failures))
 
 
-TASKS_ABOUT = "With its kinds of failures: " + "; ".join(
+TASKS_ABOUT = "Task, with its kinds of failures: " + "; ".join(
     f"{_short(task)}: {task.instructions[0]} ({', '.join(_kinds(task))})" for task in TASKS.values()
 )
-LOOKS_ABOUT = f"What pictures show, drawn from each seed: {', '.join(LOOKS)}."
+LOOKS_ABOUT = f"Appearance of the images, drawn from each seed: {', '.join(LOOKS)}."
 
 
 @dataclass(frozen=True)
 class DemosArguments:
-    """Which episodes are recorded, and how they are simulated."""
+    """Which episodes to record, and how to simulate them."""
 
     task: Annotated[Positional[str], option("TASK", about=TASKS_ABOUT)]
-    """With its kinds of failures."""
+    """Task, with its kinds of failures."""
     n: Annotated[int | None, option("N", "all trajectories of the file", aliases=["-n"])] = None
-    """Successes of the expert, or trajectories of the file."""
+    """Number of expert successes, or of trajectories to replay."""
     trajectories: Annotated[Path | None, option("FILE.h5", "")] = None
     """Replay ManiSkill's trajectories of this task instead of recording its expert."""
     failures: Annotated[int, option("M")] = 0
-    """Failures of the task's kinds in turn."""
+    """Number of failures, taking the task's kinds in turn."""
     kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND")] = ()
-    """A kind of failures, instead of all in turn; may be given several times."""
+    """Record only this kind of failure; may be given several times."""
     out: Annotated[OptionalResultPath, option("DIR", "demos/TASK")] = None
-    """Folder of episodes."""
+    """Output folder of episodes."""
     seed: Annotated[int, option("S")] = 0
     """Seed of the first success and of the first failure."""
     env: Annotated[str | None, option("PRESET", "the task's standard start with every view")] = None
-    """Simulate as a preset's [env] says, with its start, horizon and views."""
-    look: Annotated[str, option("LOOK", about=f"What pictures show, drawn from each seed: {', '.join(LOOKS)}.")] = (
-        "plain"
-    )
-    """What pictures show, drawn from each seed."""
+    """Take start, horizon and views from this preset's [env]."""
+    look: Annotated[str, option("LOOK", about=LOOKS_ABOUT)] = "plain"
+    """Appearance of the images, drawn from each seed."""
     views: Annotated[str | None, option("NAMES", "all, or the preset's")] = None
-    """Cameras by commas, of front, wrist and close."""
+    """Cameras, separated by commas: front, wrist, close."""
     stride: Annotated[int | None, option("K", "the task's own, 2 or 4")] = None
-    """Environment steps from one frame to the next."""
+    """Environment steps between frames."""
     size: Annotated[int | None, option("PX", "112")] = None
-    """Height and width of every view."""
+    """Height and width of every view, in pixels."""
     workers: Annotated[int, option("W")] = os.cpu_count() or 2
-    """Simulators, each a process."""
+    """Number of simulator processes."""
 
     def __post_init__(self) -> None:
         require("", self, ("workers", self.workers >= 1, "give at least 1"))
 
 
 def record(arguments: DemosArguments) -> dict[str, Any]:
-    """Record every episode that is asked for and not there yet.
+    """Record the requested episodes that do not exist yet.
 
     Raises:
-        BadInput: an argument cannot be used, or the folder's episodes were recorded in another way.
+        BadInput: an argument is invalid, or the folder's episodes were recorded with other settings.
     """
     task = find_task(arguments.task)
     out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
@@ -101,18 +99,18 @@ def record(arguments: DemosArguments) -> dict[str, Any]:
         episodes, origin = plan_replay(task, env, arguments)
     make_folder(out)
     with only_writer(out):
-        _agree(out, {**asdict(env), "trajectories": origin})
-        return _fill(task, episodes, env, out, arguments)
+        _check_settings(out, {**asdict(env), "trajectories": origin})
+        return _record_missing(task, episodes, env, out, arguments)
 
 
-def _fill(
+def _record_missing(
     task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments
 ) -> dict[str, Any]:
-    """Record what is missing of some episodes, and return what the last line says."""
+    """Record the episodes that do not exist yet; returns the summary that is printed last."""
     remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
-    console.say(f"{_short(task)}: {len(episodes)} episodes into {out}, {len(episodes) - len(missing)} are there")
+    console.say(f"{_short(task)}: {len(episodes)} episodes in {out}, {len(episodes) - len(missing)} already recorded")
     if missing:
         _record(missing, env, out, arguments, console)
     failures = Counter(
@@ -130,7 +128,7 @@ def _fill(
 
 
 def find_task(name: str) -> Task:
-    """The task of a name with or without its version. Raises BadInput."""
+    """The task of this name, given with or without its version. Raises BadInput."""
     for task in TASKS.values():
         if name in (task.name, _short(task)):
             return task
@@ -138,7 +136,7 @@ def find_task(name: str) -> Task:
 
 
 def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
-    """How a task's demonstrations are simulated, with the true progress. Raises BadInput."""
+    """The environment that demonstrations are recorded in, with true progress. Raises BadInput."""
     if arguments.env is None:
         env = EnvConfig(
             task=task.name,
@@ -151,7 +149,7 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
     else:
         env = read_preset(ExperimentConfig, arguments.env, "--env").env
     if env.task != task.name:
-        raise BadInput("--env", arguments.env, f"choose a preset of this task; it is for {env.task}")
+        raise BadInput("--env", arguments.env, f"choose a preset of this task; this one is for {env.task}")
     views = None if arguments.views is None else tuple(arguments.views.split(","))
     given = {"stride": arguments.stride, "image_size": arguments.size, "views": views, "look": arguments.look}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -159,14 +157,14 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
 
 
 def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
-    """Script and seed of every episode. Success i and failure i have the same seed, whatever the numbers asked for."""
+    """Script and seed of every episode. Success i and failure i share a seed, however many are requested."""
     if arguments.n is None:
         raise BadInput("-n", None, "say how many successes to record")
     for name, value in (("-n", arguments.n), ("--failures", arguments.failures)):
         if value < 0:
             raise BadInput(name, value, "give at least 0")
     if arguments.n + arguments.failures == 0:
-        raise BadInput("-n", arguments.n, "ask for at least one success, or for --failures")
+        raise BadInput("-n", arguments.n, "request at least one success, or --failures")
     if not 0 <= arguments.seed < SPARE_SEEDS:
         raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
     kinds = tuple(arguments.kind or task.failures)
@@ -178,37 +176,37 @@ def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
 
 
 def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:
-    """Name and number of every trajectory to replay, and what is to be known of the file. Raises BadInput."""
+    """Name and number of every trajectory to replay, and the file's identity. Raises BadInput."""
     path = arguments.trajectories
     if path is None or not path.is_file():
         raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
     for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
         if given:
-            raise BadInput(name, given, "leave it out: --trajectories replays what is in the file")
+            raise BadInput(name, given, "leave it out: --trajectories replays the file as it is")
     if env.start != "standard":
-        raise BadInput("--env", arguments.env, "leave it out: ManiSkill's trajectories have the standard start")
+        raise BadInput("--env", arguments.env, "leave it out: ManiSkill's trajectories use the standard start")
     if arguments.n is not None and arguments.n < 1:
         raise BadInput("-n", arguments.n, "give at least 1, or leave it out for all trajectories")
     numbers = list_trajectories(path)[: arguments.n]
     first = next(read_trajectories(path), None)
     if first is None:
-        raise BadInput("--trajectories", str(path), "give a file with a trajectory")
+        raise BadInput("--trajectories", str(path), "give a file with at least one trajectory")
     check_trajectory(task, first)
     digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
     origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
-    return [(REPLAYED, number) for number in numbers], origin
+    return [(PLAYBACK, number) for number in numbers], origin
 
 
-def _agree(out: Path, settings: dict[str, Any]) -> None:
-    """Write how the folder's episodes are recorded, or refuse to mix them with others."""
+def _check_settings(out: Path, settings: dict[str, Any]) -> None:
+    """Write the recording's settings, or refuse to mix episodes of different settings in one folder."""
     settings, path = json.loads(json.dumps(settings)), out / SETTINGS
     if not path.exists():
         write_text(path, json.dumps(settings, indent=2))
         return
-    there = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
+    stored = asdict(EnvConfig()) | json.loads(path.read_text(encoding="utf-8"))
     for name, value in settings.items():
-        if there.get(name) != value:
-            raise BadInput(f"{path}: {name}", there.get(name), f"choose another --out for episodes with {value!r}")
+        if stored.get(name) != value:
+            raise BadInput(f"{path}: {name}", stored.get(name), f"choose another --out for episodes with {value!r}")
 
 
 def _record(
@@ -221,9 +219,9 @@ def _record(
     if arguments.trajectories is None:
         jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
     else:
-        jobs = [Job("replay", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
-    # Ray takes SIGTERM for itself when it starts.
-    with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(KEPT):
+        jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
+    # Ray installs its own SIGTERM handler when it starts.
+    with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(INTERRUPTED):
         pool = WorkerPool(env, workers, num_cpus=1)
         pool.map(jobs, console.progress, "episodes")
         pool.close()

@@ -1,4 +1,4 @@
-"""Films of a run's first and last policy, with the reward model's progress and the reward under the pictures."""
+"""Videos of a run's cloned and trained policy, with the reward model's progress and the reward below the images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from experiments.job.run import Run
 from experiments.reports.video import Curves, write_film
 from experiments.settings import ExperimentConfig
 
-TITLES = {"expert": "Scripted expert", "bc": "First policy (cloned)", "policy": "Last policy (trained)"}
+TITLES = {"expert": "Scripted expert", "bc": "Cloned policy (BC)", "policy": "Trained policy"}
 
 
 def make_films(run: Run, prepared: Prepared) -> list[str]:
-    """Film the first unseen episode of each policy; returns the files' names."""
+    """Record a video of each policy on the first unseen seed; returns the file names."""
     config, model = run.config, prepared.model
     version = model.version if model else None
     specs = {name: spec for name, spec in policies(run, prepared).items() if name in TITLES}
@@ -32,7 +32,7 @@ def make_films(run: Run, prepared: Prepared) -> list[str]:
 
 def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel | None) -> list[str]:
     config, seed = run.config, run.config.evaluation.first_seed
-    films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console.progress, "films")
+    films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console.progress, "videos")
     client = run.service(model.path)[1] if model else None
     names = []
     for name, film in zip(specs, films, strict=True):
@@ -44,10 +44,10 @@ def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel | None) -> 
 
 
 def film_curves(film: Film, client: RewardClient, reference: TaskReference, config: ExperimentConfig) -> Curves:
-    """Progress of a filmed episode by the reward model, and the reward that this run's labeller pays for it."""
+    """The reward model's progress over a filmed episode, and the reward that this run's labeller gives it."""
     name = f"film_{film.seed}"
     scored = [t for t in film.score_times if t > 0]
-    labeller = Labeller(replace(labeller_config(config), records_dir=Path("kept in memory")), client)
+    labeller = Labeller(replace(labeller_config(config), records_dir=Path("in memory")), client)
     labeller.begin(name, reference.context(name, film.views[0]))
     for time in scored:
         labeller.observe(name, time, film.views[time])
@@ -60,7 +60,7 @@ def film_curves(film: Film, client: RewardClient, reference: TaskReference, conf
 
 
 def task_curves(film: Film) -> Curves:
-    """The task's own reward alone: no reward model was made, and none is asked."""
-    nothing, rewards = np.zeros(0), film.task_rewards
+    """The task reward alone, for runs without a reward model."""
+    times, rewards = np.zeros(0), film.task_rewards
     edges, perspectives = np.arange(len(rewards) + 1), np.zeros((0, 3), np.float32)
-    return Curves(nothing, np.zeros(0, np.float32), perspectives, edges, rewards, "task reward")
+    return Curves(times, np.zeros(0, np.float32), perspectives, edges, rewards, "task reward")

@@ -1,4 +1,4 @@
-"""The phases of the main job. Each takes the Run and what the phases before it left, and is kept once it is done."""
+"""The phases of the main job. Each takes the Run and the results of earlier phases; completed phases are reused."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
-from actors.record_writer import RecordWriter
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -38,22 +38,22 @@ class GateRefused(DopamineError):
 
 
 def refusal(verdict: Verdict) -> str:
-    """What a person is told whose reward model is refused."""
+    """The message for a reward model that failed its gate."""
     names = ", ".join(check.name for check in verdict.failed)
     return (
-        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or give "
-        "--force to train with it all the same, which the result records."
+        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or use "
+        "--force to train with it anyway; the result records this."
     )
 
 
 @dataclass(frozen=True)
 class Cloned:
-    """The policy that reinforcement learning begins with.
+    """The cloned policy, the starting point of reinforcement learning.
 
     Args:
         path: its file.
-        version: names its content.
-        trials: success of every size that was tried, on starts of their own.
+        version: identifies its content.
+        trials: success rate of every network size, on seeds used for nothing else.
     """
 
     path: Path
@@ -67,8 +67,8 @@ class RewardModel:
 
     Args:
         path: its checkpoint folder.
-        version: names its content.
-        reference: the demonstration that its references and goal are taken from.
+        version: identifies its content.
+        reference: the demonstration that its reference and goal images are taken from.
     """
 
     path: Path
@@ -78,12 +78,12 @@ class RewardModel:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a policy's training needs.
+    """The inputs of policy training.
 
     Args:
         policy_episodes: folders of the policy's demonstrations.
-        gate_episodes: folders of the unseen episodes and who acted in them.
-        model: the reward model; None where the reward does not come from one.
+        gate_episodes: folders of the unseen episodes, and what acted in them.
+        model: the reward model; None if the reward does not use one.
     """
 
     policy_episodes: list[Path]
@@ -93,17 +93,17 @@ class Prepared:
 
 
 def prepare(run: Run) -> Prepared:
-    """Demonstrations and a cloned policy; where the reward asks a reward model, the policy's rollouts and that model."""
+    """Demonstrations and a cloned policy; if the reward uses a reward model, also rollouts and that model."""
     config, root = run.config, run.path / "demonstrations"
-    asks = asks_model(config)
-    if asks and config.sft.start_from:
-        load_grm(config.sft.start_from)  # What cannot be used is said now, not after the demonstrations.
+    uses_model = asks_model(config)
+    if uses_model and config.sft.start_from:
+        load_grm(config.sft.start_from)  # An unusable model must be reported before the demonstrations are recorded.
     scripted = episodes.scripted_plans(config, root)
-    if not asks:
+    if not uses_model:
         scripted = {"policy": scripted["policy"]}
-    _record(run, "demonstrations", "Demonstrations by a scripted expert", scripted)
+    _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     cloned = _clone(run, scripted["policy"].paths)
-    if not asks:
+    if not uses_model:
         return Prepared(scripted["policy"].paths, [], cloned, None)
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
@@ -117,43 +117,43 @@ def prepare(run: Run) -> Prepared:
 
 
 def reference(run: Run) -> TaskReference:
-    """What a reward model is shown of the task. Its demonstrations are recorded where they are missing."""
+    """The task reference of a reward model. Missing demonstrations are recorded first."""
     plan = episodes.scripted_plans(run.config, run.path / "demonstrations")["reward_model"]
     _record(run, "reference", "Demonstrations for the reward model's references", {"reward_model": plan})
     return TaskReference.of(episodes.first_success(episodes.read_all(plan.paths)))
 
 
 def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
-    """Record what is missing of the episodes."""
+    """Record the episodes that do not exist yet."""
     jobs = [job for plan in plans.values() for job in plan.jobs]
     depends_on = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
     run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console.progress, "episodes recorded")))
 
 
 def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
-    """Clone the demonstrations with every size, and keep the one that succeeds most often on starts of their own."""
+    """Clone the demonstrations with every network size; keep the one with the highest success on the trial seeds."""
     config, path = run.config, run.path / "bc.safetensors"
 
     def work() -> dict[str, Any]:
-        shown = [d for d in episodes.read_all(demonstrations) if d.success]
-        if len(shown) < 2:
-            raise BadInput("demonstrations.policy", len(shown), "fewer than 2 succeeded: give env.horizon more time")
+        successes = [d for d in episodes.read_all(demonstrations) if d.success]
+        if len(successes) < 2:
+            raise BadInput("demonstrations.policy", len(successes), "fewer than 2 succeeded: increase env.horizon")
         data = (
-            np.concatenate([d.observations[:-1] for d in shown]),
-            np.concatenate([d.actions for d in shown]),
-            np.array([len(d.actions) for d in shown]),
+            np.concatenate([d.observations[:-1] for d in successes]),
+            np.concatenate([d.actions for d in successes]),
+            np.array([len(d.actions) for d in successes]),
         )
         candidates = {}
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
             save_policy(candidates[name], train_bc(*data, hidden, config.cloning, config.seed).state)
-            run.console.progress(f"cloned with layers {name}")
+            run.console.progress(f"cloned with hidden layers {name}")
         seeds = episodes.trial_seeds(config)
         wins = _success(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
         trials = {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
         best = max(trials, key=lambda name: trials[name])
-        run.console.say(f"  success on {len(seeds)} starts: {trials}; {best} is kept")
+        run.console.say(f"  success rate on {len(seeds)} trial seeds: {trials}; using {best}")
         candidates[best].replace(path)
         for name, file in candidates.items():
             if name != best:
@@ -161,41 +161,45 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
         return {"version": file_version(path), "trials": trials}
 
     depends_on = (config.env, config.demonstrations, config.cloning, config.seed)
-    value = run.phase("clone", "Policy cloned from demonstrations", depends_on, work)
+    value = run.phase("clone", "Behaviour cloning from demonstrations", depends_on, work)
     return Cloned(path, value["version"], value["trials"])
 
 
 def file_version(path: Path) -> str:
-    """12 hexadecimal digits that name a file's content."""
+    """The first 12 hexadecimal digits of the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _train_reward_model(run: Run, shown: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned) -> RewardModel:
-    """Fit the reward model to its demonstrations, and to failures where the settings say so."""
+def _train_reward_model(
+    run: Run, demonstrations: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned
+) -> RewardModel:
+    """Train the reward model on its demonstrations, and on failures if the config asks for them."""
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
         failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
-        stored = [episode for folder in (*shown, *failed) for episode in list_stored(folder, config.sft.stride)]
+        stored = [
+            episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
+        ]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
             claim(job)
-        except BadInput:  # a changed setting does again what depends on it
+        except BadInput:  # settings changed: train from the start
             claim(job, fresh=True)
         train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
-    reference = TaskReference.of(episodes.first_success(episodes.read_all(shown)))
+    reference = TaskReference.of(episodes.first_success(episodes.read_all(demonstrations)))
     return RewardModel(path, value["version"], reference)
 
 
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
-    """Judge the reward model on unseen episodes, through the service that will label the training."""
+    """Evaluate the reward model on unseen episodes, through the service that will label the training."""
     config, model = run.config, prepared.model
     assert model is not None
 
@@ -207,7 +211,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             model.reference,
             config.fusion,
             sources=[source for _, source in prepared.gate_episodes],
-            on_progress=lambda done, total: run.console.progress(f"episodes judged: {done} of {total}"),
+            on_progress=lambda done, total: run.console.progress(f"episodes evaluated: {done} of {total}"),
         )
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
         return asdict(report(judged, config.gate.success_threshold, config.env.stride))
@@ -221,7 +225,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
 
 
 def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -> LabellerConfig:
-    """The labeller's settings; γ is the learner's."""
+    """The labeller's config, with the learner's γ."""
     return LabellerConfig(
         mode=config.reward,
         gamma=config.gamma,
@@ -234,7 +238,7 @@ def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -
 
 
 def label(run: Run, prepared: Prepared) -> Path:
-    """Label the policy's demonstrations with what labels online data too; returns the transitions' file."""
+    """Label the policy's demonstrations as online data is labelled; returns the file of transitions."""
     config, path = run.config, run.path / "policy_demonstrations.npz"
     model = prepared.model if asks_model(config) else None
 
@@ -243,23 +247,23 @@ def label(run: Run, prepared: Prepared) -> Path:
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
-        writer = RecordWriter(records, config.labels.records_mb) if records else None
+        writer = LabelRecordWriter(records, config.labels.records_mb) if records else None
         room = config.service.max_queued_requests
-        labeller, shown = Labeller(patient, client), model.reference if model else None
-        columns = label_demonstrations(demonstrations, labeller, shown, room, writer)
+        labeller, task = Labeller(patient, client), model.reference if model else None
+        columns = label_demonstrations(demonstrations, labeller, task, room, writer)
         if writer and (removed := writer.take_counts()["removed"]):
-            run.console.say(f"  records of {removed} episodes removed: the oldest, to keep labels.records_mb")
+            run.console.say(f"  removed the {removed} oldest records to stay within labels.records_mb")
         save_demonstrations(path, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
         return len(demonstrations)
 
-    asked = (model.version, config.fusion) if model else None
-    depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, asked)
+    labels_from = (model.version, config.fusion) if model else None
+    depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, labels_from)
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
 
 
 def asks_model(config: ExperimentConfig) -> bool:
-    """True if the reward comes from the reward model."""
+    """True if the reward is computed by the reward model."""
     return config.reward in ("grm", "naive")
 
 
@@ -268,21 +272,21 @@ def label_demonstrations(
     labeller: Labeller,
     reference: TaskReference | None,
     frames_together: int,
-    writer: RecordWriter | None = None,
+    writer: LabelRecordWriter | None = None,
 ) -> list[LabelColumns]:
-    """Columns of recorded episodes from the labeller that labels online data, at its stride.
+    """Label recorded episodes with the labeller of online data, at its stride.
 
     Args:
-        reference: what the reward model is shown of the task; None where the labeller asks none.
-        frames_together: frames that may be asked for at once; the service's queue is bounded.
-        writer: of the episodes' records; None keeps none.
+        reference: the task reference; None if the labeller uses no reward model.
+        frames_together: frames that may be requested at once; the service's queue is bounded.
+        writer: writes the episodes' records; None writes none.
     Raises:
-        ScoringError: a frame went without a value.
+        ScoringError: a frame could not be scored.
     """
     columns = []
     for group in _groups(demonstrations, frames_together):
         for demonstration in group:
-            _ask(demonstration, labeller, reference)
+            _request_labels(demonstration, labeller, reference)
         for demonstration in group:
             name = demonstration.episode_id
             columns.append(labeller.collect(name, 0, demonstration.task_rewards, demonstration.terminated)[1])
@@ -291,12 +295,12 @@ def label_demonstrations(
                 writer.write(record)
     counts = labeller.take_counts()
     if counts.answered != counts.asked:
-        raise ScoringError(f"the policy's demonstrations could not all be labelled: {counts}")
+        raise ScoringError(f"some of the policy's demonstrations could not be labelled: {counts}")
     return columns
 
 
 def _groups(demonstrations: Sequence[Demonstration], frames: int) -> Iterator[list[Demonstration]]:
-    """Neighbours that have at most so many frames together; a longer episode stands alone."""
+    """Consecutive episodes with at most `frames` frames in all; a longer episode forms a group of its own."""
     group: list[Demonstration] = []
     for demonstration in demonstrations:
         if group and sum(len(d.frames) for d in group) + len(demonstration.frames) > frames:
@@ -307,7 +311,7 @@ def _groups(demonstrations: Sequence[Demonstration], frames: int) -> Iterator[li
         yield group
 
 
-def _ask(demonstration: Demonstration, labeller: Labeller, reference: TaskReference | None) -> None:
+def _request_labels(demonstration: Demonstration, labeller: Labeller, reference: TaskReference | None) -> None:
     name, times = demonstration.episode_id, demonstration.frame_steps[1:]
     labeller.begin(
         name, reference.context(name, demonstration.frames[0]) if reference and labeller.asks_model else None
@@ -317,13 +321,13 @@ def _ask(demonstration: Demonstration, labeller: Labeller, reference: TaskRefere
             labeller.observe(name, int(time), views)
     elif labeller.config.mode == "oracle":
         if demonstration.true_progress is None:
-            raise BadInput("reward", "oracle", f"use another mode: nobody knows the true progress of {name}")
+            raise BadInput("reward", "oracle", f"use another reward: the true progress of {name} was not recorded")
         for time, progress in zip(times, demonstration.true_progress[1:], strict=True):
             labeller.observe_truth(name, int(time), float(progress))
 
 
 def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:
-    """The policies that are compared on unseen seeds."""
+    """The policies to compare on unseen seeds."""
     return {
         "expert": PolicySpec("expert"),
         "straight_push": PolicySpec("straight_push"),
@@ -333,7 +337,7 @@ def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:
 
 
 def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]:
-    """Success of each policy on each of the same unseen seeds, in their order."""
+    """Success of each policy on the same unseen seeds, in the order of the seeds."""
     config = run.config
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     outcomes = {}
@@ -353,7 +357,7 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
 
 
 def _success(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:
-    """For each policy whether it succeeded from each seed."""
+    """Whether each policy succeeded on each seed."""
     jobs = [Job("evaluate", (spec, seed)) for spec in specs for seed in seeds]
     won = [bool(outcome["success"]) for outcome in run.pool.map(jobs, run.console.progress, "episodes")]
     return [won[i * len(seeds) : (i + 1) * len(seeds)] for i in range(len(specs))]

@@ -1,4 +1,4 @@
-"""Which episodes a run records, and who acts in them. No two sets share a seed."""
+"""Which episodes a run records, and what acts in them. No two sets share a seed."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from dopamine_rl.types import Demonstration
 from experiments.settings import ExperimentConfig
 
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
-"""Kinds of scripted failures, in turn. More than half are near misses, because the cloned policy's failures, which are
-judged beside them, mostly are not: it hesitates before the hole."""
+"""Kinds of scripted failures, taken in turn. More than half are near misses, because few failures of the cloned policy,
+which are evaluated together with them, are: it hesitates before the hole."""
 SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts")
-"""Sets of episodes in the order of their seeds, which begin 1000 apart; those of "trial" are acted and not recorded."""
+"""Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" are not recorded."""
 
 
 @dataclass(frozen=True)
 class EpisodePlan:
-    """Episodes to be recorded into one folder.
+    """Episodes to record into one folder.
 
     Args:
-        folder: where they lie.
-        actors: one for each episode: a scripted behaviour's name, or a policy.
-        seeds: one for each episode.
-        stride: environment steps from one frame to the next; None takes the environment's.
+        folder: the output folder.
+        actors: one per episode: the name of a script, or a policy.
+        seeds: one per episode.
+        stride: environment steps between frames; None uses the environment's.
     """
 
     folder: Path
@@ -44,24 +44,24 @@ class EpisodePlan:
 
     @property
     def jobs(self) -> list[Job]:
-        """What a simulator does to record them; an episode that is there already is kept."""
+        """The simulators' jobs that record them; existing episodes are reused."""
         acted = zip(self.actors, self.seeds, strict=True)
         return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
 
 
 def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
-    """The episodes of scripts: for the reward model, for the policy, and unseen ones for the gate."""
-    wanted = config.demonstrations
+    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate."""
+    counts = config.demonstrations
     actors = {
-        "reward_model": ("expert",) * wanted.reward_model + _failures(wanted.reward_model_failures),
-        "policy": ("expert",) * wanted.policy,
-        "gate": ("expert",) * wanted.gate_successes + _failures(wanted.gate_failures),
+        "reward_model": ("expert",) * counts.reward_model + _failures(counts.reward_model_failures),
+        "policy": ("expert",) * counts.policy,
+        "gate": ("expert",) * counts.gate_successes + _failures(counts.gate_failures),
     }
     return {name: _plan(config, root, name, acted) for name, acted in actors.items()}
 
 
 def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: str) -> dict[str, EpisodePlan]:
-    """The episodes of the cloned policy: some for the reward model's training, unseen ones for the gate."""
+    """Rollouts of the cloned policy: some to train the reward model, unseen ones for the gate."""
     policy = PolicySpec("network", cloned, f"clone_{version}")
     counts = {
         "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
@@ -71,7 +71,7 @@ def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: s
 
 
 def trial_seeds(config: ExperimentConfig) -> list[int]:
-    """Seeds of the episodes that clones of different sizes are compared on."""
+    """Seeds on which cloned policies of different sizes are compared."""
     first = _first_seed(config, "trial")
     return list(range(first, first + config.cloning.trials))
 
@@ -82,11 +82,11 @@ def read_all(folders: Sequence[Path]) -> list[Demonstration]:
 
 
 def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
-    """The first episode that succeeded: references and goal are taken from it. Raises BadInput where none did."""
+    """The first successful episode: it provides reference and goal images. Raises BadInput if none succeeded."""
     for demonstration in demonstrations:
         if demonstration.success:
             return demonstration
-    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: give env.horizon more time")
+    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: increase env.horizon")
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:

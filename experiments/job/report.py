@@ -1,4 +1,4 @@
-"""report.md of a run: what was measured, the gate, the learning curve, where the video lies."""
+"""report.md of a run: results, the gate, the learning curve, and links to the videos."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from experiments.runtime.tracking import TENSORBOARD
 
 REWARDS = {
     "grm": "γΦ' − Φ with Φ from the reward model, plus the simulator's sparse success",
-    "naive": "Φ' − Φ from the reward model (no invariance: a deliberate semantic trap), plus the simulator's success",
-    "oracle": "γΦ' − Φ with Φ from the SIMULATOR'S TRUTH (a diagnostic, not the method), plus the simulator's success",
-    "sparse": "the simulator's sparse success alone (a baseline, no shaping)",
+    "naive": "Φ' − Φ from the reward model (not policy-invariant, for comparison), plus the simulator's sparse success",
+    "oracle": "γΦ' − Φ with Φ from the SIMULATOR'S TRUE PROGRESS (a diagnostic), plus the simulator's sparse success",
+    "sparse": "the simulator's sparse success alone (a baseline without shaping)",
 }
 
 
 POLICIES = {
-    "straight_push": "straight push (looks at nothing)",
-    "bc": "first policy (cloned from demonstrations)",
-    "policy": "last policy (trained)",
+    "straight_push": "straight push (open loop)",
+    "bc": "cloned policy (BC)",
+    "policy": "trained policy",
     "expert": "scripted expert",
 }
 
 
 def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict | None, videos: list[str]) -> Path:
-    """Write report.md from a result; `verdict` is None where no reward model was made."""
+    """Write report.md from a result; `verdict` is None if the run has no reward model."""
     success = "\n".join(f"| {label} | {_rate(result[f'{name}_success'])} |" for name, label in POLICIES.items())
     gain = result["policy_minus_bc"]
     phases = "\n".join(f"| {name} | {seconds} |" for name, seconds in result["phase_seconds"].items())
@@ -42,17 +42,17 @@ Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
-{result["training_sittings"]} sitting(s). This sitting took {result["wall_s"]:.0f} s; what earlier ones had done was kept.
+{result["training_sittings"]} session(s). The last session took {result["wall_s"]:.0f} s; phases completed earlier were reused.
 
 ## Success on unseen seeds
-Wilson intervals at 95 %, the same seeds for every policy.
+95 % Wilson intervals; all policies use the same seeds.
 
-| policy | success | interval | n |
+| policy | success rate | 95 % interval | n |
 | --- | --- | --- | --- |
 {success}
 
-Last minus first policy, paired by seed: **{gain["mean"]:+.2f}** ({gain["low"]:+.2f} to {gain["high"]:+.2f}).
-Sizes that were cloned, and their success on {_trials(result)}.
+Trained minus cloned policy, paired by seed: **{gain["mean"]:+.2f}** ({gain["low"]:+.2f} to {gain["high"]:+.2f}).
+Success rate of cloned policies by layer sizes, on separate seeds: {_trials(result)}.
 
 {_gate_section(result, verdict)}
 ## Training
@@ -65,8 +65,8 @@ TensorBoard: `tensorboard --logdir {TENSORBOARD}`.
 
 {films}
 
-## Seconds by phase
-Of this sitting; what an earlier one left was kept.
+## Duration by phase
+In the last session; reused phases are not listed.
 
 | phase | seconds |
 | --- | --- |
@@ -81,7 +81,7 @@ def _rate(rate: dict[str, Any]) -> str:
 
 
 def _trials(result: dict[str, Any]) -> str:
-    return "starts of their own: " + ", ".join(f"{name} {rate:.2f}" for name, rate in result["bc_trials"].items())
+    return ", ".join(f"{name} {rate:.2f}" for name, rate in result["bc_trials"].items())
 
 
 def _model(result: dict[str, Any]) -> str:
@@ -90,7 +90,7 @@ def _model(result: dict[str, Any]) -> str:
 
 
 def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
-    """How the reward model did on unseen episodes; nothing where there is none."""
+    """The reward model's results on unseen episodes; "" without a reward model."""
     if verdict is None:
         return ""
     bounded = {check.name for check in verdict.checks}
@@ -110,7 +110,7 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
 
 
 def _label_sections(result: dict[str, Any]) -> str:
-    """What became of the labels, and what the shadow monitor saw; nothing where no reward model was asked."""
+    """Outcomes of the labels, and the shadow monitor's metrics; "" if no reward model was used."""
     if result["labels"] is None:
         return ""
     labels = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["labels"].items())
@@ -120,9 +120,9 @@ def _label_sections(result: dict[str, Any]) -> str:
 | --- | --- |
 {labels}
 
-What the reward model made of the last episodes, beside the simulator's verdict (only watched, never learned from):
+The reward model's scores of the latest episodes, compared with the simulator's success (monitoring only, not used for training):
 
-| shadow | |
+| shadow monitor | |
 | --- | --- |
 {shadow}
 """
@@ -130,38 +130,39 @@ What the reward model made of the last episodes, beside the simulator's verdict 
 
 def _videos(result: dict[str, Any]) -> str:
     if result["model_version"] is None:
-        return "Pictures of all views; below them the task's reward of every environment step."
+        return "All camera views, and below them the task reward at each environment step."
     return (
-        "Pictures of all views; below them progress (Φ*, and each perspective alone) and the reward of every "
-        "environment step. The last\nstep of a success pays 1 − Φ: the task's 1, and the potential given back, which is 0 "
-        "after termination."
+        "All camera views, and below them progress (Φ* and each perspective) and the reward at each environment step.\n"
+        "The last step of a success has reward 1 − Φ: the task reward of 1 plus shaping, where the terminal potential is 0."
     )
 
 
 def _gate_verdict(result: dict[str, Any]) -> str:
     if result["gate_passed"]:
         return "The reward model passed its gate."
-    return "**The reward model FAILED its gate**" + (" and was used by force." if result["gate_forced"] else ".")
+    return "**The reward model FAILED its gate**" + (
+        " and was used anyway (--force)." if result["gate_forced"] else "."
+    )
 
 
 def _training_truth(result: dict[str, Any]) -> str:
     if result["model_version"] is None:
-        return "No reward model was made or asked."
+        return "No reward model was used."
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
-    shown, start = result["reward_model_demonstrations"], result["reward_model_start"]
-    begun = f"began as {code(start)} and was adapted to" if start else "was trained on"
-    taught = f"The reward model {begun} {shown} successful demonstration{'s' if shown > 1 else ''}"
+    count, start = result["reward_model_demonstrations"], result["reward_model_start"]
+    origin = f"was adapted from {code(start)} with" if start else "was trained on"
+    sentence = f"The reward model {origin} {count} successful demonstration{'s' if count > 1 else ''}"
     if not scripted + rollouts:
-        return f"{taught} alone."
+        return f"{sentence} only."
     return (
-        f"{taught}. It was also trained on failed episodes labelled with the simulator's true progress ({scripted} of "
-        f"scripts, and those among {rollouts} of the cloned policy); when it labels it sees pictures only "
-        "(demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0 train without)."
+        f"{sentence}. It was also trained on failed episodes labelled with the simulator's true progress ({scripted} "
+        f"scripted ones, and the failures among {rollouts} rollouts of the cloned policy). For labelling it uses images "
+        "only. To train without failures: demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0."
     )
 
 
 def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:
-    """Draw fused progress of unseen successes and failures over their own time."""
+    """Plot fused progress of unseen successes and failures over time."""
     figure = new_figure(7, 3.4)
     axes = figure.subplots()
     for episode in judged:
@@ -176,30 +177,30 @@ def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:
 
 
 def plot_curve(path: Path, result: dict[str, Any]) -> None:
-    """Draw success while training, with its interval, between the evaluations of first and last policy."""
+    """Plot success during training with its interval, and the evaluations of cloned and trained policy."""
     figure = new_figure(7, 3.4)
     axes = figure.subplots()
     curve = result["curve"]
     steps = [point["environment_steps"] for point in curve]
     rates = [recent_success(curve, i) for i in range(len(curve))]
-    known = [(step, rate) for step, rate in zip(steps, rates, strict=True) if rate is not None]
-    if known:
-        at = [step for step, _ in known]
-        axes.plot(at, [rate.mean for _, rate in known], label="success while exploring")
-        axes.fill_between(at, [rate.low for _, rate in known], [rate.high for _, rate in known], alpha=0.2)
+    points = [(step, rate) for step, rate in zip(steps, rates, strict=True) if rate is not None]
+    if points:
+        xs = [step for step, _ in points]
+        axes.plot(xs, [rate.mean for _, rate in points], label="success during training")
+        axes.fill_between(xs, [rate.low for _, rate in points], [rate.high for _, rate in points], alpha=0.2)
     potentials = [float("nan") if p["final_potential_mean"] is None else p["final_potential_mean"] for p in curve]
     axes.plot(steps, potentials, "--", lw=1.0, label="final Φ")
-    for key, label, place in (("bc_success", "first policy, unseen", 0), ("policy_success", "last, unseen", steps[-1])):
+    for key, label, x in (("bc_success", "cloned policy, unseen", 0), ("policy_success", "trained, unseen", steps[-1])):
         rate = result[key]
         error = [[rate["mean"] - rate["low"]], [rate["high"] - rate["mean"]]]
-        axes.errorbar([place], [rate["mean"]], yerr=error, fmt="o", capsize=4, label=label)
-    axes.set(xlabel="environment steps", ylim=(-0.05, 1.05), ylabel="share")
+        axes.errorbar([x], [rate["mean"]], yerr=error, fmt="o", capsize=4, label=label)
+    axes.set(xlabel="environment steps", ylim=(-0.05, 1.05), ylabel="success rate, Φ")
     axes.legend(fontsize=8)
     figure.savefig(path)
 
 
 def recent_success(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> Rate | None:
-    """Success of at least the last `least` episodes up to point i of a curve; None before there are any."""
+    """Success rate of the last episodes, at least `least`, up to point i of a curve; None before any episode."""
     end = curve[i]
     starts = [point for point in curve[:i] if end["episodes"] - point["episodes"] >= least]
     episodes = end["episodes"] - (starts[-1]["episodes"] if starts else 0)

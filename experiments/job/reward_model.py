@@ -1,4 +1,4 @@
-"""Trains a reward model on recorded episodes: what `dopamine grm train` and `grm adapt` and their benchmark share."""
+"""Trains a reward model on recorded episodes, for `dopamine grm train`, `grm adapt` and their benchmark."""
 
 from __future__ import annotations
 
@@ -31,36 +31,36 @@ PRESETS = MAIN_PRESETS / "grm"
 
 @dataclass(frozen=True)
 class GRMTrainingConfig:
-    """Training of a reward model."""
+    """Config of a reward model's training."""
 
     grm: GRMConfig = field(default_factory=GRMConfig)
-    """The model that is built, where none is started from."""
+    """Architecture of a new model; ignored with --start-from."""
     sft: SFTConfig = field(default_factory=SFTConfig)
-    """How it is trained."""
+    """Supervised fine-tuning."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """The Ray cluster, where none is joined."""
+    """The Ray cluster to start, unless one is joined."""
 
 
 @dataclass(frozen=True)
 class TrainingArguments:
-    """What a reward model is trained on, and from where."""
+    """Data, output and initial model of a training."""
 
     data: Annotated[Positional[tuple[Path, ...]], option("DATA …", "")]
-    """Folders of raw episodes, raw episodes, or LeRobotDatasets v3; several hold several tasks."""
+    """Raw episodes, folders of them, or LeRobotDatasets v3; different folders may hold different tasks."""
     out: Annotated[ResultPath, option("MODEL")]
-    """Where the model's folder shall lie; a model that is there is replaced."""
+    """Output folder of the model; an existing model is replaced."""
     start_from: Annotated[str, option("MODEL")] = ""
-    """A reward model to begin with; "" builds a new one."""
+    """Reward model to start from; "" builds a new one."""
     shots: Annotated[int, option("N")] = 0
-    """Train on the first N successes of every task alone; 0 takes all episodes that are not held out."""
+    """Train only on the first N successes per task; 0 uses all episodes that are not held out."""
     held_out: Annotated[int, option("N")] = 3
-    """Successes and failures of every task that the model is judged on."""
+    """Held-out successes and failures per task, for evaluation."""
     cameras: Cameras = None
-    """Cameras to use, by commas, the front view first."""
+    """Cameras to use, separated by commas, the front view first."""
     local: bool = False
     """Train in this process, without Ray."""
     fresh: bool = False
-    """Forget the state of an interrupted training."""
+    """Discard the state of an interrupted training and start again."""
     preset: Annotated[str, option("NAME")] = "laptop"
     """Sets every setting first: a name, or a file PATH.toml."""
 
@@ -68,7 +68,7 @@ class TrainingArguments:
         if not self.data:
             raise BadInput("DATA", None, "give the episodes' folders")
         if len({folder.resolve() for folder in self.data}) < len(self.data):
-            raise BadInput("DATA", [str(folder) for folder in self.data], "give every folder once")
+            raise BadInput("DATA", [str(folder) for folder in self.data], "give each folder once")
         require(
             "",
             self,
@@ -79,27 +79,27 @@ class TrainingArguments:
 
 @dataclass(frozen=True)
 class AdaptationArguments(TrainingArguments):
-    """The same with what suits a demonstration of a new task."""
+    """The same, with defaults for adapting to a new task from one demonstration."""
 
     start_from: Annotated[str, option("MODEL")] = "grm-mini"
-    """A reward model to begin with; "" builds a new one."""
+    """Reward model to start from; "" builds a new one."""
     shots: Annotated[int, option("N")] = 1
-    """Train on the first N successes of every task alone; 0 takes all episodes that are not held out."""
+    """Train only on the first N successes per task; 0 uses all episodes that are not held out."""
     held_out: Annotated[int, option("N")] = 10
-    """Successes and failures of every task that the model is judged on."""
+    """Held-out successes and failures per task, for evaluation."""
     preset: Annotated[str, option("NAME")] = "adapt"
     """Sets every setting first: a name, or a file PATH.toml."""
 
 
 def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
-    """The settings with the model to begin with, by its folder.
+    """The config with the folder of the initial model filled in.
 
     Raises:
-        BadInput: the model's folder would replace something else, or lies among the episodes.
-        CheckpointError: the model to begin with cannot be used.
+        BadInput: the output folder holds something other than a model, or overlaps with the episodes.
+        CheckpointError: the initial model cannot be used.
     """
     _check_replaceable(arguments.out.resolve(), arguments.data)
-    if start := arguments.start_from or config.sft.start_from:  # a job's processes run in folders of their own
+    if start := arguments.start_from or config.sft.start_from:  # a job's processes have other working folders
         return replace(config, sft=replace(config.sft, start_from=str(model_folder(start).resolve())))
     return config
 
@@ -110,33 +110,39 @@ MODEL_FILES = re.compile(
     r"|(added_tokens|special_tokens_map|tokenizer|vocab|video_preprocessor_config)\.json|merges\.txt|chat_template\.\w+"
     r"|(adapter_)?model(-\d+-of-\d+)?\.safetensors(\.index\.json)?|\.DS_Store"
 )
-"""Names of what a reward model's folder holds."""
+"""File names in a reward model's folder."""
 
 
 def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
-    """Only a reward model is ever replaced. Raises BadInput where `out` is something else, or holds or lies among the episodes."""
+    """Refuse to replace anything but a reward model.
+
+    Raises:
+        BadInput: `out` holds something else, or overlaps with the episodes' folders.
+    """
     for folder in map(Path.resolve, data):
         if out == folder or folder in out.parents or out in folder.parents:
-            raise BadInput("--out", str(out), f"give a folder apart from the episodes in {folder}")
+            raise BadInput("--out", str(out), f"give a folder separate from the episodes in {folder}")
     if out.exists() and not (out / "grm.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(
-            "--out", str(out), "that is no reward model and is not replaced: give a new folder, or a model's"
+            "--out",
+            str(out),
+            "give a new folder, or a reward model's: this one is not a reward model and is not replaced",
         )
     others = sorted(path.name for path in out.iterdir() if not MODEL_FILES.fullmatch(path.name)) if out.exists() else []
     if others:
         names = ", ".join(others[:3])
-        raise BadInput("--out", str(out), f"give a new folder: beside a model this one holds other things ({names})")
+        raise BadInput("--out", str(out), f"give a new folder: this one also holds other files ({names})")
 
 
 def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -> dict[str, Any] | None:
-    """Train on DATA but the episodes held out. Returns the figures, in process 0.
+    """Train on DATA without the held-out episodes. Returns the metrics, in process 0.
 
     Args:
-        command: for the model's card: how the training was asked for.
+        command: the command line, for the model card.
     Raises:
-        BadInput: too few episodes, one that cannot be used, or the state of a training with other settings.
+        BadInput: too few episodes, an unusable episode, or the state of a training with other settings.
     """
-    # A thread that spins while it waits takes the core its partner needs. Read when torch is imported.
+    # Spinning threads would take the core that their partner needs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
@@ -150,29 +156,29 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
         for folder in arguments.data
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say)
     ]
-    told: list[StoredEpisode] = []
-    untold: list[StoredEpisode] = []
+    usable: list[StoredEpisode] = []
+    unlabelled: list[StoredEpisode] = []
     for episode in stored:
-        known = episode.info.success is not False or episode.info.true_progress is not None
-        (told if known else untold).append(episode)
-    if untold:
-        names = ", ".join(episode.info.episode_id for episode in untold)
-        console.say(f"failures left out, because nobody recorded their true progress: {names}")
-    training, unseen = split(told, arguments.held_out, arguments.shots)
-    made = provenance(preset=arguments.preset, seed=config.sft.train.seed)
-    card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": made}
+        has_truth = episode.info.success is not False or episode.info.true_progress is not None
+        (usable if has_truth else unlabelled).append(episode)
+    if unlabelled:
+        names = ", ".join(episode.info.episode_id for episode in unlabelled)
+        console.say(f"skipping failures without recorded true progress: {names}")
+    training, unseen = split(usable, arguments.held_out, arguments.shots)
+    origin = provenance(preset=arguments.preset, seed=config.sft.train.seed)
+    card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
-        console.say(f"no VOC+, VOC− and rank correlation of episodes with fewer than {MIN_POINTS} frames kept: {names}")
+        console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")
     with ExitStack() as stack:
         if int(os.environ.get("RANK", "0")) == 0:
             make_folder(work)
             stack.enter_context(only_writer(work))
             if claim(job, arguments.fresh):
-                console.say(f"  going on with the training in {work}")
+                console.say(f"  resuming the training in {work}")
         if arguments.local:
             if not _train_here(job, out, console):
                 return None
@@ -190,21 +196,23 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
 
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
-    """Train in this process, or in those that torchrun started; True in the first of them."""
+    """Train in this process, or in the processes of torchrun; True in the one of rank 0."""
     import torch
 
     from dopamine_rl.grm.fit import fit, publish
 
     device = torch.device("cpu")
     if job.config.use_gpu and not torch.cuda.is_available():
-        raise BadInput("sft.use_gpu", True, "this machine has no GPU that torch can use: leave it out")
+        raise BadInput("sft.use_gpu", True, "leave it out: torch finds no GPU on this machine")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if "RANK" in os.environ:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     elif job.config.workers > 1:
-        raise BadInput("sft.workers", job.config.workers, "start as many processes by torchrun, or leave out --local")
+        raise BadInput(
+            "sft.workers", job.config.workers, "start this many processes with torchrun, or leave out --local"
+        )
     first = os.environ.get("RANK", "0") == "0"
 
     model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)
@@ -218,11 +226,12 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
 def split(
     episodes: Sequence[StoredEpisode], held_out: int, shots: int = 0
 ) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
-    """The episodes to train on, and those that the model is judged on.
+    """Split episodes into training and held-out ones.
 
     Args:
-        held_out: the last so many successes and failures of every task are judged on; with `shots` those that come first.
-        shots: train on the first so many successes of every task alone; 0 takes all that are not held out.
+        held_out: number of held-out successes and of held-out failures per task: the last ones; with `shots`, those
+            right after the training episodes.
+        shots: train only on this many first successes per task; 0 uses all that are not held out.
     Raises:
         BadInput: a task has too few successes to train on.
     """
@@ -230,13 +239,13 @@ def split(
     for episode in episodes:
         kinds.setdefault((episode.info.instructions[0], episode.info.success is not False), []).append(episode)
     training, unseen = set(), set()
-    for (task, success), alike in kinds.items():
-        if success and len(alike) <= (shots - 1 if shots else held_out):
+    for (task, success), group in kinds.items():
+        if success and len(group) <= (shots - 1 if shots else held_out):
             name, value = ("--shots", shots) if shots else ("--held-out", held_out)
-            raise BadInput(name, value, f"there are {len(alike)} successful episodes of {task!r}")
-        shown = (shots if success else 0) if shots else max(0, len(alike) - held_out)
-        training |= {id(episode) for episode in alike[:shown]}
-        unseen |= {id(episode) for episode in alike[shown : shown + held_out]}
+            raise BadInput(name, value, f"there are {len(group)} successful episodes of {task!r}")
+        count = (shots if success else 0) if shots else max(0, len(group) - held_out)
+        training |= {id(episode) for episode in group[:count]}
+        unseen |= {id(episode) for episode in group[count : count + held_out]}
     for task in {task for task, _ in kinds}:
         if (task, True) not in kinds:
             raise BadInput(

@@ -1,4 +1,4 @@
-"""One run of the main job: its settings, its folder, its finished phases, and the processes it needs, started on demand."""
+"""One run of the main job: config, folder, completed phases, and the processes it starts on demand."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """What every phase is given. Ray must be running; as a context manager it ends what it started.
+    """The context of every phase. Needs a running Ray; as a context manager it stops the processes it started.
 
     Args:
-        config: the resolved settings.
-        folder: where everything is written.
-        console: where it says what it does.
-        preset: name or file that the settings were taken from; what is made says so.
-        pool: simulators to use; None starts its own.
+        config: the resolved config.
+        folder: output folder.
+        console: where progress is reported.
+        preset: name or file of the preset, recorded as provenance.
+        pool: simulators to use; None starts new ones.
     """
 
     def __init__(
@@ -52,8 +52,10 @@ class Run:
         self._stack.close()
 
     def sibling(self, config: ExperimentConfig, folder: RunFolder) -> Run:
-        """Another run that shares this one's simulators and services; they end with this one. Its environment must be the
-        same."""
+        """A run that shares this one's simulators and services, which end with this one.
+
+        Its environment must be the same.
+        """
         other = Run(config, folder, self.console, self.preset, self.pool)
         other._services = self._services
         other._stack = self._stack
@@ -65,22 +67,24 @@ class Run:
         return self.folder.path
 
     def phase(self, name: str, title: str, depends_on: object, work: Callable[[], Any]) -> Any:
-        """Do a phase, or take the value it had where it was finished with the same dependencies (see PhaseStore)."""
+        """Run a phase, or return its stored value if it completed with the same dependencies (see PhaseStore)."""
 
         def announced() -> Any:
             with self.console.phase(name, title):
                 return work()
 
-        return self._phases.run(name, depends_on, announced, lambda: self.console.say(f"{title}: kept"))
+        return self._phases.run(name, depends_on, announced, lambda: self.console.say(f"{title}: reused"))
 
     def forget(self, name: str) -> None:
-        """Let a phase be done again at the next call."""
+        """Make the next call run the phase again."""
         self._phases.forget(name)
 
     @property
     def pool(self) -> WorkerPool:
-        """Simulators in processes of their own. They also record the simulator's truth; the report says what is trained on
-        it."""
+        """Simulators, each in its own process.
+
+        They also record the simulator's true progress; the report states what is trained on it.
+        """
         if self._pool is None:
             from actors.workers import WorkerPool
 
@@ -90,7 +94,7 @@ class Run:
         return self._pool
 
     def service(self, checkpoint: Path) -> tuple[str, ServeRewardClient]:
-        """The reward service of a checkpoint, deployed at the first call under a name of this run's own: (name, client)."""
+        """Name and client of a checkpoint's reward service, which the first call deploys under a unique name."""
         if checkpoint not in self._services:
             from reward_service.client import ServeRewardClient
             from reward_service.deployment import deploy, shutdown
@@ -104,6 +108,6 @@ class Run:
 
 
 def _quietly(end: Callable[[str], None], name: str) -> None:
-    """The cluster may be gone already; then the application is too."""
+    """If the cluster is already gone, so is the application."""
     with contextlib.suppress(Exception):
         end(name)

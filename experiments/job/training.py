@@ -1,4 +1,4 @@
-"""The training phase: builds the policy's algorithm around the labelling callback and lets the learner train it."""
+"""The training phase: builds the algorithm around the labelling callback and trains the policy."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from experiments.job.phases import Prepared, asks_model, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.training import CHECKPOINT, Progress, train
 from reward_service.client import ServeRewardClient
 
 
 def training_env_config(config: ExperimentConfig) -> EnvConfig:
-    """The environment of the actors: nothing is rendered, or told of the truth, that the reward mode does not ask for."""
+    """The actors' environment. It renders views and computes true progress only if the reward needs them."""
     return replace(config.env, views=config.env.views if asks_model(config) else (), oracle=config.reward == "oracle")
 
 
@@ -38,8 +38,8 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
 
 def make_task(
     config: ExperimentConfig, app_name: str, reference: TaskReference | None, records: Path, sitting: int = 1
-) -> Task:
-    """What the actors do: the environment and the callback that labels what they act.
+) -> TrainingSetup:
+    """The actors' environment, and the callback that labels their transitions.
 
     Args:
         app_name, reference, sitting: as for `build_algorithm`.
@@ -49,8 +49,8 @@ def make_task(
         functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
     )
     context_of = reference.context if reference is not None else _no_context
-    hold_back = config.learner.algorithm != "ppo"  # PPO learns from what its present policy did: its actors wait
-    return Task(
+    hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
+    return TrainingSetup(
         env=make_training_env,
         env_config={"env": training_env_config(config)},
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
@@ -60,7 +60,7 @@ def make_task(
 
 
 def _no_context(episode_id: str, views: Views) -> EpisodeContext:
-    raise BadInput("reference", None, f"give one: {episode_id} is to be labelled by a reward model")
+    raise BadInput("reference", None, f"give one: a reward model is to label {episode_id}")
 
 
 def build_algorithm(
@@ -72,12 +72,12 @@ def build_algorithm(
     records: Path,
     sitting: int = 1,
 ) -> Any:
-    """The RLlib algorithm of the config, with its actors started.
+    """Build the RLlib algorithm of the config; this starts its actors.
 
     Args:
-        app_name: the reward service's, where the reward asks it.
-        reference: what the reward model is shown of the task; None where no model is asked.
-        sitting: how often this training was started; the environments of a later one begin with other seeds.
+        app_name: name of the reward service, if the reward uses one.
+        reference: the task reference; None without a reward model.
+        sitting: how often this training was started; each time the environments use other seeds.
     """
     task = make_task(config, app_name, reference, records, sitting)
     if config.learner.algorithm == "ppo":
@@ -90,7 +90,7 @@ def build_algorithm(
 
 
 def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, Any]:
-    """The training phase: from the cloned policy to `policy.safetensors`; returns what `train` does."""
+    """The training phase: from the cloned policy to `policy.safetensors`; returns the result of `train`."""
     config, model = run.config, prepared.model if asks_model(run.config) else None
     service = (model.version, config.fusion, config.service) if model else None
     depends_on = (
@@ -108,7 +108,7 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
         tracker = Tracker(run.folder, config)
         try:
             if progress is not None:
-                run.console.say(f"  going on from {progress.environment_steps} environment steps")
+                run.console.say(f"  resuming at {progress.environment_steps} environment steps")
                 algorithm.restore_from_path(str(checkpoint / "algorithm"))
             return train(
                 algorithm, config.training, run.path / "policy.safetensors", run.console.say, progress, checkpoint, key,
@@ -126,5 +126,5 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
 
 
 def make_monitor(config: ExperimentConfig) -> ShadowMonitor | None:
-    """Watches the reward model while it drives the training; None where the reward comes from elsewhere."""
+    """Monitors the reward model during training; None if the reward does not use it."""
     return ShadowMonitor(success_threshold=config.gate.success_threshold) if asks_model(config) else None

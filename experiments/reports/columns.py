@@ -1,4 +1,4 @@
-"""Scores written back into the LeRobot datasets whose episodes they are of."""
+"""Writes scores back into the LeRobot datasets of the scored episodes."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from dopamine_rl.files import changing
 
 
 def check_columns(recordings: Sequence[Recording], column: str) -> None:
-    """Raise BadInput where a dataset has a column of its own of that name or cannot be changed, or there is none."""
+    """Raise BadInput if there is no dataset, or one has its own column of this name or cannot be written."""
     roots = {recording.source.root for recording in recordings if recording.source is not None}
     if not roots:
-        raise BadInput("--column", column, "it is for episodes of a LeRobotDataset, and there is none")
+        raise BadInput("--column", column, "leave it out: none of the episodes belongs to a LeRobotDataset")
     for root in sorted(roots):
-        with changing(root):  # also where it cannot be written to, that is said before hours of scoring
+        with changing(root):  # a read-only dataset is reported before hours of scoring
             check_column(root, column, overwrite=True)
 
 
 def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:
-    """Write the progress of scored episodes as a column of their datasets; every dataset changes once.
+    """Write the progress of scored episodes as a column of their datasets; each dataset is rewritten once.
 
     Args:
-        recordings: as scored; those without an `out`/NAME.json, because they could not be scored, are left out.
-        out: where scores lie.
-        column: its name; where it was written before, other episodes keep theirs.
+        recordings: the episodes; those without `out`/NAME.json could not be scored and are skipped.
+        out: folder of the scores.
+        column: its name; in an existing column of ours, the values of other episodes stay.
     Raises:
         BadInput: as `check_columns`.
     """
-    found: dict[Path, dict[str, NDArray[np.float32]]] = defaultdict(dict)
+    progress_of: dict[Path, dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for recording in recordings:
         scores = out / f"{recording.name}.json"
         if recording.source is not None and scores.exists():
             rows = json.loads(scores.read_text(encoding="utf-8"))["columns"]
-            found[recording.source.root][recording.name] = held(recording.count, rows["frame"], rows["progress"])
-    for root, progress in found.items():
+            progress_of[recording.source.root][recording.name] = held(recording.count, rows["frame"], rows["progress"])
+    for root, progress in progress_of.items():
         write_progress(root, progress, column, overwrite=True)
 
 
 def held(count: int, frames: Sequence[int], progress: Sequence[float | None]) -> NDArray[np.float32]:
-    """Progress of every frame, float32 [count]: that of the last frame scored at or before it, 0 before the first.
+    """Progress of every frame, float32 [count]: that of the latest scored frame up to it, 0 before the first.
 
-    A frame uses nothing later than itself, as the held potential does. Where no frame has a value, all are NaN.
+    Like the held potential it is causal. If no frame has a value, all are NaN.
     """
-    known = np.array([np.nan if value is None else value for value in progress], np.float32)
-    if np.isnan(known).all():
+    values = np.array([np.nan if value is None else value for value in progress], np.float32)
+    if np.isnan(values).all():
         return np.full(count, np.nan, np.float32)
-    place = np.searchsorted(np.asarray(frames), np.arange(count), side="right")
-    return np.concatenate([np.zeros(1, np.float32), known])[place]
+    indices = np.searchsorted(np.asarray(frames), np.arange(count), side="right")
+    return np.concatenate([np.zeros(1, np.float32), values])[indices]

@@ -1,4 +1,4 @@
-"""What a file of training items holds: how many, of which tasks, and how their hops are spread."""
+"""Statistics of a file of training items: count, tasks, and distribution of hops."""
 
 from __future__ import annotations
 
@@ -15,20 +15,18 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS, hop_bin
 
 TASKS_SHOWN = 20
-"""Tasks that are listed, the most frequent first."""
+"""Maximum number of tasks to list, the most frequent first."""
 
 
 def describe_items(path: Path) -> dict[str, Any]:
-    """Print how many items a file holds, of which tasks, and how their hops are spread; return the same for programs.
+    """Print and return the number of items in a file, their tasks, and the distribution of their hops.
 
     Raises:
-        BadInput: there is no such file, or no item in it.
-        EpisodeError: naming file, item and field of the first malformed item.
+        BadInput: the file does not exist or has no item.
+        EpisodeError: an item is malformed; names file, item and field.
     """
     if not path.is_file():
-        raise BadInput(
-            "DATA", str(path), "there is no such file: name a file of training items, or a folder of episodes"
-        )
+        raise BadInput("DATA", str(path), "no such file: name a file of training items, or a folder of episodes")
     tasks: Counter[str] = Counter()
     counts, zeros = np.zeros(HOP_BINS, np.int64), 0
     for item in read_items(path):
@@ -37,25 +35,23 @@ def describe_items(path: Path) -> dict[str, Any]:
         zeros += item.hop == 0.0
     if not tasks:
         raise BadInput("DATA", str(path), "give a file with at least one item")
-    held = counts[counts > 0]
+    filled = counts[counts > 0]
     figures: dict[str, Any] = {
         "items": tasks.total(), "tasks": dict(tasks.most_common()), "hop_counts": counts.tolist(), "zero_hops": zeros,
-        "max_deviation": round(float(np.abs(held / held.mean() - 1.0).max()), 4),
+        "max_deviation": round(float(np.abs(filled / filled.mean() - 1.0).max()), 4),
         "central_share": round(float(counts[CENTRAL].sum() / counts.sum()), 4),
     }  # fmt: skip
     print("\n".join([f"{tasks.total()} items", *_task_lines(tasks), *_hop_lines(counts)]))
-    print(f"hops of zero, in the middle bin: {zeros}")
-    print(
-        f"largest deviation of a hop bin from the mean of those that hold any: {100 * figures['max_deviation']:.1f} %"
-    )
-    print(f"share in the 3 central hop bins: {100 * figures['central_share']:.1f} % (evenly: {300 / HOP_BINS:.1f} %)")
+    print(f"zero hops, in the middle bin: {zeros}")
+    print(f"largest deviation of a non-empty hop bin from their mean: {100 * figures['max_deviation']:.1f} %")
+    print(f"share in the 3 central hop bins: {100 * figures['central_share']:.1f} % (uniform: {300 / HOP_BINS:.1f} %)")
     print(json.dumps(figures, ensure_ascii=False))
     return figures
 
 
 def _task_lines(tasks: Counter[str]) -> list[str]:
     lines = [f"{count:>9}  {task}" for task, count in tasks.most_common(TASKS_SHOWN)]
-    return lines + ([f"           and {len(tasks) - TASKS_SHOWN} tasks more"] if len(tasks) > TASKS_SHOWN else [])
+    return lines + ([f"           and {len(tasks) - TASKS_SHOWN} more tasks"] if len(tasks) > TASKS_SHOWN else [])
 
 
 def _hop_lines(counts: np.ndarray) -> list[str]:

@@ -1,4 +1,4 @@
-"""Figures of matplotlib, and text on them: names that people gave to their episodes, whatever is in them."""
+"""Matplotlib figures, and safe text for them: episode names may contain any characters."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 from dopamine_rl.texts import one_line
 
 LONGEST = 110
-"""Characters of a title; longer ones would leave the picture."""
+"""Maximum characters of a title that fit the figure."""
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches, drawn without a screen."""
+    """An off-screen figure; sizes in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -23,22 +23,22 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def plain_text() -> None:
-    """Let plots show every text as it is written: a `$` is no mathematics. To be called before a figure is made."""
+    """Show text literally: `$` does not start mathematics. Call it before a figure is created."""
     import matplotlib
 
     matplotlib.rcParams["text.parse_math"] = False
 
 
 def plot_text(text: str) -> str:
-    """Text for a plot: one line, cut in the middle where it is too long, with □ for what the font cannot draw."""
+    """Text for a plot: one line, shortened in the middle if too long, with □ for characters that the font lacks."""
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
-    return "".join(char if ord(char) in _drawn() else "□" for char in one_line(text))
+    return "".join(char if ord(char) in _code_points() else "□" for char in one_line(text))
 
 
 @lru_cache(maxsize=1)
-def _drawn() -> Any:
-    """Code points that the plots' font has."""
+def _code_points() -> Any:
+    """Code points that the plots' font supports."""
     from matplotlib.font_manager import findfont, get_font
 
     return get_font(findfont("DejaVu Sans")).get_charmap().keys()

@@ -1,4 +1,4 @@
-"""What is written about a scored episode: figures, a table of its frames (CSV and JSON), and the reward video."""
+"""Output for a scored episode: metrics, a table of its frames (CSV and JSON), and the reward video."""
 
 from __future__ import annotations
 
@@ -23,24 +23,23 @@ from dopamine_rl.progress import LOW_WEIGHT
 from dopamine_rl.types import PERSPECTIVES, Views
 
 FILM_HZ, FILM_HEIGHT = 5.0, 240
-"""A reward video has at least so many pictures a second where the recording has, and views no higher than this."""
-
+"""Minimum frame rate of a reward video, if the recording has it, and maximum height of its views in pixels."""
 
 TABLE_HEAD = ("frame", "time_s", "progress")
-"""What every table of scores begins with."""
+"""First columns of every table of scores."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScoredRecording:
-    """An episode with what a reward model says of it.
+    """An episode and its scores.
 
     Args:
         recording: the episode.
         frame_ids: int64 [T+1], the first frame and the T scored ones.
-        stride: video frames from one scored frame to the next.
-        views: how many cameras were used.
-        rate_hz: video frames a second.
-        scores: of the T frames after the first.
+        stride: video frames between scored frames.
+        views: number of cameras used.
+        rate_hz: video frames per second.
+        scores: of the T scored frames.
     """
 
     recording: Recording
@@ -52,7 +51,7 @@ class ScoredRecording:
 
     @property
     def times_s(self) -> NDArray[np.float64]:
-        """float64 [T+1], seconds from the first frame."""
+        """float64 [T+1], seconds since the first frame."""
         return self.frame_ids / self.rate_hz
 
     @property
@@ -62,23 +61,23 @@ class ScoredRecording:
 
     @property
     def truth(self) -> NDArray[np.float64] | None:
-        """float64 [T+1], progress by the keyframes; None where the episode is not annotated, or failed."""
+        """float64 [T+1], progress by keyframes; None if the episode is not annotated, or failed."""
         return self.recording.true_progress(self.frame_ids, int(self.frame_ids[-1]) + 1)
 
 
 def figures(scored: ScoredRecording) -> dict[str, Any]:
-    """An episode in a few numbers. What cannot be said is None: nothing is said where no frame has a value.
+    """Metrics of an episode; None for those that cannot be computed, as when no frame has a value.
 
-    Whoever has an episode scored takes it for one that advances: its rank correlations with time are stated whatever it shows.
+    Rank correlations with time are given for every episode, as if it were one that advances.
     """
     scores, curve, folded = scored.scores, scored.curve, scored.scores.folded
-    known = bool(folded.valid.any())
-    row = order_row(scores.hops[:, 0], None, curve, known) | curve_row(curve, folded.valid, scored.truth)
-    stated = {name: None if not known or math.isnan(value) else value for name, value in row.items()}
+    has_value = bool(folded.valid.any())
+    row = order_row(scores.hops[:, 0], None, curve, has_value) | curve_row(curve, folded.valid, scored.truth)
+    stated = {name: None if not has_value or math.isnan(value) else value for name, value in row.items()}
     return {
         "frames": len(folded.valid),
         "final_progress": stated["end"],
-        "outcome": outcome(curve) if known else None,
+        "outcome": outcome(curve) if has_value else None,
         **{name: stated[name] for name in ("voc_plus", "kendall", "progress_mae")},
         "invalid": row["invalid"],
         "low_weight": int((folded.valid & (folded.weight < LOW_WEIGHT)).sum()),
@@ -87,7 +86,7 @@ def figures(scored: ScoredRecording) -> dict[str, Any]:
 
 
 def columns(scored: ScoredRecording) -> dict[str, list[Any]]:
-    """One entry for each scored frame, in the order of time; None where there is no value."""
+    """One entry per scored frame, in order of time; None for no value."""
     scores, folded = scored.scores, scored.scores.folded
     table: dict[str, NDArray[Any]] = {"frame": scored.frame_ids[1:], "time_s": scored.times_s[1:].round(4)}
     table |= {"progress": folded.progress}
@@ -102,29 +101,29 @@ def columns(scored: ScoredRecording) -> dict[str, list[Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value: not a number becomes None; float32 is written with the digits it has."""
+    """A JSON value: None for NaN and infinity; a float32 keeps its seven significant digits."""
     if isinstance(value, float):
         return float(f"{value:.7g}") if math.isfinite(value) else None
     return value
 
 
 def stored_figures(out: Path, name: str, inputs: str, video: bool) -> dict[str, Any] | None:
-    """The figures of an episode whose files are complete and came from the same inputs; else None.
+    """Stored metrics of an episode, if its files are complete and came from the same inputs; else None.
 
     Args:
-        inputs: what `write_scores` was given under this name.
-        video: the reward video is wanted too.
+        inputs: the setting `inputs` that `write_scores` was given.
+        video: require the reward video too.
     """
     content = _figures(out, name)
-    there = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
-    if content is None or not there or content.get("inputs") != inputs:
+    complete = all((out / f"{name}{suffix}").exists() for suffix in (".csv", ".mp4")[: 1 + video])
+    if content is None or not complete or content.get("inputs") != inputs:
         return None
-    known: dict[str, Any] = content["figures"]
-    return known
+    stored: dict[str, Any] = content["figures"]
+    return stored
 
 
 def _figures(out: Path, name: str) -> dict[str, Any] | None:
-    """What NAME.json holds, where `write_scores` wrote it; else None."""
+    """Content of NAME.json if `write_scores` wrote it; else None."""
     try:
         content = json.loads((out / f"{name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -133,12 +132,12 @@ def _figures(out: Path, name: str) -> dict[str, Any] | None:
 
 
 def check_own(out: Path, name: str) -> None:
-    """Raise BadInput where files of an episode's name are there that `write_scores` did not write.
+    """Raise BadInput if an episode's output files exist that `write_scores` did not write.
 
-    Of a scoring that was killed the table is there, whatever else is: it is written first and replaced, never removed.
+    The table is written first and only ever replaced, so it exists after any interrupted scoring.
     """
-    there = [path.name for suffix in (".json", ".csv", ".mp4") if (path := out / f"{name}{suffix}").exists()]
-    if not there:
+    existing = [path.name for suffix in (".json", ".csv", ".mp4") if (path := out / f"{name}{suffix}").exists()]
+    if not existing:
         return
     try:
         with (out / f"{name}.csv").open(encoding="utf-8") as file:
@@ -146,36 +145,35 @@ def check_own(out: Path, name: str) -> None:
     except (OSError, ValueError):
         table = False
     if not table and _figures(out, name) is None:
-        raise BadInput(
-            "--out", str(out), f"give another folder: {', '.join(there)} there is no score, and is not replaced"
-        )
+        names = ", ".join(existing)
+        raise BadInput("--out", str(out), f"give another folder: {names} in it is not a score and is not replaced")
 
 
 def write_scores(out: Path, scored: ScoredRecording, settings: dict[str, Any], video: bool) -> None:
-    """Write NAME.csv, NAME.json, and NAME.mp4 where `video`: a film that cannot be drawn costs no scores.
+    """Write NAME.csv, NAME.json and, if `video`, NAME.mp4; a failure to draw the video loses no scores.
 
     Args:
-        settings: JSON values that say how the scores came about, among them `inputs` and `references`.
+        settings: JSON values that describe how the scores were made, including `inputs` and `references`.
     Raises:
-        BadInput: files of these names are there, and are no scores.
+        BadInput: files of these names exist that are not scores.
     """
-    name, scores, rows, found = scored.recording.name, scored.scores, columns(scored), figures(scored)
+    name, scores, rows, metrics = scored.recording.name, scored.scores, columns(scored), figures(scored)
     check_own(out, name)
-    for suffix in (".json", ".mp4"):  # those of other settings must not stand beside the new table
+    for suffix in (".json", ".mp4"):  # files of other settings must not remain beside the new table
         (out / f"{name}{suffix}").unlink(missing_ok=True)
     _write_table(out / f"{name}.csv", rows)
     about = {"episode": name, "model_version": scores.model_version, "frames_per_second": scored.rate_hz, **settings}
-    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": found}, rows)
+    _write_json(out / f"{name}.json", about | {"asked_again": scores.asked_again, "figures": metrics}, rows)
     if video:
         end = "no answer"
-        if found["final_progress"] is not None:
-            end = f"{found['outcome']}, Φ* = {found['final_progress']:.2f}"
+        if metrics["final_progress"] is not None:
+            end = f"{metrics['outcome']}, Φ* = {metrics['final_progress']:.2f}"
         title = f"{name}: {end} (model {scores.model_version}, references: {settings['references']})"
         write_reward_video(out / f"{name}.mp4", scored, title)
 
 
 def _write_table(path: Path, rows: dict[str, list[Any]]) -> None:
-    """Columns as CSV with a header; an empty cell has no value."""
+    """Columns as CSV with a header; an empty cell means no value."""
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="", encoding="utf-8", errors=ESCAPED) as file:
@@ -187,7 +185,7 @@ def _write_table(path: Path, rows: dict[str, list[Any]]) -> None:
 
 
 def _write_json(path: Path, about: dict[str, Any], rows: dict[str, list[Any]]) -> None:
-    """One object; each column is on a line of its own."""
+    """One JSON object with each column on its own line."""
     lines = [f"    {json.dumps(name)}: {json.dumps(column, allow_nan=False)}" for name, column in rows.items()]
     head = json.dumps(about, indent=2, allow_nan=False, ensure_ascii=False).removesuffix("\n}")
     text = head + ',\n  "columns": {\n' + ",\n".join(lines) + "\n  }\n}\n"
@@ -195,7 +193,7 @@ def _write_json(path: Path, about: dict[str, Any], rows: dict[str, list[Any]]) -
 
 
 def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:
-    """Write the recording with progress, perspectives and hops under it, drawn as they come in, in real time."""
+    """Write the recording as a real-time video with progress, perspectives and hops below it."""
     from experiments.reports.video import Curves, write_film
 
     scores, times = scored.scores, scored.times_s
@@ -213,10 +211,10 @@ def write_reward_video(path: Path, scored: ScoredRecording, title: str) -> None:
         faults=tuple(times[1:][~scores.folded.valid].tolist()),
     )
     every = _film_stride(scored.stride, scored.rate_hz)
-    write_film(path, _shown(scored, every), curves, title, max(1.0, scored.rate_hz / every))
+    write_film(path, _film_frames(scored, every), curves, title, max(1.0, scored.rate_hz / every))
 
 
-def _shown(scored: ScoredRecording, every: int) -> Iterator[tuple[float, Views]]:
+def _film_frames(scored: ScoredRecording, every: int) -> Iterator[tuple[float, Views]]:
     recording = scored.recording
     height, width = recording.format.height, recording.format.width
     scale = min(1.0, FILM_HEIGHT / height)
@@ -226,5 +224,5 @@ def _shown(scored: ScoredRecording, every: int) -> Iterator[tuple[float, Views]]
 
 
 def _film_stride(stride: int, rate_hz: float) -> int:
-    """Every so many frames are shown: a divisor of the scored frames' stride, so that each of them is."""
+    """Frame stride of the video: a divisor of the scoring stride, so that every scored frame appears."""
     return max((k for k in range(1, stride + 1) if stride % k == 0 and rate_hz / k >= FILM_HZ), default=1)

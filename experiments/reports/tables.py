@@ -1,4 +1,4 @@
-"""Figures as text: aligned columns for a terminal, Markdown tables, JSON values."""
+"""Metrics as text: aligned columns for a terminal, Markdown tables, JSON values."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dopamine_rl.texts import markdown, one_line
 
 MOST_COLUMNS = 120
 STATES = {"ok": "green", "missing": "bold red", "optional": "yellow"}
-"""Colours of the words that stand alone in a cell."""
+"""Colours of status words."""
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as indented lines with aligned columns, however wide; the first is their head."""
+    """Rows as indented lines with aligned columns of any width; the first row is the header."""
     console = Console(width=10_000, no_color=True, highlight=False, file=io.StringIO())
     with console.capture() as capture:
         console.print(_table([[one_line(cell) for cell in row] for row in rows], padding=(0, 2, 0, 0)), soft_wrap=True)
@@ -27,7 +27,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def show(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as a table of at most 120 columns that fits the terminal; the first is its head. Piped, it is plain text."""
+    """Print rows as a table at most 120 characters wide; the first row is the header. Piped, it is plain text."""
     terminal = Console(highlight=False)
     if terminal.is_terminal:
         terminal.print(_table(rows, padding=(0, 2, 0, 0)), width=min(terminal.width, MOST_COLUMNS))
@@ -48,25 +48,25 @@ def _table(rows: Sequence[Sequence[str]], padding: tuple[int, int, int, int]) ->
 
 
 def grid(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table; the first is its head."""
+    """Rows as a Markdown table; the first row is the header."""
     lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
     return "\n".join(f"| {' | '.join(markdown(cell) for cell in row)} |" for row in lines)
 
 
 def number(value: float) -> str:
-    """Three decimals, or a dash where there is no value."""
+    """Three decimals, or a dash for no value."""
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
 def short(figure: Interval) -> str:
-    """Value with its interval, short."""
+    """Value and interval with two decimals."""
     if not math.isfinite(figure.value):
         return "–"
     return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})".replace("0.", ".")
 
 
 def difference(figure: Interval) -> str:
-    """Signed value with its interval; * where the interval leaves 0 out."""
+    """Signed value and interval; * if the interval excludes 0."""
     if not math.isfinite(figure.value):
         return "–"
     clear = "" if figure.low <= 0.0 <= figure.high else " *"
@@ -74,10 +74,10 @@ def difference(figure: Interval) -> str:
 
 
 def plain(value: float) -> float | None:
-    """A JSON value: None where there is no number."""
+    """A JSON value: None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def interval(figure: Interval) -> dict[str, float | None]:
-    """A figure for JSON."""
+    """An interval as JSON values."""
     return {"value": plain(figure.value), "low": plain(figure.low), "high": plain(figure.high)}

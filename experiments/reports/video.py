@@ -1,4 +1,4 @@
-"""A video of one episode: the pictures above, progress and reward below, drawn as they come in."""
+"""A video of one episode: camera views above, progress and reward below, drawn over time."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from experiments.reports.plots import plain_text, plot_text
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Curves:
-    """What is drawn under the pictures, over one axis of time.
+    """The curves below the views, over one time axis.
 
     Args:
-        times: float [F], of the scored frames, starting with the first frame's; none where no reward model was asked.
+        times: float [F], of the first frame and the scored ones; empty without a reward model.
         progress: float32 [F], fused.
-        perspectives: float32 [F, 3]; NaN where there is none yet.
-        edges: float [B+1], where the lower chart's bars begin and end; the last is the axis's end.
-        bars: float32 [B].
-        bars_name: what they are.
-        axis: what `times` and `edges` count.
-        truth: float [F], true progress; None where nobody knows it.
+        perspectives: float32 [F, 3]; NaN for no value.
+        edges: float [B+1], edges of the lower chart's bars; the last one ends the axis.
+        bars: float32 [B], heights.
+        bars_name: label of the bars.
+        axis: label of the time axis, with its unit.
+        truth: float [F], true progress; None if unknown.
         marks: times of sub-task boundaries.
         faults: times of scored frames without a value.
     """
@@ -49,25 +49,27 @@ class Curves:
 _VIEW_HEIGHT, _LEAST_WIDTH, _CHART_HEIGHT = 336, 672, 360
 
 
-def write_film(path: Path, shown: Iterable[tuple[float, Views]], curves: Curves, title: str, fps: float = 10.0) -> Path:
-    """Write an mp4 (H.264) that shows pictures one after another; the curves end where the episode has come to.
+def write_film(
+    path: Path, frames: Iterable[tuple[float, Views]], curves: Curves, title: str, fps: float = 10.0
+) -> Path:
+    """Write an H.264 mp4 of an episode; the curves are drawn up to the current frame.
 
     Args:
-        shown: the time of each picture on the curves' axis, and its views, uint8 [V, H, W, 3]. Taken one by one.
-        fps: pictures a second.
+        frames: time of each frame on the curves' axis, and its views, uint8 [V, H, W, 3]; read one at a time.
+        fps: frames per second.
     """
-    pictures = _film(iter(shown), curves, title, hold=round(fps))
+    pictures = _film(iter(frames), curves, title, hold=round(fps))
     return write_atomically(path, lambda temporary: write_video(temporary, pictures, fps, lossless=False))
 
 
-def _film(shown: Iterator[tuple[float, Views]], curves: Curves, title: str, hold: int) -> Iterator[NDArray[np.uint8]]:
-    """The film's pictures, the last one `hold` times more."""
-    first = next(shown)
+def _film(frames: Iterator[tuple[float, Views]], curves: Curves, title: str, hold: int) -> Iterator[NDArray[np.uint8]]:
+    """The images of the video; the last one is repeated `hold` times."""
+    first = next(frames)
     width = _strip(first[1]).shape[1]
     full, box = _chart(curves, width, title, hidden=False)
     empty, _ = _chart(curves, width, title, hidden=True)
     picture = empty
-    for time, views in chain([first], shown):
+    for time, views in chain([first], frames):
         cursor = round(box.left + (box.right - box.left) * time / max(1e-9, float(curves.edges[-1])))
         below = empty.copy()
         below[:, : cursor + 1] = full[:, : cursor + 1]
@@ -78,7 +80,7 @@ def _film(shown: Iterator[tuple[float, Views]], curves: Curves, title: str, hold
 
 
 def _strip(views: Views) -> NDArray[np.uint8]:
-    """The views side by side, small ones enlarged; both sides even, and wide enough for the chart."""
+    """The views side by side, small ones enlarged; height and width are even, and the width fits the chart."""
     scale = max(1, round(_VIEW_HEIGHT / views.shape[1]))
     strip = np.concatenate(list(views.repeat(scale, axis=1).repeat(scale, axis=2)), axis=1)
     strip = strip[: strip.shape[0] // 2 * 2, : strip.shape[1] // 2 * 2]
@@ -87,7 +89,7 @@ def _strip(views: Views) -> NDArray[np.uint8]:
 
 
 class _Box(NamedTuple):
-    """Where in the chart's picture its axes lie, in pixels from the upper left corner."""
+    """Position of the axes in the chart's image, in pixels from the upper left corner."""
 
     left: float
     right: float
@@ -96,7 +98,7 @@ class _Box(NamedTuple):
 
 
 def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArray[np.uint8], _Box]:
-    """The chart as a picture."""
+    """The chart as an image, uint8 [H, W, 3], and the position of its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -112,11 +114,9 @@ def _chart(curves: Curves, width: int, title: str, hidden: bool) -> tuple[NDArra
     below.set(ylim=(low - 0.05, high + 0.05), ylabel=curves.bars_name, xlabel=curves.axis)
     above.set_title(plot_text(title), fontsize=9, loc="left", pad=22)
     if above.get_legend_handles_labels()[0]:
-        legend = above.legend(
-            loc="lower left", bbox_to_anchor=(-0.01, 0.98), ncols=6, fontsize=8, frameon=False, columnspacing=1.2,
-            handlelength=1.6,
-        )  # fmt: skip
-        legend.set_in_layout(False)  # the title's padding is its room; its width must not narrow the axes
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.98), "ncols": 6}
+        legend = above.legend(**place, fontsize=8, frameon=False, columnspacing=1.2, handlelength=1.6)
+        legend.set_in_layout(False)  # it uses the title's padding; its width must not narrow the axes
         for handle in legend.legend_handles:
             handle.set_alpha(1.0)
     canvas.draw()
@@ -134,13 +134,12 @@ def _draw_progress(axes: Any, curves: Curves, end: float, alpha: float) -> None:
     for mark in curves.marks:
         axes.axvline(mark, lw=0.8, color="0.85", zorder=0)
     if curves.truth is not None:
-        axes.plot(curves.times, curves.truth, lw=1.2, color="0.6", label="by keyframes", alpha=alpha)
+        axes.plot(curves.times, curves.truth, lw=1.2, color="0.6", label="progress by keyframes", alpha=alpha)
     colours = ("tab:blue", "tab:orange", "tab:green")
     for i, (name, colour) in enumerate(zip(PERSPECTIVES, colours, strict=True)):
         axes.plot(curves.times, curves.perspectives[:, i], "--", lw=1.2, color=colour, label=name, alpha=alpha)
-    axes.step(
-        [*curves.times, end], [*curves.progress, curves.progress[-1]], where="post", lw=2.4, color="black",
-        label="progress Φ*", alpha=alpha,
-    )  # fmt: skip
+    held = [*curves.progress, curves.progress[-1]]
+    style = {"where": "post", "lw": 2.4, "color": "black", "label": "progress Φ*", "alpha": alpha}
+    axes.step([*curves.times, end], held, **style)
     if curves.faults:
         axes.plot(curves.faults, np.zeros(len(curves.faults)), "x", color="tab:red", label="no answer", alpha=alpha)

@@ -1,4 +1,4 @@
-"""What a sweep searches, where it looks, and how many trials a cluster holds at once. No ray import."""
+"""The search space of a sweep, its sampling, and how many trials a cluster can run at once. No ray import."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from experiments.settings import ExperimentConfig
 from learner.config import LearnerConfig
 
 Point = dict[str, Any]
-"""What a trial is: a value for each setting that is searched, by its dotted name."""
+"""A trial's values of the searched settings, by dotted name."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One of some values."""
+    """A choice of values."""
 
     values: tuple[Any, ...]
 
@@ -30,7 +30,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two, to four decimals."""
+    """A number in an interval, rounded to four decimals."""
 
     low: float
     high: float
@@ -41,7 +41,7 @@ class Range:
 
 
 def space(config: ExperimentConfig) -> dict[str, Choice | Range]:
-    """What is searched. Strides are multiples of the preset's, because its demonstrations were recorded at that."""
+    """The search space. Strides are multiples of the preset's, at which its demonstrations were recorded."""
     dimensions: dict[str, Choice | Range] = {
         "fusion.kind": Choice(("mean", "consistency")),
         "env.stride": Choice((config.env.stride, 2 * config.env.stride)),
@@ -53,7 +53,7 @@ def space(config: ExperimentConfig) -> dict[str, Choice | Range]:
 
 
 def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
-    """The preset's own point, then a Latin hypercube of the space: however few, they cover each dimension evenly."""
+    """The preset's point, then a Latin hypercube of the space, which covers each dimension evenly."""
     dimensions, rng = space(config), np.random.default_rng(seed)
     drawn = trials - 1
     columns = {
@@ -65,7 +65,7 @@ def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
 
 
 def at_point(config: ExperimentConfig, point: Point) -> ExperimentConfig:
-    """The settings of a trial. Scored frames are not kept: they would fill the disk, and audits are for single runs."""
+    """The config of a trial. Scored frames are not stored: they would fill the disk, and only single runs are audited."""
     for name, value in {**point, "labels.keep_frames": False}.items():
         config = _replaced(config, name.split("."), value)
     return config
@@ -77,15 +77,15 @@ def _replaced(section: Any, names: Sequence[str], value: Any) -> Any:
 
 
 def flags(point: Point) -> str:
-    """A point as flags of a command line."""
+    """A point as command-line flags."""
     return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in point.items())
 
 
 def rungs(config: ExperimentConfig) -> list[int]:
-    """Environment steps at which ASHA compares trials, each twice as late as the one before.
+    """Environment steps at which ASHA compares trials; each rung doubles the one before.
 
-    The first is late, because a policy falls below its clone while its critics are young: after a quarter of the budget,
-    and thrice the steps that are acted before learning starts. None is in the last iteration, where nothing is saved.
+    The first is late, because success drops below the cloned policy's while the critics are untrained: after a quarter of
+    the budget and at least three times `learning_starts`. None is in the last iteration, where stopping saves nothing.
     """
     budget, steps = config.training.environment_steps, []
     rung = max(3 * config.learner.learning_starts, budget // 4)
@@ -96,8 +96,10 @@ def rungs(config: ExperimentConfig) -> list[int]:
 
 
 def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
-    """What a trial reserves: for its own process what RLlib reserves for a driver that learns, and for each env runner,
-    whose place a simulator takes for the evaluation."""
+    """Resource bundles of a trial: one for its own process, as RLlib reserves for a learning driver, one per env runner.
+
+    In the evaluation a simulator uses the bundle of each env runner.
+    """
     driver_cpus = max(learner.num_cpus_per_learner, learner.num_cpus_for_driver)
     actor = {"CPU": learner.num_cpus_per_env_runner}
     if learner.actor_resource:
@@ -106,18 +108,18 @@ def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
 
 
 def simulators(learner: LearnerConfig) -> int:
-    """Processes that a trial has for simulators."""
+    """Number of a trial's simulator processes."""
     return max(1, learner.num_env_runners)
 
 
 def concurrency(config: ExperimentConfig, cluster: Mapping[str, float], wanted: int | None) -> int:
-    """How many trials run at once.
+    """Number of concurrent trials.
 
     Args:
-        cluster: all resources that there are.
-        wanted: at most so many; None for as many as there is room for.
+        cluster: the cluster's total resources.
+        wanted: upper limit; None for as many as fit.
     Raises:
-        BadInput: there is no room for one, which Tune would wait for in silence.
+        BadInput: not even one fits. Tune would wait without a message.
     """
     needed: dict[str, float] = {}
     for bundle in bundles(config.learner):
@@ -128,6 +130,6 @@ def concurrency(config: ExperimentConfig, cluster: Mapping[str, float], wanted: 
     room = min(int(free[name] / amount + 1e-6) for name, amount in needed.items() if amount > 0)
     if room < 1:
         raise BadInput(
-            "cluster resources", free, f"give beside the service what a trial needs, {needed}, or ask for less"
+            "cluster resources", free, f"a trial needs {needed} besides the service: add resources or ask for less"
         )
     return min(room, wanted or room)

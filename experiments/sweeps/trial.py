@@ -1,4 +1,4 @@
-"""One trial of a sweep, in a process of its own: label the demonstrations, train, evaluate, report to Tune."""
+"""One trial of a sweep, in its own process: label the demonstrations, train, evaluate, report to Tune."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shared:
-    """What all trials of a search share.
+    """Inputs shared by all trials of a search.
 
     Args:
-        config: the settings that a point changes.
-        prepared: its paths are read by every trial, on whatever node.
+        config: the config that a point modifies.
+        prepared: results of the preparation; every trial reads its paths, on any node.
         application: name of the reward service.
-        folder: where the trials' folders lie.
+        folder: parent of the trials' folders.
     """
 
     config: ExperimentConfig
@@ -35,25 +35,25 @@ class Shared:
 
     @property
     def reference(self) -> TaskReference:
-        """What the reward model is shown of the task."""
+        """The reward model's task reference."""
         assert self.prepared.model is not None
         return self.prepared.model.reference
 
 
 def trial_name(number: int) -> str:
-    """The name of a trial's folder."""
+    """Folder name of a trial."""
     return f"trial_{number:03d}"
 
 
-def train_point(told: dict[str, Any], shared: Shared) -> None:
-    """Tune's function: label the demonstrations, train, evaluate, and report along the way."""
+def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
+    """Tune's trainable: label the demonstrations, train, evaluate, and report progress."""
     from ray import tune
 
     from actors.callbacks import finish_records
     from experiments.job.training import build_algorithm, make_monitor
     from learner.training import train
 
-    trial, prepared = told["trial"], shared.prepared
+    trial, prepared = trial_config["trial"], shared.prepared
     config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
     folder.mkdir(parents=True, exist_ok=True)
     transitions, policy = folder / "policy_demonstrations.npz", folder / "policy.safetensors"
@@ -69,16 +69,21 @@ def train_point(told: dict[str, Any], shared: Shared) -> None:
     )
     try:
         train(
-            algorithm, config.training, policy, Console().say, monitor=make_monitor(config), on_point=on_point,
+            algorithm,
+            config.training,
+            policy,
+            Console().say,
+            monitor=make_monitor(config),
+            on_point=on_point,
             finish_records=lambda: finish_records(algorithm),
-        )  # fmt: skip
+        )
     finally:
         algorithm.stop()
     tune.report({**figures(curve, labelled), "success_final": held_out_success(config, policy)})
 
 
 def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
-    """Label the policy's demonstrations as this trial labels what it acts; returns how many frames were asked for."""
+    """Label the policy's demonstrations as this trial labels its rollouts; returns the number of scored frames."""
     from actors.labeller import Labeller
     from dopamine_rl.episodes.stride import at_stride
     from experiments.job import phases
@@ -97,8 +102,10 @@ def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
 
 
 def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
-    """What a trial reports at the latest point of its curve. Tune ends where a metric is missing: before the first episode
-    has ended, success is 0 of 0."""
+    """The metrics of a trial at the latest point of its curve.
+
+    Tune fails if a metric is missing, so success is 0 until the first episode has ended.
+    """
     from experiments.job.report import recent_success
 
     latest, rate = curve[-1], recent_success(curve, len(curve) - 1)
@@ -111,15 +118,15 @@ def figures(curve: Sequence[dict[str, Any]], labelled: int) -> dict[str, Any]:
 
 
 def held_out_success(config: ExperimentConfig, policy: Path) -> float:
-    """Success on the development seeds; the simulators take the env runners' places."""
+    """Success rate on the development seeds; simulators use the resources of the env runners."""
     from actors.workers import Job, PolicySpec, WorkerPool
     from experiments.job.plans import trial_seeds
 
     jobs = [Job("evaluate", (PolicySpec("network", policy), seed)) for seed in trial_seeds(config)]
-    blind, learner = replace(config.env, views=(), oracle=False), config.learner
-    pool = WorkerPool(blind, simulators(learner), learner.num_cpus_per_env_runner)
+    env, learner = replace(config.env, views=(), oracle=False), config.learner
+    pool = WorkerPool(env, simulators(learner), learner.num_cpus_per_env_runner)
     try:
-        won = [bool(outcome["success"]) for outcome in pool.map(jobs, Console().progress, "episodes")]
+        successes = [bool(outcome["success"]) for outcome in pool.map(jobs, Console().progress, "episodes")]
     finally:
         pool.close()
-    return sum(won) / len(won)
+    return sum(successes) / len(successes)

@@ -14,7 +14,7 @@ from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ServiceUnavailable
 from dopamine_rl.types import TaskReference
-from learner.algorithms.common import Task, configure
+from learner.algorithms.common import TrainingSetup, configure
 from learner.config import LearnerConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
@@ -94,7 +94,7 @@ def make_runner(make_client, mode="grm", poison=False, num_envs=1, hold_back=Fal
     )
     config = PPOConfig()
     learner = LearnerConfig(num_env_runners=0, num_envs_per_env_runner=num_envs)
-    configure(config, Task(env, {"poison": poison}, callback, GAMMA, seed=3), learner)
+    configure(config, TrainingSetup(env, {"poison": poison}, callback, GAMMA, seed=3), learner)
     return config.env_runner_cls(config=config, worker_index=0)
 
 

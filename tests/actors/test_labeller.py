@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.label_records import LabelRecord
 from actors.labeller import Labeller, LabellerConfig
-from actors.records import EpisodeRecord
 from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import EpisodeContext, FusionConfig
@@ -257,7 +257,7 @@ def test_records_round_trip_and_the_audit_agrees(tmp_path, fusion):
     for i in range(3):
         _, _, record = run(labeller, 12, (5,), name=f"episode{i}")
         record.save(tmp_path)
-    records = [EpisodeRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
+    records = [LabelRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
     report = audit(records, Scorer(FakeEngine()), "fake-1")
     assert report == {
         "episodes": 3,
@@ -353,4 +353,4 @@ def test_a_damaged_record_is_refused(tmp_path):
     path = run(labeller, 6)[2].save(tmp_path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match="episode record"):
-        EpisodeRecord.load(path)
+        LabelRecord.load(path)

@@ -50,8 +50,8 @@ def test_cameras_are_found_by_what_only_one_is_called() -> None:
     assert find_cameras(["images.right.rgb"], there, "set") == (there[1],)
     assert find_cameras([there[1]], there, "set") == (there[1],)
     for wanted, fault in (
-        (["rgb"], "several cameras of set are called rgb: name some of observation.images.left.rgb"),
-        (["front"], "set has no camera front: name some of observation.images.left.rgb"),
+        (["rgb"], "several cameras of set are called rgb: choose from observation.images.left.rgb"),
+        (["front"], "set has no camera front: choose from observation.images.left.rgb"),
         (["wrist", there[2]], "name each camera once"),
         ([""], "set has no camera"),
         ([], "name each camera once"),

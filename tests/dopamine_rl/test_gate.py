@@ -206,6 +206,8 @@ def test_episodes_that_cannot_be_judged_by_are_refused() -> None:
         report(judged([success(), failure()], sources=["policy", "failure"]), 0.8, STRIDE)
     with pytest.raises(BadInput, match="sources"):
         judged([success(), failure()], sources=["expert"])
+    with pytest.raises(BadInput, match=r"frames.*no empty axis"):
+        judged([success(), replace(failure(), frames=failure().frames[:1])])
 
 
 class Counting(LocalRewardClient):

@@ -122,7 +122,7 @@ def test_what_is_no_released_checkpoint_is_refused(folder: Path, wording: Wordin
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         check_released(tmp_path)
     (folder / "grm.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="made by this project"):
+    with pytest.raises(CheckpointError, match="written by this project"):
         check_released(folder)
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, islice
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from dopamine_rl.grm.batches import AHEAD, BatchSampler, Picture, from_memory, i
 from dopamine_rl.grm.config import BatchPlan, Control, GRMConfig, Loss, TrainConfig
 from dopamine_rl.grm.evaluate import episode_hops, evaluate
 from dopamine_rl.grm.labels import LabelledEpisode
-from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, taught_hops
+from dopamine_rl.grm.losses import CONSTANT_HOP, binned_losses, question_losses, soft_labels, target_hops
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.grm.readout import HOPS, Reader
 from dopamine_rl.grm.train import TrainProgress, train
@@ -240,7 +241,7 @@ def test_an_update_of_several_batches_is_that_of_one_large_batch() -> None:
     parts = list(in_memory(episodes, config)(range(3)))
     offsets = np.cumsum([0, *(len(part.images) for part in parts)])
     prompts = [
-        prompt.moved({row: row + int(offset) for row in prompt.images})
+        prompt.reindexed({row: row + int(offset) for row in prompt.images})
         for part, offset in zip(parts, offsets, strict=False)
         for prompt in part.prompts
     ]
@@ -298,25 +299,27 @@ def test_every_loss_leads_to_what_is_taught(loss: Loss) -> None:
     assert (last.hop_error is None) == (loss == "text")
 
 
-def test_a_time_budget_ends_the_training() -> None:
+def test_a_time_budget_ends_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = count(step=0.125)  # An update takes one reading of the clock.
+    monkeypatch.setattr("dopamine_rl.grm.train.time", SimpleNamespace(perf_counter=lambda: next(seconds)))
     trainer = make_trainer(
         build_grm(TINY), [moving_square(0, count=12)], TrainConfig(budget_s=0.5, updates=0, plan=SMALL_PLAN)
     )
     progress = train(trainer)
     assert progress.fraction == 1.0
-    assert 0.5 <= progress.elapsed_s < 5.0
+    assert (progress.update, progress.elapsed_s) == (4, 0.5)
     assert progress.pairs_per_s > 0
 
 
 def test_controls_teach_other_answers() -> None:
     hops = np.linspace(-1.0, 1.0, 50, dtype=np.float32)
     rng = np.random.default_rng(0)
-    assert taught_hops(hops, "none", rng) is hops
-    shuffled = taught_hops(hops, "shuffled", rng)
+    assert target_hops(hops, "none", rng) is hops
+    shuffled = target_hops(hops, "shuffled", rng)
     assert not np.array_equal(shuffled, hops)
     np.testing.assert_array_equal(np.sort(shuffled), hops)
-    assert not np.array_equal(shuffled, taught_hops(hops, "shuffled", rng))
-    constant = taught_hops(hops, "constant", rng)
+    assert not np.array_equal(shuffled, target_hops(hops, "shuffled", rng))
+    constant = target_hops(hops, "constant", rng)
     assert constant.dtype == np.float32
     np.testing.assert_array_equal(constant, np.full(50, CONSTANT_HOP, np.float32))
     np.testing.assert_array_equal(hops, np.linspace(-1.0, 1.0, 50, dtype=np.float32))

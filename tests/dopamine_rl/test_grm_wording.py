@@ -59,11 +59,11 @@ def test_the_python_file_itself_may_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (("AFTER right <image>", "AFTER right"), r"ASK \(line 1\): it has 7 pictures, not 8"),
+        (("AFTER right <image>", "AFTER right"), r"ASK \(line 1\): it has 7 images, not 8"),
         (("<score>", "score"), "it has no <score>"),
-        (("{task}", "the task"), "no place for the task"),
-        (("{task}", "{task} {hint}"), r"a place \{hint\}"),
-        (("AFTER left", "BEFORE left"), "picture 7 is labelled BEFORE, not AFTER"),
+        (("{task}", "the task"), "no placeholder for the task"),
+        (("{task}", "{task} {hint}"), r"placeholder \{hint\}"),
+        (("AFTER left", "BEFORE left"), "image 7 is labelled BEFORE, not AFTER"),
     ],
 )
 def test_what_is_no_prompt_is_named_with_what_to_do(change: tuple[str, str], why: str, tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_of_several_prompts_one_must_be_named(tmp_path: Path) -> None:
 def test_a_clone_without_the_file_or_without_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"examples/inference\.py.*no such file"):
         find_wording(tmp_path)
-    with pytest.raises(BadInput, match=r"cannot be read as Python.*--text FILE"):
+    with pytest.raises(BadInput, match=r"cannot be parsed as Python.*--text FILE"):
         find_wording(clone(tmp_path, "def ("))
 
 

@@ -216,7 +216,7 @@ def test_an_outcome_may_be_told_without_transitions(episode: Path, success: bool
     outcome = read_outcome(episode)
     assert (outcome.success, outcome.true_progress) == (success, None)
     assert not has_transitions(episode)
-    with pytest.raises(EpisodeError, match=r"transitions\.npz: arrays.*outcome alone"):
+    with pytest.raises(EpisodeError, match=r"transitions\.npz: arrays.*only the outcome"):
         read_demonstration(episode)
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from experiments.settings import ExperimentConfig
-from experiments.sweeps.arms import main, markdown, pooled, steps_to_level
+from experiments.sweeps.comparison import main, markdown, pooled, steps_to_level
 
 
 def curve(*successes_of_ten):

@@ -301,7 +301,7 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_training(
     words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
     assert run(*parse([*words, "--sft.train.updates", "3", "--sft.checkpoint-updates", "2"])) is not None
     assert load_grm(tmp_path / "grm").model_version
-    assert "the state of update 2 could not be saved" in capsys.readouterr().out
+    assert "the training state of update 2 could not be saved" in capsys.readouterr().out
 
 
 def test_what_is_judged_last_is_not_trained_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

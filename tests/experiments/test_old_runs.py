@@ -20,7 +20,7 @@ from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.resume import only_run
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps import arms
+from experiments.sweeps import comparison
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_run"
 
@@ -62,7 +62,7 @@ def old_run(request, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, arms.main])
+@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, comparison.main])
 def test_going_on_with_it_is_refused_with_the_fix(old_run, main, capsys):
     before = {path: path.stat().st_mtime_ns for path in old_run.rglob("*")}
     with pytest.raises(SystemExit) as caught:

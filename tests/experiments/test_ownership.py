@@ -12,7 +12,7 @@ from experiments import peg_insert, sweep
 from experiments.runtime import ownership
 from experiments.runtime.resume import PhaseStore, only_run
 from experiments.runtime.storage import RunFolder
-from experiments.sweeps import arms
+from experiments.sweeps import comparison
 
 
 def tree(folder):
@@ -33,7 +33,7 @@ def home(tmp_path):
     return home
 
 
-@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, arms.main])
+@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, comparison.main])
 @pytest.mark.parametrize("flags", [[], ["--fresh"]])
 def test_a_folder_that_is_no_run_is_not_touched(home, main, flags, capsys):
     before = tree(home)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.callbacks import finish_records
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.types import TaskReference
@@ -101,7 +101,7 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     assert DeterministicPolicy.load(tmp_path / "policy.safetensors")(np.zeros((1, 1), np.float32)).shape == (1, 1)
     assert report["shadow"]["episodes"] == len((tmp_path / "episodes.jsonl").read_text().splitlines())
     assert report["curve"] == [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    records = [EpisodeRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
+    records = [LabelRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
     found = audit(records, Scorer(FakeEngine()), "fake-1")
     assert found["episodes"] == report["records"]["written"] >= 14
     assert found["max_abs_difference"] == found["doubled"] == found["wrong_version"] == 0

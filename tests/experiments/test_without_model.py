@@ -15,7 +15,7 @@ from experiments.reports.video import write_film
 from experiments.runtime.console import Console
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps import arms
+from experiments.sweeps import comparison
 
 
 @pytest.fixture
@@ -116,8 +116,8 @@ def test_arms_train_a_model_only_where_one_of_them_asks_it(calls, tmp_path, monk
     monkeypatch.setattr(phases, "evaluate", lambda run, compared: {"bc": [True], "straight_push": [False]})
     monkeypatch.setattr(phases, "reference", lambda run: None)
     curve = [{"environment_steps": 1, "episodes": 1, "successes": 1}]
-    monkeypatch.setattr(arms, "_train_arm", lambda *_: {"outcomes": [True], "curve": curve})
-    arms.main(["--arms", *names, "--seeds", "1", "--out", str(tmp_path / "arms")])
+    monkeypatch.setattr(comparison, "_train_arm", lambda *_: {"outcomes": [True], "curve": curve})
+    comparison.main(["--arms", *names, "--seeds", "1", "--out", str(tmp_path / "arms")])
     assert ("reward model" in calls) == bool(gates) == model
 
 

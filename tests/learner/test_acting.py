@@ -20,7 +20,7 @@ from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ActingTimeout
 from dopamine_rl.types import TaskReference
 from learner.algorithms import acting, env_runner
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.ppo import make_ppo_config
 from learner.algorithms.rlpd import make_rlpd_config
 from learner.config import LearnerConfig
@@ -114,12 +114,12 @@ def build(request: pytest.FixtureRequest, cluster: None, tmp_path: Path) -> Iter
     def start(trouble: str, **changes: Any) -> Any:
         env_config = {"trouble": trouble, "folder": str(tmp_path), "runner": 2}
         ppo = request.param == "ppo"
-        task = Task(Walk, env_config, on_policy if ppo else off_policy, GAMMA, seed=1)
+        task = TrainingSetup(Walk, env_config, on_policy if ppo else off_policy, GAMMA, seed=1)
         learner = replace(LEARNER, algorithm=request.param, **changes)
         config = make_ppo_config(task, learner) if ppo else make_rlpd_config(task, learner, "grm")
         started.append(config.build_algo())
         started[0].lines, started[0].met = [], tmp_path / "met"
-        started[0].acting.tell = started[0].lines.append
+        started[0].acting.on_event = started[0].lines.append
         return started[0]
 
     yield start
@@ -209,8 +209,9 @@ def test_a_crashed_environment_costs_neither_its_env_runner_nor_what_was_held_ba
 def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(acting, "STOP_S", 0.5)
     algorithm = build("hangs at step", sample_timeout_s=60.0)
-    while not algorithm.met.exists():
-        algorithm.train()
+    while not algorithm.met.exists():  # Training on-policy would wait for the hung one.
+        algorithm.acting.ask()
+        algorithm.acting.take()
     algorithm.stop()
     assert not algorithm.env_runner_group._worker_manager.actors()
 

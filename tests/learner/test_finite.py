@@ -14,7 +14,7 @@ import torch
 from dopamine_rl.errors import BadInput, CheckpointError, Diverged
 from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from learner.algorithms.bc import train_bc
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.finite import require_finite_weights
 from learner.algorithms.ppo import make_ppo_config
 from learner.algorithms.rlpd import make_rlpd_config
@@ -71,7 +71,7 @@ def test_a_poisoned_critic_ends_the_training_and_leaves_the_checkpoint(
 ) -> None:
     from learner.training import Progress, save_checkpoint
 
-    task, learner = Task(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
+    task, learner = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
     config = make_rlpd_config(task, learner, "grm") if name == "rlpd" else make_ppo_config(task, learner)
     algorithm = config.build_algo()
     algorithm.train()

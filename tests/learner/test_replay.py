@@ -13,12 +13,12 @@ from dopamine_rl.types import LabelColumns
 from learner.config import LearnerConfig
 from learner.demonstrations import ReplayEpisode, load_demonstrations, save_demonstrations, transition_columns
 from learner.feed import ReplayFeed
-from learner.replay import ColumnarReplay, Columns, sample_mixed
+from learner.replay import ColumnarReplay, ReplayColumns, sample_mixed
 
 GAMMA = 0.9
 
 
-def fragment(start: int, count: int, terminated: bool = False, seed: int = 0) -> Columns:
+def fragment(start: int, count: int, terminated: bool = False, seed: int = 0) -> ReplayColumns:
     """T transitions whose first observation number is the environment step, with made-up labels."""
     rng = np.random.default_rng((seed, start))
     observations = np.stack([np.arange(start, start + count + 1), np.full(count + 1, seed)], 1).astype(np.float32)
@@ -125,7 +125,7 @@ def test_relabel_after_eviction_keeps_times_aligned() -> None:
         ({**fragment(3, 3), "actions": np.zeros((3, 2))}, {"t_started": 3}),
     ],
 )
-def test_bad_fragments_are_refused_and_leave_nothing(columns: Columns, arguments: dict[str, object]) -> None:
+def test_bad_fragments_are_refused_and_leave_nothing(columns: ReplayColumns, arguments: dict[str, object]) -> None:
     stored = replay()
     stored.add(fragment(0, 3), "a", 0, "v1")
     with pytest.raises(BadInput):

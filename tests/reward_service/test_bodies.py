@@ -75,7 +75,7 @@ def test_usual_values_may_be_left_out_of_json() -> None:
         ({"frames": []}, "1 to 256 frames"),
         ({"frames": [[]]}, "1 to 16 views"),
         ({"frames": nested(REQUEST.frames)[0]}, "1 to 16 views"),
-        ({"frames": [nested(REQUEST.frames)[0], nested(REQUEST.frames)[1][:1]]}, "as many views"),
+        ({"frames": [nested(REQUEST.frames)[0], nested(REQUEST.frames)[1][:1]]}, "same number of views"),
         ({"init": nested(REQUEST.context.init)[:1]}, "goal"),
         ({"goal": "no base64"}, "list of 1 to 16 views"),
         ({"goal": ["no base64", "!"]}, "base64"),

@@ -12,14 +12,14 @@ import pytest
 
 from dopamine_rl.errors import ServiceUnavailable, VersionUnavailable
 from dopamine_rl.interfaces import ProgressScorer
-from reward_service import deployment, ledger
+from reward_service import deployment, ledger_store
 from reward_service.deployment import GRMDeployment
 from reward_service.releases import Ledger, Release
 from reward_service.service import ServiceConfig
 from tests.fakes import make_request, write_checkpoint
 
 SERVICE = Path(deployment.__file__).parent
-BLOCKING = {"ledger", "ray", "lease", "serve", "subprocess", "requests", "shutil"}
+BLOCKING = {"ledger_store", "ray", "lease", "serve", "subprocess", "requests", "shutil"}
 WAITS = {
     "sleep",
     "result",
@@ -52,7 +52,7 @@ def test_no_coroutine_blocks() -> None:
 
 
 def test_the_check_finds_what_blocks() -> None:
-    code = "async def f():\n    await asyncio.sleep(1)\n    time.sleep(1)\n    ledger.read('x')\n    open('x')\n"
+    code = "async def f():\n    await asyncio.sleep(1)\n    time.sleep(1)\n    ledger_store.read('x')\n    open('x')\n"
     assert list(_blocking(ast.parse(code))) == [3, 4, 5]
 
 
@@ -78,7 +78,7 @@ def test_a_request_for_a_version_that_is_still_loading_holds_up_no_other(
             raise SystemExit  # The replica's thread would outlive this test, and ask a real cluster.
         return record[0]
 
-    monkeypatch.setattr(ledger, "read", read)
+    monkeypatch.setattr(ledger_store, "read", read)
     load = deployment._load
 
     def slow_load(folder: str, config: ServiceConfig) -> ProgressScorer:

@@ -18,7 +18,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from dopamine_rl.errors import CheckpointError, ScoringError, ServiceUnavailable, VersionUnavailable
 from dopamine_rl.types import ScoreReply
-from reward_service import ledger
+from reward_service import ledger_store
 from reward_service.client import ServeRewardClient
 from reward_service.deployment import deploy, shutdown
 from reward_service.scorer import Scorer
@@ -124,7 +124,7 @@ def test_a_bad_checkpoint_is_refused_and_the_old_one_stays(checkpoints: dict[str
             swap("refusing", tmp_path / "bad", FORCED)
         _check(client, (None, "v1"))
         assert swap("refusing", checkpoints["v1"], FORCED).before == "v1"  # Nothing to do is not an error.
-        assert ledger.read("refusing").staged is None
+        assert ledger_store.read("refusing").staged is None
 
 
 def test_what_would_lose_episodes_or_meets_another_swap_is_refused(checkpoints: dict[str, Path]) -> None:
@@ -133,9 +133,9 @@ def test_what_would_lose_episodes_or_meets_another_swap_is_refused(checkpoints: 
         with pytest.raises(ServiceUnavailable, match=r"v1 would be dropped"):
             swap("careful", checkpoints["v2"], SwapConfig(keep=0, timeout_s=60.0))
         _check(client, (None, "v1"))
-        with ledger.claimed("careful", 60.0), pytest.raises(ServiceUnavailable, match="under way"):
+        with ledger_store.claim("careful", 60.0), pytest.raises(ServiceUnavailable, match="under way"):
             swap("careful", checkpoints["v2"])
-        with ledger.claimed("careful", -1.0):  # Its holder died long ago.
+        with ledger_store.claim("careful", -1.0):  # Its holder died long ago.
             assert swap("careful", checkpoints["v2"], SwapConfig(timeout_s=60.0)).version == "v2"
     with pytest.raises(ServiceUnavailable, match=r"no reward service named careful .* \(running: none\)"):
         swap("careful", checkpoints["v2"])

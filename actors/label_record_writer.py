@@ -8,7 +8,7 @@ import queue
 import threading
 from pathlib import Path
 
-from actors.records import REFERENCES, EpisodeRecord
+from actors.label_records import REFERENCES, LabelRecord
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ COUNTS = ("written", "removed", "dropped", "failed")
 """What becomes of records: written; removed to keep the budget; dropped, because the disk did not keep up; failed."""
 
 
-class RecordWriter:
+class LabelRecordWriter:
     """Keeps a folder of records within its budget. Several writers may share a folder.
 
     Args:
@@ -32,11 +32,11 @@ class RecordWriter:
     def __init__(self, folder: Path, budget_mb: float, patience_s: float = PATIENCE_S) -> None:
         self._folder, self._budget = folder, int(budget_mb * 1e6)
         self._patience_s, self._full = patience_s, False
-        self._queue: queue.Queue[EpisodeRecord] = queue.Queue(WAITING)
+        self._queue: queue.Queue[LabelRecord] = queue.Queue(WAITING)
         self._counts, self._lock = dict.fromkeys(COUNTS, 0), threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def put(self, record: EpisodeRecord) -> None:
+    def put(self, record: LabelRecord) -> None:
         """Let the thread write a record. Where the queue stays full, the record is dropped and counted."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="records", daemon=True)
@@ -50,7 +50,7 @@ class RecordWriter:
             self._full = True
             self._add("dropped", 1)
 
-    def write(self, record: EpisodeRecord) -> None:
+    def write(self, record: LabelRecord) -> None:
         """Write a record now, and remove the oldest ones where the folder has become too large."""
         path = record.save(self._folder)
         self._add("written", 1)

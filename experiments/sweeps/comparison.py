@@ -1,20 +1,19 @@
-"""The same training under different rewards, with equal budgets: what is the reward model worth?
+"""Compare trainings with different rewards and equal budgets: how much does the reward model help?
 
     dopamine compare --seeds 3
     dopamine compare --seeds 3 --arms grm sparse --preset laptop --out DIR
 
-Demonstrations, cloned policy and, where an arm asks it, the reward model are made once (or taken over, where DIR is a
-finished run of the main job); then every arm is trained with every seed, and all are evaluated on the same unseen seeds.
-The arms:
+Demonstrations, cloned policy and, if an arm needs it, the reward model are created once (or reused, if DIR is a completed
+run of `dopamine train`). Then every arm is trained with every seed and evaluated on the same unseen seeds. The arms:
 
-    grm        γΦ' − Φ from the reward model                     the method
-    sparse     the simulator's success alone                     a baseline
-    naive      Φ' − Φ from the reward model                      the semantic trap: hovering pays
-    oracle     γΦ' − Φ from the simulator's truth                a diagnostic, not a method
-    untrained  γΦ' − Φ from a reward model that never learned    a negative control
+    grm        γΦ' − Φ from the reward model                  the method
+    sparse     the simulator's success alone                  a baseline
+    naive      Φ' − Φ from the reward model                   not policy-invariant: hovering is rewarded
+    oracle     γΦ' − Φ from the simulator's true progress     a diagnostic
+    untrained  γΦ' − Φ from an untrained reward model         a negative control
 
-Results: DIR/arms.json, DIR/arms.md with the table and the curves, one folder an arm and seed below DIR/arms. What is done is
-kept; --fresh begins anew. The last line is JSON.
+Results: DIR/arms.json, DIR/arms.md (table and learning curves), and one folder per arm and seed in DIR/arms. Completed
+phases are reused; --fresh starts again. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -39,17 +38,17 @@ if TYPE_CHECKING:
 Arm = Literal["grm", "sparse", "naive", "oracle", "untrained"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 LEVEL = 0.8
-"""Success that an arm must reach for its environment steps to be compared."""
+"""Success rate that defines `environment_steps_to_level`."""
 
 
 @dataclass(frozen=True)
 class ComparisonArguments(RunArguments):
-    """A run's arguments and the comparison's own."""
+    """Arguments of a run, plus those of the comparison."""
 
     seeds: Annotated[int, option("N")] = 3
-    """How many trainings of every arm, each with a seed of its own."""
+    """Number of trainings per arm, each with its own seed."""
     arms: tuple[Arm, ...] = ARMS
-    """Which arms."""
+    """Arms to compare."""
 
     def __post_init__(self) -> None:
         require(
@@ -65,7 +64,7 @@ Arguments, Settings = ComparisonArguments, ExperimentConfig
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, train every arm, and say where the comparison is."""
+    """Parse the command line, train every arm, and print the results."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine compare", __doc__)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
@@ -76,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(
     folder: RunFolder, config: ExperimentConfig, arguments: RunArguments, arms: Sequence[str], seeds: int
 ) -> dict[str, Any]:
-    """Train and compare; returns what the last line says: by arm its pooled success and its gain over the clone."""
+    """Train and compare. Returns, by arm, the pooled success and the gain over the cloned policy."""
     from dopamine_rl.provenance import provenance
     from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
@@ -84,7 +83,7 @@ def run(
 
     console = Console()
     with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
-        console.say(f"Arms {', '.join(arms)} with {seeds} seed(s), results in {folder.place}")
+        console.say(f"Comparing {', '.join(arms)} with {seeds} seed(s); results in {folder.place}")
         config = replace(config, reward="grm" if {"grm", "naive"} & set(arms) else "sparse")
         try:
             with Run(config, folder, console, arguments.preset) as base:
@@ -92,8 +91,8 @@ def run(
         finally:
             folder.publish()
     table = {arm: pooled(results, arm) for arm in arms}
-    made = provenance(preset=arguments.preset, seed=config.seed)
-    folder.write_json("arms.json", {"table": table, "runs": results, "provenance": made})
+    origin = provenance(preset=arguments.preset, seed=config.seed)
+    folder.write_json("arms.json", {"table": table, "runs": results, "provenance": origin})
     console.attempt("arms.png", lambda: plot(folder.path / "arms.png", results, arms), None)
     folder.write_text("arms.md", markdown(config, table, seeds))
     console.say(f"Done: {folder.place}/arms.md")
@@ -108,18 +107,18 @@ def _train_all(base: Run, arms: Sequence[str], seeds: int, force: bool) -> list[
     if verdict is not None and not verdict.passed and not force:
         raise phases.GateRefused(phases.refusal(verdict))
     clone = phases.evaluate(base, {name: phases.policies(base, prepared)[name] for name in ("bc", "straight_push")})
-    prepared_of = {"untrained": _untrained(base, prepared)} if "untrained" in arms else {}
+    special = {"untrained": _untrained(base, prepared)} if "untrained" in arms else {}
     results = []
     for seed in range(seeds):
         for arm in arms:
             base.console.say(f"Arm {arm}, seed {seed}")
-            result = _train_arm(base, prepared_of.get(arm, prepared), arm, base.config.seed + seed)
+            result = _train_arm(base, special.get(arm, prepared), arm, base.config.seed + seed)
             results.append({"arm": arm, "seed": base.config.seed + seed, "clone": clone["bc"], **result})
     return results
 
 
 def _train_arm(base: Run, prepared: Prepared, arm: str, seed: int) -> dict[str, Any]:
-    """One training in a folder of its own; simulators and services are the base run's."""
+    """One training in its own folder; simulators and services are shared with the base run."""
     from experiments.job import phases
     from experiments.job.training import train_policy
 
@@ -127,15 +126,15 @@ def _train_arm(base: Run, prepared: Prepared, arm: str, seed: int) -> dict[str, 
     folder.path.mkdir(parents=True, exist_ok=True)
     reward: Any = "grm" if arm == "untrained" else arm
     config = replace(base.config, reward=reward, seed=seed)
-    this = base.sibling(config, folder)
-    trained = train_policy(this, prepared, phases.label(this, prepared))
-    outcomes = phases.evaluate(this, {"policy": phases.policies(this, prepared)["policy"]})["policy"]
+    run = base.sibling(config, folder)
+    trained = train_policy(run, prepared, phases.label(run, prepared))
+    outcomes = phases.evaluate(run, {"policy": phases.policies(run, prepared)["policy"]})["policy"]
     names = ("environment_steps", "seconds", "updates", "labels", "shadow", "curve")
     return {"outcomes": outcomes, **{name: trained[name] for name in names}}
 
 
 def _untrained(base: Run, prepared: Prepared) -> Prepared:
-    """The same preparation with a reward model of the same shape that made no update."""
+    """The same preparation, with an untrained reward model of the same architecture."""
     from dopamine_rl.grm.checkpoint import save_grm
     from dopamine_rl.grm.model import build_grm
     from dopamine_rl.grm.version import folder_version
@@ -149,36 +148,36 @@ def _untrained(base: Run, prepared: Prepared) -> Prepared:
         save_grm(build_grm(base.config.grm), path, card)
         return folder_version(path)
 
-    version = base.phase("untrained", "An untrained reward model, as a negative control", base.config.grm, work)
+    version = base.phase("untrained", "Untrained reward model (negative control)", base.config.grm, work)
     reference = prepared.model.reference if prepared.model else phases.reference(base)
     return replace(prepared, model=phases.RewardModel(path, version, reference))
 
 
 def pooled(results: Sequence[dict[str, Any]], arm: str) -> dict[str, Any]:
-    """An arm's success over all seeds, and its gain over the clone it began with, paired by episode.
+    """An arm's success over all seeds, and its gain over the cloned policy, paired by episode.
 
     Returns:
-        success, gain (Rate each), seeds (success of each), environment_steps_to_level (mean over the seeds of the first
-        environment step at which the last 20 training episodes had succeeded at `LEVEL`; None where one never did).
+        success, gain (a Rate each), clone (success of the cloned policy), seeds (success of each), and
+        environment_steps_to_level: environment steps until the success rate of the last 20 or more training episodes
+        reached `LEVEL`, mean over seeds; None if a seed never did.
     """
     from dopamine_rl.metrics import paired_difference, wilson
 
     runs = [result for result in results if result["arm"] == arm]
-    won = [outcome for result in runs for outcome in result["outcomes"]]
-    before = [outcome for result in runs for outcome in result["clone"]]
-    reached = [steps_to_level(result["curve"]) for result in runs]
-    known = [steps for steps in reached if steps is not None]
+    outcomes = [outcome for result in runs for outcome in result["outcomes"]]
+    clone_outcomes = [outcome for result in runs for outcome in result["clone"]]
+    steps = [count for result in runs if (count := steps_to_level(result["curve"])) is not None]
     return {
-        "success": asdict(wilson(sum(won), len(won))),
-        "gain": asdict(paired_difference(won, before)),
-        "clone": sum(before) / len(before),
+        "success": asdict(wilson(sum(outcomes), len(outcomes))),
+        "gain": asdict(paired_difference(outcomes, clone_outcomes)),
+        "clone": sum(clone_outcomes) / len(clone_outcomes),
         "seeds": [sum(result["outcomes"]) / len(result["outcomes"]) for result in runs],
-        "environment_steps_to_level": sum(known) / len(known) if len(known) == len(reached) else None,
+        "environment_steps_to_level": sum(steps) / len(steps) if len(steps) == len(runs) else None,
     }
 
 
 def steps_to_level(curve: Sequence[dict[str, Any]]) -> int | None:
-    """Environment steps at the first point of a curve whose last 20 or more episodes succeeded at `LEVEL`, or None."""
+    """Environment steps until the success rate of the last 20 or more episodes reaches `LEVEL`; None if never."""
     from experiments.job.report import recent_success
 
     for i, point in enumerate(curve):
@@ -189,7 +188,7 @@ def steps_to_level(curve: Sequence[dict[str, Any]]) -> int | None:
 
 
 def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: int) -> str:
-    """The comparison as a page."""
+    """The comparison as a Markdown page."""
     rows = "\n".join(
         f"| {arm} | {row['success']['mean']:.2f} ({row['success']['low']:.2f} – {row['success']['high']:.2f}) | "
         f"{row['gain']['mean']:+.2f} ({row['gain']['low']:+.2f} to {row['gain']['high']:+.2f}) | "
@@ -197,20 +196,21 @@ def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: 
         for arm, row in table.items()
     )
     clone = next(iter(table.values()))["clone"]
-    return f"""# Arms: {config.name}
+    return f"""# Comparison of rewards: {config.name}
 
-{seeds} seed(s), {config.training.environment_steps} environment steps each, the same demonstrations, cloned policy and
-reward model; {config.evaluation.episodes} unseen episodes for every training, the same for all. The cloned policy that all
-begin with succeeds in {clone:.2f}. Success pooled over seeds with Wilson intervals; gain over the clone paired by episode
-(95 %). The last column is where the last 20 or more training episodes, exploration included, first succeeded at {LEVEL:g}.
+{seeds} seed(s) with {config.training.environment_steps} environment steps each; the same demonstrations, cloned policy and
+reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes. All trainings start
+from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson intervals; the gain over the
+cloned policy is paired by episode (95 % intervals). Last column: environment steps until the success rate of the last
+20 or more training episodes, with exploration, first reached {LEVEL:g}.
 
-| arm | success | gain over the clone | by seed | environment steps to {LEVEL:g} while training |
+| arm | success rate | gain over cloned policy | by seed | environment steps to {LEVEL:g} in training |
 | --- | --- | --- | --- | --- |
 {rows}
 
-![Success while training](arms.png)
+![Success during training](arms.png)
 
-`oracle` uses the simulator's truth and `untrained` a model that never learned: they are diagnostics, not methods.
+`oracle` uses the simulator's true progress and `untrained` an untrained model: they are diagnostics, not methods.
 """
 
 
@@ -219,7 +219,7 @@ def _steps(value: float | None) -> str:
 
 
 def plot(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[str]) -> None:
-    """Draw every training's success while exploring, one colour an arm."""
+    """Plot success during every training, one colour per arm."""
     from experiments.job.report import recent_success
     from experiments.reports.plots import new_figure
 
@@ -229,12 +229,13 @@ def plot(path: Path, results: Sequence[dict[str, Any]], arms: Sequence[str]) -> 
         for result in (result for result in results if result["arm"] == arm):
             rates = [recent_success(result["curve"], i) for i in range(len(result["curve"]))]
             steps = [point["environment_steps"] for point in result["curve"]]
-            known = [(step, rate.mean) for step, rate in zip(steps, rates, strict=True) if rate is not None]
-            axes.plot(*zip(*known, strict=True), color=f"C{number}", label=arm, alpha=0.8) if known else None
+            points = [(step, rate.mean) for step, rate in zip(steps, rates, strict=True) if rate is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), color=f"C{number}", label=arm, alpha=0.8)
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize=8)
-    axes.set(xlabel="environment steps", ylabel="success while exploring", ylim=(-0.03, 1.03))
+    axes.set(xlabel="environment steps", ylabel="success during training", ylim=(-0.03, 1.03))
     figure.savefig(path)
 
 

@@ -17,7 +17,7 @@ from dopamine_rl.episodes.raw import read_outcome, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 
-REPLAYED = "trajectory"
+PLAYBACK = "trajectory"
 """What replayed episodes are called after."""
 SAME_M = 1e-3
 """A recorded start within this of the start that the seed names is the same one."""
@@ -39,7 +39,7 @@ def check_trajectory(task: Task, trajectory: ManiSkillTrajectory) -> None:
         )
 
 
-def replay(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) -> Demonstration:
+def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) -> Demonstration:
     """Show a trajectory again, up to its first success; a frame at every `stride`-th environment step and at the last.
 
     Its stages are told by true progress: the expert's first until progress says that the object is held (`Task.held`), then
@@ -91,12 +91,12 @@ def replay(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) 
     )
 
 
-def replay_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path) -> bool:
+def play_back_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path) -> bool:
     """Replay trajectory `number` of a file into `episode_folder`, unless it is there already; return its success."""
-    folder = episode_folder(REPLAYED, number, out_dir)
+    folder = episode_folder(PLAYBACK, number, out_dir)
     if not folder.exists():
         for trajectory in read_trajectories(path, {number}):
-            write_demonstration(out_dir, replay(env, trajectory, folder.name))
+            write_demonstration(out_dir, play_back(env, trajectory, folder.name))
     return bool(read_outcome(folder).success)
 
 

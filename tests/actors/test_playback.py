@@ -13,7 +13,7 @@ import pytest
 
 from actors.envs import make_env
 from actors.maniskill import EnvConfig, SimulatedEnv
-from actors.replay import check_trajectory, replay
+from actors.playback import check_trajectory, play_back
 from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -162,7 +162,7 @@ def test_what_maniskill_records_is_shown_again(tmp_path: Path) -> None:
     (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
     assert trajectory.env_states is not None
     assert list(trajectory.env_states["articulations"]) == ["panda"]
-    episode = replay(env, trajectory, "again")
+    episode = play_back(env, trajectory, "again")
     last = len(truth) - 1
     assert (len(episode.actions), len(episode.observations)) == (last, last + 1), "it ends with its first success"
     assert (episode.success, episode.terminated, episode.task_rewards.sum()) == (True, True, 1.0)
@@ -189,18 +189,18 @@ def test_a_peg_of_another_seed_is_refused(tmp_path: Path) -> None:
     env = make("PegInsertionSide-v1", STEPS)
     record(tmp_path, env, (3,))
     (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
-    episode = replay(env, trajectory, "again")
+    episode = play_back(env, trajectory, "again")
     assert (episode.success, episode.stages, episode.keyframes.tolist()) == (False, ("grasp",), [0, 2])
     assert episode.frame_steps.tolist() == [0, 4, STEPS + 3]
     with pytest.raises(BadInput, match="its seed begins at"):
-        replay(env, dataclasses.replace(trajectory, seed=4), "again")
+        play_back(env, dataclasses.replace(trajectory, seed=4), "again")
     assert trajectory.env_states is not None
     odd = {
         **trajectory.env_states,
         "actors": {**trajectory.env_states["actors"], "pug": np.zeros((STEPS + 4, 13), np.float32)},
     }
     with pytest.raises(BadInput, match="env_states/actors/pug"):
-        replay(env, dataclasses.replace(trajectory, env_states=odd), "again")
+        play_back(env, dataclasses.replace(trajectory, env_states=odd), "again")
     env.close()
 
 

@@ -67,7 +67,7 @@ LEVEL = 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class EpisodeRecord:
+class LabelRecord:
     """Everything that is needed to score an episode again.
 
     Args:
@@ -111,7 +111,7 @@ class EpisodeRecord:
         return write_atomically(path, lambda temporary: write_npz(temporary, arrays))
 
     @classmethod
-    def load(cls, path: Path) -> EpisodeRecord:
+    def load(cls, path: Path) -> LabelRecord:
         """Read a record. Raises BadInput where the file is not one."""
         try:
             with np.load(path, allow_pickle=False) as data:
