@@ -70,7 +70,7 @@ def test_going_on_with_it_is_refused_with_the_fix(old_run, main, capsys):
     assert caught.value.code == 1
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "--fresh" in line
-    assert "version that began it" in line
+    assert "version that made this run" in line
     assert {path: path.stat().st_mtime_ns for path in old_run.rglob("*")} == before
 
 
