@@ -17,9 +17,9 @@ from experiments.job.demonstrations import DemosArguments, environment, plan
 from experiments.runtime.arguments import parse, read_preset
 from experiments.runtime.storage import only_writer
 from experiments.settings import ExperimentConfig
-from tests.actors.test_replay import make
-from tests.actors.test_replay import record as record_trajectories
-from tests.actors.test_replay import write as write_trajectories
+from tests.actors.test_playback import make
+from tests.actors.test_playback import record as record_trajectories
+from tests.actors.test_playback import write as write_trajectories
 
 PULL = ["PullCube", "--size", "32", "--stride", "4"]
 
