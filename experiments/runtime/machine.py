@@ -161,7 +161,7 @@ def ray_address(environ: Mapping[str, str] = os.environ, noted: Path | None = No
         if "//" in address:
             return Finding("ok", f"RAY_ADDRESS is {address}, of ray job submit")
         if _listens(address):
-            return Finding("ok", f"connected to the cluster at {address}")
+            return Finding("ok", f"reachable at {address}")
         return Finding(
             "missing", f"nothing listens at RAY_ADDRESS={address}", "unset RAY_ADDRESS, or set it to a running cluster"
         )

@@ -118,10 +118,10 @@ def test_words_become_values_of_their_types() -> None:
         (["a", "--url", "u", "--stride", "3.5"], "--stride = '3.5': give a whole number or auto (one frame in K)"),
         (["a", "--url", "u", "--latency-ms", "1", "x"], "--latency-ms = '1 x': give a number (of each batch)"),
         (["a", "--url", "u", "--rule", "papr"], "--rule = 'papr': write paper; available: paper, released"),
-        (["a", "--url"], "--url = None: give a text (a service's address)"),
+        (["a", "--url"], "--url = None: give text (a service's address)"),
         (["a", "--url", "u", "--fresh=yes"], "arguments = 'yes': remove it: unexpected argument"),
         (["a"], "--model, --url = None: give one of them"),
-        (["a", "--url", "u", "--model", "m"], "--model = 'm': leave it out, or --url"),
+        (["a", "--url", "u", "--model", "m"], "--model = 'm': remove it or --url: give only one of them"),
         (["--url", "u"], "EPISODE = None: give at least one"),
         (["a", "--url", "u", "--count", "0"], "--count = 0: give at least 1"),
     ],
@@ -140,7 +140,7 @@ def test_a_usage_error_ends_a_command_with_its_own_status(capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["a", "--url"])
     assert ended.value.code == USAGE
-    assert capsys.readouterr() == ("", "error: --url = None: give a text (a service's address)\n")
+    assert capsys.readouterr() == ("", "error: --url = None: give text (a service's address)\n")
 
 
 def test_help_keeps_the_lines_of_the_description_and_shows_every_sentence(capsys: pytest.CaptureFixture[str]) -> None:

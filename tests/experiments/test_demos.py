@@ -17,9 +17,9 @@ from experiments.job.demonstrations import DemosArguments, environment, plan
 from experiments.runtime.arguments import parse, read_preset
 from experiments.runtime.storage import only_writer
 from experiments.settings import ExperimentConfig
-from tests.actors.test_replay import make
-from tests.actors.test_replay import record as record_trajectories
-from tests.actors.test_replay import write as write_trajectories
+from tests.actors.test_playback import make
+from tests.actors.test_playback import record as record_trajectories
+from tests.actors.test_playback import write as write_trajectories
 
 PULL = ["PullCube", "--size", "32", "--stride", "4"]
 
@@ -35,7 +35,7 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
         (["PickCube", "-n", "1", "--size", "5"], "env.image_size = 5"),
         (["PickCube", "-n", "1", "--look", "night"], "env.look = 'night': choose from plain, light"),
-        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': name one of"),
+        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
     ],

@@ -48,7 +48,7 @@ def test_addresses_of_clusters_are_tried(tmp_path: Path) -> None:
     assert machine.ray_address({}, noted).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert machine.ray_address({"RAY_ADDRESS": address}, noted) == Finding("ok", f"the cluster at {address}")
+        assert machine.ray_address({"RAY_ADDRESS": address}, noted) == Finding("ok", f"reachable at {address}")
         noted.write_text(address)
         assert address in machine.ray_address({}, noted).what
     assert machine.ray_address({"RAY_ADDRESS": address}, noted).state == "missing"

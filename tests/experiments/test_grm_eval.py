@@ -229,9 +229,9 @@ def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does
     words = ["grm", "eval", str(model), str(folder), "--out", str(tmp_path / "out"), "--threads", "1"]
     cli.main(words)
     first = capsys.readouterr().out
-    assert "of 15 episodes in a setting 15 were asked" in first
+    assert "scored 15 of 15" in first
     evaluation = evaluate_grm.run(evaluate_grm.parse(words[2:]))
-    assert "of 15 episodes in a setting 0 were asked" in capsys.readouterr().out
+    assert "scored 0 of 15" in capsys.readouterr().out
     assert evaluation.summary() == json.loads(first.splitlines()[-1])
     labels = {seed: labelled(read_demonstration(folder / f"expert_{seed}"))[0] for seed in (1, 2)}
     assert evaluation.reference == "expert_1"
@@ -454,7 +454,7 @@ def test_failures_are_labelled_on_the_demonstrations_scale(
         (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
         (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
         (["model", "RAW", "--episodes", "0"], "--episodes = 0"),
-        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': name one of .*laptop"),
+        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': give one of .*laptop"),
         (["model", "RAW", "--views", "close-up"], "--views = 'close-up'"),
         (["model", "RAW", "OTHER"], "it is of another task"),
     ],

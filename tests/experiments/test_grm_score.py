@@ -248,7 +248,7 @@ def test_a_service_that_does_not_answer_ends_the_command_and_nothing_is_written(
     assert ended.value.code == 1
     shown = capsys.readouterr()
     assert "no answer in time" in shown.err
-    assert "the same command goes on with expert_2" in shown.out
+    assert "the same command resumes with expert_2" in shown.out
     assert not (tmp_path / "out").exists()
 
 

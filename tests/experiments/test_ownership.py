@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_run_is_not_touched(home, main, flags, capsys):
 def test_a_marker_of_something_else_is_not_believed(home, marker):
     (home / "run.json").write_text(marker)
     before = tree(home)
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(home), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(home), fresh=True):
         pass
     assert tree(home) == before
 
@@ -62,7 +62,7 @@ def test_settings_of_a_user_do_not_make_a_folder_a_run(home):
     from experiments.settings import ExperimentConfig
 
     (home / "config.toml").write_text(dump_toml(ExperimentConfig()))
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(home), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(home), fresh=True):
         pass
     assert (home / "config.toml").exists()
 
@@ -196,7 +196,7 @@ def test_a_run_gone_on_with_by_other_code_says_so_once(tmp_path, monkeypatch):
         with only_run(RunFolder(tmp_path / "run"), say=said.append):
             pass
     [line] = said
-    assert "other code" in line
+    assert "code that differs" in line
     assert "now 9.9" in line
     assert ownership.earlier_codes(tmp_path / "run") == [first, other]
 

@@ -106,7 +106,7 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: sig
         server.send_signal(end)
         rest = server.stdout.read()
         assert server.wait(60) == 0
-    assert "stopped" in rest
+    assert "Stopped." in rest
     assert TOKEN not in rest
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of its processes")
 

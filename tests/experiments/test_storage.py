@@ -15,7 +15,7 @@ def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(BadInput, match=r"--out.*can be written"):
+    with pytest.raises(BadInput, match=r"--out.*writable"):
         make_folder(tmp_path / "file")
     with pytest.raises(BadInput, match="--out"):
         check_folder(tmp_path / "file")
