@@ -131,7 +131,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
             folder.publish()
     rows = report["trials"]
     for line in aligned([HEADER, *map(cells, rows)]).splitlines():
-        console.say("  " + line)
+        console.say(line)
     console.say(f"Done: {folder.place}/sweep.md")
     return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}
 

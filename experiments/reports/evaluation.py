@@ -1,4 +1,4 @@
-"""What `dopamine grm eval` says: tables for the terminal, Markdown, and JSON."""
+"""The report of `dopamine grm eval`: tables for the terminal, Markdown, and JSON."""
 
 from __future__ import annotations
 
@@ -33,55 +33,55 @@ from dopamine_rl.types import FusionConfig
 from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
 
 FIGURES = {
-    "voc_plus": "rank correlation of the incremental chain with time, in annotated successes of 8 frames or more",
-    "voc_minus": "the same for the reversed episodes: a model that always says forward fails here",
+    "voc_plus": "rank correlation of the incremental chain with time, in annotated successes with 8 or more frames",
+    "voc_minus": "the same for reversed episodes: a model that always predicts progress fails here",
     "kendall": "Kendall's τ-b of Φ* with time",
-    "progress_mae": "mean error of Φ* in annotated successes",
-    "other_mae": "mean error of Φ* in all other episodes of known truth",
-    "hop_mae": "mean error of hops, all perspectives",
+    "progress_mae": "mean absolute error of Φ* in annotated successes",
+    "other_mae": "mean absolute error of Φ* in other episodes with known true progress",
+    "hop_mae": "mean absolute error of hops, all perspectives",
     "false_progress_zero": f"zero-hop pairs (neighbours, |true hop| ≤ {NO_GAIN}) with a hop above {CLAIM}",
-    "false_progress_failed": f"neighbours in failures that gained nothing (true hop ≤ {NO_GAIN}) with a hop above {CLAIM}",
+    "false_progress_failed": f"neighbours in failures without progress (true hop ≤ {NO_GAIN}) with a hop above {CLAIM}",
     "success_end": "mean final Φ* of successes",
     "failure_end": "mean final Φ* of failures",
-    "gap": "difference of the two",
-    "auc": "chance that a success ends higher than a failure",
-    "false_success": "failures that end as a claimed success",
-    "near_miss_false_success": "the same among near misses, by the script's name or by where the peg ended",
-    "outcome_accuracy": "success, partial or failure told right by Eq. 58",
+    "gap": "difference of these two",
+    "auc": "probability that a success ends higher than a failure",
+    "false_success": "share of failures classified as success",
+    "near_miss_false_success": "the same for near misses, by the script's name or the peg's final position",
+    "outcome_accuracy": "accuracy of success, partial or failure by Eq. 58",
 }
-"""Figures of the model as it is served, in the order of the table, and what each says."""
+"""Metrics of the served model, in the order of the table, with explanations."""
 ORDER = {"ordered": "of n", "voc_plus": "VOC+", "voc_minus": "VOC−"}
-"""What follows from the hops alone, and from how many episodes."""
+"""Metrics that depend only on the hops, and their number of episodes."""
 COMPARED = {
     "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others", "success_end": "end+", "failure_end": "end−",
     "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
 }  # fmt: skip
-"""Figures by which curves are compared."""
+"""Metrics for comparing curves."""
 DIFFERENCES = {
     "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
 }  # fmt: skip
-"""Of which the differences to the served row are stated, with errors at the frames that every stride scores."""
+"""Metrics whose difference to the served model is listed; errors are at the frames that every stride scores."""
 FUSED = COMPARED | {"low_weight": "w < 0.1"}
 SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Evaluation:
-    """All that is said about a reward model.
+    """The evaluation of a reward model.
 
     Args:
-        model, version: which one.
-        reference: the demonstration that references and goal were taken from.
-        fusion: the one that is served.
+        model, version: path and version of the model.
+        reference: the demonstration that provides reference and goal images.
+        fusion: the served fusion.
         stride: environment steps between scored frames.
-        answered: the episodes with the answers, by setting; the first setting is the model's own.
-        fused: every perspective and fusion on the model's own setting.
-        settings: the served fusion on every setting.
+        answered: the episodes with the answers, by setting; the first setting is the served one.
+        fused: every perspective and fusion, at the served setting.
+        settings: the served fusion, at every setting.
         confusion: int64 [3, 3], true outcome by predicted one.
-        errors: mean error and count in 25 bins of the true hop.
+        errors: mean absolute error and count in 25 bins of the true hop.
         calibration: by kind of uncertainty.
-        preset: whose bounds the verdict is about.
-        verdict: None where no bounds were asked for.
+        preset: whose bounds the verdict applies.
+        verdict: None if no bounds were requested.
     """
 
     model: str
@@ -100,16 +100,16 @@ class Evaluation:
 
     @property
     def served(self) -> Judged:
-        """The model's own setting and fusion."""
+        """The served setting and fusion."""
         return next(iter(self.settings.values()))
 
     def counts(self) -> dict[str, int]:
-        """Episodes of each kind, and frames without a value."""
+        """Number of episodes of each kind, and of frames without a value."""
         names = ("success", "expert", "failure", "near_miss", "cut_off", "invalid", "zero_pairs", "failed_pairs")
         return {name: int(self.served.columns[name].sum()) for name in names}
 
     def summary(self) -> dict[str, Any]:
-        """The last line: what a program asks first."""
+        """The last line: the main results for programs."""
         return {
             "model_version": self.version,
             "reference": self.reference,
@@ -119,66 +119,75 @@ class Evaluation:
         }
 
     def table(self) -> str:
-        """Everything for the terminal."""
+        """All tables, for the terminal."""
         parts = [
             one_line(f"Reward model {self.version} ({self.model}), references of {self.reference}"),
             self._episodes(),
             "",
         ]
         parts += [aligned(self._figure_rows()), ""]
-        parts += ["Perspectives and fusions, from the same answers", aligned(_effect_rows(self.fused, FUSED)), ""]
+        parts += ["Perspectives and fusions, from the same hops", aligned(_effect_rows(self.fused, FUSED)), ""]
         parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
         parts += [
-            "Minus the model as it is served, on the same episodes and frames",
+            "Difference to the served model, on the same episodes and frames",
             aligned(self._difference_rows()),
             "",
         ]
-        parts += ["True outcome (row) as Eq. 58 tells it (column)", aligned(self._confusion_rows()), ""]
+        parts += [
+            "Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column)",
+            aligned(self._confusion_rows()),
+            "",
+        ]
         parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
-        parts += ["Uncertainty against error", aligned(self._calibration_rows())]
+        parts += ["Uncertainty and error", aligned(self._calibration_rows())]
         if self.verdict is not None:
             parts += ["", f"Bounds of preset {self.preset}", self.verdict.table()]
         return "\n".join(parts)
 
     def markdown(self) -> str:
         """The report with tables and plots."""
-        verdict = "" if self.verdict is None else f"\n## Bounds of preset {code(self.preset)}\n| figure | value | bound | |\n| --- | --- | --- | --- |\n{self.verdict.markdown()}\n"  # fmt: skip
+        verdict = ""
+        if self.verdict is not None:
+            head = "| metric | value | bound | |\n| --- | --- | --- | --- |"
+            verdict = f"\n## Bounds of preset {code(self.preset)}\n{head}\n{self.verdict.markdown()}\n"
         return f"""# Reward model `{self.version}` on unseen episodes
 
-{code(self.model)}, references and goal from {code(self.reference)}, which is not judged. {self._episodes()}
-Intervals at 95 %: Wilson's for shares of episodes, else by bootstrap over episodes, successes and failures drawn apart (an
-AUC of 1 gets one of no width, which says nothing of further episodes).
+{code(self.model)}, with reference and goal images from {code(self.reference)}, which is not evaluated.
+{self._episodes()}
+95 % intervals: Wilson for shares of episodes, otherwise bootstrap over episodes, stratified by success (for an AUC of 1 its
+width is 0, although new episodes may differ).
 {verdict}
-## Figures
+## Metrics
 {grid(self._figure_rows())}
 
 ![Curves](curves.png)
 
 ## Perspectives and fusions
-All folded from the same answers. "fused chain": the incremental hop is added to the last fused progress; "own chain": to its own
-last value. `w < 0.1`: share of frames that consistency fusion all but ignores.
+All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own chain": to
+its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
 
 {grid(_effect_rows(self.fused, FUSED))}
 
 ## Strides and cameras
-Cameras that are not named are blank pictures to the same model: what it does without them, not what one trained without them would.
+Cameras that are not named are replaced by blank images. This shows what the model does without them, not what a model
+trained without them would do.
 
 {grid(_effect_rows(self.settings, SETTINGS))}
 
-`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` says in how
-many episodes there were so many, and a dash stands where in none. Strides differ in how many
-easy frames their MAE counts (the first, the last): `MAE, common frames` is of those that every stride scores, without the first.
+`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` is the number of
+episodes with so many, and a dash means none. Strides differ in their share of easy frames (the first, the last), so
+`MAE, common frames` uses only the frames that every stride scores, without the first.
 
-### Minus the model as it is served
-The same episodes, and the frames that every stride scores.
+### Difference to the served model
+On the same episodes, and the frames that every stride scores.
 
 {grid(self._difference_rows())}
 
 ![Effects](effects.png)
 
 ## Outcomes
-True outcome (row) as Eq. 58 tells it (column). Partial: a failure that has at least the first stage done when it ends, by its true
-progress on the demonstrations' scale.
+Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column). Partial: a failure that ends with at least the
+first stage complete, by its true progress on the demonstrations' scale.
 
 {grid(self._confusion_rows())}
 
@@ -188,8 +197,8 @@ progress on the demonstrations' scale.
 {grid(self._calibration_rows())}
 
 `rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification curve and
-the best possible one, 0 at best; "by chance" is that of an uncertainty which knows nothing. Then the expected error in fifths
-from the least uncertain to the most.
+the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the expected error in
+each fifth of the frames, from least to most uncertain.
 
 ![Hops](hops.png)
 """
@@ -213,8 +222,8 @@ from the least uncertain to the most.
             "fusions": {name: _intervals(judged) for name, judged in self.fused.items()},
             "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
             "differences": {
-                name: {key: interval(value) for key, value in paired_differences(one, self.served).items()}
-                for name, one in self._others().items()
+                name: {key: interval(value) for key, value in paired_differences(judged, self.served).items()}
+                for name, judged in self._others().items()
             },
             "outcomes": list(OUTCOMES),
             "confusion": self.confusion.tolist(),
@@ -236,14 +245,14 @@ from the least uncertain to the most.
 
     def _episodes(self) -> str:
         n = self.counts()
-        cut = f", {n['cut_off']} cut off on the way in (neither)" if n["cut_off"] else ""
+        cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
         return (
-            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures ({n['near_miss']} near misses){cut}; "
-            f"a frame every {self.stride} environment steps; {n['invalid']} frames without a value."
+            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures ({n['near_miss']} near misses)"
+            f"{cut}; one frame every {self.stride} environment steps; {n['invalid']} frames without a value."
         )
 
     def _figure_rows(self) -> list[list[str]]:
-        rows = [["figure", "value", "95 %", "what it is"]]
+        rows = [["metric", "value", "95 % interval", "explanation"]]
         for name, about in FIGURES.items():
             figure = self.served.figures[name]
             rows.append([name, number(figure.value), f"{number(figure.low)} – {number(figure.high)}", about])
@@ -255,9 +264,9 @@ from the least uncertain to the most.
 
     def _difference_rows(self) -> list[list[str]]:
         rows = [["", *DIFFERENCES.values()]]
-        for name, one in self._others().items():
-            found = paired_differences(one, self.served)
-            rows.append([name, *(difference(found[key]) if key in found else "–" for key in DIFFERENCES)])
+        for name, judged in self._others().items():
+            deltas = paired_differences(judged, self.served)
+            rows.append([name, *(difference(deltas[key]) if key in deltas else "–" for key in DIFFERENCES)])
         return rows
 
     def _confusion_rows(self) -> list[list[str]]:
@@ -265,7 +274,7 @@ from the least uncertain to the most.
         return rows + [[name, *map(str, row)] for name, row in zip(OUTCOMES, self.confusion.tolist(), strict=True)]
 
     def _bin_rows(self) -> list[list[str]]:
-        """Five bins in one, weighted by their hops; the plot and the JSON have all 25."""
+        """Groups of five bins, weighted by their hops; plot and JSON have all 25."""
         rows = [["true hop", *(f"{name}" for name in self.errors), "hops"]]
         edges = np.linspace(-1, 1, HOP_BINS + 1)
         for first in range(0, HOP_BINS, 5):
@@ -279,7 +288,7 @@ from the least uncertain to the most.
         return rows
 
     def _calibration_rows(self) -> list[list[str]]:
-        rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifths of uncertainty"]]
+        rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifth of uncertainty"]]
         for name, c in self.calibration.items():
             fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
             rows.append([name, short(c.rank), short(c.area), number(c.curve.area_by_chance), fifths])
@@ -287,16 +296,22 @@ from the least uncertain to the most.
 
 
 def evaluate(
-    answered: Mapping[str, Answered], gate: GateConfig, fusion: FusionConfig, preset: str, model: str, version: str, reference: str
-) -> Evaluation:  # fmt: skip
-    """Reduce a model's answers to figures.
+    answered: Mapping[str, Answered],
+    gate: GateConfig,
+    fusion: FusionConfig,
+    preset: str,
+    model: str,
+    version: str,
+    reference: str,
+) -> Evaluation:
+    """Compute the metrics of a model's answers.
 
     Args:
-        answered: the episodes with the answers, by setting; the first is the model's own.
-        gate: bounds, held against where `preset` is not "".
-        fusion: the one that is served.
+        answered: the episodes with the answers, by setting; the first is the served one.
+        gate: bounds, applied if `preset` is not "".
+        fusion: the served fusion.
     Raises:
-        BadInput: bounds are asked for, and there is no failure or no long enough annotated success to hold against them.
+        BadInput: bounds are requested, but there is no failure or no annotated success that is long enough.
     """
     served, threshold = Variant(fusion), gate.success_threshold
     own = next(iter(answered.values()))
@@ -306,16 +321,27 @@ def evaluate(
     columns = next(iter(settings.values())).columns
     verdict = decide(summarise(columns, threshold, stride), gate) if preset else None
     return Evaluation(
-        model, version, reference, fusion, stride, answered, fused, settings, outcome_confusion(own, served),
-        hop_errors(own), calibrations(own, served), preset, verdict,
-    )  # fmt: skip
+        model=model,
+        version=version,
+        reference=reference,
+        fusion=fusion,
+        stride=stride,
+        answered=answered,
+        fused=fused,
+        settings=settings,
+        confusion=outcome_confusion(own, served),
+        errors=hop_errors(own),
+        calibration=calibrations(own, served),
+        preset=preset,
+        verdict=verdict,
+    )
 
 
 def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
     rows = [["", *columns.values()]]
-    for name, one in judged.items():
-        ordered = str(int(np.isfinite(one.columns["voc_plus"]).sum()))
-        rows.append([name, *(ordered if key == "ordered" else short(one.figures[key]) for key in columns)])
+    for name, row in judged.items():
+        ordered = str(int(np.isfinite(row.columns["voc_plus"]).sum()))
+        rows.append([name, *(ordered if key == "ordered" else short(row.figures[key]) for key in columns)])
     return rows
 
 

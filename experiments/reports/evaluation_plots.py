@@ -16,7 +16,7 @@ from experiments.reports.plots import new_figure
 
 COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
 LEAST = 5
-"""Bins with fewer hops are not drawn."""
+"""Minimum number of hops for a bin to be drawn."""
 SERIES = {"incremental": "tab:blue", "forward": "tab:purple", "backward": "tab:brown"}
 
 
@@ -40,10 +40,10 @@ def _plot_curves(path: Path, evaluation: Evaluation) -> None:
         if episode.expert:
             share = np.linspace(0.0, 1.0, len(times))
             order.plot(
-                share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forwards from 0"
+                share, chain(answers.hops[:, 0], 0.0), color="tab:blue", alpha=0.4, lw=1.1, label="forward from 0"
             )
             back = chain(answers.swapped[::-1], 1.0)[::-1]
-            order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backwards from 1")
+            order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backward from 1")
     figures = evaluation.served.figures
     for axes, title in ((successes, "Φ* of successes"), (failures, "Φ* of failures, by true outcome")):
         axes.set(title=title, xlabel="environment step", ylabel="Φ*")
@@ -74,9 +74,9 @@ def _plot_roc(axes: Any, evaluation: Evaluation) -> None:
     axes.plot([0, 1], [0, 1], ":", color="grey", lw=1.0)
     value = evaluation.served.figures["auc"].value
     axes.set(
-        title=f"success told by final Φ*, AUC {value:.3f}",
-        xlabel="failures above the threshold",
-        ylabel="successes above it",
+        title=f"ROC of success by final Φ*, AUC {value:.3f}",
+        xlabel="false positive rate",
+        ylabel="true positive rate",
     )
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     _legend(axes)
@@ -90,9 +90,7 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
         if name in evaluation.errors:
             error, count = evaluation.errors[name]
             bins.plot(centres, np.where(count >= LEAST, error, np.nan), "o-", ms=3, color=SERIES[name], label=name)
-    bins.set(
-        title="hop error by the true hop, 25 bins", xlabel="true hop", ylabel="mean absolute error", ylim=(0, None)
-    )
+    bins.set(title="hop error by true hop, 25 bins", xlabel="true hop", ylabel="mean absolute error", ylim=(0, None))
     if evaluation.errors:
         counts = bins.twinx()
         counts.bar(centres, evaluation.errors["all"][1], width=1.6 / HOP_BINS, color="grey", alpha=0.2)
@@ -114,8 +112,8 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
     sparse.axhline(1.0, color="grey", lw=1.0)
     sparse.set(
         title="sparsification (dotted: best possible)",
-        xlabel="most uncertain share left out",
-        ylabel="error of the rest, relative",
+        xlabel="share of most uncertain frames removed",
+        ylabel="relative error of the rest",
         ylim=(0, None),
     )
     for axes in (bins, classes, sparse):
@@ -126,22 +124,22 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
 def _plot_effects(path: Path, evaluation: Evaluation) -> None:
     groups = [*evaluation.settings.items(), *evaluation.fused.items()]
     figure = new_figure(13, 0.7 + 0.32 * len(groups))
-    shown = {
+    titles = {
         "common_mae": "MAE, annotated successes",
         "other_mae": "MAE, other episodes",
-        "gap": "end of successes − failures",
-        "outcome_accuracy": "outcome told right",
+        "gap": "final Φ*: successes − failures",
+        "outcome_accuracy": "outcome accuracy",
     }
-    places = -np.arange(len(groups))
-    for axes, (key, title) in zip(figure.subplots(1, len(shown), sharey=True), shown.items(), strict=True):
-        for place, (_, judged) in zip(places, groups, strict=True):
-            one = judged.figures[key]
-            colour = "tab:blue" if -place < len(evaluation.settings) else "tab:purple"
-            axes.plot([one.low, one.high], [place, place], color=colour, lw=2.0)
-            axes.plot([one.value], [place], "o", color=colour)
+    rows = -np.arange(len(groups))
+    for axes, (key, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
+        for y, (_, judged) in zip(rows, groups, strict=True):
+            metric = judged.figures[key]
+            colour = "tab:blue" if -y < len(evaluation.settings) else "tab:purple"
+            axes.plot([metric.low, metric.high], [y, y], color=colour, lw=2.0)
+            axes.plot([metric.value], [y], "o", color=colour)
         axes.set(title=title)
         axes.axvline(groups[0][1].figures[key].value, color="grey", lw=0.8, ls=":")
-        axes.set_yticks(places, [name for name, _ in groups])
+        axes.set_yticks(rows, [name for name, _ in groups])
         axes.grid(axis="x", alpha=0.3)
     figure.savefig(path)
 

@@ -1,4 +1,4 @@
-"""What `experiments.benchmarks.fusion` says: each model's perspectives, fusions and cameras under each look, and its uncertainty."""
+"""Report of `dopamine bench fusion`: perspectives, fusions, cameras and uncertainty by model and look."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from experiments.reports.tables import aligned, difference, grid, interval, numb
 
 ALL_VIEWS, HELD_IN = "all views", "held-in"
 MEAN = "mean fusion, fused chain"
-"""The rule that every other one is compared with."""
+"""The rule that the others are compared with."""
 FIGURES = {
     "mae": "MAE", "truth_kendall": "τ", "success_end": "end+", "failure_end": "end−", "auc": "AUC",
     "false_success": "false success",
@@ -51,12 +51,12 @@ DIFFERENCES = {"mae": "MAE", "truth_kendall": "τ", "success_end": "end+", "fail
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Answers:
-    """What one model said.
+    """The answers of one model.
 
     Args:
-        version: of its weights.
-        held_in: about the episodes that maps are fitted on.
-        looks: about the episodes that are judged, by look and by setting.
+        version: version of its weights.
+        held_in: answers on the episodes that the error maps are fitted on.
+        looks: answers on the evaluated episodes, by look and setting.
     """
 
     version: str
@@ -66,11 +66,11 @@ class Answers:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Expected:
-    """How a perspective's error was foreseen from one kind of uncertainty.
+    """Expected and actual error of a perspective, for one kind of uncertainty.
 
     Args:
-        expected, error: mean error foreseen by the map, and mean error found.
-        calibration: of the uncertainty against the error.
+        expected, error: mean error predicted by the map, and actual mean error.
+        calibration: of uncertainty and error.
     """
 
     expected: float
@@ -80,14 +80,14 @@ class Expected:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LookFigures:
-    """One model under one look.
+    """Metrics of one model under one look.
 
     Args:
         judged: by rule.
-        differences: to the mean fusion, on the same episodes.
+        differences: to mean fusion, on the same episodes.
         foreseen: by kind of uncertainty and perspective.
-        alarm: by kind of uncertainty, the chance that an episode's mean is higher than one of the first look's; None for
-            the first look itself.
+        alarm: by kind of uncertainty, the probability (AUC) that the mean over an episode exceeds that of an episode of
+            the first look; None for the first look.
     """
 
     judged: dict[str, Judged]
@@ -98,13 +98,13 @@ class LookFigures:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Comparison:
-    """All models under all looks.
+    """Metrics of all models under all looks.
 
     Args:
         versions: of the models, by name.
-        maps: of the models.
+        maps: error maps of the models.
         figures: by look, then by model.
-        adapted: by look, then by model: its figures minus the first model's, both with mean fusion; empty for the first.
+        adapted: by look, then by model: difference to the first model, both with mean fusion.
     """
 
     versions: dict[str, str]
@@ -113,25 +113,25 @@ class Comparison:
     adapted: dict[str, dict[str, dict[str, Interval]]]
 
     def summary(self) -> dict[str, Any]:
-        """The last line: errors of every rule, and which rules beat the mean by an interval."""
+        """The last line: errors of every rule, and the rules that are better than mean fusion at 95 %."""
         mae = {
             look: {
-                model: {rule: interval(judged.figures["mae"]) for rule, judged in one.judged.items()}
-                for model, one in models.items()
+                model: {rule: interval(judged.figures["mae"]) for rule, judged in figures.judged.items()}
+                for model, figures in models.items()
             }
             for look, models in self.figures.items()
         }
         better = [
             [look, model, rule]
             for look, models in self.figures.items()
-            for model, one in models.items()
-            for rule, found in one.differences.items()
-            if found["mae"].high < 0.0
+            for model, figures in models.items()
+            for rule, deltas in figures.differences.items()
+            if deltas["mae"].high < 0.0
         ]
         return {"models": self.versions, "mae": mae, "less_error_than_mean": better}
 
     def text(self) -> str:
-        """Everything for the terminal."""
+        """All tables, for the terminal."""
         return "\n".join(f"{one_line(title)}\n{aligned(rows)}\n" for title, rows in self._tables())
 
     def markdown(self) -> str:
@@ -140,9 +140,10 @@ class Comparison:
         tables = "\n".join(f"## {markdown(title)}\n{grid(rows)}\n" for title, rows in self._tables())
         return f"""# Perspectives, fusions and cameras by look
 
-{names}. MAE: mean error of progress against the simulator's truth, all frames of all episodes. τ: Kendall's τ-b of progress and truth.
-end+, end−: mean final progress of successes and failures. AUC: chance that a success ends higher than a failure. Intervals at 95 %;
-* where a difference's leaves 0 out. Expected error: by maps fitted on other episodes.
+{names}. MAE: mean absolute error of progress against the simulator's true progress, all frames of all episodes.
+τ: Kendall's τ-b of progress and true progress. end+, end−: mean final progress of successes and failures. AUC: probability
+that a success ends higher than a failure. Intervals at 95 %; * marks differences whose interval excludes 0. Expected error:
+by maps fitted on other episodes.
 
 {tables}"""
 
@@ -151,85 +152,92 @@ end+, end−: mean final progress of successes and failures. AUC: chance that a 
         return self.summary() | {
             "maps": {
                 model: {
-                    source: [{"uncertainty": m.uncertainty.tolist(), "error": m.error.tolist()} for m in getattr(maps, source)]
+                    source: [
+                        {"uncertainty": m.uncertainty.tolist(), "error": m.error.tolist()}
+                        for m in getattr(maps, source)
+                    ]
                     for source in SOURCES
                 }
                 for model, maps in self.maps.items()
             },
             "figures": {
-                look: {model: _content(one) for model, one in models.items()} for look, models in self.figures.items()
+                look: {model: _content(figures) for model, figures in models.items()}
+                for look, models in self.figures.items()
             },
             "minus_first_model": {
-                look: {model: _intervals(found) for model, found in models.items()} for look, models in self.adapted.items()
+                look: {model: _intervals(deltas) for model, deltas in models.items()}
+                for look, models in self.adapted.items()
             },
-        }  # fmt: skip
+        }
 
     def _tables(self) -> list[tuple[str, list[list[str]]]]:
         tables = []
         for look, models in self.figures.items():
             rows = [["", *FIGURES.values(), "ΔMAE to mean", "Δend−"]]
-            for model, one in models.items():
-                for rule, judged in one.judged.items():
-                    found = one.differences.get(rule, {})
-                    deltas = [difference(found[key]) if key in found else "" for key in ("mae", "failure_end")]
-                    rows.append([self._label(model, rule), *(short(judged.figures[key]) for key in FIGURES), *deltas])
+            for model, figures in models.items():
+                for rule, judged in figures.judged.items():
+                    deltas = figures.differences.get(rule, {})
+                    cells = [difference(deltas[key]) if key in deltas else "" for key in ("mae", "failure_end")]
+                    rows.append([self._label(model, rule), *(short(judged.figures[key]) for key in FIGURES), *cells])
             tables.append((_counts(look, next(iter(models.values()))), rows))
         if len(self.versions) > 1:
             rows = [["mean fusion", *DIFFERENCES.values()]]
-            for look, found_by_model in self.adapted.items():
-                for model, found in found_by_model.items():
-                    rows.append([f"{look}: {model}", *(difference(found[key]) for key in DIFFERENCES)])
-            tables.append((f"Minus {next(iter(self.versions))}, on the same episodes", rows))
+            for look, deltas_of in self.adapted.items():
+                for model, deltas in deltas_of.items():
+                    rows.append([f"{look}: {model}", *(difference(deltas[key]) for key in DIFFERENCES)])
+            tables.append((f"Difference to {next(iter(self.versions))}, on the same episodes", rows))
         return [*tables, ("Uncertainty", self._uncertainty_rows()), ("Alarm", self._alarm_rows())]
 
     def _label(self, model: str, rule: str) -> str:
         return rule if len(self.versions) == 1 else f"{model}: {rule}"
 
     def _uncertainty_rows(self) -> list[list[str]]:
-        rows = [["", *(f"{name}: {what}" for name in PERSPECTIVES for what in ("rank", "expected → found"))]]
+        rows = [["", *(f"{name}: {what}" for name in PERSPECTIVES for what in ("rank", "expected → actual"))]]
         for look, models in self.figures.items():
-            for model, one in models.items():
+            for model, figures in models.items():
                 for source in SOURCES:
                     cells = []
                     for name in PERSPECTIVES:
-                        found = one.foreseen[source, name]
-                        cells += [short(found.calibration.rank), f"{number(found.expected)} → {number(found.error)}"]
+                        errors = figures.foreseen[source, name]
+                        cells += [short(errors.calibration.rank), f"{number(errors.expected)} → {number(errors.error)}"]
                     rows.append([self._label(model, f"{look}, {source}"), *cells])
         return rows
 
     def _alarm_rows(self) -> list[list[str]]:
         rows = [["AUC against the first look", *SOURCES]]
         for look, models in self.figures.items():
-            for model, one in models.items():
-                if one.alarm is not None:
-                    rows.append([self._label(model, look), *(short(one.alarm[source]) for source in SOURCES)])
+            for model, figures in models.items():
+                if figures.alarm is not None:
+                    rows.append([self._label(model, look), *(short(figures.alarm[source]) for source in SOURCES)])
         return rows
 
 
 def compare(answers: Mapping[str, Answers], threshold: float) -> Comparison:
-    """Reduce the models' answers to figures.
+    """Compute the metrics of the models' answers.
 
     Args:
-        answers: by model's name.
-        threshold: final progress from which an episode counts as claimed success.
+        answers: by model name.
+        threshold: final progress from which an episode is classified as success.
     Raises:
-        BadInput: nothing is known of the held-in episodes' truth.
+        BadInput: the true progress of the held-in episodes is unknown.
     """
-    maps = {name: fit_maps(said.held_in) for name, said in answers.items()}
+    maps = {name: fit_maps(replies.held_in) for name, replies in answers.items()}
     first, *others = answers
     looks = list(answers[first].looks)
     figures = {
         look: {
-            name: _judge(said.looks[look], said.looks[looks[0]] if look != looks[0] else None, maps[name], threshold)
-            for name, said in answers.items()
+            name: _judge(
+                replies.looks[look], replies.looks[looks[0]] if look != looks[0] else None, maps[name], threshold
+            )
+            for name, replies in answers.items()
         }
         for look in looks
     }
     adapted = {
-        look: {name: paired_differences(found[name].judged[MEAN], found[first].judged[MEAN]) for name in others}
-        for look, found in figures.items()
+        look: {name: paired_differences(by_model[name].judged[MEAN], by_model[first].judged[MEAN]) for name in others}
+        for look, by_model in figures.items()
     }
-    return Comparison({name: said.version for name, said in answers.items()}, maps, figures, adapted)
+    return Comparison({name: replies.version for name, replies in answers.items()}, maps, figures, adapted)
 
 
 def write(folder: Path, comparison: Comparison) -> None:
@@ -240,14 +248,14 @@ def write(folder: Path, comparison: Comparison) -> None:
 
 
 def _judge(
-    shown: Mapping[str, Answered], plain: Mapping[str, Answered] | None, maps: ErrorMaps, threshold: float
+    by_setting: Mapping[str, Answered], plain: Mapping[str, Answered] | None, maps: ErrorMaps, threshold: float
 ) -> LookFigures:
-    answered = shown[ALL_VIEWS]
+    answered = by_setting[ALL_VIEWS]
     rules: dict[str, CurveRule] = {**variants(), **{f"weighted by {doubt}": Weighted(maps, doubt) for doubt in DOUBTS}}
     judged = {name: judge_variant(answered, rule, threshold) for name, rule in rules.items()}
     served = Variant(FusionConfig())
-    judged |= {name: judge_variant(part, served, threshold) for name, part in shown.items() if name != ALL_VIEWS}
-    differences = {name: paired_differences(one, judged[MEAN]) for name, one in judged.items() if name != MEAN}
+    judged |= {name: judge_variant(part, served, threshold) for name, part in by_setting.items() if name != ALL_VIEWS}
+    differences = {name: paired_differences(row, judged[MEAN]) for name, row in judged.items() if name != MEAN}
     foreseen = {
         (source, name): _foreseen(answered, maps, source, i)
         for source in SOURCES
@@ -270,7 +278,7 @@ def _foreseen(answered: Answered, maps: ErrorMaps, source: Source, perspective: 
 
 
 def _alarm(answered: Answered, plain: Answered, source: Source) -> Interval:
-    """The chance that an episode's mean uncertainty is higher than that of an episode of the first look."""
+    """The probability that an episode's mean uncertainty exceeds that of an episode of the first look."""
     levels = [[float(np.nanmean(uncertainty(answers, source))) for _, answers in part] for part in (answered, plain)]
     values = np.array([*levels[0], *levels[1]])
     strata = [0] * len(levels[0]) + [1] * len(levels[1])
@@ -281,8 +289,8 @@ def _alarm(answered: Answered, plain: Answered, source: Source) -> Interval:
     return bootstrap(chance, strata, RESAMPLES)[0]
 
 
-def _counts(look: str, one: LookFigures) -> str:
-    columns = next(iter(one.judged.values())).columns
+def _counts(look: str, figures: LookFigures) -> str:
+    columns = next(iter(figures.judged.values())).columns
     cut = int(columns["cut_off"].sum())
     return (
         f"{look}: {int(columns['success'].sum())} successes, {int(columns['failure'].sum())} failures "
@@ -294,17 +302,21 @@ def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
     return {name: interval(figure) for name, figure in figures.items()}
 
 
-def _content(one: LookFigures) -> dict[str, Any]:
+def _content(figures: LookFigures) -> dict[str, Any]:
     return {
-        "rules": {name: _intervals(judged.figures) for name, judged in one.judged.items()},
-        "minus_mean": {name: _intervals(found) for name, found in one.differences.items()},
+        "rules": {name: _intervals(judged.figures) for name, judged in figures.judged.items()},
+        "minus_mean": {name: _intervals(deltas) for name, deltas in figures.differences.items()},
         "foreseen": [
             {
-                "source": source, "perspective": name, "expected": found.expected, "error": found.error,
-                "rank": interval(found.calibration.rank), "ause": interval(found.calibration.area),
-                "ause_by_chance": found.calibration.curve.area_by_chance,
+                "source": source,
+                "perspective": name,
+                "expected": errors.expected,
+                "error": errors.error,
+                "rank": interval(errors.calibration.rank),
+                "ause": interval(errors.calibration.area),
+                "ause_by_chance": errors.calibration.curve.area_by_chance,
             }
-            for (source, name), found in one.foreseen.items()
+            for (source, name), errors in figures.foreseen.items()
         ],
-        "alarm": None if one.alarm is None else {source: interval(figure) for source, figure in one.alarm.items()},
-    }  # fmt: skip
+        "alarm": None if figures.alarm is None else _intervals(figures.alarm),
+    }
