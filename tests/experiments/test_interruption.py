@@ -67,8 +67,8 @@ def test_five_blows_and_then_a_result(tmp_path):
         assert not (folder / "result.json").exists()
     status, output = run_until(command, tmp_path, None, "")
     assert status == 0, output[-4000:]
-    assert "kept" in output
-    assert "going on from" in output
+    assert ": reused" in output
+    assert "resuming at" in output
     result = check_result(folder)
     assert result["training_sittings"] >= 3
     assert_audit_agrees(folder, result)
