@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark
 
 MOMENTS = [  # A line after which the blow falls within two seconds.
     (signal.SIGKILL, r"episodes recorded: 1 of"),
-    (signal.SIGINT, r"Policy cloned"),
+    (signal.SIGINT, r"Behaviour cloning from"),
     (signal.SIGKILL, r"update \d+, loss"),
     (signal.SIGINT, r"environment steps \|"),
     (signal.SIGKILL, r"environment steps \|"),
