@@ -126,5 +126,11 @@ def test_the_report_of_an_older_run_with_a_model_can_be_written(tmp_path):
     result = json.loads((old / "result.json").read_text())
     verdict = type("Verdict", (), {"checks": (), "markdown": lambda self: "| bounds |"})()
     text = report.write_report(RunFolder(tmp_path), result, verdict, ["expert.mp4", "bc.mp4", "policy.mp4"]).read_text()
-    for words in ("## The reward model on unseen episodes", "gate.png", "| shadow monitor | |", "| labels | |", "1 − Φ"):
+    for words in (
+        "## The reward model on unseen episodes",
+        "gate.png",
+        "| shadow monitor | |",
+        "| labels | |",
+        "1 − Φ",
+    ):
         assert words in text
