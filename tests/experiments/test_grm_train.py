@@ -158,7 +158,7 @@ def test_a_failure_of_unknown_progress_is_left_out_by_name(
         *parse([str(folder), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1", "--held-out", "1"])
     )
     assert figures is not None
-    said = [line for line in capsys.readouterr().out.splitlines() if "failures left out" in line]
+    said = [line for line in capsys.readouterr().out.splitlines() if "skipping failures" in line]
     assert len(said) == 1
     assert failed in said[0]
     with pytest.raises(BadInput, match="every folder once"):

@@ -81,7 +81,7 @@ def test_the_whole_job_obeys_no_gate_and_its_result_invents_no_figures(calls, tm
     assert result["provenance"]["preset"] == "smoke"
     assert result["provenance"]["machine"]["cores"]
     text = (tmp_path / "report.md").read_text()
-    assert "No reward model was made or asked" in text
+    assert "No reward model was used" in text
     for word in ("gate.png", "None", "shadow", "| labels", "FAILED", "perspective"):
         assert word not in text, word
 
@@ -121,7 +121,13 @@ def test_the_report_of_a_run_with_a_model_is_as_before(tmp_path):
     result = json.loads((old / "result.json").read_text())
     verdict = type("Verdict", (), {"checks": (), "markdown": lambda self: "| bounds |"})()
     text = report.write_report(RunFolder(tmp_path), result, verdict, ["expert.mp4", "bc.mp4", "policy.mp4"]).read_text()
-    for words in ("## The reward model on unseen episodes", "gate.png", "| shadow | |", "| labels | |", "1 − Φ"):
+    for words in (
+        "## The reward model on unseen episodes",
+        "gate.png",
+        "| shadow monitor | |",
+        "| labels | |",
+        "1 − Φ",
+    ):
         assert words in text
     # Nothing but the verdict's table differs from what the version before wrote.
     before = [line for line in (old / "report.md").read_text().splitlines() if line and not line.startswith("|")]
