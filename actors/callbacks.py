@@ -1,11 +1,12 @@
-"""RLlib glue: hands the pictures of running episodes to a Labeller and writes its rewards into the fragments.
+"""RLlib callbacks: pass the pictures of running episodes to a Labeller and write its rewards into the fragments.
 
-The callback never raises: an exception inside an env runner costs a minute and the actor. Whatever goes wrong is
+The callbacks never raise: an exception in an env runner would cost the actor and a minute for its restart. Errors are
 logged and counted, and the fragment's potential is held and marked invalid.
 
-The last frame of a fragment is asked about when the fragment ends, so an actor that hands it over at once waits for the model every
-time. With `hold_back` a fragment is handed over by the next `sample()` instead, one fragment late: its frames are sent in one request
-when it ends, and its answers have come meanwhile. That suits a learner that replays; one that learns on-policy must have a fragment before it changes the policy.
+The last frame of a fragment is scored when the fragment ends, so an actor that returns it immediately waits for the
+model every time. With `hold_back`, the next `sample()` returns the fragment instead: its frames are sent in one request
+when it ends, and the answers arrive in the meantime. This suits off-policy learners; an on-policy learner needs the
+fragment before it changes the policy.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Any
 import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
-from actors.record_writer import RecordWriter
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import EpisodeContext, LabelColumns, Views
 
 logger = logging.getLogger(__name__)
 
 ContextOf = Callable[[str, Views], EpisodeContext]
-"""Builds an episode's context from its id and first frame (instruction, references and goal come from demonstrations)."""
+"""Makes an episode's context from its id and first frame; instruction, references and goal come from demonstrations."""
 
 
 class LabellingCallback(RLlibCallback):
@@ -34,10 +35,10 @@ class LabellingCallback(RLlibCallback):
 
     Args:
         config: mode, discount, deadline.
-        make_client: builds the reward client inside the actor; None where the mode asks no model.
+        make_client: makes the reward client inside the actor; None for modes without a reward model.
         context_of: builds an episode's context.
-        hold_back: where a model is asked, every call of `sample()` returns what the call before it acted; the first one
-            returns nothing. What is held when the actor ends is lost with it, like a fragment under way.
+        hold_back: with a reward model, every `sample()` returns the fragments of the previous call; the first returns
+            none. Fragments held when the actor ends are lost, like unfinished ones.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class LabellingCallback(RLlibCallback):
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
         self._labeller: Labeller | None = None
-        self._writer: RecordWriter | None = None
+        self._writer: LabelRecordWriter | None = None
         self._held: list[Any] = []
         self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
@@ -64,16 +65,16 @@ class LabellingCallback(RLlibCallback):
             self._guard(self._start, episode, env_index)
 
     def on_episode_step(self, *, episode: Any, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
-        """Ask about the pictures of a scored frame; they leave the episode here and never reach the learner."""
+        """Request a scored frame's labels; its pictures are removed from the episode and never reach the learner."""
         if not env_runner.config.in_evaluation:
             self._guard(self._step, episode)
 
     def on_episode_end(self, *, env_index: int, **_: Any) -> None:
-        """Mark an episode as ended in its own time; its labels are collected with its last fragment."""
+        """Mark an episode as finished; its labels are collected with its last fragment."""
         self._running.pop(env_index, None)
 
     def on_sample_end(self, *, env_runner: Any, metrics_logger: Any, samples: list[Any], **_: Any) -> None:  # type: ignore[override]
-        """Collect the labels of the fragments that are handed over and write them back; `samples` is changed in place."""
+        """Collect the labels of the returned fragments and write them back; `samples` is changed in place."""
         if env_runner.config.in_evaluation:
             return
         if self._hold_back:
@@ -103,7 +104,7 @@ class LabellingCallback(RLlibCallback):
     def _start(self, episode: Any, env_index: int) -> None:
         views = episode.get_infos(-1).pop("scored_views", None)
         labeller = self._get()
-        if env_index in self._running:  # Its environment failed; a fragment that is held may still belong to it.
+        if env_index in self._running:  # Its environment failed; a held fragment may still belong to it.
             self._abandoned.append(self._running[env_index])
         self._running[env_index] = episode.id_
         context = self._context_of(episode.id_, views) if labeller.asks_model else None
@@ -166,7 +167,7 @@ class LabellingCallback(RLlibCallback):
         record = labeller.finish(chunk.id_)
         if record is not None and self._config.records_dir is not None:
             if self._writer is None:
-                self._writer = RecordWriter(self._config.records_dir, self._config.records_mb)
+                self._writer = LabelRecordWriter(self._config.records_dir, self._config.records_mb)
             self._writer.put(record)
 
     def _log_counts(self, metrics_logger: Any) -> None:
@@ -180,9 +181,9 @@ class LabellingCallback(RLlibCallback):
                 metrics_logger.log_value(("records", name), count, reduce="sum")
 
     def finish_records(self, timeout_s: float) -> dict[str, int]:
-        """Wait until the records of finished episodes are written; returns what became of those not reported yet.
+        """Wait until the label records of finished episodes are written; returns the outcomes not yet reported.
 
-        What is not written in time counts as dropped.
+        Records not written in time count as dropped.
         """
         if self._writer is None:
             return {}
@@ -194,9 +195,9 @@ class LabellingCallback(RLlibCallback):
 
 
 def finish_records(algorithm: Any, timeout_s: float = 60.0) -> list[dict[str, int]]:
-    """Let every actor of an algorithm write the records of its finished episodes: what became of them, by actor.
+    """Make every actor write the label records of its finished episodes; returns their outcomes by actor.
 
-    An actor that does not answer is left out.
+    Actors that do not answer are left out.
     """
 
     def finish(env_runner: Any) -> dict[str, int]:

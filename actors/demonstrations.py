@@ -1,4 +1,4 @@
-"""Recording scripted experts as demonstrations, with pictures at the scored frames and keyframes at stage changes."""
+"""Records scripted experts as demonstrations, with pictures at the scored frames and keyframes at stage changes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dopamine_rl.interfaces import Expert
 from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
-"""A script that ends otherwise than meant is tried again with a seed so much higher, up to so many times in all."""
+"""A script with the wrong outcome is retried with its seed raised by the first number, up to this many attempts."""
 
 
 def task_of(env: gymnasium.Env) -> Task:
@@ -33,7 +33,7 @@ def record(
     episode_id: str = "",
     stride: int | None = None,
 ) -> Demonstration:
-    """Run one episode and keep it.
+    """Run and record one episode.
 
     Args:
         env: a SimulatedEnv that renders views, wrapped or not.
@@ -98,9 +98,10 @@ def find_keyframes(
         frame_steps: F environment steps at which frames were taken, from 0 to the last.
         names: of the stages.
     Returns:
-        keyframes int [N+1], indices of frames: the first, the nearest (of two the later) to every change to a later stage, the
-        last; and the N stages' names. Every stage has a frame at least: one that begins too near to the one before is a frame
-        late, one that begins with the last frame a frame early, and one that has no room at all is left out.
+        keyframes int [N+1], indices of frames: the first one, the nearest one to every change to a later stage (the
+        later of two), and the last one; and the names of the N stages. Every stage has at least one frame: a stage that
+        starts too close to the previous one is moved a frame later, one that starts with the last frame a frame
+        earlier, and one without any room is left out.
     """
     last = len(frame_steps) - 1
     between = (np.asarray(frame_steps[1:]) + np.asarray(frame_steps[:-1])) / 2
@@ -115,48 +116,48 @@ def find_keyframes(
 
 
 def episode_folder(name: str, seed: int, out_dir: Path) -> Path:
-    """Where `record_missing` puts an episode."""
+    """The folder of an episode of `record_missing`."""
     return out_dir / f"{name}_{seed:06d}"
 
 
 def record_missing(
     env: gymnasium.Env, name: str, expert: Expert, seed: int, out_dir: Path, stride: int | None = None
 ) -> Demonstration:
-    """Record one episode into `episode_folder`, unless it is there already; the expert's draws follow from name and seed.
+    """Record one episode into `episode_folder`, unless it exists. Name and seed determine the expert's randomness.
 
     Args:
-        name: what the episode is called after: one of the task's scripts, or another name for whoever acts.
+        name: of the episode: one of the task's scripts, or another name of the policy.
     """
     folder = episode_folder(name, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
-    episode = record(env, expert, seed, _draws(env, name, seed), folder.name, stride)
+    episode = record(env, expert, seed, _generator(env, name, seed), folder.name, stride)
     write_demonstration(out_dir, episode)
     return episode
 
 
 def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -> Demonstration:
-    """Like `record_missing`, but the expert's episode succeeds and every other script's fails.
+    """Like `record_missing`, but the expert must succeed and all other scripts must fail.
 
-    Where one ends otherwise, the next of its spare seeds is taken; the episode holds the seed that it really began with.
+    An episode with the wrong outcome is retried with a spare seed; the recording holds the seed that was used.
 
     Raises:
-        BadInput: none of the attempts ended as meant.
+        BadInput: no attempt had the right outcome.
     """
     folder = episode_folder(script, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
     for attempt in range(ATTEMPTS):
-        tried = seed + attempt * SPARE_SEEDS
+        attempt_seed = seed + attempt * SPARE_SEEDS
         expert = task_of(env).scripts[script]()
-        episode = record(env, expert, tried, _draws(env, script, tried), folder.name)
+        episode = record(env, expert, attempt_seed, _generator(env, script, attempt_seed), folder.name)
         if episode.success == (script == EXPERT):
             write_demonstration(out_dir, episode)
             return episode
-    raise BadInput("kind", script, f"choose another: {ATTEMPTS} attempts from seed {seed} did not end as meant")
+    raise BadInput("kind", script, f"choose another one: {ATTEMPTS} attempts from seed {seed} had the wrong outcome")
 
 
-def _draws(env: gymnasium.Env, name: str, seed: int) -> np.random.Generator:
-    """What a script draws from in the episode of a seed; no two scripts of a task draw the same."""
+def _generator(env: gymnasium.Env, name: str, seed: int) -> np.random.Generator:
+    """The random generator of a script in an episode; different for all scripts of a task."""
     scripts = list(task_of(env).scripts)
     return np.random.default_rng([seed, scripts.index(name) if name in scripts else len(scripts)])

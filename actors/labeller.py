@@ -1,9 +1,9 @@
 """Turns the pictures of running episodes into shaped rewards: pending requests, deadlines, held potential.
 
-Knows a RewardClient, not Ray. One `Labeller` serves all episodes of an actor; each episode's state lives in an
-`EpisodeLabels`. Requests go out as frames appear, or together where nobody waits for them, and are collected when a fragment
-is closed, before a deadline; the episode may be further on by then. A frame whose answer is late, unreadable or refused holds the potential and is counted;
-it is never a number.
+Uses a RewardClient, not Ray. One `Labeller` serves all episodes of an actor; the state of each episode is in an
+`EpisodeLabels`. Requests are sent as frames appear, or together if nothing waits for them, and collected before a
+deadline when a fragment is closed; the episode may have continued by then. If a frame's answer is late, unreadable or
+refused, the potential is held and the frame is counted; it never becomes a number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.records import EpisodeRecord, ScoredFrame
+from actors.label_records import LabelRecord, ScoredFrame
 from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
@@ -40,13 +40,13 @@ class LabellerConfig:
     """How progress becomes reward.
 
     Args:
-        mode: where the potential comes from and how it is paid.
-        gamma: discount of shaping; the learner's own.
-        stride: a frame is scored every this many environment steps.
-        fusion: how three perspectives become one progress.
-        deadline_s: a fragment's answers are awaited this long when it is closed, and no request may take longer.
-        records_dir: where the scored frames of finished episodes are kept for audits and relabelling; None keeps none.
-        records_mb: size that the folder may have, in 10⁶ bytes; the oldest episodes go first.
+        mode: source of the potential, and form of the reward.
+        gamma: discount of learner and shaping.
+        stride: environment steps between two scored frames.
+        fusion: how the three perspectives are fused into one progress.
+        deadline_s: how long to wait for a fragment's answers when it is closed; also the time limit of each request.
+        records_dir: folder of the label records of finished episodes, for audits and relabelling; None writes none.
+        records_mb: size limit of the folder in 10⁶ bytes; the oldest records are removed first.
     """
 
     mode: RewardMode
@@ -65,14 +65,14 @@ class LabellerConfig:
 
 @dataclass
 class _Pending:
-    """A frame that was asked for and whose outcome is not known yet.
+    """A requested frame without an outcome yet.
 
     Args:
         time, views: the frame.
         previous_time: environment step of the request's `previous`.
-        index: its place among the frames of its request.
-        score: the request, None where it could not be sent.
-        error: why.
+        index: of the frame in its request.
+        score: the request; None if it could not be sent.
+        error: why it could not be sent.
     """
 
     time: int
@@ -85,7 +85,7 @@ class _Pending:
 
 @dataclass
 class EpisodeLabels:
-    """One episode's labelling state: the frames asked for, their outcomes, and the potential held between them."""
+    """Labelling state of an episode: the requested frames, their outcomes, and the potential held between them."""
 
     context: EpisodeContext | None
     version: str = ""
@@ -98,7 +98,7 @@ class EpisodeLabels:
     end: int = 0
     """Environment step at which the last fragment ended, collected or held."""
     level: float = 0.0
-    """The potential that this fragment ended with; the next one begins with it, or shaping would not telescope."""
+    """Potential at the end of the last fragment; the next one starts from it, so that shaping telescopes."""
 
     def potential(self, end: int) -> NDArray[np.float32]:
         """Held potential at environment steps 0 … `end`, float32 [end + 1]."""
@@ -107,10 +107,10 @@ class EpisodeLabels:
         return held_potential(times, np.array([f.progress for f in answered], np.float32), end, 0.0)
 
     def validity(self, end: int) -> NDArray[np.bool_]:
-        """bool [end + 1]: the latest frame asked for at or before each environment step has a value."""
+        """bool [end + 1]: whether the latest requested frame at or before each environment step was answered."""
         times = np.array([0] + [f.time for f in self.scored])
-        known = np.array([True] + [f.outcome == "answered" for f in self.scored])
-        return known[np.searchsorted(times, np.arange(end + 1), side="right") - 1]
+        answered = np.array([True] + [f.outcome == "answered" for f in self.scored])
+        return answered[np.searchsorted(times, np.arange(end + 1), side="right") - 1]
 
 
 class Labeller:
@@ -118,8 +118,8 @@ class Labeller:
 
     Args:
         config: mode, discount, deadline.
-        client: the reward service; None where the mode asks no model.
-        clock: seconds, monotonic (a test may pass its own).
+        client: the reward service; None for modes without a reward model.
+        clock: monotonic, seconds (tests pass their own).
     """
 
     def __init__(
@@ -136,17 +136,17 @@ class Labeller:
         return self.config.asks_model
 
     def begin(self, episode_id: str, context: EpisodeContext | None) -> None:
-        """Start an episode; its potential is 0 until a frame after the first is scored.
+        """Start an episode; its potential is 0 until a frame after the first one is scored.
 
-        The model version that answers for the whole episode is fixed here: the one being served now, or, where the
-        service cannot say so in time, the last one it named.
+        This fixes the model version for the whole episode: the one currently served, or, if the service does not answer
+        in time, the last known one.
         """
         if not self.asks_model:
             self._episodes[episode_id] = EpisodeLabels(None)
             return
         assert context is not None
         assert self.client is not None
-        # Once a version is known, a service in trouble must not hold up every episode.
+        # With a known version, a service in trouble must not delay every episode.
         patience_s = self.config.deadline_s if self._version is None else min(0.5, self.config.deadline_s)
         try:
             self._version = self.client.model_version(timeout_s=patience_s)
@@ -161,15 +161,15 @@ class Labeller:
         return episode_id in self._episodes
 
     def version(self, episode_id: str) -> str:
-        """The model version that an episode keeps; "" where none is known."""
+        """The model version of an episode; "" if unknown."""
         episode = self._episodes.get(episode_id)
         return episode.version if episode else ""
 
     def observe(self, episode_id: str, time: int, views: Views, at_once: bool = True) -> None:
-        """Ask for the progress at environment step `time`, without waiting for it.
+        """Request the progress at environment step `time`, without waiting for the answer.
 
         Args:
-            at_once: send the request now; else `send` does, with the other frames of the episode that wait for it.
+            at_once: send the request now; else `send` does, together with the episode's other frames.
         """
         self.counts.asked += 1
         self._episodes[episode_id].unsent.append((time, views))
@@ -177,12 +177,12 @@ class Labeller:
             self._ask(self._episodes[episode_id])
 
     def send(self) -> None:
-        """Send what was observed and not sent yet, one request an episode: it costs the actor a fraction of one a frame."""
+        """Send all unsent frames, one request per episode, which is far cheaper for the actor than one per frame."""
         for episode in self._episodes.values():
             self._ask(episode)
 
     def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
-        """Take a potential from the simulator's truth (mode oracle, a diagnostic)."""
+        """Use the simulator's true progress as potential (mode oracle, for diagnosis)."""
         frame = ScoredFrame(time=time, outcome="answered", progress=float(progress))
         self._episodes[episode_id].scored.append(frame)
 
@@ -194,22 +194,22 @@ class Labeller:
         terminated: bool,
         deadline: float | None = None,
     ) -> tuple[NDArray[np.float32], LabelColumns]:
-        """Close a fragment of T environment steps that began at step `start`.
+        """Close a fragment of T environment steps that started at step `start`, and collect its labels.
 
         Args:
             task_rewards: float32 [T].
-            terminated: the fragment's last step ended the task (not: time ran out).
+            terminated: the fragment's last step ended the task (not: truncated it).
             deadline: on this labeller's clock; by default `deadline_s` from now. Frames without an answer by then
-                are late for good.
+                stay late.
         Returns:
-            shaped rewards float32 [T] and the columns beside them.
+            Shaped rewards float32 [T], and the label columns.
         """
         episode = self._episodes[episode_id]
         self._ask(episode)
         steps = len(task_rewards)
         self._resolve(episode, start + steps, self._clock() + self.config.deadline_s if deadline is None else deadline)
         potential = episode.potential(start + steps)[start:]
-        if start == episode.end:  # After a fragment that was held, frames up to here may have other values by now.
+        if start == episode.end:  # After a held fragment, its frames may have been answered since.
             potential[0] = episode.level
         age = self._phase(episode, start + steps)[start:]
         columns = LabelColumns(
@@ -224,16 +224,16 @@ class Labeller:
         rewards = shaped_reward(
             columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
         )
-        # Last, so that a fragment that cannot be collected leaves them for `hold`.
+        # Last: if collecting fails, `hold` needs the old values.
         episode.end, episode.level = start + steps, float(potential[-1])
         return rewards, columns
 
     def hold(
         self, episode_id: str, task_rewards: NDArray[np.float32], terminated: bool
     ) -> tuple[NDArray[np.float32], LabelColumns]:
-        """Labels of an episode's next fragment, which could not be collected.
+        """Labels of an episode's next fragment, if it could not be collected.
 
-        The potential that the fragment before ended with is held, and nothing is claimed.
+        The potential at the end of the previous fragment is held, and all frames are marked invalid.
         """
         steps = len(task_rewards)
         potential = np.full(steps + 1, self.level(episode_id), np.float32)
@@ -255,33 +255,33 @@ class Labeller:
         return rewards, columns
 
     def level(self, episode_id: str) -> float:
-        """The potential at the end of an episode's last fragment; 0 where the episode is not known."""
+        """The potential at the end of an episode's last fragment; 0 for an unknown episode."""
         episode = self._episodes.get(episode_id)
         return episode.level if episode else 0.0
 
-    def finish(self, episode_id: str) -> EpisodeRecord | None:
-        """Forget an episode whose last fragment was collected; its scored frames are returned where a model was asked."""
+    def finish(self, episode_id: str) -> LabelRecord | None:
+        """Finish an episode after its last fragment was collected; returns its label record, if a model scored it."""
         episode = self._episodes.pop(episode_id)
         self._abandon(episode)
         if episode.context is None:
             return None
-        return EpisodeRecord(episode.context, tuple(episode.scored), self.config.fusion)
+        return LabelRecord(episode.context, tuple(episode.scored), self.config.fusion)
 
     def drop(self, episode_id: str) -> None:
-        """Forget an episode that will never be collected (its environment failed); its open frames count as late."""
+        """Drop an episode that will never be collected (its environment failed); its pending frames count as late."""
         episode = self._episodes.pop(episode_id, None)
         if episode is not None:
             self._abandon(episode)
 
     def take_counts(self) -> LabelCounts:
-        """The counts since the last call, closed: frames under way are counted with the call that tells their outcome."""
+        """The counts since the last call. Pending frames are counted once they have an outcome."""
         under_way = sum(len(episode.pending) + len(episode.unsent) for episode in self._episodes.values())
         counts, self.counts = self.counts, LabelCounts(asked=under_way)
         counts.asked -= under_way
         return counts
 
     def _age(self, episode_id: str, steps: int) -> NDArray[np.float32]:
-        """`_phase` of an episode's next fragment of so many steps, whatever became of its frames; float32 [steps + 1]."""
+        """`_phase` of an episode's next fragment, from its requested frames; float32 [steps + 1]."""
         episode = self._episodes.get(episode_id)
         if episode is None or self.config.mode == "sparse":
             return np.zeros(steps + 1, np.float32)
@@ -320,7 +320,7 @@ class Labeller:
             score = self.client.submit(
                 ScoreRequest(episode.context, previous[1], np.stack(views), times, remaining_s * 1e3)
             )
-        except Exception as error:  # whatever went wrong, the frames were asked for and get their outcome
+        except Exception as error:  # The frames were requested and must get an outcome.
             failure = error
         return [_Pending(*frame, previous[0], index, score, failure) for index, frame in enumerate(frames)]
 
@@ -337,7 +337,7 @@ class Labeller:
     def _outcome(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
         frame = self._wait(episode, pending, deadline)
         if frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid"):
-            # The frame was compared with one that has no value; the hop means nothing to a chain that held.
+            # The frame was compared with an invalid one; the hop does not fit the held progress.
             left_s = deadline - self._clock()
             [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
             self.counts.retried += 1
@@ -363,7 +363,7 @@ class Labeller:
             return ScoredFrame(pending.time, "late", reason=str(error))
         except Exception as error:
             if not isinstance(error, ScoringError):
-                logger.exception("Asking for progress failed; the frame counts as rejected.")
+                logger.exception("A label request failed; the frame counts as rejected.")
                 self.counts.errors += 1
             return ScoredFrame(pending.time, "rejected", reason=f"{type(error).__name__}: {error}")
         finally:
@@ -374,12 +374,12 @@ class Labeller:
         i = pending.index
         if i == 0:
             self.counts.latencies_ms.append(reply.queue_ms + reply.model_ms)
-        compared = reply.anchor_times[i]
+        anchor_time = reply.anchor_times[i]
         return ScoredFrame(
             pending.time,
             "answered" if reply.valid[i] else "invalid",
             reply.reasons[i],
-            pending.previous_time if compared < 0 else compared,
+            pending.previous_time if anchor_time < 0 else anchor_time,
             reply.gain[i],
             reply.loss[i],
             reply.entropy[i],

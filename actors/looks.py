@@ -1,7 +1,7 @@
-"""What a scene looks like: changes of light, texture, cameras and surroundings that the simulated bodies know nothing of.
+"""Visual variations of a scene: light, textures, cameras and distractors, without any effect on the simulated bodies.
 
-A look is drawn from the episode's seed and touches what is rendered, never a body, a contact or a draw of the simulator: the same
-seed gives the same episode in every look. Importing this file imports SAPIEN.
+A look is drawn from the episode's seed and touches what is rendered, never a body, a contact or a draw of the
+simulator: the same seed gives the same episode in every look. Importing this file imports SAPIEN.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Texture(Appearance):
 
 
 class Cameras(Appearance):
-    """The fixed cameras were knocked: 3 cm, 3 degrees and a twentieth of the field of view at most. The wrist's is bolted on."""
+    """Displaces the fixed cameras: by at most 3 cm, 3 degrees and 5 % of the field of view. The wrist camera stays."""
 
     def change(self, rng: np.random.Generator) -> None:
         """Draw the pose of every fixed camera, rendered or not, so that one does not depend on the others' choice."""
@@ -97,20 +97,20 @@ class Cameras(Appearance):
 
 
 class Distractors(Appearance):
-    """Things lie about that have nothing to do with the task. Only pictures know them: nothing can touch them."""
+    """Adds objects unrelated to the task. They are rendered only, and cannot be touched."""
 
     COUNT = (4, 8)
     CLEAR_M = 0.08
-    """They lie outside the rectangle of robot and task objects, by so much."""
+    """Their distance from the rectangle around robot and task objects."""
     TABLE_M = ((-0.4, 0.2), (-0.45, 0.5))
-    """Where on the table, along x and y: what the cameras see of it."""
+    """The visible part of the table, along x and y."""
 
     def __init__(self, scene: TabletopScene) -> None:
         super().__init__(scene)
         self._strewn: list[sapien.Entity] = []
 
     def change(self, rng: np.random.Generator) -> None:
-        """Take the last episode's things away and strew others."""
+        """Replace the last episode's distractors by new ones."""
         for thing in self._strewn:
             self._renderer.remove_entity(thing)
         low, high = self._occupied()
@@ -140,8 +140,8 @@ class Distractors(Appearance):
     def _occupied(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Corners of the rectangle that is left free, metres [2] each."""
         agent = self.scene.agent
-        there = np.array([thing.pose.p[0, :2].tolist() for thing in (*self._objects, agent.tcp, agent.robot)])
-        return there.min(axis=0) - self.CLEAR_M, there.max(axis=0) + self.CLEAR_M
+        positions = np.array([body.pose.p[0, :2].tolist() for body in (*self._objects, agent.tcp, agent.robot)])
+        return positions.min(axis=0) - self.CLEAR_M, positions.max(axis=0) + self.CLEAR_M
 
 
 APPEARANCES: dict[str, type[Appearance]] = {

@@ -1,4 +1,4 @@
-"""ManiSkill's tasks as plain gymnasium environments whose pictures are rendered only where they are scored."""
+"""ManiSkill's tasks as plain gymnasium environments that render only the scored frames."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class EnvConfig:
     task: str = PEG_INSERTION
     """ManiSkill's name of the task, one of actors.tasks.TASKS. A policy can be trained for the peg insertion alone."""
     start: Literal["standard", "insertion"] = "insertion"
-    """Standard: peg on the table, geometry drawn anew at every reset (the published protocol). Insertion: the peg is held
-    before the hole, one geometry. Other tasks have the standard start alone."""
+    """Standard: peg on the table, geometry drawn anew at every reset (the published protocol). Insertion: the peg is
+    held before the hole, one geometry. Other tasks have the standard start alone."""
     geometry_seed: int = 0
     """Seed of peg, box and hole of the insertion start."""
     lateral_m: float = 0.015
@@ -54,9 +54,9 @@ class EnvConfig:
     views: tuple[str, ...] = ("front", "wrist", "close")
     """Cameras in the order of the V axis; with none, no picture is rendered and no Vulkan driver is needed."""
     look: Look = "plain"
-    """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour), texture
-    (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things that nothing
-    can touch). Bodies, observations and true progress are the same in every look."""
+    """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour),
+    texture (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things
+    that nothing can touch). Bodies, observations and true progress are the same in every look."""
     translation_m: float = 0.015
     """Commanded translation of the tool for an action of one, metres per environment step and axis."""
     rotation_rad: float = 0.05
@@ -120,7 +120,7 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         raise NotImplementedError
 
     def _begin(self, seed: int) -> None:
-        """Put the scene into the start that a seed names."""
+        """Put the scene into the start state of a seed."""
         raise NotImplementedError
 
     def reset(
@@ -129,8 +129,8 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Begin an episode; the same seed gives the same start, bit for bit, whatever came before.
 
         Args:
-            options: {"pictures": False} renders nothing in this episode, for evaluations that only count; {"stride": K} scores
-                every K-th step of this episode, whatever the config says.
+            options: {"pictures": False} renders nothing in this episode, for evaluations that only count; {"stride": K}
+                scores every K-th step of this episode, whatever the config says.
         """
         super().reset(seed=seed)
         options = options or {}
@@ -173,11 +173,11 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observe()
 
     def close(self) -> None:
-        """Give the scene's memory back."""
+        """Release the scene's memory."""
         self._scene.close()
 
     def _to_simulator(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Our action in ManiSkill's units, whose rotation is turned the other way; the gripper shut unless it is ours."""
+        """Convert an action to ManiSkill's units (opposite sense of rotation); an uncontrolled gripper is shut."""
         clipped = np.clip(np.asarray(action, np.float32), -1.0, 1.0)
         if clipped.shape != self.action_space.shape:
             raise BadInput("action", clipped.shape, f"give an action of shape {self.action_space.shape}")

@@ -57,8 +57,8 @@ class PegScene(TabletopScene, PegInsertionSideEnv):
         """Put the peg's head at `head` (a pose in the hole's frame), held by the gripper, everything at rest.
 
         The outcome depends on `head` and the geometry alone, bit for bit. Two things see to it: the peg is taken far
-        away for a step, so that the engine drops what it remembers of the last contacts; then it meets one finger before
-        the other, because the engine's solver works through contacts in the order in which they were found.
+        away for a step, so that the engine drops what it remembers of the last contacts; then it meets one finger
+        before the other, because the engine's solver works through contacts in the order in which they were found.
         """
         hole = to_matrix(self.box_hole_pose.raw_pose)
         half_length, radius = (float(size) for size in self.peg_half_sizes[0, :2])

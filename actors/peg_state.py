@@ -88,9 +88,9 @@ def true_progress(state: PegState, grasped: bool, from_grasp: bool) -> float:
     """How far along the task really is, in [0, 1]; 1 is success. For comparisons with the reward model only.
 
     Up to 0.2 while the peg is not held, by the gripper's distance; 0.2 … 0.6 while it is held outside, falling
-    exponentially with the gap (0.1 m), the sideways error (20 mm) and the tilt (0.1 rad) together; 0.6 … 1 in proportion
-    to the depth once inside. Where an episode starts with the peg held (`from_grasp`) the first fifth is cut off and
-    the rest stretched to [0, 1].
+    exponentially with the gap (0.1 m), the sideways error (20 mm) and the tilt (0.1 rad) together; 0.6 … 1 in
+    proportion to the depth once inside. Where an episode starts with the peg held (`from_grasp`) the first fifth is cut
+    off and the rest stretched to [0, 1].
     """
     head, grasp = state.head, state.grasp
     depth = head[0, 3] + state.half_length

@@ -7,18 +7,18 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.types import ScoreRequest
 
 
-def rescored_progress(record: EpisodeRecord, scorer: ProgressScorer) -> NDArray[np.float32]:
+def rescored_progress(record: LabelRecord, scorer: ProgressScorer) -> NDArray[np.float32]:
     """Progress after each frame of a record, float32 [F], asked and folded anew in order.
 
-    Frames that had no value then (late, rejected, unreadable) hold here too: whether an answer came in time is a fact of
-    the run, what it says is the model's.
+    Frames that had no value then (late, rejected, unreadable) hold here too: whether an answer came in time is a fact
+    of the run, what it says is the model's.
     """
     answered = [frame for frame in record.frames if frame.outcome == "answered"]
     anchors = [record.context.init, *(frame.views for frame in answered)][: len(answered)]
@@ -38,11 +38,16 @@ def rescored_progress(record: EpisodeRecord, scorer: ProgressScorer) -> NDArray[
     return np.array(progress, np.float32)
 
 
-def audit(records: Iterable[EpisodeRecord], scorer: ProgressScorer, version: str) -> dict[str, float | int]:
+def audit(records: Iterable[LabelRecord], scorer: ProgressScorer, version: str) -> dict[str, float | int]:
     """Compare stored with re-scored progress over many records."""
     totals: dict[str, float | int] = {
-        "episodes": 0, "frames": 0, "answered": 0, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
-    }  # fmt: skip
+        "episodes": 0,
+        "frames": 0,
+        "answered": 0,
+        "max_abs_difference": 0.0,
+        "doubled": 0,
+        "wrong_version": 0,
+    }
     for record in records:
         times = [frame.time for frame in record.frames]
         answered = sum(frame.outcome == "answered" for frame in record.frames)

@@ -1,4 +1,4 @@
-"""ManiSkill's tabletop tasks on the CPU, with our cameras and nothing else to render.
+"""ManiSkill's tabletop tasks on the CPU, rendering only our cameras.
 
 Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an environment is built, not before.
 """
@@ -28,7 +28,7 @@ from dopamine_rl.types import Views
 NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python of this environment>"
 
 SHUT_M = -0.01
-"""Where the fingers of a gripper that presses are sent, metres from the middle."""
+"""Target of the fingers when the gripper presses, metres from the middle."""
 
 
 class Appearance(Protocol):
@@ -107,13 +107,17 @@ class TabletopScene(BaseEnv):
     def restore(self, states: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> None:
         """Put every body into a recorded state: kind -> name -> float32 [...], so that it is known what touches what.
 
-        Contacts are no part of a state. The engine finds them in one of its steps (10 ms), in which the arm stays and the
-        gripper shuts; then the bodies are put back. A grasp so felt begins and ends within an environment step of the true one.
+        Contacts are not part of a state. One simulation step (10 ms), with the arm still and the gripper closing,
+        detects them; then the state is restored again. Grasps detected this way start and end within one environment
+        step of the true ones.
 
         Raises:
             BadInput: a body that this scene does not have.
         """
-        state = {kind: {self._known(kind, name): torch.as_tensor(body)[None] for name, body in bodies.items()} for kind, bodies in states.items()}  # fmt: skip
+        state = {
+            kind: {self._body_name(kind, name): torch.as_tensor(body)[None] for name, body in bodies.items()}
+            for kind, bodies in states.items()
+        }
         self.set_state_dict(state)
         arm, gripper = (self.agent.controller.controllers[name] for name in ("arm", "gripper"))
         arm.set_drive_targets(self.agent.robot.get_qpos()[:, :-2])
@@ -121,14 +125,14 @@ class TabletopScene(BaseEnv):
         self.scene.step()
         self.set_state_dict(state)
 
-    def _known(self, kind: str, name: str) -> str:
-        """What a recorded body is called here. ManiSkill records most tasks with a Panda that has no wrist camera."""
+    def _body_name(self, kind: str, name: str) -> str:
+        """This scene's name of a recorded body. ManiSkill records most tasks with a Panda without wrist camera."""
         registry = self.scene.state_dict_registry
         name = self.agent.robot.name if name == "panda" else name
-        known = {"actors": registry.actors, "articulations": registry.articulations}[kind]
-        if name not in known:
+        bodies = {"actors": registry.actors, "articulations": registry.articulations}[kind]
+        if name not in bodies:
             raise BadInput(
-                f"env_states/{kind}/{name}", name, f"give a trajectory of ManiSkill's Panda among {', '.join(known)}"
+                f"env_states/{kind}/{name}", name, f"give a trajectory of ManiSkill's Panda among {', '.join(bodies)}"
             )
         return name
 
@@ -144,7 +148,7 @@ class TabletopScene(BaseEnv):
 def build_scene(
     task: Task, views: Sequence[str], image_size: int, appearance: Callable[[TabletopScene], Appearance]
 ) -> TabletopScene:
-    """ManiSkill's scene of a task, rebuilt at every reset: what an engine remembers of old contacts goes with it."""
+    """ManiSkill's scene of a task, rebuilt at every reset, which also clears the engine's contact cache."""
     simulator = REGISTERED_ENVS[task.name].cls
     scene = type(simulator.__name__, (TabletopScene, simulator), {})
     return scene(task.cameras, views, image_size, appearance, rebuild_at_reset=True)

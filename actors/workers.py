@@ -19,12 +19,12 @@ from dopamine_rl.interfaces import OnProgress
 
 @dataclass(frozen=True, slots=True)
 class PolicySpec:
-    """What acts in an evaluation or film.
+    """The policy of an evaluation or film.
 
     Args:
         kind: "network" (a saved policy), or the name of one of the task's scripts (actors.tasks).
         path: the saved policy's file, for "network".
-        name: what recorded episodes are called after; the kind where left out.
+        name: name prefix of recorded episodes; the kind by default.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "replay", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "play_back", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -101,11 +101,11 @@ class SimulationWorker:
         demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
-    def replay(self, path: Path, number: int, out_dir: Path) -> bool:
-        """Replay a trajectory of ManiSkill's, unless it is there; returns success."""
-        from actors.replay import replay_missing
+    def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
+        """Play back a ManiSkill trajectory, unless it exists; returns success."""
+        from actors.playback import play_back_missing
 
-        return replay_missing(self._get(), path, number, out_dir)
+        return play_back_missing(self._get(), path, number, out_dir)
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""

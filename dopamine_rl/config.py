@@ -1,7 +1,7 @@
 """Configuration: a tree of frozen dataclasses, values from a TOML preset.
 
-A field's sentence is the string literal below it. The tree may hold bool, int, float, str, Literal,
-Path, tuples of these, `X | None` (None is a key left out) and further dataclasses.
+The string literal below a field documents it. The tree may hold bool, int, float, str, Literal, Path, tuples of these,
+`X | None` (None: the key is omitted) and nested dataclasses.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Config = TypeVar("Config")
 
 
 def load_preset(cls: type[Config], path: Path | str) -> Config:
-    """Return an instance of the dataclass `cls` with the values of a TOML file; keys left out keep their defaults.
+    """Return an instance of the dataclass `cls` with the values of a TOML file; omitted keys keep their defaults.
 
     Raises:
         BadInput: the file cannot be read, a key is unknown, a value has the wrong type, a required key is missing;
-            names the dotted field, its value and what to write instead.
+            the message names the dotted field, its value and what to write instead.
     """
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -37,23 +37,23 @@ def load_preset(cls: type[Config], path: Path | str) -> Config:
 
 
 def preset_names(preset_dir: Path | str) -> list[str]:
-    """Return the names that `--preset` takes: the TOML files of a folder, sorted."""
+    """Return the names that `--preset` accepts: the TOML files of a folder, sorted."""
     return sorted(path.stem for path in Path(preset_dir).glob("*.toml"))
 
 
 def dump_toml(instance: Any) -> str:
-    """Return the TOML text of a configuration; `load_preset` reads it back as an equal one.
+    """Return a configuration as TOML; `load_preset` reads back an equal one.
 
     Raises:
-        BadInput: a field holds something TOML has no notation for.
+        BadInput: a field has a value that TOML cannot express.
     """
     return "\n".join(_dump(instance, "")).lstrip("\n") + "\n"
 
 
 def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: Any = None) -> Any:
-    """Return an instance of the dataclass `cls` from a table, other values from `base` or the class's defaults.
+    """Build the dataclass `cls` from a table; other values come from `base` or the class defaults.
 
-    `prefix` is the dotted name of the table with a final dot; `root` is the class of the whole tree.
+    `prefix` is the dotted name of the table with a trailing dot; `root` is the class of the whole tree.
     """
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
@@ -70,7 +70,7 @@ def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: An
         else:
             values[name] = _convert(prefix + name, table[name], hints[name], root)
         if values[name] is dataclasses.MISSING:
-            raise BadInput(prefix + name, "(missing)", f"write a value of type {_show(hints[name])}")
+            raise BadInput(prefix + name, "(missing)", f"write a value of type {_type_name(hints[name])}")
     try:
         return cls(**values)
     except BadInput:
@@ -87,7 +87,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _suggest(key: str, prefix: str, siblings: list[str], root: type) -> str:
-    """Return a fix for an unknown key: the nearest sibling, else the nearest name anywhere in the tree."""
+    """Return the fix for an unknown key: the most similar sibling, else the most similar name in the tree."""
     near = difflib.get_close_matches(key, siblings, 1)
     if near:
         return f"write {prefix}{near[0]}"
@@ -109,7 +109,7 @@ def _paths(cls: Any, prefix: str) -> list[str]:
 
 
 def _convert(name: str, value: Any, hint: Any, root: type) -> Any:
-    """Return a TOML value as the type that a field wants."""
+    """Convert a TOML value to the type of a field."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         options = [option for option in args if option is not type(None)]
@@ -131,7 +131,7 @@ def _convert(name: str, value: Any, hint: Any, root: type) -> Any:
         return Path(value)
     elif hint in (bool, int, str) and type(value) is hint:
         return value
-    raise BadInput(name, value, f"write a value of type {_show(hint)}")
+    raise BadInput(name, value, f"write a value of type {_type_name(hint)}")
 
 
 def _convert_tuple(name: str, value: list[Any], args: tuple[Any, ...], root: type) -> tuple[Any, ...]:
@@ -142,8 +142,8 @@ def _convert_tuple(name: str, value: list[Any], args: tuple[Any, ...], root: typ
     return tuple(_convert(f"{name}[{i}]", *pair, root) for i, pair in enumerate(zip(value, args, strict=True)))
 
 
-def _show(hint: Any) -> str:
-    """Return a type as its reader would write it."""
+def _type_name(hint: Any) -> str:
+    """Return a type in the words of the error message."""
     if typing.get_origin(hint) is Literal:
         return "one of " + ", ".join(map(repr, typing.get_args(hint)))
     if dataclasses.is_dataclass(hint):
@@ -152,8 +152,8 @@ def _show(hint: Any) -> str:
 
 
 def _dump(instance: Any, prefix: str) -> list[str]:
-    """Return the lines of one table: its own values first, as TOML wants, then its sub-tables."""
-    own, tables = [], []
+    """Return the lines of one table: first its values, then its sub-tables, as TOML requires."""
+    lines, tables = [], []
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):
@@ -162,8 +162,8 @@ def _dump(instance: Any, prefix: str) -> list[str]:
             if field.default is not None:
                 raise BadInput(prefix + field.name, None, "make None the field's default: TOML cannot write it")
         else:
-            own.append(f"{field.name} = {_literal(prefix + field.name, value)}")
-    return own + tables
+            lines.append(f"{field.name} = {_literal(prefix + field.name, value)}")
+    return lines + tables
 
 
 def _literal(name: str, value: Any) -> str:
@@ -172,7 +172,7 @@ def _literal(name: str, value: Any) -> str:
     if isinstance(value, int) or (isinstance(value, float) and abs(value) <= sys.float_info.max):
         return repr(value)
     if isinstance(value, (str, Path)):
-        # A JSON string is a TOML basic string, but for the delete character.
+        # A JSON string is a TOML basic string, except for the delete character.
         return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(_literal(f'{name}[{i}]', item) for i, item in enumerate(value))}]"

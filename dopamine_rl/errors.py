@@ -1,11 +1,11 @@
-"""Every error the system raises on purpose. A failure is one of these or an estimate marked invalid, never a number.
+"""Every error that is raised on purpose. A failure is one of these or an estimate marked invalid, never a number.
 
 DopamineError
-├── BadInput                 a field holds a value that cannot be used: names the field, the value and the fix
+├── BadInput                 a field has an unusable value: names the field, the value and the fix
 │   └── EpisodeError         an episode on disk is malformed: names episode, file and field
-├── Diverged                 a training came to a value that is not finite: names what, the update and the fix
-├── ActingTimeout            no env runner answered for so long that a training ends
-├── CheckpointError          a model folder is missing, incomplete or of another kind
+├── Diverged                 training produced a non-finite value: names it, the update and the fix
+├── ActingTimeout            no env runner answered within the learner's patience
+├── CheckpointError          a model folder is missing, incomplete or of the wrong kind
 ├── WireError                bytes that are not a request or a reply of this protocol version
 ├── RenderingUnavailable     no usable Vulkan driver
 └── ScoringError             the reward service could not answer
@@ -21,24 +21,24 @@ import json
 
 
 class DopamineError(Exception):
-    """Base of everything raised on purpose."""
+    """Base class of all errors raised on purpose."""
 
 
 class BadInput(DopamineError, ValueError):
-    """A field holds a value that cannot be used.
+    """A field has an unusable value.
 
     Args:
-        field: dotted name of the field as its author wrote it.
-        value: what it holds.
+        field: dotted name of the field as the user wrote it.
+        value: its value.
         fix: what to write instead, as an imperative.
     """
 
     def __init__(self, field: str, value: object, fix: str) -> None:
-        shown = repr(value)
-        if len(shown) > 200:
-            shown = shown[:200] + "…"
-        # One argument, the whole sentence: that is what a command-line parser shows of a ValueError.
-        super().__init__(f"{field} = {shown}: {fix}")
+        text = repr(value)
+        if len(text) > 200:
+            text = text[:200] + "…"
+        # The whole sentence as one argument: command-line parsers print that of a ValueError.
+        super().__init__(f"{field} = {text}: {fix}")
         self.field, self.value, self.fix = field, value, fix
 
     def __reduce__(self) -> tuple[type[BadInput], tuple[str, object, str]]:
@@ -46,20 +46,20 @@ class BadInput(DopamineError, ValueError):
 
 
 def require(section: str, owner: object, *checks: tuple[str, bool, str]) -> None:
-    """Raise BadInput for the first check that does not hold.
+    """Raise BadInput for the first check that fails.
 
     Args:
         section: dotted name of the preset's section.
-        owner: the settings.
-        checks: (field, whether it is good, what to write instead).
+        owner: the settings object.
+        checks: (field, whether its value is valid, what to write instead).
     """
-    for name, good, fix in checks:
-        if not good:
+    for name, valid, fix in checks:
+        if not valid:
             raise BadInput(f"{section}.{name}".lstrip("."), getattr(owner, name), fix)
 
 
 def error_to_text(error: DopamineError | OSError) -> str:
-    """An error as JSON, to be handed on as a value where an exception would lose its type. `error_from_text` reads it."""
+    """Encode an error as JSON, for places where an exception would lose its type. See `error_from_text`."""
     kind = type(error).__name__
     parts: list[object] = [str(error)]
     if isinstance(error, BadInput):
@@ -70,15 +70,15 @@ def error_to_text(error: DopamineError | OSError) -> str:
 
 
 def error_from_text(text: str) -> DopamineError | OSError:
-    """The error that `error_to_text` wrote; of a kind that is not known here, a DopamineError with its message."""
+    """Decode an error written by `error_to_text`; an unknown type becomes a DopamineError with its message."""
     content = json.loads(text)
-    kinds = {kind.__name__: kind for kind in _family(DopamineError)} | {"OSError": OSError}
-    made: DopamineError | OSError = kinds.get(content["kind"], DopamineError)(*content["parts"])
-    return made
+    kinds = {kind.__name__: kind for kind in _with_subclasses(DopamineError)} | {"OSError": OSError}
+    error: DopamineError | OSError = kinds.get(content["kind"], DopamineError)(*content["parts"])
+    return error
 
 
-def _family(kind: type[DopamineError]) -> list[type[DopamineError]]:
-    return [kind, *(member for child in kind.__subclasses__() for member in _family(child))]
+def _with_subclasses(kind: type[DopamineError]) -> list[type[DopamineError]]:
+    return [kind, *(member for child in kind.__subclasses__() for member in _with_subclasses(child))]
 
 
 class EpisodeError(BadInput):
@@ -86,12 +86,12 @@ class EpisodeError(BadInput):
 
 
 class Diverged(DopamineError, FloatingPointError):
-    """A training came to a value that is not finite; its weights are neither sent nor saved.
+    """Training produced a non-finite value; its weights are neither sent nor saved.
 
     Args:
         column: the loss, or the weights.
-        value: what it holds.
-        update: the number of the update that found it.
+        value: its value.
+        update: number of the update.
         fix: what to change, as an imperative.
     """
 
@@ -104,11 +104,11 @@ class Diverged(DopamineError, FloatingPointError):
 
 
 class ActingTimeout(DopamineError, TimeoutError):
-    """Nothing came from any env runner within the learner's patience."""
+    """No env runner answered within the learner's patience."""
 
 
 class CheckpointError(DopamineError):
-    """A model folder is missing, incomplete or of another kind."""
+    """A model folder is missing, incomplete or of the wrong kind."""
 
 
 class WireError(DopamineError, ValueError):

@@ -1,4 +1,4 @@
-"""Files and folders that are either whole or absent."""
+"""Atomic writing of files and folders: each is either complete or absent."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}(\.\w+)?")
-"""Names of what is not whole yet; nothing here reads a file whose name begins with a dot."""
+"""Names of files and folders that are being written. Nothing here reads a file whose name begins with a dot."""
 
 PENDING = ".pending"
-"""Holds files that are to be put in place together, from the moment that all of them are complete."""
+"""Folder of complete files that are about to replace others together."""
 
 ESCAPED = "dopamine_rl.escaped"
-"""Error handler of encodings: what cannot be written becomes \\uXXXX, which JSON reads back."""
+"""Encoding error handler: a character that cannot be encoded becomes \\uXXXX, which JSON reads back."""
 
 LONGEST_NAME = 255
-"""Bytes of a file name that every file system takes."""
+"""Longest file name in bytes that every file system accepts."""
 
 
 def _escape(error: UnicodeError) -> tuple[str, int]:
@@ -43,13 +43,13 @@ def _escape(error: UnicodeError) -> tuple[str, int]:
 
 codecs.register_error(ESCAPED, _escape)
 LOCK = ".lock"
-"""Is there while a process changes a folder's files; the operating system ends the lock with the process."""
+"""Lock file in a folder whose files are being changed; the operating system releases the lock with the process."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
-    """Let `write` make a temporary file beside `path`, then rename it to `path`.
+    """Let `write` create a temporary file next to `path`, then rename it to `path`.
 
-    A process killed in between leaves the previous file untouched.
+    If the process is killed, the previous file stays untouched.
 
     Raises:
         OSError: the system does not let it be written; `filename` is set.
@@ -65,17 +65,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file in UTF-8, whole or not at all. Bytes of a file name that are no text are written as \\uXXXX."""
+    """Write a UTF-8 text file atomically. Bytes of file names that are not valid text are written as \\uXXXX."""
     return write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors=ESCAPED))
 
 
 def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replace: bool = True) -> Path:
-    """Let `fill` write into a temporary folder beside `folder`, then rename it.
+    """Let `fill` write into a temporary folder next to `folder`, then rename it.
 
     Args:
-        replace: replace a folder that is there.
+        replace: replace an existing folder.
     Raises:
-        FileExistsError: it is there, and not to be replaced. It may have appeared in the meantime.
+        FileExistsError: the folder exists (it may have appeared meanwhile) and `replace` is False.
         OSError: the system does not let it be written; `filename` is set.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +100,12 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replac
 
 @contextmanager
 def naming(path: Path, probed: Path) -> Iterator[None]:
-    """Let an OSError out of the block name the file or folder that was to be written.
+    """Make an OSError raised in the block name the file or folder being written.
 
     Args:
-        path: its name, for errors that name a temporary file or none: the system names no file where a write fails.
-        probed: the folder being written to. Where a library hides the system's reason behind an error of its own, a
-            small file is written there: if that fails too, its OSError is raised instead.
+        path: its name, for errors that name a temporary file or none; the system names no file when a write fails.
+        probed: the folder being written to. If a library raises its own error in place of an OSError, a small file is
+            written there as a probe; if that fails too, its OSError is raised instead.
     """
     try:
         yield
@@ -117,13 +117,13 @@ def naming(path: Path, probed: Path) -> Iterator[None]:
     except DopamineError:
         raise
     except Exception as error:
-        if (reason := _refusal(probed)) is not None:
-            raise OSError(reason.errno, os.strerror(reason.errno or errno.EIO), str(path)) from error
+        if (cause := _probe(probed)) is not None:
+            raise OSError(cause.errno, os.strerror(cause.errno or errno.EIO), str(path)) from error
         raise
 
 
-def _refusal(folder: Path) -> OSError | None:
-    """Why no file of 1 MiB can be written into a folder; None where it can."""
+def _probe(folder: Path) -> OSError | None:
+    """The error of writing a file of 1 MiB into a folder; None if that succeeds."""
     probe = _beside(folder / "probe")
     try:
         try:
@@ -137,13 +137,13 @@ def _refusal(folder: Path) -> OSError | None:
 
 @contextmanager
 def changing(root: Path, timeout_s: float = 600.0) -> Iterator[None]:
-    """Be the only one that changes the files of a folder: other threads, processes and machines wait for their turn.
+    """Lock a folder for changes: other threads, processes and machines wait.
 
-    First a change that was interrupted is completed or taken back. The lock is the kernel's: it ends with its process,
-    however that ends, and NFS passes it on to the server.
+    First completes or reverts an interrupted change. The kernel holds the lock: it is released when the process ends,
+    however it ends, and works over NFS.
 
     Raises:
-        BadInput: the folder cannot be locked, or others have been changing it for `timeout_s`.
+        BadInput: the folder cannot be locked, or stays locked by others for `timeout_s`.
     """
     deadline = time.monotonic() + timeout_s
     while (file := _lock(root)) is None:
@@ -155,13 +155,13 @@ def changing(root: Path, timeout_s: float = 600.0) -> Iterator[None]:
             _finish_replacing(root)
             yield
         finally:
-            (root / LOCK).unlink(missing_ok=True)  # while it is locked: nobody can lock another file of this name
+            (root / LOCK).unlink(missing_ok=True)  # before unlocking, so that nobody locks another file of this name
 
 
 def _lock(root: Path) -> IO[bytes] | None:
-    """Lock a folder; None where somebody else has locked it, or just gave it back."""
+    """Try to lock a folder; None if somebody else has locked it, or just released it."""
     try:
-        file = (root / LOCK).open("ab")  # NFS grants locks on files that are open for writing
+        file = (root / LOCK).open("ab")  # NFS only locks files that are open for writing
     except OSError as error:
         raise BadInput("folder", str(root), f"make it writable ({error.strerror})") from error
     try:
@@ -179,23 +179,23 @@ def _lock(root: Path) -> IO[bytes] | None:
 
 
 def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
-    """Let `fill` write files below a staging folder, then put each in the place of its namesake below `root`.
+    """Let `fill` write files into a staging folder, then replace the files of the same paths below `root`.
 
-    The caller is `changing` the folder. Killed before everything is staged, nothing has changed; killed after that,
-    the next `changing` does the rest, and `PENDING` is there until it has.
+    Call it inside `changing`. If the process is killed before staging is complete, nothing changes; if later, the next
+    `changing` completes the replacement, and `PENDING` exists until then.
     """
     stage = _beside(root / "staged")
     stage.mkdir()
     try:
         fill(stage)
-        stage.rename(root / PENDING)  # from here on it happens
+        stage.rename(root / PENDING)  # from here on the change is completed, even after a crash
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     _finish_replacing(root)
 
 
 def _finish_replacing(root: Path) -> None:
-    """Put the files in place that an interrupted `replace_together` had staged; remove what it had not staged whole."""
+    """Complete an interrupted `replace_together`; remove an incomplete staging folder."""
     for stage in root.glob(".staged.*"):
         if TEMPORARY.fullmatch(stage.name):
             shutil.rmtree(stage)
@@ -203,20 +203,20 @@ def _finish_replacing(root: Path) -> None:
     if not pending.exists():
         return
     for path in sorted(path for path in pending.rglob("*") if path.is_file()):
-        place = root / path.relative_to(pending)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(place)
+        target = root / path.relative_to(pending)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
     shutil.rmtree(pending)
 
 
 def write_json(path: Path, content: object) -> None:
-    """Write a JSON file, and the folders above it."""
+    """Write a JSON file; create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays to exactly `path`; given a name, numpy would append a suffix to it."""
+    """Write arrays to exactly `path`; numpy would append a suffix to a file name."""
     import numpy as np
 
     with path.open("wb") as file:
@@ -224,16 +224,16 @@ def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def fingerprint(depends_on: object) -> str:
-    """16 hexadecimal digits that change with the repr of an object (dataclasses, numbers, strings, tuples of these)."""
+    """16 hexadecimal digits that identify an object by its repr (dataclasses, numbers, strings, tuples of these)."""
     return hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]
 
 
 class JsonLines:
-    """A file of JSON lines that only grows. As a context manager it is closed at the end.
+    """An append-only file of JSON lines; also a context manager that closes it.
 
     Args:
-        path: the file; created where it is not there.
-        size: its bytes that count; what an interrupted process wrote behind them is cut off.
+        path: the file; created if missing.
+        size: valid bytes; anything that an interrupted process wrote after them is cut off.
     Raises:
         BadInput: the file is shorter.
     """
@@ -260,7 +260,7 @@ class JsonLines:
         self._file.flush()
 
     def sync(self) -> int:
-        """Wait until all lines are on the disk; returns the file's size in bytes."""
+        """Flush all lines to disk and return the file size in bytes."""
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 
@@ -270,7 +270,7 @@ class JsonLines:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all it holds. A link is removed itself; what it points to is left alone."""
+    """Remove a file, or a folder and its content. A link is removed, not its target."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -278,17 +278,16 @@ def remove(path: Path) -> None:
 
 
 def becomes(name: str) -> str | None:
-    """The name that a half-written file or folder would have got; None where the name is not a temporary one."""
+    """The final name of a temporary file or folder; None if the name is not a temporary one."""
     match = TEMPORARY.fullmatch(name)
     return f"{match[1]}{match[2] or ''}" if match else None
 
 
 def remove_leftovers(folder: Path, ours: Callable[[str], object]) -> None:
-    """Remove what killed processes left half-written directly in a folder. Nobody may be writing there.
+    """Remove the incomplete files and folders that killed processes left in a folder. Nobody may be writing there.
 
     Args:
-        ours: whether a file or folder of this name is one that we write there; anything else is left alone, whatever it
-            is called.
+        ours: whether we write a file or folder of this name there; all others are kept.
     """
     for path in sorted(folder.iterdir()):
         name = becomes(path.name)

@@ -1,8 +1,8 @@
-"""The contracts. Whoever has read this page and `types.py` knows the system.
+"""The contracts. Read this file and `types.py` to know the system.
 
-Frames leave an actor as a ScoreRequest, an Engine turns pictures into hops, a ProgressScorer asks it the three
-perspectives, a RewardClient carries requests there and back, and the core folds the hops into progress and shapes the
-reward. Everything here is plain Python; Ray appears only in the files that put these objects into processes.
+An actor sends frames as a ScoreRequest through a RewardClient. A ProgressScorer asks an Engine for the hops of the
+three perspectives. The core folds the hops into progress and shapes the reward. Everything here is plain Python; Ray
+appears only in the files that put these objects into processes.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 
 
 OnProgress = Callable[[str, bool], None]
-"""Is told how far something long has come: a line for a person, and whether it matters even if one was shown a moment ago."""
+"""Reports progress of a long operation: one line of text, and whether it must be printed (others may be throttled)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question to the model: two references, V BEFORE views, V AFTER views, by index into a shared table of pictures.
+    """One prompt to the model: two references, V BEFORE views and V AFTER views, as indices into a shared list of
+    images.
 
     Args:
         instruction: the task in words.
@@ -44,43 +45,43 @@ class Prompt:
         """The 2 + 2V indices in the order of the contract: START, END, BEFORE views, AFTER views."""
         return (*self.references, *self.before, *self.after)
 
-    def moved(self, place: Mapping[int, int]) -> Prompt:
-        """The same question about another table, in which picture i of this one lies at `place[i]`."""
+    def reindexed(self, index_of: Mapping[int, int]) -> Prompt:
+        """The same prompt about another list of images, in which image i has the index `index_of[i]`."""
         start, end = self.references
-        before, after = (tuple(place[index] for index in views) for views in (self.before, self.after))
-        return Prompt(self.instruction, (place[start], place[end]), before, after)
+        before, after = (tuple(index_of[index] for index in views) for views in (self.before, self.after))
+        return Prompt(self.instruction, (index_of[start], index_of[end]), before, after)
 
 
 class Engine(Protocol):
-    """Runs the reward model's forward pass. Each picture is given once, however many prompts name it."""
+    """Runs the reward model's forward pass. Each image is passed once, however many prompts use it."""
 
     @property
     def model_version(self) -> str:
-        """Content name of the weights: the same weights have the same version on every machine."""
+        """Version computed from the weights' content: equal weights have the same version on every machine."""
 
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
-        """Answer N prompts about M pictures (uint8 [H, W, 3] each).
+        """Answer N prompts about M images (uint8 [H, W, 3] each).
 
-        An unreadable answer comes back marked invalid. Raises only where no prompt could be answered at all.
+        An unreadable answer is returned as invalid. Raises only if no prompt could be answered at all.
         """
 
 
 class ProgressScorer(Protocol):
-    """Answers requests: three perspectives a frame, one reply a request, in the order asked."""
+    """Answers requests: three perspectives per frame, one reply per request, in the same order."""
 
     @property
     def model_version(self) -> str:
         """The version behind every reply."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
-        """Score a batch. Raises VersionUnavailable where a request wants another version than the engine's."""
+        """Score a batch. Raises VersionUnavailable if a request requires another version than the engine's."""
 
 
 class PendingScore(Protocol):
-    """A request under way."""
+    """A submitted request."""
 
     def result(self, timeout_s: float) -> ScoreReply:
-        """Wait for the reply, retrying a lost replica within the time given.
+        """Wait for the reply; retry within the timeout if a replica is lost.
 
         Raises: ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
         """
@@ -95,14 +96,14 @@ class RewardClient(Protocol):
     """Carries requests to a reward service. `submit` never waits for the model."""
 
     def model_version(self, timeout_s: float) -> str:
-        """The version that is being served now. Raises ScoringTimeout or ServiceUnavailable."""
+        """The version being served. Raises ScoringTimeout or ServiceUnavailable."""
 
     def submit(self, request: ScoreRequest) -> PendingScore:
-        """Send a request and return at once."""
+        """Send a request without waiting for the reply."""
 
 
 class Expert(Protocol):
-    """A scripted policy that solves a task from the simulator's true state, with named stages."""
+    """A scripted policy with named stages that solves a task from the simulator's true state."""
 
     stages: tuple[str, ...]
 
@@ -114,24 +115,24 @@ class Expert(Protocol):
 
     @property
     def stage(self) -> int:
-        """Index into `stages` of what is being done; it never decreases in a successful episode."""
+        """Index into `stages` of the current stage; never decreases in a successful episode."""
 
 
 class EpisodeSource(Protocol):
-    """Recorded episodes of one format: listed without decoding a picture, so that there may be any number of them."""
+    """Recorded episodes of one format. Listing them decodes no video, so there may be any number of them."""
 
     def episodes(self) -> Sequence[EpisodeInfo]:
-        """All of them, by name. Raises EpisodeError, naming episode, file and field."""
+        """All episodes, sorted by name. Raises EpisodeError, naming episode, file and field."""
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
-        """Decode some frames of one episode: uint8 [F, V, H, W, 3].
+        """Decode frames of one episode: uint8 [F, V, H, W, 3].
 
         Args:
             episode_id: one of those listed.
             frame_ids: int64 [F], strictly increasing.
-            size: (height, width) to scale pictures to; None keeps them as they are.
+            size: (height, width) to resize to; None keeps the recorded size.
         Raises:
-            EpisodeError: a frame is not there, or a video cannot be decoded.
+            EpisodeError: a frame does not exist, or a video cannot be decoded.
         """

@@ -1,7 +1,7 @@
-"""How far a reward model, or a policy, can be trusted: functions of arrays of hops, progress and outcomes.
+"""Metrics of reward models and policies: functions of arrays of hops, progress and outcomes.
 
-Rank correlation with time alone is gameable (all hops above 0 gives VOC+ = 1), so nothing here is reported alone.
-An unreadable hop is NaN; each function says whether it holds or refuses it.
+Rank correlation with time alone is easy to game (all hops above 0 give VOC+ = 1), so never report one metric alone.
+An unreadable hop is NaN; each function documents how it treats NaN.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dopamine_rl.progress import HOP_BINS, Floats, apply_hop, check_interval, ho
 from dopamine_rl.types import Rate
 
 MIN_POINTS = 8
-"""Fewer points than this make a rank correlation with time meaningless."""
+"""Fewest points for a meaningful rank correlation with time."""
 
 EpisodeOutcome = Literal["success", "partial", "failure"]
 OUTCOMES: tuple[EpisodeOutcome, ...] = get_args(EpisodeOutcome)
@@ -26,7 +26,7 @@ OUTCOMES: tuple[EpisodeOutcome, ...] = get_args(EpisodeOutcome)
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A figure with its interval at 95 %; NaN where nothing can be said."""
+    """A metric with its 95 % interval; NaN if undefined."""
 
     value: float
     low: float
@@ -34,31 +34,35 @@ class Interval:
 
 
 def voc_plus(hops: ArrayLike) -> float:
-    """Return VOC+: Spearman correlation of time with the incremental chain from 0; a constant curve counts 0.
+    """Return VOC+: Spearman correlation of time with the incremental chain from 0; 0 for a constant curve.
 
     Args:
-        hops: float [n], hop from frame i to frame i + 1 for i = 0 … n − 1; NaN holds the chain.
+        hops: float [n], hop from frame i to frame i + 1 for i = 0 … n − 1; at NaN the chain holds its value.
     Raises:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation.
     """
-    return _time_correlation(chain(_enough(hops), 0.0))
+    return _time_correlation(chain(_check_length(hops), 0.0))
 
 
 def voc_minus(swapped_hops: ArrayLike) -> float:
-    """Return VOC−: as VOC+ with BEFORE and AFTER swapped, processed from the end in a chain from 1; ideally +1.
+    """Return VOC−: like VOC+ with BEFORE and AFTER swapped, chained backwards from 1 at the end; ideally +1.
 
     Args:
-        swapped_hops: float [n], hop from frame i + 1 back to frame i for i = 0 … n − 1, in order of time; NaN holds.
+        swapped_hops: float [n], hop from frame i + 1 back to frame i for i = 0 … n − 1, in time order; NaN holds.
     Raises:
         BadInput: fewer than 8 points (n + 1), or a hop outside [−1, 1].
     Source: arXiv:2512.23703, value-order correlation of the reversed video.
     """
-    return _time_correlation(chain(_enough(swapped_hops)[::-1], 1.0)[::-1])
+    return _time_correlation(chain(_check_length(swapped_hops)[::-1], 1.0)[::-1])
 
 
 def chain(hops: ArrayLike, start: float) -> Floats:
-    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds. Raises BadInput outside [−1, 1]."""
+    """Return the n + 1 values of the incremental chain of n hops from `start`; NaN holds the value.
+
+    Raises:
+        BadInput: a hop outside [−1, 1].
+    """
     steps = np.asarray(hops, np.float64)
     check_interval("hops", steps[~np.isnan(steps)], -1.0, 1.0)
     values = [start]
@@ -68,7 +72,7 @@ def chain(hops: ArrayLike, start: float) -> Floats:
 
 
 def spearman(a: ArrayLike, b: ArrayLike) -> float:
-    """Return Spearman's rank correlation of [n] and [n]; ties share their mean rank; 0 where either is constant."""
+    """Return Spearman's rank correlation of [n] and [n]; ties share their mean rank; 0 if either is constant."""
     x, y = _same_length(a, b)
     x, y = _ranks(x) - (len(x) + 1) / 2, _ranks(y) - (len(y) + 1) / 2
     scale = np.sqrt((x @ x) * (y @ y))
@@ -76,13 +80,13 @@ def spearman(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
-    """Return Kendall's τ-b of float [n] and [n], in [−1, 1]; 0 where either is constant, NaN where a value is NaN."""
-    from scipy.stats import kendalltau  # takes a second, and whoever imports this module may not need it
+    """Return Kendall's τ-b of float [n] and [n], in [−1, 1]; 0 if either is constant, NaN if any value is NaN."""
+    from scipy.stats import kendalltau  # takes a second to import, and few users of this module need it
 
     x, y = _same_length(a, b)
     if x.min() == x.max() or y.min() == y.max():
         return 0.0
-    # No p-value is wanted: the exact one of a long curve is slow, the asymptotic one of two points divides by zero.
+    # The p-value is not used: the exact one is slow for long curves, the asymptotic one divides by zero for two points.
     method = "asymptotic" if len(x) > 2 else "exact"
     return float(np.clip(kendalltau(x, y, method=method).statistic, -1.0, 1.0))
 
@@ -93,10 +97,10 @@ def hop_mae_by_bin(
     """Return the mean absolute error of predicted hops in each bin of the true hop.
 
     Args:
-        predicted: float [N] in [−1, 1]; NaN (unreadable) is left out.
+        predicted: float [N] in [−1, 1]; NaN (unreadable) is skipped.
         truth: float [N] in [−1, 1].
     Returns:
-        float64 [bins], NaN where a bin is empty, and the number of pairs int64 [bins] behind each.
+        float64 [bins], NaN for an empty bin, and the number of pairs int64 [bins] in each.
     Raises:
         BadInput: lengths differ, a value outside [−1, 1].
     """
@@ -110,21 +114,9 @@ def hop_mae_by_bin(
 
 
 def progress_mae(predicted: ArrayLike, truth: ArrayLike) -> float:
-    """Return the mean absolute error of progress, float [T] and [T] in [0, 1]. Raises BadInput where they are not."""
+    """Return the mean absolute error of progress, float [T] and [T] in [0, 1]. Raises BadInput otherwise."""
     predicted, truth = _same_length(predicted, truth)
     return float(np.mean(np.abs(check_interval("predicted", predicted) - check_interval("truth", truth))))
-
-
-def false_progress(hops: ArrayLike, tolerance: float) -> Rate:
-    """Return how often a hop above `tolerance` is claimed where nothing was gained (pairs whose true hop is 0).
-
-    Args:
-        hops: float [N] in [−1, 1]; leave unreadable answers out and count them apart.
-    Raises:
-        BadInput: no pair, or a hop that is not finite.
-    """
-    claimed = check_interval("hops", hops, -1.0, 1.0) > tolerance
-    return wilson(int(claimed.sum()), claimed.size)
 
 
 def false_success(final_progress: ArrayLike, threshold: float) -> Rate:
@@ -133,14 +125,14 @@ def false_success(final_progress: ArrayLike, threshold: float) -> Rate:
     Raises:
         BadInput: no episode, or a progress outside [0, 1].
     """
-    claimed = check_interval("final_progress", final_progress) >= threshold
-    return wilson(int(claimed.sum()), claimed.size)
+    is_claimed = check_interval("final_progress", final_progress) >= threshold
+    return wilson(int(is_claimed.sum()), is_claimed.size)
 
 
 def outcome(progress: ArrayLike) -> EpisodeOutcome:
-    """Return what a finished episode's progress curve, float [T] in [0, 1], says about its outcome.
+    """Classify a finished episode by its progress curve, float [T] in [0, 1].
 
-    The mean is that of the curve's last third, ceil(T / 3) points.
+    The mean is taken over the last third of the curve, ceil(T / 3) points.
 
     Raises:
         BadInput: an empty curve, or a value outside [0, 1].
@@ -156,11 +148,11 @@ def outcome(progress: ArrayLike) -> EpisodeOutcome:
 
 
 def true_outcome(success: bool, final_progress: float, stages: int) -> EpisodeOutcome:
-    """Return how an episode truly ended, by the stage that it had reached in the end.
+    """Return the true outcome of an episode, by the stage it had reached at its end.
 
-    Every stage of a demonstration is an equal share of its progress (Eq. 1), so the first of N is done at 1/N. A failure
-    is partial where at least the first stage is done when it ends. What was reached and lost again does not count, as
-    `outcome` judges by the end too; a task of one stage knows no partial success.
+    Every stage of a demonstration is an equal share of its progress (Eq. 1), so the first of N is done at 1/N. A
+    failure is partial if at least the first stage is done when it ends. Progress that was lost again does not count,
+    since `outcome` looks at the end too. A task with one stage has no partial success.
 
     Args:
         success: the task was solved.
@@ -173,7 +165,7 @@ def true_outcome(success: bool, final_progress: float, stages: int) -> EpisodeOu
 
 
 def confusion(predicted: Sequence[EpisodeOutcome], truth: Sequence[EpisodeOutcome]) -> NDArray[np.int64]:
-    """Return how often each true outcome (row) was taken for each (column), int64 [3, 3] in the order of `OUTCOMES`.
+    """Return the confusion matrix int64 [3, 3]: rows are true, columns predicted outcomes, in the order of `OUTCOMES`.
 
     Raises:
         BadInput: lengths differ.
@@ -181,13 +173,13 @@ def confusion(predicted: Sequence[EpisodeOutcome], truth: Sequence[EpisodeOutcom
     if len(predicted) != len(truth):
         raise BadInput("predicted", len(predicted), f"give one outcome for each of {len(truth)} episodes")
     counts = np.zeros((len(OUTCOMES), len(OUTCOMES)), np.int64)
-    for said, was in zip(predicted, truth, strict=True):
-        counts[OUTCOMES.index(was), OUTCOMES.index(said)] += 1
+    for predicted_outcome, actual in zip(predicted, truth, strict=True):
+        counts[OUTCOMES.index(actual), OUTCOMES.index(predicted_outcome)] += 1
     return counts
 
 
 def auc(successes: ArrayLike, failures: ArrayLike) -> float:
-    """Return the chance that a success ends higher than a failure, ties counting half: 1 separates, 0.5 is blind.
+    """Return the ROC AUC: the probability that a success ends higher than a failure, ties counting half.
 
     Args:
         successes, failures: final progress of each episode, float [S] and [F].
@@ -206,32 +198,32 @@ def wilson(successes: int, n: int, z: float = 1.959963984540054) -> Rate:
     """Return a rate with its Wilson score interval.
 
     Args:
-        successes, n: how many of how many.
+        successes, n: number of successes and of trials.
         z: normal quantile; the default gives 95 %.
     Raises:
-        BadInput: n is 0 (no trial is no rate), or successes lies outside 0 … n.
+        BadInput: n is 0, or successes lies outside 0 … n.
     Source: Wilson, Journal of the American Statistical Association 22 (1927).
     """
     if n < 1:
-        raise BadInput("n", n, "run at least one trial before stating a rate")
+        raise BadInput("n", n, "run at least one trial")
     if not 0 <= successes <= n:
         raise BadInput("successes", successes, f"give a count in 0 … {n}")
     p, scale = successes / n, 1.0 + z * z / n
     center = (p + z * z / (2 * n)) / scale
     half = z / scale * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     low, high = max(0.0, float(center - half)), min(1.0, float(center + half))
-    return Rate(mean=p, low=min(low, p), high=max(high, p), n=n)  # rounding may put an end of 0 or 1 beyond the mean
+    return Rate(mean=p, low=min(low, p), high=max(high, p), n=n)  # at 0 and 1 rounding may put an end beyond the mean
 
 
 def paired_difference(after: Sequence[bool], before: Sequence[bool], z: float = 1.959963984540054) -> Rate:
     """Return the difference of two success rates on the same trials, with its interval.
 
     Args:
-        after, before: one outcome a trial, [n] each; trial i of both had the same start.
+        after, before: one outcome per trial, [n] each; trial i starts the same way in both.
         z: normal quantile; the default gives 95 %.
     Returns:
-        mean after − before, and an interval that counts half a trial more of each of the four kinds of pair, so that it
-        also holds where few pairs differ. All in [−1, 1].
+        mean after − before with its interval, all in [−1, 1]. The interval adds half a trial to each of the four kinds
+        of pair, so it is also valid if few pairs differ.
     Raises:
         BadInput: no trial, or different numbers of them.
     Source: Agresti and Min, Statistics in Medicine 24 (2005), adjusted Wald interval for matched pairs.
@@ -257,14 +249,14 @@ def bootstrap(
 ) -> list[Interval]:
     """Return K statistics of N independent units (episodes) with percentile bootstrap intervals.
 
-    Units are drawn again within their stratum, so that every resample holds as many successes and failures as the data.
-    A statistic at the end of its range (an AUC of 1) gets an interval of no width: it says nothing of unseen units.
+    Units are resampled within their stratum, so every resample has as many successes and failures as the data. A
+    statistic at the end of its range (an AUC of 1) gets an interval of width 0, which says nothing about unseen units.
 
     Args:
-        statistics: gets N unit indices, int64 [N], and returns K numbers; NaN where it cannot say, which is left out.
-        strata: N numbers of the units' strata.
-        resamples: how many.
-        seed: of the draws.
+        statistics: maps N unit indices, int64 [N], to K numbers; NaN (undefined) is skipped.
+        strata: N stratum numbers, one per unit.
+        resamples: number of resamples.
+        seed: of the resampling.
         level: share of resamples inside the interval.
     Raises:
         BadInput: no unit.
@@ -280,16 +272,16 @@ def bootstrap(
     )
     intervals = []
     for value, column in zip(values, drawn.T, strict=True):
-        known = column[~np.isnan(column)]
-        ends = np.quantile(known, [(1 - level) / 2, (1 + level) / 2]) if len(known) else (np.nan, np.nan)
+        defined = column[~np.isnan(column)]
+        ends = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if len(defined) else (np.nan, np.nan)
         intervals.append(Interval(float(value), float(ends[0]), float(ends[1])))
     return intervals
 
 
-def _enough(hops: ArrayLike) -> Floats:
+def _check_length(hops: ArrayLike) -> Floats:
     steps = np.asarray(hops, np.float64)
     if steps.ndim != 1 or len(steps) + 1 < MIN_POINTS:
-        raise BadInput("hops", steps.shape, f"give [n] with n ≥ {MIN_POINTS - 1}: {MIN_POINTS} points an episode")
+        raise BadInput("hops", steps.shape, f"give [n] with n ≥ {MIN_POINTS - 1}: {MIN_POINTS} points per episode")
     return steps
 
 

@@ -1,4 +1,4 @@
-"""The trained actor as numpy in, numpy out: what evaluation and robots run, without RLlib or torch."""
+"""The trained policy in numpy, as evaluation and robots run it, without RLlib or torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically
 
 PolicyState = dict[str, NDArray[np.float32]]
-"""`actor.*` and, for a residual, `base.*` and `residual_scale`; the names of networks.Policy's state."""
+"""`actor.*` and, for a residual policy, `base.*` and `residual_scale`; names as in the state of networks.Policy."""
 
 
 class DeterministicPolicy:
     """The mean action of a policy.
 
     Args:
-        state: arrays of a `Policy` with `residual_scale` beside them where there is a base.
+        state: arrays of a `Policy`; with a base also `residual_scale`.
     """
 
     def __init__(self, state: Mapping[str, NDArray[np.float32]]) -> None:
@@ -41,7 +41,7 @@ class DeterministicPolicy:
         """Actions float32 [..., A] in [−1, 1] for observations float32 [..., D].
 
         Raises:
-            BadInput: another observation size.
+            BadInput: wrong observation size.
         """
         action = np.tanh(self._actor(observations))
         if self._base is None:
@@ -69,15 +69,15 @@ class _Actor:
 
 def hidden_widths(state: Mapping[str, NDArray[np.float32]], prefix: str = "actor") -> tuple[int, ...]:
     """Widths of the layers of a saved policy's network."""
-    found = [name for name in state if name.startswith(f"{prefix}.layers.") and name.endswith(".bias")]
-    return tuple(len(state[f"{prefix}.layers.{index}.bias"]) for index in range(len(found)))
+    biases = [name for name in state if name.startswith(f"{prefix}.layers.") and name.endswith(".bias")]
+    return tuple(len(state[f"{prefix}.layers.{index}.bias"]) for index in range(len(biases)))
 
 
 def save_policy(path: Path, state: PolicyState) -> None:
-    """Write a policy as safetensors; the file is whole or the old one stays.
+    """Write a policy as safetensors, atomically.
 
     Raises:
-        BadInput: an array holds a value that is not finite.
+        BadInput: an array has a non-finite value.
     """
     arrays = {name: np.array(values, np.float32, order="C") for name, values in state.items()}
     for name, values in arrays.items():
@@ -90,11 +90,11 @@ def load_policy(path: Path) -> PolicyState:
     """Read the arrays written by `save_policy`.
 
     Raises:
-        CheckpointError: the file is missing, is not a policy, or holds a value that is not finite.
+        CheckpointError: the file is missing, is not a policy, or has a non-finite value.
     """
     try:
         state = load_file(path)
-    except Exception as error:  # safetensors raises its own untyped errors beside OSError
+    except Exception as error:  # safetensors raises errors of its own besides OSError
         raise CheckpointError(f"{path} is no policy file: {error}") from error
     if "actor.mean.weight" not in state:
         raise CheckpointError(f"{path} holds no actor; write it with save_policy")

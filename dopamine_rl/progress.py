@@ -1,6 +1,6 @@
-"""Hops and progress: the model's normalised answers, and how they add up to how far along the task is.
+"""Hops (the model's normalised answers) and their fusion into task progress.
 
-Everything works on numpy arrays of any broadcastable shape and computes in float64.
+All functions take numpy arrays of any broadcastable shape and compute in float64.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dopamine_rl.types import FoldedProgress, FusionConfig, ScoreReply, ScoreReq
 Floats = NDArray[np.float64]
 
 HOP_BINS = 25
-"""Uniform bins on [−1, 1] in which hops are balanced and their errors reported."""
+"""Uniform bins on [−1, 1] for balancing hops and reporting their errors."""
 
 LOW_WEIGHT = 0.1
-"""Weights of new evidence below this are counted: there consistency fusion all but freezes progress."""
+"""Frames whose consistency weight is below this are counted: they almost freeze progress."""
 
 ROUNDING = 1e-5
-"""How far outside its interval a value may lie and still count as float32 rounding; it is clipped."""
+"""Values outside their interval by at most this much (float32 rounding) are clipped instead of refused."""
 
 
 def check_interval(field: str, values: ArrayLike, low: float = 0.0, high: float = 1.0) -> Floats:
     """Return `values` as float64 clipped to [low, high].
 
     Raises:
-        BadInput: a value is not finite, or further outside than float32 rounding explains.
+        BadInput: a value is not finite, or outside by more than float32 rounding.
     """
     array = np.asarray(values, np.float64)
     if not np.all((array >= low - ROUNDING) & (array <= high + ROUNDING)):
@@ -39,10 +39,11 @@ def check_interval(field: str, values: ArrayLike, low: float = 0.0, high: float 
 
 
 def hop(before: ArrayLike, after: ArrayLike) -> Floats:
-    """Return the hop from one progress to another: the share of what remained, or minus the share of what was covered.
+    """Return the hop from one progress to another: gain as a share of the remaining, loss as a share of the covered
+    part.
 
     Args:
-        before, after: progress in [0, 1], shapes that broadcast.
+        before, after: progress in [0, 1], broadcastable shapes.
     Returns:
         float64 in [−1, 1]; 0/0 is 0.
     Raises:
@@ -56,7 +57,7 @@ def hop(before: ArrayLike, after: ArrayLike) -> Floats:
 
 
 def apply_hop(progress: ArrayLike, hop: ArrayLike) -> Floats:
-    """Return the progress that a hop leads to; the inverse of `hop` in its second argument.
+    """Return the progress after a hop; the inverse of `hop` in its second argument.
 
     Args:
         progress: in [0, 1].
@@ -72,7 +73,7 @@ def apply_hop(progress: ArrayLike, hop: ArrayLike) -> Floats:
 
 
 def split_hop(hop: ArrayLike) -> tuple[Floats, Floats]:
-    """Return (H⁺, H⁻) of certain hops: what E[H⁺] and E[H⁻] are where the model answers with one number."""
+    """Return (H⁺, H⁻) of hops: E[H⁺] and E[H⁻] when the model answers with one number."""
     checked = check_interval("hop", hop, -1.0, 1.0)
     return np.maximum(checked, 0.0), np.maximum(-checked, 0.0)
 
@@ -80,7 +81,7 @@ def split_hop(hop: ArrayLike) -> tuple[Floats, Floats]:
 def apply_distribution(progress: ArrayLike, gain: ArrayLike, loss: ArrayLike) -> Floats:
     """Return the expected progress after an uncertain hop: Φ + (1 − Φ) E[H⁺] − Φ E[H⁻].
 
-    The expected hop alone would not do: the inverse of a hop has a kink at 0.
+    The expected hop alone is not enough, because the inverse of a hop has a kink at 0.
 
     Args:
         progress: Φ in [0, 1].
@@ -93,12 +94,12 @@ def apply_distribution(progress: ArrayLike, gain: ArrayLike, loss: ArrayLike) ->
     """
     progress = check_interval("progress", progress)
     gain, loss = check_interval("gain", gain), check_interval("loss", loss)
-    # The clip removes the last bit that rounding may put outside.
+    # Rounding may exceed the interval by one bit.
     return np.clip(progress + (1.0 - progress) * gain - progress * loss, 0.0, 1.0)
 
 
 def forward_progress(gain: ArrayLike, loss: ArrayLike) -> Floats:
-    """Return progress seen from the first frame: the expected hop, clamped to [0, 1].
+    """Return progress relative to the first frame: the expected hop, clamped to [0, 1].
 
     Source: arXiv:2512.23703, Eq. 6. Differs: clamped, as the paper's proof of boundedness covers only Φ_I.
     """
@@ -106,7 +107,7 @@ def forward_progress(gain: ArrayLike, loss: ArrayLike) -> Floats:
 
 
 def backward_progress(gain: ArrayLike, loss: ArrayLike) -> Floats:
-    """Return progress seen from the goal: 1 plus the expected hop, clamped to [0, 1].
+    """Return progress relative to the goal: 1 plus the expected hop, clamped to [0, 1].
 
     Source: arXiv:2512.23703, Eq. 7. Differs: clamped.
     """
@@ -119,17 +120,17 @@ def mean_fusion(incremental: ArrayLike, forward: ArrayLike, backward: ArrayLike)
 
 
 def consistency_weight(forward: ArrayLike, backward: ArrayLike, alpha: float, epsilon: float) -> Floats:
-    """Return how far the two anchored perspectives are to be trusted: w = exp(−α Δ²), in [0, 1].
+    """Return the weight of the two anchored perspectives by their agreement: w = exp(−α Δ²), in [0, 1].
 
-    Near Φ̄ = 0.1 a gap of 0.05 already gives w = 0.007 at α = 20 and so freezes progress: report how often w < 0.1.
+    Near Φ̄ = 0.1 a gap of 0.05 already gives w = 0.007 at α = 20, which freezes progress: report how often w < 0.1.
 
     Args:
         forward, backward: Φ_F and Φ_B in [0, 1].
         alpha: sharpness, at least 0.
-        epsilon: added to the mean of the two in the denominator of Δ, above 0.
+        epsilon: added to the mean of the two in the denominator of Δ; above 0.
     Raises:
         BadInput: alpha or epsilon out of range.
-    Source: arXiv:2512.23703, Eq. 9-10; ε is unstated there.
+    Source: arXiv:2512.23703, Eq. 9-10; the paper does not state ε.
     """
     if not (math.isfinite(alpha) and alpha >= 0):
         raise BadInput("fusion.alpha", alpha, "give a finite number of at least 0; the paper uses 20")
@@ -143,7 +144,7 @@ def consistency_weight(forward: ArrayLike, backward: ArrayLike, alpha: float, ep
 def consistency_fusion(
     progress: ArrayLike, incremental: ArrayLike, forward: ArrayLike, backward: ArrayLike, weight: ArrayLike
 ) -> Floats:
-    """Return Φ* = (1 − w) Φ*_before + w (Φ̄ + Φ_I) / 2: convex, so bounded.
+    """Return Φ* = (1 − w) Φ*_before + w (Φ̄ + Φ_I) / 2: a convex combination, so bounded.
 
     Args:
         progress: Φ* before, in [0, 1].
@@ -157,12 +158,12 @@ def consistency_fusion(
 
 @dataclass(frozen=True, slots=True)
 class FoldState:
-    """Where a fold stands, so that fragments of one episode can be folded one after the other.
+    """The state of folding, so that the fragments of an episode can be folded one after the other.
 
     Args:
         progress: fused Φ* of the last frame, in [0, 1]; 0 at the start of an episode.
         incremental: Φ_I of the last frame, in [0, 1]; 0 at the start of an episode.
-        forward, backward: Φ_F and Φ_B of the last frame, in [0, 1]; None, where nobody knows them, stands for `progress`.
+        forward, backward: Φ_F and Φ_B of the last frame, in [0, 1]; None (unknown) means `progress`.
     Raises:
         BadInput: a value lies outside [0, 1].
     """
@@ -181,18 +182,18 @@ class FoldState:
 def fold(
     state: FoldState, gain: ArrayLike, loss: ArrayLike, valid: ArrayLike, fusion: FusionConfig
 ) -> tuple[FoldedProgress, FoldState]:
-    """Fold the hops of T frames into progress, in order of time.
+    """Fold the hops of T frames into progress, in time order.
 
-    Where a frame is invalid everything holds its last value; leaving one perspective out of the mean would make it
-    jump. Before the fragment's first valid frame all hold what `state` says.
+    At an invalid frame all values are held, because leaving one perspective out of the mean would make it jump. Before
+    the first valid frame the values of `state` are held.
 
     Args:
-        state: where the fold stands before the first frame.
+        state: before the first frame.
         gain, loss: float [T, 3], E[H⁺] and E[H⁻] in the order of `PERSPECTIVES`; ignored where invalid.
-        valid: bool [T], all three answers of the frame could be read.
-        fusion: which rule, and what the incremental perspective adds its hop to.
+        valid: bool [T], all three answers of the frame are readable.
+        fusion: the rule, and what the incremental hop is applied to.
     Returns:
-        progress after each frame, and the state after the last one. Folding in pieces gives the same bits.
+        progress after each frame, and the state after the last one. Folding in pieces gives identical bits.
     Raises:
         BadInput: shapes differ, or a value marked valid is not finite or outside [0, 1].
     Source: arXiv:2512.23703, Eq. 4-11. Differs: invalid answers hold Φ*.
@@ -205,7 +206,7 @@ def fold(
         weight = np.ones(len(valid))
     progress, incremental = state.progress, state.incremental
     rows = np.empty((len(valid), 4))  # the three perspectives, then their fusion
-    anchored = [progress if held is None else held for held in (state.forward, state.backward)]
+    anchored = [progress if value is None else value for value in (state.forward, state.backward)]
     last = np.array([incremental, *anchored, progress])
     for t in range(len(valid)):
         if valid[t]:
@@ -228,16 +229,16 @@ def fold(
 
 
 def fold_reply(request: ScoreRequest, reply: ScoreReply) -> FoldedProgress:
-    """Fold the answer to a whole fragment from the request's starting progress.
+    """Fold the reply for a whole fragment from the request's start progress.
 
-    The perspectives start where the request says; where it does not, all start at its progress, which `chain="own"` only
-    allows at the start of an episode.
+    The perspectives start at `request.start_perspectives`; if omitted, all start at its progress, which `chain="own"`
+    only allows at the start of an episode.
 
     Raises:
-        BadInput: the request carries no starting progress; the reply has another number of frames or bad values.
+        BadInput: the request has no start progress; the reply has another number of frames or invalid values.
     """
     if request.start_progress is None:
-        raise BadInput("request.start_progress", None, "give Φ* of the previous frame, or fold where it is known")
+        raise BadInput("request.start_progress", None, "give Φ* of the previous frame, or fold where it is available")
     if len(reply.reasons) != len(request.frames):
         raise BadInput("reply.reasons", len(reply.reasons), f"answer each of the {len(request.frames)} frames")
     start = request.start_progress
@@ -246,9 +247,9 @@ def fold_reply(request: ScoreRequest, reply: ScoreReply) -> FoldedProgress:
 
 
 def hop_bin(hop: ArrayLike, bins: int = HOP_BINS) -> NDArray[np.int64]:
-    """Return the index of each hop's bin, 0 … bins − 1, of `bins` uniform bins on [−1, 1].
+    """Return the index 0 … bins − 1 of each hop among `bins` uniform bins on [−1, 1].
 
-    A hop within rounding of an edge belongs to the upper bin, whether it is stored in 32 or 64 bits.
+    A hop within rounding of an edge belongs to the upper bin, in 32 as in 64 bits.
     """
     checked = check_interval("hop", hop, -1.0, 1.0)
     return np.minimum(((checked + 1.0) / 2.0 * bins + ROUNDING).astype(np.int64), bins - 1)

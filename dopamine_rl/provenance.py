@@ -1,4 +1,4 @@
-"""What made a result: the code, the packages and the machine. Plain Python; nothing heavy is imported to ask."""
+"""Provenance of a result: code, packages and machine. Plain Python, without heavy imports."""
 
 from __future__ import annotations
 
@@ -13,22 +13,24 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-"""The folder that holds our packages: a checkout, a job's copy of one, or site-packages."""
+"""The folder of our packages: a checkout, a job's copy of one, or site-packages."""
 SOURCES = ("dopamine_rl", "actors", "learner", "reward_service", "experiments")
 DISTRIBUTIONS = ("dopamine-rl", "ray", "torch", "transformers", "mani-skill", "numpy")
 DEADLINE_S = 10.0
-"""How long git, or the GPU's driver, is waited for."""
+"""Deadline for calls of git and of the GPU driver."""
 UNKNOWN = "unknown"
 
 
 @cache
 def code(root: Path = ROOT) -> dict[str, Any]:
-    """What the code is.
+    """The version of the code.
 
     Returns:
-        commit: of the checkout; "unknown" where there is none, as in a submitted job. dirty: whether our files differ
-        from it; None where that is unknown. sources: 16 hexadecimal digits that name the content of our files, with or
-        without git. packages: versions, python's too; None where a package is not installed.
+        commit: of the checkout; "unknown" without one, as in a submitted job. dirty: whether our files differ from it;
+            None
+        if unknown. sources: 16 hexadecimal digits that identify the content of our files, with or without git.
+            packages:
+        versions, including Python's; None for a package that is not installed.
     """
     commit, dirty = _commit(root)
     versions = {name: _version(name) for name in DISTRIBUTIONS} | {"python": platform.python_version()}
@@ -37,12 +39,12 @@ def code(root: Path = ROOT) -> dict[str, Any]:
 
 @cache
 def machine() -> dict[str, Any]:
-    """cpu (the model's name), cores, memory_gb and gpus (names; empty where there is none) of this machine."""
+    """cpu (the model's name), cores, memory_gb and gpus (names; may be empty) of this machine."""
     return {"cpu": _cpu(), "cores": os.cpu_count(), "memory_gb": _memory_gb(), "gpus": _gpus()}
 
 
 def provenance(**settings: Any) -> dict[str, Any]:
-    """`code()`, the machine, and what the caller adds: preset and seed, say. Ready for JSON."""
+    """`code()`, `machine()` and the caller's settings, such as preset and seed, as JSON values."""
     return {**code(), "machine": machine(), **settings}
 
 
@@ -56,7 +58,7 @@ def sources_digest(root: Path = ROOT) -> str:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """One line on how `code()` differs from an earlier one; None where it is the same."""
+    """One line on how `code()` differs from an earlier one; None if it does not."""
     parts = []
     if before.get("sources") != now["sources"]:
         parts.append(f"our code {_named(before)}, now {_named(now)}")
@@ -86,7 +88,7 @@ def _source_files(root: Path) -> Iterator[Path]:
 
 
 def _commit(root: Path) -> tuple[str, bool | None]:
-    # A .git further up belongs to another project: the packages may be installed inside somebody's checkout.
+    # A .git further up belongs to another project, into whose checkout the packages may be installed.
     if not (root / ".git").exists():
         return UNKNOWN, None
     commit = _run("git", "-C", str(root), "rev-parse", "HEAD")
@@ -95,13 +97,13 @@ def _commit(root: Path) -> tuple[str, bool | None]:
 
 
 def _run(*command: str) -> str | None:
-    """The output of a command; None where it fails or takes too long."""
+    """The output of a command; None if it fails or takes too long."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        done = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=True, env=environment)
+        process = subprocess.run(command, capture_output=True, timeout=DEADLINE_S, check=True, env=environment)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.decode(errors="replace").strip()
+    return process.stdout.decode(errors="replace").strip()
 
 
 def _version(distribution: str) -> str | None:
@@ -128,5 +130,5 @@ def _memory_gb() -> float | None:
 
 
 def _gpus() -> list[str]:
-    found = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
-    return [line.strip() for line in (found or "").splitlines() if line.strip()]
+    names = _run("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return [line.strip() for line in (names or "").splitlines() if line.strip()]

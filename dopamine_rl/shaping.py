@@ -1,7 +1,7 @@
-"""Potential-based shaping with a held potential, and the detector that turns progress into success.
+"""Potential-based shaping with a held potential, and success detection from progress.
 
 The potential of environment step t is the fused progress of the last frame scored at or before t. Every step is shaped,
-so shaping telescopes over any window for any stride, and never depends on an action before it shows in a scored frame.
+so shaping telescopes over any window and stride, and an action has no effect before a scored frame shows it.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ def held_potential(score_times: ArrayLike, progress: ArrayLike, T: int, start: f
     values = check_interval("progress", progress)
     if values.shape != times.shape:
         raise BadInput("progress", values.shape, f"give one value for each of the {len(times)} scored frames")
-    known = np.concatenate([[float(check_interval("start", start))], values])
-    return known[_frames_seen(times, T)].astype(np.float32)
+    potentials = np.concatenate([[float(check_interval("start", start))], values])
+    return potentials[_frames_scored(times, T)].astype(np.float32)
 
 
 def phase(score_times: ArrayLike, T: int, stride: int, start: int = 0) -> NDArray[np.float32]:
-    """Return how old the held potential is at each observation: environment steps since the last scored frame / stride.
+    """Return the age of the held potential at each observation: environment steps since the last scored frame / stride.
 
     Args:
         score_times: int [F], observation index (0 … T) of each scored frame, strictly increasing.
@@ -55,8 +55,8 @@ def phase(score_times: ArrayLike, T: int, stride: int, start: int = 0) -> NDArra
     if stride < 1:
         raise BadInput("stride", stride, "give at least 1 environment step")
     times = _check_times(score_times, T)
-    known = np.concatenate([[-start], times])
-    age = np.arange(T + 1) - known[_frames_seen(times, T)]
+    score_times_with_start = np.concatenate([[-start], times])
+    age = np.arange(T + 1) - score_times_with_start[_frames_scored(times, T)]
     if age.max() >= stride or start < 0:
         raise BadInput("score_times", times, f"score a frame at least every {stride} environment steps")
     return (age / stride).astype(np.float32)
@@ -65,8 +65,8 @@ def phase(score_times: ArrayLike, T: int, stride: int, start: int = 0) -> NDArra
 def next_potentials(potential: ArrayLike, terminated: bool) -> NDArray[np.float32]:
     """Return the potential after each step: shifted by one, and 0 after a step that ends the task.
 
-    Truncation is not termination: where time ran out, or a fragment was cut, the potential keeps its value and the
-    learner bootstraps.
+    Truncation is not termination: if time ran out, or a fragment was cut, the potential keeps its value and the learner
+    bootstraps.
 
     Args:
         potential: float [T + 1], `held_potential` of the fragment.
@@ -83,15 +83,15 @@ def next_potentials(potential: ArrayLike, terminated: bool) -> NDArray[np.float3
 def shaped_reward(
     task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, mode: RewardMode
 ) -> NDArray[np.float32]:
-    """Return the reward a learner is paid. The labeller writes it and replay recomputes it with this one function.
+    """Return the learner's reward. Both the labeller and replay compute it with this function.
 
-    Values are rounded to float32 first, as the columns store them, so both get the same bits.
+    Values are first rounded to float32, as the columns store them, so both get identical bits.
 
     Args:
         task_reward: from the task; any shape.
         potential, next_potential: held Φ before and after the step (0 after termination), same shape.
         gamma: the learner's discount in (0, 1]; γ^k where it acts in macro-steps of k environment steps.
-        mode: grm and oracle pay task + γΦ' − Φ, naive task + Φ' − Φ (the semantic trap), sparse the task alone.
+        mode: grm and oracle: task + γΦ' − Φ; naive: task + Φ' − Φ (the semantic trap); sparse: the task reward only.
     Returns:
         float32 of the same shape.
     Raises:
@@ -114,15 +114,15 @@ def shaped_reward(
 def n_step_shaping(
     task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, n: int, mode: RewardMode
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return the shaped n-step returns of a fragment, and how many steps each really spans.
+    """Return the shaped n-step returns of a fragment, and the number of steps that each spans.
 
-    In the modes grm and oracle entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t, to be bootstrapped with γ^m; the
-    m of a window cut by the fragment's end is what is left, not n.
+    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t; bootstrap with γ^m. At the end of
+    the fragment m is the number of remaining steps, not n.
 
     Args:
         task_reward, potential, next_potential: float [T], as for `shaped_reward`, of consecutive steps of one episode.
         gamma: discount of one environment step.
-        n: the longest window, in environment steps.
+        n: window in environment steps.
         mode: as for `shaped_reward`.
     Returns:
         float32 [T] returns and int64 [T] spans m = min(n, T − t).
@@ -143,14 +143,14 @@ def n_step_shaping(
 
 @dataclass(slots=True)
 class SuccessDetector:
-    """Says when progress has become success: at or above a threshold for some scored frames in a row.
+    """Detects success: progress at or above a threshold for several consecutive scored frames.
 
-    It fires once. It can fire again only after progress has fallen below a lower threshold, so that noise around the
-    upper one is not paid twice. A frame without a valid answer neither counts nor breaks the row.
+    It fires once. It fires again only after progress has fallen below a lower threshold, so that noise around the upper
+    one is not rewarded twice. An invalid frame neither counts nor interrupts the sequence.
 
     Args:
         threshold: progress that counts as success, in (0, 1]; fit it on held-out demonstrations.
-        rearm: progress below which it may fire again, below `threshold`.
+        rearm: progress below which it may fire again; less than `threshold`.
         frames: consecutive valid scored frames needed.
     Raises:
         BadInput: a field is out of range.
@@ -172,11 +172,11 @@ class SuccessDetector:
             raise BadInput("success.frames", self.frames, "give at least 1 scored frame")
 
     def reset(self) -> None:
-        """Begin an episode."""
+        """Start a new episode."""
         self._streak, self._armed = 0, True
 
     def update(self, progress: float, valid: bool = True) -> bool:
-        """Take the next scored frame's Φ*, in order of time; return True where the detector fires.
+        """Process Φ* of the next scored frame, in time order; return True when the detector fires.
 
         Raises:
             BadInput: a progress marked valid is not finite.
@@ -195,7 +195,7 @@ class SuccessDetector:
 
 
 def _check_times(score_times: ArrayLike, T: int) -> NDArray[np.int64]:
-    """Return the times as int64 [F]; BadInput unless they increase strictly within 0 … T."""
+    """Return the times as int64 [F]. Raises BadInput unless they are strictly increasing in 0 … T."""
     times = np.asarray(score_times)
     if times.size == 0:
         times = np.zeros(0, np.int64)
@@ -206,14 +206,14 @@ def _check_times(score_times: ArrayLike, T: int) -> NDArray[np.int64]:
     return times.astype(np.int64)
 
 
-def _frames_seen(times: NDArray[np.int64], T: int) -> NDArray[np.int64]:
+def _frames_scored(times: NDArray[np.int64], T: int) -> NDArray[np.int64]:
     """Return the number of frames scored at or before each observation 0 … T."""
     return np.searchsorted(times, np.arange(T + 1), side="right")
 
 
 def _float32(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    """Return the values rounded to float32, as float64; RLlib would take a NaN reward silently, so it stops here."""
-    with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused below
+    """Return the values rounded to float32, as float64. Refuses NaN, which RLlib would accept silently."""
+    with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused below
         array = np.asarray(values, np.float32).astype(np.float64)
     if not np.all(np.isfinite(array)):
         raise BadInput(name, array, "give finite values")

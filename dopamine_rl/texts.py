@@ -1,4 +1,4 @@
-"""Names that people gave to their files and tasks, as Markdown and terminals can show them."""
+"""User-given names (of files, tasks) made safe for Markdown and terminals."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w))")
 
 
 def one_line(text: str) -> str:
-    """Text without line breaks and control characters, which would break a table or steer the terminal."""
+    """Replace line breaks and control characters, which would break tables or control the terminal, by spaces."""
     return CONTROL.sub(" ", text)
 
 
 def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, also in a table."""
+    """Escape text so that Markdown shows it literally, also in a table."""
     return MARKDOWN.sub(r"\\\1", one_line(text))
 
 
 def code(text: str) -> str:
-    """Text as a code span of Markdown, also in a table: its fence is longer than any run of backticks in it."""
+    """Text as a Markdown code span, also in a table. The fence is longer than any run of backticks in the text."""
     line = one_line(text).replace("|", "∣")
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     space = " " if "`" in line else ""

@@ -16,13 +16,14 @@ from dopamine_rl.errors import BadInput, require
 
 Perspective = Literal["incremental", "forward", "backward"]
 PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
-"""Which comparison is asked: against the previous scored frame, the first one, the goal. The order of every P axis."""
+"""What a frame is compared with: the previous scored frame, the first frame, the goal. The order of every P axis."""
 
 RewardMode = Literal["grm", "sparse", "naive", "oracle"]
-"""grm: γΦ' − Φ from the GRM. naive: Φ' − Φ from the GRM (the semantic trap). oracle: simulator-true potential. sparse: none."""
+"""grm: γΦ' − Φ from the GRM. naive: Φ' − Φ from the GRM (the semantic trap). oracle: γΦ' − Φ from the simulator's true
+progress. sparse: no shaping."""
 
 Outcome = Literal["answered", "invalid", "late", "rejected"]
-"""What became of one scored frame that was asked for. asked = answered + invalid + late + rejected, always."""
+"""The outcome of one requested frame: asked = answered + invalid + late + rejected, always."""
 
 Views = NDArray[np.uint8]
 """All cameras at one instant: uint8 [V, H, W, 3], RGB."""
@@ -33,13 +34,13 @@ def check_views(field_name: str, frames: NDArray[np.uint8], ndim: int = 4) -> No
     if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
         raise BadInput(field_name, getattr(frames, "dtype", type(frames)), "give a numpy array of uint8 RGB pixels")
     if frames.ndim != ndim or frames.shape[-1] != 3 or 0 in frames.shape:
-        wanted = {3: "[H, W, 3]", 4: "[V, H, W, 3]", 5: "[T, V, H, W, 3]"}[ndim]
-        raise BadInput(field_name, frames.shape, f"give an array of shape {wanted} with no empty axis")
+        expected_shape = {3: "[H, W, 3]", 4: "[V, H, W, 3]", 5: "[T, V, H, W, 3]"}[ndim]
+        raise BadInput(field_name, frames.shape, f"give an array of shape {expected_shape} with no empty axis")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EpisodeContext:
-    """What stays the same in every question of one episode.
+    """The part of a request that stays the same throughout an episode.
 
     Args:
         episode_id: unique name of the episode.
@@ -48,9 +49,9 @@ class EpisodeContext:
         init: uint8 [V, H, W, 3], first frame of this episode (anchor of the forward perspective).
         goal: uint8 [V, H, W, 3], final frame of a demonstration (anchor of the backward perspective). Never rendered
             from the running episode.
-        model_version: the version every answer must come from; None accepts, and the reply names, the current one.
+        model_version: the version that must answer; None accepts the current one, which the reply names.
     Raises:
-        BadInput: a picture has another dtype or shape; init and goal differ in shape.
+        BadInput: an image has the wrong dtype or shape; init and goal differ in shape.
     """
 
     episode_id: str
@@ -72,7 +73,7 @@ class EpisodeContext:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class TaskReference:
-    """What a demonstration says about a task: its words, its first and last picture, and the goal in every view.
+    """The references that a demonstration gives for its task: instruction, first and last frame, goal in every view.
 
     Args:
         instruction: the task in words.
@@ -87,24 +88,24 @@ class TaskReference:
 
     @classmethod
     def of(cls, demonstration: Demonstration) -> TaskReference:
-        """Take the references from a demonstration; the front view is its first."""
+        """Take the references from a demonstration, whose first view is the front view."""
         frames = demonstration.frames
         return cls(demonstration.instructions[0], frames[0, 0], frames[-1, 0], frames[-1])
 
     def context(self, episode_id: str, init: Views) -> EpisodeContext:
-        """The context of an episode that begins with the pictures `init`."""
+        """The context of an episode whose first frame is `init`."""
         return EpisodeContext(episode_id, self.instruction, self.reference_start, self.reference_end, init, self.goal)
 
 
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
-    """How three perspectives become one progress (METHOD.md section 2).
+    """How the three perspectives are fused into one progress value (METHOD.md section 2).
 
     Args:
         kind: "mean" (Eq. 8) or "consistency" (Eq. 9-11).
         alpha: sharpness of the consistency weight exp(−α Δ²).
-        epsilon: added to Φ̄ in the denominator of Δ (unstated in the paper).
-        chain: what the incremental perspective adds its hop to, the "fused" progress or its "own".
+        epsilon: added to Φ̄ in the denominator of Δ (the paper does not state its value).
+        chain: the incremental hop is applied to the "fused" progress, or to the incremental perspective's "own".
     """
 
     kind: Literal["mean", "consistency"] = "mean"
@@ -125,21 +126,24 @@ class FusionConfig:
 class ScoreRequest:
     """One question to the reward service: how far along are these frames of one episode?
 
-    The service is stateless: a request carries everything, so that any replica can answer it and a retry is harmless.
-    Frame 0 is compared with `previous`, frame i with frame i−1 (or with the last frame before it whose answer was valid).
+    The service is stateless: a request carries everything, so any replica can answer it and it is safe to retry.
+    Frame 0 is compared with `previous`, frame i with frame i−1 (or with the last frame before it whose answer was
+    valid).
 
     Args:
-        context: what stays the same in the episode.
+        context: the part that stays the same throughout the episode.
         previous: uint8 [V, H, W, 3], the last scored frame before `frames`.
-        frames: uint8 [T, V, H, W, 3], in order of time.
-        times: int [T], environment step of each frame, strictly increasing; with the episode id it names the frame.
-        remaining_ms: time left for the answer when the request leaves its sender.
-        start_progress: Φ* at `previous`; where given, the service folds the fragment and the reply carries Φ*.
-        fusion: how it folds.
-        start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the `folded.perspectives`
-            before. May be left out at the start of an episode, and where the incremental chain adds to the fused progress.
+        frames: uint8 [T, V, H, W, 3], in time order.
+        times: int [T], environment step of each frame, strictly increasing; with the episode id it identifies the
+            frame.
+        remaining_ms: time left until the deadline when the request is sent.
+        start_progress: Φ* at `previous`; if given, the service folds the fragment and the reply carries Φ*.
+        fusion: how the service folds.
+        start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the
+            `folded.perspectives` before. May be omitted at the start of an episode, and where the incremental chain
+            builds on the fused progress.
     Raises:
-        BadInput: shapes, dtypes or order are wrong, or a start that the fold needs is missing.
+        BadInput: wrong shapes, dtypes or order, or a start value that folding needs is missing.
     """
 
     context: EpisodeContext
@@ -169,7 +173,7 @@ class ScoreRequest:
         self._check_start()
 
     def _check_start(self) -> None:
-        """Raise BadInput where the fold would have to guess where a perspective stands."""
+        """Raise BadInput if folding would have to guess the progress of a perspective."""
         start, perspectives = self.start_progress, self.start_perspectives
         if perspectives is not None:
             if start is None:
@@ -180,24 +184,24 @@ class ScoreRequest:
             raise BadInput(
                 "start_perspectives",
                 None,
-                'give each perspective\'s progress at `previous`, which chain = "own" adds to',
+                'give the progress of each perspective at `previous`: chain = "own" builds on it',
             )
 
     def _all_at_zero(self) -> bool:
-        """True where every perspective stands at 0: the mean of the three does, or the episode begins."""
+        """True if every perspective is at 0: their mean is, or the episode begins."""
         begins = self.fusion.kind == "mean" or np.array_equal(self.previous, self.context.init)
         return self.start_progress == 0.0 and begins
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class HopEstimates:
-    """The model's answers to N questions, each a distribution over hops reduced to what fusion needs.
+    """The model's answers to N prompts: distributions over hops, reduced to what fusion needs.
 
     Args:
         gain: float32 [N], E[H⁺] in [0, 1]; NaN where invalid.
         loss: float32 [N], E[H⁻] in [0, 1]; NaN where invalid. The expected hop is gain − loss.
-        entropy: float32 [N], nats; NaN where the readout gives no distribution or the answer is invalid.
-        reasons: N strings, "" where the answer is valid, else why it has no value.
+        entropy: float32 [N], nats; NaN where there is no distribution or the answer is invalid.
+        reasons: N strings, "" where the answer is valid, else why it is not.
     """
 
     gain: NDArray[np.float32]
@@ -207,7 +211,7 @@ class HopEstimates:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """bool [N]: the answer could be read."""
+        """bool [N]: the answer is readable."""
         return np.array([not reason for reason in self.reasons], bool)
 
     @property
@@ -218,7 +222,7 @@ class HopEstimates:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class FoldedProgress:
-    """Progress after each scored frame, folded in order from a starting value.
+    """Progress after each scored frame, folded in time order from a start value.
 
     Args:
         progress: float32 [T], fused Φ* in [0, 1]; held where invalid.
@@ -235,16 +239,16 @@ class FoldedProgress:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScoreReply:
-    """The answer to a ScoreRequest: hops for each frame and perspective. Pictures in, hops out; folding is the core's.
+    """The answer to a ScoreRequest: hops for each frame and perspective. The service returns hops; the core folds them.
 
     Args:
         gain, loss: float32 [T, P], E[H⁺] and E[H⁻]; NaN where invalid.
         entropy: float32 [T, P], nats; NaN where unknown.
-        reasons: T strings: "" where all three perspectives are valid, else why the frame has no value.
-        anchor_times: int [T], the time of the frame that each incremental question compared with; `previous` is −1.
+        reasons: T strings: "" where all three perspectives are valid, else why the frame is not.
+        anchor_times: int [T], the time of the frame that each incremental hop starts from; `previous` is −1.
         model_version: the version that answered; one for the whole reply.
-        queue_ms, model_ms: time the request waited and time its batch spent in the model.
-        folded: progress after each frame, where the request carried a starting progress; else None.
+        queue_ms, model_ms: time the request spent in the queue, and its batch in the model.
+        folded: progress after each frame if the request carried a start progress, else None.
     """
 
     gain: NDArray[np.float32]
@@ -259,7 +263,7 @@ class ScoreReply:
 
     @property
     def valid(self) -> NDArray[np.bool_]:
-        """bool [T]: all three perspectives of the frame could be read."""
+        """bool [T]: all three perspectives of the frame are readable."""
         return np.array([not reason for reason in self.reasons], bool)
 
     @property
@@ -270,17 +274,17 @@ class ScoreReply:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LabelColumns:
-    """What the labeller knows of a fragment of T environment steps, kept beside the reward that it wrote.
+    """The labeller's columns for a fragment of T environment steps, stored next to the reward.
 
     Args:
         task_reward: float32 [T].
         potential: float32 [T], held Φ_t before each step.
         next_potential: float32 [T], held Φ_{t+1} after each step; 0 where the step terminated the episode.
-        valid: bool [T], no frame scored at or before t+1 since the last valid one went without a value.
-        phase: float32 [T], the held potential's age before each step: environment steps since the last scored frame over
-            the stride, in [0, 1).
+        valid: bool [T], the last frame scored at or before t+1 has a valid answer.
+        phase: float32 [T], the held potential's age before each step: environment steps since the last scored frame
+            over the stride, in [0, 1).
         next_phase: float32 [T], its age after each step.
-        model_version: the version behind every potential of the fragment's episode; "" where no model is asked.
+        model_version: the version behind every potential of the fragment's episode; "" if no model is used.
     """
 
     task_reward: NDArray[np.float32]
@@ -294,13 +298,13 @@ class LabelColumns:
 
 @dataclass(slots=True)
 class LabelCounts:
-    """What became of the frames that were asked for. `asked` equals the sum of the other four once all is collected.
+    """Outcomes of the requested frames. Once all replies are in, `asked` is the sum of the other four.
 
     Args:
         asked, answered, invalid, late, rejected: frames.
-        retried: requests sent again (a dead replica, an anchor without a value); the frames are not counted again.
-        errors: failures inside the labelling callback, each logged.
-        latencies_ms: one for each reply, from its arrival at the service to its answer.
+        retried: requests sent again (dead replica, invalid anchor); their frames are not counted twice.
+        errors: exceptions inside the labelling callback, each logged.
+        latencies_ms: one per reply, from arrival at the service to answer.
     """
 
     asked: int = 0
@@ -314,30 +318,30 @@ class LabelCounts:
 
     @property
     def closed(self) -> bool:
-        """True if every frame asked for has exactly one outcome."""
+        """True if every requested frame has exactly one outcome."""
         return self.asked == self.answered + self.invalid + self.late + self.rejected
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Demonstration:
-    """One recorded episode: pictures at the scored frames, transitions at every environment step.
+    """One recorded episode: images at the scored frames, transitions at every environment step.
 
     Args:
         episode_id: folder name.
         instructions: ways to say the task; the first is the canonical one.
-        frames: uint8 [F, V, H, W, 3], the recorded pictures.
-        frame_steps: int [F], environment step of each picture, strictly increasing from 0.
+        frames: uint8 [F, V, H, W, 3], the recorded images.
+        frame_steps: int [F], environment step of each frame, strictly increasing from 0.
         keyframes: int [N+1], indices into `frames` of the sub-task boundaries, strictly increasing.
-        stages: N names, one a segment.
+        stages: N names, one per segment.
         observations: float32 [T+1, D], policy observations.
-        actions: float32 [T, A] in [−1, 1]; those of a replayed trajectory are in the units of its own control mode.
+        actions: float32 [T, A] in [−1, 1]; for a replayed trajectory, in the units of its control mode.
         task_rewards: float32 [T].
-        terminated: bool, the task ended with step T (success); else time ran out.
-        success: bool, the simulator's verdict (ground truth: for evaluation and task reward only).
+        terminated: bool, step T ended the task (success); else time ran out.
+        success: bool, the simulator's ground truth; for evaluation and task reward only.
         seed: the environment seed it was recorded with.
-        true_progress: float32 [F], the simulator's true progress at each picture; None where nobody knows it (a real
-            robot). For diagnostics and for failed training episodes, never for a reward that stands for the GRM's.
-        near_miss: the actor's verdict on a failure: it nearly succeeded. None where that was not recorded.
+        true_progress: float32 [F], the simulator's true progress at each frame; None if unknown (real robot). For
+            diagnostics and failed training episodes, never as a substitute for the GRM's reward.
+        near_miss: whether a failure came close to success, as judged by the actor; None if not recorded.
     """
 
     episode_id: str
@@ -358,20 +362,23 @@ class Demonstration:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EpisodeInfo:
-    """What is known of a recorded episode before any of its pictures is decoded.
+    """Metadata of a recorded episode, available without decoding its videos.
 
     Args:
-        episode_id: its name, unique within its source.
+        episode_id: unique within its source.
         instructions: ways to say the task; the first is the canonical one, and equal ones mean the same task.
-        frame_count: frames in every view, as its files list them.
-        frames_per_second: of its videos.
+        frame_count: frames in every view, according to the files.
+        frames_per_second: frame rate of the videos.
         cameras: names in the order of the V axis.
         keyframes: int64 [N+1], frame ids of the sub-task boundaries, strictly increasing, below `frame_count`.
-        stages: N names, one a segment.
-        annotation: the file or column that the keyframes come from; "" where nothing says them, and the whole episode is
-            one segment.
-        success: whether it succeeded; None where nobody recorded that.
-        true_progress: float32 [frame_count], the simulator's true progress at each frame; None where nobody knows it.
+        stages: N names, one per segment.
+        annotation: file or column that the keyframes come from; "" if there is none and the whole episode is one
+            segment.
+        success: whether it succeeded; None if not recorded.
+        true_progress: float32 [frame_count], the simulator's true progress at each frame; None if unknown.
+        near_miss: whether a failure came close to success, as judged by the actor; None if not recorded.
+        frame_steps: int64 [frame_count], environment step of each frame, strictly increasing from 0; None if not
+            recorded.
     """
 
     episode_id: str
@@ -384,6 +391,27 @@ class EpisodeInfo:
     annotation: str
     success: bool | None = None
     true_progress: NDArray[np.float32] | None = None
+    near_miss: bool | None = None
+    frame_steps: NDArray[np.int64] | None = None
+
+    @classmethod
+    def of(cls, demonstration: Demonstration) -> EpisodeInfo:
+        """What is known of an episode in memory without its pictures. Its cameras are named by their numbers."""
+        cameras = tuple(str(view) for view in range(demonstration.frames.shape[1]))
+        return cls(
+            demonstration.episode_id,
+            demonstration.instructions,
+            len(demonstration.frames),
+            1.0,
+            cameras,
+            demonstration.keyframes,
+            demonstration.stages,
+            "keyframes",
+            demonstration.success,
+            demonstration.true_progress,
+            demonstration.near_miss,
+            demonstration.frame_steps,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Requests and replies as bytes, for clients outside the cluster: msgpack, versioned, bounded, never pickle.
+"""Encoding of requests and replies for clients outside the cluster: msgpack, versioned, bounded, never pickle.
 
 A message is a map {"protocol", "version", "kind", "body"}; an array is a map {"dtype", "shape", "data"} with its bytes
-in C order, little-endian. Whatever the bytes are, decoding gives a value, a WireError (not such a message) or a
-BadInput (a message whose field holds an unusable value); sizes are checked before an array is built.
+in C order, little-endian. Decoding any bytes gives a value, a WireError (not a valid message) or a BadInput (a field
+has an unusable value). Sizes are checked before an array is built.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dopamine_rl.types import PERSPECTIVES, EpisodeContext, FoldedProgress, Fusi
 PROTOCOL, VERSION = "dopamine-reward", 1
 
 MAX_CONTAINERS = 64
-"""Lists and maps in one message; empty ones cost a byte on the wire and sixty times that in memory."""
+"""Most lists and maps in a message: an empty one takes one byte on the wire, but sixty in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireLimits:
-    """What a message may hold at most.
+    """Upper limits of a message.
 
     Args:
         max_bytes: of the whole message.
@@ -49,7 +49,7 @@ DEFAULT_LIMITS = WireLimits()
 
 
 def encode_request(request: ScoreRequest) -> bytes:
-    """Return the bytes of a request; `decode_request` is the inverse."""
+    """Encode a request; `decode_request` is the inverse."""
     context = request.context
     body: dict[str, Any] = {
         "episode_id": context.episode_id,
@@ -71,29 +71,29 @@ def encode_request(request: ScoreRequest) -> bytes:
             "chain": request.fusion.chain,
         },
     }
-    if request.start_perspectives is not None:  # Left out where it is not used, as older services expect.
+    if request.start_perspectives is not None:  # Omitted if unused, as older services expect.
         body["start_perspectives"] = [float(value) for value in request.start_perspectives]
     return _encode("request", body)
 
 
 def decode_request(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ScoreRequest:
-    """Return the request that `data` holds. Its arrays are read-only.
+    """Decode a request. Its arrays are read-only.
 
     Raises:
         WireError: not a request of this protocol version, or larger than `limits.max_bytes`.
-        BadInput: a field holds a value that cannot be used, or more than `limits` allows.
+        BadInput: a field has an unusable value, or exceeds `limits`.
     """
     return read_request(open_message(data, "request", limits), limits)
 
 
 def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS) -> ScoreRequest:
-    """Return the request that a message's body holds. Its arrays are read-only.
+    """Build a request from a message's body. Its arrays are read-only.
 
     Args:
-        values: field by field what `encode_request` writes.
+        values: the fields as `encode_request` writes them.
     Raises:
-        WireError: a field is missing or of another type.
-        BadInput: a field holds a value that cannot be used, or more than `limits` allows.
+        WireError: a field is missing or of the wrong type.
+        BadInput: a field has an unusable value, or exceeds `limits`.
     """
     body = _Fields(values, limits)
     fusion = _Fields(body.take("fusion", dict), limits)
@@ -126,10 +126,10 @@ def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS)
 
 
 def encode_reply(reply: ScoreReply) -> bytes:
-    """Return the bytes of a reply; `decode_reply` is the inverse.
+    """Encode a reply; `decode_reply` is the inverse.
 
     Raises:
-        BadInput: a value marked valid is not finite or out of range. What cannot be read may not be sent as valid.
+        BadInput: a value marked valid is not finite or out of range.
     """
     check_reply(reply)
     folded = reply.folded
@@ -155,11 +155,11 @@ def encode_reply(reply: ScoreReply) -> bytes:
 
 
 def decode_reply(data: bytes, limits: WireLimits = DEFAULT_LIMITS) -> ScoreReply:
-    """Return the reply that `data` holds. Its arrays are read-only.
+    """Decode a reply. Its arrays are read-only.
 
     Raises:
         WireError: not a reply of this protocol version, or larger than `limits.max_bytes`.
-        BadInput: a field holds a value that cannot be used, or more than `limits` allows.
+        BadInput: a field has an unusable value, or exceeds `limits`.
     """
     body = _Fields(open_message(data, "reply", limits), limits)
     reasons = body.take("reasons", list)
@@ -197,7 +197,7 @@ def _decode_folded(values: Any, T: int, limits: WireLimits) -> FoldedProgress | 
 
 
 def check_reply(reply: ScoreReply) -> None:
-    """Raise BadInput unless shapes agree, and NaN and infinities stand only where the answer is marked invalid."""
+    """Raise BadInput unless shapes agree and all values of valid answers are finite and in range."""
     shape = (len(reply.reasons), len(PERSPECTIVES))
     for name, values in (("gain", reply.gain), ("loss", reply.loss), ("entropy", reply.entropy)):
         if np.shape(values) != shape:
@@ -237,7 +237,8 @@ def open_message(
     """Return the body of a message of this protocol, version and kind.
 
     Raises:
-        WireError: not such a message, larger than `limits.max_bytes`, or more than `max_containers` lists and maps.
+        WireError: not such a message, larger than `limits.max_bytes`, or with more than `max_containers` lists and
+            maps.
     """
     if not isinstance(data, (bytes, bytearray)):
         raise WireError(f"give the message as bytes, not as {type(data).__name__}")
@@ -264,8 +265,8 @@ def open_message(
             max_ext_len=0,
         )
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        why = str(error) or type(error).__name__
-        raise WireError(f"not a msgpack message within the limits: {why}") from error
+        reason = str(error) or type(error).__name__
+        raise WireError(f"not a msgpack message within the limits: {reason}") from error
     if not isinstance(message, dict) or message.get("protocol") != PROTOCOL:
         raise WireError(f"not a {PROTOCOL} message")
     if type(message.get("version")) is not int or message["version"] != VERSION:
@@ -276,7 +277,7 @@ def open_message(
 
 
 def brief(value: Any) -> Any:
-    """A value short enough for an error message: what a stranger sent may be megabytes long, and its repr longer."""
+    """Shorten a value for an error message: a client may send megabytes, and the repr is longer still."""
     if isinstance(value, (str, bytes)):
         return value[:100]
     return f"a {type(value).__name__} of {len(value)}" if isinstance(value, (list, dict)) else value
@@ -288,7 +289,7 @@ def _pack(array: NDArray[Any]) -> dict[str, Any]:
 
 
 class _Fields:
-    """Typed reads from a decoded map; a missing or mistyped field is a WireError, an unusable value a BadInput."""
+    """Typed access to a decoded map. A missing or mistyped field raises WireError, an unusable value BadInput."""
 
     def __init__(self, values: Mapping[str, Any], limits: WireLimits) -> None:
         self._values, self._limits = values, limits
@@ -298,8 +299,8 @@ class _Fields:
             raise WireError(f"field {name!r} is missing")
         value = self._values[name]
         if type(value) not in kinds:
-            wanted = " or ".join(kind.__name__ for kind in kinds)
-            raise WireError(f"field {name!r} is of type {type(value).__name__}, not {wanted}")
+            expected = " or ".join(kind.__name__ for kind in kinds)
+            raise WireError(f"field {name!r} is of type {type(value).__name__}, not {expected}")
         return value
 
     def text(self, name: str) -> str:
@@ -321,7 +322,7 @@ class _Fields:
         return value
 
     def perspectives(self, name: str) -> tuple[float, float, float] | None:
-        """Read one number for each perspective; None where the field is left out."""
+        """Read one number per perspective; None if the field is omitted."""
         if self._values.get(name) is None:
             return None
         values = self.take(name, list)

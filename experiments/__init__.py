@@ -1,4 +1,4 @@
-"""What people start: the main job, sweeps, and every other command of `dopamine` (see cli.py)."""
+"""The programs that users start: the main job, sweeps, and every other command of `dopamine` (see cli.py)."""
 
 from __future__ import annotations
 
@@ -19,17 +19,20 @@ MOVED = {
     "score": "grm score",
     "serve": "serve",
 }
-"""Modules that were started with `python -m experiments.NAME`, and the commands that they are now."""
+"""Old modules (`python -m experiments.NAME`) and the commands that replace them."""
 
 
-def _name_what_replaces() -> None:
-    """End a process that starts a module which is no more, with what replaces it. Its file would be looked for next."""
+def _refuse_moved_module() -> None:
+    """Exit with the new command if the process was started with the name of a moved module.
+
+    Runs at import, before Python fails to find the module's file.
+    """
     words = sys.orig_argv[1:]
-    place = words.index("-m") + 1 if "-m" in words else len(words)
-    package, _, name = words[place].partition(".") if place < len(words) else ("", "", "")
+    index = words.index("-m") + 1 if "-m" in words else len(words)
+    package, _, name = words[index].partition(".") if index < len(words) else ("", "", "")
     if sys.argv[:1] == ["-m"] and package == "experiments" and name in MOVED:
-        print(f"error: python -m experiments.{name}: write dopamine {MOVED[name]}", file=sys.stderr)
+        print(f"error: python -m experiments.{name}: use dopamine {MOVED[name]}", file=sys.stderr)
         raise SystemExit(2)
 
 
-_name_what_replaces()
+_refuse_moved_module()

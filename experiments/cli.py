@@ -1,4 +1,4 @@
-"""The `dopamine` command: finds the command that the first words name, imports it, and hands it the rest.
+"""The `dopamine` command: imports the command that the first words name and passes it the rest.
 
 dopamine [GROUP] COMMAND …        or        python -m experiments.cli [GROUP] COMMAND …
 """
@@ -15,12 +15,12 @@ from experiments.runtime.ending import UsageError, command
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something to do.
+    """One command.
 
     Args:
-        about: one line for the list of commands.
-        module: has `main(argv)`, which gets the words after the command's name; `Arguments`, the dataclass of its options;
-            and where it takes a preset `Settings`, the dataclass of these.
+        about: one line for the list of commands, at most 55 characters.
+        module: defines `main(argv)`, which takes the words after the command's name; `Arguments`, the dataclass of the
+            options; and `Settings`, the dataclass of a preset, if it takes one.
     """
 
     about: str
@@ -29,7 +29,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Commands about one thing.
+    """A group of related commands.
 
     Args:
         about: one line for the list of groups.
@@ -41,31 +41,31 @@ class Group:
 
 
 GRM = Group(
-    "the General Reward Model: pictures in, progress out",
+    "the General Reward Model: from images to progress",
     {
-        "score": Command("progress and reward videos of recorded episodes", "experiments.commands.grm_score"),
-        "eval": Command("figures on unseen episodes, with intervals", "experiments.commands.grm_eval"),
-        "adapt": Command("the shipped model to a new task, from a demonstration", "experiments.commands.grm_adapt"),
-        "train": Command("a model from recorded episodes", "experiments.commands.grm_train"),
-        "pairs": Command("balanced pairs of demonstrations, counted and written", "experiments.commands.grm_pairs"),
-        "deploy": Command("move a running service to other weights", "experiments.commands.grm_deploy"),
+        "score": Command("score recorded episodes: progress and reward videos", "experiments.commands.grm_score"),
+        "eval": Command("evaluate a model on held-out episodes", "experiments.commands.grm_eval"),
+        "adapt": Command("adapt the shipped model to a new task", "experiments.commands.grm_adapt"),
+        "train": Command("train a model on recorded episodes", "experiments.commands.grm_train"),
+        "pairs": Command("sample balanced training pairs from demonstrations", "experiments.commands.grm_pairs"),
+        "deploy": Command("move a running service to another checkpoint", "experiments.commands.grm_deploy"),
         "import-template": Command(
-            "the wording that a released checkpoint was trained with", "experiments.commands.grm_import_template"
+            "add the training prompt to a released checkpoint", "experiments.commands.grm_import_template"
         ),
     },
 )
 
 BENCH = Group(
-    "speed and quality, measured side by side with the usual way",
+    "benchmarks of speed and quality",
     {
-        "scorer": Command("scored frames a second, beside transformers", "experiments.benchmarks.scorer"),
-        "service": Command("the reward service under load", "experiments.benchmarks.service"),
-        "learner": Command("updates a second, beside RLlib and a bare loop", "experiments.benchmarks.learner"),
-        "actors": Command("what labelling costs an actor", "experiments.benchmarks.actors"),
-        "scaling": Command("whether actors wait for each other", "experiments.benchmarks.scaling"),
-        "training": Command("training a reward model, beside transformers", "experiments.benchmarks.training"),
-        "fusion": Command("what fusions and cameras are worth", "experiments.benchmarks.fusion"),
-        "reward-model": Command("trust on tasks never seen", "experiments.benchmarks.reward_model"),
+        "scorer": Command("scored frames per second, compared with transformers", "experiments.benchmarks.scorer"),
+        "service": Command("reward service under load", "experiments.benchmarks.service"),
+        "learner": Command("updates per second, compared with RLlib", "experiments.benchmarks.learner"),
+        "actors": Command("cost of labelling for an actor", "experiments.benchmarks.actors"),
+        "scaling": Command("acting throughput with one slow actor", "experiments.benchmarks.scaling"),
+        "training": Command("reward model training, compared with transformers", "experiments.benchmarks.training"),
+        "fusion": Command("benefit of fusions and cameras", "experiments.benchmarks.fusion"),
+        "reward-model": Command("reward model on unseen tasks", "experiments.benchmarks.reward_model"),
     },
 )
 
@@ -73,26 +73,26 @@ DOPAMINE = Group(
     "progress rewards from a vision-language model for robot learning",
     {
         "train": Command("the main job: demonstrations, reward model, policy, report", "experiments.peg_insert"),
-        "sweep": Command("search settings: many trainings, one reward model", "experiments.sweep"),
-        "compare": Command("equal trainings under different rewards", "experiments.sweeps.comparison"),
-        "evaluate": Command("success of one policy on unseen seeds", "experiments.commands.evaluate"),
-        "audit": Command("score a run's episodes again and compare", "experiments.commands.audit"),
-        "serve": Command("a reward model over HTTP", "experiments.commands.serve"),
+        "sweep": Command("search for settings: many trials, one reward model", "experiments.sweep"),
+        "compare": Command("compare rewards: the same training with each of them", "experiments.sweeps.comparison"),
+        "evaluate": Command("measure the success rate of a policy", "experiments.commands.evaluate"),
+        "audit": Command("rescore a run's episodes and compare", "experiments.commands.audit"),
+        "serve": Command("serve a reward model over HTTP", "experiments.commands.serve"),
         "demos": Command("record simulated demonstrations and failures", "experiments.commands.demos"),
-        "convert": Command("recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
+        "convert": Command("convert recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
         "grm": GRM,
         "bench": BENCH,
-        "chaos": Command("break a reward service on purpose, count what is lost", "experiments.chaos.__main__"),
-        "doctor": Command("what this machine lacks, and how to mend it", "experiments.commands.doctor"),
-        "completion": Command("a script that lets your shell complete all this", "experiments.commands.completion"),
+        "chaos": Command("inject faults into a reward service, count lost labels", "experiments.chaos.__main__"),
+        "doctor": Command("check this machine and say how to fix what is missing", "experiments.commands.doctor"),
+        "completion": Command("print a completion script for bash or zsh", "experiments.commands.completion"),
     },
 )
-"""Every command. A new one is a line here and a module with `main(argv)`."""
+"""All commands. To add one, add a line here and a module with `main(argv)`."""
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Find the command that the first words name, and hand it the rest."""
+    """Run the command that the first words name with the remaining words."""
     words = list(argv or ())
     name, entry = "dopamine", DOPAMINE
     while True:
@@ -110,26 +110,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def listing(name: str, group: Group) -> str:
-    """What `--help` says of a group: a screen of at most 24 lines of 80 columns."""
+    """The `--help` text of a group: at most 24 lines of 80 columns."""
     width = max(map(len, group.commands))
     rows = [f"  {member.ljust(width)}  {entry.about}" for member, entry in group.commands.items()]
     about = group.about[0].upper() + group.about[1:]
     head = [f"usage: {name} COMMAND …", "", f"{about}.", "", "commands:"]
-    return "\n".join([*head, *rows, "", f"`{name} COMMAND --help` says more."])
+    return "\n".join([*head, *rows, "", f"See `{name} COMMAND --help` for the options of a command."])
 
 
 def _unknown(word: str, group: Group) -> UsageError:
-    near = difflib.get_close_matches(word, group.commands, 1)
-    inside = [path for path, _ in every_command() if path[-1] == word]
-    if inside:
-        return UsageError("COMMAND", word, f"write dopamine {' '.join(inside[0])}")
-    if near:
-        return UsageError("COMMAND", word, f"write {near[0]}")
+    paths = [path for path, _ in every_command() if path[-1] == word]
+    if paths:
+        return UsageError("COMMAND", word, f"use dopamine {' '.join(paths[0])}")
+    if similar := difflib.get_close_matches(word, group.commands, 1):
+        return UsageError("COMMAND", word, f"write {similar[0]}")
     return UsageError("COMMAND", word, f"give one of {', '.join(group.commands)}")
 
 
 def every_command(group: Group = DOPAMINE, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:
-    """The words that name each command, and the command."""
+    """Yield every command with the words that name it."""
     for name, entry in group.commands.items():
         if isinstance(entry, Command):
             yield (*path, name), entry

@@ -1,12 +1,15 @@
-"""The main job: demonstrations → reward model → gate → reward service → policy → success rates, report and videos.
+"""Runs the main job: demonstrations → reward model → gate → reward service → policy → success rates, report and videos.
 
     dopamine train
     dopamine train --preset smoke --seed 1 --out DIR
     ray job submit --working-dir . -- python experiments/peg_insert.py --preset full --storage /shared/runs
 
-Results lie in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints, the resolved config.toml. What is done
-is kept: interrupted (also killed), the same command goes on; --fresh begins anew. A reward model that fails its gate
-stops the run with exit status 3, unless --force is given; rewards sparse and oracle make and ask none.
+Results are in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoints and the resolved config.toml.
+Completed phases are reused: run the same command again to resume after an interruption or crash. --fresh starts
+over.
+
+If the reward model fails its gate, the run stops with exit status 3; --force continues anyway. The rewards sparse
+and oracle need no reward model.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+if not __package__:  # started by its path: sys.path starts with this folder, not with the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
@@ -39,7 +42,7 @@ Arguments, Settings = RunArguments, ExperimentConfig
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, run, and say where the results are."""
+    """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
@@ -47,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) -> dict[str, Any]:
-    """Run every phase that is not done yet, and return what result.json holds.
+    """Run every phase that is not complete yet, and return the content of result.json.
 
     Raises:
-        GateRefused: the reward model failed its gate, and `arguments.force` is not given.
+        GateRefused: the reward model failed its gate and `arguments.force` is False.
     """
     from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
@@ -82,7 +85,7 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
         raise phases.GateRefused(phases.refusal(verdict))
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
-    videos = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
+    videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success)
     this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
     this.folder.write_json("result.json", result)
@@ -97,14 +100,14 @@ def summary(
     trained: dict[str, Any],
     success: dict[str, list[bool]],
 ) -> dict[str, Any]:
-    """What result.json holds; what concerns a reward model is None where there is none."""
+    """The content of result.json; entries about the reward model are None if the run has none."""
     from dopamine_rl import provenance
     from dopamine_rl.metrics import paired_difference, wilson
     from experiments.runtime.ownership import earlier_codes
 
     config, model = this.config, prepared.model
     passed = verdict.passed if verdict else None
-    taught = {
+    reward_model_data = {
         "reward_model_start": config.sft.start_from,
         "reward_model_demonstrations": config.demonstrations.reward_model,
         "reward_model_failures": config.demonstrations.reward_model_failures,
@@ -116,7 +119,7 @@ def summary(
         "reward": config.reward,
         "seed": config.seed,
         "model_version": model.version if model else None,
-        **(taught if model else dict.fromkeys(taught)),
+        **(reward_model_data if model else dict.fromkeys(reward_model_data)),
         **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},
         "policy_minus_bc": {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n},
         "outcomes": success,

@@ -1,6 +1,6 @@
-"""The settings of the main job: typed, one section a part of the system, values in presets/*.toml.
+"""The settings of the main job: typed dataclasses, one section for each part of the system; values in presets/*.toml.
 
-Nothing here imports torch, Ray or the simulator, so that `--help` and a wrong key answer at once.
+This module imports neither torch, Ray nor the simulator, so that `--help` and errors in settings appear at once.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from reward_service.service import ServiceConfig
 
 @dataclass(frozen=True)
 class DemonstrationConfig:
-    """Recorded episodes: of scripts, and of the cloned policy. No two sets share a seed, and none is near the evaluation's."""
+    """Recorded episodes of scripts and of the cloned policy. All sets and the evaluation use different seeds."""
 
     reward_model: int = 12
-    """Expert episodes that the reward model is trained on."""
+    """Expert episodes for training the reward model."""
     reward_model_stride: int = 0
-    """Environment steps from one frame to the next in those episodes; 0 takes env.stride. Of few demonstrations, more frames
-    teach more: 1."""
+    """Environment steps between frames in these episodes; 0 uses env.stride. With few demonstrations, 1 (every frame)
+    works better."""
     reward_model_failures: int = 6
-    """Failed episodes (near misses, stalls, retreats) that the reward model is trained on, labelled with the simulator's
-    true progress; 0 trains on successes alone."""
+    """Failed episodes (near misses, stalls, retreats) for training the reward model, labelled with the simulator's
+    ground-truth progress; 0 trains on successes only."""
     policy: int = 12
-    """Expert episodes that the policy is cloned from and that its replay holds."""
+    """Expert episodes for behaviour cloning; they also stay in the replay buffer."""
     reward_model_rollouts: int = 0
-    """Episodes of the cloned policy that the reward model is trained on, failures labelled with the simulator's true
-    progress and successes left out; they show it the failures that it will be asked about."""
+    """Episodes of the cloned policy for training the reward model. Only failures are used, labelled with the
+    simulator's ground-truth progress: they are the failures that the model meets in training."""
     gate_successes: int = 6
-    """Unseen expert episodes that the reward model is judged on."""
+    """Held-out expert episodes for the gate."""
     gate_failures: int = 6
-    """Unseen scripted failures that the reward model is judged on; more than half of them near misses."""
+    """Held-out scripted failures for the gate; more than half are near misses."""
     gate_rollouts: int = 4
-    """Unseen episodes of the cloned policy that the reward model is judged on: what training will ask about."""
+    """Held-out episodes of the cloned policy for the gate; they resemble the episodes in training."""
     first_seed: int = 1000
-    """Seed of the first episode; each set begins 1000 further on."""
+    """Seed of the first episode; the seeds of the sets lie 1000 apart."""
 
     def __post_init__(self) -> None:
         sets = (
@@ -60,7 +60,7 @@ class DemonstrationConfig:
             ("reward_model", self.reward_model >= 1, "give at least 1"),
             ("reward_model_stride", self.reward_model_stride >= 0, "give at least 0"),
             ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
-            ("policy", self.policy >= 2, "give at least 2, one of them to validate the clone on"),
+            ("policy", self.policy >= 2, "give at least 2: one is used for validation"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
@@ -69,38 +69,38 @@ class DemonstrationConfig:
         )
         if max(sets) > 1000:
             raise BadInput(
-                "demonstrations", max(sets), "give at most 1000 episodes a set: the sets' seeds lie 1000 apart"
+                "demonstrations", max(sets), "give at most 1000 episodes per set: the seeds of the sets lie 1000 apart"
             )
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
-    """How answers of the reward service become labels."""
+    """Labelling of training episodes by the reward service."""
 
     deadline_s: float = 10.0
-    """A fragment's answers are awaited this long after its end, and no request may take longer, in seconds."""
+    """Time limit in seconds for each request, and for the answers of a fragment after its end."""
     keep_frames: bool = True
-    """Keep the scored frames of every training episode in records/, for `dopamine audit`."""
+    """Save the scored frames of every training episode in records/, for `dopamine audit`."""
     records_mb: float = 500.0
-    """Size that records/ may have, in 10⁶ bytes; the oldest episodes are removed first, which the console says."""
+    """Maximum size of records/ in MB (10⁶ bytes). The oldest episodes are removed first; the console reports it."""
 
     def __post_init__(self) -> None:
         require(
             "labels",
             self,
             ("deadline_s", 0.0 < self.deadline_s < math.inf, "give seconds above 0"),
-            ("records_mb", 0.0 < self.records_mb < math.inf, "give MB above 0; keep_frames = false keeps no records"),
+            ("records_mb", 0.0 < self.records_mb < math.inf, "give MB above 0, or keep_frames = false"),
         )
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How success is measured."""
+    """Evaluation of the success rate."""
 
     episodes: int = 20
-    """Unseen episodes for every policy; each plays the same seeds."""
+    """Evaluation episodes for each policy; all policies use the same seeds."""
     first_seed: int = 50_000
-    """First of the unseen seeds: never trained or tuned on."""
+    """First evaluation seed; these seeds are never used for training or tuning."""
 
     def __post_init__(self) -> None:
         require("evaluation", self, ("episodes", self.episodes >= 1, "give at least 1"))
@@ -108,22 +108,22 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where a run can be watched, beside its own folder's TensorBoard."""
+    """Experiment tracking, in addition to the TensorBoard files in the run's folder."""
 
     wandb: bool = False
-    """Also log to Weights & Biases; without a key (WANDB_API_KEY, or `wandb login`) it is recorded offline."""
+    """Also log to Weights & Biases. Without a key (WANDB_API_KEY or `wandb login`) runs are recorded offline."""
     wandb_project: str = "dopamine-rl"
-    """Its project."""
+    """Weights & Biases project."""
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Processes that record demonstrations and evaluate policies."""
+    """Simulator processes that record demonstrations and evaluate policies."""
 
     workers: int = 2
-    """How many, each with one environment."""
+    """Number of processes, each with one environment."""
     num_cpus: float = 0.2
-    """Logical CPUs of each."""
+    """Logical CPUs of each process."""
 
     def __post_init__(self) -> None:
         require(
@@ -136,47 +136,47 @@ class SimulationConfig:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Peg insertion with a learned progress reward: demonstrations, reward model, service, policy, evaluation."""
+    """The main job: a policy trained with a learned progress reward."""
 
     name: str = "peg_insert"
-    """Name of the run; its folder below the storage."""
+    """Name of the run, and of its folder in the storage."""
     reward: RewardMode = "grm"
-    """Where the potential comes from: grm (the reward model), naive (the same, paid as a plain difference: the semantic
-    trap), oracle (simulator-true potential: a diagnostic), sparse (no shaping: a baseline)."""
+    """Source of the potential: grm (the reward model), naive (the reward model, paid as a plain difference of
+    progress: the semantic trap), oracle (simulator ground truth: a diagnostic), sparse (no shaping: a baseline)."""
     seed: int = 0
-    """Seed of the networks, the replay and the actors."""
+    """Random seed of the networks, the replay buffer and the actors."""
     gamma: float = 0.97
-    """Discount of one environment step: the learner's and, being the same number, the shaping's."""
+    """Discount per environment step, of the learner and of the reward shaping."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The simulated task."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
-    """Scripted demonstrations."""
+    """Recorded demonstrations and failures."""
     grm: GRMConfig = field(default_factory=GRMConfig)
     """The embedded reward model."""
     sft: SFTConfig = field(default_factory=SFTConfig)
-    """Its training, a Ray Train job."""
+    """Training of the reward model, with Ray Train."""
     service: ServiceConfig = field(default_factory=ServiceConfig)
-    """Its deployment on Ray Serve."""
+    """Deployment of the reward model on Ray Serve."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
-    """How three perspectives become one progress."""
+    """Fusion of the three perspectives into one progress value."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """How answers become labels."""
+    """Labelling of training episodes."""
     cloning: CloningConfig = field(default_factory=CloningConfig)
-    """The behaviour cloning that the policy starts from."""
+    """Behaviour cloning of the initial policy."""
     gate: GateConfig = field(default_factory=GateConfig)
-    """What the reward model must reach before it may drive the training."""
+    """Bounds that the reward model must meet before it is used in training."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
-    """The policy's learner."""
+    """The learner of the policy."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    """The policy's training."""
+    """The training of the policy."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    """The measurement of success."""
+    """Evaluation of the success rate."""
     simulation: SimulationConfig = field(default_factory=SimulationConfig)
-    """Processes for demonstrations and evaluation."""
+    """Simulator processes for demonstrations and evaluation."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-    """Where the run can be watched."""
+    """Experiment tracking."""
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    """The Ray cluster, where none is joined."""
+    """The Ray cluster that is started if the job does not join one."""
 
     def __post_init__(self) -> None:
         check_task(self.env)
@@ -185,10 +185,10 @@ class ExperimentConfig:
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
-            raise BadInput("name", self.name, "give letters, digits, '.', '_' and '-' alone")
+            raise BadInput("name", self.name, "use only letters, digits, '.', '_' and '-'")
         if self.reward in ("grm", "naive") and not self.env.views:
-            raise BadInput("env.views", self.env.views, f"name the cameras: reward {self.reward} is seen in pictures")
+            raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:
             raise BadInput(
-                "evaluation.first_seed", self.evaluation.first_seed, "keep it 10000 above the demonstrations'"
+                "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )

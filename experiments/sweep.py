@@ -1,21 +1,22 @@
-"""A Ray Tune sweep of the main job: many trainings, one reward model, one reward service.
+"""Searches for better settings of the main job with Ray Tune. All trials share one reward model and one service.
 
     dopamine sweep --preset smoke --trials 4
     ray job submit --working-dir . -- python experiments/sweep.py --trials 16 --storage /shared/runs
 
-Demonstrations, cloned policy and reward model are made once (or taken over, where --out is a run of the main job with the
-same settings); the model passes its gate once and is served once. Every trial labels the policy's demonstrations through
-that service and trains with its own fusion, stride, discount and number of updates; ASHA stops those that fall behind, the
-others are judged on held-out development seeds. The first trial is the preset itself.
+The demonstrations, the cloned policy and the reward model are made once, or reused if --out is a run of the main
+job with the same settings. Each trial relabels the policy's demonstrations and trains with its own fusion,
+stride, discount and number of updates. The first trial is the preset itself. ASHA stops weak trials early; the
+others are evaluated on held-out development seeds.
 
-Results: sweep.json and sweep.md in STORAGE/NAME_sweep (or --out), Tune's own below tune/. What is done is kept; a search
-that was interrupted, or in which a trial failed, is done anew on what was prepared. The last line is JSON. Exit status 1:
-every trial failed; 3: the reward model failed its gate (see --force).
+Results are sweep.json and sweep.md in STORAGE/NAME_sweep (or --out); Ray Tune's files are in tune/. Completed
+phases are reused. A search that was interrupted, or in which a trial failed, starts over with the same reward
+model. The last line is JSON. Exit status 1: every trial failed; 3: the reward model failed its gate (see --force).
 
-A trial is a process with the learner and one for each env runner, in one placement group: it starts whole or waits. On two
-cores trials run one by one, some 52 s each with the smoke preset, 27 of them until the first update; two at once
-(--learner.num-cpus-per-learner 0.25) take 28 % less time together. Acting in the learner's process instead
-(--learner.num-env-runners 0) starts 8 s sooner and is slower from then on: 40 s instead of 27 at 4 updates a step.
+A trial uses one process for the learner and one for each env runner, in one placement group: it starts with all
+of them or waits. On two cores trials run one by one, about 52 s each with the smoke preset, of which 27 s pass
+before the first update. Two at once (--learner.num-cpus-per-learner 0.25) take 28 % less time in total. Acting in
+the learner's process (--learner.num-env-runners 0) starts 8 s sooner but trains slower: 40 s instead of 27 s at 4
+updates per step.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
+if not __package__:  # started by its path: sys.path starts with this folder, not with the project's
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
@@ -48,19 +49,19 @@ if TYPE_CHECKING:
     from experiments.job.phases import Prepared
     from experiments.job.run import Run
 
-INTERRUPTED = "Interrupted. The same command keeps the reward model and searches anew."
+INTERRUPTED = "Interrupted. The reward model is saved; run the same command again to restart the search."
 
 
 @dataclass(frozen=True)
 class SearchArguments(RunArguments):
-    """A run's arguments and the search's own."""
+    """The arguments of a run and of the search."""
 
     trials: Annotated[int, option("N")] = 8
-    """How many trials."""
-    concurrent: Annotated[int | None, option("N", "as many as the cluster's CPUs hold")] = None
-    """How many of them at once."""
+    """Number of trials."""
+    concurrent: Annotated[int | None, option("N", "as many as the cluster's CPUs allow")] = None
+    """Number of trials that run at once."""
     seed_of_search: Annotated[int, option("N")] = 0
-    """What the settings of all trials but the first are drawn from."""
+    """Random seed for the settings of the trials."""
 
     def __post_init__(self) -> None:
         require(
@@ -77,25 +78,25 @@ Arguments, Settings = SearchArguments, ExperimentConfig
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, search, and print what came of it."""
+    """Run the sweep and print its summary."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
-        raise UsageError("reward", config.reward, "give grm or naive: the trials share a reward service")
+        raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)
     print(json.dumps(summary), flush=True)
     if summary["best"] is None:
-        raise DopamineError(f"every trial failed: {folder.place}/sweep.md names the errors")
+        raise DopamineError(f"every trial failed: see the errors in {folder.place}/sweep.md")
 
 
 def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments) -> dict[str, Any]:
-    """Prepare, search, write sweep.json and sweep.md.
+    """Prepare the reward model, search, and write sweep.json and sweep.md.
 
     Returns:
-        trials: how many; best: the best one's row, None where all failed; wall_s.
+        trials: the number of trials; best: the row of the best, None if all failed; wall_s.
     Raises:
-        GateRefused: the reward model failed its gate, and `arguments.force` is not given.
+        GateRefused: the reward model failed its gate and `arguments.force` is False.
     """
     from dopamine_rl.provenance import provenance
     from experiments.job import phases
@@ -116,8 +117,12 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
                 _, verdict = phases.gate(this, prepared)
                 if not verdict.passed and not arguments.force:
                     raise phases.GateRefused(phases.refusal(verdict))
-                found = search(this, prepared, arguments, concurrent)
-            report = {**found, **in_common(config, prepared, arguments.seed_of_search), "gate_passed": verdict.passed}
+                outcome = search(this, prepared, arguments, concurrent)
+            report = {
+                **outcome,
+                **conditions(config, prepared, arguments.seed_of_search),
+                "gate_passed": verdict.passed,
+            }
             report["provenance"] = provenance(preset=arguments.preset, seed=config.seed)
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}
             folder.write_json("sweep.json", report)
@@ -131,8 +136,8 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
     return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}
 
 
-def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
-    """What sweep.json says of the conditions that all trials shared."""
+def conditions(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
+    """The conditions shared by all trials, for sweep.json."""
     from experiments.job.plans import trial_seeds
 
     held_out = trial_seeds(config)
@@ -146,45 +151,62 @@ def in_common(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[s
 
 
 def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent: int) -> dict[str, Any]:
-    """The search phase, which is kept unless a trial failed: application (the service's name) and trials (the rows, the best
-    first)."""
+    """Run the search phase, or reuse it if it is complete and no trial failed.
+
+    Returns:
+        application: the service's name; trials: their rows, the best first.
+    """
     config, console, model = this.config, this.console, prepared.model
     assert model is not None
     points = sample(config, arguments.trials, arguments.seed_of_search)
     depends_on = (
-        points, config.env, config.reward, config.seed, config.fusion, config.learner, config.training, config.labels,
-        config.demonstrations, config.service, config.cloning.trials, model.version, prepared.cloned.version,
-    )  # fmt: skip
+        points,
+        config.env,
+        config.reward,
+        config.seed,
+        config.fusion,
+        config.learner,
+        config.training,
+        config.labels,
+        config.demonstrations,
+        config.service,
+        config.cloning.trials,
+        model.version,
+        prepared.cloned.version,
+    )
 
     def work() -> dict[str, Any]:
-        this.pool.close()  # These simulators have done their work, and the trials need the room.
+        this.pool.close()  # The simulators are no longer needed; free their CPUs for the trials.
         application, _ = this.service(model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
-        compared = f"after {rungs(config)} environment steps" if rungs(config) else "never: the budget is too small"
-        console.say(f"  {concurrent} at once; ASHA compares them {compared}")
+        steps = rungs(config)
+        halving = (
+            f"ASHA compares trials after {steps} environment steps" if steps else "no ASHA: the budget is too small"
+        )
+        console.say(f"  {concurrent} trials at once; {halving}")
         for number, point in enumerate(points):
             console.say(f"  trial {number}: {flags(point)}")
         rows = fit(Shared(config, prepared, application, folder), points, concurrent, console)
         return {"application": application, "trials": sorted(rows, key=merit, reverse=True)}
 
     title = f"Search: {len(points)} trials of {config.training.environment_steps} environment steps"
-    found: dict[str, Any] = this.phase("search", title, depends_on, work)
-    if any(row["error"] is not None for row in found["trials"]):
+    outcome: dict[str, Any] = this.phase("search", title, depends_on, work)
+    if any(row["error"] is not None for row in outcome["trials"]):
         this.forget("search")
-    return found
+    return outcome
 
 
 def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Console) -> list[dict[str, Any]]:
-    """Run Tune; one row a trial, in their order."""
-    # Trials stay where the project's code is found; an interrupted search must not look like a finished one; and Tune says
-    # nothing beside this console.
+    """Run Ray Tune; returns one row per trial, in order."""
+    # Trials stay in the folder with the project's code, an interrupted search must not look complete, and only this
+    # console prints progress.
     os.environ |= {"RAY_CHDIR_TO_TRIAL_DIR": "0", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
 
     scheduler, steps = None, rungs(shared.config)
     if steps:
-        # A trial at its last step must not be stopped: it is still to be evaluated.
+        # A trial at its last step must not be stopped: its evaluation is still to come.
         scheduler = ASHAScheduler(
             "environment_steps", grace_period=steps[0], max_t=steps[-1], reduction_factor=2, stop_last_trials=False
         )
@@ -211,12 +233,12 @@ def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Conso
 
 
 def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
-    """Tune's callback: says a line for every report and every end, and keeps each trial's latest row."""
+    """Ray Tune's callback: prints a line for every report and every end, and stores each trial's latest row."""
     from ray import tune
 
     class Watcher(tune.Callback):
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
-            latest = self._keep(trial, result)
+            latest = self._store(trial, result)
             if latest["success_final"] is None:
                 console.say("  " + progress_line(latest))
 
@@ -225,11 +247,11 @@ def watcher(rows: dict[int, dict[str, Any]], console: Console) -> Any:
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:
             text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-            console.say("  " + end_line(self._keep(trial, trial.last_result or {}, text)))
+            console.say("  " + end_line(self._store(trial, trial.last_result or {}, text)))
 
-        def _keep(self, trial: Any, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
-            number = trial.config["trial"]["number"]
-            rows[number] = row(number, trial.config["trial"]["point"], last, error)
+        def _store(self, trial: Any, last: Mapping[str, Any], error: str | None = None) -> dict[str, Any]:
+            number, point = trial.config["trial"]["number"], trial.config["trial"]["point"]
+            rows[number] = row(number, point, last, error)
             return rows[number]
 
     return Watcher()

@@ -11,18 +11,18 @@ from dopamine_rl.errors import BadInput, require
 
 @dataclass(frozen=True)
 class CloningConfig:
-    """How a policy is cloned: the `cloning` section of a preset.
+    """Behaviour cloning: the `cloning` section of a preset.
 
     Args:
-        widths: widths of the networks that are tried; the clone that succeeds most often on starts of its own is kept.
-        depth: their layers.
-        trials: episodes that each is tried on.
-        updates: gradient updates, after which the weights with the least validation error are kept.
-        batch_size: transitions in an update.
-        learning_rate: Adam's, decayed to zero along a cosine.
-        weight_decay: AdamW's.
-        validation_share: share of the episodes that is held out.
-        check_every: updates between two looks at the held-out episodes.
+        widths: hidden-layer widths to try; the clone with the highest success rate on validation episodes is used.
+        depth: number of hidden layers.
+        trials: validation episodes per clone.
+        updates: gradient updates; the weights with the lowest validation error are used.
+        batch_size: transitions per update.
+        learning_rate: of AdamW, decayed to zero by a cosine schedule.
+        weight_decay: of AdamW.
+        validation_share: share of the demonstrations held out for validation.
+        check_every: updates between two validations.
     """
 
     widths: tuple[int, ...] = (128, 256)
@@ -37,7 +37,7 @@ class CloningConfig:
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
-        """Widths of the layers of every network that is tried."""
+        """Hidden-layer widths of every network to try."""
         return tuple((width,) * self.depth for width in self.widths)
 
     def __post_init__(self) -> None:
@@ -71,62 +71,62 @@ POSITIVE_COUNTS = (
     "steps_per_iteration",
     "threads",
 )
-"""Settings of the learner that make no sense below 1."""
+"""Settings of the learner that must be at least 1."""
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """How a policy is learned. γ and the reward mode are given apart, because the labeller shares them.
+    """The policy learner: the `learner` section of a preset. γ and the reward mode are shared with the labeller.
 
     Args:
-        algorithm: "rlpd" (replay with demonstrations) or "ppo" (on-policy).
-        hidden: widths of the layers of actor and critics (a frozen base below a residual keeps its own).
-        initial_std: standard deviation of the policy before squashing when learning begins.
-        residual_scale: half width of a learned residual on the frozen cloned policy, in units of the action range's
-            half width; 0 learns the whole policy.
-        batch_size: transitions in an update.
-        demo_share: share of every batch that is drawn from the demonstrations.
-        updates_per_step: updates of the critics for every environment step.
-        actor_every: updates of the critics for one update of actor and temperature.
+        algorithm: "rlpd" (off-policy, with demonstrations) or "ppo" (on-policy).
+        hidden: hidden-layer widths of actor and critics (the frozen base of a residual policy has its own).
+        initial_std: initial standard deviation of the policy, before squashing.
+        residual_scale: scale of a learned residual on top of the frozen cloned policy, as a share of half the action
+            range; 0 learns the whole policy.
+        batch_size: transitions per update.
+        demo_share: share of demonstrations in every batch.
+        updates_per_step: critic updates per environment step.
+        actor_every: critic updates per update of actor and temperature.
         critics: size of the critic ensemble.
-        target_critics: critics drawn at random for every target, of which the least value counts.
-        critic_sees_potential: whether the critics (PPO's value network) are given the held potential and its age, which
-            are part of the shaped task's state; the policy never is.
-        tau: share of the critics that moves into their targets at every update.
+        target_critics: size of the random subset of target critics whose minimum is the target value.
+        critic_sees_potential: whether critics (for PPO, the value network) get the held potential and its age as
+            inputs; both are part of the shaped task's state. The policy never gets them.
+        tau: soft-update coefficient of the target critics.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
         alpha_lr: learning rate of the temperature.
-        initial_alpha: temperature when learning begins.
-        entropy_per_dimension: target entropy in nats for every action dimension.
-        entropy_backup: whether the critics' targets carry the entropy.
-        learning_starts: transitions acted by the initial policy before the first update.
-        critic_warmup_updates: updates on demonstrations and first transitions before the actor may move.
-        replay_capacity: online transitions kept.
-        updates_per_call: updates done between two looks at the losses, which bounds the memory of drawn batches.
-        num_env_runners: processes that act; 0 acts in the driver.
-        actor_resource: custom resource of which every acting process takes one, such as "sim": it spreads them over the
+        initial_alpha: initial temperature.
+        entropy_per_dimension: target entropy per action dimension, nats.
+        entropy_backup: whether the critics' targets include the entropy term.
+        learning_starts: transitions collected with the initial policy before the first update.
+        critic_warmup_updates: critic-only updates before the actor is trained.
+        replay_capacity: capacity of the online replay buffer, transitions.
+        updates_per_call: updates per learner call; bounds the memory of sampled batches.
+        num_env_runners: env runner processes; 0 samples in the driver.
+        actor_resource: custom Ray resource of which every env runner takes one, such as "sim": places them on the
             nodes that offer it (`ray start --resources '{"sim": 2}'`); empty for none.
-        num_envs_per_env_runner: environments in each of them.
-        steps_per_iteration: environment steps between two reports.
-        rollout_fragment_length: environment steps of one environment between two returns to the learner.
-        num_cpus_per_env_runner: cores reserved for each of them.
-        num_cpus_per_learner: cores reserved for the learner.
-        num_cpus_for_driver: cores reserved for the driver under Tune.
+        num_envs_per_env_runner: environments per env runner.
+        steps_per_iteration: environment steps per iteration (one report).
+        rollout_fragment_length: environment steps per fragment, for each environment.
+        num_cpus_per_env_runner: CPUs reserved per env runner.
+        num_cpus_per_learner: CPUs reserved for the learner.
+        num_cpus_for_driver: CPUs reserved for the driver under Ray Tune.
         num_gpus_per_learner: GPUs of the learner.
         threads: torch threads of the learner.
-        sample_timeout_s: how long a fragment may take before its env runner is taken for hung and started anew; RLPD's
-            others go on meanwhile, PPO waits this long once. Never more than `patience_s`.
-        patience_s: how long nothing at all may come from the env runners before the training ends with an error.
-        restart_delay_s: pause before a failed env runner is started again.
-        ppo_batch_size: environment steps of one PPO iteration.
-        ppo_epochs: passes over them.
-        ppo_minibatch_size: environment steps of one PPO update.
-        ppo_lr: PPO's learning rate.
-        ppo_clip: PPO's clipping range of the probability ratio.
-        ppo_entropy: weight of PPO's entropy bonus.
-        gae_lambda: λ of the generalised advantage estimate.
+        sample_timeout_s: time limit for a fragment; an env runner that exceeds it is restarted. With RLPD the others
+            continue meanwhile; PPO waits this long once. Capped at `patience_s`.
+        patience_s: the training fails when no env runner has answered for this long.
+        restart_delay_s: pause before a failed env runner is restarted.
+        ppo_batch_size: environment steps per PPO iteration.
+        ppo_epochs: epochs per PPO batch.
+        ppo_minibatch_size: environment steps per PPO minibatch.
+        ppo_lr: learning rate of PPO.
+        ppo_clip: clipping range of PPO's probability ratio.
+        ppo_entropy: coefficient of PPO's entropy bonus.
+        gae_lambda: λ of generalised advantage estimation.
     Raises:
-        BadInput: a value lies outside its range.
+        BadInput: a value is out of range.
     """
 
     algorithm: Literal["rlpd", "ppo"] = "rlpd"
@@ -178,7 +178,7 @@ class LearnerConfig:
         if not 0.0 <= self.demo_share <= 1.0:
             raise BadInput("learner.demo_share", self.demo_share, "give a share in [0, 1]")
         if not 0.0 <= self.residual_scale <= 2.0:
-            raise BadInput("learner.residual_scale", self.residual_scale, "give a half width in [0, 2]")
+            raise BadInput("learner.residual_scale", self.residual_scale, "give a scale in [0, 2]")
         for name in ("initial_std", "initial_alpha", "tau", "updates_per_step"):
             if getattr(self, name) <= 0:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number")
@@ -203,12 +203,12 @@ class LearnerConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How long the policy is trained."""
+    """Length of the policy's training."""
 
     environment_steps: int = 800
-    """Environment steps of the policy's training, over all actors."""
+    """Environment steps to train for, over all actors."""
     checkpoint_s: float = 60.0
-    """Seconds of training between two checkpoints that an interrupted run goes on from."""
+    """Seconds between two checkpoints, from which an interrupted run resumes."""
 
     def __post_init__(self) -> None:
         require(

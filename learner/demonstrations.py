@@ -1,4 +1,4 @@
-"""Episodes, recorded or just acted, as replay columns; demonstrations on disk as one .npz of columns."""
+"""Episodes as replay columns, recorded or sampled; demonstrations on disk as one .npz of columns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_npz
 from dopamine_rl.types import Demonstration, LabelColumns, RewardMode
-from learner.replay import LABELS, ColumnarReplay, Columns
+from learner.replay import LABELS, ColumnarReplay, ReplayColumns
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +22,13 @@ class ReplayEpisode:
 
     Args:
         episode_id: unique name.
-        columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, next_phase, terminated; T rows
-            each.
-        version: model version of the labels, "" where no model was asked.
+        columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, next_phase, terminated;
+            T rows each.
+        version: model version of the labels; "" without a reward model.
     """
 
     episode_id: str
-    columns: Columns
+    columns: ReplayColumns
     version: str
 
 
@@ -38,29 +38,34 @@ def transition_columns(
     rewards: NDArray[Any],
     terminated: bool,
     labels: LabelColumns | None,
-) -> Columns:
+) -> ReplayColumns:
     """Replay columns of T consecutive transitions.
 
     Args:
         observations: float [T+1, D]; actions: float [T, A]; rewards: float [T].
-        terminated: the last transition ended the task (time running out does not).
-        labels: columns of the labelling pass; without them `rewards` is the task reward and the potential is 0.
+        terminated: whether the last transition ended the task (truncation does not).
+        labels: label columns; if None, `rewards` is the task reward and the potential is 0.
     Raises:
-        BadInput: labels for another number of transitions.
+        BadInput: the labels have another number of transitions.
     """
     count = len(actions)
     if labels is not None and len(labels.task_reward) != count:
         raise BadInput("labels", len(labels.task_reward), f"give labels for all {count} transitions")
     ends = np.zeros(count, np.float32)
     ends[-1:] = terminated
-    columns: Columns = {"obs": observations[:-1], "next_obs": observations[1:], "actions": actions, "terminated": ends}
+    columns: ReplayColumns = {
+        "obs": observations[:-1],
+        "next_obs": observations[1:],
+        "actions": actions,
+        "terminated": ends,
+    }
     if labels is None:
         return {**columns, "task_reward": np.asarray(rewards, np.float32)}
     return {**columns, **{name: getattr(labels, name) for name in LABELS}}
 
 
 def replay_episode(demonstration: Demonstration, labels: LabelColumns | None) -> ReplayEpisode:
-    """A recorded demonstration with the labels of the scorer that labels online data too."""
+    """Replay columns of a recorded demonstration, labelled by the scorer that also labels the online data."""
     columns = transition_columns(
         demonstration.observations,
         demonstration.actions,
@@ -72,10 +77,10 @@ def replay_episode(demonstration: Demonstration, labels: LabelColumns | None) ->
 
 
 def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
-    """Write episodes as one .npz; the file is whole or the old one stays.
+    """Write episodes as one .npz, atomically.
 
     Raises:
-        BadInput: no episode is given.
+        BadInput: there are no episodes.
     """
     if not episodes:
         raise BadInput("episodes", episodes, "give at least one demonstration")
@@ -89,19 +94,19 @@ def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
 
 
 def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarReplay:
-    """A replay that holds exactly the episodes written by `save_demonstrations`.
+    """Load the episodes of a `save_demonstrations` file into a replay buffer of exactly their size.
 
     Raises:
         BadInput: the file is missing or lacks a column.
     """
     if not path.is_file():
-        raise BadInput("demonstrations", str(path), "name an .npz written by save_demonstrations")
-    with np.load(path, allow_pickle=False) as stored:
-        joined = dict(stored)
-    wanted = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"}
-    if "potential" in joined:  # Labelled: no label may be made up where a file of an older version lacks it.
-        wanted |= set(LABELS)
-    missing = wanted - set(joined)
+        raise BadInput("demonstrations", str(path), "give an .npz file written by save_demonstrations")
+    with np.load(path, allow_pickle=False) as arrays:
+        joined = dict(arrays)
+    required = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"}
+    if "potential" in joined:  # A labelled file must have all labels: none may be filled with a default.
+        required |= set(LABELS)
+    missing = required - set(joined)
     if missing:
         raise BadInput("demonstrations", str(path), f"write it with save_demonstrations; it lacks {sorted(missing)}")
     ids, versions, lengths = (joined.pop(f"episode_{name}") for name in ("ids", "versions", "lengths"))

@@ -1,4 +1,4 @@
-"""What the learner is fed: online and demonstrated transitions, how many updates are due, and the batches for them."""
+"""Feeds the learner: holds online and demonstration buffer, counts the updates due, and samples their batches."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from learner.config import LearnerConfig
-from learner.replay import ColumnarReplay, Columns, sample_mixed
+from learner.replay import ColumnarReplay, ReplayColumns, sample_mixed
 
 HELD_COLUMNS = ("potential", "next_potential", "phase", "next_phase")
 BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated", *HELD_COLUMNS)
 
 
 class ReplayFeed:
-    """Two replays, a generator, and the count of updates that are owed.
+    """Samples batches from two replay buffers, and schedules updates by environment steps.
 
-    Nothing is owed before `learning_starts` transitions *lie in the replay*: a lifetime counter would be met at once
-    after a restart that lost them.
+    No update is due before the online buffer *holds* `learning_starts` transitions: a lifetime counter would already be
+    satisfied after a restart that lost them.
 
     Args:
-        online: transitions of the running policy.
+        online: transitions of the current policy.
         demo: demonstrations, or None.
         config: batch size, share of demonstrations, updates per environment step.
         seed: of the sampling.
@@ -34,7 +34,7 @@ class ReplayFeed:
         self._warmed = False
 
     def due(self, environment_steps: int) -> int:
-        """Updates to do now that so many more environment steps are stored; the first time with the warm-up."""
+        """Number of updates due after storing that many more environment steps; the first time, the warm-up."""
         if len(self.online) < self._config.learning_starts:
             return 0
         if not self._warmed:
@@ -45,14 +45,14 @@ class ReplayFeed:
         self._owed -= whole
         return whole
 
-    def draw(self, updates: int) -> Columns:
-        """Batches for so many updates, BATCH_COLUMNS; float32 [updates, B, ...]."""
+    def draw(self, updates: int) -> ReplayColumns:
+        """Sample one batch per update: BATCH_COLUMNS, float32 [updates, B, ...]."""
         config = self._config
         columns = sample_mixed(self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates)
         return {name: columns[name] for name in BATCH_COLUMNS}
 
     def get_state(self) -> dict[str, Any]:
-        """Both replays, the generator and what is owed."""
+        """Both buffers, the random generator and the update schedule."""
         return {
             "online": self.online.get_state(),
             "demo": self.demo.get_state() if self.demo else None,
@@ -62,7 +62,7 @@ class ReplayFeed:
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from `get_state`."""
+        """Restore a state from `get_state`."""
         self.online.set_state(state["online"])
         if self.demo is not None and state["demo"] is not None:
             self.demo.set_state(state["demo"])

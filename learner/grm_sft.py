@@ -1,4 +1,4 @@
-"""The Ray Train job that fits a reward model to demonstrations. The training itself is dopamine_rl.grm.fit."""
+"""The Ray Train job that fine-tunes a reward model on demonstrations. The training loop is in dopamine_rl.grm.fit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from learner.frame_stream import stream
 
 
 @ray.remote(num_cpus=0)
-class _Board:
-    """Holds what a job has told since it was last asked, the latest lines of it, for whoever watches."""
+class _Mailbox:
+    """A bounded buffer of a job's progress messages; the oldest are dropped when it is full."""
 
     def __init__(self) -> None:
         self._lines: deque[tuple[str, bool]] = deque(maxlen=100)
@@ -40,60 +40,59 @@ class _Board:
 
 
 def train_grm(job: TrainingJob, out: Path, on_progress: OnProgress = lambda text, matters: None) -> Path:
-    """Fit a reward model to recorded episodes as a Ray Train job; Ray must be running.
+    """Fine-tune a reward model on recorded episodes as a Ray Train job. Ray must be running.
 
     Args:
-        job: what is trained, on what and how. A state in its folder is gone on from; in the end the folder is removed.
-        out: where the checkpoint folder shall lie; it is replaced as a whole.
+        job: model, data and settings. Resumes from a state in the job's folder; the folder is removed at the end.
+        out: folder of the resulting checkpoint; it is replaced atomically.
         on_progress: as for `fit`; called every few seconds in this process.
     Returns:
-        `out`. Its card (grm.json, README.md) says what the model was trained with, and the held-out figures.
+        `out`. Its card (grm.json, README.md) holds the training settings and the metrics on held-out episodes.
     Raises:
-        BadInput: more processes than the cluster has room for.
+        BadInput: the cluster has too few CPUs or GPUs for the job's processes.
         CheckpointError: the job ended without a model.
-        DopamineError: what a process of the job raised.
+        DopamineError: raised by a process of the job.
     """
     config = job.config
     _check_resources(config)
-    board = _Board.remote()  # type: ignore[attr-defined]
+    mailbox = _Mailbox.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"job": job, "board": board},
+        train_loop_config={"job": job, "mailbox": mailbox},
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if config.use_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=config.workers, use_gpu=config.use_gpu, resources_per_worker={"CPU": config.num_cpus}
         ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees the old class of the name
-            # An equal name would silently go on from an earlier job's checkpoint; ours is the file in the job's folder.
+        run_config=RunConfig(  # type: ignore[call-arg]  # mypy sees Ray's older class of this name
+            # Unique: with the name of an earlier job, Ray would resume from that job's checkpoint.
             name=f"grm_sft_{uuid.uuid4().hex[:8]}",
             storage_path=str(job.work),
             failure_config=FailureConfig(max_failures=config.max_failures),
-            # A thread that spins while it waits takes the core its partner needs: ten times slower on a busy machine.
+            # Spinning threads would take the cores of the other processes: ten times slower on a busy machine.
             worker_runtime_env={"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}},
         ),
     )
     try:
-        with _watched(board, on_progress):
-            result = _interruptible(trainer.fit)
+        with _forward_messages(mailbox, on_progress):
+            result = _run_in_thread(trainer.fit)
     except WorkerGroupError as error:
-        raise _raised_on_purpose(error) or error from None
+        raise _worker_error(error) or error from None
     if not (job.work / MODEL).is_dir():
         raise CheckpointError(f"the training job ended without a model: {result.error}")
     return publish(job, out)
 
 
 def _check_resources(config: SFTConfig) -> None:
-    """A job that asks for more than the cluster has would wait for ever."""
-    present = ray.cluster_resources()
-    for name, wanted in (("CPU", config.workers * config.num_cpus), ("GPU", config.workers * float(config.use_gpu))):
-        if wanted > present.get(name, 0.0):
-            raise BadInput(
-                "sft.workers", config.workers, f"the cluster has {present.get(name, 0.0)} {name}, not {wanted}"
-            )
+    """Raise BadInput if the job needs more than the cluster has; it would wait for ever."""
+    resources = ray.cluster_resources()
+    for name, required in (("CPU", config.workers * config.num_cpus), ("GPU", config.workers * float(config.use_gpu))):
+        available = resources.get(name, 0.0)
+        if required > available:
+            raise BadInput("sft.workers", config.workers, f"the cluster has {available} {name}, not {required}")
 
 
-def _raised_on_purpose(error: WorkerGroupError) -> DopamineError | OSError | None:
-    """What the first process to fail raised, if it is ours or the system's: a message for the user, without tracebacks."""
+def _worker_error(error: WorkerGroupError) -> DopamineError | OSError | None:
+    """The first failed process's DopamineError or OSError, whose message is meant for users; None for other errors."""
     for failure in error.worker_failures.values():
         cause = getattr(failure, "cause", failure)
         if isinstance(cause, DopamineError | OSError):
@@ -101,11 +100,11 @@ def _raised_on_purpose(error: WorkerGroupError) -> DopamineError | OSError | Non
     return None
 
 
-def _interruptible(fit: Callable[[], Any]) -> Any:
-    """Call `fit` in a thread of its own and wait for it.
+def _run_in_thread(fit: Callable[[], Any]) -> Any:
+    """Call `fit` in a new thread and wait for it.
 
-    In the main thread Ray Train takes SIGINT over, ends the process with status 0 where it comes, and never gives it back:
-    Ctrl-C would be deaf for the rest of a run.
+    In the main thread, Ray Train would install its own SIGINT handler, which exits with status 0, and never restore
+    the old one: Ctrl-C would have no effect for the rest of a run.
     """
     outcome: Future[Any] = Future()
 
@@ -120,36 +119,36 @@ def _interruptible(fit: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def _watched(board: Any, on_progress: OnProgress) -> Iterator[None]:
-    """Hand on what the job tells every two seconds while the block runs, and at its end."""
+def _forward_messages(mailbox: Any, on_progress: OnProgress) -> Iterator[None]:
+    """Pass the job's messages to `on_progress` every two seconds, and once more at the end of the block."""
     ended = threading.Event()
 
-    def watch() -> None:
-        going_on = True
-        while going_on:
-            going_on = not ended.wait(2.0)
-            for text, matters in ray.get(board.take.remote()):
-                with suppress(OSError):  # nobody reads any more: the training's end will say so
+    def forward() -> None:
+        running = True
+        while running:
+            running = not ended.wait(2.0)
+            for text, matters in ray.get(mailbox.take.remote()):
+                with suppress(OSError):  # A closed pipe: the caller notices when it prints the result.
                     on_progress(text, matters)
 
-    thread = threading.Thread(target=watch, daemon=True)
+    thread = threading.Thread(target=forward, daemon=True)
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join(timeout=10.0)
-        ray.kill(board)
+        ray.kill(mailbox)
 
 
 def _work(loop: dict[str, Any]) -> None:
-    """One process of the job."""
-    first, last = ray.train.get_context().get_world_rank() == 0, [0.0]
+    """The training function of each process; rank 0 reports progress."""
+    reports, reported_at = ray.train.get_context().get_world_rank() == 0, [0.0]
 
     def on_progress(text: str, matters: bool) -> None:
         now = time.monotonic()
-        if first and (matters or now - last[0] >= 2.0):
-            last[0] = now
-            loop["board"].put.remote(text, matters)
+        if reports and (matters or now - reported_at[0] >= 2.0):
+            reported_at[0] = now
+            loop["mailbox"].put.remote(text, matters)
 
     fit(loop["job"], ray.train.torch.get_device(), stream, on_progress)

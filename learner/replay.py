@@ -1,34 +1,32 @@
-"""Transitions in preallocated columns; rewards are computed when sampled, from what was stored beside each transition.
+"""The replay buffer: transitions in preallocated columns. Rewards are computed at sampling time from the stored labels.
 
-All columns live side by side in one float32 table, so that drawing a batch is one gather of whole rows.
+All columns lie side by side in one float32 table, so sampling a batch is a single gather of rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically, write_npz
 from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
 
-Columns = dict[str, NDArray[Any]]
+ReplayColumns = dict[str, NDArray[Any]]
 LABELS = ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
-"""The columns that a labelling pass writes and relabelling replaces."""
+"""Columns written by the labeller and replaced by `relabel`."""
 SCALARS = (*LABELS, "terminated")
 OPTIONAL = {"potential": 0.0, "next_potential": 0.0, "valid": 1.0, "phase": 0.0, "next_phase": 0.0}
-"""What a column holds where the caller gives none: no potential, nothing invalid."""
+"""Defaults of columns that may be left out: potential 0, all valid."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where each column lies in a row of the table.
+class RowLayout:
+    """The position of each column in a row of the table.
 
     Args:
         observation_size, action_size: D and A.
@@ -51,27 +49,27 @@ class Layout:
         return 2 * self.observation_size + self.action_size + len(SCALARS)
 
     def pack(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Columns of T transitions as a table, float32 [T, width].
+        """Pack columns of T transitions into rows, float32 [T, width].
 
         Raises:
-            BadInput: a column is missing, has another shape or holds a value that is not finite.
+            BadInput: a column is missing, has the wrong shape or holds a non-finite value.
         """
         count = len(columns["actions"])
         rows = np.empty((count, self.width), np.float32)
-        for name, where in self.slices.items():
+        for name, span in self.slices.items():
             if name not in columns and name not in OPTIONAL:
                 raise BadInput(name, None, "give this column")
             values = np.asarray(columns.get(name, np.full(count, OPTIONAL.get(name, 0.0))), np.float32)
-            wanted = (count,) if name in SCALARS else (count, where.stop - where.start)
-            if values.shape != wanted:
-                raise BadInput(name, values.shape, f"give shape {wanted}")
+            shape = (count,) if name in SCALARS else (count, span.stop - span.start)
+            if values.shape != shape:
+                raise BadInput(name, values.shape, f"give shape {shape}")
             if not np.isfinite(values).all():
-                raise BadInput(name, "nan or inf", "mask what has no value before it is stored")
-            rows[:, where] = values.reshape(count, -1)
+                raise BadInput(name, "nan or inf", "mask invalid values before storing them")
+            rows[:, span] = values.reshape(count, -1)
         return rows
 
-    def unpack(self, rows: NDArray[np.float32]) -> Columns:
-        """Views of the table's columns: [..., D] and [..., A], scalars [...]."""
+    def unpack(self, rows: NDArray[np.float32]) -> ReplayColumns:
+        """Columns as views of the rows: [..., D] and [..., A], scalars [...]."""
         return {name: rows[..., s.start] if name in SCALARS else rows[..., s] for name, s in self.slices.items()}
 
 
@@ -80,24 +78,25 @@ class _Episode:
     serial: int
     version: str
     steps: int = 0
-    kept: int = 0
+    stored: int = 0
 
 
 class ColumnarReplay:
-    """A ring of transitions with an index of the episodes they belong to.
+    """A ring buffer of transitions, indexed by episode.
 
     Columns: obs, next_obs float32 [D]; actions float32 [A] in [−1, 1]; task_reward, potential, next_potential, phase,
-    next_phase (types.LabelColumns), valid and terminated (1 or 0). Truncation is not stored: such a transition bootstraps.
+    next_phase (types.LabelColumns), valid and terminated (1 or 0). Truncation is not stored; truncated transitions
+    bootstrap.
 
     Args:
-        capacity: transitions kept; the oldest are overwritten.
+        capacity: number of transitions; the oldest are overwritten.
         observation_size, action_size: D and A.
-        gamma: the learner's discount, used for shaping as well.
-        mode: which reward sampled batches carry.
+        gamma: discount of learner and shaping.
+        mode: reward of sampled batches.
     """
 
     def __init__(self, capacity: int, observation_size: int, action_size: int, gamma: float, mode: RewardMode) -> None:
-        self.layout = Layout(observation_size, action_size)
+        self.layout = RowLayout(observation_size, action_size)
         self.capacity, self.gamma, self.mode = capacity, gamma, mode
         self.size = 0
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
@@ -113,34 +112,34 @@ class ColumnarReplay:
 
     @property
     def episodes(self) -> dict[str, str]:
-        """Episode id to the model version behind its labels, for every episode that still has a row."""
+        """Maps episode ids to the model version of their labels, for all episodes with stored transitions."""
         return {name: episode.version for name, episode in self._episodes.items()}
 
     def add(self, columns: Mapping[str, NDArray[Any]], episode_id: str, t_started: int = 0, version: str = "") -> None:
         """Store the next T transitions of an episode.
 
         Args:
-            columns: arrays of T rows; potential, next_potential, valid, phase and next_phase may be absent.
-            t_started: environment step of the first one. A gap (a lost fragment) is kept as a gap.
-            version: model version of the labels, one for the whole episode.
+            columns: arrays of T rows; potential, next_potential, valid, phase and next_phase may be left out.
+            t_started: environment step of the first transition. Gaps (lost fragments) are allowed.
+            version: model version of the labels; the same for the whole episode.
         Raises:
-            BadInput: wrong columns, a time that is already stored, a second version, or more rows than the ring has.
+            BadInput: wrong columns, steps that are already stored, a second version, or more rows than the capacity.
         """
         rows = self.layout.pack(columns)
         if len(rows) > self.capacity:
             raise BadInput("columns", len(rows), f"give at most {self.capacity} transitions at once")
-        known = self._episodes.get(episode_id)
-        if known and t_started < known.steps:
-            raise BadInput("t_started", t_started, f"give a time from {known.steps} on; earlier ones are stored")
-        if known and version != known.version:
-            raise BadInput("version", version, f"keep one model version an episode, {known.version!r} here")
-        where = (self._cursor + np.arange(len(rows))) % self.capacity
-        self._evict(where)
+        earlier = self._episodes.get(episode_id)
+        if earlier and t_started < earlier.steps:
+            raise BadInput("t_started", t_started, f"start at {earlier.steps} or later; earlier steps are stored")
+        if earlier and version != earlier.version:
+            raise BadInput("version", version, f"use one model version per episode, {earlier.version!r} here")
+        slots = (self._cursor + np.arange(len(rows))) % self.capacity
+        self._evict(slots)
         episode = self._register(episode_id, version)
-        self._rows[where] = rows
-        self._serial[where] = episode.serial
-        self._time[where] = t_started + np.arange(len(rows))
-        episode.steps, episode.kept = t_started + len(rows), episode.kept + len(rows)
+        self._rows[slots] = rows
+        self._serial[slots] = episode.serial
+        self._time[slots] = t_started + np.arange(len(rows))
+        episode.steps, episode.stored = t_started + len(rows), episode.stored + len(rows)
         self._cursor = (self._cursor + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
@@ -151,40 +150,40 @@ class ColumnarReplay:
             self._next_serial += 1
         return self._episodes[episode_id]
 
-    def _evict(self, where: NDArray[np.int64]) -> None:
-        serials, counts = np.unique(self._serial[where], return_counts=True)
+    def _evict(self, slots: NDArray[np.int64]) -> None:
+        serials, counts = np.unique(self._serial[slots], return_counts=True)
         for serial, count in zip(serials.tolist(), counts.tolist(), strict=True):
             if serial < 0:
                 continue
             episode = self._episodes[self._ids[serial]]
-            episode.kept -= count
-            if episode.kept == 0:
+            episode.stored -= count
+            if episode.stored == 0:
                 del self._episodes[self._ids.pop(serial)]
 
     def rows(self, episode_id: str) -> NDArray[np.int64]:
-        """Table rows of an episode in order of time, int [T].
+        """Row indices of an episode, ordered by time, int [T].
 
         Raises:
-            BadInput: none of its transitions is stored.
+            BadInput: the episode is not stored.
         """
         if episode_id not in self._episodes:
-            raise BadInput("episode_id", episode_id, "name an episode that is stored")
-        found = np.flatnonzero(self._serial == self._episodes[episode_id].serial)
-        return found[np.argsort(self._time[found])]
+            raise BadInput("episode_id", episode_id, "name a stored episode")
+        rows = np.flatnonzero(self._serial == self._episodes[episode_id].serial)
+        return rows[np.argsort(self._time[rows])]
 
     def times(self, episode_id: str) -> NDArray[np.int64]:
         """Environment steps of an episode's stored transitions, increasing, int [T]."""
         return self._time[self.rows(episode_id)]
 
-    def columns(self, rows: NDArray[np.int64] | slice = slice(None)) -> Columns:
-        """Copies of the columns at these rows, without rewards."""
+    def columns(self, rows: NDArray[np.int64] | slice = slice(None)) -> ReplayColumns:
+        """Copies of the columns of some rows, without rewards."""
         return self.layout.unpack(self._rows[: self.size][rows].copy())
 
     def relabel(self, episode_id: str, labels: LabelColumns) -> None:
-        """Replace the labels of a whole episode, from its first environment step.
+        """Replace the labels of a whole episode, from its first environment step on.
 
         Raises:
-            BadInput: unknown episode, or labels for another number of environment steps than it has.
+            BadInput: the episode is not stored, or has another number of environment steps than the labels.
         """
         rows = self.rows(episode_id)
         episode = self._episodes[episode_id]
@@ -192,42 +191,41 @@ class ColumnarReplay:
             raise BadInput("labels", len(labels.task_reward), f"give labels for all {episode.steps} environment steps")
         fresh = np.stack([np.asarray(getattr(labels, name), np.float32) for name in LABELS], axis=1)
         if not np.isfinite(fresh).all():
-            raise BadInput("labels", "nan or inf", "mask what has no value before it is stored")
+            raise BadInput("labels", "nan or inf", "mask invalid values before storing them")
         first, last = self.layout.slices[LABELS[0]].start, self.layout.slices[LABELS[-1]].stop
         self._rows[rows, first:last] = fresh[self._time[rows]]
         episode.version = labels.model_version
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Uniformly drawn rows, float32 [*shape, width]."""
+        """Rows sampled uniformly, float32 [*shape, width]."""
         return self._rows.take(rng.integers(self.size, size=shape), axis=0)
 
-    def sample(self, n: int, rng: np.random.Generator) -> Columns:
-        """n transitions drawn uniformly, every column and `rewards` float32 [n] shaped from them.
+    def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
+        """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].
 
         Raises:
-            BadInput: nothing is stored.
+            BadInput: the buffer is empty.
         """
         return sample_mixed(None, self, n, 0.0, rng)
 
     def get_state(self) -> dict[str, Any]:
-        """Everything stored, oldest first, as arrays that need no pickle."""
+        """The whole buffer, oldest transition first, as arrays that need no pickle."""
         order = (self._cursor - self.size + np.arange(self.size)) % self.capacity
-        names = list(self._episodes)
-        found = [self._episodes[name] for name in names]
+        names, episodes = list(self._episodes), list(self._episodes.values())
         return {
             "rows": self._rows[order],
             "serial": self._serial[order],
             "time": self._time[order],
             "episode_ids": np.array(names, np.str_),
-            "versions": np.array([episode.version for episode in found], np.str_),
-            "counts": np.array([(e.serial, e.steps, e.kept) for e in found], np.int64).reshape(-1, 3),
+            "versions": np.array([episode.version for episode in episodes], np.str_),
+            "counts": np.array([(e.serial, e.steps, e.stored) for e in episodes], np.int64).reshape(-1, 3),
         }
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Take over a state from `get_state`; the ring keeps its own gamma and mode.
+        """Restore a state from `get_state`; gamma and mode stay the buffer's own.
 
         Raises:
-            BadInput: the state has another row width, or more transitions than this ring has room for.
+            BadInput: the state has another row width, or more transitions than the capacity.
         """
         size, width = state["rows"].shape
         if width != self.layout.width or size > self.capacity:
@@ -238,22 +236,13 @@ class ColumnarReplay:
         self.size, self._cursor = size, size % self.capacity
         counts = state["counts"].tolist()
         self._episodes = {
-            str(name): _Episode(serial, str(version), steps, kept)
-            for name, version, (serial, steps, kept) in zip(
+            str(name): _Episode(serial, str(version), steps, stored)
+            for name, version, (serial, steps, stored) in zip(
                 state["episode_ids"], state["versions"], counts, strict=True
             )
         }
         self._ids = {episode.serial: name for name, episode in self._episodes.items()}
         self._next_serial = max(self._ids, default=-1) + 1
-
-    def save(self, path: Path) -> None:
-        """Write the state as .npz; the file is whole or the old one stays."""
-        write_atomically(path, lambda temporary: write_npz(temporary, self.get_state()))
-
-    def load(self, path: Path) -> None:
-        """Take over a file written by `save`."""
-        with np.load(path, allow_pickle=False) as state:
-            self.set_state(dict(state))
 
 
 def sample_mixed(
@@ -263,26 +252,26 @@ def sample_mixed(
     demo_share: float,
     rng: np.random.Generator,
     batches: int | None = None,
-) -> Columns:
-    """Draw n transitions of which a fixed share are demonstrations; where one source is empty the other gives all.
+) -> ReplayColumns:
+    """Sample n transitions, a fixed share of them demonstrations; if one buffer is empty, all come from the other.
 
     Args:
-        demo, online: sources; `online` names the discount and the reward mode.
-        demo_share: in [0, 1]; round(n · demo_share) rows come first and are demonstrations.
-        batches: draw that many batches at once; every column then has a leading axis of this length.
+        demo, online: the buffers; discount and reward mode are those of `online`.
+        demo_share: in [0, 1]; the first round(n · demo_share) rows are demonstrations.
+        batches: number of batches to sample at once, as a leading axis of every column; None samples one without it.
     Returns:
-        every column and `rewards`, [n, ...] or [batches, n, ...].
+        All columns and `rewards`, [n, ...] or [batches, n, ...].
     Raises:
-        BadInput: both sources are empty.
+        BadInput: both buffers are empty.
     Source: arXiv:2302.02948, symmetric sampling (demo_share = 0.5).
     """
     demos = 0 if not demo else n if not online else round(n * demo_share)
     lead = () if batches is None else (batches,)
-    parts = [(source, count) for source, count in ((demo, demos), (online, n - demos)) if source is not None and count]
-    if not all(len(source) for source, _ in parts):
+    shares = [(buffer, count) for buffer, count in ((demo, demos), (online, n - demos)) if buffer is not None and count]
+    if not all(len(buffer) for buffer, _ in shares):
         raise BadInput("replay", "empty", "store transitions before sampling")
-    drawn = [source.draw((*lead, count), rng) for source, count in parts]
-    rows = drawn[0] if len(drawn) == 1 else np.concatenate(drawn, axis=-2)
+    parts = [buffer.draw((*lead, count), rng) for buffer, count in shares]
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
     columns = online.layout.unpack(rows)
     reward = shaped_reward(
         columns["task_reward"], columns["potential"], columns["next_potential"], online.gamma, online.mode

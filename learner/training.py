@@ -1,8 +1,8 @@
-"""Trains a policy with an RLlib algorithm, adds up what its actors report, and remembers how far it has come.
+"""The training loop: runs an RLlib algorithm, aggregates its actors' metrics, and writes checkpoints.
 
-An interrupted training goes on from its last checkpoint, which holds the networks, the replay and the counts. The
-learning curve and the finished episodes only grow: they lie in files of JSON lines beside the checkpoint, and are cut to
-its point when the training goes on.
+An interrupted training resumes from its last checkpoint, which holds the networks, the replay buffer and the counters.
+The learning curve and the finished episodes are append-only JSON-lines files beside the policy; on resuming they are
+truncated to their length at the checkpoint.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from learner.config import TrainingConfig
 
 OUTCOMES = ("asked", "answered", "invalid", "late", "rejected", "retried", "errors")
 RECORDS = ("written", "removed", "dropped", "failed")
-"""What became of the records of finished episodes (actors.record_writer.COUNTS)."""
+"""Outcomes of the label records of finished episodes (actors.label_record_writer.COUNTS)."""
 CHECKPOINT, PROGRESS = "checkpoint", "progress.json"
 CURVE, EPISODES = "curve.jsonl", "episodes.jsonl"
-"""Beside the policy: one line an iteration, and one line a finished episode."""
+"""Files beside the policy: one line per iteration, and one line per finished episode."""
 RECENT = 50
-"""Episodes behind the success rate that is shown while training."""
+"""Window of the success rate shown during training, in episodes."""
 
 
 class Monitor(Protocol):
-    """Watches the reward model during training (dopamine_rl's or an experiment's ShadowMonitor)."""
+    """Monitors the reward model during training (such as dopamine_rl.evaluation's ShadowMonitor)."""
 
     def add(self, final_progress: float, success: bool) -> None:
-        """Take a finished episode."""
+        """Add a finished episode."""
 
     def warning(self) -> str | None:
-        """What has changed since the last call."""
+        """A warning if the model's quality changed since the last call, else None."""
 
     def summary(self) -> dict[str, Any]:
-        """Figures; ready for JSON."""
+        """Metrics so far; JSON-serialisable."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers; ready for JSON."""
+        """State for a checkpoint; JSON-serialisable."""
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore a state from `state_dict`."""
 
 
 class LatencyHistogram:
-    """Latencies in bins, each 2 % wider than the one before: quantiles are right within 1 %, and the size has a bound.
+    """A histogram of latencies with logarithmic bins: bounded memory, quantiles accurate to 1 %.
 
     Args:
-        bins: count of each bin that is not empty. Bin i begins at 0.01 ms · 1.02^i; what is outside 0.01 ms … 10⁸ ms
-            counts in the first or the last one.
+        bins: counts of the non-empty bins. Bin i starts at 0.01 ms · 1.02^i; latencies outside 0.01 ms … 10⁸ ms are
+            counted in the first or last bin.
     """
 
     _LEAST_MS, _GROWTH, _LAST = 0.01, math.log(1.02), 1162
@@ -64,30 +64,30 @@ class LatencyHistogram:
         self.bins = dict(bins or {})
 
     def add(self, latency_ms: float) -> None:
-        """Count a latency."""
+        """Add one latency."""
         index = int(math.log(max(latency_ms, self._LEAST_MS) / self._LEAST_MS) / self._GROWTH)
         index = min(index, self._LAST)
         self.bins[index] = self.bins.get(index, 0) + 1
 
     def quantile(self, share: float) -> float | None:
-        """The latency in ms that a share in (0, 1] of all does not exceed; None where there is none."""
-        rank, reached = share * sum(self.bins.values()), 0
+        """The quantile of a share in (0, 1], in ms; None if the histogram is empty."""
+        rank, cumulative = share * sum(self.bins.values()), 0
         for index, count in sorted(self.bins.items()):
-            reached += count
-            if reached >= rank:
+            cumulative += count
+            if cumulative >= rank:
                 return self._LEAST_MS * math.exp((index + 0.5) * self._GROWTH)
         return None
 
 
 class LabelLedger:
-    """Adds up what became of every frame that the actors asked for."""
+    """Counts the outcomes of all label requests, one per frame, over a whole training."""
 
     def __init__(self) -> None:
         self.counts = dict.fromkeys(OUTCOMES, 0)
         self.latencies = LatencyHistogram()
 
     def add(self, labels: Mapping[str, Any]) -> None:
-        """Take one iteration's `env_runners/labels`."""
+        """Add one iteration's `env_runners/labels`."""
         for name in OUTCOMES:
             self.counts[name] += int(np.nan_to_num(labels.get(name, 0)))
         for latency in series(labels.get("latencies_ms")):
@@ -95,19 +95,19 @@ class LabelLedger:
                 self.latencies.add(latency)
 
     def summary(self) -> dict[str, float | int | None]:
-        """Counts and the service's latency; None where nothing was asked."""
+        """Counts, whether they add up (`closed`), and latency quantiles in ms (None without latencies)."""
         quantiles = {f"p{share}_ms": self.latencies.quantile(share / 100) for share in (50, 99)}
         rounded = {name: None if value is None else round(value, 2) for name, value in quantiles.items()}
         outcomes = sum(self.counts[name] for name in ("answered", "invalid", "late", "rejected"))
         return {**self.counts, "closed": self.counts["asked"] == outcomes, **rounded}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything it remembers; ready for JSON."""
+        """State for a checkpoint; JSON-serialisable."""
         return {"counts": self.counts, "latencies": {str(index): n for index, n in self.latencies.bins.items()}}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> LabelLedger:
-        """What `state_dict` returned, as a ledger."""
+        """Restore a state from `state_dict`."""
         ledger = cls()
         ledger.counts |= state["counts"]
         ledger.latencies = LatencyHistogram({int(index): n for index, n in state["latencies"].items()})
@@ -116,19 +116,19 @@ class LabelLedger:
 
 @dataclass
 class Progress:
-    """How far a training has come; kept with its checkpoint. Its size does not grow with the training.
+    """Progress of a training, saved with its checkpoint. Its size is bounded.
 
     Args:
         environment_steps: over all actors.
-        seconds: of training, all sittings together.
-        sittings: how often it was started.
+        seconds: training time, summed over all sittings.
+        sittings: how often the training was started or resumed.
         episodes, successes: finished episodes, and how many of them succeeded.
-        recent: success of the last `RECENT` of them.
+        recent: success of the last `RECENT` episodes.
         last: the latest point of the learning curve.
-        curve_bytes, episodes_bytes: how far the two files of lines had been written.
-        records: what became of the episodes' records.
-        ledger: the labels' accounts.
-        monitor: what the monitor of the reward model remembers.
+        curve_bytes, episodes_bytes: lengths of the two JSON-lines files at the checkpoint.
+        records: outcomes of the episodes' label records.
+        ledger: outcomes of the label requests.
+        monitor: state of the reward model's monitor.
     """
 
     environment_steps: int = 0
@@ -145,14 +145,14 @@ class Progress:
     monitor: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path, key: str, about: Mapping[str, Any]) -> None:
-        """Write to a JSON file that also names what the training depends on, and what code made it."""
+        """Write a JSON file, with the training's key and the provenance `about` (see `train`)."""
         state = {name: value for name, value in vars(self).items() if name != "ledger"}
         content = {"key": key, "about": about, **state, "ledger": self.ledger.state_dict()}
         path.write_text(json.dumps(content, allow_nan=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
-        """Read what `save` wrote; None where there is no checkpoint of the same training."""
+        """Read a file of `save`; None if there is none, or it belongs to another training (another key)."""
         try:
             stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -164,7 +164,7 @@ class Progress:
         return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
 
     def add_records(self, counts: Mapping[str, Any]) -> None:
-        """Add what became of some records."""
+        """Add outcomes of label records."""
         for name in RECORDS:
             self.records[name] += int(np.nan_to_num(counts.get(name, 0)))
 
@@ -185,20 +185,20 @@ def train(
     """Train for the configured environment steps and save the policy.
 
     Args:
-        out: the policy's file; the curve's and the episodes' files lie beside it.
-        say: is told how it goes, a line an iteration.
-        progress: how far an earlier sitting came; None begins.
-        checkpoint: folder to go on from after an interruption; None keeps none.
-        key: what the training depends on; a checkpoint of another training is not gone on from.
-        about: what made the checkpoints: code, packages, seed (JSON values).
-        monitor: watches the reward model, where the reward comes from one.
-        on_point: is given every point of the learning curve.
-        finish_records: called at the end; lets the actors write what they still hold, and returns their counts.
+        out: the policy's file; the learning curve and the episodes are written beside it.
+        say: prints a line; called once per iteration.
+        progress: progress of the sitting to resume; None starts from scratch.
+        checkpoint: folder of the checkpoint; None writes none.
+        key: identifies the training; checkpoints of other trainings are not resumed.
+        about: provenance saved with each checkpoint: code, packages, seed (JSON values).
+        monitor: monitors the reward model, if the reward comes from one.
+        on_point: called with every point of the learning curve.
+        finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
     Returns:
         environment_steps, seconds, updates, sittings; labels (LabelLedger.summary), records and shadow
-        (Monitor.summary), None where no model is asked; and the learning curve.
+        (Monitor.summary), each None without a reward model; and the learning curve.
     Raises:
-        BadInput: a file of lines is shorter than when the checkpoint was written.
+        BadInput: a JSON-lines file is shorter than at the checkpoint.
     """
     progress = progress or Progress()
     if monitor is not None and progress.monitor:
@@ -206,17 +206,17 @@ def train(
     curve = JsonLines(out.with_name(CURVE), progress.curve_bytes)
     episodes = JsonLines(out.with_name(EPISODES), progress.episodes_bytes)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    algorithm.acting.tell = lambda text: say(f"  {text}")
+    algorithm.acting.on_event = lambda text: say(f"  {text}")
     with curve, episodes:
         while progress.environment_steps < config.environment_steps:
             result = algorithm.train()
             progress.seconds = time.monotonic() - began
-            point = take(result, progress, monitor, episodes)
+            point = aggregate(result, progress, monitor, episodes)
             curve.add(point)
-            say("  " + line(point, monitor is not None))
+            say("  " + format_point(point, monitor is not None))
             if monitor is not None and (warning := monitor.warning()):
                 say(f"  WARNING: {warning}")
-            _say_lost(_records_of(result), progress.records, say)
+            _report_lost_records(_records_of(result), progress.records, say)
             on_point(point)
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
@@ -225,7 +225,7 @@ def train(
                 saved = time.monotonic()
         for counts in finish_records():
             progress.add_records(counts)
-            _say_lost(counts, progress.records, say)
+            _report_lost_records(counts, progress.records, say)
         points = curve.read()
     save_policy(out, algorithm.policy_state())
     updates = progress.last["updates"] if progress.last else None
@@ -242,7 +242,7 @@ def train(
 
 
 def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str, about: Mapping[str, Any]) -> None:
-    """Write everything a training needs to go on; the old checkpoint stays until the new one is whole."""
+    """Write a checkpoint of algorithm and progress; it replaces the old one atomically."""
 
     def fill(partial: Path) -> None:
         algorithm.save_to_path(str(partial / "algorithm"))
@@ -251,31 +251,18 @@ def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str, 
     write_folder_atomically(folder, fill)
 
 
-def take(result: Mapping[str, Any], progress: Progress, monitor: Monitor | None, episodes: JsonLines) -> dict[str, Any]:
-    """Add one iteration's report to the progress; returns its point of the learning curve."""
-    acted = result.get("env_runners", {})
-    learned = result.get("learners", {}).get("default_policy", {})
-    lifetime = result.get("num_env_steps_sampled_lifetime") or acted.get("num_env_steps_sampled_lifetime") or 0
-    labels = acted.get("labels", {})
+def aggregate(
+    result: Mapping[str, Any], progress: Progress, monitor: Monitor | None, episodes: JsonLines
+) -> dict[str, Any]:
+    """Add one iteration's RLlib result to the progress; returns the new point of the learning curve."""
+    sampling = result.get("env_runners", {})
+    lifetime = result.get("num_env_steps_sampled_lifetime") or sampling.get("num_env_steps_sampled_lifetime") or 0
+    labels = sampling.get("labels", {})
     progress.environment_steps = int(lifetime)
     progress.ledger.add(labels)
     progress.add_records(_records_of(result))
-    _take_episodes(acted.get("finished", {}), progress, monitor, episodes)
-    latencies = series(labels.get("latencies_ms"))
-    values = {
-        "success": np.mean(progress.recent) if progress.recent else None,
-        "task_return_mean": acted.get("task_return_mean"),
-        "return_mean": acted.get("shaped_return_mean"),
-        "episode_len_mean": acted.get("episode_len_mean"),
-        "final_potential_mean": acted.get("final_potential_mean"),
-        "critic_loss": learned.get("critic_loss"),
-        "q_mean": learned.get("q_mean"),
-        "entropy": learned.get("entropy"),
-        "alpha": learned.get("alpha"),
-        "updates": learned.get("updates"),
-        "label_p50_ms": np.median(latencies) if latencies else None,
-    }
-    finite = {k: float(v) if v is not None and np.isfinite(v) else None for k, v in values.items()}
+    _add_episodes(sampling.get("finished", {}), progress, monitor, episodes)
+    finite = _metrics(sampling, result.get("learners", {}).get("default_policy", {}), progress)
     last = progress.last or {"environment_steps": 0, "seconds": 0.0, "updates": 0.0}
     seconds = max(progress.seconds - last["seconds"], 1e-9)
     point = {
@@ -294,19 +281,40 @@ def take(result: Mapping[str, Any], progress: Progress, monitor: Monitor | None,
     return point
 
 
-def _take_episodes(
+def _metrics(sampling: Mapping[str, Any], learning: Mapping[str, Any], progress: Progress) -> dict[str, float | None]:
+    """One iteration's metrics from env runners and learner; None where a metric is missing or not finite."""
+    latencies = series(sampling.get("labels", {}).get("latencies_ms"))
+    values = {
+        "success": np.mean(progress.recent) if progress.recent else None,
+        "task_return_mean": sampling.get("task_return_mean"),
+        "return_mean": sampling.get("shaped_return_mean"),
+        "episode_len_mean": sampling.get("episode_len_mean"),
+        "final_potential_mean": sampling.get("final_potential_mean"),
+        "critic_loss": learning.get("critic_loss"),
+        "q_mean": learning.get("q_mean"),
+        "entropy": learning.get("entropy"),
+        "alpha": learning.get("alpha"),
+        "updates": learning.get("updates"),
+        "label_p50_ms": np.median(latencies) if latencies else None,
+    }
+    return {name: float(v) if v is not None and np.isfinite(v) else None for name, v in values.items()}
+
+
+def _add_episodes(
     finished: Mapping[str, Any], progress: Progress, monitor: Monitor | None, episodes: JsonLines
 ) -> None:
-    """Add the episodes that finished in an iteration."""
+    """Add the episodes that finished in one iteration."""
     successes, potentials = series(finished.get("success")), series(finished.get("potential"))
-    if len(successes) == 1 and not potentials:  # a lone potential that is NaN looks like none
+    if len(successes) == 1 and not potentials:  # RLlib reports a single NaN like an empty series.
         potentials = [math.nan]
     for success, potential in zip(successes, potentials, strict=True):
         if monitor is not None:
             monitor.add(potential, bool(success))
-        known = monitor is not None and math.isfinite(potential)
-        end = round(potential, 4) if known else None
-        episodes.add({"environment_steps": progress.environment_steps, "success": bool(success), "final_progress": end})
+        scored = monitor is not None and math.isfinite(potential)
+        final = round(potential, 4) if scored else None
+        episodes.add(
+            {"environment_steps": progress.environment_steps, "success": bool(success), "final_progress": final}
+        )
     progress.episodes += len(successes)
     progress.successes += sum(map(bool, successes))
     progress.recent = [*progress.recent, *map(bool, successes)][-RECENT:]
@@ -317,31 +325,31 @@ def _records_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return records
 
 
-def _say_lost(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callable[[str], object]) -> None:
-    """Say what records are not there any more, or never were."""
+def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callable[[str], object]) -> None:
+    """Report label records that were removed or never written."""
     reasons = {
-        "removed": "the oldest were removed to keep labels.records_mb",
-        "dropped": "the disk did not keep up",
-        "failed": "they could not be written; the actors' log says why",
+        "removed": "the oldest were removed to stay within labels.records_mb",
+        "dropped": "the disk was too slow",
+        "failed": "writing failed; see the actors' log",
     }
     for name, reason in reasons.items():
         count = int(np.nan_to_num(counts.get(name, 0)))
         if count:
-            say(f"  records of {count} episodes {name} ({totals[name]} in all): {reason}")
+            say(f"  label records of {count} episodes {name} ({totals[name]} in total): {reason}")
 
 
 def series(values: Any) -> list[float]:
-    """The items of RLlib's item series, which is a lone number where there is one item, and NaN where there is none."""
+    """The items of an RLlib item series, which RLlib reduces to a number for one item and to NaN for none."""
     if isinstance(values, (list, tuple, np.ndarray)) and np.ndim(values):
         return [float(value) for value in values]
     return [] if values is None or np.isnan(values) else [float(values)]
 
 
-def line(point: Mapping[str, Any], labelled: bool) -> str:
-    """A point of the learning curve as a line.
+def format_point(point: Mapping[str, Any], labelled: bool) -> str:
+    """A point of the learning curve as one line of text.
 
     Args:
-        labelled: a reward model is asked.
+        labelled: the reward comes from a reward model.
     """
 
     def text(name: str, form: str) -> str:
@@ -350,7 +358,7 @@ def line(point: Mapping[str, Any], labelled: bool) -> str:
     shaping = None
     if point["return_mean"] is not None and point["task_return_mean"] is not None:
         shaping = point["return_mean"] - point["task_return_mean"]
-    labels = "no labels asked for"
+    labels = "no labels requested"
     if labelled:
         labels = (
             f"labels {point['answered']}/{point['asked']}, {text('label_p50_ms', '.0f')} ms, "

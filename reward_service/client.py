@@ -1,4 +1,4 @@
-"""Carries requests to the Serve application from inside the cluster, and its failures into the error tree."""
+"""The reward client inside the cluster: calls the Serve application, and maps its failures to our errors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from reward_service.service import ServiceDescription
 T = TypeVar("T")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
-"""Pauses before a request is sent again: the router learns of a lost replica a moment after its callers."""
+"""Backoff between retries: the router learns of a lost replica slightly later than its callers."""
 
 
 class ServeRewardClient:
-    """A RewardClient over a Serve application. Can be pickled; connects on first use.
+    """A RewardClient for a Serve application. Picklable; connects on first use.
 
     The pictures of a request must not be changed after `submit`: they are encoded in the background.
 
     Args:
-        app_name: the name given to `deploy`.
+        app_name: as given to `deploy`.
     """
 
     def __init__(self, app_name: str) -> None:
@@ -40,27 +40,27 @@ class ServeRewardClient:
         return {"app_name": self.app_name, "_connected": None}
 
     def submit(self, request: ScoreRequest) -> ServePendingScore:
-        """Send a request and return at once. Raises ServiceUnavailable where the application does not exist."""
+        """Send a request without waiting for its reply. Raises ServiceUnavailable if the application does not exist."""
         return ServePendingScore(lambda remaining_ms: self._send(request, remaining_ms), request.remaining_ms)
 
     def model_version(self, timeout_s: float) -> str:
-        """The version that is being served now. Raises ScoringTimeout or ServiceUnavailable."""
+        """The model version currently served. Raises ScoringTimeout or ServiceUnavailable."""
         return self.describe(timeout_s).versions[0]
 
     def describe(self, timeout_s: float) -> ServiceDescription:
-        """One replica's account of itself. Raises ScoringTimeout, Overloaded or ServiceUnavailable."""
+        """The description of one replica. Raises ScoringTimeout, Overloaded or ServiceUnavailable."""
         return _Call(lambda: self._handle().describe.remote()).result(timeout_s)
 
     def describe_all(self, timeout_s: float) -> list[ServiceDescription]:
-        """Every replica's account of itself. Raises ServiceUnavailable where one did not answer in time."""
+        """The descriptions of all replicas. Raises ServiceUnavailable if one did not answer in time."""
         try:
-            told: list[ServiceDescription] = self._handle().broadcast("describe").results(timeout_s=timeout_s)
+            descriptions: list[ServiceDescription] = self._handle().broadcast("describe").results(timeout_s=timeout_s)
         except (RayServeException, RayError, TimeoutError) as error:
             raise ServiceUnavailable(f"a replica did not answer: {type(error).__name__}: {error}") from error
-        return told
+        return descriptions
 
     def close(self) -> None:
-        """Let go of the application. Its router would else go on telling the cluster of its load, also when that is gone."""
+        """Disconnect. Otherwise the router would keep reporting its load, even after the application is gone."""
         if self._connected is not None:
             self._connected.shutdown()
             self._connected = None
@@ -77,7 +77,7 @@ class ServeRewardClient:
 
 
 class ServePendingScore:
-    """A request on its way (a PendingScore)."""
+    """A request in flight (a PendingScore)."""
 
     def __init__(self, send: Callable[[float], DeploymentResponse], remaining_ms: float) -> None:
         expires_at = time.monotonic() + remaining_ms / 1e3
@@ -85,11 +85,11 @@ class ServePendingScore:
 
     @property
     def retries(self) -> int:
-        """How often the request was sent again because the replica that held it was lost."""
+        """How often the request was resent because its replica was lost."""
         return self._call.retries
 
     def result(self, timeout_s: float) -> ScoreReply:
-        """Wait for the reply; what is late is cancelled, and stays late.
+        """Wait for the reply. A late request is cancelled and stays late.
 
         Raises:
             ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
@@ -101,7 +101,7 @@ class ServePendingScore:
 
 
 class _Call(Generic[T]):
-    """One call of the deployment, sent again where its replica was lost. Scoring twice is harmless, so that is safe."""
+    """A call of the deployment, resent if its replica is lost. This is safe because scoring is idempotent."""
 
     def __init__(self, send: Callable[[], DeploymentResponse]) -> None:
         self._send, self.retries = send, 0
@@ -141,7 +141,7 @@ class _Call(Generic[T]):
             self._response = self._send_or_raise()
 
     def _cancel(self) -> None:
-        # A request that nobody waits for must cost the service nothing; where it is over already there is no harm.
+        # A request that nobody waits for should not cost the service anything. Cancelling a finished one is harmless.
         with contextlib.suppress(RayServeException, RayError):
             self._response.cancel()
 

@@ -1,4 +1,4 @@
-"""The reward model as a Ray Serve application: builds the service in a replica, forwards calls, reports health."""
+"""The reward model as a Ray Serve application: builds the service in each replica, forwards calls, reports health."""
 
 from __future__ import annotations
 
@@ -23,122 +23,123 @@ from ray.serve.schema import ApplicationStatus
 from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
 from dopamine_rl.interfaces import Engine, ProgressScorer
 from dopamine_rl.types import ScoreRequest
-from reward_service import lease, ledger
-from reward_service.releases import Ledger, Release, Shelf
+from reward_service import lease, ledger_store
+from reward_service.releases import Ledger, LoadedModels, Release
 from reward_service.scorer import Scorer
 from reward_service.service import Answer, ScoringService, ServiceConfig, ServiceDescription, warm_up
 
 logger = logging.getLogger(__name__)
 
 FOLLOW_S = 0.25
-"""How often a replica looks into the ledger."""
+"""Interval at which a replica reads the ledger."""
 
 ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""All requests of an episode go to one replica, where its pictures are kept; to its neighbour where that one is full or gone."""
+"""Routes an episode's requests to one replica, which caches its pictures; to the next one if it is full or gone."""
 
 
 class GRMDeployment:
-    """One replica: it holds the models that the application's ledger names, and follows every change of it."""
+    """A replica. It serves the models listed in the application's ledger, and follows changes of the ledger."""
 
     def __init__(self, app_name: str, config: ServiceConfig) -> None:
         if config.lease_s > 0:
             lease.watch(app_name, config.lease_s)
         self._app_name = app_name
-        self._shelf = Shelf(lambda folder: _load(folder, config))
-        record = ledger.read(app_name)
-        self._latest = _Look(time.monotonic(), record)
-        self._look_now = threading.Event()
+        self._models = LoadedModels(lambda folder: _load(folder, config))
+        ledger = ledger_store.read(app_name)
+        self._latest = _LedgerRead(time.monotonic(), ledger)
+        self._read_now = threading.Event()
         self._changed = threading.Event()
-        self._held = self._shelf.follow(record)
-        current = record.releases[0]
-        if current.number not in self._held:
-            raise CheckpointError(f"{current.folder} cannot be served: {self._shelf.refused[current.number]}")
+        self._scorers = self._models.update(ledger)
+        current = ledger.releases[0]
+        if current.number not in self._scorers:
+            raise CheckpointError(f"{current.folder} cannot be served: {self._models.refused[current.number]}")
         self._service = ScoringService(
-            _serving(record, self._held), config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s
+            _serving(ledger, self._scorers), config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s
         )
-        threading.Thread(target=self._look, name="ledger", daemon=True).start()
-        threading.Thread(target=self._follow, args=(record,), name="models", daemon=True).start()
+        threading.Thread(target=self._watch_ledger, name="ledger", daemon=True).start()
+        threading.Thread(target=self._update_models, args=(ledger,), name="models", daemon=True).start()
 
     async def score(self, request: ScoreRequest) -> Answer:
-        """The reply to one request, or the error that is its own."""
-        wanted = request.context.model_version
-        if wanted is not None and wanted not in self._service.versions:
-            await self._until_loaded(wanted, request.remaining_ms / 1e3)
+        """The reply to a request, or its error as a value."""
+        version = request.context.model_version
+        if version is not None and version not in self._service.versions:
+            await self._until_loaded(version, request.remaining_ms / 1e3)
         return await self._service.score(request)
 
     async def describe(self) -> ServiceDescription:
-        """This replica's versions and counts."""
+        """This replica's model versions and counters."""
         now, service = time.monotonic(), self._service
         return ServiceDescription(
             versions=service.versions,
             counts=service.counts,
             process_id=os.getpid(),
-            releases={number: scorer.model_version for number, scorer in self._held.items()},
-            refused=dict(self._shelf.refused),
-            idle_s={version: now - asked for version, asked in service.asked_at.items()},
+            releases={number: scorer.model_version for number, scorer in self._scorers.items()},
+            refused=dict(self._models.refused),
+            idle_s={version: now - requested_at for version, requested_at in service.last_requests.items()},
         )
 
     async def check_health(self) -> None:
-        """Called by Serve; raising gets the replica replaced."""
+        """Called by Serve, which replaces the replica if this raises."""
         self._service.check_health()
 
-    def _look(self) -> None:
-        """Keep the latest ledger at hand, so that no request has to ask the cluster for it."""
+    def _watch_ledger(self) -> None:
+        """Thread: keep a recent copy of the ledger, so that requests need not read it from the cluster."""
         while True:
-            self._look_now.wait(FOLLOW_S)
-            self._look_now.clear()
-            began, record = time.monotonic(), self._latest.record
+            self._read_now.wait(FOLLOW_S)
+            self._read_now.clear()
+            began, ledger = time.monotonic(), self._latest.ledger
             try:
-                record = ledger.read(self._app_name)
-            except ServiceUnavailable as error:  # What is held stays.
-                logger.warning("The ledger of %s could not be followed: %s", self._app_name, error)
+                ledger = ledger_store.read(self._app_name)
+            except ServiceUnavailable as error:  # The loaded models stay.
+                logger.warning("The ledger of %s is not available: %s", self._app_name, error)
                 with contextlib.suppress(ServiceUnavailable):
-                    ledger.restore(self._app_name, record)
-            except Exception:  # The thread must live as long as the replica.
+                    ledger_store.restore(self._app_name, ledger)
+            except Exception:  # The thread must not end before the replica.
                 logger.exception("The ledger of %s could not be read", self._app_name)
-            self._latest = _Look(began, record)
+            self._latest = _LedgerRead(began, ledger)
             self._changed.set()
 
-    def _follow(self, followed: Ledger) -> None:
-        """Load and let go of models as the ledger changes, while the others answer."""
+    def _update_models(self, followed: Ledger) -> None:
+        """Thread: load and unload models as the ledger changes, while the service keeps answering."""
         while True:
             self._changed.wait()
             self._changed.clear()
-            record = self._latest.record
-            if record != followed:
+            ledger = self._latest.ledger
+            if ledger != followed:
                 try:
-                    self._held = self._shelf.follow(record)
-                    self._service.scorers = _serving(record, self._held) or self._service.scorers
-                    followed = record
-                except Exception:  # What is held stays.
-                    logger.exception("The models of %s could not be followed", self._app_name)
+                    self._scorers = self._models.update(ledger)
+                    self._service.scorers = _serving(ledger, self._scorers) or self._service.scorers
+                    followed = ledger
+                except Exception:  # The loaded models stay.
+                    logger.exception("The models of %s could not be updated", self._app_name)
 
     async def _until_loaded(self, version: str, timeout_s: float) -> None:
-        """A replica that has just started may still be loading what others answer with: wait for it, if it is coming.
+        """Wait for a version that this replica is still loading, as after a start, while others already serve it.
 
-        Whether it is coming says a look at the ledger that began after the request arrived; an older one may have missed it.
+        Whether the version is coming is decided by a read of the ledger that began after the request arrived; an older
+        one may have missed it.
         """
         arrived = time.monotonic()
         while version not in self._service.versions and time.monotonic() < arrived + timeout_s:
             latest = self._latest
             if latest.began < arrived:
-                self._look_now.set()
-            elif not any(r.version == version and r.number not in self._shelf.refused for r in latest.record.releases):
+                self._read_now.set()
+            elif not any(r.version == version and r.number not in self._models.refused for r in latest.ledger.releases):
                 return
             await asyncio.sleep(0.02)
 
 
 @dataclass(frozen=True)
-class _Look:
-    """What a look at the ledger showed, and when it began (monotonic seconds)."""
+class _LedgerRead:
+    """A copy of the ledger, and when reading it began (monotonic seconds)."""
 
     began: float
-    record: Ledger
+    ledger: Ledger
 
 
-def _serving(record: Ledger, held: Mapping[int, ProgressScorer]) -> tuple[ProgressScorer, ...]:
-    """What is answered with: the releases that are held, the current one first."""
-    return tuple(held[release.number] for release in record.releases if release.number in held)
+def _serving(ledger: Ledger, scorers: Mapping[int, ProgressScorer]) -> tuple[ProgressScorer, ...]:
+    """The scorers to serve: those of the loaded releases, the current one first."""
+    return tuple(scorers[release.number] for release in ledger.releases if release.number in scorers)
 
 
 def _load(folder: str, config: ServiceConfig) -> ProgressScorer:
@@ -148,49 +149,51 @@ def _load(folder: str, config: ServiceConfig) -> ProgressScorer:
 
 
 def make_engine(folder: Path, config: ServiceConfig) -> Engine:
-    """Call the config's "module:callable" with a checkpoint folder and a number of threads.
+    """Make an engine: call the config's "module:callable" with a checkpoint folder and a number of threads.
 
-    An engine that takes a `device` gets "cuda" where the replica has a GPU; any other finds its device itself.
+    An engine with a `device` argument gets "cuda" if the replica has a GPU; others choose their device themselves.
 
     Raises:
-        BadInput: the name is not "module:callable", or the engine cannot use the GPU.
-        CheckpointError: the folder does not hold a usable model.
+        BadInput: the engine's name is not "module:callable", or the engine cannot use the GPU.
+        CheckpointError: the folder holds no usable model.
     """
     module, _, name = config.engine.partition(":")
     if not name:
         raise BadInput("engine", config.engine, 'write "module:callable"')
     load = getattr(importlib.import_module(module), name)
-    # Ray may show a replica without a GPU those of the machine, so an engine must not choose by what it sees.
+    # Without num_gpus Ray may not hide the machine's GPUs, so an engine must not choose by what it detects.
     on_gpu = config.num_gpus > 0 and "device" in inspect.signature(load).parameters
     engine: Engine = load(folder, config.threads, **({"device": "cuda"} if on_gpu else {}))
     return engine
 
 
 def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
-    """Serve a checkpoint as a new application and return when it answers.
+    """Serve a checkpoint as a new application; returns when it answers.
 
-    The application ends with this driver (config.lease_s) or by `shutdown`; `reward_service.swap` gives it other weights.
+    The application ends with this driver (see config.lease_s) or by `shutdown`; `reward_service.swap` changes its
+    model.
 
     Args:
         checkpoint: folder that every node can read.
-        name: unique for the run, so that two jobs on one cluster do not meet.
+        name: application name; unique per run, so that jobs on one cluster do not collide.
+        config: how it is served.
     Raises:
-        BadInput: an application of this name is running.
-        ServiceUnavailable: no replica was ready within config.ready_s, or it failed to start: nothing is left of it; or
-            another driver is deploying an application of this name.
+        BadInput: an application with this name is running.
+        ServiceUnavailable: no replica was ready within config.ready_s, or a replica failed to start (the application is
+            deleted in both cases); or another driver is deploying an application with this name.
     """
     serve.start(proxy_location="Disabled")
-    with ledger.claimed(name, config.ready_s + 60.0) as claim:
+    with ledger_store.claim(name, config.ready_s + 60.0) as claim:
         if name in serve.status().applications:
-            raise BadInput("name", name, "choose another one: an application of this name is running on the cluster")
+            raise BadInput("name", name, "choose another name: an application with this one is running on the cluster")
         if config.lease_s > 0:
             lease.hold(name)
-        ledger.write(name, Ledger((Release(1, str(Path(checkpoint).absolute())),)), claim)
+        ledger_store.write(name, Ledger((Release(1, str(Path(checkpoint).absolute())),)), claim)
         _start(name, config)
 
 
 def _start(name: str, config: ServiceConfig) -> None:
-    """Start the application and wait until it answers; nothing is left of one that does not."""
+    """Start the application and wait until it answers; delete it if it does not."""
     deployment = serve.deployment(
         **_scale(config),
         ray_actor_options={
@@ -201,7 +204,7 @@ def _start(name: str, config: ServiceConfig) -> None:
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
         max_constructor_retry_count=2,
-        # A lost replica is noticed by its health check: this is most of the time until its replacement answers.
+        # Health checks detect a lost replica: their period is most of the time until its replacement answers.
         health_check_period_s=1.0,
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         logging_config={"enable_access_log": False},
@@ -232,16 +235,16 @@ def _scale(config: ServiceConfig) -> dict[str, Any]:
 
 
 def shutdown(name: str) -> None:
-    """Delete the application; harmless where there is none."""
+    """Delete the application, if it exists."""
     serve.delete(name)
     lease.release(name)
-    ledger.forget(name)
+    ledger_store.forget(name)
 
 
 def _reason(message: str) -> str:
-    """What a replica said on purpose, without the traceback that Serve puts around it; else the whole message."""
-    said = [line.strip() for line in message.splitlines() if line.strip().startswith("dopamine_rl.errors.")]
-    return said[-1].removeprefix("dopamine_rl.errors.") if said else message
+    """A replica's own error, without the traceback that Serve adds; without such an error the whole message."""
+    errors = [line.strip() for line in message.splitlines() if line.strip().startswith("dopamine_rl.errors.")]
+    return errors[-1].removeprefix("dopamine_rl.errors.") if errors else message
 
 
 def _wait_until_running(name: str, ready_s: float) -> None:
@@ -254,5 +257,7 @@ def _wait_until_running(name: str, ready_s: float) -> None:
             reasons = "; ".join(_reason(deployment.message) for deployment in application.deployments.values())
             raise ServiceUnavailable(f"the reward service {name} failed to start: {application.message} {reasons}")
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(f"the reward service {name} is not up after {ready_s:g} s: {application.message}")
+            raise ServiceUnavailable(
+                f"the reward service {name} was not ready after {ready_s:g} s: {application.message}"
+            )
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""What stands between a stranger's request and the work it would cause: token, rates, room."""
+"""Protection of the HTTP ingress: authentication token, TLS, rate limits, and limits on requests and memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class IngressConfig:
     """What the HTTP ingress takes.
 
     Args:
-        host, port: where it listens; off loopback only with a token, and with TLS or `insecure`. Port 0 takes a free one.
+        host, port: where it listens; off loopback only with a token, and with TLS or `insecure`. Port 0 takes a free
+            one.
         limits: what one request may hold.
         max_requests: requests under way at once; more are refused as Overloaded.
         memory_mb: MiB for the bodies and pictures of all requests under way; more are refused as Overloaded.
@@ -80,7 +81,7 @@ class IngressConfig:
 
 
 def is_loopback(host: str) -> bool:
-    """True where only this machine can reach what listens there; a name other than localhost could be any."""
+    """True if only this machine can connect to the host. Host names other than localhost count as public."""
     if host == "localhost":
         return True
     try:
@@ -90,7 +91,7 @@ def is_loopback(host: str) -> bool:
 
 
 def client_name(address: str) -> str:
-    """Whose limits an address counts towards: an IPv4 address, or the /64 network that one IPv6 host can choose within."""
+    """The client that an address counts as: an IPv4 address, or an IPv6 /64 network (one host can use all of it)."""
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -103,19 +104,23 @@ def client_name(address: str) -> str:
 
 
 def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
-    """Return what the server speaks TLS with; None where it speaks plain HTTP.
+    """The server's TLS context; None for plain HTTP.
 
     Raises:
-        BadInput: a file is missing, unreadable or does not fit the other, or others can reach the host without TLS and
-            nobody said that this is meant.
+        BadInput: a file is missing or unreadable, certificate and key do not match, or the host is public without TLS
+            and without `insecure`.
     """
     cert, key = config.tls_cert, config.tls_key
     if cert is None:
         if key is not None:
             raise BadInput("--tls-key", str(key), "give --tls-cert FILE with it")
         if not config.insecure and not is_loopback(config.host):
-            raise BadInput("--host", config.host, "give --tls-cert FILE and --tls-key FILE, listen on 127.0.0.1 only, or "
-                           "say --insecure: then the token and all pictures can be read on the way")  # fmt: skip
+            raise BadInput(
+                "--host",
+                config.host,
+                "give --tls-cert FILE and --tls-key FILE, listen on 127.0.0.1 only, or "
+                "say --insecure: then the token and all pictures can be read on the way",
+            )
         return None
     if config.insecure:
         raise BadInput("--insecure", True, "leave it out: --tls-cert is given")
@@ -129,20 +134,23 @@ def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(
             cert, key, password=lambda: ""
-        )  # A key with a password shall not ask a terminal for it.
+        )  # A key with a password must not prompt on the terminal.
     except (OSError, ValueError) as error:
         why = getattr(error, "reason", None) or type(error).__name__
-        raise BadInput("--tls-cert, --tls-key", (str(cert), None if key is None else str(key)), "give PEM files of a "
-                       f"certificate and of its own key, without a password: {why}") from None  # fmt: skip
+        raise BadInput(
+            "--tls-cert, --tls-key",
+            (str(cert), None if key is None else str(key)),
+            f"give PEM files of a certificate and of its own key, without a password: {why}",
+        ) from None
     return context
 
 
 def load_token(file: Path | None, host: str) -> str | None:
-    """Return the token that clients must show: from a file, else from the environment variable DOPAMINE_TOKEN.
+    """The token that clients must send: from a file, else from the environment variable DOPAMINE_TOKEN.
 
     Raises:
-        BadInput: the file cannot be read, the token is unsuitable, or there is none although others can reach `host`.
-            No message shows a token.
+        BadInput: the file cannot be read, the token is too short or malformed, or it is missing although `host` is
+            public. No message contains a token.
     """
     source = TOKEN_VARIABLE if file is None else str(file)
     try:
@@ -151,35 +159,39 @@ def load_token(file: Path | None, host: str) -> str | None:
         raise BadInput("--token-file", source, f"give a readable file with a token: {type(error).__name__}") from None
     token = (token or "").strip()
     if not token and (file is not None or not is_loopback(host)):
-        raise BadInput("host" if file is None else "--token-file", host if file is None else source, "give a token: "
-                       f"--token-file FILE or the environment variable {TOKEN_VARIABLE}; without one only this machine "
-                       "may ask (--host 127.0.0.1)")  # fmt: skip
+        raise BadInput(
+            "host" if file is None else "--token-file",
+            host if file is None else source,
+            "give a token: "
+            f"--token-file FILE or the environment variable {TOKEN_VARIABLE}; without one only this machine "
+            "may ask (--host 127.0.0.1)",
+        )
     if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
         raise BadInput(source, "(not shown)", f"use a token of at least {SHORTEST_TOKEN} printable ASCII characters")
     return token or None
 
 
 class TokenCheck:
-    """Compares tokens in a time that does not depend on where they differ. Keeps a digest only.
+    """Compares tokens in constant time. Stores only a digest.
 
     Args:
-        token: what every request must carry as `Authorization: Bearer TOKEN`; None lets everybody in.
+        token: required in every request as `Authorization: Bearer TOKEN`; None accepts all requests.
     """
 
     def __init__(self, token: str | None) -> None:
-        self._wanted = None if token is None else _digest(token.encode())
+        self._expected = None if token is None else _digest(token.encode())
 
     def __call__(self, authorization: bytes) -> None:
-        """Raise Unauthorized unless the header carries the token."""
-        if self._wanted is None:
+        """Raise Unauthorized unless the header contains the token."""
+        if self._expected is None:
             return
-        scheme, _, given = authorization.partition(b" ")
-        if not hmac.compare_digest(_digest(given.strip()), self._wanted) or scheme.lower() != b"bearer":
+        scheme, _, token = authorization.partition(b" ")
+        if not hmac.compare_digest(_digest(token.strip()), self._expected) or scheme.lower() != b"bearer":
             raise Unauthorized("send the header `Authorization: Bearer TOKEN` with this service's token")
 
 
 class TokenBucket:
-    """Lets `burst` requests through at once and `rate_hz` a second in the long run. Not for several threads.
+    """A token bucket: allows bursts of `burst` requests, and `rate_hz` requests per second on average. Not thread-safe.
 
     Args:
         clock: seconds, monotonic.
@@ -190,7 +202,7 @@ class TokenBucket:
         self._left, self._at = self._burst, clock()
 
     def take(self) -> None:
-        """Raise RateLimited where nothing is left."""
+        """Count a request. Raises RateLimited if the bucket is empty."""
         now = self._clock()
         self._left, self._at = min(self._burst, self._left + (now - self._at) * self._rate), now
         if self._left < 1.0:
@@ -199,7 +211,7 @@ class TokenBucket:
 
 
 class RateLimiter:
-    """A bucket for each client address. Addresses beyond `max_clients` push out the ones seen longest ago."""
+    """One token bucket per client. Beyond `max_clients`, the least recently used ones are dropped."""
 
     def __init__(
         self, rate_hz: float, burst: float, max_clients: int = 1024, clock: Callable[[], float] = time.monotonic
@@ -212,7 +224,7 @@ class RateLimiter:
         return len(self._buckets)
 
     def take(self, client: str) -> None:
-        """Raise RateLimited where this client has nothing left."""
+        """Count a request of this client. Raises RateLimited if its bucket is empty."""
         bucket = self._buckets.setdefault(client, self._make())
         self._buckets.move_to_end(client)
         while len(self._buckets) > self._max_clients:
@@ -220,8 +232,8 @@ class RateLimiter:
         bucket.take()
 
 
-class Room:
-    """Room for requests under way: their number, and the bytes they hold. For several threads."""
+class Capacity:
+    """Limits the number of requests in progress and the memory they reserve. Thread-safe."""
 
     def __init__(self, max_requests: int, max_bytes: float) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
@@ -229,38 +241,38 @@ class Room:
         self.requests, self.bytes = 0, 0
 
     @contextmanager
-    def place(self) -> Iterator[Place]:
-        """Hold one place until the end of the block. Raises Overloaded where all are taken."""
+    def admit(self) -> Iterator[Reservation]:
+        """Admit one request until the end of the block. Raises Overloaded if there are too many."""
         with self._lock:
             if self.requests >= self._max_requests:
-                raise Overloaded(f"{self.requests} requests are under way already")
+                raise Overloaded(f"{self.requests} requests are in progress already")
             self.requests += 1
-        place = Place(self)
+        reservation = Reservation(self)
         try:
-            yield place
+            yield reservation
         finally:
             with self._lock:
                 self.requests -= 1
-                self.bytes -= place.bytes
+                self.bytes -= reservation.bytes
 
-    def reserve(self, place: Place, count: int) -> None:
-        """Add bytes to what a request holds. Raises Overloaded where they do not fit."""
+    def reserve(self, reservation: Reservation, count: int) -> None:
+        """Reserve more bytes for a request. Raises Overloaded if the memory limit is reached."""
         with self._lock:
             if self.bytes + count > self._max_bytes:
-                raise Overloaded("the requests under way hold all the memory that is set aside for them")
+                raise Overloaded("the requests in progress use all the memory reserved for them")
             self.bytes += count
-            place.bytes += count
+            reservation.bytes += count
 
 
-class Place:
-    """What one request holds of a Room."""
+class Reservation:
+    """The memory reserved for one request."""
 
-    def __init__(self, room: Room) -> None:
-        self._room, self.bytes = room, 0
+    def __init__(self, capacity: Capacity) -> None:
+        self._capacity, self.bytes = capacity, 0
 
     def reserve(self, count: int) -> None:
-        """Hold `count` bytes more. Raises Overloaded where they do not fit."""
-        self._room.reserve(self, count)
+        """Reserve `count` more bytes. Raises Overloaded if the memory limit is reached."""
+        self._capacity.reserve(self, count)
 
 
 def _digest(token: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""A RewardClient for programs outside the cluster: the same interface as in it, over HTTP."""
+"""A RewardClient over HTTP, for programs outside the cluster."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from reward_service.statuses import MEDIA_TYPES, error_from
 T = TypeVar("T")
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 1.0
-"""Pauses before a request is sent again; they double."""
+"""Exponential backoff between retries."""
 
 
 @dataclass(frozen=True)
 class HttpClientConfig:
-    """How a client behaves.
+    """Settings of the HTTP client.
 
     Args:
-        connect_s: time for a connection to be made.
-        max_retries: how often a request is sent again because the service could not be reached or had no replica.
-            A service that is overloaded is not asked again: that would make it worse.
-        max_pending: requests under way at once; more end as Overloaded at once.
-        workers: requests that are on the wire at once.
-        ca_file: PEM file of the certificates that vouch for the service's; None takes those that this machine trusts.
-        insecure: send the token over plain http to another machine: whoever is on the way can read it.
+        connect_s: time limit for connecting.
+        max_retries: retries of a request if the service is unreachable or has no replica. Overloaded services are not
+            retried: that would make it worse.
+        max_pending: most requests in progress; further ones fail immediately as Overloaded.
+        workers: most requests on the network at once.
+        ca_file: PEM file of the CA certificates that verify the service; None for the system's.
+        insecure: allow sending the token over plain http to another machine, where it can be intercepted.
     """
 
     connect_s: float = 2.0
@@ -51,16 +51,16 @@ class HttpClientConfig:
 
 
 class HttpRewardClient:
-    """A RewardClient over HTTP. Can be pickled; connects on first use.
+    """A RewardClient over HTTP. Picklable; connects on first use.
 
     The pictures of a request must not be changed after `submit`: they are encoded in the background. Proxies and
-    passwords of the environment (.netrc) are not used, so the token goes nowhere but to `url`.
+    passwords from the environment (.netrc) are ignored, so the token is sent only to `url`.
 
     Args:
         url: of the service, such as "http://127.0.0.1:8000" or "https://robots.example:8000".
-        token: the service's token, where it has one.
+        token: the service's token, if it has one.
     Raises:
-        BadInput: no such address can be, the file of certificates cannot be read, or the token would travel in plain sight.
+        BadInput: the address is invalid, the CA file cannot be read, or the token would be sent unencrypted.
     """
 
     def __init__(self, url: str, token: str | None = None, config: HttpClientConfig | None = None) -> None:
@@ -77,7 +77,7 @@ class HttpRewardClient:
         self._connect()
 
     def submit(self, request: ScoreRequest) -> HttpPendingScore:
-        """Send a request in the background and return at once."""
+        """Send a request in the background."""
         if not self._places.acquire(blocking=False):
             return HttpPendingScore(_failed(Overloaded(f"{self.config.max_pending} requests are pending already")))
         attempts = _Attempts(self.config.max_retries, time.monotonic() + request.remaining_ms / 1e3)
@@ -86,7 +86,7 @@ class HttpRewardClient:
         return HttpPendingScore(future, attempts)
 
     def model_version(self, timeout_s: float) -> str:
-        """The version that is being served now. Raises ScoringTimeout or ServiceUnavailable."""
+        """The model version currently served. Raises ScoringTimeout or ServiceUnavailable."""
         attempts = _Attempts(self.config.max_retries, time.monotonic() + timeout_s)
         return attempts.run(self._version)
 
@@ -110,21 +110,26 @@ class HttpRewardClient:
         raise ServiceUnavailable("the service's answer cannot be read; is this address a reward service?")
 
     def _ask(self, method: str, path: str, left_s: float, body: bytes | None = None) -> bytes:
-        """Send once and return the body of a good answer. Raises the failure that the answer stands for."""
+        """Send a request once and return the body of its response. Raises the error of an error response."""
         deadline = time.monotonic() + left_s
         headers = {"Content-Type": MEDIA_TYPES["msgpack"]} if body is not None else {}
         if self._token is not None:
             headers["Authorization"] = f"Bearer {self._token}"
         try:
             with self._session().request(
-                method, self.url + path, data=body, headers=headers, allow_redirects=False, stream=True,
+                method,
+                self.url + path,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+                stream=True,
                 timeout=(min(left_s, self.config.connect_s), left_s),
-            ) as response:  # fmt: skip
+            ) as response:
                 answer = _read(response, deadline)
         except requests.exceptions.SSLError as error:
             raise ServiceUnavailable(
-                f"{self.url} is not known to be the service: give the certificate that vouches for it "
-                f"(--ca-file FILE), and the name that it is made out to: {_innermost(error)}"
+                f"the certificate of {self.url} could not be verified: give its CA certificate (--ca-file FILE), "
+                f"and use the host name in the certificate: {_innermost(error)}"
             ) from error
         except requests.RequestException as error:
             if time.monotonic() >= deadline:
@@ -135,7 +140,7 @@ class HttpRewardClient:
         return answer
 
     def _session(self) -> requests.Session:
-        """One for each thread, so that connections are kept."""
+        """One session per thread, for persistent connections."""
         if not hasattr(self._sessions, "session"):
             self._sessions.session = requests.Session()
             self._sessions.session.trust_env = False
@@ -145,7 +150,7 @@ class HttpRewardClient:
 
 
 class HttpPendingScore:
-    """A request on its way (a PendingScore)."""
+    """A request in flight (a PendingScore)."""
 
     def __init__(self, future: Future[ScoreReply], attempts: _Attempts | None = None) -> None:
         self._future, self._attempts = future, attempts
@@ -153,15 +158,15 @@ class HttpPendingScore:
 
     @property
     def retries(self) -> int:
-        """How often the request was sent again because the service could not be reached."""
+        """How often the request was resent because the service could not be reached."""
         return self._attempts.retries if self._attempts is not None else 0
 
     def result(self, timeout_s: float) -> ScoreReply:
-        """Wait for the reply; what is late is given up, and stays late.
+        """Wait for the reply. A late request is given up and stays late.
 
         Raises:
-            ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable; BadInput or WireError where the service
-            does not take the request.
+            ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable; BadInput or WireError if the service
+            refuses the request.
         """
         if self._late:
             raise ScoringTimeout("no answer in time")
@@ -183,7 +188,7 @@ class HttpPendingScore:
 
 
 class _Attempts:
-    """Sends a request until it is answered, refused, or out of time or retries. Scoring twice is harmless."""
+    """Sends a request until it is answered, refused, or out of time or retries. Safe, because scoring is idempotent."""
 
     def __init__(self, max_retries: int, deadline: float) -> None:
         self._max_retries, self._deadline = max_retries, deadline
@@ -207,7 +212,7 @@ class _Attempts:
 
 
 def _check_address(url: str, token: str | None, config: HttpClientConfig) -> None:
-    """Raise BadInput where the address is none, or a token must not be sent there."""
+    """Raise BadInput if the address is invalid, or the token must not be sent there."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -216,7 +221,7 @@ def _check_address(url: str, token: str | None, config: HttpClientConfig) -> Non
     if not host or parts.scheme not in ("http", "https"):
         raise BadInput("url", url, "write http://HOST:PORT or https://HOST:PORT")
     if "@" in parts.netloc:
-        raise BadInput("url", f"{parts.scheme}://…@{host}", "leave out name and password: the service takes a token")
+        raise BadInput("url", f"{parts.scheme}://…@{host}", "leave out user and password: the service uses a token")
     if config.ca_file is not None:
         try:
             ssl.create_default_context(cafile=config.ca_file)
@@ -224,18 +229,18 @@ def _check_address(url: str, token: str | None, config: HttpClientConfig) -> Non
             why = getattr(error, "reason", None) or type(error).__name__
             raise BadInput("--ca-file", str(config.ca_file), f"give a PEM file with certificates: {why}") from None
     if token is not None and parts.scheme == "http" and not is_loopback(host) and not config.insecure:
-        raise BadInput("url", url, "write https://, or say --insecure: then the token can be read on the way")
+        raise BadInput("url", url, "use https://, or give --insecure to send the token unencrypted")
 
 
 def _innermost(error: BaseException) -> str:
-    """What went wrong first, without what every layer above made of it."""
+    """The message of the original error in a chain of causes."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return str(error)[:200]
 
 
 def _read(response: requests.Response, deadline: float) -> bytes:
-    """The body of an answer, within a size and a time."""
+    """Read the body of a response, within limits of size and time."""
     answer = bytearray()
     for chunk in response.iter_content(1 << 16):
         answer += chunk

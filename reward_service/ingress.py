@@ -1,18 +1,19 @@
 """HTTP for clients outside the cluster: robots, and programs in other languages.
 
-A plain web application in front of any RewardClient. It is a process of its own rather than a part of the Serve
-application: it can be restarted, limited and secured without touching the replicas, a cluster whose Serve proxies are
-switched off can have it, and all of it is tested without a cluster.
+A plain web application in front of any RewardClient. It runs in a process of its own, not in the Serve application: it
+can be restarted, limited and secured without touching the replicas, works on clusters with Serve's proxies disabled,
+and can be tested without a cluster.
 
-    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or deflate;
+    POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or
+    deflate;
                        answers in the same media type, never compressed
-    GET  /v1/version   {"model_version"} now served
-    GET  /healthz      200 where a replica answers, else 503; never asks for a token
+    GET  /v1/version   {"model_version"} currently served
+    GET  /healthz      200 if a replica answers, else 503; needs no token
     GET  /metrics      Prometheus text
     GET  /openapi.json, /docs
 
-Checked in this order, each before the next costs anything: rate of the client, token, media type, declared size, rate of
-all, room, size as it arrives; then counts, shapes and picture headers before pixels (`bodies`).
+Checks run in this order, cheapest first: the client's rate, token, media type, declared size, total rate, capacity,
+size while receiving; then counts, shapes and picture headers before pixels (`bodies`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,15 @@ from starlette.routing import Route
 from dopamine_rl.errors import DopamineError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
 from reward_service.bodies import decompress, read_body, write_reply
-from reward_service.guards import IngressConfig, Place, RateLimiter, Room, TokenBucket, TokenCheck, client_name
+from reward_service.guards import (
+    Capacity,
+    IngressConfig,
+    RateLimiter,
+    Reservation,
+    TokenBucket,
+    TokenCheck,
+    client_name,
+)
 from reward_service.meters import Meters
 from reward_service.openapi import document, page
 from reward_service.statuses import (
@@ -60,13 +69,13 @@ logger = logging.getLogger(__name__)
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 COST: dict[Media, int] = {"msgpack": 2, "json": 5}
-"""Bytes of memory for each byte of a body while it is read: the body, its parts, and for JSON its text and base64."""
+"""Memory per byte of a body while it is parsed: the body, its parts, and for JSON its text and base64."""
 HEAD_BYTES = 16 << 10
-"""What the head of a request may hold."""
+"""Size limit of a request's head."""
 DRAIN_BYTES, DRAIN_S = 128 << 20, 2.0
-"""How much of a refused body is thrown away, so that its sender gets to read the answer."""
+"""How much of a refused body is read and discarded, so that its sender reads the response."""
 VERSION_S = 2.0
-"""Time for asking which version is served."""
+"""Time limit for asking the service for its version."""
 
 
 def make_app(client: RewardClient, config: IngressConfig, token: str | None = None) -> Starlette:
@@ -74,7 +83,7 @@ def make_app(client: RewardClient, config: IngressConfig, token: str | None = No
 
     Args:
         client: carries requests to the model.
-        token: what every request must carry, `/healthz` and the description apart; None lets everybody in.
+        token: required in every request except `/healthz` and the documentation; None accepts all requests.
     """
     ingress = Ingress(client, config, token)
     return Starlette(
@@ -91,22 +100,22 @@ def make_app(client: RewardClient, config: IngressConfig, token: str | None = No
 
 
 class Ingress:
-    """The endpoints and what they share."""
+    """The endpoints and their shared state."""
 
     def __init__(self, client: RewardClient, config: IngressConfig, token: str | None) -> None:
         self._client, self._config = client, config
         self._token = TokenCheck(token)
-        self._room = Room(config.max_requests, config.memory_mb * 2**20)
+        self._capacity = Capacity(config.max_requests, config.memory_mb * 2**20)
         self._per_client = RateLimiter(config.rate_hz, config.burst)
         self._in_all = TokenBucket(config.total_rate_hz, config.total_burst)
         self._workers = ThreadPoolExecutor(config.max_requests, "ingress")
         self._asker = ThreadPoolExecutor(1, "version")
         self._known_version: tuple[float, str | DopamineError] | None = None
         self._asking = asyncio.Lock()
-        self._meters = Meters(self._room)
+        self._meters = Meters(self._capacity)
 
     def guarded(self, endpoint: Endpoint, open_to_all: bool = False) -> Endpoint:
-        """Let only good requests through to an endpoint, and turn its errors into answers."""
+        """Wrap an endpoint: check each request, and turn errors into responses."""
 
         async def answer(request: Request) -> Response:
             began = time.monotonic()
@@ -131,15 +140,15 @@ class Ingress:
         media, encoding = media_of(request), encoding_of(request)
         size = self._declared_size(request)
         self._in_all.take()
-        with self._room.place() as place:
-            place.reserve(COST[media] * size)
+        with self._capacity.admit() as reservation:
+            reservation.reserve(COST[media] * size)
             body = await self._receive(request, size)
             loop = asyncio.get_running_loop()
-            reply = await loop.run_in_executor(self._workers, self._answer, body, media, encoding, place, arrived)
+            reply = await loop.run_in_executor(self._workers, self._answer, body, media, encoding, reservation, arrived)
         return Response(reply, media_type=MEDIA_TYPES[media])
 
     async def version(self, request: Request) -> Response:
-        """The model version now served."""
+        """The model version currently served."""
         return JSONResponse({"model_version": await self._model_version()})
 
     async def health(self, request: Request) -> Response:
@@ -148,23 +157,25 @@ class Ingress:
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
-        """Counts and times, as Prometheus reads them."""
+        """Metrics in Prometheus' text format."""
         return Response(self._meters.text(), media_type="text/plain; version=0.0.4")
 
-    def _answer(self, body: bytearray, media: Media, encoding: Encoding, place: Place, arrived: float) -> bytes:
-        """Decode, ask, encode: on a worker thread, since pictures take time to decode and answers to arrive."""
+    def _answer(
+        self, body: bytearray, media: Media, encoding: Encoding, reservation: Reservation, arrived: float
+    ) -> bytes:
+        """Decode, score and encode, on a worker thread because all three take time."""
         limits = self._config.limits
-        plain = decompress(body, encoding, limits, lambda count: place.reserve(COST[media] * count))
-        request = read_body(plain, media, limits, place.reserve)
+        plain = decompress(body, encoding, limits, lambda count: reservation.reserve(COST[media] * count))
+        request = read_body(plain, media, limits, reservation.reserve)
         self._meters.frames.inc(len(request.frames))
         left_s = min(request.remaining_ms / 1e3, self._config.longest_wait_s) - (time.monotonic() - arrived)
         if left_s <= 0:
-            raise ScoringTimeout("no time was left when the request had been read")
+            raise ScoringTimeout("no time was left after the request was read")
         reply = self._client.submit(replace(request, remaining_ms=left_s * 1e3)).result(left_s)
         return write_reply(reply, media)
 
     async def _model_version(self) -> str:
-        """The version now served, asked for at most once a second, by one at a time."""
+        """The version currently served, cached for a second; one query at a time."""
         async with self._asking:
             if self._known_version is None or time.monotonic() - self._known_version[0] > 1.0:
                 loop = asyncio.get_running_loop()
@@ -182,16 +193,16 @@ class Ingress:
             return error.with_traceback(None)
 
     def _declared_size(self, request: Request) -> int:
-        """The size that a request announces; the largest there may be where it announces none."""
-        declared, most = request.headers.get("content-length"), self._config.limits.max_bytes
+        """The declared size of a body; the size limit if none is declared."""
+        declared, limit = request.headers.get("content-length"), self._config.limits.max_bytes
         if declared is None:
-            return most
-        if not declared.isascii() or not declared.isdigit() or len(declared) > 15 or int(declared) > most:
-            raise BodyTooLarge(f"a body of {declared[:20]} bytes: at most {most} are taken")
+            return limit
+        if not declared.isascii() or not declared.isdigit() or len(declared) > 15 or int(declared) > limit:
+            raise BodyTooLarge(f"a body of {declared[:20]} bytes: the limit is {limit}")
         return int(declared)
 
     async def _receive(self, request: Request, size: int) -> bytearray:
-        """The whole body. Raises BodyTooLarge as soon as it is longer than `size`, SlowBody where it does not arrive."""
+        """Receive the body. Raises BodyTooLarge as soon as it exceeds `size`, SlowBody if it takes too long."""
         body = bytearray()
         try:
             async with asyncio.timeout(self._config.body_s):
@@ -200,21 +211,21 @@ class Ingress:
                         raise BodyTooLarge(f"a body of more than {size} bytes")
                     body += chunk
         except TimeoutError:
-            raise SlowBody(f"the body was not there after {self._config.body_s:g} s") from None
+            raise SlowBody(f"the body did not arrive within {self._config.body_s:g} s") from None
         return body
 
 
 def _check_head(request: Request) -> None:
-    """Raise where a head is longer than any request needs, or says in two ways where the body ends."""
+    """Raise HeadTooLarge or AmbiguousLength for a head that is too long or declares the body's length twice."""
     if sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + len(request.url.path) > HEAD_BYTES:
         raise HeadTooLarge(f"a head of more than {HEAD_BYTES} bytes")
     if "transfer-encoding" in request.headers and "content-length" in request.headers:
-        # A proxy in front may go by the other one, and take the rest of this body for a request of somebody else.
+        # Request smuggling: a proxy in front may use the other header and take the rest for another client's request.
         raise AmbiguousLength("both Content-Length and Transfer-Encoding: send one of them")
 
 
 def media_of(request: Request) -> Media:
-    """How a request's body is written. Raises UnsupportedMedia."""
+    """The media type of a request's body. Raises UnsupportedMedia."""
     named = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     for media, media_type in MEDIA_TYPES.items():
         if named == media_type:
@@ -225,7 +236,7 @@ def media_of(request: Request) -> Media:
 
 
 def encoding_of(request: Request) -> Encoding:
-    """How a request's body is compressed. Raises UnsupportedEncoding."""
+    """The compression of a request's body. Raises UnsupportedEncoding."""
     named = ", ".join(request.headers.getlist("content-encoding")).strip().lower() or "identity"
     for encoding in ENCODINGS:
         if named in (encoding, f"x-{encoding}"):
@@ -234,7 +245,7 @@ def encoding_of(request: Request) -> Encoding:
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
-    """The answer to a request that failed, in its own media type."""
+    """The response to a failed request, in its media type."""
     if not isinstance(error, DopamineError):
         logger.error("The ingress failed on a request.", exc_info=error)
     try:
@@ -254,19 +265,19 @@ async def _refuse(request: Request, error: Exception) -> Response:
 
 
 async def _drained(request: Request) -> bool:
-    """Throw away what is left of a body. False where it is too long or too slow for that."""
+    """Read and discard the rest of a body. False if it is too long or too slow."""
     if "expect" in request.headers:
-        return False  # The sender waits for a word before it sends any; this answer is that word.
-    seen = 0
+        return False  # Expect: 100-continue: the client sends the body only after our response.
+    drained_bytes = 0
     try:
         async with asyncio.timeout(DRAIN_S):
             async for chunk in request.stream():
-                seen += len(chunk)
-                if seen > DRAIN_BYTES:
+                drained_bytes += len(chunk)
+                if drained_bytes > DRAIN_BYTES:
                     return False
     except (TimeoutError, ClientDisconnect):
         return False
-    except RuntimeError:  # It was read to its end before.
+    except RuntimeError:  # The body was already read to its end.
         return True
     return True
 

@@ -1,8 +1,8 @@
-"""Lets a Serve application end with the job that deployed it, also where that job was killed outright.
+"""Ends a Serve application together with the job that deployed it, even if that job is killed.
 
-The deploying driver holds a named actor that is not detached: Ray ends it together with its driver, however the driver
-ends. Every replica looks for that actor and deletes the application when it has been gone for a while. A replica looks
-before it loads its model too, so an application whose replicas keep failing is cleaned up as well.
+The deploying driver holds a named actor that is not detached, so Ray ends it together with the driver. Every replica
+watches that actor, and deletes the application when the actor has been gone for a while. Watching starts before a
+replica loads its model, so an application whose replicas keep failing is cleaned up as well.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _held: dict[str, Any] = {}
 
 
 class _Lease:
-    """Does nothing; that it is alive says that its driver is."""
+    """Does nothing: it is alive as long as its driver."""
 
 
 def hold(app_name: str) -> None:
     """Take the lease of an application for the life of this driver, or until `release`."""
-    # It restarts where its process is lost: only the end of the driver ends it for good.
+    # It restarts if its process is lost: only the end of the driver ends it for good.
     actor = ray.remote(_Lease).options(
         name=_lease_name(app_name), namespace=NAMESPACE, get_if_exists=True, num_cpus=0, max_restarts=-1
     )
@@ -39,7 +39,7 @@ def hold(app_name: str) -> None:
 
 
 def release(app_name: str) -> None:
-    """Give the lease back; the application must be gone already."""
+    """Release the lease; the application must be deleted before."""
     lease = _held.pop(app_name, None)
     if lease is not None:
         ray.kill(lease)
@@ -75,13 +75,13 @@ def _held_by_somebody(app_name: str) -> bool:
 
 
 def _deleted(app_name: str) -> bool:
-    """Delete the application and its ledger. False where it has to be tried again: the controller may be starting anew."""
+    """Delete the application and its ledger. False if that failed and must be retried, as while Serve restarts."""
     from ray import serve  # Here: it would double the memory of the lease's own process.
 
-    from reward_service import ledger
+    from reward_service import ledger_store
 
     try:
-        ledger.forget(app_name)  # First, since deleting the application ends this process.
+        ledger_store.forget(app_name)  # First, since deleting the application ends this process.
         serve.delete(app_name)
         return app_name not in serve.status().applications
     except Exception as error:

@@ -1,4 +1,4 @@
-"""A RewardClient without a cluster: scores in the caller's process. For scoring without Ray, and for tests."""
+"""A RewardClient without a cluster, which scores in the caller's process: for scoring without Ray, and for tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dopamine_rl.types import ScoreReply, ScoreRequest
 
 
 class LocalRewardClient:
-    """Asks a scorer when the result is collected, so that `submit` never waits for the model.
+    """Scores when the result is collected, so that `submit` never waits for the model.
 
     Args:
         scorer: answers the requests.
@@ -24,7 +24,7 @@ class LocalRewardClient:
         return self._scorer.model_version
 
     def submit(self, request: ScoreRequest) -> LocalPendingScore:
-        """Keep the request until its result is asked for."""
+        """Store the request until its result is collected."""
         return LocalPendingScore(self._scorer, request)
 
 
@@ -39,7 +39,7 @@ class LocalPendingScore:
         self._reply: ScoreReply | None = None
 
     def result(self, timeout_s: float) -> ScoreReply:
-        """Score now. Raises ScoringTimeout where no time is left, VersionUnavailable where the version differs."""
+        """Score now. Raises ScoringTimeout if no time is left, VersionUnavailable if the version differs."""
         if self._reply is None:
             if timeout_s <= 0 or time.monotonic() >= self._expires_at:
                 raise ScoringTimeout("no time was left to score the request")

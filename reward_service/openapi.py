@@ -1,4 +1,4 @@
-"""The description of the HTTP interface: OpenAPI as data, and a page that needs no network to be read."""
+"""Documentation of the HTTP API: the OpenAPI document, and an HTML page that works offline."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from reward_service.statuses import ENCODINGS, STATUSES
 
 FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; shown upright, as its EXIF orientation says"
 
-ABOUT = """Asks a reward model how far along a robot is. A request shows one or more frames of an episode; the answer
-holds, for each frame and for each of three perspectives (incremental, forward, backward), by how much it is nearer to
-the goal than what it is compared with, and with start_progress the progress in [0, 1] after each frame. An answer that
-could not be read is null with its reason, never a number. The same fields travel as msgpack (application/msgpack) in
-the envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}} with bytes instead of base64,
-and no field left out. A body may be compressed (Content-Encoding: gzip or deflate); decompressed it counts as if it had come so."""
+ABOUT = """Scores a robot's progress with a reward model. A request holds one or more frames of an episode. For each
+frame and each of three perspectives (incremental, forward, backward), the reply says how much closer it is to the goal
+than its anchor frame; with start_progress also the progress in [0, 1] after each frame. An answer that could not be
+read is null, with a reason; never a number. The same fields can be sent as msgpack (application/msgpack) in the
+envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}}, with bytes instead of base64,
+and without leaving out any field. Bodies may be compressed (Content-Encoding: gzip or deflate); size limits apply after
+decompression."""
 
 _SUMMARIES = {
     "/v1/version": "The model version now served.",
@@ -33,10 +34,27 @@ def document() -> dict[str, Any]:
     score = {
         "operationId": "score",
         "summary": "Hops, and on request progress, of one or more frames.",
-        "parameters": [{"name": "Content-Encoding", "in": "header", "required": False, "schema": {"enum": list(ENCODINGS)}, "description": "How the body is compressed. Default: not at all."}],
-        "requestBody": {"required": True, "content": {"application/json": {"schema": _ref("Request")}, "application/msgpack": {}}},
-        "responses": {"200": {"description": "The answer.", "content": {"application/json": {"schema": _ref("Reply")}, "application/msgpack": {}}}, **_errors()},
-    }  # fmt: skip
+        "parameters": [
+            {
+                "name": "Content-Encoding",
+                "in": "header",
+                "required": False,
+                "schema": {"enum": list(ENCODINGS)},
+                "description": "How the body is compressed. Default: not at all.",
+            }
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": _ref("Request")}, "application/msgpack": {}},
+        },
+        "responses": {
+            "200": {
+                "description": "The answer.",
+                "content": {"application/json": {"schema": _ref("Reply")}, "application/msgpack": {}},
+            },
+            **_errors(),
+        },
+    }
     paths: dict[str, Any] = {"/v1/score": {"post": score}}
     for path, summary in _SUMMARIES.items():
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}, **_errors()}}}
@@ -62,10 +80,14 @@ def page() -> str:
     for name in ("Request", "Reply", "Error"):
         rows = "".join(_row(*field) for field in described["components"]["schemas"][name]["properties"].items())
         parts.append(f"<h2>{name}</h2><table>{rows}</table>")
-    statuses = "".join(f"<tr><td>{status}<td>{error.__name__}<td>{html.escape(error.__doc__ or '')}" for error, status in STATUSES)  # fmt: skip
+    statuses = "".join(
+        f"<tr><td>{status}<td>{error.__name__}<td>{html.escape(error.__doc__ or '')}" for error, status in STATUSES
+    )
     parts.append(f"<h2>Statuses of errors</h2><table>{statuses}</table><p><a href='openapi.json'>openapi.json</a></p>")
     style = "body{font-family:sans-serif;max-width:60em;margin:auto}td{vertical-align:top;padding:0 1em .5em 0}"
-    return f"<!doctype html><meta charset=utf-8><title>dopamine reward service</title><style>{style}</style>" + "".join(parts)  # fmt: skip
+    return f"<!doctype html><meta charset=utf-8><title>dopamine reward service</title><style>{style}</style>" + "".join(
+        parts
+    )
 
 
 def _row(name: str, schema: dict[str, Any]) -> str:
@@ -105,7 +127,12 @@ def _pictures(axes: int, text: str) -> dict[str, Any]:
 def _request() -> dict[str, Any]:
     text = {"type": "string", "maxLength": DEFAULT_LIMITS.max_text}
     number, unit = {"type": "number"}, {"type": "number", "minimum": 0, "maximum": 1}
-    times = {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}, "minItems": 1, "maxItems": DEFAULT_LIMITS.max_frames}  # fmt: skip
+    times = {
+        "type": "array",
+        "items": {"type": "integer", "minimum": 0, "maximum": 2**53 - 1},
+        "minItems": 1,
+        "maxItems": DEFAULT_LIMITS.max_frames,
+    }
     fusion = {
         "kind": {"enum": ["mean", "consistency"]},
         "alpha": {**number, "minimum": 0},
@@ -122,39 +149,81 @@ def _request() -> dict[str, Any]:
         "previous": _pictures(4, "The last scored frame before these; at the start the first frame again."),
         "frames": _pictures(5, "The frames asked about, in order of time."),
         "times": {**times, "description": "Environment step of each frame, strictly increasing. Default: 1, 2, …"},
-        "model_version": {"anyOf": [text, {"type": "null"}], "default": None, "description": "The version that must answer; null takes the one now served."},
+        "model_version": {
+            "anyOf": [text, {"type": "null"}],
+            "default": None,
+            "description": "The version that must answer; null takes the one now served.",
+        },
         "remaining_ms": {**number, "default": DEFAULT_REMAINING_MS, "description": "Milliseconds left for the answer."},
-        "start_progress": {"anyOf": [unit, {"type": "null"}], "default": None, "description": "Progress at `previous`; where given, the reply holds the progress after each frame."},
-        "start_perspectives": {"anyOf": [{"type": "array", "items": unit, "minItems": 3, "maxItems": 3}, {"type": "null"}], "default": None, "description": "Progress of each perspective at `previous`: the last row of the folded.perspectives before. Needed to continue an episode with chain own."},
-        "fusion": {"type": "object", "properties": fusion, "additionalProperties": False, "default": asdict(FusionConfig()), "description": "How three perspectives become one progress."},
-    }  # fmt: skip
+        "start_progress": {
+            "anyOf": [unit, {"type": "null"}],
+            "default": None,
+            "description": "Progress at `previous`; where given, the reply holds the progress after each frame.",
+        },
+        "start_perspectives": {
+            "anyOf": [{"type": "array", "items": unit, "minItems": 3, "maxItems": 3}, {"type": "null"}],
+            "default": None,
+            "description": "Progress of each perspective at `previous`: the last row of the previous reply's "
+            "folded.perspectives. Needed to continue an episode with chain own.",
+        },
+        "fusion": {
+            "type": "object",
+            "properties": fusion,
+            "additionalProperties": False,
+            "default": asdict(FusionConfig()),
+            "description": "How three perspectives become one progress.",
+        },
+    }
     optional = {"times", "model_version", "remaining_ms", "start_progress", "start_perspectives", "fusion"}
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _reply() -> dict[str, Any]:
-    rows = {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 3, "maxItems": 3}}  # fmt: skip
+    rows = {
+        "type": "array",
+        "items": {"type": "array", "items": {"type": ["number", "null"]}, "minItems": 3, "maxItems": 3},
+    }
     column, flags = {"type": "array", "items": {"type": "number"}}, {"type": "array", "items": {"type": "boolean"}}
     folded = {"progress": column, "perspectives": rows, "weight": column, "valid": flags}
     properties = {
-        "gain": {**rows, "description": "[T, 3] in [0, 1], expected positive hop; null where the answer could not be read."},
+        "gain": {
+            **rows,
+            "description": "[T, 3] in [0, 1], expected positive hop; null where the answer could not be read.",
+        },
         "loss": {**rows, "description": "[T, 3] in [0, 1], expected negative hop; null likewise."},
         "hops": {**rows, "description": "[T, 3] in [-1, 1], gain - loss; null likewise."},
         "entropy": {**rows, "description": "[T, 3], nats; null where unknown."},
         "valid": {**flags, "description": "[T]: all three perspectives could be read."},
-        "reasons": {"type": "array", "items": {"type": "string"}, "description": "[T]: empty where valid, else why there is no value."},
-        "anchor_times": {"type": "array", "items": {"type": "integer"}, "description": "[T]: time of the frame that each was compared with; -1 is `previous`."},
+        "reasons": {
+            "type": "array",
+            "items": {"type": "string"},
+            "description": "[T]: empty where valid, else why there is no value.",
+        },
+        "anchor_times": {
+            "type": "array",
+            "items": {"type": "integer"},
+            "description": "[T]: time of the frame that each was compared with; -1 is `previous`.",
+        },
         "model_version": {"type": "string", "description": "The version that answered."},
         "queue_ms": {"type": "number", "description": "Time the request waited in line."},
         "model_ms": {"type": "number", "description": "Time its batch spent in the model."},
-        "folded": {"anyOf": [{"type": "object", "properties": folded, "required": list(folded)}, {"type": "null"}], "description": "Progress after each frame, [T], and of each perspective, [T, 3]; held where not valid. Null without start_progress."},
-    }  # fmt: skip
+        "folded": {
+            "anyOf": [{"type": "object", "properties": folded, "required": list(folded)}, {"type": "null"}],
+            "description": "Progress after each frame, [T], and of each perspective, [T, 3]; held where not valid. "
+            "Null without start_progress.",
+        },
+    }
     return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _error() -> dict[str, Any]:
     text = {"type": "string"}
     names = {name: text for name in ("type", "message", "field", "value", "fix")}
-    error = {"type": "object", "properties": names, "required": ["type", "message"], "description": "type, message, and for BadInput field, value and fix."}  # fmt: skip
+    error = {
+        "type": "object",
+        "properties": names,
+        "required": ["type", "message"],
+        "description": "type, message, and for BadInput field, value and fix.",
+    }
     return {"type": "object", "properties": {"error": error}, "required": ["error"]}

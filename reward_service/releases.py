@@ -1,8 +1,8 @@
-"""Which models a service answers with: the record that says so, and a replica's shelf that follows it. No Ray.
+"""The models of a service: the ledger that lists them, and a replica's loaded models. No Ray.
 
-A new model is staged first: every replica loads it beside those it has. Only when all hold it does it become current, so
-there is no moment in which a version is promised that some replica cannot answer with. Older models stay for the episodes
-that began with them.
+A new model is staged first: every replica loads it beside its current ones. It becomes current only when all replicas
+have loaded it, so no version is announced that some replica cannot serve. Older models stay loaded for the episodes
+that started with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dopamine_rl.interfaces import ProgressScorer
 logger = logging.getLogger(__name__)
 
 KEEP = 1
-"""Older models that stay, where nobody says otherwise."""
+"""Default number of older models that stay loaded."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Release:
     """One model of a service.
 
     Args:
-        number: counts up; the same folder with new content is another release.
+        number: increasing; the same folder with new content is a new release.
         folder: absolute path of the checkpoint, the same on every node.
         version: content name of the weights; None until a replica has loaded them.
     """
@@ -41,8 +41,8 @@ class Ledger:
     """The models of a service.
 
     Args:
-        releases: the current one first, then those that running episodes began with.
-        staged: being loaded, not yet answered with.
+        releases: the current one first, then older ones for the running episodes.
+        staged: being loaded, not yet served.
     """
 
     releases: tuple[Release, ...]
@@ -50,42 +50,42 @@ class Ledger:
 
     @property
     def wanted(self) -> tuple[Release, ...]:
-        """What every replica should hold."""
+        """The releases that every replica should load."""
         return self.releases if self.staged is None else (*self.releases, self.staged)
 
     def stage(self, folder: str) -> Ledger:
-        """The same with a model to load; one that was staged before gives way."""
+        """Stage a model; it replaces one that was staged before."""
         return replace(self, staged=Release(1 + max(release.number for release in self.wanted), folder))
 
     def withdraw(self) -> Ledger:
-        """The same without the staged model."""
+        """Remove the staged model."""
         return replace(self, staged=None)
 
     def promote(self, version: str, keep: int) -> Ledger:
-        """The staged model becomes current; of the others the youngest `keep` stay."""
+        """Make the staged model the current one; the `keep` newest of the others stay."""
         if self.staged is None:
             raise ValueError("nothing is staged")
         older = [release for release in self.releases if release.version != version]
         return Ledger((replace(self.staged, version=version), *older[:keep]))
 
     def to_json(self) -> bytes:
-        """The record's bytes."""
+        """Serialise as JSON."""
         return json.dumps(asdict(self)).encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Ledger:
-        """Read the record's bytes."""
+        """Parse the JSON of `to_json`."""
         values = json.loads(data)
-        staged = values["staged"]
-        return cls(tuple(Release(**one) for one in values["releases"]), None if staged is None else Release(**staged))
+        staged, releases = values["staged"], tuple(Release(**release) for release in values["releases"])
+        return cls(releases, None if staged is None else Release(**staged))
 
 
 @dataclass
-class Shelf:
-    """The models that a replica holds.
+class LoadedModels:
+    """The models that a replica has loaded.
 
     Args:
-        load: makes a scorer, ready to answer, of a checkpoint folder.
+        load: makes a ready scorer from a checkpoint folder.
         refused: why a release could not be loaded, by its number.
     """
 
@@ -93,17 +93,17 @@ class Shelf:
     refused: dict[int, str] = field(default_factory=dict)
     _scorers: dict[int, ProgressScorer] = field(default_factory=dict)
 
-    def follow(self, ledger: Ledger) -> dict[int, ProgressScorer]:
-        """Load what is new and let go of what is not wanted any more; each release is tried once.
+    def update(self, ledger: Ledger) -> dict[int, ProgressScorer]:
+        """Load new releases and unload those no longer listed. Each release is tried once.
 
         Returns:
-            The scorers by release number, in the order of `ledger.wanted`, without those that were refused.
+            The scorers by release number, in the order of `ledger.wanted`, without refused releases.
         """
         for release in ledger.wanted:
             if release.number not in self._scorers and release.number not in self.refused:
                 try:
-                    self._scorers[release.number] = self._checked(release)
-                except Exception as error:  # Whatever is wrong with a model, those that answer must go on.
+                    self._scorers[release.number] = self._load(release)
+                except Exception as error:  # A bad model must not disturb the others.
                     logger.warning("Model %s cannot be used: %s", release.folder, error)
                     self.refused[release.number] = f"{type(error).__name__}: {error}"
         wanted = [release.number for release in ledger.wanted]
@@ -111,7 +111,7 @@ class Shelf:
         self._scorers = {number: self._scorers[number] for number in wanted if number in self._scorers}
         return dict(self._scorers)
 
-    def _checked(self, release: Release) -> ProgressScorer:
+    def _load(self, release: Release) -> ProgressScorer:
         scorer = self.load(release.folder)
         if release.version not in (None, scorer.model_version):
             raise CheckpointError(f"{release.folder} held {release.version} and holds {scorer.model_version} now")

@@ -1,6 +1,6 @@
-"""Turns requests into questions and answers into replies: three perspectives a frame, every picture given once.
+"""Turns requests into prompts and estimates into replies: three perspectives per frame, every picture passed once.
 
-Plain Python: the same object answers inside a Serve replica, in an offline audit and in a unit test.
+Plain Python: the same object runs inside a Serve replica, in an offline audit and in a unit test.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dopamine_rl.progress import ROUNDING, fold_reply
 from dopamine_rl.types import PERSPECTIVES, ScoreReply, ScoreRequest, Views
 
 PREVIOUS = -1
-"""Names the request's `previous` frame where an index or a time of a scored frame would stand."""
+"""Stands for the request's `previous` frame in place of the index or time of a scored frame."""
 
 _UNASKED = -1
 
@@ -26,10 +26,10 @@ _UNASKED = -1
 class Scorer:
     """Answers requests with one engine (a ProgressScorer).
 
-    All requests of a call share one table of pictures and one list of prompts, equal ones stored once, and are answered
-    by one `engine.estimate`. Where an answer turns out invalid, the frames after it were compared with a frame that has
-    no value; their incremental question is asked again with the last valid frame. All requests do that together, and
-    every further pass settles at least one more frame, so there are never more passes than frames in a request.
+    All requests of a call share one table of deduplicated pictures and prompts, answered by one `engine.estimate`. If
+    an answer is invalid, the frames after it were compared with a frame without a value; their incremental prompt is
+    repeated against the last valid frame. All requests do this together, and every pass settles at least one more
+    frame, so there are never more passes than frames in a request.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -37,39 +37,39 @@ class Scorer:
 
     @property
     def model_version(self) -> str:
-        """The version behind every reply."""
+        """The engine's model version."""
         return self._engine.model_version
 
     def check_health(self) -> None:
-        """Raise RuntimeError where the engine says that it will not answer again. Most engines have nothing to say."""
+        """Raise RuntimeError if the engine cannot recover. Most engines have no health check."""
         check = getattr(self._engine, "check_health", None)
         if check is not None:
             check()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
-        """Score a batch; the replies come in the order asked and do not depend on what else is in the batch.
+        """Score a batch. Replies are in the order of the requests, and independent of the rest of the batch.
 
         Raises:
-            VersionUnavailable: a request wants another version than the engine's; nothing was asked.
+            VersionUnavailable: a request needs another model version than the engine's; nothing was scored.
         """
         for request in requests:
-            wanted = request.context.model_version
-            if wanted not in (None, self.model_version):
-                raise VersionUnavailable(f"version {wanted} is wanted, {self.model_version} is served")
+            version = request.context.model_version
+            if version not in (None, self.model_version):
+                raise VersionUnavailable(f"version {version} is requested, {self.model_version} is served")
         started = time.perf_counter()
-        board = _Board(self._engine)
-        fragments = [_Fragment(board, request) for request in requests]
+        table = _PromptTable(self._engine)
+        fragments = [_Fragment(table, request) for request in requests]
         while True:
             for fragment in fragments:
                 fragment.ask_incremental()
-            if not board.answer():
+            if not table.answer():
                 break
         model_ms = (time.perf_counter() - started) * 1e3
         return [fragment.reply(self.model_version, model_ms) for fragment in fragments]
 
 
-class _Board:
-    """The unique pictures and prompts of a batch, and the answers so far. Pictures and prompts are named by number."""
+class _PromptTable:
+    """The unique pictures and prompts of a batch, each identified by a number, and the answers so far."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -81,8 +81,8 @@ class _Board:
         self.reasons: list[str] = []
 
     def picture(self, picture: NDArray[np.uint8]) -> int:
-        """The number of a picture; equal pixels have the same."""
-        key = (picture.shape, picture.tobytes())  # a cryptographic hash would take four times as long
+        """The number of a picture; pictures with equal pixels share one."""
+        key = (picture.shape, picture.tobytes())  # Four times as fast as a cryptographic hash.
         if key not in self._picture_ids:
             self._picture_ids[key] = len(self._pictures)
             self._pictures.append(picture)
@@ -93,24 +93,26 @@ class _Board:
         return tuple(self.picture(view) for view in views)
 
     def ask(self, prompt: Prompt) -> int:
-        """The number of a prompt; a prompt that was asked before is not asked again."""
+        """The number of a prompt; equal prompts are answered once."""
         if prompt not in self._prompt_ids:
             self._prompt_ids[prompt] = len(self._prompts)
             self._prompts.append(prompt)
         return self._prompt_ids[prompt]
 
     def refused(self, question: int) -> bool:
-        """True if the answer is known and has no value; a question without an answer yet is hoped for."""
+        """True if the answer is invalid; False if it is valid or pending."""
         return question < len(self.reasons) and bool(self.reasons[question])
 
     def answer(self) -> bool:
-        """Answer all new prompts in one engine call, with only the pictures they name. False if there are none."""
+        """Answer all new prompts in one engine call, passing only the pictures they use. False if there are none."""
         new = self._prompts[len(self.reasons) :]
         if not new:
             return False
         used = sorted({number for prompt in new for number in prompt.images})
         place = {number: position for position, number in enumerate(used)}
-        estimates = self._engine.estimate([self._pictures[number] for number in used], [p.moved(place) for p in new])
+        estimates = self._engine.estimate(
+            [self._pictures[number] for number in used], [p.reindexed(place) for p in new]
+        )
         rows = np.stack([estimates.gain, estimates.loss, estimates.entropy], axis=1).astype(np.float32)
         self.values = np.concatenate([self.values, rows])
         self.reasons += [reason or fault for reason, fault in zip(estimates.reasons, _faults(rows), strict=True)]
@@ -118,47 +120,47 @@ class _Board:
 
 
 def _faults(rows: NDArray[np.float32]) -> list[str]:
-    """Why answers that their engine calls valid cannot be any: "" for a gain and a loss in [0, 1]."""
+    """Checks the engine's answers: "" for a gain and a loss in [0, 1], else what is wrong."""
     possible = np.all((rows[:, :2] >= -ROUNDING) & (rows[:, :2] <= 1.0 + ROUNDING), axis=1).tolist()
     return [
-        "" if fine else f"the engine gave gain {row[0]} and loss {row[1]}, which are no hop"
-        for fine, row in zip(possible, rows, strict=True)
+        "" if in_range else f"the engine gave gain {row[0]} and loss {row[1]}, which are not in [0, 1]"
+        for in_range, row in zip(possible, rows, strict=True)
     ]
 
 
 class _Fragment:
-    """One request on the board: which questions stand for which frame and perspective."""
+    """One request on the table: which questions stand for which frame and perspective."""
 
-    def __init__(self, board: _Board, request: ScoreRequest) -> None:
-        self._board, self._request = board, request
+    def __init__(self, table: _PromptTable, request: ScoreRequest) -> None:
+        self._table, self._request = table, request
         context = request.context
-        self._references = (board.picture(context.reference_start), board.picture(context.reference_end))
-        self._views = {index: board.views(frame) for index, frame in enumerate(request.frames)}
-        self._views[PREVIOUS] = board.views(request.previous)
-        init, goal = board.views(context.init), board.views(context.goal)
+        self._references = (table.picture(context.reference_start), table.picture(context.reference_end))
+        self._views = {index: table.views(frame) for index, frame in enumerate(request.frames)}
+        self._views[PREVIOUS] = table.views(request.previous)
+        init, goal = table.views(context.init), table.views(context.goal)
         frames = range(len(request.frames))
         self._anchors = [PREVIOUS] * len(frames)
         self._questions = [[_UNASKED, self._ask(init, t), self._ask(goal, t)] for t in frames]
 
     def _ask(self, before: tuple[int, ...], frame: int) -> int:
         instruction = self._request.context.instruction
-        return self._board.ask(Prompt(instruction, self._references, before, self._views[frame]))
+        return self._table.ask(Prompt(instruction, self._references, before, self._views[frame]))
 
     def ask_incremental(self) -> None:
-        """Ask each frame's incremental question against the last frame before it that is valid as far as is known."""
+        """Ask each frame's incremental question against the last frame before it that is not known to be invalid."""
         last_valid = PREVIOUS
         for frame, questions in enumerate(self._questions):
-            if any(self._board.refused(question) for question in questions[1:]):
-                continue  # The frame has no value whatever this answer says.
+            if any(self._table.refused(question) for question in questions[1:]):
+                continue  # The frame is invalid whatever the incremental answer is.
             questions[0] = self._ask(self._views[last_valid], frame)
             self._anchors[frame] = last_valid
-            if not any(self._board.refused(question) for question in questions):
+            if not any(self._table.refused(question) for question in questions):
                 last_valid = frame
 
     def reply(self, model_version: str, model_ms: float) -> ScoreReply:
         """The reply, once every question is answered."""
-        values = self._board.values[np.array(self._questions)]
-        reasons = [[self._board.reasons[question] for question in row] for row in self._questions]
+        values = self._table.values[np.array(self._questions)]
+        reasons = [[self._table.reasons[question] for question in row] for row in self._questions]
         values[np.array([[bool(reason) for reason in row] for row in reasons])] = np.nan
         gain, loss, entropy = (np.ascontiguousarray(values[..., column]) for column in range(3))
         times = self._request.times

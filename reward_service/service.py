@@ -1,9 +1,9 @@
-"""One replica's work without Ray: waiting requests become batches, batches go to the scorer of their version.
+"""Dynamic batching in a replica, without Ray: queued requests are batched and scored by their model version.
 
-Requests of many callers wait in one line. Whenever the model is free, everything that waits (up to a number of frames)
-becomes the next batch, so batches grow with the load by themselves; an idle service waits a few milliseconds for more.
-(Serve's own batching closes a batch a fixed time after its first request, whether or not the model is free, so under
-load it piles up small batches; it also puts a request that does not fit behind the younger ones.)
+Requests of all callers share one queue. Whenever the model is free, everything in the queue (up to a number of frames)
+becomes the next batch, so batches grow with the load; an idle service waits a few milliseconds for more. (Ray Serve's
+batching closes a batch a fixed time after its first request, even while the model is busy, so under load it piles up
+small batches; it also moves a request that does not fit behind newer ones.)
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from dopamine_rl.types import EpisodeContext, ScoreReply, ScoreRequest
 logger = logging.getLogger(__name__)
 
 Answer = ScoreReply | ScoringError
-"""What a replica returns. Errors travel as values: a failure costs no traceback and no other request."""
+"""What a replica returns. Errors are returned as values, so that one neither has a traceback nor fails the batch."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +41,24 @@ class ServiceConfig:
 
     Args:
         replicas: copies of the model, each in its own process.
-        num_cpus: CPU cores that the scheduler sets aside for each replica.
-        num_gpus: GPUs (or a share of one) that the scheduler sets aside for each replica.
-        threads: threads of a replica's forward pass.
-        max_batch_frames: scored frames in one batch; a longer request forms a batch alone.
-        batch_wait_ms: how long an idle model waits for more requests after the first.
-        max_ongoing_requests: requests a replica holds, waiting or in the model; the rest wait at their callers.
-        max_queued_requests: requests that wait at each caller; more are refused as Overloaded.
+        num_cpus: CPUs reserved for each replica.
+        num_gpus: GPUs (or a share of one) reserved for each replica.
+        threads: CPU threads of a replica's forward pass.
+        max_batch_frames: most frames in a batch; a longer request is a batch of its own.
+        batch_wait_ms: how long an idle replica waits for more requests after the first.
+        max_ongoing_requests: requests a replica holds, queued or in the model; the rest are queued at their callers.
+        max_queued_requests: requests queued at each caller; more are refused as Overloaded.
         stuck_s: a replica whose batch takes longer than this is replaced.
-        ready_s: how long `deploy` waits for the first answerable replica.
+        ready_s: how long `deploy` waits for the first ready replica.
         lease_s: the application is deleted this long after the job that deployed it died; 0 keeps it for ever.
-        max_replicas: where larger than `replicas`, replicas are added and taken away with the load.
-        target_requests: requests waiting or in the model for each replica, on average, above which one is added.
-        scale_up_s: how long the load must ask for more replicas before it happens.
-        scale_down_s: how long it must ask for fewer.
-        engine: "module:callable" that makes an engine from (checkpoint folder, threads); one that takes a `device` gets "cuda" where
-            num_gpus is above 0.
-        python: interpreter of the replicas, of an environment with what the engine needs (the cluster's Ray and Python releases
-            among it); empty means the cluster's own.
+        max_replicas: if larger than `replicas`, the number of replicas follows the load.
+        target_requests: average number of requests per replica, queued or in the model, above which one is added.
+        scale_up_s: how long the load must be high before a replica is added.
+        scale_down_s: how long the load must be low before a replica is removed.
+        engine: "module:callable" that makes an engine from (checkpoint folder, threads); if it has a `device` argument
+            and num_gpus is above 0, it gets "cuda".
+        python: Python interpreter of the replicas, from an environment with the engine's dependencies and the cluster's
+            Ray and Python versions; empty for the cluster's own.
     """
 
     replicas: int = 1
@@ -87,26 +87,26 @@ class ServiceConfig:
             *((name, getattr(self, name) >= 1, "give at least 1") for name in counts),
             ("max_replicas", self.max_replicas >= 1, "give a number of replicas"),
             ("target_requests", self.target_requests > 0, "give a number above 0"),
-            ("num_gpus", 0.0 <= self.num_gpus < math.inf, "give GPUs, or a share of one, or 0"),
-            *((name, getattr(self, name) >= 0, "give seconds from 0 on") for name in ("scale_up_s", "scale_down_s")),
-            ("batch_wait_ms", 0.0 <= self.batch_wait_ms < 1e6, "give milliseconds from 0 on"),
-            ("lease_s", 0.0 <= self.lease_s < 1e9, "give seconds from 0 on; 0 keeps the application for ever"),
+            ("num_gpus", 0.0 <= self.num_gpus < math.inf, "give a number of GPUs, a share of one, or 0"),
+            *((name, getattr(self, name) >= 0, "give 0 or more seconds") for name in ("scale_up_s", "scale_down_s")),
+            ("batch_wait_ms", 0.0 <= self.batch_wait_ms < 1e6, "give 0 or more milliseconds"),
+            ("lease_s", 0.0 <= self.lease_s < 1e9, "give 0 or more seconds; 0 keeps the application for ever"),
             ("engine", ":" in self.engine, "write module:callable"),
         )
 
 
 @dataclass
 class ServiceCounts:
-    """What a replica did since it started.
+    """Counters of a replica since its start.
 
     Args:
         requests, frames, batches: answered by the model.
-        expired, cancelled: requests dropped before they cost anything.
-        wrong_version: requests that wanted a version this replica does not hold.
-        failed: requests whose batch failed in the engine.
-        largest_batch: frames.
-        longest_line: requests that waited at once.
-        model_s: time spent in the model.
+        expired, cancelled: requests dropped before they reached the model.
+        wrong_version: requests for a model version that this replica does not serve.
+        failed: requests that failed in the engine.
+        largest_batch: in frames.
+        longest_line: most requests queued at once.
+        model_s: seconds spent in the model.
     """
 
     requests: int = 0
@@ -123,15 +123,15 @@ class ServiceCounts:
 
 @dataclass(frozen=True)
 class ServiceDescription:
-    """A replica's own account of itself.
+    """State of a replica.
 
     Args:
-        versions: the model versions it answers with, the current one first.
-        counts: what it did since it started.
+        versions: the model versions served, the current one first.
+        counts: counters since its start.
         process_id: of the replica.
-        releases: numbers of the releases it holds, staged ones included, each with its version.
-        refused: why it could not load a release, by number.
-        idle_s: for every version that was asked for, how long ago that was.
+        releases: versions of the loaded releases (staged ones included), by release number.
+        refused: why a release could not be loaded, by number.
+        idle_s: seconds since the last request for each version that was ever requested.
     """
 
     versions: tuple[str, ...]
@@ -152,11 +152,11 @@ class _Waiting:
 
 @dataclass
 class ScoringService:
-    """Answers requests of many callers in batches, from one event loop.
+    """Answers requests of many callers in batches, on one event loop.
 
     Args:
-        scorers: one for each model version, the current one first; older ones serve the episodes that began with them. May
-            be replaced as a whole at any time; what waits keeps the scorer that it came in for.
+        scorers: one per model version, the current one first; older ones serve the episodes that started with them. May
+            be replaced as a whole at any time; queued requests keep their scorer.
         max_batch_frames, batch_wait_s, stuck_s: as in ServiceConfig.
         clock: seconds, monotonic.
     """
@@ -167,7 +167,7 @@ class ScoringService:
     stuck_s: float
     clock: Callable[[], float] = time.monotonic
     counts: ServiceCounts = field(default_factory=ServiceCounts)
-    asked_at: dict[str, float] = field(default_factory=dict)
+    last_requests: dict[str, float] = field(default_factory=dict)
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _worker: asyncio.Task[None] | None = None
     _arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -175,17 +175,17 @@ class ScoringService:
 
     @property
     def versions(self) -> tuple[str, ...]:
-        """The model versions held, the current one first."""
+        """The model versions served, the current one first."""
         return tuple(scorer.model_version for scorer in self.scorers)
 
     async def score(self, request: ScoreRequest) -> Answer:
-        """Wait in line and return the reply, or the error that is this request's own."""
+        """Queue a request; returns its reply, or its error as a value."""
         scorer = self._scorer(request.context.model_version)
         if scorer is None:
             self.counts.wrong_version += 1
-            wanted, served = request.context.model_version, ", ".join(self.versions)
-            return VersionUnavailable(f"version {wanted} is wanted, {served} served")
-        self.asked_at[scorer.model_version] = self.clock()
+            version, served = request.context.model_version, ", ".join(self.versions)
+            return VersionUnavailable(f"version {version} is requested, {served} served")
+        self.last_requests[scorer.model_version] = self.clock()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         waiting = _Waiting(request, scorer, self.clock(), asyncio.get_running_loop().create_future())
@@ -195,7 +195,7 @@ class ScoringService:
         return await waiting.answer
 
     def check_health(self) -> None:
-        """Raise RuntimeError where the batch loop died, the model is stuck, or an engine says that it is beyond help."""
+        """Raise RuntimeError if the batch loop died, the model is stuck, or an engine cannot recover."""
         if self._worker is not None and self._worker.done():
             raise RuntimeError("the batch loop ended")
         for scorer in self.scorers:
@@ -222,7 +222,7 @@ class ScoringService:
                 self._arrived.clear()
 
     def _next_batch(self) -> list[tuple[ProgressScorer, list[_Waiting]]]:
-        """Take the oldest requests that fit, in order of arrival, drop those nobody waits for, split by version."""
+        """Take the oldest requests that fit, drop expired and cancelled ones, and group them by model version."""
         by_scorer: dict[int, tuple[ProgressScorer, list[_Waiting]]] = {}
         frames = 0
         while self._waiting:
@@ -243,7 +243,7 @@ class ScoringService:
         waited_ms = (self.clock() - waiting.arrived) * 1e3
         if waited_ms >= waiting.request.remaining_ms:
             self.counts.expired += 1
-            waiting.answer.set_result(ScoringTimeout(f"its time had passed after {waited_ms:.0f} ms in the line"))
+            waiting.answer.set_result(ScoringTimeout(f"the request expired after {waited_ms:.0f} ms in the queue"))
             return False
         return True
 
@@ -264,10 +264,10 @@ class ScoringService:
 
 
 def score_each(scorer: ProgressScorer, requests: list[ScoreRequest]) -> list[Answer]:
-    """Score a batch; where it fails as a whole, each request alone, so that a bad one fails nobody else's."""
+    """Score a batch; if that fails, score each request alone, so that a bad one does not fail the others."""
     try:
         return list(scorer.score(requests))
-    except ServiceUnavailable as error:  # The engine is down: asking it again for each request would only take longer.
+    except ServiceUnavailable as error:  # The engine is down: retrying each request would only take longer.
         return [error] * len(requests)
     except Exception as error:
         if len(requests) > 1:
@@ -277,13 +277,13 @@ def score_each(scorer: ProgressScorer, requests: list[ScoreRequest]) -> list[Ans
 
 
 def warm_up(scorer: ProgressScorer, side: int = 64, views: int = 2) -> None:
-    """Score one blank frame: the first real request shall not pay for what is loaded late, nor meet a model of NaNs.
+    """Score one blank frame, so that lazy loading does not delay the first request and a model of NaNs is noticed.
 
     Raises:
-        CheckpointError: the model has no answer.
+        CheckpointError: the model gives no valid answer.
     """
     frame = np.zeros((views, side, side, 3), np.uint8)
     context = EpisodeContext("warm-up", "nothing", frame[0], frame[0], frame, frame)
     [reply] = scorer.score([ScoreRequest(context, frame, frame[None], (1,), 1e6)])
     if not reply.valid.all():
-        raise CheckpointError(f"the model does not answer about a blank picture: {reply.reasons[0]}")
+        raise CheckpointError(f"the model gives no valid answer for a blank picture: {reply.reasons[0]}")

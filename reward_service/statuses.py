@@ -1,7 +1,7 @@
-"""Failures as HTTP answers, and HTTP answers as the same failures: one table, used by the ingress and by its client.
+"""Maps errors to HTTP responses and back: one table, used by the ingress and by its client.
 
 An error's body is {"error": {"type", "message", "field", "value", "fix"}} in the media type of the request; the last
-three only where a field is to blame.
+three only for errors about a field.
 
 status  type                                       when
 400     WireError, AmbiguousLength                 not a message of this protocol: magic, truncation, nesting, NaN
@@ -43,10 +43,10 @@ MEDIA_TYPES: dict[Media, str] = {"msgpack": "application/msgpack", "json": "appl
 
 Encoding = Literal["identity", "gzip", "deflate"]
 ENCODINGS: tuple[Encoding, ...] = ("gzip", "deflate", "identity")
-"""How a body may be compressed; `identity` is not at all."""
+"""Accepted encodings of a body; `identity` is uncompressed."""
 
 MAX_ERROR_TEXT = 500
-"""Characters of a message that leave the service; what it quotes may be a stranger's megabytes."""
+"""Characters of an error message in a response; a message may quote megabytes of the request."""
 
 
 class Unauthorized(DopamineError):
@@ -115,25 +115,25 @@ STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
     (ServiceUnavailable, 503),
     (ScoringTimeout, 504),
 )
-"""The first row whose class fits decides, so a subclass stands before its base."""
+"""The first matching class decides, so subclasses come before their bases."""
 
 _TYPES = {error.__name__: error for error, _ in STATUSES}
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status of a failure; 500 for one that is not in the table."""
+    """The HTTP status of an error; 500 if it is not in the table."""
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
 
 
 def retry_after_s(error: Exception) -> int | None:
-    """Whole seconds after which asking again makes sense; None where it does not."""
+    """Seconds after which a retry makes sense, for the Retry-After header; None if it does not."""
     if isinstance(error, RateLimited):
         return max(1, math.ceil(error.retry_after_s))
     return 1 if isinstance(error, (Overloaded, ServiceUnavailable)) else None
 
 
 def describe_error(error: Exception) -> dict[str, Any]:
-    """The body of a failure's answer. Of an unknown failure it says no more than that there was one."""
+    """The body of an error response. Unknown errors are reported without details."""
     name = next((kind.__name__ for kind, _ in STATUSES if isinstance(error, kind)), None)
     if name is None:
         return {"error": {"type": "InternalError", "message": "the service failed on this request; its log says why"}}
@@ -144,7 +144,7 @@ def describe_error(error: Exception) -> dict[str, Any]:
 
 
 def encode(value: Mapping[str, Any], media: Media) -> bytes:
-    """The bytes of a plain value."""
+    """Encode a plain value."""
     if media == "msgpack":
         packed: bytes = msgpack.packb(value)
         return packed
@@ -152,7 +152,7 @@ def encode(value: Mapping[str, Any], media: Media) -> bytes:
 
 
 def error_from(status: int, body: bytes, media_type: str) -> DopamineError:
-    """The failure that an answer stands for; what cannot be understood is a ServiceUnavailable that names the status."""
+    """The error of a response; a response that cannot be parsed is a ServiceUnavailable with its status."""
     described = _read_error(body, media_type)
     message = str(described.get("message", ""))
     kind = _TYPES.get(str(described.get("type")))
@@ -167,7 +167,7 @@ def error_from(status: int, body: bytes, media_type: str) -> DopamineError:
 
 
 class Verbatim(str):
-    """A value known only as it was printed."""
+    """A value of which only the `repr` is known."""
 
     __slots__ = ()
     __repr__ = str.__str__
@@ -183,5 +183,5 @@ def _read_error(body: bytes, media_type: str) -> Mapping[str, Any]:
 
 
 def _cut(text: str) -> str:
-    """At most MAX_ERROR_TEXT characters, all of which can be sent."""
+    """Cut to MAX_ERROR_TEXT characters, and escape those that UTF-8 cannot encode."""
     return text[:MAX_ERROR_TEXT].encode("utf-8", "backslashreplace").decode()

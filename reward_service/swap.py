@@ -1,4 +1,4 @@
-"""Moves a running service to other weights, without a request lost and without a pause."""
+"""Hot swap: gives a running service another model, without losing a request and without downtime."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, CheckpointError, ScoringError, ServiceUnavailable
-from reward_service import ledger
+from reward_service import ledger_store
 from reward_service.client import ServeRewardClient
 from reward_service.releases import KEEP, Ledger, Release
 from reward_service.service import ServiceDescription
 
 POLL_S = 0.2
 ASK_S = 5.0
-"""Time for one question to all replicas."""
+"""Time limit for describing all replicas."""
 
 IN_USE_S = 30.0
-"""A version that was asked for this recently has episodes running."""
+"""A version requested this recently is assumed to have running episodes."""
 
 
 @dataclass(frozen=True)
 class SwapConfig:
-    """How a service is moved to other weights.
+    """Settings of a swap.
 
     Args:
-        keep: older models that stay for the episodes that began with them.
-        timeout_s: time for all replicas to load the model, and again for all to begin with it.
-        force: drop a model even where it is still being asked for.
+        keep: number of older models that stay loaded for the running episodes.
+        timeout_s: time limit for all replicas to load the model, and again for all to switch to it.
+        force: unload older models even if they are still in use.
     """
 
     keep: int = KEEP
@@ -37,14 +37,14 @@ class SwapConfig:
 
 
 @dataclass(frozen=True)
-class Swapped:
-    """What a swap did.
+class SwapResult:
+    """Result of a swap.
 
     Args:
-        version: that new episodes begin with.
-        before: that they began with until now; equal where nothing was to do.
-        replicas: how many answer with it.
-        took_s: from the first look at the checkpoint to the last replica.
+        version: the new current version, used by new episodes.
+        before: the current version before; equal to `version` if it was already served.
+        replicas: number of replicas that serve it.
+        took_s: duration of the swap.
     """
 
     version: str
@@ -58,44 +58,45 @@ def swap(
     checkpoint: Path,
     config: SwapConfig | None = None,
     say: Callable[[str], None] = lambda line: None,
-) -> Swapped:
-    """Give a service another model: loaded beside the present one by every replica, then new episodes begin with it.
+) -> SwapResult:
+    """Swap the model of a service: every replica loads it beside the current one, then new episodes use it.
 
-    Running episodes keep their version. A failure before new episodes begin with it leaves everything as it was.
+    Running episodes keep their version. A failure before the switch leaves everything unchanged.
 
     Args:
-        app_name: given to `deploy`.
+        app_name: as given to `deploy`.
         checkpoint: folder that every node can read.
-        say: told what goes on.
+        config: settings of the swap.
+        say: prints a line of progress.
     Raises:
         BadInput: the checkpoint is not a folder.
-        CheckpointError: a replica cannot use it.
-        ServiceUnavailable: no such service, another swap is under way, a model in use would be dropped, or not all replicas
-            loaded it in time; or, after the last word to `say`, not all began with it in time: the ledger stands, they will.
+        CheckpointError: a replica cannot load it.
+        ServiceUnavailable: there is no such service, another swap is in progress, a model in use would be unloaded, or
+            not all replicas loaded the new one in time. If not all switched in time, the swap still takes effect.
     """
     config, began = config or SwapConfig(), time.monotonic()
     folder = Path(checkpoint).absolute()
     if not folder.is_dir():
         raise BadInput("CHECKPOINT", str(checkpoint), "give the folder of a reward model")
     client = ServeRewardClient(app_name)
-    with ledger.claimed(app_name, 2 * config.timeout_s + 60.0) as claim:
-        record = ledger.read(app_name)
-        record = record.stage(str(folder))
-        ledger.write(app_name, record, claim)
+    with ledger_store.claim(app_name, 2 * config.timeout_s + 60.0) as claim:
+        ledger = ledger_store.read(app_name)
+        ledger = ledger.stage(str(folder))
+        ledger_store.write(app_name, ledger, claim)
         try:
-            told = _wait(client, config, lambda told: _settled(record, told), say)
-            version, before = _verdict(record, told), told[0].versions[0]
+            replicas = _wait(client, config, lambda replicas: _is_settled(ledger, replicas), say)
+            version, before = _staged_version(ledger, replicas), replicas[0].versions[0]
             if version == before:
-                say(f"{version} is what new episodes begin with already")
-                return Swapped(version, before, len(told), time.monotonic() - began)
-            promoted = record.promote(version, config.keep)
-            _check_idle(promoted, told, config)
-            record = _named(promoted, told)
+                say(f"{version} is the current version already")
+                return SwapResult(version, before, len(replicas), time.monotonic() - began)
+            promoted = ledger.promote(version, config.keep)
+            _check_idle(promoted, replicas, config)
+            ledger = _with_versions(promoted, replicas)
         finally:
-            ledger.write(app_name, record.withdraw(), claim)
-        say(f"new episodes begin with {version}, running ones keep theirs")
-        told = _wait(client, config, lambda told: all(one.versions[0] == version for one in told), say)
-    return Swapped(version, before, len(told), time.monotonic() - began)
+            ledger_store.write(app_name, ledger.withdraw(), claim)
+        say(f"new episodes use {version}, running ones keep their version")
+        replicas = _wait(client, config, lambda replicas: all(r.versions[0] == version for r in replicas), say)
+    return SwapResult(version, before, len(replicas), time.monotonic() - began)
 
 
 def _wait(
@@ -104,62 +105,62 @@ def _wait(
     done: Callable[[Sequence[ServiceDescription]], bool],
     say: Callable[[str], None],
 ) -> list[ServiceDescription]:
-    """Ask all replicas until they are done."""
-    deadline, heard = time.monotonic() + config.timeout_s, time.monotonic()
+    """Poll all replicas until `done`."""
+    deadline, reported_at = time.monotonic() + config.timeout_s, time.monotonic()
     while True:
         why = "they are not ready"
         try:
-            told = client.describe_all(ASK_S)
-            if told and done(told):
-                return told
-        except ScoringError as error:  # A replica was lost just now, or none is up; its replacement will be asked.
+            replicas = client.describe_all(ASK_S)
+            if replicas and done(replicas):
+                return replicas
+        except ScoringError as error:  # A replica was lost or none is up; the next poll reaches its replacement.
             why = str(error)
         if time.monotonic() > deadline:
-            raise ServiceUnavailable(f"not all replicas followed within {config.timeout_s:g} s: {why}")
-        if time.monotonic() - heard > 5.0:
-            heard = time.monotonic()
+            raise ServiceUnavailable(f"not all replicas were ready within {config.timeout_s:g} s: {why}")
+        if time.monotonic() - reported_at > 5.0:
+            reported_at = time.monotonic()
             say("waiting for the replicas …")
         time.sleep(POLL_S)
 
 
-def _staged(record: Ledger) -> Release:
-    assert record.staged is not None
-    return record.staged
+def _staged(ledger: Ledger) -> Release:
+    assert ledger.staged is not None
+    return ledger.staged
 
 
-def _settled(record: Ledger, told: Sequence[ServiceDescription]) -> bool:
-    number = _staged(record).number
-    return any(number in one.refused for one in told) or all(number in one.releases for one in told)
+def _is_settled(ledger: Ledger, replicas: Sequence[ServiceDescription]) -> bool:
+    number = _staged(ledger).number
+    return any(number in replica.refused for replica in replicas) or all(number in r.releases for r in replicas)
 
 
-def _verdict(record: Ledger, told: Sequence[ServiceDescription]) -> str:
-    """The version that every replica found in the folder."""
-    release = _staged(record)
-    for one in told:
-        if release.number in one.refused:
-            raise CheckpointError(f"{release.folder} is refused: {one.refused[release.number]}")
-    versions = {one.releases[release.number] for one in told}
+def _staged_version(ledger: Ledger, replicas: Sequence[ServiceDescription]) -> str:
+    """The version of the staged model, which must be the same on all replicas."""
+    release = _staged(ledger)
+    for replica in replicas:
+        if release.number in replica.refused:
+            raise CheckpointError(f"{release.folder} is refused: {replica.refused[release.number]}")
+    versions = {replica.releases[release.number] for replica in replicas}
     if len(versions) > 1:
         raise CheckpointError(f"{release.folder} holds different models on different nodes: {', '.join(versions)}")
     return versions.pop()
 
 
-def _check_idle(promoted: Ledger, told: Sequence[ServiceDescription], config: SwapConfig) -> None:
+def _check_idle(promoted: Ledger, replicas: Sequence[ServiceDescription], config: SwapConfig) -> None:
     if config.force:
         return
-    kept = {release.number for release in promoted.releases}
-    for one in told:
-        for number, version in one.releases.items():
-            stays = number in kept or version == promoted.releases[0].version
-            idle_s = one.idle_s.get(version, IN_USE_S)
+    remaining = {release.number for release in promoted.releases}
+    for replica in replicas:
+        for number, version in replica.releases.items():
+            stays = number in remaining or version == promoted.releases[0].version
+            idle_s = replica.idle_s.get(version, IN_USE_S)
             if not stays and idle_s < IN_USE_S:
                 raise ServiceUnavailable(
-                    f"version {version} would be dropped, and was asked for {idle_s:.0f} s ago: "
-                    f"wait for its episodes to end, keep more versions (--keep), or drop it all the same (--force)"
+                    f"version {version} would be dropped, but was requested {idle_s:.0f} s ago: "
+                    f"wait for its episodes to end, keep more versions (--keep), or drop it anyway (--force)"
                 )
 
 
-def _named(record: Ledger, told: Sequence[ServiceDescription]) -> Ledger:
-    """The same with the versions that replicas found, so that a folder which changes later is noticed."""
-    found = {number: version for one in told for number, version in one.releases.items()}
-    return Ledger(tuple(Release(r.number, r.folder, r.version or found.get(r.number)) for r in record.releases))
+def _with_versions(ledger: Ledger, replicas: Sequence[ServiceDescription]) -> Ledger:
+    """Fill in the loaded versions, so that a folder whose content changes later is noticed."""
+    versions = {number: version for replica in replicas for number, version in replica.releases.items()}
+    return Ledger(tuple(Release(r.number, r.folder, r.version or versions.get(r.number)) for r in ledger.releases))

@@ -1,4 +1,4 @@
-"""The HTTP server that runs the ingress: sockets, connections, TLS and their bounds."""
+"""The HTTP server of the ingress: sockets, connections, TLS, and their limits."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ from reward_service.guards import IngressConfig, client_name, is_loopback, load_
 from reward_service.ingress import HEAD_BYTES, make_app
 
 CLOSE_S = 2.0
-"""How long a connection that is being closed may take to send its last bytes."""
+"""Time limit for sending the last bytes of a connection that is being closed."""
 
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
-"""What a connection too many gets in place of an answer."""
+"""Response to a connection beyond the limit."""
 
 Phase = Literal["handshake", "head", "idle", "rest", "answer", "closing"]
-"""What a connection waits for: TLS, a request's head, a next request, a body that nobody reads, our answer, its end."""
+"""What a connection waits for: TLS, a request's head, the next request, an unread body, our response, its close."""
 
 
 class _Connections:
-    """The open connections, in all and of each client. For one event loop."""
+    """Counts open connections, in total and per client. For one event loop."""
 
     def __init__(self, config: IngressConfig) -> None:
         self._most, self._most_per_client = config.max_connections, config.max_connections_per_client
         self._open: Counter[str] = Counter()
 
     def enter(self, client: str) -> bool:
-        """Count a connection; False, and nothing is counted, where it is one too many."""
+        """Count a connection; False, without counting it, if it exceeds a limit."""
         if self._open.total() >= self._most or self._open[client] >= self._most_per_client:
             return False
         self._open[client] += 1
         return True
 
     def leave(self, client: str) -> None:
-        """Forget a connection that was counted."""
+        """Uncount a connection."""
         self._open[client] -= 1
         if not self._open[client]:
             del self._open[client]
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 in which every phase that waits for the other side has a deadline, which what it sends does not move.
+    """HTTP/1.1 with a fixed deadline for every phase that waits for the client; received data does not extend it.
 
-    The transport that arrives is always a bare one: so a connection counts, and its time runs, from its first packet on,
-    not from the end of a TLS handshake that may never come.
+    The transport is always accepted without TLS first, so a connection counts, and its deadline runs, from its first
+    packet on, and not from the end of a TLS handshake that may never complete.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class _Protocol(H11Protocol):
             self._unread.cancel()
 
     async def _secure(self, bare: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        """Speak TLS before HTTP; a handshake that fails or does not end closes the connection."""
+        """Start TLS before HTTP; a handshake that fails or times out closes the connection."""
         try:
             secured = await self.loop.start_tls(
                 bare,
@@ -142,11 +142,11 @@ class _Protocol(H11Protocol):
         self._enter("head")
 
     def _look(self) -> None:
-        """Note what the connection waits for now."""
+        """Determine the connection's current phase."""
         if self.transport.is_closing():
             self._enter("closing")
         elif self.cycle is not None and not self.cycle.response_complete:
-            self._enter("answer")  # Reading its body, the model and sending the answer have deadlines of their own.
+            self._enter("answer")  # Receiving the body, scoring and sending the response have their own deadlines.
         elif self.conn.their_state is not h11.IDLE:
             self._enter("rest")
         elif self.conn.trailing_data[0] or self.cycle is None:
@@ -155,7 +155,7 @@ class _Protocol(H11Protocol):
             self._enter("idle")
 
     def _enter(self, phase: Phase) -> None:
-        """Give a phase its time; that of a phase which goes on runs on."""
+        """Enter a phase and start its deadline; the deadline of an unchanged phase keeps running."""
         if phase == self._phase:
             return
         self._phase = phase
@@ -167,7 +167,7 @@ class _Protocol(H11Protocol):
             self._deadline = self.loop.call_later(limits[phase], self._end)
 
     def _end(self) -> None:
-        """Close, and break off what cannot be closed because its last bytes are not read."""
+        """Close the connection; abort it if closing takes too long because the client does not read."""
         if self._phase == "closing":
             self._bare.abort()
         else:
@@ -178,18 +178,17 @@ class _Protocol(H11Protocol):
 def make_server(
     client: RewardClient, config: IngressConfig, token: str | None
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
-    """A server and the sockets it is to run on, which listen already: `server.run(sockets)` answers until interrupted.
+    """Make a server and its listening sockets; `server.run(sockets)` serves until interrupted.
 
     Raises:
-        BadInput: others could reach it and there is no token or no TLS, its certificate cannot be used, or the address
-            cannot be taken.
+        BadInput: the host is public without a token or TLS, the certificate is invalid, or the address is in use.
     """
     if token is None and not is_loopback(config.host):
         raise BadInput("host", config.host, "give a token, or listen on 127.0.0.1 only")
     tls, connections = load_tls(config), _Connections(config)
 
     class Protocol(_Protocol):
-        """With the limits of this server; uvicorn makes one for each connection."""
+        """The protocol with this server's limits; uvicorn makes one per connection."""
 
         def __init__(self, **arguments: Any) -> None:
             super().__init__(config, tls, connections, **arguments)
@@ -203,7 +202,7 @@ def make_server(
         access_log=False,
         log_level="warning",
         server_header=False,
-        # The sender's address is that of its connection: a header that names another would get it a rate of its own.
+        # Clients are identified by their connection's address: a forged header would get its own rate limit.
         proxy_headers=False,
         h11_max_incomplete_event_size=HEAD_BYTES,
         timeout_keep_alive=int(config.idle_s) + 1,

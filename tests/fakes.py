@@ -81,7 +81,7 @@ class FakeEngine:
 
 
 def sometimes(rate: float) -> Unreadable:
-    """Unreadable for a fixed pseudo-random share of all (before, after) that differ: a warm-up's blank pictures never are."""
+    """Unreadable for a fixed pseudo-random share of all (before, after) that differ: never for a warm-up's blanks."""
 
     def unreadable(before: float, after: float) -> bool:
         digest = hashlib.blake2b(f"{before:.4f} {after:.4f}".encode(), digest_size=4).digest()

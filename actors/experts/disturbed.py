@@ -1,4 +1,4 @@
-"""Failures made from any expert: it does well until a true progress that is drawn, and then something goes wrong.
+"""Failures derived from any expert: it acts normally up to a random true progress, then something goes wrong.
 
 All of them need the standard start, where the action has a gripper.
 """
@@ -155,7 +155,7 @@ FAILURES = tuple(DISTURBANCES)
 """Names of all of them."""
 
 
-def spoiled(expert: Callable[[], Expert], *names: str) -> dict[str, Callable[[], Expert]]:
+def with_disturbances(expert: Callable[[], Expert], *names: str) -> dict[str, Callable[[], Expert]]:
     """The named disturbances of an expert, ready to be made."""
     return {name: _spoil(DISTURBANCES[name], expert) for name in names}
 

@@ -1,4 +1,4 @@
-"""Scripted failures: what a reward model must not mistake for success. Each is an Expert, and never finishes the task."""
+"""Scripted failures that a reward model must not mistake for success. Each is an Expert that never solves the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class NearMiss(PegInsertionExpert):
         """Begin an episode; draws where it pushes."""
         super().reset(env, rng)
         angle, off_m = rng.uniform(-np.pi, np.pi), rng.uniform(0.004, 0.0085)
-        # The hole is square: it is missed by this much along its nearer side, and the grasp gives way by another millimetre.
+        # The hole is square: this is the offset along its nearer side; the grasp gives way by another millimetre.
         direction = np.array([np.cos(angle), np.sin(angle)])
         self._beside_m = off_m * direction / np.abs(direction).max()
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from actors.maniskill import PegInsertionEnv
 
 REACH_M, FETCHED_M = 0.77, 0.68
-"""The hand reaches the table pointing straight down so far from the base; a peg further out is dragged in to the second."""
+"""Reach of the hand pointing straight down, from the base; a peg further out is dragged to the second distance."""
 HOVER_M = 0.06
 """Height over the grasp at which the gripper turns and centres before it comes down."""
 RETREAT_M = 0.025
@@ -175,7 +175,7 @@ class PegInsertionExpert:
         """Towards a displacement in the base frame, as far as one action goes; straight also where it is cut."""
         movement = steer(simulated(env).config, move_m, turn_rad)
         if self._phase < INSERT and self._blocked % 2 == 1:
-            # Where the arm is nearly stretched, its inverse kinematics finds no answer to a large command, and it stays.
+            # With the arm nearly stretched, inverse kinematics fails for large commands, and the arm does not move.
             movement *= 0.3
         if self.noise:
             movement = np.clip(movement + self._rng.normal(0.0, self.noise, 6), -1.0, 1.0)

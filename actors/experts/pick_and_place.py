@@ -21,7 +21,7 @@ HOVER_M = 0.06
 FROM_ABOVE = np.diag([1.0, -1.0, -1.0])
 """The tool's rotation in the frame of an object that it holds from above."""
 UPRIGHT_M, FAR_M, FAR_LEAN_RAD = 0.72, 0.84, 0.6
-"""So far from its base the arm reaches the table with the hand upright; at the second distance it leans this much outwards."""
+"""The hand is upright up to the first distance from the base; at the second it leans outwards by this much."""
 REACH, GRASP, CARRY = 0, 1, 2
 """Phases that all of them begin with; the first two are one stage, for the fingers close within a frame or two."""
 SQUEEZING_STEPS, LOST_STEPS = 4, 3
@@ -42,7 +42,7 @@ class PickAndPlace:
     grasps: tuple[Matrix, ...] = tuple(
         pose([0.0, 0.0, 0.0], Rotation.from_euler("z", k * np.pi / 2).as_matrix() @ FROM_ABOVE) for k in range(4)
     )
-    """Poses of the tool in the object's frame in which it can be held; the one that needs the least turning is taken."""
+    """Grasp poses of the tool in the object's frame; the one that needs the least rotation is used."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.experts.disturbed import spoiled
+from actors.experts.disturbed import with_disturbances
 from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
 from actors.experts.peg import PegInsertionExpert
 from actors.peg_state import near_miss
@@ -26,7 +26,7 @@ PEG_INSERTION = Task(
         "retreat": Retreat,
         "drop": Drop,
         "straight_push": StraightPush,
-        **spoiled(PegInsertionExpert, "perturb"),
+        **with_disturbances(PegInsertionExpert, "perturb"),
     },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=150,

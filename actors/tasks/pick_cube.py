@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.disturbed import FAILURES, spoiled
+from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import PickAndPlace
 from actors.geometry import to_matrix
 from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
@@ -49,8 +49,8 @@ def progress(state: ObjectState, first: ObjectState) -> float:
     """HELD while reaching; with the cube in hand, the rest by the share of its way to the goal."""
     if not state.grasped:
         return reaching(state, first)
-    ways = [float(np.linalg.norm(one.error_m)) for one in (state, first)]
-    return HELD + (0.97 - HELD) * share_covered(*ways)
+    distances = [float(np.linalg.norm(s.error_m)) for s in (state, first)]
+    return HELD + (0.97 - HELD) * share_covered(*distances)
 
 
 PICK_CUBE = ObjectTask(
@@ -64,7 +64,7 @@ PICK_CUBE = ObjectTask(
         "front": Camera((0.5, 0.15, 0.5), (-0.05, 0.0, 0.14), 0.8),
         "close": Camera((0.3, -0.4, 0.4), (0.0, 0.0, 0.14), 0.9),
     },
-    scripts={"expert": PickCubeExpert, "near_miss": NearMiss, **spoiled(PickCubeExpert, *FAILURES)},
+    scripts={"expert": PickCubeExpert, "near_miss": NearMiss, **with_disturbances(PickCubeExpert, *FAILURES)},
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=60,
     stride=2,

@@ -1,4 +1,4 @@
-"""PlugCharger-v1: a charger with two prongs is taken from the table and plugged into a receptacle, 0.5 mm of clearance."""
+"""PlugCharger-v1: a charger with two prongs is picked up and plugged into a receptacle, with 0.5 mm clearance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.experts.disturbed import FAILURES, spoiled
+from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import CARRY, FROM_ABOVE, PickAndPlace
 from actors.geometry import Matrix, inverse, pose, rotation_vector, to_matrix
 from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
@@ -97,7 +97,8 @@ def read(scene: Any) -> ObjectState:
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by depth.
+    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by
+    depth.
 
     A tilt of 0.1 rad counts as much as 20 mm.
     """
@@ -127,7 +128,7 @@ PLUG_CHARGER = ObjectTask(
         "front": Camera((-0.35, 0.4, 0.4), (0.0, 0.0, 0.06), 0.8),
         "close": Camera((-0.1, 0.3, 0.25), (0.04, 0.0, 0.1), 0.8),
     },
-    scripts={"expert": PlugChargerExpert, "near_miss": NearMiss, **spoiled(PlugChargerExpert, *FAILURES)},
+    scripts={"expert": PlugChargerExpert, "near_miss": NearMiss, **with_disturbances(PlugChargerExpert, *FAILURES)},
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=200,
     stride=4,

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.disturbed import spoiled
+from actors.experts.disturbed import with_disturbances
 from actors.experts.pick_and_place import FROM_ABOVE, simulated
 from actors.experts.steering import SHUT, steer
 from actors.geometry import Matrix, rotation_vector, to_matrix
@@ -17,7 +17,7 @@ from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, read_object
 GOAL_RADIUS_M = 0.1
 """ManiSkill's: the cube's middle has to be nearer to the target's."""
 BEHIND_M, TOUCH_M = 0.05, 0.035
-"""Where the tool comes down behind the cube, and how far behind it is when it touches; metres from the cube's middle."""
+"""Distance behind the cube's middle at which the tool comes down, and at which it touches the cube; metres."""
 HOVER_M, LOW_M = 0.08, 0.02
 """Heights of the tool over the table on the way there, and while it pulls."""
 
@@ -100,7 +100,11 @@ PULL_CUBE = ObjectTask(
         "front": Camera((0.45, 0.25, 0.5), (-0.1, 0.0, 0.0), 0.7),
         "close": Camera((0.0, 0.45, 0.3), (-0.08, 0.0, 0.02), 0.9),
     },
-    scripts={"expert": PullCubeExpert, "near_miss": NearMiss, **spoiled(PullCubeExpert, "stall", "retreat", "perturb")},
+    scripts={
+        "expert": PullCubeExpert,
+        "near_miss": NearMiss,
+        **with_disturbances(PullCubeExpert, "stall", "retreat", "perturb"),
+    },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "perturb"),
     horizon=60,
     stride=2,

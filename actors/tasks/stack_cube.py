@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.disturbed import FAILURES, spoiled
+from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import CARRY, PickAndPlace
 from actors.experts.steering import OPEN
 from actors.geometry import Matrix, pose, to_matrix
@@ -117,7 +117,7 @@ STACK_CUBE = ObjectTask(
         "front": Camera((0.6, 0.15, 0.5), (0.0, 0.0, 0.03), 0.85),
         "close": Camera((0.4, -0.55, 0.4), (0.0, 0.0, 0.03), 0.9),
     },
-    scripts={"expert": StackCubeExpert, "near_miss": NearMiss, **spoiled(StackCubeExpert, *FAILURES)},
+    scripts={"expert": StackCubeExpert, "near_miss": NearMiss, **with_disturbances(StackCubeExpert, *FAILURES)},
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=90,
     stride=2,

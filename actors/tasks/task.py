@@ -48,8 +48,8 @@ class Task:
         horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
         stride: environment steps from one recorded frame to the next.
         held: true progress with which the expert's first stage ends: the object is taken, or reached to be pushed.
-        near_miss: whether a failure that ends with this observation [D] nearly succeeded; None where the observation does not
-            tell. Failures of the script `near_miss` count as such in any case.
+        near_miss: whether a failure that ends with this observation [D] nearly succeeded; None where the observation
+            does not tell. Failures of the script `near_miss` count as such in any case.
     """
 
     name: str
@@ -111,5 +111,5 @@ def share_covered(way: float, first_way: float) -> float:
 
 def reaching(state: ObjectState, first: ObjectState) -> float:
     """Progress while the object is not held: HELD times the share of the way to it."""
-    ways = [float(np.linalg.norm(one.tool[:3, 3] - one.item[:3, 3])) for one in (state, first)]
-    return HELD * share_covered(*ways)
+    distances = [float(np.linalg.norm(s.tool[:3, 3] - s.item[:3, 3])) for s in (state, first)]
+    return HELD * share_covered(*distances)

@@ -1,4 +1,4 @@
-"""How evenly training pairs fill the cells of hop bin × gap quantile, and why some cells stay empty or repeat."""
+"""Balance of training pairs over the cells of hop bin × gap quantile, with empty and repeated cells."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from dopamine_rl.progress import HOP_BINS, hop_bin
 CENTRAL = slice(HOP_BINS // 2 - 1, HOP_BINS // 2 + 2)
 """The three hop bins around zero: −12 % to +12 %."""
 RELEASED_CENTRAL_SHARE = 0.40
-"""Share of the released sampler's pairs in them at the size of the published example episode, by METHOD.md section 1.
+"""Share of the released sampler's pairs in these bins, for the published example episode (METHOD.md section 1).
 
-It is quoted, not computed: the released algorithm cannot be repeated, because its draws hang on a salted hash.
+Quoted, not computed: the released algorithm is not reproducible, because it samples by a salted hash.
 """
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Balance:
-    """What has been drawn.
+    """Statistics of sampled pairs.
 
     Args:
-        counts: int64 [25, 4], pairs drawn from each cell, without the zero-hop pairs.
-        sizes: int64 [25, 4], different pairs that there are in each cell.
-        zero_hops: zero-hop pairs drawn beside them.
-        still: zero-hop pairs whose two frames are one and the same, because the states lie too close together.
+        counts: int64 [25, 4], sampled pairs per cell, without zero-hop pairs.
+        sizes: int64 [25, 4], distinct pairs available per cell.
+        zero_hops: sampled zero-hop pairs.
+        still: zero-hop pairs whose two frames are identical, because the states are too close together.
         central_share: share of all pairs, zero-hop pairs included, whose hop lies in the three central bins.
     """
 
@@ -40,33 +40,33 @@ class Balance:
 
     @property
     def empty(self) -> NDArray[np.bool_]:
-        """bool [25, 4]: cells that could not be filled, because no pair of states has such a hop and gap."""
+        """bool [25, 4]: cells without any pair of states of that hop and gap."""
         return self.sizes == 0
 
     @property
     def repeated(self) -> NDArray[np.bool_]:
-        """bool [25, 4]: cells that hold fewer pairs than were wanted from them, so that some are drawn again."""
+        """bool [25, 4]: cells with fewer distinct pairs than samples, so that some pairs repeat."""
         return self.counts > self.sizes
 
     @property
     def max_deviation(self) -> float:
-        """Largest relative deviation of a hop bin's pairs from the mean of the bins that hold any."""
+        """Largest relative deviation of a hop bin's count from the mean over non-empty bins."""
         by_bin = self.counts.sum(1)[~self.empty.all(1)]
         return float(np.abs(by_bin - by_bin.mean()).max() / max(by_bin.mean(), 1e-9))
 
     @property
     def central_balanced(self) -> float:
-        """Share of the balanced pairs, without the zero-hop pairs, in the three central bins; evenly it is 3 of 25."""
+        """Share of the balanced pairs, without the zero-hop pairs, in the three central bins; 3 of 25 if uniform."""
         return float(self.counts[CENTRAL].sum() / max(self.counts.sum(), 1))
 
     @property
     def central_unbalanced(self) -> float:
-        """Share of all pairs that there are in the three central bins: what drawing without balance gives."""
+        """Share of all available pairs in the three central bins, as in sampling without balance."""
         return float(self.sizes[CENTRAL].sum() / max(self.sizes.sum(), 1))
 
 
 def balance(blocks: Iterable[HopPairs]) -> Balance:
-    """Add up what `sample_blocks` yields, or one `sample_pairs` in a list."""
+    """Sum the statistics of the blocks of `sample_blocks`, or of one `sample_pairs` in a list."""
     counts, sizes = np.zeros((HOP_BINS, GAP_BINS), np.int64), np.zeros((HOP_BINS, GAP_BINS), np.int64)
     by_bin = np.zeros(HOP_BINS, np.int64)
     zero_hops = still = 0

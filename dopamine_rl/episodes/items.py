@@ -1,9 +1,9 @@
-"""Training items of the released pipeline: a question in words about eight pictures by path, and the right answer.
+"""Training items of the released pipeline: a prompt about eight images given by path, and the true answer.
 
     {"id", "image" (or "images"): [8 paths], "task", "conversations": [{"from": "human", "value": prompt},
                                                          {"from": "gpt", "value": "<score>+12.5%</score>"}]}
 
-A file holds one JSON list of them, or one item a line. Either is read and written item by item, so its size is no limit.
+A file is a JSON list of items, or has one item per line. It is read and written item by item, so it may have any size.
 Source: METHOD.md section 6.
 """
 
@@ -20,23 +20,23 @@ from dopamine_rl.files import ESCAPED, write_atomically
 from dopamine_rl.grm.score import format_decimal_score, parse_score
 
 IMAGES = 8
-"""START and END, front views; then BEFORE and AFTER: front, left wrist, right wrist."""
+"""START and END (front view); then front, left wrist and right wrist of BEFORE and of AFTER."""
 PIECE = 1 << 16
-"""Characters read at a time."""
+"""Characters to read at a time."""
 LONGEST = 1 << 24
-"""Characters of one item: what is longer is no item, and would be read into memory as a whole."""
+"""Longest item in characters, because an item is read into memory as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingItem:
-    """One question and its answer.
+    """One prompt and its answer.
 
     Args:
         item_id: unique within its file.
         images: 8 paths in the order of the contract: START, END, BEFORE and AFTER front, left wrist, right wrist.
         task: the task in words.
-        prompt: the whole question.
-        hop: the right answer, in [−1, 1]; it is written in percent with one decimal.
+        prompt: the whole prompt.
+        hop: the true hop, in [−1, 1]; written in percent with one decimal.
     """
 
     item_id: str
@@ -50,27 +50,25 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
     """Read a file of either form, item by item.
 
     Raises:
-        EpisodeError: naming file, item and field, when the malformed item is reached. An id that is not a string, such as
-            a number, is read as its text.
+        EpisodeError: naming file, item and field, when a malformed item is reached. A number as id is read as text.
     """
     with path.open(encoding="utf-8-sig") as file:
         values = _Values(file)
         try:
-            for place, content in enumerate(values.listed() if values.next() == "[" else values.lines()):
-                yield _item(path, place, content)
+            for index, content in enumerate(values.from_list() if values.next() == "[" else values.from_lines()):
+                yield _item(path, index, content)
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise EpisodeError(
-                f"{path.name}: content", str(error), "give one JSON list of items, or one a line"
-            ) from error
+            fix = "give one JSON list of items, or one item per line"
+            raise EpisodeError(f"{path.name}: content", str(error), fix) from error
 
 
 def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
-    """Write items as one JSON list, or one a line where the name ends with `.jsonl`; the file appears complete.
+    """Write items atomically as a JSON list, or one per line if the name ends with `.jsonl`.
 
     Returns:
-        How many there are.
+        The number of items.
     Raises:
-        BadInput: an item does not have 8 pictures, or its answer is no hop.
+        BadInput: an item does not have 8 images, or its hop is not in [−1, 1].
     """
     lines = path.suffix == ".jsonl"
     count = 0
@@ -94,17 +92,17 @@ def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
 def _content(item: TrainingItem) -> dict[str, Any]:
     if len(item.images) != IMAGES:
         raise BadInput(f"{item.item_id}.images", item.images, f"give {IMAGES} paths in the order of the contract")
-    said = [{"from": "human", "value": item.prompt}, {"from": "gpt", "value": format_decimal_score(item.hop)}]
-    return {"id": item.item_id, "image": list(item.images), "task": item.task, "conversations": said}
+    turns = [{"from": "human", "value": item.prompt}, {"from": "gpt", "value": format_decimal_score(item.hop)}]
+    return {"id": item.item_id, "image": list(item.images), "task": item.task, "conversations": turns}
 
 
 class _Values:
-    """JSON values one after another from a file; little more than one of them is in memory."""
+    """Reads JSON values one after another from a file, with little more than one of them in memory."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._decoder = file, "", json.JSONDecoder()
 
-    def listed(self) -> Iterator[Any]:
+    def from_list(self) -> Iterator[Any]:
         """The values of a list."""
         self._take("[")
         while self.next() != "]":
@@ -117,13 +115,13 @@ class _Values:
         if self.next():
             raise self._error("there is more after the list")
 
-    def lines(self) -> Iterator[Any]:
-        """The values of lines."""
+    def from_lines(self) -> Iterator[Any]:
+        """One value per line."""
         while self.next():
             yield self.value()
 
     def next(self) -> str:
-        """The next character that is no white space; "" at the end."""
+        """The next character other than white space; "" at the end."""
         self._text = self._text.lstrip()
         while not self._text and (piece := self._file.read(PIECE)):
             self._text = piece.lstrip()
@@ -152,31 +150,32 @@ class _Values:
         return json.JSONDecodeError(message, self._text[:80], 0)
 
 
-def _item(path: Path, place: int, content: Any) -> TrainingItem:
+def _item(path: Path, index: int, content: Any) -> TrainingItem:
     if not isinstance(content, dict):
-        raise EpisodeError(f"{path.name}: [{place}]", content, "give an object")
-    name = f"{path.name}: [{place}] {content.get('id', '')}".rstrip()
+        raise EpisodeError(f"{path.name}: [{index}]", content, "give an object")
+    name = f"{path.name}: [{index}] {content.get('id', '')}".rstrip()
 
     def bad(field: str, value: object, fix: str) -> EpisodeError:
         return EpisodeError(f"{name}: {field}", value, fix)
 
-    item_id, images, task, said = (content.get(key) for key in ("id", "image", "task", "conversations"))
-    images = content.get("images") if images is None else images  # some releases call them so
+    item_id, images, task, turns = (content.get(key) for key in ("id", "image", "task", "conversations"))
+    images = content.get("images") if images is None else images  # the key in some releases
     if not isinstance(item_id, str | int) or isinstance(item_id, bool) or item_id == "":
         raise bad("id", item_id, "give a unique name")
     if not isinstance(images, list) or len(images) != IMAGES or not all(isinstance(i, str) and i for i in images):
         raise bad("image", images, f"give {IMAGES} paths in the order of the contract")
     if not isinstance(task, str) or not task.strip():
-        raise bad("task", task, "say the task in words")
-    if not isinstance(said, list) or len(said) != 2 or not all(isinstance(turn, dict) for turn in said):
-        raise bad("conversations", said, "give two turns: human, gpt")
-    for turn, who in zip(said, ("human", "gpt"), strict=True):
-        if turn.get("from") != who:
-            raise bad("conversations.from", turn.get("from"), f"write {who}: the question comes first, then the answer")
+        raise bad("task", task, "describe the task in words")
+    if not isinstance(turns, list) or len(turns) != 2 or not all(isinstance(turn, dict) for turn in turns):
+        raise bad("conversations", turns, "give two turns: human, gpt")
+    for turn, speaker in zip(turns, ("human", "gpt"), strict=True):
+        if turn.get("from") != speaker:
+            fix = f"write {speaker}: the prompt comes first, then the answer"
+            raise bad("conversations.from", turn.get("from"), fix)
         if not isinstance(turn.get("value"), str) or not turn["value"].strip():
             raise bad("conversations.value", turn.get("value"), "give text")
     try:
-        answer = parse_score(said[1]["value"])
+        answer = parse_score(turns[1]["value"])
     except BadInput as error:
         raise bad("conversations.value", error.value, error.fix) from error
-    return TrainingItem(str(item_id), tuple(images), task, said[0]["value"], answer)
+    return TrainingItem(str(item_id), tuple(images), task, turns[0]["value"], answer)

@@ -1,14 +1,14 @@
-"""LeRobotDataset v3.0, read directly from its files: metadata cheaply, pictures on demand.
+"""Reading of LeRobotDataset v3.0 from its files: metadata first, frames on demand.
 
     meta/info.json                                features, fps, and the patterns of the paths below
     meta/tasks.parquet, meta/subtasks.parquet     words -> task_index, subtask_index
-    meta/episodes/chunk-000/file-000.parquet      a row an episode: where its rows and its frames are
-    data/chunk-000/file-000.parquet               a row a frame, many episodes a file
-    videos/KEY/chunk-000/file-000.mp4             many episodes one after another, told apart by their times
+    meta/episodes/chunk-000/file-000.parquet      a row per episode: location of its data and frames
+    data/chunk-000/file-000.parquet               a row per frame, many episodes per file
+    videos/KEY/chunk-000/file-000.mp4             many episodes one after another, separated by time
 
 Source: the format's documentation ("LeRobotDataset v3.0", "Using Subtasks in LeRobot Datasets") and what lerobot 0.4.4
-reads and writes. Differs: cameras whose pictures are stored as image files, and depth cameras, are not read; episodes
-of fewer than two frames are left out.
+reads and writes. Differs: cameras stored as image files and depth cameras are not read; episodes of fewer than two
+frames are left out.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ from dopamine_rl.types import EpisodeInfo
 
 VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
 SUBTASK = "subtask_index"
-"""The column that annotates every frame with its sub-task, where a dataset has it."""
+"""Optional column with the sub-task of every frame."""
 SUCCESS = "next.success"
-"""The column that says, in the last row of an episode, whether it succeeded, where a dataset has it."""
+"""Optional column; its value in the last row of an episode is the outcome."""
 TIME_TOLERANCE = 0.25
-"""How far a frame's time may be from the one looked for, in frames."""
+"""Accepted difference between a frame's time and the requested one, in frames."""
 
 
 def is_dataset(path: Path) -> bool:
-    """The folder is meant to be a LeRobotDataset."""
+    """Whether a folder is a LeRobotDataset."""
     return (path / INFO).is_file()
 
 
 def read_info(root: Path) -> dict[str, Any]:
-    """The content of `meta/info.json`, checked; an interrupted change of the dataset is completed first.
+    """The validated content of `meta/info.json`; first completes an interrupted change of the dataset.
 
     Raises:
         EpisodeError: naming dataset, file and field.
         BadInput: the change cannot be completed.
     """
     if (root / PENDING).exists():
-        with changing(root):  # waits for a change that goes on, completes an interrupted one
+        with changing(root):  # waits for a running change, completes an interrupted one
             pass
     try:
         info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
@@ -70,14 +70,14 @@ def read_info(root: Path) -> dict[str, Any]:
         raise malformed(root, INFO, "content", str(error), "give a readable JSON file") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
-        ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames a second"),
+        ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames per second"),
         ("features", lambda value: isinstance(value, dict), "give an object, feature -> dtype and shape"),
         ("data_path", lambda value: isinstance(value, str), "give the pattern of the data files' paths"),
     )
     if not isinstance(info, dict):
         raise malformed(root, INFO, "content", info, "give an object")
-    for name, good, fix in checks:
-        if not good(info.get(name)):
+    for name, is_valid, fix in checks:
+        if not is_valid(info.get(name)):
             raise malformed(root, INFO, name, info.get(name), fix)
     for name, feature in info["features"].items():
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
@@ -90,8 +90,8 @@ class LeRobotSource:
 
     Args:
         root: its folder.
-        cameras: names of the cameras to use, in the order of the V axis, the front view first; a part of a feature's name
-            that no other has will do. None takes up to three, ordered by `order_cameras`.
+        cameras: names (or unique parts of them) of the cameras to use, in the order of the V axis, front view first.
+            None takes up to three, ordered by `order_cameras`.
     Raises:
         EpisodeError: naming dataset, file and field.
         BadInput: there is no such camera.
@@ -101,41 +101,41 @@ class LeRobotSource:
         self.root = root.resolve()
         self._info = read_info(self.root)
         features = self._info["features"]
-        there = [name for name, feature in features.items() if _is_camera(feature)]
-        unread = {name: feature for name, feature in features.items() if name not in there and _is_picture(feature)}
-        for name in cameras or (unread if not there else ()):
+        available = [name for name, feature in features.items() if _is_camera(feature)]
+        unread = {name: feature for name, feature in features.items() if name not in available and _is_picture(feature)}
+        for name in cameras or (unread if not available else ()):
             if name in unread:
                 raise _unreadable(self.root, name, unread[name])
-        if not there:
-            raise malformed(
-                self.root, INFO, "features", list(features), "give a camera, a feature whose dtype is video"
-            )
-        chosen = order_cameras(there)[:MAX_VIEWS] if cameras is None else find_cameras(cameras, there, self.root.name)
-        self.cameras = chosen
+        if not available:
+            fix = "give a camera: a feature with dtype video"
+            raise malformed(self.root, INFO, "features", list(features), fix)
+        if cameras is None:
+            self.cameras = order_cameras(available)[:MAX_VIEWS]
+        else:
+            self.cameras = find_cameras(cameras, available, self.root.name)
         if not isinstance(self._info.get("video_path"), str):
-            raise malformed(
-                self.root, INFO, "video_path", self._info.get("video_path"), "give the pattern of their paths"
-            )
+            fix = "give the pattern of the videos' paths"
+            raise malformed(self.root, INFO, "video_path", self._info.get("video_path"), fix)
         self.frames_per_second = float(self._info["fps"])
         rows = read_rows(self.root, self._info, self.cameras)
         self.left_out = {episode_name(row.index): row.length for row in rows if row.length < 2}
         self._rows = {episode_name(row.index): row for row in rows if row.length >= 2}
-        self.notes = tuple(self._notes(there, unread))
+        self.notes = tuple(self._notes(available, unread))
 
-    def _notes(self, there: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
-        """What a user should know of how the dataset is read, a line each."""
-        yield describe_cameras(self.root.name, self.cameras, there)
+    def _notes(self, available: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
+        """Notes for the user on how the dataset is read, one line each."""
+        yield describe_cameras(self.root.name, self.cameras, available)
         for name, feature in unread.items():
             yield f"{self.root.name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
         if self.left_out:
             yield describe_left_out(self.root.name, [f"{name} ({length})" for name, length in self.left_out.items()])
 
     def episodes(self) -> list[EpisodeInfo]:
-        """See EpisodeSource; those in `left_out`, names with their lengths, are not among them.
+        """See EpisodeSource. Episodes in `left_out` (names with lengths) are not included.
 
-        Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, where they are there.
+        Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, if present.
         """
-        labels, outcomes = self._by_frame(SUBTASK), self._by_frame(SUCCESS)
+        labels, outcomes = self._values_by_episode(SUBTASK), self._values_by_episode(SUCCESS)
         words = self._words(SUBTASKS, "subtask", SUBTASK) if labels else {}
         return [
             self._episode(name, row, labels.get(row.index), words, outcomes.get(row.index, [None])[-1])
@@ -145,7 +145,7 @@ class LeRobotSource:
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
-        """See EpisodeSource; the cameras are decoded side by side."""
+        """See EpisodeSource; the cameras are decoded in parallel."""
         row, ids = self._row(episode_id), np.asarray(frame_ids, np.int64)
         if not len(ids) or ids[0] < 0 or ids[-1] >= row.length or (np.diff(ids) <= 0).any():
             raise EpisodeError(f"{episode_id}: frame_ids", ids, f"give increasing ids from 0 to {row.length - 1}")
@@ -157,26 +157,26 @@ class LeRobotSource:
                 return np.stack(pictures_at(self.root / video.path, times, tolerance, size))
             except ValueError as error:
                 raise EpisodeError(
-                    f"{episode_id}/{video.path}: content", str(error), "give a video that has all of its frames"
+                    f"{episode_id}/{video.path}: content", str(error), "give a video with all frames"
                 ) from error
 
         with ThreadPoolExecutor(len(row.videos)) as threads:
             views = list(threads.map(decode, row.videos))
         if len({view.shape for view in views}) > 1:
             shapes = dict(zip(self.cameras, (view.shape[1:3] for view in views), strict=True))
-            raise EpisodeError(f"{episode_id}/videos: picture size", shapes, "ask for one `size`")
+            raise EpisodeError(f"{episode_id}/videos: picture size", shapes, "give a `size`")
         return np.stack(views, axis=1)
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
-        """The files that show an episode, one a camera; they may show others too."""
+        """The video files of an episode, one per camera; they may contain other episodes."""
         return tuple(self.root / video.path for video in self._row(episode_id).videos)
 
     def clips(self, episode_id: str) -> tuple[Clip, ...]:
-        """Where the files show an episode, one a camera."""
+        """The parts of the video files that show an episode, one per camera."""
         return tuple(Clip(self.root / video.path, video.start_s) for video in self._row(episode_id).videos)
 
     def column(self, episode_id: str, name: str) -> NDArray[Any]:
-        """A column of the data, one entry for each of an episode's frames, in order. Raises EpisodeError."""
+        """A column of the data, one entry per frame of an episode. Raises EpisodeError."""
         row = self._row(episode_id)
         values = self._columns(row.data, ("frame_index", name), episode_index=row.index)
         order = np.argsort(np.array(values["frame_index"], np.float64), kind="stable")
@@ -198,25 +198,34 @@ class LeRobotSource:
     ) -> EpisodeInfo:
         if success is not None and not isinstance(success, bool):
             raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
-        odd = [label for label in labels or () if label is not None and not isinstance(label, int | float)]
-        if odd:
-            raise EpisodeError(f"{name}/{row.data}: {SUBTASK}", odd[0], "give the number of a sub-task, or null")
-        found = None if labels is None else segments(labels)
-        keyframes, stages = found or (np.array([0, row.length - 1], np.int64), ())
-        if found is not None:
+        invalid = [label for label in labels or () if label is not None and not isinstance(label, int | float)]
+        if invalid:
+            raise EpisodeError(f"{name}/{row.data}: {SUBTASK}", invalid[0], "give the number of a sub-task, or null")
+        annotation = None if labels is None else segments(labels)
+        keyframes, stages = annotation or (np.array([0, row.length - 1], np.int64), ())
+        if annotation is not None:
             unknown = [index for index in stages if not isinstance(words.get(index), str)]
             if unknown:
-                raise EpisodeError(f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"say it in words, as {sorted(words)}")
-            named = tuple(words[index] for index in stages)
+                raise EpisodeError(
+                    f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"name it in words, like {sorted(words)}"
+                )
+            stage_names = tuple(words[index] for index in stages)
         else:
-            named = (*row.instructions, "")[:1]
+            stage_names = (*row.instructions, "")[:1]
         return EpisodeInfo(
-            name, row.instructions, row.length, self.frames_per_second, self.cameras, keyframes, named,
-            f"{row.data}: {SUBTASK}" if found else "", success,
-        )  # fmt: skip
+            episode_id=name,
+            instructions=row.instructions,
+            frame_count=row.length,
+            frames_per_second=self.frames_per_second,
+            cameras=self.cameras,
+            keyframes=keyframes,
+            stages=stage_names,
+            annotation=f"{row.data}: {SUBTASK}" if annotation else "",
+            success=success,
+        )
 
-    def _by_frame(self, column: str) -> dict[int, list[Any]]:
-        """A column's value for every frame, by episode_index, from every data file; nothing where there is no such column."""
+    def _values_by_episode(self, column: str) -> dict[int, list[Any]]:
+        """The values of a column by episode_index, one per frame, from all data files; empty without such a column."""
         if column not in self._info["features"]:
             return {}
         values: dict[int, list[Any]] = {row.index: [None] * row.length for row in self._rows.values()}
@@ -230,7 +239,7 @@ class LeRobotSource:
         return values
 
     def _words(self, path: str, word: str, index: str) -> dict[int, str]:
-        """What an index means, from a table whose words are its pandas index, whatever that is called."""
+        """The words of a table by index. The words are the table's pandas index, which may have any name."""
         try:
             names = column_names(self.root / path)
         except (OSError, ValueError) as error:
@@ -243,25 +252,26 @@ class LeRobotSource:
         try:
             return read_columns(self.root / path, names, **equal_to)
         except (OSError, ValueError) as error:
-            raise malformed(self.root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error  # fmt: skip
+            fix = "give a parquet file with these columns"
+            raise malformed(self.root, path, ", ".join(names), str(error), fix) from error
 
 
 def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:
-    """Cut an episode where its sub-task changes.
+    """Segment an episode where its sub-task changes.
 
     Args:
-        labels: F sub-task indices; negative or None where there is none. Such frames before and after the others lie
-            outside the keyframes; in between they belong to the sub-task before.
+        labels: F sub-task indices; negative or None without one. Such frames at the start and end are outside the
+            keyframes; in between they belong to the previous sub-task.
     Returns:
-        keyframes int64 [N+1] and the N segments' sub-tasks. Segment i ends where segment i + 1 begins; one that begins
-        with the very last frame has no segment of its own. None where fewer than two frames have a sub-task.
+        keyframes int64 [N+1] and the N segments' sub-tasks. Segment i ends where segment i + 1 begins; a sub-task that
+        begins at the last frame has no segment. None if fewer than two frames have a sub-task.
     """
-    known = [(frame, label) for frame, label in enumerate(labels) if label is not None and label >= 0]
-    if len(known) < 2:
+    labelled = [(frame, label) for frame, label in enumerate(labels) if label is not None and label >= 0]
+    if len(labelled) < 2:
         return None
-    last = known[-1][0]
-    keyframes, stages = [known[0][0]], [known[0][1]]
-    for frame, label in known[1:]:
+    last = labelled[-1][0]
+    keyframes, stages = [labelled[0][0]], [labelled[0][1]]
+    for frame, label in labelled[1:]:
         if label != stages[-1] and frame < last:
             keyframes.append(frame)
             stages.append(label)
@@ -269,10 +279,10 @@ def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int
 
 
 def _is_camera(feature: dict[str, Any]) -> bool:
-    about: dict[str, Any] = {}
+    info: dict[str, Any] = {}
     for name in ("video_info", "info"):
-        about |= feature[name] if isinstance(feature.get(name), dict) else {}
-    depth = about.get("is_depth_map", False) or about.get("video.is_depth_map", False)
+        info |= feature[name] if isinstance(feature.get(name), dict) else {}
+    depth = info.get("is_depth_map", False) or info.get("video.is_depth_map", False)
     return feature["dtype"] == "video" and not depth
 
 
@@ -286,6 +296,6 @@ def _kind(feature: dict[str, Any]) -> str:
 
 def _unreadable(root: Path, name: str, feature: dict[str, Any]) -> EpisodeError:
     if feature["dtype"] == "image":
-        fix = "pictures stored as images are not read: store this camera as a video (in LeRobot: use_videos=True)"
+        fix = "cameras stored as images are not read: store this camera as a video (in LeRobot: use_videos=True)"
         return malformed(root, INFO, f"features.{name}.dtype", "image", fix)
     return malformed(root, INFO, f"features.{name}", "a depth camera", "depth is not read: choose a colour camera")

@@ -1,4 +1,4 @@
-"""A progress column beside the frames of a LeRobotDataset v3.0, written and taken out again."""
+"""Add a progress column to a LeRobotDataset v3.0, or remove it."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCALAR = {"dtype": "float32", "shape": [1], "names": None}
-"""What `meta/info.json` says of a column with one number a frame."""
+"""Feature in `meta/info.json` of a column with one number per frame."""
 PROGRESS = {**SCALAR, "written_by": "dopamine-rl"}
-"""What `meta/info.json` says of a progress column; by it a column is told from one that somebody else wrote."""
+"""Feature in `meta/info.json` of a progress column; `written_by` marks our columns."""
 
 
 def write_progress(
     root: Path, progress: Mapping[str, NDArray[np.float32]], column: str = "progress", overwrite: bool = False
 ) -> None:
-    """Write progress as a float32 column of a dataset: a value for every frame, NaN where there is none.
+    """Write progress as a float32 column of a dataset: one value per frame, NaN if missing.
 
-    Data files, `meta/info.json` and, where there are any, the figures of `meta/stats.json` change together or not at
-    all. Videos and the other columns stay as they are; `remove_progress` takes the column out again.
+    Data files, `meta/info.json` and (if present) `meta/stats.json` change atomically together. Videos and other columns
+    are not changed; `remove_progress` removes the column.
 
     Args:
-        root: the dataset's folder. Other writers wait for their turn.
-        progress: for each episode, by its name of LeRobotSource, float32 [frames] in [0, 1] or NaN. Episodes that are
-            left out keep what the column holds of them, or get NaN.
-        column: its name.
-        overwrite: write to a column that an earlier call wrote.
+        root: the dataset's folder; it is locked against other writers.
+        progress: per episode name of LeRobotSource, float32 [frames] in [0, 1] or NaN. Other episodes keep their values
+            of the column, or get NaN.
+        column: name of the column.
+        overwrite: allow a column that an earlier call wrote.
     Raises:
-        BadInput: an unknown episode, wrong lengths or values; otherwise as `check_column`.
+        BadInput: an unknown episode, wrong lengths or values; or as for `check_column`.
     """
     with changing(root):
         _check_progress(LeRobotSource(root), progress)
@@ -60,7 +60,7 @@ def _check_progress(source: LeRobotSource, progress: Mapping[str, NDArray[np.flo
 
 
 def _values(table: pa.Table, column: str, progress: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
-    """The column's values for some rows, float32: those of `progress`, else those that the column has, else NaN."""
+    """The column's values for the rows of a table, float32: from `progress`, else the existing column, else NaN."""
     episodes, frames = (table.column(name).to_numpy() for name in ("episode_index", "frame_index"))
     values = np.full(len(episodes), np.nan, np.float32)
     if column in table.column_names:
@@ -73,23 +73,23 @@ def _values(table: pa.Table, column: str, progress: Mapping[str, NDArray[np.floa
 
 
 def check_column(root: Path, column: str, overwrite: bool = False) -> None:
-    """Raise BadInput where `write_progress` would not write a column: its name has a /, or the dataset has it already.
+    """Raise BadInput if `write_progress` would refuse a column: its name has a /, or the dataset already has it.
 
     Args:
         root, column: the dataset's folder, and the name.
-        overwrite: it may be there where `write_progress` wrote it.
+        overwrite: allow a column that `write_progress` wrote.
     """
     if not column or "/" in column:
         raise BadInput("column", column, "choose a name, without a /")
-    there = read_info(root)["features"].get(column)
-    if there is not None and not _is_ours(there):
+    feature = read_info(root)["features"].get(column)
+    if feature is not None and not _is_ours(feature):
         raise BadInput("column", column, f"{root} has a column of its own of this name: choose another name")
-    if there is not None and not overwrite:
+    if feature is not None and not overwrite:
         raise BadInput("column", column, f"{root} has this column already: choose another name, or `overwrite` it")
 
 
 def remove_progress(root: Path, column: str = "progress") -> None:
-    """Take a column out again that `write_progress` wrote. Raises BadInput where it is not there, or no such column."""
+    """Remove a column that `write_progress` wrote. Raises BadInput if there is no such column."""
     with changing(root):
         info = read_info(root)
         if not _is_ours(info["features"].get(column, {})):
@@ -108,7 +108,7 @@ _ValuesOf = Callable[["pa.Table"], NDArray[np.float32]]
 def _replace(root: Path, info: dict[str, Any], column: str, values_of: _ValuesOf | None) -> None:
     written: list[NDArray[np.float32]] = []
 
-    def noted(table: pa.Table) -> NDArray[np.float32]:
+    def write_values(table: pa.Table) -> NDArray[np.float32]:
         assert values_of is not None
         written.append(values_of(table))
         return written[-1]
@@ -117,12 +117,12 @@ def _replace(root: Path, info: dict[str, Any], column: str, values_of: _ValuesOf
         for path in sorted((root / "data").glob("[!.]*/[!.]*.parquet")):
             to = stage / path.relative_to(root)
             to.parent.mkdir(parents=True, exist_ok=True)
-            rewrite(path, to, column, None if values_of is None else noted)
+            rewrite(path, to, column, None if values_of is None else write_values)
         write_json(stage / INFO, info)
         if (root / STATS).exists():
             stats = json.loads((root / STATS).read_text(encoding="utf-8"))
             stats.pop(column, None)
-            described = column_statistics(np.concatenate([np.zeros(0, np.float32), *written]))
-            write_json(stage / STATS, {**stats, **({column: described} if described else {})})
+            statistics = column_statistics(np.concatenate([np.zeros(0, np.float32), *written]))
+            write_json(stage / STATS, {**stats, **({column: statistics} if statistics else {})})
 
     replace_together(root, fill)

@@ -1,4 +1,4 @@
-"""Where the episodes of a LeRobotDataset lie: the rows of meta/episodes, checked, with the paths that they lead to."""
+"""The rows of meta/episodes of a LeRobotDataset, validated, with the paths of data and videos."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from dopamine_rl.errors import EpisodeError
 
 INFO, EPISODES = "meta/info.json", "meta/episodes"
 FILE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
-"""Fields of a row, for the data and for each camera: which file it is, and where in the video the episode lies."""
+"""Fields of a row, for the data and each camera: the file, and the time span in the video."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoSpan:
-    """Where one camera shows an episode.
+    """The part of a camera's video that shows an episode.
 
     Args:
-        path: below the dataset's folder.
+        path: relative to the dataset's folder.
         start_s, end_s: on the video's clock.
     """
 
@@ -34,14 +34,14 @@ class VideoSpan:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeRow:
-    """Where one episode lies.
+    """The location of an episode.
 
     Args:
         index: episode_index.
-        instructions: its tasks in words; none where nobody said them.
-        length: frames; of one with less than two nothing else is read.
-        data: path of the file with its rows, below the dataset's folder.
-        videos: one a camera.
+        instructions: its tasks in words; may be empty.
+        length: number of frames; if below two, the other fields are not read.
+        data: path of the file with its rows, relative to the dataset's folder.
+        videos: one per camera.
     """
 
     index: int
@@ -52,24 +52,24 @@ class EpisodeRow:
 
 
 def episode_name(index: int) -> str:
-    """What an episode is called here; the format itself only numbers them."""
+    """The name of an episode; the format only numbers them."""
     return f"episode_{index:06d}"
 
 
 def read_rows(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[EpisodeRow]:
-    """The rows of all episodes, by number.
+    """The rows of all episodes, sorted by number.
 
     Args:
         root: the dataset's folder.
         info: content of its `meta/info.json`.
         cameras: features of the cameras to read.
     Raises:
-        EpisodeError: naming dataset, file and field; also where no episode has two frames.
+        EpisodeError: naming dataset, file and field; also if no episode has two frames.
     """
-    # Names that begin with a dot are those of half-written files, and of what macOS puts beside a file.
+    # Names that begin with a dot are incomplete files, or metadata files of macOS.
     files = sorted((root / EPISODES).glob("[!.]*/[!.]*.parquet"))
     if not files:
-        raise malformed(root, EPISODES, "files", [], "give chunk-000/file-000.parquet with a row an episode")
+        raise malformed(root, EPISODES, "files", [], "give chunk-000/file-000.parquet with one row per episode")
     rows = [row for path in files for row in _rows_of(root, path.relative_to(root).as_posix(), info, cameras)]
     rows.sort(key=lambda row: row.index)
     numbers = [row.index for row in rows]
@@ -97,7 +97,7 @@ def _rows_of(root: Path, path: str, info: Mapping[str, Any], cameras: Sequence[s
 
 def _to_row(root: Path, path: str, row: dict[str, Any], info: Mapping[str, Any], cameras: Sequence[str]) -> EpisodeRow:
     if not _is_count(row["episode_index"]):
-        raise malformed(root, path, "episode_index", row["episode_index"], "give whole numbers from 0 on")
+        raise malformed(root, path, "episode_index", row["episode_index"], "give whole numbers of at least 0")
     name = episode_name(int(row["episode_index"]))
     words = row["tasks"] if isinstance(row["tasks"], list) else [row["tasks"]]
     instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
@@ -129,13 +129,15 @@ def _span(
 
 
 def _path(root: Path, info: Mapping[str, Any], pattern: str, **values: Any) -> str:
-    """A path by one of the patterns of `meta/info.json`, below the dataset's folder.
+    """Fill in a path pattern of `meta/info.json`; the path must be inside the dataset's folder.
 
-    Links are followed: caches of datasets are made of them.
+    Symbolic links are followed, since dataset caches consist of them.
     """
     text = info[pattern]
     try:
-        for _, field, form, _ in string.Formatter().parse(text):  # format() would read attributes, and fill memory
+        for _, field, form, _ in string.Formatter().parse(
+            text
+        ):  # format() would allow attribute access and huge widths
             if field is not None and (field not in values or not re.fullmatch(r"\d{0,2}d?", form or "")):
                 raise ValueError(f"{{{field}:{form}}}")
         path = PurePosixPath(str(text.format(**values)))
@@ -148,21 +150,21 @@ def _path(root: Path, info: Mapping[str, Any], pattern: str, **values: Any) -> s
 
 
 def is_number(value: object) -> bool:
-    """A finite number."""
+    """Whether a value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_count(value: Any) -> bool:
-    """A whole number from 0 on; where a column has gaps, pandas writes whole numbers as floats."""
+    """Whether a value is a whole number ≥ 0; pandas writes whole numbers as floats if a column has gaps."""
     return is_number(value) and value >= 0 and value == int(value)
 
 
 def too_short(root: Path, name: str, length: int) -> EpisodeError:
-    """The error about an episode in which there is nothing to compare."""
+    """The error about an episode that is too short."""
     fix = "an episode needs at least 2 frames: choose another one, or record this one again"
     return malformed(root, EPISODES, f"{name}.length", length, fix)
 
 
 def malformed(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    """The error about a field of one of a dataset's files."""
+    """The error about a field in a file of a dataset."""
     return EpisodeError(f"{root.name}/{file}: {field}", value, fix)

@@ -1,7 +1,7 @@
-"""The statistics that LeRobot keeps of a dataset: of each episode beside its row, of all in `meta/stats.json`.
+"""LeRobot's dataset statistics: per episode in its row, in total in `meta/stats.json`.
 
-Source: lerobot 0.4.4, `datasets/compute_stats.py`: which figures, of which frames and pixels. Differs: quantiles are of the values
-themselves, and those of all episodes are not the mean of the episodes' own.
+Source: lerobot 0.4.4, `datasets/compute_stats.py`: the statistics, and the frames and pixels they are computed from.
+Differs: quantiles are exact, and total quantiles are not averages over episodes.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from numpy.typing import NDArray
 STATS = "meta/stats.json"
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 MIN_FRAMES, MAX_FRAMES, POWER = 100, 10_000, 0.75
-"""How many frames of an episode its statistics are of: all of a short one, F ** POWER of a long one."""
+"""Frames of an episode used for statistics: all of a short one, F ** POWER of a long one."""
 LARGE, SMALL = 300, 150
-"""Of pictures with a side of at least LARGE pixels, so many rows and columns are left out that some SMALL remain."""
+"""Images with a side of at least LARGE pixels are subsampled to a side of about SMALL."""
 
 
 def sampled_frames(count: int) -> NDArray[np.int64]:
-    """The frames of an episode that its statistics are of: int64, increasing."""
+    """The frames of an episode used for its statistics: int64, increasing."""
     samples = max(min(MIN_FRAMES, count), min(int(count**POWER), MAX_FRAMES))
     return np.unique(np.linspace(0, count - 1, samples).round().astype(np.int64))
 
 
 def column_statistics(values: NDArray[Any]) -> dict[str, Any] | None:
-    """What LeRobot says of a column with one number a frame; None where no frame has a value.
+    """LeRobot's statistics of a column with one number per frame; None if no frame has a value.
 
     Args:
-        values: [F], numbers or bools; NaN is no value.
+        values: [F], numbers or bools; NaN means no value.
     """
     numbers = np.asarray(values, np.float64)
     numbers = numbers[~np.isnan(numbers)]
@@ -41,13 +41,13 @@ def column_statistics(values: NDArray[Any]) -> dict[str, Any] | None:
 
 
 class PictureStatistics:
-    """Counts how often a camera's pictures hold each value, from which every figure follows."""
+    """Statistics of a camera's images, from a histogram of their values."""
 
     def __init__(self) -> None:
         self.frames, self._counts = 0, np.zeros((3, 256), np.int64)
 
     def add(self, picture: NDArray[np.uint8]) -> None:
-        """Count the pixels of a picture, uint8 [H, W, 3]."""
+        """Add the pixels of an image, uint8 [H, W, 3]."""
         side = max(picture.shape[:2])
         every = 1 if side < LARGE else side // SMALL
         for channel in range(3):
@@ -56,22 +56,22 @@ class PictureStatistics:
         self.frames += 1
 
     def merge(self, other: PictureStatistics) -> None:
-        """Add what another one has counted."""
+        """Add the counts of another instance."""
         self.frames += other.frames
         self._counts += other._counts
 
     def figures(self) -> dict[str, Any]:
-        """What LeRobot says of a camera: lists [3, 1, 1] of values in [0, 1], and how many frames they are of."""
+        """LeRobot's statistics of a camera: lists [3, 1, 1] of values in [0, 1], and the number of frames."""
         values = np.arange(256) / 255.0
         total = self._counts.sum(axis=1)
         mean = self._counts @ values / total
         shares = np.cumsum(self._counts, axis=1) / total[:, None]
-        found = {
+        moments = {
             "min": values[(self._counts > 0).argmax(axis=1)],
             "max": values[255 - (self._counts[:, ::-1] > 0).argmax(axis=1)],
             "mean": mean,
             "std": np.sqrt(np.maximum(self._counts @ values**2 / total - mean**2, 0.0)),
         }
         quantiles = {name: values[(shares >= share).argmax(axis=1)] for name, share in QUANTILES.items()}
-        shaped = {name: array.reshape(3, 1, 1).tolist() for name, array in (found | quantiles).items()}
+        shaped = {name: array.reshape(3, 1, 1).tolist() for name, array in (moments | quantiles).items()}
         return {**shaped, "count": [self.frames]}

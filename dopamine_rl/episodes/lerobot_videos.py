@@ -1,5 +1,4 @@
-"""The videos of a dataset that is being written: streams copied where they can be, pictures encoded where not, and what the
-pictures' statistics are."""
+"""Writing of a dataset's videos, with copied or newly encoded streams, and of their statistics."""
 
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ from dopamine_rl.types import EpisodeInfo
 
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 FRAMES_AT_ONCE = 64
-"""Pictures of each camera held in memory while a dataset is written."""
+"""Frames per camera in memory while a dataset is written."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -32,10 +31,10 @@ class _File:
     """One video file of a camera.
 
     Args:
-        path: where it is written.
-        number: of the camera's files.
-        episodes: numbers of the episodes that it shows, one after another.
-        packets: what is copied, one an episode; empty where pictures are encoded.
+        path: of the file.
+        number: among the camera's files.
+        episodes: numbers of its episodes, in order.
+        packets: to copy, one per episode; empty if the video is encoded.
     """
 
     path: Path
@@ -45,16 +44,16 @@ class _File:
 
 
 class DatasetVideos:
-    """Writes the videos of a dataset, episode after episode; a camera's file ends where its successor's stream differs.
+    """Writes the videos of a dataset episode by episode; a new file starts where the stream parameters change.
 
     Args:
         root: the dataset's folder.
-        source, episodes: what is written.
-        cameras: the source's cameras and what their features are called.
-        rate: frames a second.
-        episodes_per_file: a file shows at most so many.
-        lossless: pictures that are encoded keep RGB bit for bit.
-        copy: copy streams where that can be.
+        source, episodes: to write.
+        cameras: the source's cameras and their feature names.
+        rate: frames per second.
+        episodes_per_file: most episodes per file.
+        lossless: encode as lossless RGB.
+        copy: copy streams where possible.
     Raises:
         EpisodeError: a video cannot be read.
     """
@@ -75,15 +74,15 @@ class DatasetVideos:
         self._totals = {key: PictureStatistics() for key in self._keys}
         self._writers: dict[str, VideoWriter] = {}
         self.features: dict[str, dict[str, Any]] = {}
-        nothing: list[Packets | None] = [None] * len(episodes)
-        packets = self._find_packets() if copy else [nothing] * len(self._keys)
-        self._files = {
-            key: _plan(root, key, found, episodes_per_file) for key, found in zip(self._keys, packets, strict=True)
-        }
-        self._file_of = {key: {n: file for file in files for n in file.episodes} for key, files in self._files.items()}
+        no_packets: list[Packets | None] = [None] * len(episodes)
+        packets = self._find_packets() if copy else [no_packets] * len(self._keys)
+        self._file_of: dict[str, dict[int, _File]] = {}
+        for key, camera_packets in zip(self._keys, packets, strict=True):
+            files = _plan(root, key, camera_packets, episodes_per_file)
+            self._file_of[key] = {number: file for file in files for number in file.episodes}
 
     def row(self, number: int) -> dict[str, Any]:
-        """Where an episode's frames are, for its row of `meta/episodes`."""
+        """The location of an episode's frames, for its row of `meta/episodes`."""
         row: dict[str, Any] = {}
         for key in self._keys:
             file = self._file_of[key][number]
@@ -95,10 +94,10 @@ class DatasetVideos:
         return row
 
     def write(self, number: int, on_frames: Callable[[int], None]) -> dict[str, dict[str, Any]]:
-        """Write an episode, the next one of all; return the statistics of its pictures by feature.
+        """Write the next episode; return its image statistics by feature.
 
         Args:
-            on_frames: called with how many of its frames are done.
+            on_frames: called with the number of frames written.
         """
         info, statistics = self._episodes[number], {key: PictureStatistics() for key in self._keys}
         sampled = sampled_frames(info.frame_count)
@@ -115,14 +114,14 @@ class DatasetVideos:
             file = self._file_of[key][number]
             if number == file.episodes[-1]:
                 self._end(key, file)
-        return {key: counted.figures() for key, counted in statistics.items()}
+        return {key: camera.figures() for key, camera in statistics.items()}
 
     def totals(self) -> dict[str, dict[str, Any]]:
-        """The statistics of all pictures by feature."""
-        return {key: counted.figures() for key, counted in self._totals.items()}
+        """The statistics of all images by feature."""
+        return {key: statistics.figures() for key, statistics in self._totals.items()}
 
     def close(self) -> None:
-        """Close what an error left open."""
+        """Close video files that are still open after an error."""
         for writer in self._writers.values():
             writer.__exit__(RuntimeError, None, None)
 
@@ -143,15 +142,13 @@ class DatasetVideos:
         elif file.packets:
             self._describe(key, shape[:2], file.packets[0].kind.codec, file.packets[0].kind.pixels)
         if list(shape) != self.features[key]["shape"]:
-            wanted = " x ".join(map(str, self.features[key]["shape"][:2]))
+            size = " x ".join(map(str, self.features[key]["shape"][:2]))
             name = self._episodes[number].episode_id
-            raise BadInput(
-                f"{name}: {key}: picture size", shape[:2], f"give episodes of one size; others have {wanted}"
-            )
-        for frame, picture, counts in zip(ids.tolist(), pictures, is_sampled.tolist(), strict=True):
+            raise BadInput(f"{name}: {key}: picture size", shape[:2], f"give episodes of one size; others have {size}")
+        for frame, picture, sampled in zip(ids.tolist(), pictures, is_sampled.tolist(), strict=True):
             if not file.packets:
                 self._writers[key].add(picture, key=frame == 0)
-            if counts:
+            if sampled:
                 statistics.add(picture)
 
     def _end(self, key: str, file: _File) -> None:
@@ -162,29 +159,35 @@ class DatasetVideos:
             self._writers.pop(key).__exit__(None)
 
     def _describe(self, key: str, size: tuple[int, ...], codec: str, pixels: str) -> None:
-        """Say what a camera's videos are, as the first of them is."""
-        about = {
-            "video.height": size[0], "video.width": size[1], "video.codec": codec, "video.pix_fmt": pixels,
-            "video.is_depth_map": False, "video.fps": float(self._rate), "video.channels": 3, "has_audio": False,
-        }  # fmt: skip
+        """Set the feature of a camera from its first video."""
+        info = {
+            "video.height": size[0],
+            "video.width": size[1],
+            "video.codec": codec,
+            "video.pix_fmt": pixels,
+            "video.is_depth_map": False,
+            "video.fps": float(self._rate),
+            "video.channels": 3,
+            "has_audio": False,
+        }
         names = ["height", "width", "channels"]
-        self.features.setdefault(key, {"dtype": "video", "shape": [*size, 3], "names": names, "info": about})
+        self.features.setdefault(key, {"dtype": "video", "shape": [*size, 3], "names": names, "info": info})
 
     def _find_packets(self) -> list[list[Packets | None]]:
-        """For each camera and episode what can be copied; a camera's are all of the first one's kind."""
+        """The packets that can be copied, per camera and episode; all of a camera are of the same kind."""
         clips_of = getattr(self._source, "clips", None)
-        found: list[list[Packets | None]] = [[] for _ in self._keys]
+        packets_of: list[list[Packets | None]] = [[] for _ in self._keys]
         tables = lru_cache(maxsize=2 * len(self._keys))(_read)
         for info in self._episodes:
             clips = clips_of(info.episode_id) if clips_of else [None] * len(self._keys)
-            for camera, clip in zip(found, clips, strict=True):
+            for camera, clip in zip(packets_of, clips, strict=True):
                 table = tables(info.episode_id, clip.path) if clip else None
                 packets = None
                 if clip and table:
                     packets = table.find(clip.start_s, info.frame_count, info.frames_per_second, TIME_TOLERANCE)
                 first = next((other for other in camera if other), packets)
                 camera.append(packets if packets and first and packets.kind == first.kind else None)
-        return found
+        return packets_of
 
 
 def _read(episode: str, path: Path) -> PacketTable | None:
@@ -194,14 +197,14 @@ def _read(episode: str, path: Path) -> PacketTable | None:
         raise EpisodeError(f"{episode}/{path.name}: content", str(error), "give a video that can be decoded") from error
 
 
-def _plan(root: Path, key: str, found: Sequence[Packets | None], episodes_per_file: int) -> list[_File]:
-    """A camera's files: neighbours that are encoded, or copied with the same parameters, share one."""
+def _plan(root: Path, key: str, packets_of: Sequence[Packets | None], episodes_per_file: int) -> list[_File]:
+    """A camera's files: consecutive episodes share one if all are encoded, or copied with the same parameters."""
     files: list[_File] = []
-    for _, run in groupby(enumerate(found), lambda entry: entry[1] and entry[1].parameters):
+    for _, run in groupby(enumerate(packets_of), lambda entry: entry[1] and entry[1].parameters):
         entries = list(run)
         for begin in range(0, len(entries), episodes_per_file):
             numbers, packets = zip(*entries[begin : begin + episodes_per_file], strict=True)
-            place = {"chunk_index": len(files) // 1000, "file_index": len(files) % 1000}
-            path = root / VIDEO_PATH.format(video_key=key, **place)
+            indices = {"chunk_index": len(files) // 1000, "file_index": len(files) % 1000}
+            path = root / VIDEO_PATH.format(video_key=key, **indices)
             files.append(_File(path, len(files), numbers, tuple(part for part in packets if part)))
     return files

@@ -1,4 +1,4 @@
-"""LeRobotDataset v3.0, written: whole datasets from any source of episodes."""
+"""Writing of LeRobotDataset v3.0 from any source of episodes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from dopamine_rl.types import EpisodeInfo
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 EPISODES_PATH = "meta/episodes/chunk-000/file-000.parquet"
 CAMERA = "observation.images."
-"""What LeRobot puts before the name of a camera."""
+"""LeRobot's prefix of camera features."""
 DEFAULTS: dict[str, dict[str, Any]] = {
     "timestamp": SCALAR,
     **{name: {**SCALAR, "dtype": "int64"} for name in ("frame_index", "episode_index", "index", "task_index")},
 }
-"""The columns that every dataset has."""
+"""Columns of every dataset."""
 
 
 def write_dataset(
@@ -39,22 +39,22 @@ def write_dataset(
     copy: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[str]:
-    """Write the episodes of any source as a dataset; it appears complete or not at all. A few frames are in memory.
+    """Write the episodes of any source as a dataset, atomically and with few frames in memory.
 
-    It holds pictures, tasks (an episode's first instruction), sub-tasks where every episode is annotated,
-    `next.success` where an outcome is known, and LeRobot's statistics; no actions, no states, no true progress.
+    It contains videos, tasks (the first instruction of an episode), sub-tasks if every episode is annotated,
+    `next.success` if any outcome is known, and LeRobot's statistics; no actions, states or true progress.
 
     Args:
-        root: the dataset's folder; a folder that is there is not replaced.
-        source: of at least one episode; all with the same cameras, picture sizes and rate.
-        episodes_per_file: data and video files hold at most so many episodes.
-        lossless: pictures that are encoded keep RGB bit for bit, which takes more room and which some players do not show.
-        copy: copy video streams as they are where the source has files (`clips`) and they allow it; else encode all.
-        on_progress: called with the frames done and to do.
+        root: the dataset's folder; must not exist.
+        source: of at least one episode; all with the same cameras, image sizes and rate.
+        episodes_per_file: most episodes per data or video file.
+        lossless: encode videos as lossless RGB, which takes more space and which some players do not support.
+        copy: copy video streams where the source has files (`clips`) and they permit it; else encode all.
+        on_progress: called with the number of frames written and in total.
     Returns:
-        The source's names of the episodes, in the order of their new numbers.
+        The episode names of the source, in the order of their new numbers.
     Raises:
-        BadInput: the folder is there, there is no episode, cameras or rates differ, or two cameras would get one name.
+        BadInput: the folder exists, there is no episode, cameras or rates differ, or camera names collide.
     """
     episodes = list(source.episodes())
     if root.exists() or not episodes:
@@ -76,19 +76,19 @@ def write_dataset(
 
 
 def _taken(root: Path) -> BadInput:
-    return BadInput("root", str(root), "name a folder that is not there yet, and a source with an episode")
+    return BadInput("root", str(root), "name a folder that does not exist yet, and a source with an episode")
 
 
 def feature_names(cameras: Sequence[str]) -> dict[str, str]:
-    """What each camera is called in a dataset: as in the dataset that it comes from, else observation.images.CAMERA.
+    """The feature name of each camera: the name in its original dataset, else observation.images.CAMERA.
 
     Raises:
-        BadInput: a name cannot be a folder's, or two are the same.
+        BadInput: a name is not a valid folder name, or two are the same.
     """
     names = {camera: camera if camera.startswith("observation.") else CAMERA + camera for camera in cameras}
     for camera, name in names.items():
         if not camera or set(name) & set("/\\\0") or list(names.values()).count(name) > 1 or len(names) < len(cameras):
-            raise BadInput("cameras", camera, "give every camera a name of its own, without a slash")
+            raise BadInput("cameras", camera, "give every camera a unique name without a slash")
     return names
 
 
@@ -111,7 +111,7 @@ class _Writer:
         annotated = all(info.annotation for info in episodes)
         stages = dict.fromkeys(stage for info in episodes for stage in info.stages) if annotated else {}
         self._subtasks = {stage: i for i, stage in enumerate(stages)}
-        self._judged = any(info.success is not None for info in episodes)
+        self._has_outcome = any(info.success is not None for info in episodes)
 
     def write(self) -> None:
         tables = [self._table(number, info) for number, info in enumerate(self._episodes)]
@@ -120,14 +120,16 @@ class _Writer:
         finally:
             self._videos.close()
         for file, start in enumerate(range(0, len(tables), self._per_file)):
-            self._write_data(self._root / DATA_PATH.format(**_place(file)), tables[start : start + self._per_file])
+            self._write_data(
+                self._root / DATA_PATH.format(**_file_indices(file)), tables[start : start + self._per_file]
+            )
         columns = dict.fromkeys(name for row in rows for name in row)
         (self._root / EPISODES_PATH).parent.mkdir(parents=True)
         write_columns(self._root / EPISODES_PATH, {name: [row.get(name) for row in rows] for name in columns})
-        self._write_words()
+        self._write_task_tables()
         whole = {name: column_statistics(np.concatenate([table[name] for table in tables])) for name in tables[0]}
-        described = {name: figures for name, figures in whole.items() if figures}
-        write_json(self._root / STATS, {**self._videos.totals(), **described})
+        statistics = {name: figures for name, figures in whole.items() if figures}
+        write_json(self._root / STATS, {**self._videos.totals(), **statistics})
         write_json(self._root / INFO, self._info())
 
     def _row(self, number: int, info: EpisodeInfo, table: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -135,13 +137,12 @@ class _Writer:
         start, end, total = self._starts[number], self._starts[number + 1], self._starts[-1]
         pictures = self._videos.write(number, lambda done: self._on_progress(start + done, total))
         figures = {**pictures, **{name: column_statistics(values) for name, values in table.items()}}
-        return {
-            "episode_index": number, "tasks": list(info.instructions[:1]), "length": info.frame_count,
-            **{f"data/{name}": value for name, value in _place(number // self._per_file).items()},
-            "dataset_from_index": start, "dataset_to_index": end, **self._videos.row(number),
-            **{f"stats/{name}/{key}": value for name, known in figures.items() for key, value in (known or {}).items()},
-            "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0,
-        }  # fmt: skip
+        row = {"episode_index": number, "tasks": list(info.instructions[:1]), "length": info.frame_count}
+        row |= {f"data/{name}": value for name, value in _file_indices(number // self._per_file).items()}
+        row |= {"dataset_from_index": start, "dataset_to_index": end, **self._videos.row(number)}
+        for name, statistics in figures.items():
+            row |= {f"stats/{name}/{key}": value for key, value in (statistics or {}).items()}
+        return {**row, "meta/episodes/chunk_index": 0, "meta/episodes/file_index": 0}
 
     def _table(self, number: int, info: EpisodeInfo) -> dict[str, NDArray[Any]]:
         """The columns of an episode's frames."""
@@ -155,28 +156,29 @@ class _Writer:
         }
         if self._subtasks:
             table[SUBTASK] = self._labels(info)
-        if self._judged:
+        if self._has_outcome:
             table[SUCCESS] = np.array(_successes(info), object)
         return table
 
     def _labels(self, info: EpisodeInfo) -> NDArray[np.int64]:
-        """Sub-task of each frame: a segment's own frames begin with its keyframe; −1 outside all of them."""
+        """Sub-task of each frame: a segment includes its first keyframe; −1 outside all segments."""
         ids = np.arange(info.frame_count)
-        place = np.searchsorted(info.keyframes, ids, side="right") - 1
-        place = np.where(ids == info.keyframes[-1], len(info.stages) - 1, place)
-        known = np.array([self._subtasks[stage] for stage in info.stages], np.int64)
-        return np.where((place >= 0) & (place < len(known)), known[np.clip(place, 0, len(known) - 1)], -1)
+        segment = np.searchsorted(info.keyframes, ids, side="right") - 1
+        segment = np.where(ids == info.keyframes[-1], len(info.stages) - 1, segment)
+        subtasks = np.array([self._subtasks[stage] for stage in info.stages], np.int64)
+        inside = (segment >= 0) & (segment < len(subtasks))
+        return np.where(inside, subtasks[np.clip(segment, 0, len(subtasks) - 1)], -1)
 
     def _write_data(self, path: Path, tables: list[dict[str, NDArray[Any]]]) -> None:
         import pyarrow as pa
 
         joined: dict[str, Any] = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
-        if self._judged:
+        if self._has_outcome:
             joined[SUCCESS] = pa.array(joined[SUCCESS].tolist(), pa.bool_())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_columns(path, joined)
 
-    def _write_words(self) -> None:
+    def _write_task_tables(self) -> None:
         columns = {"task_index": list(self._tasks.values()), "task": list(self._tasks)}
         write_columns(self._root / TASKS, columns, index="task")
         if self._subtasks:
@@ -188,21 +190,29 @@ class _Writer:
         features = dict(self._videos.features)
         if self._subtasks:
             features[SUBTASK] = DEFAULTS["task_index"]
-        if self._judged:
+        if self._has_outcome:
             features[SUCCESS] = {**SCALAR, "dtype": "bool"}
         return {
-            "codebase_version": VERSION, "robot_type": None, "total_episodes": count,
-            "total_frames": self._starts[-1], "total_tasks": len(self._tasks), "chunks_size": 1000,
-            "data_files_size_in_mb": 100, "video_files_size_in_mb": 200, "fps": int(rate) if rate.is_integer() else rate,
-            "splits": {"train": f"0:{count}"}, "data_path": DATA_PATH, "video_path": VIDEO_PATH,
+            "codebase_version": VERSION,
+            "robot_type": None,
+            "total_episodes": count,
+            "total_frames": self._starts[-1],
+            "total_tasks": len(self._tasks),
+            "chunks_size": 1000,
+            "data_files_size_in_mb": 100,
+            "video_files_size_in_mb": 200,
+            "fps": int(rate) if rate.is_integer() else rate,
+            "splits": {"train": f"0:{count}"},
+            "data_path": DATA_PATH,
+            "video_path": VIDEO_PATH,
             "features": {**features, **DEFAULTS},
-        }  # fmt: skip
+        }
 
 
-def _place(file: int) -> dict[str, int]:
+def _file_indices(file: int) -> dict[str, int]:
     return {"chunk_index": file // 1000, "file_index": file % 1000}
 
 
 def _successes(info: EpisodeInfo) -> list[bool | None]:
-    """`next.success` of each frame: true in the last one of a success, null in an episode that nobody judged."""
+    """`next.success` of each frame: true in the last frame of a success, null if the outcome is unknown."""
     return [None if info.success is None else False] * (info.frame_count - 1) + [info.success]

@@ -1,7 +1,7 @@
-"""ManiSkill's trajectory files: NAME.h5 with a group `traj_N` an episode, and NAME.json beside it that says what they are.
+"""ManiSkill's trajectory files: NAME.h5 with a group `traj_N` per episode, and NAME.json with their metadata.
 
-Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Pictures in them are not read: what is scored is rendered anew
-from the recorded states (`actors.replay`), with the cameras that the reward model knows.
+Source: mani_skill 3.0.1, `RecordEpisode`, which writes them. Their images are not read: frames are rendered again from
+the recorded states (`actors.playback`), with the cameras of the reward model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import h5py
 
 EnvStates = Mapping[str, Mapping[str, NDArray[np.float32]]]
-"""Kind ("actors", "articulations") -> name of the body -> float32 [T + 1, …], its state before each step and at the end."""
+"""Kind ("actors", "articulations") -> name of the body -> float32 [T + 1, …], its state before each step and at the
+end."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -30,12 +31,12 @@ class ManiSkillTrajectory:
 
     Args:
         episode_id: `traj_N`.
-        task: ManiSkill's name of it, such as PegInsertionSide-v1.
-        control_mode: what the actions mean, such as pd_ee_delta_pose.
-        seed: of the episode; it also draws the geometry.
+        task: ManiSkill's name, such as PegInsertionSide-v1.
+        control_mode: of the actions, such as pd_ee_delta_pose.
+        seed: of the episode, including its geometry.
         actions: float32 [T, A].
-        env_states: the simulator's states; None where they were not recorded.
-        success: bool [T], the simulator's verdict after each step; None where the task gives none.
+        env_states: the simulator's states; None if not recorded.
+        success: bool [T], whether the task is solved after each step; None if not recorded.
         terminated, truncated: bool [T].
     """
 
@@ -57,13 +58,13 @@ def list_trajectories(path: Path) -> list[int]:
 
 
 def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iterator[ManiSkillTrajectory]:
-    """Read the episodes of NAME.h5 one after another; one is in memory at a time.
+    """Read the episodes of NAME.h5 one at a time.
 
     Args:
         path: of the .h5 file.
-        numbers: read those of these numbers alone.
+        numbers: of the episodes to read; None reads all.
     Raises:
-        EpisodeError: naming file, episode and field, when the malformed one is reached.
+        EpisodeError: naming file, episode and field, when a malformed episode is reached.
     """
     import h5py
 
@@ -83,22 +84,23 @@ def _about(path: Path) -> dict[str, Any]:
     try:
         about = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
-        raise EpisodeError(f"{path.name}: content", str(error), "give the JSON file that belongs to the .h5 file") from error  # fmt: skip
+        fix = "give the JSON file that belongs to the .h5 file"
+        raise EpisodeError(f"{path.name}: content", str(error), fix) from error
     if not isinstance(about, dict) or not isinstance(about.get("episodes"), list):
-        raise EpisodeError(f"{path.name}: episodes", about, "give a list with an entry for each trajectory")
+        raise EpisodeError(f"{path.name}: episodes", about, "give a list with one entry per trajectory")
     info = about.get("env_info")
     if not isinstance(info, dict) or not isinstance(info.get("env_id"), str):
         raise EpisodeError(f"{path.name}: env_info.env_id", info, "name the task")
     return about
 
 
-def _entry(path: Path, place: int, about: Any) -> dict[str, Any]:
-    """What the JSON file says of one trajectory, checked."""
+def _entry(path: Path, index: int, about: Any) -> dict[str, Any]:
+    """Validate the JSON file's entry of a trajectory."""
     if not isinstance(about, dict):
-        raise EpisodeError(f"{path.stem}.json: episodes[{place}]", about, "give an object")
+        raise EpisodeError(f"{path.stem}.json: episodes[{index}]", about, "give an object")
     for key, kinds in (("episode_id", int), ("episode_seed", int), ("control_mode", str)):
         if not isinstance(about.get(key), kinds):
-            raise EpisodeError(f"{path.stem}.json: episodes[{place}].{key}", about.get(key), f"give {kinds.__name__}")
+            raise EpisodeError(f"{path.stem}.json: episodes[{index}].{key}", about.get(key), f"give {kinds.__name__}")
     return about
 
 
@@ -107,18 +109,27 @@ def _trajectory(path: Path, file: h5py.File, task: str, about: dict[str, Any]) -
     if name not in file:
         raise EpisodeError(f"{path.name}: {name}", list(file)[:5], "give the trajectory that the JSON file names")
     group = file[name]
-    found: dict[str, NDArray[Any]] = {}
+    arrays: dict[str, NDArray[Any]] = {}
     for field, ndim, kind in (("actions", 2, np.float32), ("terminated", 1, bool), ("truncated", 1, bool)):
-        found[field] = _array(path, group, field, ndim, kind)
+        arrays[field] = _array(path, group, field, ndim, kind)
     success = _array(path, group, "success", 1, bool) if "success" in group else None
-    lengths = {field: len(values) for field, values in found.items()} | ({} if success is None else {"success": len(success)})  # fmt: skip
-    if len(set(lengths.values())) > 1 or not len(found["actions"]):
+    lengths = {field: len(values) for field, values in arrays.items()}
+    if success is not None:
+        lengths["success"] = len(success)
+    if len(set(lengths.values())) > 1 or not len(arrays["actions"]):
         raise EpisodeError(f"{path.name}: {name} lengths", lengths, "give one entry for each of at least one step")
-    states = _states(path, group, len(found["actions"])) if "env_states" in group else None
+    states = _states(path, group, len(arrays["actions"])) if "env_states" in group else None
     return ManiSkillTrajectory(
-        name, task, about["control_mode"], about["episode_seed"], found["actions"], states, success,
-        found["terminated"], found["truncated"],
-    )  # fmt: skip
+        name,
+        task,
+        about["control_mode"],
+        about["episode_seed"],
+        arrays["actions"],
+        states,
+        success,
+        arrays["terminated"],
+        arrays["truncated"],
+    )
 
 
 def _array(path: Path, group: h5py.Group, field: str, ndim: int, kind: Any) -> NDArray[Any]:
@@ -134,13 +145,12 @@ def _array(path: Path, group: h5py.Group, field: str, ndim: int, kind: Any) -> N
 
 def _states(path: Path, group: h5py.Group, steps: int) -> EnvStates:
     states: dict[str, dict[str, NDArray[np.float32]]] = {}
-    for kind in ("actors", "articulations"):  # what controllers remember is not needed to show a moment
+    for kind in ("actors", "articulations"):  # controller states are not needed for rendering
         bodies = group["env_states"].get(kind, {})
         states[kind] = {body: _array(path, bodies, body, 2, np.float32) for body in bodies}
         for body, values in states[kind].items():
             if len(values) != steps + 1:
-                raise EpisodeError(
-                    f"{path.name}: {group.name.lstrip('/')}/env_states/{kind}/{body}", values.shape,
-                    f"give one state before each of {steps} steps and one at the end",
-                )  # fmt: skip
+                where = f"{path.name}: {group.name.lstrip('/')}/env_states/{kind}/{body}"
+                fix = f"give one state before each of {steps} steps and one at the end"
+                raise EpisodeError(where, values.shape, fix)
     return states

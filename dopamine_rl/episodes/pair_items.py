@@ -1,4 +1,4 @@
-"""Balanced pairs as training items of the released pipeline, with the pictures they name."""
+"""Write balanced pairs as training items of the released pipeline, with their images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dopamine_rl.interfaces import EpisodeSource, OnProgress
 from dopamine_rl.types import EpisodeInfo
 
 SUFFIXES = (".json", ".jsonl")
-"""Of files of items: one list, or one item a line."""
+"""Of item files: one JSON list, or one item per line."""
 CONTRACT = RELEASED["grm-2.0"]
 """Three views of BEFORE and of AFTER, and answers with one decimal."""
 OURS = replace(
@@ -28,20 +28,20 @@ OURS = replace(
     text=SHORT_TEMPLATE.text.replace("whole percents", "tenths of a percent"),
     labels=RELEASED_LABELS,
 )
-"""Our wording of the released structure."""
+"""Our wording of the released prompt."""
 FRAMES_AT_ONCE = 64
-"""Frames of every camera held in memory while pictures are written."""
+"""Frames per camera in memory while images are written."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PairItems:
-    """Pairs of some episodes, to be written as items.
+    """Pairs to be written as items.
 
     Args:
-        source: has the pictures.
-        episodes: what `HopPairs.episode_index` counts.
+        source: of the images.
+        episodes: that `HopPairs.episode_index` refers to.
         blocks: the pairs.
-        template: the wording of the questions.
+        template: wording of the prompts.
     """
 
     source: EpisodeSource
@@ -50,13 +50,13 @@ class PairItems:
     template: PromptTemplate = OURS
 
     def write(self, out: Path, on_progress: OnProgress) -> int:
-        """Write OUT.json and, beside it, OUT_pictures/EPISODE/CAMERA/FRAME.png; return how many pictures there are.
+        """Write OUT.json and, beside it, OUT_pictures/EPISODE/CAMERA/FRAME.png; return the number of images.
 
-        Neither is left where the writing ends early. START and END are an episode's first and last keyframe, and its
-        wordings of the task are used in turn.
+        Both are removed if writing fails. START and END are an episode's first and last keyframes; the wordings of its
+        task are used in turn.
 
         Raises:
-            BadInput: one of the two is there already, or `template` does not fit; EpisodeError where a video is damaged.
+            BadInput: an output exists already, or `template` does not fit. EpisodeError: a video is damaged.
         """
         check_new(out)
         pictures = _pictures(out)
@@ -83,10 +83,10 @@ class PairItems:
                         path.parent.mkdir(parents=True, exist_ok=True)
                         Image.fromarray(picture).save(path)
                 done += len(part)
-                on_progress(f"pictures of {done} of {total} frames", done == total)
+                on_progress(f"images of {done} of {total} frames", done == total)
 
     def _frames(self) -> dict[int, list[int]]:
-        """The frames of each episode that its items show, in order."""
+        """The frames of each episode that its items use, in order."""
         frames: dict[int, set[int]] = {}
         for pairs in self.blocks:
             for column in (pairs.before_index, pairs.after_index):
@@ -115,24 +115,24 @@ class PairItems:
 
 
 def question(template: PromptTemplate, task: str) -> str:
-    """The user's turn of a template's prompt, with `<image>` for each of the eight pictures. Raises BadInput."""
+    """The user turn of a template's prompt, with `<image>` for each of the eight images. Raises BadInput."""
     prompt = template.render(task, CONTRACT.views)
     turn = prompt.rpartition("<|im_start|>user\n")[2].partition("<|im_end|>")[0]
     return turn.strip().replace(IMAGE_SLOT, "<image>")
 
 
 def read_template(model: Path | None) -> PromptTemplate:
-    """The wording of a model's folder, or ours. Raises CheckpointError."""
+    """The template of a model folder, or ours. Raises CheckpointError."""
     return OURS if model is None else load_template(model)
 
 
 def check_new(out: Path) -> None:
-    """Raise BadInput unless items can be written to `out` and their pictures beside it."""
+    """Raise BadInput unless items can be written to `out` and their images next to it."""
     if out.suffix not in SUFFIXES:
         raise BadInput("--items", str(out), f"name a file that ends with {' or '.join(SUFFIXES)}")
     for path in (out, _pictures(out)):
         if path.exists():
-            raise BadInput("--items", str(out), f"{path} is there already: remove it, or choose another name")
+            raise BadInput("--items", str(out), f"{path} exists already: remove it, or choose another name")
 
 
 def _pictures(out: Path) -> Path:
@@ -144,12 +144,12 @@ def _picture(info: EpisodeInfo, camera: str, frame: int) -> str:
 
 
 def _cameras(info: EpisodeInfo) -> tuple[str, ...]:
-    """The cameras that items show: the front one and at most two more."""
+    """The cameras used in items: the front camera and at most two more."""
     return info.cameras[: CONTRACT.views]
 
 
 def _views(info: EpisodeInfo) -> tuple[int, ...]:
-    """Which of the cameras each of the three views shows; one that is missing shows the front again."""
+    """The camera of each of the three views; a missing view repeats the front camera."""
     return CONTRACT.fill(tuple(range(len(_cameras(info)))))
 
 

@@ -1,4 +1,4 @@
-"""Balanced hop pairs: which two frames of which demonstration the reward model is asked about in training."""
+"""Balanced sampling of training pairs: two frames of a demonstration with their hop."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS, hop, hop_bin
 
 GAP_BINS = 4
-"""Quantiles of the distance in states, taken within each hop bin."""
+"""Quantiles of the distance in states, within each hop bin."""
 
 ZERO_WINDOW = (0.075, 0.1)
-"""How far apart the frames of a zero-hop pair lie, as a share of the distance to the neighbouring state."""
+"""Distance of the frames of a zero-hop pair, as a share of the distance to the neighbouring state."""
 
 EPISODES_PER_BLOCK = 64
-"""Demonstrations whose pairs are drawn together by `sample_blocks`."""
+"""Demonstrations per block of `sample_blocks`."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -28,12 +28,12 @@ class HopPairs:
     """N training pairs, each within one demonstration, in random order.
 
     Args:
-        episode_index: int64 [N], which demonstration.
+        episode_index: int64 [N], index of the demonstration.
         before_index, after_index: int64 [N], frame indices within it.
         hop: float32 [N], ground truth in [−1, 1].
-        cell_counts: int64 [25, 4], pairs drawn from each cell of hop bin × gap quantile.
-        cell_sizes: int64 [25, 4], different pairs that there are in each cell.
-        zero_hop_count: pairs drawn beside them whose frames show the same progress.
+        cell_counts: int64 [25, 4], sampled pairs per cell of hop bin × gap quantile.
+        cell_sizes: int64 [25, 4], distinct pairs available per cell.
+        zero_hop_count: additional pairs whose frames show the same progress.
     """
 
     episode_index: NDArray[np.int64]
@@ -48,19 +48,19 @@ class HopPairs:
 def sample_pairs(
     states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Generator, zero_share: float = 0.05
 ) -> HopPairs:
-    """Draw n pairs that fill 25 hop bins × 4 gap quantiles evenly, plus a share of zero-hop pairs.
+    """Sample n pairs, uniform over 25 hop bins × 4 gap quantiles, including a share of zero-hop pairs.
 
-    All ordered pairs of states of every demonstration are enumerated, so the balance is exact: hop bins that hold any
-    pair differ by at most one draw, and so do the cells of one bin. A pair repeats only after its whole cell is used.
+    All ordered pairs of states of every demonstration are enumerated, so the balance is exact: counts of non-empty hop
+    bins differ by at most one, and so do those of the cells of a bin. A pair repeats only when its cell is exhausted.
 
     Args:
-        states: for each demonstration int [M + 1] from `sample_states`; at least 2 states each.
+        states: per demonstration int [M + 1] from `sample_states`, at least 2 states each.
         n: number of pairs.
-        rng: the only source of randomness; the same state of it gives the same pairs.
+        rng: the only source of randomness.
         zero_share: share of zero-hop pairs, in [0, 1).
     Raises:
         BadInput: no demonstration, n below 1, zero_share out of range, or states not strictly increasing.
-    Source: arXiv:2512.23703, balanced sampling. Differs: pairs are enumerated, gap quantiles are those of each hop
+    Source: arXiv:2512.23703, balanced sampling. Differs: pairs are enumerated, gap quantiles are computed per hop
         bin, one seed.
     """
     _check(states, n, zero_share)
@@ -83,17 +83,17 @@ def sample_blocks(
     zero_share: float = 0.05,
     run: Callable[[Callable[[int], HopPairs], Iterable[int]], Iterable[HopPairs]] = map,
 ) -> Iterator[HopPairs]:
-    """Draw n pairs from any number of demonstrations, a block of `EPISODES_PER_BLOCK` of them at a time.
+    """Sample n pairs from any number of demonstrations, in blocks of `EPISODES_PER_BLOCK` demonstrations.
 
-    Every block has a random stream of its own, made from the seed and the block's number, so that the pairs are the same
-    bits whoever draws the blocks and in which order. Each is balanced by itself, and few pairs are in memory.
+    Every block has its own random stream from the seed and the block number, so the pairs do not depend on who samples
+    the blocks and in which order. Each block is balanced separately, and only few pairs are in memory.
 
     Args:
         states, n, zero_share: as for `sample_pairs`.
         seed: at least 0.
-        run: calls a function with each number, as `map` does; a pool's `map` spreads the blocks over workers.
+        run: `map`, or the `map` of a pool to distribute blocks over workers.
     Yields:
-        The pairs of each block that gets any, with `episode_index` counted over all demonstrations.
+        The pairs of each non-empty block; `episode_index` counts over all demonstrations.
     Raises:
         BadInput: as for `sample_pairs`.
     """
@@ -132,7 +132,7 @@ def _enumerate(states: Sequence[NDArray[np.int64]]) -> _Columns:
 
 
 def _cells(pool: _Columns, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return the cell of each pair, hop bin × 4 + gap quantile; equal gaps are split at random between quantiles."""
+    """Return the cell of each pair, hop bin × 4 + gap quantile; equal gaps are assigned to quantiles at random."""
     bins = hop_bin(pool[3])
     order = np.lexsort((rng.random(len(bins)), pool[4], bins))
     sizes = np.bincount(bins, minlength=HOP_BINS)
@@ -144,7 +144,7 @@ def _cells(pool: _Columns, rng: np.random.Generator) -> NDArray[np.int64]:
 def _fill(
     cell: NDArray[np.int64], sizes: NDArray[np.int64], n: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Draw n pairs, evenly over the hop bins that hold any and within each over its cells; return counts too."""
+    """Sample n pairs uniformly over the non-empty hop bins, and over the cells of each; also return the counts."""
     quota = np.zeros_like(sizes)
     filled = np.flatnonzero(sizes.sum(1))
     for hop_index, share in zip(filled, _split(n, len(filled), rng), strict=True):
@@ -154,22 +154,22 @@ def _fill(
     members = shuffled[np.argsort(cell[shuffled], kind="stable")]
     starts = (np.cumsum(sizes.ravel()) - sizes.ravel()).astype(np.int64)
     chosen = [
-        members[start + np.arange(wanted) % size]
-        for start, size, wanted in zip(starts, sizes.ravel(), quota.ravel(), strict=True)
-        if wanted
+        members[start + np.arange(count) % size]
+        for start, size, count in zip(starts, sizes.ravel(), quota.ravel(), strict=True)
+        if count
     ]
     return np.concatenate(chosen), quota
 
 
 def _split(total: int, parts: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return `parts` whole numbers that add up to `total` and differ by at most one, the larger ones at random."""
+    """Split `total` into `parts` whole numbers that differ by at most one, the larger ones at random positions."""
     shares = np.full(parts, total // parts)
     shares[rng.permutation(parts)[: total % parts]] += 1
     return shares
 
 
 def _zero_pairs(states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Generator) -> list[NDArray]:
-    """Return n pairs of a state's frame and one too close to it to have made progress, in either order."""
+    """Return n pairs of a state's frame and a frame too close to show progress, in either order."""
     episode = rng.integers(len(states), size=n)
     share = rng.uniform(*ZERO_WINDOW, size=n)
     draw, later, swap = rng.random(n), rng.random(n) < 0.5, rng.random(n) < 0.5
@@ -190,6 +190,6 @@ def _check(states: Sequence[NDArray[np.int64]], n: int, zero_share: float) -> No
         if np.ndim(frames) != 1 or len(frames) < 2 or np.any(np.diff(frames) <= 0):
             raise BadInput(f"states[{index}]", frames, "give at least 2 strictly increasing frame indices")
     if n < 1:
-        raise BadInput("n", n, "draw at least one pair")
+        raise BadInput("n", n, "sample at least one pair")
     if not 0.0 <= zero_share < 1.0:
         raise BadInput("zero_share", zero_share, "give a share in [0, 1)")

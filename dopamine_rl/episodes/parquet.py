@@ -1,4 +1,4 @@
-"""The few things done with parquet files; pyarrow is imported when one is touched."""
+"""Reading and writing of parquet files; imports pyarrow lazily."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HUGGINGFACE = b"huggingface"
-"""Key of a schema's metadata under which the `datasets` package describes the columns once more."""
+"""Key of the schema metadata in which the `datasets` package describes the columns."""
 
 _PANDAS = {"int64": "int64", "string": "unicode"}
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of a file's columns. Raises ValueError or OSError where it is no parquet file."""
+    """Names of a file's columns. Raises ValueError or OSError if it is not a parquet file."""
     from pyarrow import parquet
 
     return list(parquet.read_schema(path).names)
 
 
 def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[str, list[Any]]:
-    """Some columns of a file as lists, of all rows or of those where a column has a value; null is None.
+    """Columns of a file as lists, of all rows or those in which columns equal given values; null is None.
 
     Raises:
-        ValueError, OSError: it is no parquet file, or lacks a column.
+        ValueError, OSError: the file is not a parquet file, or lacks a column.
     """
     from pyarrow import parquet
 
@@ -44,27 +44,36 @@ def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[st
 
 
 def write_columns(path: Path, columns: Mapping[str, Any], index: str | None = None) -> None:
-    """Write columns as one file; `index` names the one that pandas shall read as the index."""
+    """Write columns to a file; pandas reads the column `index` as the index."""
     import pyarrow as pa
     from pyarrow import parquet
 
     table = pa.table(dict(columns))
     if index is not None:
-        about = [{"name": name, "field_name": name, "pandas_type": _PANDAS[str(table.schema.field(name).type)],
-                  "numpy_type": str(table.schema.field(name).type).replace("string", "object"), "metadata": None}
-                 for name in table.column_names]  # fmt: skip
-        described = {"index_columns": [index], "column_indexes": [], "columns": about, "pandas_version": "2.0.0"}
-        table = table.replace_schema_metadata({b"pandas": json.dumps(described).encode()})
+        columns_metadata = [_pandas_column(name, str(table.schema.field(name).type)) for name in table.column_names]
+        metadata = {
+            "index_columns": [index],
+            "column_indexes": [],
+            "columns": columns_metadata,
+            "pandas_version": "2.0.0",
+        }
+        table = table.replace_schema_metadata({b"pandas": json.dumps(metadata).encode()})
     parquet.write_table(table, path)
 
 
+def _pandas_column(name: str, kind: str) -> dict[str, str | None]:
+    """The metadata of a column for pandas."""
+    numpy_type = kind.replace("string", "object")
+    return {"name": name, "field_name": name, "pandas_type": _PANDAS[kind], "numpy_type": numpy_type, "metadata": None}
+
+
 def rewrite(path: Path, to: Path, column: str, values: Callable[[pa.Table], NDArray[np.float32]] | None) -> None:
-    """Copy a file row group by row group with one float32 column set, or left out; everything else stays as it is.
+    """Copy a file row group by row group with one float32 column set or removed; everything else is unchanged.
 
     Args:
         path, to: the file and its copy.
-        column: its name.
-        values: gives the column's values for the rows of a row group; None leaves the column out.
+        column: name of the column.
+        values: maps a row group to the column's values; None removes the column.
     """
     import pyarrow as pa
     from pyarrow import parquet
@@ -75,7 +84,7 @@ def rewrite(path: Path, to: Path, column: str, values: Callable[[pa.Table], NDAr
             schema = schema.remove(schema.get_field_index(column))
         if values is not None:
             schema = schema.append(pa.field(column, pa.float32()))
-        schema = schema.with_metadata(_described(schema.metadata, column, values is not None))
+        schema = schema.with_metadata(_with_feature(schema.metadata, column, values is not None))
         with parquet.ParquetWriter(to, schema) as writer:
             for group in range(file.num_row_groups):
                 table = file.read_row_group(group)
@@ -85,13 +94,13 @@ def rewrite(path: Path, to: Path, column: str, values: Callable[[pa.Table], NDAr
                 writer.write_table(pa.table(columns, schema=schema), row_group_size=max(1, len(table)))
 
 
-def _described(metadata: dict[bytes, bytes] | None, column: str, there: bool) -> dict[bytes, bytes] | None:
-    """A schema's metadata with the column among the features that `datasets` reads."""
+def _with_feature(metadata: dict[bytes, bytes] | None, column: str, present: bool) -> dict[bytes, bytes] | None:
+    """Schema metadata with the column added to (or removed from) the features that `datasets` reads."""
     if not metadata or HUGGINGFACE not in metadata:
         return metadata
     content = json.loads(metadata[HUGGINGFACE])
     features = content.get("info", {}).get("features", {})
     features.pop(column, None)
-    if there:
+    if present:
         features[column] = {"dtype": "float32", "_type": "Value"}
     return {**metadata, HUGGINGFACE: json.dumps(content).encode()}

@@ -1,13 +1,13 @@
-"""Raw GRM episode folders: instructions, annotated keyframes, one video a camera, and our transitions beside them.
+"""Raw GRM episode folders: instructions, annotated keyframes, one video per camera, and optionally our transitions.
 
     raw/task_instruction.json
     raw/episode_001/annotated_keyframes.json  cam_high.mp4  cam_left_wrist.mp4  cam_right_wrist.mp4  [transitions.npz]
 
-`transitions.npz` may hold `success` alone: that is how a failure is told of which nothing but the videos was recorded, as on a
-real robot (`np.savez("transitions.npz", success=False)`). An episode without the file counts as a success.
+To mark a recording without transitions (as from a real robot) as failed, write only `success` to `transitions.npz`:
+`np.savez("transitions.npz", success=False)`. An episode without the file counts as a success.
 
 Source: METHOD.md section 6 (format of the released Robo-Dopamine pipeline). Differs: `transitions.npz` is ours and
-optional; with fewer than three views only the first cameras are there.
+optional; with fewer than three views only the first cameras exist.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.cameras import VIDEO_NAMES as CAMERAS
 from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, write_video
@@ -30,10 +31,7 @@ from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
 from dopamine_rl.types import Demonstration, check_views
 
-CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
-"""Video names in the order of the V axis: front view, then up to two more."""
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
-# name -> number of axes
 ARRAYS = {
     "observations": 2,
     "actions": 2,
@@ -43,20 +41,20 @@ ARRAYS = {
     "success": 0,
     "seed": 0,
 }
-"""Of `transitions.npz`: all of them, or `success` alone."""
+"""Arrays of `transitions.npz` and their number of axes: all of them, or only `success`."""
 OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RawEpisode:
-    """What the plain raw format holds of one episode.
+    """An episode in the raw format, without transitions.
 
     Args:
         episode_id: folder name.
-        instructions: ways to say the task.
+        instructions: wordings of the task.
         keyframes: int [N+1], video frame ids of the sub-task boundaries, strictly increasing.
         stages: N names.
-        frame_ids: int [F], which video frames `frames` are.
+        frame_ids: int [F], video frame id of each of `frames`.
         frames: uint8 [F, V, H, W, 3].
         frame_count: frames in every video.
     """
@@ -71,12 +69,12 @@ class RawEpisode:
 
 
 def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
-    """Write an episode into a folder of raw episodes; it appears there complete or not at all. Pictures are lossless.
+    """Write an episode into a folder of raw episodes, atomically and with lossless videos.
 
     Returns:
         The episode's folder.
     Raises:
-        EpisodeError: an episode of this name is there already, the folder holds another task, or the frames do not fit.
+        EpisodeError: an episode of this name exists, the folder contains another task, or there are too many views.
     """
     folder = Path(raw_folder) / demonstration.episode_id
     check_views("frames", demonstration.frames, 5)
@@ -84,31 +82,31 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     if views > len(CAMERAS):
         raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
     if folder.exists():
-        raise _error(folder, "", "episode_id", demonstration.episode_id, "choose another name; it is there already")
+        raise _error(folder, "", "episode_id", demonstration.episode_id, "choose another name, this one exists")
     _write_instructions(folder, demonstration.instructions)
 
     def fill(temporary: Path) -> None:
         for view, camera in enumerate(CAMERAS[:views]):
             write_video(temporary / f"{camera}.mp4", demonstration.frames[:, view])
         (temporary / KEYFRAMES).write_text(json.dumps(_segments(demonstration), indent=2), encoding="utf-8")
-        known = {name: getattr(demonstration, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
-        write_npz(temporary / TRANSITIONS, {name: value for name, value in known.items() if value is not None})
+        arrays = {name: getattr(demonstration, name) for name in (*ARRAYS, *OPTIONAL_ARRAYS)}
+        write_npz(temporary / TRANSITIONS, {name: value for name, value in arrays.items() if value is not None})
 
-    # Its temporary name begins with a dot, which keeps `list_episodes` from seeing it before it is complete.
+    # The temporary name begins with a dot, so `list_episodes` does not list an incomplete episode.
     return write_folder_atomically(folder, fill)
 
 
 def list_episodes(raw_folder: Path) -> list[Path]:
-    """The complete episodes of a folder, by name."""
+    """The complete episodes of a folder, sorted by name."""
     return sorted(path.parent for path in Path(raw_folder).glob(f"[!.]*/{KEYFRAMES}"))
 
 
 def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]:
-    """The cameras that an episode was recorded with, in the order of the V axis.
+    """The cameras of an episode in the order of the V axis.
 
     Args:
-        folder: the episode's.
-        wanted: names of videos, without .mp4, that are to be used instead of those in `CAMERAS`.
+        folder: of the episode.
+        wanted: names of the videos to use, without .mp4; None means those in `CAMERAS`.
     Raises:
         EpisodeError: there is no such video, or a gap in `CAMERAS`.
         BadInput: a name is given twice.
@@ -122,18 +120,18 @@ def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]
 
 
 def is_too_short(folder: Path) -> bool:
-    """An episode's first video can be opened and has less than two frames: there is nothing to compare in it."""
+    """Whether an episode's first video is readable and has fewer than two frames, so nothing can be compared."""
     names = sorted(list_videos(folder), key=lambda name: name != CAMERAS[0])
     try:
         first = folder / f"{names[0]}.mp4" if names else None
-        # Tables may list less than there is; what they list in full is not read again.
+        # An index may list too few frames, so count again before calling a video short.
         return first is not None and count_frames(first) < 2 and len(frame_times(first)) < 2
     except ValueError:
         return False
 
 
 def list_videos(folder: Path) -> list[str]:
-    """Names of the videos in a folder, without .mp4; those that begin with a dot are none."""
+    """Names of the videos in a folder, without .mp4 and without hidden files."""
     return sorted(path.stem for path in folder.glob("[!.]*.mp4"))
 
 
@@ -143,13 +141,12 @@ def read_raw_episode(
     size: tuple[int, int] | None = None,
     cameras: Sequence[str] | None = None,
 ) -> RawEpisode:
-    """Read an episode of the plain raw format; the cameras' videos are decoded side by side.
+    """Read an episode in the raw format; the cameras' videos are decoded in parallel.
 
     Args:
-        folder: the episode's.
-        frame_ids: which video frames to keep, strictly increasing; only they are decoded. None decodes all, which is
-            what finds a damaged one.
-        size: (height, width) to scale pictures to; None keeps them as they are.
+        folder: of the episode.
+        frame_ids: video frames to decode, strictly increasing. None decodes all, which also detects damaged frames.
+        size: (height, width) to resize to; None keeps the recorded size.
         cameras: see `list_cameras`.
     Raises:
         EpisodeError: naming episode, file and field.
@@ -157,30 +154,32 @@ def read_raw_episode(
     folder = Path(folder)
     instructions = read_instructions(folder)
     keyframes, stages = read_keyframes(folder)
-    wanted = None if frame_ids is None else np.asarray(frame_ids, np.int64)
-    if wanted is not None and (wanted.ndim != 1 or not len(wanted) or wanted[0] < 0 or (np.diff(wanted) <= 0).any()):
+    ids = None if frame_ids is None else np.asarray(frame_ids, np.int64)
+    if ids is not None and (ids.ndim != 1 or not len(ids) or ids[0] < 0 or (np.diff(ids) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
     cameras = list_cameras(folder, cameras)
     with ThreadPoolExecutor(len(cameras)) as threads:
-        videos = list(threads.map(lambda camera: _read_video(folder, camera, wanted, size), cameras))
+        videos = list(threads.map(lambda camera: _read_video(folder, camera, ids, size), cameras))
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
         raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
-    for name, ids in ((KEYFRAMES, keyframes), ("", wanted)):
-        if ids is not None and ids[-1] >= frame_count:
-            raise _error(folder, name, "frame id", int(ids[-1]), f"the videos have {frame_count} frames, from 0")
+    for name, frames_used in ((KEYFRAMES, keyframes), ("", ids)):
+        if frames_used is not None and frames_used[-1] >= frame_count:
+            raise _error(
+                folder, name, "frame id", int(frames_used[-1]), f"the videos have {frame_count} frames, from 0"
+            )
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
     except ValueError:
         shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
-        raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or ask for one `size`") from None
-    ids = np.arange(frame_count) if wanted is None else wanted
+        raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
+    ids = np.arange(frame_count) if ids is None else ids
     return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
 
 
 def read_demonstration(folder: Path) -> Demonstration:
-    """Read an episode that was written by `write_demonstration`.
+    """Read an episode written by `write_demonstration`.
 
     Raises:
         EpisodeError: naming episode, file and field.
@@ -188,23 +187,17 @@ def read_demonstration(folder: Path) -> Demonstration:
     folder = Path(folder)
     arrays = _read_transitions(folder)
     if len(arrays) == 1:
-        raise _error(
-            folder, TRANSITIONS, "arrays", list(arrays), f"it tells the outcome alone: give {', '.join(ARRAYS)}"
-        )
+        fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
+        raise _error(folder, TRANSITIONS, "arrays", list(arrays), fix)
     raw = read_raw_episode(folder)
     steps, count = arrays["frame_steps"], len(arrays["actions"])
-    if len(steps) != raw.frame_count or steps[0] != 0 or (np.diff(steps) <= 0).any() or steps[-1] > count:
-        raise _error(
-            folder, TRANSITIONS, "frame_steps", steps, f"give {raw.frame_count} increasing steps from 0 to {count}"
-        )
+    check_frame_steps(folder, steps, raw.frame_count, count)
     if len(arrays["observations"]) != count + 1 or len(arrays["task_rewards"]) != count:
         lengths = {name: len(arrays[name]) for name in ("observations", "actions", "task_rewards")}
         raise _error(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
     truth = arrays.get("true_progress")
     if truth is not None and len(truth) != len(steps):
-        raise _error(
-            folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} pictures"
-        )
+        raise _error(folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} frames")
     return Demonstration(
         episode_id=raw.episode_id,
         instructions=raw.instructions,
@@ -223,17 +216,44 @@ def read_demonstration(folder: Path) -> Demonstration:
     )
 
 
-def read_outcome(folder: Path) -> tuple[bool | None, NDArray[np.float32] | None]:
-    """Whether an episode succeeded, and its true progress; None where that was not recorded beside it. Raises EpisodeError."""
+@dataclass(frozen=True, eq=False, slots=True)
+class Outcome:
+    """The recorded outcome of an episode; None for what was not recorded.
+
+    Args:
+        success, true_progress, near_miss, frame_steps: as in `EpisodeInfo`, not checked against the videos.
+    """
+
+    success: bool | None = None
+    true_progress: NDArray[np.float32] | None = None
+    near_miss: bool | None = None
+    frame_steps: NDArray[np.int64] | None = None
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """The recorded outcome of an episode. Raises EpisodeError."""
     if not (Path(folder) / TRANSITIONS).exists():
-        return None, None
+        return Outcome()
     arrays = _read_transitions(folder)
-    truth = arrays.get("true_progress")
-    return bool(arrays["success"]), None if truth is None else truth.astype(np.float32)
+    truth, near_miss, steps = (arrays.get(name) for name in ("true_progress", "near_miss", "frame_steps"))
+    return Outcome(
+        bool(arrays["success"]),
+        None if truth is None else truth.astype(np.float32),
+        None if near_miss is None else bool(near_miss),
+        None if steps is None else steps.astype(np.int64),
+    )
+
+
+def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last: int | None = None) -> None:
+    """Raise EpisodeError unless every frame has a step, increasing from 0 to at most `last`."""
+    is_valid = len(steps) == frame_count and steps[0] == 0 and (np.diff(steps) > 0).all()
+    if not is_valid or (last is not None and steps[-1] > last):
+        to = "" if last is None else f" to {last}"
+        raise _error(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
 
 
 def has_transitions(folder: Path) -> bool:
-    """Whether more than an episode's outcome was recorded beside it, for `read_demonstration`. Raises EpisodeError."""
+    """Whether an episode has transitions, as `read_demonstration` needs them. Raises EpisodeError."""
     return (Path(folder) / TRANSITIONS).exists() and len(_read_transitions(folder)) > 1
 
 
@@ -242,7 +262,7 @@ def _error(folder: Path, file: str, field: str, value: object, fix: str) -> Epis
 
 
 def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
-    # The released pipeline reads the misspelt key, so that is the one written.
+    # The released pipeline expects the misspelt key.
     ends = zip(demonstration.stages, demonstration.keyframes[:-1], demonstration.keyframes[1:], strict=True)
     return [{"anotation": stage, "start_frame_id": int(a), "end_frame_id": int(b)} for stage, a, b in ends]
 
@@ -251,9 +271,8 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     path = folder.parent / INSTRUCTIONS
     if path.exists():
         if read_instructions(folder) != instructions:
-            raise _error(
-                folder, INSTRUCTIONS, "instructions", instructions, "one folder holds one task; choose another"
-            )
+            fix = "a folder has one task: choose another folder"
+            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix)
         return
     text = json.dumps(list(instructions), indent=2)
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -269,29 +288,30 @@ def _load_json(folder: Path, path: Path) -> Any:
 
 
 def read_instructions(folder: Path) -> tuple[str, ...]:
-    """The ways to say an episode's task, which stand beside its folder. Raises EpisodeError where there are none."""
+    """The wordings of an episode's task, from the file next to its folder. Raises EpisodeError if there are none."""
     instructions = find_instructions(folder)
     if not instructions:
-        _load_json(folder, _instructions_of(folder))  # says what is missing where there is no file
+        _load_json(folder, _instructions_of(folder))  # raises the error about a missing file
         raise _error(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
     return instructions
 
 
 def find_instructions(folder: Path) -> tuple[str, ...]:
-    """The same, where there may be no file, or nothing in it.
+    """The wordings of an episode's task; none if the file is missing or empty.
 
-    It holds a list of sentences or one sentence, alone or as `instructions` of an object, or one as its `instruction`.
+    The file has a list of sentences or one sentence, either as its content or as `instructions` (or `instruction`) of
+    an object.
 
     Raises:
-        EpisodeError: it holds something else.
+        EpisodeError: it has other content.
     """
     if not _instructions_of(folder).exists():
         return ()
     content = _load_json(folder, _instructions_of(folder))
     sentences = content
     if isinstance(content, dict):
-        one = content.get("instruction")
-        sentences = content.get("instructions", one if isinstance(one, str) else None)
+        sentence = content.get("instruction")
+        sentences = content.get("instructions", sentence if isinstance(sentence, str) else None)
     if isinstance(sentences, str):
         sentences = [sentences]
     if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
@@ -314,9 +334,8 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     for i, segment in enumerate(segments):
         start, end, stage = _read_segment(folder, i, segment)
         if ids and start != ids[-1]:
-            raise _error(
-                folder, KEYFRAMES, f"[{i}].start_frame_id", start, f"begin where the last one ended, {ids[-1]}"
-            )
+            fix = f"start at the end of the previous segment, {ids[-1]}"
+            raise _error(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
         if end <= start:
             raise _error(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
         ids = ids or [start]
@@ -331,40 +350,40 @@ def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
     for key in ("start_frame_id", "end_frame_id"):
         if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
             raise _error(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
-    stage = segment.get("annotation", segment.get("anotation"))  # misspelt in the wild
+    stage = segment.get("annotation", segment.get("anotation"))  # the released data misspells it
     if not isinstance(stage, str) or not stage:
         raise _error(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
     return segment["start_frame_id"], segment["end_frame_id"], stage
 
 
 def _read_video(
-    folder: Path, camera: str, wanted: NDArray[np.int64] | None, size: tuple[int, int] | None
+    folder: Path, camera: str, ids: NDArray[np.int64] | None, size: tuple[int, int] | None
 ) -> tuple[int, NDArray[np.uint8]]:
-    """The number of frames that a video really has, and the wanted pictures, uint8 [F, H, W, 3]."""
+    """The number of frames in a video, and the requested ones (None: all), uint8 [F, H, W, 3]."""
     path = folder / f"{camera}.mp4"
     try:
-        if wanted is None:
+        if ids is None:
             pictures = read_pictures(path, size)
             count = len(pictures)
         else:
             times = frame_times(path)
             count = len(times)
-            pictures = pictures_at(path, times[wanted[wanted < count]], 1e-6, size)
+            pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
         raise _error(folder, path.name, "content", str(error), "give a video that can be decoded") from error
     if not pictures:
-        raise _error(folder, path.name, "frame count", count, "ask for frames that are there; ids are from 0")
+        raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)
 
 
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
-    """All of `ARRAYS` and those of `OPTIONAL_ARRAYS` that are there, or `success` alone."""
+    """All of `ARRAYS` and the existing ones of `OPTIONAL_ARRAYS`, or only `success`."""
     try:
         with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
-            known = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in file.files]
-            arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else known)}
+            names = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in file.files]
+            arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else names)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        fix = f"give arrays {', '.join(ARRAYS)}, or success alone"
+        fix = f"give arrays {', '.join(ARRAYS)}, or only success"
         raise _error(folder, TRANSITIONS, "content", str(error), fix) from error
     for name, array in arrays.items():
         ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.cameras import MAX_VIEWS, describe_cameras, describe_left_out
+from dopamine_rl.episodes.cameras import MAX_VIEWS, VIEW_NAMES, describe_cameras, describe_left_out
 from dopamine_rl.episodes.lerobot import LeRobotSource, episode_name, is_dataset
 from dopamine_rl.episodes.raw import (
     CAMERAS,
@@ -30,13 +30,13 @@ from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
-VIEW_NAMES = ("front", "wrist", "close-up")
 FRAMES_AT_ONCE = 16
 """Frames of a dataset's episode that are decoded together."""
 FRAMES_HZ = 2.0
 """Scored frames a second where nothing else is asked for."""
 MAX_PIXELS = 76_800
-"""Of a picture that is sent, where no size is asked for: the image budget of the released models (METHOD.md section 4)."""
+"""Of a picture that is sent, where no size is asked for: the image budget of the released models (METHOD.md section
+4)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,7 +75,8 @@ class Recording:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Changes where the episode's files or what is said about it change. Raises BadInput where a video is missing."""
+        """Changes where the episode's files or what is said about it change. Raises BadInput where a video is
+        missing."""
         try:
             stats = [path.stat() for path in self.videos]
         except OSError as error:
@@ -164,12 +165,17 @@ def _in_dataset(root: Path, number: str, cameras: Sequence[str] | None) -> list[
         episodes = [episode for episode in episodes if episode.episode_id == name]
     return [
         Recording(
-            episode.episode_id, source.videos(episode.episode_id), episode.instructions,
-            episode.keyframes if episode.annotation else None, episode.success, source=source, count=episode.frame_count,
+            episode.episode_id,
+            source.videos(episode.episode_id),
+            episode.instructions,
+            episode.keyframes if episode.annotation else None,
+            episode.success,
+            source=source,
+            count=episode.frame_count,
             note="\n".join(source.notes),
         )
         for episode in episodes
-    ]  # fmt: skip
+    ]
 
 
 def _in_folder(folder: Path, cameras: Sequence[str] | None) -> list[Recording]:
@@ -207,7 +213,7 @@ def _note(folder: Path, cameras: Sequence[str] | None) -> str:
 
 def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
     keyframes, _ = read_keyframes(folder)
-    success, _ = read_outcome(folder)
+    success = read_outcome(folder).success
     videos = _chosen(folder, cameras)
     if not videos:
         raise BadInput("EPISODE", str(folder), f"put its videos there: {', '.join(f'{name}.mp4' for name in CAMERAS)}")
@@ -229,10 +235,12 @@ def _videos_by_camera(folder: Path) -> tuple[Path, ...]:
         if sorted(known[: len(names)]) == names:
             return tuple(folder / f"{name}.mp4" for name in known[: len(names)])
     raise BadInput(
-        "EPISODE", str(folder), f"it holds {', '.join(names)}.mp4: call them {' '.join(CAMERAS)} (or "
+        "EPISODE",
+        str(folder),
+        f"it holds {', '.join(names)}.mp4: call them {' '.join(CAMERAS)} (or "
         f"{' '.join(VIEW_NAMES)}), the front view first, or name the front view first: --cameras "
         f"{','.join(names[:MAX_VIEWS])}",
-    )  # fmt: skip
+    )
 
 
 def stride_of(recording: Recording, stride: int | None, hz: float | None) -> int:
@@ -320,6 +328,7 @@ def _undecodable(video: Path, error: ValueError) -> BadInput:
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:
     counts = {video.name: sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos}
     return BadInput(
-        f"{recording.name}: frames of each camera", counts, "record the same number of frames with every camera, or use "
-        "the first of them: --views 1",
-    )  # fmt: skip
+        f"{recording.name}: frames of each camera",
+        counts,
+        "record the same number of frames with every camera, or use the first of them: --views 1",
+    )

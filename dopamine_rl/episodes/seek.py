@@ -1,4 +1,4 @@
-"""Some frames of a video: found by their presentation times, decoded from the nearest key frame before them."""
+"""Random access to frames of a video: found by presentation time, decoded from the preceding key frame."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from dopamine_rl.episodes.video import opened, to_picture
 
 
 def count_frames(path: Path) -> int:
-    """How many frames a video lists; nothing is read but its tables, so a damaged one may hold fewer.
+    """The number of frames in a video's index; only the index is read, so a damaged video may have fewer.
 
     Raises:
-        ValueError: the file is no video.
+        ValueError: the file is not a video.
     """
     with opened(path) as (_, stream):
         return len(stream.index_entries) or stream.frames
 
 
 def frame_times(path: Path) -> NDArray[np.float64]:
-    """Presentation times of the frames that are really there, float64 [F] increasing, in seconds; none is decoded.
+    """Presentation times of the frames in the file, float64 [F] increasing, in seconds; nothing is decoded.
 
     Raises:
-        ValueError: the file is no video, or it ends in the middle.
+        ValueError: the file is not a video, or is truncated.
     """
     with opened(path) as (container, stream):
-        cut = {entry.timestamp for entry in stream.index_entries if entry.is_discard}  # an edit list leaves them out
+        cut = {entry.timestamp for entry in stream.index_entries if entry.is_discard}  # excluded by an edit list
         times = [
             packet.pts * float(packet.time_base)
             for packet in container.demux(stream)
@@ -42,16 +42,16 @@ def frame_times(path: Path) -> NDArray[np.float64]:
 def pictures_at(
     path: Path, times_s: Sequence[float] | NDArray[np.float64], tolerance_s: float, size: tuple[int, int] | None = None
 ) -> list[NDArray[np.uint8]]:
-    """Decode the frames shown at some times, and as little as possible beside them.
+    """Decode the frames at given times, and as few others as possible.
 
     Args:
-        times_s: increasing, in seconds on the video's own clock.
-        tolerance_s: how far a frame may be from the time asked for; below half a frame it is never the wrong one.
-        size: (height, width) to scale pictures to; None keeps them as they are.
+        times_s: increasing, in seconds on the video's clock.
+        tolerance_s: accepted difference between a frame's time and the requested one; less than half a frame is safe.
+        size: (height, width) to resize to; None keeps the recorded size.
     Returns:
-        One picture uint8 [H, W, 3] for each time.
+        One image uint8 [H, W, 3] per time.
     Raises:
-        ValueError: there is no frame at one of the times, or the file is no video that can be decoded.
+        ValueError: there is no frame at one of the times, or the video cannot be decoded.
     """
     with opened(path) as (container, stream):
         stream.thread_count = 1
@@ -60,26 +60,26 @@ def pictures_at(
 
 
 class _Reader:
-    """Walks through a video forwards, and jumps to a key frame where that saves decoding."""
+    """Decodes a video forwards, and seeks to a key frame where that saves decoding."""
 
     def __init__(self, container: av.container.InputContainer, stream: av.VideoStream, tolerance_s: float) -> None:
         self._container, self._stream, self._tolerance = container, stream, tolerance_s
         self._keys = [entry.timestamp for entry in stream.index_entries if entry.is_keyframe] or [0]
         base = stream.time_base
         self._key_times = [key * float(base or 1) for key in self._keys]
-        self._ahead: Iterator[av.VideoFrame] = iter(())
+        self._decoded: Iterator[av.VideoFrame] = iter(())
         self._now = -np.inf
 
     def frame_at(self, time: float) -> av.VideoFrame:
-        """The frame shown at `time`, which is later than the one before."""
+        """The frame at `time`, which must be later than in the previous call."""
         key = max(0, bisect_right(self._key_times, time) - 1)
         if self._now == -np.inf or self._key_times[key] > self._now:
             self._jump(key)
-        while (frame := next(self._ahead, None)) is not None:
+        while (frame := next(self._decoded, None)) is not None:
             if frame.time is None:
                 continue
             if frame.time > time + self._tolerance:
-                # Key frames are listed by decoding time, which runs ahead of presentation: this one came too late.
+                # The index lists decoding times, which run ahead of presentation: this key frame comes too late.
                 if self._now > -np.inf or key == 0:
                     break
                 key -= 1
@@ -92,5 +92,5 @@ class _Reader:
 
     def _jump(self, key: int) -> None:
         self._container.seek(self._keys[key], stream=self._stream, backward=True)
-        self._ahead = self._container.decode(self._stream)
+        self._decoded = self._container.decode(self._stream)
         self._now = -np.inf

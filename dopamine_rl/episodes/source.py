@@ -1,4 +1,5 @@
-"""Episodes from where they lie: raw folders and LeRobot datasets behind one contract, and a bounded memory of frames."""
+"""Episodes from where they lie: raw folders and LeRobot datasets behind one contract, and a bounded memory of
+frames."""
 
 from __future__ import annotations
 
@@ -52,7 +53,8 @@ def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
 
 
 def passed_over(path: Path) -> list[str]:
-    """Names of the folders among raw episodes that are none: they hold neither keyframes nor the front camera's video."""
+    """Names of the folders among raw episodes that are none: they hold neither keyframes nor the front camera's
+    video."""
     if lerobot.is_dataset(path) or (path / raw.KEYFRAMES).exists() or not raw.list_episodes(path):
         return []
     folders = (folder for folder in path.glob("[!.]*") if folder.is_dir())
@@ -121,13 +123,27 @@ class RawSource:
                 f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
             )
         instructions = raw.read_instructions(folder)
-        success, truth = raw.read_outcome(folder)
+        outcome = raw.read_outcome(folder)
+        truth, steps = outcome.true_progress, outcome.frame_steps
         if truth is not None and len(truth) != count:
             raise EpisodeError(
                 f"{name}/{raw.TRANSITIONS}: true_progress", len(truth), f"give one value for each of {count} pictures"
             )
+        if steps is not None:
+            raw.check_frame_steps(folder, steps, count)
         return EpisodeInfo(
-            name, instructions, count, rate, tuple(cameras), keyframes, stages, raw.KEYFRAMES, success, truth
+            name,
+            instructions,
+            count,
+            rate,
+            tuple(cameras),
+            keyframes,
+            stages,
+            raw.KEYFRAMES,
+            outcome.success,
+            truth,
+            outcome.near_miss,
+            steps,
         )
 
     def frames(

@@ -1,4 +1,4 @@
-"""Keyframes of a demonstration to states with ground-truth progress."""
+"""From the keyframes of a demonstration to states with ground-truth progress."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ StateRule = Literal["paper", "released"]
 
 
 MIN_STATES = 3
-"""States that an episode must have (METHOD.md section 6)."""
+"""Fewest states of an episode (METHOD.md section 6)."""
 
 
 def intervals_per_segment(keyframes: ArrayLike, n_frames: int, frames_per_state: float, rule: StateRule) -> int:
-    """Return m, the number of intervals every segment is cut into; at least 1, which keeps the segment's two ends.
+    """Return m, the number of intervals per segment; at least 1, which keeps the two ends of the segment.
 
-    Args and errors are those of `sample_states`.
+    Arguments and errors as for `sample_states`.
     """
     keys = _check_keyframes(keyframes, n_frames)
     if not (math.isfinite(frames_per_state) and frames_per_state > 0):
@@ -41,16 +41,16 @@ def intervals_per_segment(keyframes: ArrayLike, n_frames: int, frames_per_state:
 def sample_states(
     keyframes: ArrayLike, n_frames: int, frames_per_state: float, rule: StateRule = "paper"
 ) -> NDArray[np.int64]:
-    """Return the frames that are a demonstration's states s_0 … s_M; `state_progress` gives their ground truth.
+    """Return the frames of a demonstration's states s_0 … s_M; `state_progress` gives their ground-truth progress.
 
-    Every segment gets the same number of states whatever its duration, which makes progress step-aware: half of the
-    sub-tasks is half of the progress.
+    Every segment gets the same number of states whatever its duration, so half of the sub-tasks is half of the
+    progress.
 
     Args:
         keyframes: int [N + 1], frame indices of the sub-task boundaries, strictly increasing, in 0 … n_frames − 1.
         n_frames: L, frames per view of the episode.
         frames_per_state: C, frames per state on average.
-        rule: how the number of intervals is rounded and what L is.
+        rule: how the number of intervals is rounded, and the definition of L.
     Returns:
         int64 [M + 1], strictly increasing frame indices from the first keyframe to the last.
     Raises:
@@ -67,7 +67,7 @@ def episode_states(episode: EpisodeInfo, frames_per_state: float, rule: StateRul
     """The states of a recorded episode, int64 [M + 1].
 
     Raises:
-        EpisodeError: it has fewer than 3, which leaves nothing to tell apart between start and end.
+        EpisodeError: it has fewer than 3 states, so none between start and end.
         BadInput: as for `sample_states`.
     """
     states = sample_states(episode.keyframes, episode.frame_count, frames_per_state, rule)
@@ -76,7 +76,7 @@ def episode_states(episode: EpisodeInfo, frames_per_state: float, rule: StateRul
         raise EpisodeError(
             f"{where}: states",
             len(states),
-            f"annotate more segments or take fewer frames per state: {MIN_STATES} at least",
+            f"annotate more segments or use fewer frames per state: at least {MIN_STATES} states are needed",
         )
     return states
 
@@ -95,16 +95,16 @@ def state_progress(n_states: int) -> NDArray[np.float64]:
 def frame_progress(keyframes: ArrayLike, n_frames: int, frame_ids: ArrayLike) -> NDArray[np.float64]:
     """Return the ground truth of frames of a success, float64 [F]: k / N at keyframe K_k, linear between keyframes.
 
-    This is Eq. 1 for every frame, where segments have as many frames as they are to have states. A shorter segment keeps its
-    share, which the states' numbers do not: a segment of one frame would be one state's worth, and progress would depend on the
-    frame rate.
+    This is Eq. 1 for every frame, if every segment has enough frames for its states. Unlike numbering the states, it
+    keeps the share of a shorter segment: otherwise a segment of one frame would count as one state, and progress would
+    depend on the frame rate.
 
     Args:
         keyframes, n_frames: as for `sample_states`.
         frame_ids: int [F]; before the first keyframe progress is 0, after the last it is 1.
     Raises:
         BadInput: as `sample_states`.
-    Source: arXiv:2512.23703, Eq. 1. Differs: as said, and frames between states are labelled too.
+    Source: arXiv:2512.23703, Eq. 1. Differs: as above, and frames between states are labelled too.
     """
     keys = _check_keyframes(keyframes, n_frames)
     return np.interp(np.asarray(frame_ids), keys, np.linspace(0.0, 1.0, len(keys)))

@@ -1,4 +1,4 @@
-"""Recorded episodes as training needs them: listed once, thinned to every n-th frame, pictures decoded where they are asked for."""
+"""Recorded episodes for training: listed once, reduced to every n-th frame, decoded on demand."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from dopamine_rl.types import EpisodeInfo
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StoredEpisode:
-    """Some frames of an episode on disk.
+    """An episode on disk, reduced to some of its frames.
 
     Args:
         folder: as `open_source` takes it.
-        info: what is known of the episode, as if it had these frames alone.
-        frame_ids: int64 [F], which frames of the recording they are.
+        info: metadata of the episode reduced to these frames.
+        frame_ids: int64 [F], ids of the frames in the recording.
     """
 
     folder: Path
@@ -39,16 +39,16 @@ def list_stored(
     cameras: Sequence[str] | None = None,
     say: Callable[[str], object] = lambda text: None,
 ) -> list[StoredEpisode]:
-    """All episodes of a folder, by name, as if only every `stride`-th of their frames, and the last, had been recorded.
+    """List the episodes of a folder by name, reduced to every `stride`-th frame and the last.
 
-    A keyframe moves to the first kept frame at or after it. No picture is decoded.
+    A keyframe moves to the first remaining frame at or after it. Nothing is decoded.
 
     Args:
-        folder, cameras: as `open_source` takes them.
-        say: gets what a user should know of how they are read, a line at a time.
+        folder, cameras: as for `open_source`.
+        say: called with notes for the user on how the episodes are read, one line each.
     Raises:
         BadInput: there is no episode, or no such camera.
-        EpisodeError: one is malformed or without a task in words, or two of its keyframes would become one.
+        EpisodeError: an episode is malformed or has no instruction, or two of its keyframes would coincide.
     """
     folder = Path(folder).resolve()
     source = open_source(folder, cameras)
@@ -60,16 +60,18 @@ def list_stored(
 
 
 def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
-    kept = np.union1d(np.arange(0, info.frame_count, stride), info.frame_count - 1)
-    keyframes = np.searchsorted(kept, info.keyframes)
+    frame_ids = np.union1d(np.arange(0, info.frame_count, stride), info.frame_count - 1)
+    keyframes = np.searchsorted(frame_ids, info.keyframes)
     if (np.diff(keyframes) <= 0).any():
         raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), f"give a stride below {stride}")
-    truth = None if info.true_progress is None else info.true_progress[kept]
-    return StoredEpisode(folder, replace(info, frame_count=len(kept), keyframes=keyframes, true_progress=truth), kept)
+    truth = None if info.true_progress is None else info.true_progress[frame_ids]
+    steps = None if info.frame_steps is None else info.frame_steps[frame_ids]
+    reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth, frame_steps=steps)
+    return StoredEpisode(folder, reduced, frame_ids)
 
 
 class StoredSource:
-    """Stored episodes of any folders as one EpisodeSource; they are named by their place in the list."""
+    """Stored episodes of any folders as one EpisodeSource; their names are their list indices."""
 
     def __init__(self, episodes: Sequence[StoredEpisode]) -> None:
         self._episodes = episodes
@@ -77,7 +79,7 @@ class StoredSource:
 
     def episodes(self) -> list[EpisodeInfo]:
         """See EpisodeSource."""
-        return [replace(stored.info, episode_id=str(place)) for place, stored in enumerate(self._episodes)]
+        return [replace(stored.info, episode_id=str(index)) for index, stored in enumerate(self._episodes)]
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
@@ -90,37 +92,37 @@ class StoredSource:
 
 
 class StoredPictures:
-    """Single pictures of stored episodes, all of one size, the last ones asked for kept in memory.
+    """Random access to images of stored episodes, resized to one size, with a cache of the most recent ones.
 
     Args:
-        episodes: where they lie.
-        size: (height, width) that they are scaled to.
-        max_bytes: of the pictures kept.
+        episodes: of the images.
+        size: (height, width) to resize to.
+        max_bytes: of cached images.
     """
 
     def __init__(self, episodes: Sequence[StoredEpisode], size: tuple[int, int], max_bytes: int) -> None:
         self._source, self._size = CachedSource(StoredSource(episodes), max_bytes), size
 
     def __call__(self, pictures: Sequence[tuple[int, int, int]]) -> NDArray[np.uint8]:
-        """Pictures uint8 [M, H, W, 3] by episode, frame and view; blank where the episode is negative.
+        """Images uint8 [M, H, W, 3] by (episode, frame, view); blank if the episode is negative.
 
         Raises:
-            EpisodeError: one cannot be decoded.
+            EpisodeError: an image cannot be decoded.
         """
-        places: dict[int, list[int]] = defaultdict(list)
-        for place, (episode, _, _) in enumerate(pictures):
-            places[episode].append(place)
+        rows_of: dict[int, list[int]] = defaultdict(list)
+        for row, (episode, _, _) in enumerate(pictures):
+            rows_of[episode].append(row)
         images = np.zeros((len(pictures), *self._size, 3), np.uint8)
-        for episode, rows in places.items():
+        for episode, rows in rows_of.items():
             if episode >= 0:
                 _, frames, views = np.array([pictures[row] for row in rows]).T
-                ids, of = np.unique(frames, return_inverse=True)
-                images[rows] = self._source.frames(str(episode), ids, self._size)[of, views]
+                ids, inverse = np.unique(frames, return_inverse=True)
+                images[rows] = self._source.frames(str(episode), ids, self._size)[inverse, views]
         return images
 
 
 def picture_shape(episode: StoredEpisode) -> tuple[int, int]:
-    """Height and width of the pictures of an episode's first camera. Raises EpisodeError."""
+    """Height and width of the frames of an episode's first camera. Raises EpisodeError."""
     video = open_source(episode.folder, episode.info.cameras).videos(episode.info.episode_id)[0]
     try:
         shape = video_format(video)
@@ -135,18 +137,18 @@ def decode_all(
     threads: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[NDArray[np.uint8]]:
-    """All pictures of some episodes, uint8 [F, V, H, W, 3] each, decoded side by side and scaled one by one.
+    """Decode all frames of some episodes, uint8 [F, V, H, W, 3] each, in parallel.
 
     Args:
-        threads: episodes decoded at once.
-        on_progress: called with the episodes decoded and to decode.
+        threads: episodes to decode at a time.
+        on_progress: called with the number of episodes decoded and in total.
     Raises:
-        EpisodeError: one cannot be decoded.
+        EpisodeError: an episode cannot be decoded.
     """
     source, decoded = StoredSource(episodes), []
 
-    def decode(place: int) -> NDArray[np.uint8]:
-        return source.frames(str(place), np.arange(len(episodes[place].frame_ids)), size)
+    def decode(index: int) -> NDArray[np.uint8]:
+        return source.frames(str(index), np.arange(len(episodes[index].frame_ids)), size)
 
     with ThreadPoolExecutor(threads) as pool:
         for frames in pool.map(decode, range(len(episodes))):
@@ -156,6 +158,6 @@ def decode_all(
 
 
 def decoded_bytes(episodes: Sequence[StoredEpisode], size: tuple[int, int]) -> int:
-    """Memory that all pictures of some episodes would take."""
+    """Memory in bytes for all decoded frames of some episodes."""
     frames = sum(len(episode.frame_ids) * len(episode.info.cameras) for episode in episodes)
     return frames * size[0] * size[1] * 3

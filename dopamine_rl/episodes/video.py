@@ -1,4 +1,4 @@
-"""Videos whose frame k is picture k: lossless writing, complete decoding, pictures turned as players turn them."""
+"""Reading and writing of videos frame by frame: lossless if needed, and rotated as players show them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from dopamine_rl.types import Views
 
 @dataclass(frozen=True, slots=True)
 class VideoFormat:
-    """What a video says of itself.
+    """Properties of a video.
 
     Args:
-        height, width: of its pictures as they are shown, in pixels.
-        frames_per_second: its mean rate.
+        height, width: of its frames as displayed, in pixels.
+        frames_per_second: mean frame rate.
     """
 
     height: int
@@ -36,11 +36,11 @@ class VideoFormat:
 def write_video(
     path: Path, pictures: Views | Iterable[NDArray[np.uint8]], frames_per_second: float = 5, lossless: bool = True
 ) -> None:
-    """Write at least one picture, uint8 [H, W, 3] each, as an h264 mp4; frame k is picture k.
+    """Write at least one image, uint8 [H, W, 3] each, as an h264 mp4; frame k is image k.
 
     Args:
-        lossless: RGB without loss, for data; else as every player shows it, but for an odd height or width, which only
-            some show.
+        lossless: lossless RGB, for data; else a format that every player supports (with an odd height or width, only
+            some).
     """
     remaining = iter(pictures)
     first = next(remaining)
@@ -50,18 +50,18 @@ def write_video(
 
 
 class VideoWriter:
-    """Writes a video picture by picture; see `write_video`. It is complete when the context ends.
+    """Writes a video frame by frame; see `write_video`. The file is complete when the context exits.
 
     Args:
-        shape: (height, width, 3) of every picture.
-        rate: pictures a second.
+        shape: (height, width, 3) of every frame.
+        rate: frames per second.
     """
 
     def __init__(self, path: Path, shape: tuple[int, ...], rate: Fraction, lossless: bool) -> None:
         if lossless:
             codec, pixels, options = "libx264rgb", "rgb24", {"qp": "0", "preset": "veryfast", "forced-idr": "1"}
         else:
-            # Half as many colours as pixels need an even height and width.
+            # Chroma subsampling needs an even height and width.
             even = shape[0] % 2 == shape[1] % 2 == 0
             codec, pixels, options = "libx264", "yuv420p" if even else "yuv444p", {"crf": "18", "forced-idr": "1"}
         self._container = av.open(str(path), "w")
@@ -72,11 +72,11 @@ class VideoWriter:
 
     @property
     def pixels(self) -> str:
-        """How colours are stored, as FFmpeg calls it."""
+        """FFmpeg's name of the pixel format."""
         return "gbrp" if self._stream.pix_fmt == "rgb24" else str(self._stream.pix_fmt)
 
     def add(self, picture: NDArray[np.uint8], key: bool = False) -> None:
-        """Append a picture, uint8 [H, W, 3]; a `key` one is decoded without those before it."""
+        """Append a frame, uint8 [H, W, 3]; with `key` as a key frame."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         if key:
             frame.pict_type = av.video.frame.PictureType.I
@@ -92,15 +92,15 @@ class VideoWriter:
 
 
 def video_format(path: Path) -> VideoFormat:
-    """Read what a video says of itself; of its pictures at most one is decoded. Raises ValueError: it is no video."""
+    """Read the properties of a video; decodes at most one frame. Raises ValueError if it is not a video."""
     with opened(path) as (container, stream):
         rate = float(stream.average_rate or 0.0)
         if rate <= 0.0:
-            raise ValueError("it does not say how many frames a second it has")
+            raise ValueError("it has no frame rate")
         height, width, stream.thread_count = stream.height, stream.width, 1
         try:
             first = next(container.decode(stream), None)
-        except av.FFmpegError:  # whoever asks for its pictures is told
+        except av.FFmpegError:  # reading its frames raises the error
             first = None
         if first is not None and _orientation(first)[0]:
             height, width = width, height
@@ -108,15 +108,15 @@ def video_format(path: Path) -> VideoFormat:
 
 
 def read_pictures(path: Path, size: tuple[int, int] | None = None) -> list[NDArray[np.uint8]]:
-    """Decode a whole video; containers' own frame counts are not to be trusted.
+    """Decode all frames of a video, whatever frame count its container states.
 
     Args:
         path: of the video.
-        size: (height, width) to scale pictures to; None keeps them as they are.
+        size: (height, width) to resize to; None keeps the recorded size.
     Returns:
-        Every picture, uint8 [H, W, 3].
+        All frames, uint8 [H, W, 3].
     Raises:
-        ValueError: the file is no video that can be decoded.
+        ValueError: the video cannot be decoded.
     """
     return [to_picture(frame, size) for frame in _decode(path)]
 
@@ -124,15 +124,15 @@ def read_pictures(path: Path, size: tuple[int, int] | None = None) -> list[NDArr
 def every_picture(
     path: Path, stride: int, size: tuple[int, int] | None = None
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Decode a video once, from its first frame to its last, and hand out some of its pictures as they come.
+    """Decode a video in one pass and yield every `stride`-th frame, and the last.
 
     Args:
-        stride: hand out one in so many frames, from the first on, and the last one.
-        size: (height, width) to scale pictures to; None keeps them as they are.
+        stride: frames from one yielded frame to the next.
+        size: (height, width) to resize to; None keeps the recorded size.
     Yields:
-        frame id from 0, and picture uint8 [H, W, 3].
+        frame id from 0, and frame uint8 [H, W, 3].
     Raises:
-        ValueError: the file is no video that can be decoded.
+        ValueError: the video cannot be decoded.
     """
     index, skipped = -1, None
     for index, frame in enumerate(_decode(path)):
@@ -144,7 +144,7 @@ def every_picture(
 
 
 def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np.uint8]:
-    """A decoded frame as uint8 [H, W, 3], turned as players turn it, and scaled where a (height, width) is given."""
+    """A decoded frame as uint8 [H, W, 3], rotated as players show it, and resized if a (height, width) is given."""
     picture = cast(NDArray[np.uint8], frame.to_ndarray(format="rgb24"))
     transposed, upside_down, mirrored = _orientation(frame)
     if transposed:
@@ -154,10 +154,10 @@ def to_picture(frame: av.VideoFrame, size: tuple[int, int] | None) -> NDArray[np
 
 
 def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-    """How a stored picture becomes the one that is shown: transpose it, then flip its rows, then its columns.
+    """How to rotate a stored frame for display: transpose, flip rows, flip columns.
 
-    A phone or a camera that hangs on its side stores pictures as its sensor reads them, with a matrix beside them that
-    says how to show them. Of an angle between quarter turns the nearest quarter turn is taken.
+    A phone or camera mounted sideways stores frames as its sensor reads them, with a display matrix. Angles are rounded
+    to the nearest quarter turn.
 
     Source: ISO/IEC 14496-12, 8.3.2 (track header, matrix): x' = a x + c y, y' = b x + d y.
     """
@@ -178,7 +178,7 @@ def _decode(path: Path) -> Iterator[av.VideoFrame]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    """The file and its first video. Raises ValueError where it is none."""
+    """Open a file with its first video stream. Raises ValueError if it is not a video."""
     try:
         with av.open(str(path)) as container:
             yield container, container.streams.video[0]

@@ -1,7 +1,8 @@
-"""The figures by which a reward model is judged, each defined once: for the gate before training, and for `grm eval`.
+"""The figures by which a reward model is judged, each defined once: for the gate, `grm eval`, `grm score` and held-out
+episodes.
 
-What is known of an episode is a row of numbers, NaN where nothing can be said; figures are functions of the columns, so that
-episodes can be drawn again for intervals.
+What is known of an episode is a row of numbers, NaN where nothing can be said; figures are functions of the columns, so
+that episodes can be drawn again for intervals.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, voc_minus, voc_plus
-from dopamine_rl.types import Demonstration
+from dopamine_rl.metrics import MIN_POINTS, auc, false_success, kendall_tau, progress_mae, spearman, voc_minus, voc_plus
+from dopamine_rl.types import EpisodeInfo
 
 Row = dict[str, float]
 Columns = Mapping[str, NDArray[np.float64]]
@@ -32,63 +33,69 @@ def take(columns: Columns, index: NDArray[np.int64]) -> dict[str, NDArray[np.flo
     return {name: column[index] for name, column in columns.items()}
 
 
-def verdict_row(demonstration: Demonstration, threshold: float) -> Row:
+def verdict_row(episode: EpisodeInfo, threshold: float) -> Row:
     """How an episode ended, whatever a model says: 1 or 0 for success, failure, cut_off and near_miss.
 
-    Near misses are failures that the actor recorded as such; of recordings that do not say, those of the script `near_miss`,
-    after which they are called.
+    An episode of which nobody recorded whether it succeeded counts as a success. Near misses are failures that the
+    actor recorded as such; of recordings that do not say, those of the script `near_miss`, after which they are called.
     """
-    cut = not demonstration.success and cut_off(demonstration.true_progress, threshold)
-    failure = not demonstration.success and not cut
-    recorded = demonstration.near_miss
-    near = failure and (demonstration.episode_id.startswith("near_miss") if recorded is None else recorded)
-    return {"success": demonstration.success, "failure": failure, "cut_off": cut, "near_miss": near}
+    success = episode.success is not False
+    cut = not success and cut_off(episode.true_progress, threshold)
+    failure = not success and not cut
+    recorded = episode.near_miss
+    near = failure and (episode.episode_id.startswith("near_miss") if recorded is None else recorded)
+    return {"success": success, "failure": failure, "cut_off": cut, "near_miss": near}
 
 
 def cut_off(true_progress: ArrayLike | None, threshold: float) -> bool:
-    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed. Where
-    nobody knows the truth, a failure is a failure."""
+    """Time ran out while the task was truly all but done and still advancing: a script that stalls there has failed.
+    Where nobody knows the truth, a failure is a failure."""
     if true_progress is None:
         return False
     truth = np.asarray(true_progress)
     return len(truth) > 1 and bool(truth[-1] >= threshold and truth[-1] > truth[-2] + 0.02)
 
 
-def order_row(hops: ArrayLike, swapped: ArrayLike, expert: bool) -> Row:
-    """VOC+ and VOC− of an expert episode of at least 8 frames.
+def order_row(hops: ArrayLike, swapped: ArrayLike | None, curve: ArrayLike, expert: bool) -> Row:
+    """How far an expert's success is seen to advance: rank correlations with time, known from 8 frames on.
 
     Args:
         hops: float [T], incremental, NaN where unreadable.
-        swapped: float [T], the hops back, in order of time.
+        swapped: float [T], the hops back, in order of time; None where they were not asked.
+        curve: float [T + 1], progress from 0 at the first frame.
+        expert: only such an episode is known to advance all the time.
     """
-    known = expert and len(np.asarray(hops)) + 1 >= MIN_POINTS
+    progress = np.asarray(curve)
+    ordered = expert and len(progress) >= MIN_POINTS
+    time = np.arange(len(progress))
     return {
         "expert": expert,
-        "voc_plus": voc_plus(hops) if known else np.nan,
-        "voc_minus": voc_minus(swapped) if known else np.nan,
+        "voc_plus": voc_plus(hops) if ordered else np.nan,
+        "voc_minus": voc_minus(swapped) if ordered and swapped is not None else np.nan,
+        "kendall": kendall_tau(time, progress) if ordered else np.nan,
+        "order": spearman(time, progress) if ordered else np.nan,
     }
 
 
-def curve_row(curve: ArrayLike, expert_truth: ArrayLike | None, invalid: int) -> Row:
+def curve_row(curve: ArrayLike, valid: ArrayLike, expert_truth: ArrayLike | None) -> Row:
     """What an episode's progress curve says.
 
     Args:
         curve: float [T + 1], progress from 0 at the first frame.
+        valid: bool [T], the frames after it that have a value.
         expert_truth: float [T + 1], true progress of an expert's success; None for other episodes.
-        invalid: frames without a value.
     """
     progress = np.asarray(curve)
-    ordered = expert_truth is not None and len(progress) >= MIN_POINTS
     return {
         "end": float(progress[-1]),
-        "kendall": kendall_tau(np.arange(len(progress)), progress) if ordered else np.nan,
         "progress_mae": np.nan if expert_truth is None else progress_mae(progress, expert_truth),
-        "invalid": invalid,
+        "invalid": int((~np.asarray(valid, bool)).sum()),
     }
 
 
 def figures(columns: Columns, threshold: float) -> dict[str, float]:
-    """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say something.
+    """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say
+    something.
 
     Args:
         columns: of `verdict_row`, `order_row` and `curve_row`.

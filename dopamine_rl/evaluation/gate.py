@@ -8,24 +8,27 @@ reduces the answers to figures, `decide` compares the figures with the bounds.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.errors import BadInput
+from dopamine_rl.evaluation.answers import EpisodeHops, both_directions, join_directions
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 from dopamine_rl.evaluation.gate_config import GateConfig
-from dopamine_rl.grm.labels import label_demonstration
-from dopamine_rl.interfaces import PendingScore, RewardClient
+from dopamine_rl.evaluation.scoring import ScoringConfig
+from dopamine_rl.evaluation.variants import Variant
+from dopamine_rl.grm.labels import label
+from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.metrics import MIN_POINTS
-from dopamine_rl.types import Demonstration, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, TaskReference
+from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
 Source = Literal["expert", "failure", "policy"]
-"""Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another matter."""
+"""Who acted: the scripted expert, a script that is meant to fail, or a policy. Whether it succeeded is another
+matter."""
 
 TOGETHER = 8
 """Episodes asked about at once; the service's queue is bounded."""
@@ -36,23 +39,16 @@ class JudgedEpisode:
     """One episode as the reward model sees it.
 
     Args:
-        demonstration: the recorded episode.
-        folded: progress after each frame but the first.
-        reply: the hops behind it.
-        swapped: the hops of the reversed episode, in its order.
+        demonstration: the recorded episode, of F frames.
+        answers: the hops of all frames, forwards and backwards.
+        curve: float32 [F], fused progress at every recorded frame, 0 at the first.
         source: who acted. Only expert episodes have keyframes inside, and so a true progress to compare with.
     """
 
     demonstration: Demonstration
-    folded: FoldedProgress
-    reply: ScoreReply
-    swapped: ScoreReply
+    answers: EpisodeHops
+    curve: NDArray[np.float32]
     source: Source
-
-    @property
-    def curve(self) -> NDArray[np.float32]:
-        """Progress at every recorded frame, float32 [F], 0 at the first."""
-        return np.concatenate([[np.float32(0.0)], self.folded.progress])
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +65,7 @@ class GateReport:
         false_success: share of failures whose final progress reaches the threshold.
         auc: chance that a success ends higher than a failure.
         success_end, failure_end: mean final progress.
-        near_misses: failures that nearly succeeded (gate_figures.verdict_row).
+        near_misses: failures that nearly succeeded (figures.verdict_row).
         near_miss_false_success: share of those whose final progress reaches the threshold; None where there is none.
         invalid: frames without a value; they were held.
         successes, failures: episodes.
@@ -190,22 +186,11 @@ FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
     ),
     "false_success": (
         "largest",
-        "failures are taken for successes: add failures to demonstrations.reward_model_failures, near misses above all, "
-        "add the wrist view (env.views), or use larger pictures (env.image_size and grm.image_size)",
+        "failures are taken for successes: add failures to demonstrations.reward_model_failures, near misses above "
+        "all, add the wrist view (env.views), or use larger pictures (env.image_size and grm.image_size)",
     ),
 }
 """Figure with a bound -> on which side the bound lies, and what to do where it is not kept."""
-
-
-def episode_request(
-    demonstration: Demonstration, reference: TaskReference, fusion: FusionConfig, reverse: bool, deadline_s: float
-) -> ScoreRequest:
-    """The request that scores a whole recorded episode, forwards from progress 0 or backwards from progress 1."""
-    frames = demonstration.frames[::-1] if reverse else demonstration.frames
-    context = reference.context(demonstration.episode_id, demonstration.frames[0])
-    times = tuple(range(1, len(frames)))
-    start = 1.0 if reverse else 0.0
-    return ScoreRequest(context, frames[0], frames[1:], times, deadline_s * 1e3, start, fusion, (start, start, start))
 
 
 def judge(
@@ -220,7 +205,7 @@ def judge(
     """Score recorded episodes in both directions, in the order given.
 
     Args:
-        deadline_s: for each `TOGETHER` episodes.
+        deadline_s: for each request, a fragment of an episode.
         sources: who acted in each episode; where left out, successes are the expert's and failures scripted.
         on_progress: called with the number of episodes judged and of all, after each `TOGETHER` episodes.
     Raises:
@@ -230,10 +215,14 @@ def judge(
     actors = _sources(demonstrations) if sources is None else sources
     if len(actors) != len(demonstrations):
         raise BadInput("sources", len(actors), f"name one for each of the {len(demonstrations)} episodes")
+    scoring, version = ScoringConfig(fusion, deadline_s=deadline_s), client.model_version(deadline_s)
     judged: list[JudgedEpisode] = []
     for first in range(0, len(demonstrations), TOGETHER):
         group = slice(first, first + TOGETHER)
-        judged += _judge(client, demonstrations[group], actors[group], reference, fusion, deadline_s)
+        answered = _ask(client, demonstrations[group], reference, version, scoring)
+        for demonstration, answers, source in zip(demonstrations[group], answered, actors[group], strict=True):
+            curve, _ = Variant(fusion).curve(answers)
+            judged.append(JudgedEpisode(demonstration, answers, curve, source))
         on_progress(len(judged), len(demonstrations))
     return judged
 
@@ -242,26 +231,29 @@ def _sources(demonstrations: Sequence[Demonstration]) -> list[Source]:
     return ["expert" if demonstration.success else "failure" for demonstration in demonstrations]
 
 
-def _judge(
+def _ask(
     client: RewardClient,
     demonstrations: Sequence[Demonstration],
-    sources: Sequence[Source],
     reference: TaskReference,
-    fusion: FusionConfig,
-    deadline_s: float,
-) -> list[JudgedEpisode]:
-    deadline = time.monotonic() + deadline_s
-    pending: list[list[PendingScore]] = [
-        [client.submit(episode_request(d, reference, fusion, reverse, deadline_s)) for reverse in (False, True)]
-        for d in demonstrations
+    version: str,
+    scoring: ScoringConfig,
+) -> list[EpisodeHops]:
+    """The answers about some episodes, all of them asked about side by side."""
+    asked = []
+    for demonstration in demonstrations:
+        context = reference.context(demonstration.episode_id, demonstration.frames[0])
+        context = replace(context, model_version=version)
+        asked.append(both_directions(client, context, demonstration.frames, scoring))
+    under_way = [direction for directions in asked for direction in directions]
+    for direction in under_way:
+        direction.send()
+    while under_way := [direction for direction in under_way if not direction.finished]:
+        for direction in under_way:
+            direction.advance()
+    return [
+        join_directions(np.arange(len(demonstration.frames)), *(direction.scores() for direction in directions))
+        for demonstration, directions in zip(demonstrations, asked, strict=True)
     ]
-    judged = []
-    for demonstration, source, pair in zip(demonstrations, sources, pending, strict=True):
-        reply, swapped = (score.result(max(0.0, deadline - time.monotonic())) for score in pair)
-        if reply.folded is None:
-            raise ScoringError("the service did not fold a fragment that carried its starting progress")
-        judged.append(JudgedEpisode(demonstration, reply.folded, reply, swapped, source))
-    return judged
 
 
 def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> GateReport:
@@ -277,7 +269,7 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
 
 
 def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
-    """Reduce what is known of each episode (gate_figures) to the gate's figures; arguments and errors are `report`'s."""
+    """Reduce what is known of each episode (figures) to the gate's figures; arguments and errors are `report`'s."""
     experts, successes, failures, cut, near, invalid = (
         int(columns[name].sum()) for name in ("expert", "success", "failure", "cut_off", "near_miss", "invalid")
     )
@@ -288,18 +280,25 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
     found = figures(columns, threshold)
     missed = found.pop("near_miss_false_success")
     return GateReport(
-        **found, near_miss_false_success=missed if near else None, near_misses=near, invalid=invalid,
-        successes=successes, failures=failures, cut_off=cut, stride=stride,
-    )  # fmt: skip
+        **found,
+        near_miss_false_success=missed if near else None,
+        near_misses=near,
+        invalid=invalid,
+        successes=successes,
+        failures=failures,
+        cut_off=cut,
+        stride=stride,
+    )
 
 
 def _row(episode: JudgedEpisode, threshold: float) -> Row:
+    info, answers = EpisodeInfo.of(episode.demonstration), episode.answers
     expert = episode.demonstration.success and episode.source == "expert"
-    truth = label_demonstration(episode.demonstration).progress if expert else None
+    truth = label([info])[0].progress if expert else None
     return (
-        verdict_row(episode.demonstration, threshold)
-        | order_row(episode.reply.hops[:, 0], episode.swapped.hops[::-1, 0], expert)
-        | curve_row(episode.curve, truth, int((~episode.folded.valid).sum()))
+        verdict_row(info, threshold)
+        | order_row(answers.hops[:, 0], answers.swapped, episode.curve, expert)
+        | curve_row(episode.curve, answers.valid, truth)
     )
 
 

@@ -24,9 +24,11 @@ class GateConfig:
     success_threshold: float = 0.8
     """Final progress from which an episode counts as a claimed success (paper, Eq. 58)."""
     least_successes: int = 30
-    """Fewest unseen successes for a verdict to be worth much; with fewer the verdict says so, but does not fail for it."""
+    """Fewest unseen successes for a verdict to be worth much; with fewer the verdict says so, but does not fail for
+    it."""
     least_failures: int = 60
-    """Fewest unseen failures for a verdict to be worth much; with fewer the verdict says so, but does not fail for it."""
+    """Fewest unseen failures for a verdict to be worth much; with fewer the verdict says so, but does not fail for
+    it."""
 
     def __post_init__(self) -> None:
         require(

@@ -1,4 +1,4 @@
-"""A reward model's answers about whole episodes: asked once for each stride and choice of cameras, and kept on disk.
+"""A reward model's answers about unseen episodes: asked once for each stride and choice of cameras, and kept on disk.
 
 Everything else (perspectives, fusions, curves, figures) follows from these hops without asking again.
 """
@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import Pictures, Recording, read_frames
+from dopamine_rl.evaluation.answers import EpisodeHops, both_directions, join_directions
 from dopamine_rl.evaluation.plans import Plan
-from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.files import fingerprint, write_atomically, write_npz
 from dopamine_rl.interfaces import OnProgress, RewardClient
@@ -39,30 +40,6 @@ class Setting:
 
     multiple: int = 1
     shown: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class EpisodeHops:
-    """The answers about an episode of T scored frames after its first.
-
-    Args:
-        frame_ids: int64 [T + 1], which video frames.
-        gain, loss, entropy: float32 [T, P]; NaN where invalid (entropy: or unknown).
-        valid: bool [T].
-        swapped: float32 [T], the hop from each frame back to the one before it; NaN where invalid.
-    """
-
-    frame_ids: NDArray[np.int64]
-    gain: NDArray[np.float32]
-    loss: NDArray[np.float32]
-    entropy: NDArray[np.float32]
-    valid: NDArray[np.bool_]
-    swapped: NDArray[np.float32]
-
-    @property
-    def hops(self) -> NDArray[np.float32]:
-        """float32 [T, P] in [−1, 1], NaN where invalid."""
-        return self.gain - self.loss
 
 
 FIELDS = ("frame_ids", "gain", "loss", "entropy", "valid", "swapped")
@@ -132,16 +109,11 @@ class HopStore:
             goal[hidden] = 0
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], goal)
         context = replace(reference.context(episode.name, frames[0]), model_version=self._version)
-        times, count = np.arange(1, len(frames)), len(frames) - 1
-        there = score_episode(
-            self._client, context, frames[1:], times, self._scoring, lambda done, _: on_progress(done, 2 * count)
-        )
-        back = score_episode(
-            self._client, context, frames[-2::-1], times, self._scoring,
-            lambda done, _: on_progress(count + done, 2 * count), frames[-1],
-        )  # fmt: skip
-        valid = np.array([not reason for reason in there.reasons])
-        return EpisodeHops(ids[chosen], there.gain, there.loss, there.entropy, valid, back.hops[::-1, 0].copy())
+        forwards, backwards = both_directions(self._client, context, frames, self._scoring)
+        count = len(frames) - 1
+        there = forwards.run(lambda done, _: on_progress(done, 2 * count))
+        back = backwards.run(lambda done, _: on_progress(count + done, 2 * count))
+        return join_directions(ids[chosen], there, back)
 
     def _ends(self, plan: Plan) -> NDArray[np.uint8]:
         """First and last frame of the demonstration, uint8 [2, V, H, W, 3]."""

@@ -20,7 +20,8 @@ LEAST_EACH = 3
 WORSE = 0.1
 """A figure that falls by so much further below its bound than when it was told of is told of again."""
 CALM = 0.05
-"""A figure must be better than its bound by so much to have recovered, or the warning would come and go with the noise."""
+"""A figure must be better than its bound by so much to have recovered, or the warning would come and go with the
+noise."""
 
 
 class ShadowMonitor:
@@ -68,8 +69,8 @@ class ShadowMonitor:
         """Take a finished episode.
 
         Args:
-            final_progress: Φ* of its last scored frame, in [0, 1], not the potential after termination, which is 0. NaN,
-                where no frame has a value, is counted and left out.
+            final_progress: Φ* of its last scored frame, in [0, 1], not the potential after termination, which is 0.
+                NaN, where no frame has a value, is counted and left out.
             success: the simulator's verdict.
         Raises:
             BadInput: a progress outside [0, 1].

@@ -1,4 +1,4 @@
-"""Scores a whole recorded episode through a RewardClient: fragments of bounded size, several under way, folded in order."""
+"""Asks a RewardClient about a whole recorded episode: fragments of bounded size, several under way, folded in order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import Overloaded, require
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
-from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, Views
+from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, Views, check_views
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Pauses before an overloaded service is asked again; they double."""
@@ -72,6 +72,11 @@ class EpisodeScores:
     asked_again: int
 
     @property
+    def valid(self) -> NDArray[np.bool_]:
+        """bool [T]: the frame has a value."""
+        return np.array([not reason for reason in self.reasons], bool)
+
+    @property
     def hops(self) -> NDArray[np.float32]:
         """float32 [T, P] in [−1, 1], NaN where invalid."""
         return self.gain - self.loss
@@ -84,59 +89,110 @@ def score_episode(
     times: NDArray[np.int64],
     config: ScoringConfig,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    previous: Views | None = None,
 ) -> EpisodeScores:
     """Ask for the progress of every frame of an episode.
 
-    What the valid frames get is what one request about the whole episode would give them. What a fragment's first frame was compared with is the
-    frame sent before it; where that one turns out to have no value, the fragment is asked again with the last valid frame.
-
     Args:
-        context: names the model version that is wanted.
-        frames: uint8 [T, V, H, W, 3], without the first frame, which is `context.init`.
-        times: int64 [T], strictly increasing names of the frames, such as frame ids.
+        client, context, frames, times, config: see `EpisodeScoring`.
         on_progress: called with the number of frames answered and of all, after each fragment.
-        previous: the frame before the first of `frames`; where left out, `context.init`.
     Raises:
         ScoringError: a request was not answered within its deadline; an overloaded service is asked again until then.
     """
-    began = time.monotonic()
-    size = max(1, min(config.fragment, MAX_BYTES // frames[0].nbytes - OTHER_FRAMES))
-    waiting = deque(slice(first, first + size) for first in range(0, len(frames), size))
-    under_way: deque[_Question] = deque()
-    replies: list[ScoreReply] = []
-    last_valid, asked_again = -1, 0
-    start = context.init if previous is None else previous
+    return EpisodeScoring(client, context, frames, times, config).run(on_progress)
 
-    def ask(part: slice, anchor: int) -> _Question:
-        before = frames[anchor] if anchor >= 0 else start
-        return _Question(client, context, before, frames[part], times[part], anchor, config)
 
-    while waiting or under_way:
-        while waiting and len(under_way) < config.in_flight:
-            part = waiting.popleft()
-            under_way.append(ask(part, part.start - 1))
-        question = under_way.popleft()
+class EpisodeScoring:
+    """Asks for the progress of every frame of an episode, a few fragments at a time.
+
+    What the valid frames get is what one request about the whole episode would give them. What a fragment's first frame
+    was compared with is the frame sent before it; where that one turns out to have no value, the fragment is asked
+    again with the last valid frame.
+
+    Args:
+        client: who answers.
+        context: names the model version that is wanted.
+        frames: uint8 [T, V, H, W, 3], without the one before the first.
+        times: int64 [T], strictly increasing names of the frames, such as frame ids.
+        config: how large fragments are, and how many are under way at once.
+        previous: the frame before the first of `frames`; where left out, `context.init`.
+    Raises:
+        BadInput: there is no frame, or it is no picture.
+    """
+
+    def __init__(
+        self,
+        client: RewardClient,
+        context: EpisodeContext,
+        frames: NDArray[np.uint8],
+        times: NDArray[np.int64],
+        config: ScoringConfig,
+        previous: Views | None = None,
+    ) -> None:
+        check_views("frames", frames, 5)
+        self._client, self._context, self._config = client, context, config
+        self._frames, self._times = frames, times
+        self._start = context.init if previous is None else previous
+        size = max(1, min(config.fragment, MAX_BYTES // frames[0].nbytes - OTHER_FRAMES))
+        self._waiting = deque(slice(first, first + size) for first in range(0, len(frames), size))
+        self._under_way: deque[_Question] = deque()
+        self._replies: list[ScoreReply] = []
+        self._answered, self._last_valid, self._asked_again = 0, -1, 0
+        self._began: float | None = None
+        self._seconds = 0.0
+
+    @property
+    def finished(self) -> bool:
+        """Every frame is answered."""
+        return self._answered == len(self._frames)
+
+    def send(self) -> None:
+        """Send as many fragments as may be under way; returns at once."""
+        if self._began is None:
+            self._began = time.monotonic()
+        while self._waiting and len(self._under_way) < self._config.in_flight:
+            part = self._waiting.popleft()
+            self._under_way.append(self._ask(part, part.start - 1))
+
+    def advance(self) -> None:
+        """Send what may be sent, and wait for the next fragment's answer. Raises ScoringError."""
+        self.send()
+        if not self._under_way:
+            return
+        question = self._under_way.popleft()
         reply = question.reply()
-        first = sum(len(known.reasons) for known in replies)
-        if question.anchor != last_valid:
-            reply = ask(slice(first, first + len(reply.reasons)), last_valid).reply()
-            asked_again += 1
+        first = self._answered
+        if question.anchor != self._last_valid:
+            reply = self._ask(slice(first, first + len(reply.reasons)), self._last_valid).reply()
+            self._asked_again += 1
         valid = np.flatnonzero(reply.valid)
-        last_valid = first + int(valid[-1]) if len(valid) else last_valid
-        replies.append(reply)
-        on_progress(first + len(reply.reasons), len(frames))
-    return _joined(replies, config.fusion, time.monotonic() - began, asked_again)
+        self._last_valid = first + int(valid[-1]) if len(valid) else self._last_valid
+        self._replies.append(reply)
+        self._answered += len(reply.reasons)
+        self._seconds = time.monotonic() - (self._began or 0.0)
 
+    def run(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EpisodeScores:
+        """Ask until every frame is answered. Arguments and errors are those of `score_episode`."""
+        while not self.finished:
+            self.advance()
+            on_progress(self._answered, len(self._frames))
+        return self.scores()
 
-def _joined(replies: list[ScoreReply], fusion: FusionConfig, seconds: float, asked_again: int) -> EpisodeScores:
-    gain, loss, entropy = (
-        np.concatenate([getattr(reply, name) for reply in replies]) for name in ("gain", "loss", "entropy")
-    )
-    reasons = tuple(reason for reply in replies for reason in reply.reasons)
-    valid = np.array([not reason for reason in reasons])
-    folded, _ = fold(FoldState(), gain, loss, valid, fusion)
-    return EpisodeScores(gain, loss, entropy, reasons, folded, replies[0].model_version, seconds, asked_again)
+    def scores(self) -> EpisodeScores:
+        """The answers, once it is finished."""
+        gain, loss, entropy = (
+            np.concatenate([getattr(reply, name) for reply in self._replies]) for name in ("gain", "loss", "entropy")
+        )
+        reasons = tuple(reason for reply in self._replies for reason in reply.reasons)
+        valid = np.array([not reason for reason in reasons])
+        folded, _ = fold(FoldState(), gain, loss, valid, self._config.fusion)
+        version = self._replies[0].model_version
+        return EpisodeScores(gain, loss, entropy, reasons, folded, version, self._seconds, self._asked_again)
+
+    def _ask(self, part: slice, anchor: int) -> _Question:
+        before = self._frames[anchor] if anchor >= 0 else self._start
+        return _Question(
+            self._client, self._context, before, self._frames[part], self._times[part], anchor, self._config
+        )
 
 
 class _Question:

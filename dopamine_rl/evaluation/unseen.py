@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.raw import KEYFRAMES, read_demonstration
+from dopamine_rl.episodes.raw import KEYFRAMES
 from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, split_argument, stride_of
 from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.figures import Row, verdict_row
 from dopamine_rl.evaluation.plans import Plan
-from dopamine_rl.grm.labels import label_episodes
+from dopamine_rl.grm.labels import label
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
-from dopamine_rl.types import Demonstration, EpisodeInfo
+from dopamine_rl.types import EpisodeInfo
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -31,7 +31,7 @@ class UnseenEpisode:
             knows it.
         frame_steps: int64 [L], environment step of every video frame; counts frames where there is no environment.
         expert: a success whose keyframes tell its progress on the way; only such episodes count for VOC.
-        verdict: how it ended (gate_figures.verdict_row).
+        verdict: how it ended (figures.verdict_row).
         outcome: the same in three classes (metrics.true_outcome); None where it is not known.
     """
 
@@ -65,10 +65,10 @@ def read_unseen(
     """The episodes of one task, and the demonstration that references and goal are taken from.
 
     Args:
-        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded whether it
-            succeeded counts as a success, as in training.
-        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its progress. It is
-            not judged.
+        folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded
+            whether it succeeded counts as a success, as in training.
+        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
+            progress. It is not judged.
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
@@ -97,11 +97,7 @@ def read_unseen(
     kept = _spread(list(listed.values()), most)
     if not kept:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
-    episodes = []
-    for known in kept:
-        episodes.append((known.recording, _read(known)))
-        on_progress(len(episodes), len(kept))
-    return _labelled(episodes, (reference.recording, _read(reference)), stride, threshold), reference.recording
+    return _labelled(kept, reference, stride, threshold, on_progress), reference.recording
 
 
 class _Listed(NamedTuple):
@@ -152,36 +148,13 @@ def _first_annotated(listed: Iterable[_Listed]) -> _Listed | None:
     return None
 
 
-def _read(known: _Listed) -> Demonstration:
-    """What is known of an episode; of its pictures one pixel is kept."""
-    info = known.info
-    if known.recording.dense:
-        demonstration = read_demonstration(known.recording.videos[0].parent)
-        return replace(demonstration, frames=demonstration.frames[:, :1, :1, :1].copy())
-    return Demonstration(
-        episode_id=info.episode_id,
-        instructions=info.instructions,
-        frames=np.zeros((info.frame_count, 1, 1, 1, 3), np.uint8),
-        frame_steps=np.arange(info.frame_count),
-        keyframes=info.keyframes,
-        stages=info.stages,
-        observations=np.zeros((1, 0), np.float32),
-        actions=np.zeros((0, 0), np.float32),
-        task_rewards=np.zeros(0, np.float32),
-        terminated=info.success is not False,
-        success=info.success is not False,
-        seed=0,
-        true_progress=info.true_progress,
-    )
-
-
-def _annotated(episode: Demonstration, stages: Sequence[str]) -> bool:
+def _annotated(info: EpisodeInfo, stages: Sequence[str]) -> bool:
     """Its keyframes tell progress on the way, in a demonstration's stages.
 
     Of episodes whose true progress was recorded, those of policies and of scripts that are meant to fail have keyframes
     that mean something else.
     """
-    return episode.success and (episode.true_progress is None or set(episode.stages) <= set(stages))
+    return info.success is not False and (info.true_progress is None or set(info.stages) <= set(stages))
 
 
 def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
@@ -194,27 +167,35 @@ def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
 
 
 def _labelled(
-    episodes: Sequence[tuple[Recording, Demonstration]],
-    reference: tuple[Recording, Demonstration],
+    listed: Sequence[_Listed],
+    reference: _Listed,
     stride: int | None,
     threshold: float,
+    on_progress: Callable[[int, int], None],
 ) -> list[UnseenEpisode]:
-    stages = reference[1].stages
-    shown = [known for _, known in (*episodes, reference) if _annotated(known, stages)]
-    scale_known = any(known.true_progress is not None for known in shown)
-    unseen = []
-    for recording, known in episodes:
-        expert, truth = _annotated(known, stages), None
+    stages = reference.info.stages
+    annotated = [info for _, info in (*listed, reference) if _annotated(info, stages)]
+    scale_known = any(info.true_progress is not None for info in annotated)
+    unseen: list[UnseenEpisode] = []
+    for recording, info in listed:
+        expert, truth = _annotated(info, stages), None
         if expert:
-            truth = label_episodes([known])[0].progress.astype(np.float64)
-        elif scale_known and known.true_progress is not None:
+            truth = label([info])[0].progress.astype(np.float64)
+        elif scale_known and info.true_progress is not None:
             # Labelled as failures are, by what its true progress means in the annotated successes.
-            truth = label_episodes([*shown, replace(known, success=False)])[-1].progress.astype(np.float64)
-        end = 1.0 if known.success else None if truth is None else float(truth[-1])
-        outcome = None if end is None else true_outcome(known.success, end, len(stages))
+            truth = label([*annotated, replace(info, success=False)])[-1].progress.astype(np.float64)
+        success = info.success is not False
+        end = 1.0 if success else None if truth is None else float(truth[-1])
+        outcome = None if end is None else true_outcome(success, end, len(stages))
         plan = Plan(
-            recording, reference[0], known.instructions[0], stride_of(recording, stride, None), size_of(recording),
+            recording,
+            reference.recording,
+            info.instructions[0],
+            stride_of(recording, stride, None),
+            size_of(recording),
             len(recording.videos),
-        )  # fmt: skip
-        unseen.append(UnseenEpisode(plan, truth, known.frame_steps, expert, verdict_row(known, threshold), outcome))
+        )
+        steps = np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps
+        unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome))
+        on_progress(len(unseen), len(listed))
     return unseen

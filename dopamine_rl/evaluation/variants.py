@@ -1,4 +1,5 @@
-"""From a reward model's hops to figures with intervals: every perspective and fusion, hop errors, calibration of uncertainty."""
+"""From a reward model's hops to figures with intervals: every perspective and fusion, hop errors, calibration of
+uncertainty."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.calibration import Reliability, Sparsification, reliability, sparsification
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
-from dopamine_rl.evaluation.hops import MULTIPLES, EpisodeHops
+from dopamine_rl.evaluation.hops import MULTIPLES
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.metrics import (
     MIN_POINTS,
@@ -31,7 +33,8 @@ from dopamine_rl.progress import LOW_WEIGHT, FoldState, fold, hop
 from dopamine_rl.types import PERSPECTIVES, FoldedProgress, FusionConfig
 
 NO_GAIN = 0.02
-"""Neighbouring frames whose true hop is within this of 0 are a zero-hop pair: nothing was gained or lost between them."""
+"""Neighbouring frames whose true hop is within this of 0 are a zero-hop pair: nothing was gained or lost between
+them."""
 CLAIM = 0.05
 """A hop above this claims progress."""
 RESAMPLES = 1000
@@ -96,12 +99,19 @@ def hop_row(episode: UnseenEpisode, answers: EpisodeHops) -> Row:
     said = answers.hops[answers.valid]
     still, claimed = np.abs(truth[:, 0]) <= NO_GAIN, said[:, 0] > CLAIM
     stuck = (truth[:, 0] <= NO_GAIN) & (episode.verdict["failure"] == 1)
-    sums = (np.abs(said - truth).sum(), said.size, (still & claimed).sum(), still.sum(), (stuck & claimed).sum(), stuck.sum())  # fmt: skip
+    sums = (
+        np.abs(said - truth).sum(),
+        said.size,
+        (still & claimed).sum(),
+        still.sum(),
+        (stuck & claimed).sum(),
+        stuck.sum(),
+    )
     return dict(zip(names, map(float, sums), strict=True))
 
 
 def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRule) -> Row:
-    """What a variant's curve says of an episode, beside what the gate asks."""
+    """What the answers and a variant's curve say of an episode: what the gate asks, and more."""
     curve, folded = variant.curve(answers)
     truth = None if episode.truth is None else episode.truth[answers.frame_ids]
     missed = np.nan if truth is None or episode.expert else float(np.abs(curve - truth).mean())
@@ -109,8 +119,9 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRul
         np.nan if episode.outcome is None or episode.verdict["cut_off"] else float(outcome(curve) == episode.outcome)
     )
     low = np.mean(folded.weight[folded.valid] < LOW_WEIGHT) if folded.valid.any() else np.nan
-    return curve_row(curve, truth if episode.expert else None, int((~folded.valid).sum())) | {
-        "order": spearman(np.arange(len(curve)), curve) if episode.expert and len(curve) >= MIN_POINTS else np.nan,
+    asked_by_gate = order_row(answers.hops[:, 0], answers.swapped, curve, episode.expert)
+    asked_by_gate |= curve_row(curve, answers.valid, truth if episode.expert else None)
+    return asked_by_gate | {
         "other_mae": missed,
         "mae": np.nan if truth is None else progress_mae(curve, truth),
         "truth_kendall": np.nan if truth is None or np.ptp(truth) == 0 else kendall_tau(curve, truth),
@@ -169,10 +180,7 @@ def judge_variant(answered: Answered, variant: CurveRule, threshold: float, seed
     """The figures of a variant with their intervals at 95 %."""
     columns = as_columns(
         [
-            episode.verdict
-            | order_row(answers.hops[:, 0], answers.swapped, episode.expert)
-            | hop_row(episode, answers)
-            | progress_row(episode, answers, variant)
+            episode.verdict | hop_row(episode, answers) | progress_row(episode, answers, variant)
             for episode, answers in answered
         ]
     )

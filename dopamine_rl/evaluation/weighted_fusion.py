@@ -1,7 +1,8 @@
-"""Fusing the perspectives by how far each is to be trusted: the weight of one is its precision, 1 over its expected squared error.
+"""Fusing the perspectives by how far each is to be trusted: the weight of one is its precision, 1 over its expected
+squared error.
 
-What error to expect is read off an answer's entropy, or off the gap between forward and backward progress, by maps that were fitted
-on other episodes. An experiment beside the core's fusions (Eq. 8, Eq. 9-11).
+What error to expect is read off an answer's entropy, or off the gap between forward and backward progress, by maps that
+were fitted on other episodes. An experiment beside the core's fusions (Eq. 8, Eq. 9-11).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.calibration import ErrorMap, fit_error_map
 from dopamine_rl.errors import BadInput
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.unseen import UnseenEpisode
 from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.progress import apply_distribution, backward_progress, forward_progress
@@ -63,7 +64,8 @@ def uncertainty(answers: EpisodeHops, source: Source) -> Floats:
 
 
 def perspective_errors(episode: UnseenEpisode, answers: EpisodeHops) -> Floats:
-    """Absolute error of each perspective's progress where Eq. 8 fuses them, float64 [T, P]. The truth has to be known."""
+    """Absolute error of each perspective's progress where Eq. 8 fuses them, float64 [T, P]. The truth has to be
+    known."""
     assert episode.truth is not None
     _, folded = Variant(FusionConfig()).curve(answers)
     return np.abs(folded.perspectives - episode.truth[answers.frame_ids][1:, None])

@@ -1,10 +1,10 @@
-"""Folders that hold the low-rank adapter of a reward model, in the layout of peft, and name the model it belongs to.
+"""Adapter folders in the layout of peft, with a reference to the base model.
 
     adapter_config.json  adapter_model.safetensors      as peft writes and reads them
-    grm.json                                            the base's folder and version, and the version of base and adapter
+    grm.json                                            the base's folder and version, and the version with the adapter
 
-Such a folder is loaded like any other: the base, with the adapter merged into its weights. A folder that peft wrote has no
-`grm.json`; its base is what adapter_config.json names, whatever version that has.
+Such a folder is loaded like any model: the base with the adapter merged into its weights. A folder written by peft has
+no `grm.json`; its base is the one that adapter_config.json names, in any version.
 """
 
 from __future__ import annotations
@@ -31,16 +31,24 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-"""How peft names the two matrices of a module."""
-UNUSED = ("use_dora", "use_rslora", "fan_in_fan_out", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias")
-"""Settings of peft that change what an adapter means, and that no folder here may have."""
+"""Parts of peft's names of a module's two matrices."""
+UNSUPPORTED = (
+    "use_dora",
+    "use_rslora",
+    "fan_in_fan_out",
+    "modules_to_save",
+    "rank_pattern",
+    "alpha_pattern",
+    "lora_bias",
+)
+"""Settings of peft that are not supported, because they change how an adapter is applied."""
 
 
 def add_lora(grm: GRM, config: LoRAConfig) -> None:
-    """Freeze a model and give it new adapters, which alone are trained from here on.
+    """Freeze a model and add new adapters, so that only these are trained.
 
     Raises:
-        BadInput: as for `lora.add_low_rank`, or the model lies in no folder, which its adapters could name.
+        BadInput: as for `lora.add_low_rank`, or the model has no folder that its adapters could refer to.
     """
     if grm.folder is None:
         raise BadInput("sft.start_from", "", "name the model that the adapters are for")
@@ -48,7 +56,7 @@ def add_lora(grm: GRM, config: LoRAConfig) -> None:
 
 
 def is_adapter(folder: Path) -> bool:
-    """True if the folder holds an adapter instead of a model."""
+    """Whether a folder contains an adapter instead of a model."""
     return (folder / CONFIG_FILE).is_file()
 
 
@@ -59,27 +67,27 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
         grm: a model with adapters.
         card: as for `save_grm`.
     Returns:
-        The version of the model with its adapters, which the folder has once it is loaded.
+        The version of the model with its adapters, the same as that of the folder when loaded.
     Raises:
         CheckpointError: the model has no adapters.
     """
-    found = dict(adapters(grm.model))
-    if not found:
-        raise CheckpointError("the model has no adapters: write it by save_grm")
+    adapter_of = dict(adapters(grm.model))
+    if not adapter_of:
+        raise CheckpointError("the model has no adapters: write it with save_grm")
     tensors = {}
-    for name, adapter in found.items():
+    for name, adapter in adapter_of.items():
         tensors[PREFIX + name + DOWN] = adapter.down.detach().cpu().contiguous()
         tensors[PREFIX + name + UP] = adapter.up.detach().cpu().contiguous()
-    one = next(iter(found.values()))
+    first = next(iter(adapter_of.values()))
     config = {
         "peft_type": "LORA",
         "task_type": None,
         "base_model_name_or_path": str(grm.folder),
-        "r": one.rank,
-        "lora_alpha": one.alpha,
+        "r": first.rank,
+        "lora_alpha": first.alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(found),
+        "target_modules": sorted(adapter_of),
         "inference_mode": True,
     }
     base = {"path": str(grm.folder), "model_version": content_version(frozen_weights(grm.model), *grm.documents)}
@@ -103,55 +111,58 @@ def _card(version: str, base: Mapping[str, str], tensors: Mapping[str, torch.Ten
     lines = [
         f"---\nlibrary_name: peft\nbase_model: {json.dumps(base['path'])}\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}, an adapter\n",
-        f"{size / 1e6:.2f} M weights beside the reward model {base['model_version']}.\n",
+        f"{size / 1e6:.2f} M weights, for the reward model {base['model_version']}.\n",
     ]
     lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 
 def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
-    """The base with the adapter merged into its weights.
+    """Load the base and merge the adapter into its weights.
 
     Args:
-        load: loads the base, by its folder or hub id.
+        load: loads the base from its folder or hub id.
     Raises:
-        CheckpointError: a file is missing or damaged, the base is not there or has another version than the adapter's, or
-            the adapter is of a kind that is not known here.
+        CheckpointError: a file is missing or damaged, the base is missing or has the wrong version, or the kind of
+            adapter is not supported.
     """
     config, about = _read(folder / CONFIG_FILE), _read(folder / GRM_FILE) if (folder / GRM_FILE).is_file() else {}
-    wanted: dict[str, str] = about.get("base", {})
-    where = wanted.get("path") or config.get("base_model_name_or_path") or ""
-    unknown = [name for name in UNUSED if config.get(name)]
-    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unknown:
-        raise CheckpointError(f"{folder / CONFIG_FILE} is of a kind that is not known here ({', '.join(unknown) or 'no plain LoRA'}): merge it with peft")  # fmt: skip
+    base: dict[str, str] = about.get("base", {})
+    base_path = base.get("path") or config.get("base_model_name_or_path") or ""
+    unsupported = [name for name in UNSUPPORTED if config.get(name)]
+    if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
+        kind = ", ".join(unsupported) or "not plain LoRA"
+        raise CheckpointError(f"{folder / CONFIG_FILE} is not supported ({kind}): merge the adapter with peft")
     try:
-        grm = load(where)
+        grm = load(base_path)
     except CheckpointError as error:
-        raise CheckpointError(f"{folder} is an adapter, and its base cannot be loaded: {error}") from error
-    if wanted and (found := grm.model_version) != wanted["model_version"]:
+        raise CheckpointError(f"{folder} is an adapter whose base cannot be loaded: {error}") from error
+    if base and (version := grm.model_version) != base["model_version"]:
         raise CheckpointError(
-            f"{folder} is an adapter of the model {wanted['model_version']}, but {where} has version {found}: restore the base, "
-            "or train the adapter again"
+            f"{folder} is an adapter of the model {base['model_version']}, but {base_path} has version {version}: "
+            "restore the base, or train the adapter again"
         )
     try:
         _merge_into(grm.model, load_file(folder / WEIGHTS_FILE), float(config["lora_alpha"]))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        message = f"{folder / WEIGHTS_FILE} does not fit {base_path} ({error!r}): copy the folder again"
+        raise CheckpointError(message) from error
+    if about and (version := grm.model_version) != about.get("model_version"):
         raise CheckpointError(
-            f"{folder / WEIGHTS_FILE} does not fit {where} ({error!r}): copy the folder again"
-        ) from error
-    if about and (found := grm.model_version) != about.get("model_version"):
-        raise CheckpointError(f"{folder} has the content {found}, but its {GRM_FILE} says {about.get('model_version')}: copy the folder again")  # fmt: skip
+            f"{folder} has version {version}, but its {GRM_FILE} says {about.get('model_version')}: "
+            "copy the folder again"
+        )
     grm.folder = folder.resolve()
     return grm
 
 
 @torch.no_grad()
 def _merge_into(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor], alpha: float) -> None:
-    """Merge the matrices of an adapter's file. Raises KeyError or RuntimeError where they do not fit."""
+    """Merge the matrices of an adapter file. Raises KeyError or RuntimeError if they do not fit."""
     names = {name.removesuffix(DOWN) for name in tensors if name.endswith(DOWN)}
-    others = tensors.keys() - {name + which for name in names for which in (DOWN, UP)}
-    if others or not names:
-        raise KeyError(f"{sorted(others)[:1] or 'nothing'} where {DOWN} and {UP} are expected")
+    unexpected = tensors.keys() - {name + which for name in names for which in (DOWN, UP)}
+    if unexpected or not names:
+        raise KeyError(f"{sorted(unexpected)[:1] or 'nothing'} where {DOWN} and {UP} are expected")
     for name in names:
         weight = module_of(model, name.removeprefix(PREFIX)).weight
         weight.copy_(merge(weight, tensors[name + DOWN], tensors[name + UP], alpha))

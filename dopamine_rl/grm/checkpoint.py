@@ -1,8 +1,8 @@
-"""Model folders: writing one, loading any, and naming it by its content.
+"""Saving, loading and versioning of model folders.
 
-A folder is a plain Hugging Face checkpoint (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it) with
-`template.json`, `grm.json` and a model card beside the weights. A released Qwen2.5-VL or Qwen3-VL checkpoint is used as it is, with a
-`template.json` beside it (`dopamine grm import-template`); its `preprocessor_config.json` says how many pixels a picture may have.
+A folder is a Hugging Face checkpoint (`AutoModelForImageTextToText`, `AutoTokenizer` and `AutoImageProcessor` load it)
+plus `template.json`, `grm.json` and a model card. A released Qwen2.5-VL or Qwen3-VL checkpoint only needs a
+`template.json` (`dopamine grm import-template`); its `preprocessor_config.json` sets the image size limits.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, folder_documents, fold
 from dopamine_rl.texts import code
 
 ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
-"""What can be loaded, by `model_type` of `config.json`, and what people call it."""
+"""Supported architectures: `model_type` in `config.json` -> common name."""
 MODEL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
-"""What a model folder must hold beside its template and its weights (`model.safetensors`, or shards and their index)."""
+"""Required files of a model folder besides template and weights (`model.safetensors`, or shards and their index)."""
 
 
 def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
     """Write a model folder under a temporary name and rename it; a folder of that name is replaced.
 
     Args:
-        grm: the model; adapters become part of its weights.
-        folder: where it shall lie.
-        card: what a reader must know of it, JSON values: training data, seed, command, metrics.
+        grm: the model; adapters are merged into its weights.
+        folder: path of the folder.
+        card: content of the model card as JSON values: training data, seed, command, metrics.
     Returns:
         The model version of the folder.
     """
@@ -62,26 +62,26 @@ def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
 
 
 def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
-    """A README for the folder."""
+    """The README of the folder."""
     lines = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\n---",
         f"# Reward model {version}\n",
         f"{ARCHITECTURES[grm.model.config.model_type]} architecture, {grm.parameters / 1e6:.2f} M parameters, prompt "
-        f"`{grm.template.name}`. It compares two moments of a robot episode and answers with a hop: `<score>+33%</score>`.\n",
+        f"`{grm.template.name}`. It compares two frames of a robot episode and answers with a hop: "
+        "`<score>+33%</score>`.\n",
     ]
     lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 
 def load_grm(folder: str | Path) -> GRM:
-    """Load a model by its own `config.json`, or an adapter with its base, on the CPU, in the precision it was saved in, ready to answer.
+    """Load a model, or an adapter with its base, on the CPU, in the saved precision, ready for inference.
 
     Args:
         folder: of the model, or its hub id.
-
     Raises:
-        CheckpointError: a file is missing, cut short or of another kind, or the content is not what `grm.json`, where there is
-            one, says it is; the message names what and the fix.
+        CheckpointError: a file is missing, truncated or of the wrong kind, or the content does not match the version in
+            `grm.json`; the message names the file and the fix.
     """
     folder = model_folder(folder)
     if is_adapter(folder):
@@ -96,21 +96,19 @@ def load_grm(folder: str | Path) -> GRM:
     ):
         try:
             loaded.append(load(folder, local_files_only=True))
-        except Exception as error:  # transformers, tokenizers and safetensors each raise kinds of their own
+        except Exception as error:  # transformers, tokenizers and safetensors raise errors of their own
             raise CheckpointError(
                 f"{folder / name} cannot be read ({error}): copy the whole model folder again, or train a new one"
             ) from error
     model, tokenizer, processor = loaded
-    if recorded is not None and (found := folder_version(folder)) != recorded:
+    if recorded is not None and (version := folder_version(folder)) != recorded:
         raise CheckpointError(
-            f"{folder} has the content {found}, but its {GRM_FILE} says {recorded}: a file is corrupt or was exchanged, copy "
-            "the whole model folder again"
+            f"{folder} has version {version}, but its {GRM_FILE} says {recorded}: a file is corrupt or was replaced, "
+            "copy the whole model folder again"
         )
     where = str(folder / "tokenizer.json")
     if tokenizer.convert_tokens_to_ids(IMAGE_TOKEN) != model.config.image_token_id:
-        raise CheckpointError(
-            f"{where} knows no {IMAGE_TOKEN} as config.json does: use the tokenizer of the checkpoint"
-        )
+        raise CheckpointError(f"{where} has no {IMAGE_TOKEN} as in config.json: use the tokenizer of the checkpoint")
     trie = answer_trie(tokenizer, where)
     return GRM(model.eval(), tokenizer, processor, template, trie, folder_documents(folder), folder.resolve())
 
@@ -126,33 +124,33 @@ def _load_weights(folder: Path, **options: Any) -> Any:
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Loading a small model takes milliseconds; its progress bars would only clutter logs."""
-    shown = logging.is_progress_bar_enabled()
+    """Hide progress bars: loading a small model takes milliseconds, and they clutter logs."""
+    enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             logging.enable_progress_bar()
 
 
 def model_type(folder: Path) -> str:
-    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError where it is no model folder."""
+    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError if it is none."""
     for name in MODEL_FILES:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
     (architecture,) = _values(folder / "config.json", "model_type")
     if architecture not in ARCHITECTURES:
-        known = " or ".join(ARCHITECTURES.values())
-        raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {known} checkpoint")
+        supported = " or ".join(ARCHITECTURES.values())
+        raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {supported} checkpoint")
     return str(architecture)
 
 
 def _check_format(folder: Path) -> str | None:
-    """Refuse what transformers would take for something else, or replace by defaults; returns the version in `grm.json`."""
+    """Refuse folders that transformers would misread or complete with defaults; returns the version in `grm.json`."""
     model_type(folder)
     path = folder / "preprocessor_config.json"
-    # How many pixels a picture may have is said in an old way or a new one.
+    # There is an old and a new form of the image size limits.
     limits = ("min_pixels", "max_pixels") if b'"min_pixels"' in path.read_bytes() else ("size",)
     _values(path, "patch_size", "image_mean", *limits)
     if not (folder / GRM_FILE).is_file():
@@ -164,7 +162,7 @@ def _check_format(folder: Path) -> str | None:
 
 
 def _values(path: Path, *keys: str) -> list[Any]:
-    """Values of a JSON file. Raises CheckpointError if it cannot be read or lacks one."""
+    """Values of a JSON file. Raises CheckpointError if it is unreadable or lacks a key."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [content[key] for key in keys]
@@ -173,10 +171,13 @@ def _values(path: Path, *keys: str) -> list[Any]:
 
 
 def model_version(folder: str | Path) -> str:
-    """The version of a model, by its folder or hub id: 12 hexadecimal digits of its weights, configuration, tokenizer and template.
+    """The version of a model folder or hub id: 12 hexadecimal digits.
 
-    It is computed from the content, never read from a name, so it is the same on every machine and changes with any weight.
-    Raises: CheckpointError.
+    It is computed from weights, configuration, tokenizer and template, so it is the same on every machine and changes
+    with any weight.
+
+    Raises:
+        CheckpointError: as for `load_grm`.
     """
     folder = model_folder(folder)
     return load_grm(folder).model_version if is_adapter(folder) else folder_version(folder)

@@ -9,28 +9,28 @@ from typing import Literal, get_args
 from dopamine_rl.errors import BadInput, require
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
-"""Which negative control a training makes of its model."""
+"""Negative controls of training."""
 
 Loss = Literal["binned", "hops", "text"]
-"""What a training makes small."""
+"""The training loss."""
 
 Precision = Literal["float32", "bfloat16"]
-"""What a training computes in; weights and the optimiser's state are float32 in any case."""
+"""Precision of the computation; weights and optimizer state are always float32."""
 
 
 @dataclass(frozen=True)
 class GRMConfig:
-    """Shape of an embedded reward model that is built from nothing. The section `[grm]` of a preset."""
+    """Shape of an embedded reward model that is trained from scratch. Section `[grm]` of a preset."""
 
     image_size: int = 112
-    """Side of the square picture the model sees, in pixels; a multiple of twice the patch."""
+    """Side of the square input image in pixels; a multiple of twice the patch."""
     patch: int = 28
-    """Side of one vision patch in pixels; four patches become one token of the prompt. 14 as in the released models has
-    four times the tokens and learns no better per update, at almost twice the cost."""
+    """Side of a vision patch in pixels; four patches become one prompt token. 14, as in the released models, needs four
+    times the tokens at almost twice the cost and learns no better per update."""
     vision_width: int = 128
     """Channels of the vision tower; a multiple of 4 · vision_heads."""
     vision_depth: int = 2
-    """Blocks of the vision tower, all with full attention inside one picture."""
+    """Blocks of the vision tower, all with full attention within an image."""
     vision_heads: int = 4
     """Attention heads of the vision tower."""
     text_width: int = 128
@@ -38,9 +38,9 @@ class GRMConfig:
     text_depth: int = 3
     """Layers of the language model."""
     text_heads: int = 4
-    """Attention heads of the language model; a quarter of them hold keys and values."""
+    """Attention heads of the language model; there is one key-value head per four."""
     mlp_ratio: float = 2.5
-    """Inner width of every feed-forward block over its outer width."""
+    """Inner width of every feed-forward block relative to its outer width."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -57,27 +57,28 @@ class GRMConfig:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """What one batch asks about each of its episodes. The section `[sft.train.plan]` of a preset."""
+    """Which frames of an episode a batch compares. Section `[sft.train.plan]` of a preset."""
 
     episodes: int = 2
-    """Episodes in a batch."""
+    """Episodes per batch."""
     runs: int = 2
-    """Runs of neighbouring frames shown of an episode; every frame shown is asked forward and backward."""
+    """Runs of neighbouring frames per episode; each of their frames gets a forward and a backward prompt."""
     run_length: int = 4
-    """Frames in a run."""
+    """Frames per run."""
     neighbours: int = 8
-    """Incremental questions about an episode: frames up to three apart, in either direction."""
+    """Incremental prompts per episode: frames up to three apart, in either direction."""
     balanced: int = 4
-    """Questions about an episode from the pool of balanced pairs."""
+    """Prompts per episode from the pool of balanced pairs."""
     still: int = 0
-    """Questions about an episode with the same frame before and after: while nothing moves, nothing is gained."""
+    """Prompts per episode with the same frame as BEFORE and AFTER: no motion, no progress."""
     spread: float = 0.0
-    """How far apart the neighbouring frames of a run may lie, as a share of the episode; 0 takes every frame. Of episodes that
-    were recorded at a camera's rate, and scored at a lower one, 0.08 shows neighbours as they are scored."""
+    """Largest distance between neighbouring frames of a run, as a share of the episode; 0 takes consecutive frames. For
+    episodes recorded at camera rate but scored at a lower one, 0.08 matches the distances in scoring."""
     by_progress: float = 0.0
-    """Probability that a run of a success lies at a random progress instead of a random time: short stages are seen oftener."""
+    """Probability that a run of a success is placed at a random progress instead of a random time, which samples short
+    stages more often."""
     blank_view: float = 0.0
-    """Probability that one of several views is blank throughout the questions about an episode."""
+    """Probability that one of several views is blank in all prompts of an episode."""
     blank_reference: float = 0.05
     """Probability, for START and END each, that the reference is blank."""
 
@@ -95,31 +96,32 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How pictures are changed in training. The section `[sft.train.augment]` of a preset.
+    """Image augmentation in training. Section `[sft.train.augment]` of a preset.
 
-    All frames that one camera shows of an episode are changed alike, and those of the goal and of the references in another way:
-    what another recording has otherwise is not progress. Every amount is drawn from ± the number given.
+    All frames of a camera in an episode are changed alike; goal and references differently, because differences between
+    recordings are not progress. Every amount is drawn from ± the number given.
     """
 
     share: float = 0.0
-    """Probability that the pictures of an episode in a batch are changed."""
+    """Probability that the images of an episode in a batch are augmented."""
     shift: float = 0.12
-    """Shift in either direction, as a share of the picture's side."""
+    """Shift in either direction, as a share of the image side."""
     zoom: float = 0.15
-    """Change of the picture's scale."""
+    """Change of scale."""
     turn_rad: float = 0.15
-    """Turn of the first camera's pictures, which stands still."""
+    """Rotation of the images of the first camera, which is fixed."""
     wrist_turn_rad: float = 0.5
-    """Turn of all other cameras' pictures: a hand carries them, and what it approaches lies turned in them as the hand is."""
+    """Rotation of the images of all other cameras, which move and rotate with the hand."""
     contrast: float = 0.25
     """Change of the contrast."""
     brightness: float = 0.1
-    """Light added, as a share of white."""
+    """Added brightness, as a share of white."""
     colour: float = 0.1
-    """Change of red, green and blue, each by itself."""
+    """Change of red, green and blue, independently."""
     worlds: float = 0.0
-    """Probability that all pictures of an episode in a batch, with its goal and references, are mirrored at random, each camera's
-    alike, and their colours exchanged: another task of the same motions. For pre-training on few tasks."""
+    """Probability that all images of an episode in a batch, with goal and references, are mirrored at random (per
+    camera) and their colour channels permuted, which makes another task of the same motions. For pre-training on few
+    tasks."""
 
     def __post_init__(self) -> None:
         for name in ("share", "shift", "zoom", "contrast", "brightness", "colour", "worlds"):
@@ -132,52 +134,49 @@ class AugmentConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a reward model is trained, and for how long. The section `[sft.train]` of a preset."""
+    """How a reward model is trained, and for how long. Section `[sft.train]` of a preset."""
 
     budget_s: float = 120.0
-    """Most seconds of training, evaluations and checkpoints not counted; 0 means no limit."""
+    """Limit in seconds of training, without evaluation and checkpoints; 0 means no limit."""
     updates: int = 200
-    """Most updates; 0 means no limit. Whichever limit is reached first ends the training, and the learning rate falls to
-    its end by then. With a limit on updates alone a training is reproducible."""
+    """Limit in updates; 0 means no limit. The first limit reached ends training, and the learning rate has decayed by
+    then. Only with a limit in updates alone is training reproducible."""
     learning_rate: float = 1.5e-3
-    """Peak of the learning rate (AdamW); 1e-5 is right for billions of weights, not for a few million new ones."""
+    """Peak learning rate (AdamW). Use about 1e-5 to fine-tune billions of weights, more for a few million new ones."""
     vision_rate: float = 1.0
-    """Learning rate of the vision tower without its merger, as a share of the others'; the released models were fine-tuned
-    with 0.05."""
+    """Learning rate of the vision tower without its merger, relative to `learning_rate` (released models: 0.05)."""
     weight_decay: float = 0.02
-    """Decay of all matrices."""
+    """Weight decay of all matrices."""
     warmup: float = 0.05
-    """Share of the training in which the learning rate rises."""
+    """Share of training in which the learning rate rises."""
     clip: float = 1.0
-    """Largest norm of a gradient."""
+    """Gradient norm limit."""
     loss: Loss = "binned"
-    """binned (cross-entropy against a soft label over the 201 answers, and squared error), hops (squared error of E[H⁺] and
-    E[H⁻] alone, Eq. 12), text (cross-entropy on the answer's tokens, as the released models were trained)."""
+    """binned: cross-entropy against a soft label over the 201 answers, plus squared error. hops: only the squared error
+    of E[H⁺] and E[H⁻], Eq. 12. text: cross-entropy on the answer's tokens, as the released models were trained."""
     label_sigma: float = 0.05
-    """Width of the soft label in hops: neighbouring bins are nearly right."""
+    """Standard deviation of the soft label, in hops."""
     hop_weight: float = 5.0
-    """Weight of the squared error of E[H⁺] and E[H⁻] beside the cross-entropy."""
+    """Weight of the squared error of E[H⁺] and E[H⁻] relative to the cross-entropy."""
     batches: int = 2
-    """Batches of one update. The processes of a training share them; one that trains alone on a CPU gives each of its threads
-    one at a time, others work through their share one after the other. How many processes there are changes nothing but the
-    rounding."""
+    """Batches per update, divided among the processes. A single process on a CPU gives each thread one batch at a time;
+    otherwise a process works through its batches in sequence. The number of processes changes only rounding."""
     precision: Precision = "float32"
-    """What products are computed in; weights, gradients and the optimiser stay float32."""
+    """Precision of matrix products; weights, gradients and optimizer stay float32."""
     recompute: bool = False
-    """Gradient checkpointing: keep only what enters every layer, and compute the rest again in the backward pass. A third more
-    work for a fraction of the memory."""
+    """Gradient checkpointing: keep only the layers' inputs and recompute the rest in the backward pass. A third more
+    compute, a fraction of the memory."""
     peak_flops: float = 0.0
-    """Peak of this device in floating-point operations a second, for MFU; 0 measures it by a matrix product."""
+    """Peak floating-point operations per second of this device, for MFU; 0 measures it with matrix products."""
     plan: BatchPlan = field(default_factory=BatchPlan)
-    """What a batch asks."""
+    """The prompts of a batch."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """How its pictures are changed."""
+    """Image augmentation."""
     seed: int = 0
-    """Seed of the order of training."""
+    """Seed of the training batches."""
     control: Control = "none"
-    """Negative controls, which show that the gate refuses a model that deserves no trust, and never for use: untrained (no
-    update is made, whatever the budget), shuffled (the answers of every batch are dealt out among its questions at random),
-    constant (the answer to every question is a hop of +0.2)."""
+    """Negative controls, only to test that the gate refuses bad models. untrained: no updates, whatever the budget.
+    shuffled: the target hops of every batch are permuted at random. constant: every target is a hop of +0.2."""
 
     def __post_init__(self) -> None:
         if self.control not in get_args(Control):
@@ -192,12 +191,12 @@ class TrainConfig:
             ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a rate in (0, 1)"),
             ("batches", self.batches >= 1, "give at least 1"),
             ("vision_rate", self.vision_rate >= 0.0, "give a share of the learning rate, or 0"),
-            ("weight_decay", 0.0 <= self.weight_decay < math.inf, "give a number from 0"),
+            ("weight_decay", 0.0 <= self.weight_decay < math.inf, "give 0 or more"),
             ("warmup", 0.0 <= self.warmup <= 1.0, "give a share in [0, 1]"),
-            ("clip", self.clip > 0.0, "give a norm above 0; inf clips nothing"),
+            ("clip", self.clip > 0.0, "give a norm above 0; inf disables clipping"),
             ("label_sigma", 0.0 < self.label_sigma < math.inf, "give a width above 0"),
-            ("hop_weight", 0.0 <= self.hop_weight < math.inf, "give a number from 0"),
-            ("peak_flops", self.peak_flops >= 0.0, "give operations a second, or 0 to measure them"),
+            ("hop_weight", 0.0 <= self.hop_weight < math.inf, "give 0 or more"),
+            ("peak_flops", self.peak_flops >= 0.0, "give operations per second, or 0 to measure them"),
         )
         if self.updates < 0:
             raise BadInput("sft.train.updates", self.updates, "give a number of updates, or 0 for no limit")
@@ -209,18 +208,18 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """Low-rank adapters, trained in the place of all weights. The section `[sft.lora]` of a preset."""
+    """LoRA adapters, trained instead of all weights. Section `[sft.lora]` of a preset."""
 
     rank: int = 0
-    """Rank of every adapter; 0 trains all weights."""
+    """Rank of the adapters; 0 trains all weights."""
     alpha: float = 32.0
-    """Strength: an adapter counts alpha / rank times."""
+    """Adapters are scaled by alpha / rank."""
     targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-    """Linear modules of the language model that get one, by the last part of their names."""
+    """Linear modules of the language model to adapt, by the last part of their names."""
     vision_targets: tuple[str, ...] = ()
-    """The same of the vision tower, such as qkv."""
+    """Linear modules of the vision tower to adapt, such as qkv."""
     seed: int = 0
-    """Seed of their first weights."""
+    """Seed of the initial adapters."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -232,7 +231,7 @@ class LoRAConfig:
 
 
 MOST_THREADS = 1024
-"""Of a process: far beyond it libraries end the process instead of raising an error."""
+"""Limit of threads per process. Far above it, libraries abort the process instead of raising an error."""
 
 
 @dataclass(frozen=True)
@@ -240,35 +239,35 @@ class SFTConfig:
     """The Ray Train job that fits the reward model."""
 
     train: TrainConfig = field(default_factory=TrainConfig)
-    """The training itself."""
+    """Training settings."""
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    """Adapters in the place of a training of all weights."""
+    """LoRA adapters instead of training all weights."""
     start_from: str = ""
-    """Folder or hub id of the reward model to begin with; empty builds one from `[grm]`."""
+    """Folder or hub id of the reward model to start from; empty builds one from `[grm]`."""
     stride: int = 1
-    """Frames of a recording from one that is used to the next; videos of 30 frames a second need about 10."""
+    """Use every n-th frame of a recording; about 10 for videos with 30 frames per second."""
     memory_mb: int = 2048
-    """Most MiB of decoded pictures that a process keeps. Episodes with more than that are streamed: the frames of the coming
-    batches are decoded while the training goes on, the last ones are kept. Results are the same."""
+    """Limit in MiB of decoded images per process. Larger data is streamed: frames of the next batches are decoded
+    during training and the most recent are cached. The results are the same."""
     decoders: int = 1
-    """Processes (threads, where the training runs without Ray) that decode for each process of the training."""
+    """Decoding processes per training process (threads when training without Ray)."""
     workers: int = 1
-    """Processes that share the training."""
+    """Training processes."""
     num_cpus: float = 0.5
-    """Logical CPUs of each."""
+    """Logical CPUs per training process."""
     threads: int = 2
-    """Torch threads of each. On a CPU, a process that trains alone gives each a batch of its own, as far as an update has several:
-    a third faster than all of them at one batch after the other. The weights are the same but for rounding."""
+    """Torch threads per training process. A single process on a CPU gives each thread its own batch if an update has
+    several, which is a third faster than using all threads for one batch at a time. Weights differ only by rounding."""
     use_gpu: bool = False
-    """Give each process a GPU."""
+    """Give each training process a GPU."""
     sharded: bool = False
-    """Share gradients and the optimiser's state out among the processes (FSDP), for models of billions of weights, instead of
-    each keeping all of them (DDP). The weights are gathered for each update."""
+    """Shard gradients and optimizer state across processes (FSDP), for models with billions of weights, instead of
+    replicating them (DDP). Weights are gathered for each update."""
     checkpoint_updates: int = 100
-    """Updates between two states that an interrupted training can go on from; held-out episodes are judged at the same
-    moments."""
+    """Updates between checkpoints of the training state. The model is evaluated on held-out episodes at the same
+    time."""
     max_failures: int = 1
-    """How often a failed job is started again."""
+    """How often a failed job is restarted."""
 
     def __post_init__(self) -> None:
         for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):

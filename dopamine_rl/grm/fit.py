@@ -1,6 +1,7 @@
-"""One process's part of a training, from recorded episodes to a model folder. It may be the only one; Ray is not needed.
+"""Training in one process, from recorded episodes to a model folder, alone or as part of a distributed job, without
+Ray.
 
-The state that an interrupted training goes on from lies in one file, however the training is run.
+The training state for resuming is one file, however training is run.
 """
 
 from __future__ import annotations
@@ -32,25 +33,24 @@ from dopamine_rl.grm.vision import picture_size
 from dopamine_rl.interfaces import OnProgress
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
-"""In a job's folder: the finished model's, the state to go on from, and whose state it is."""
+"""In a job's folder: the finished model, the training state, and the settings that it belongs to."""
 CURVE = "curve.jsonl"
-"""In a model's folder: what training had come to, and the figures on held-out episodes, whenever its state was saved."""
+"""In a model's folder: loss and held-out metrics at every checkpoint of training."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """What every process of a training must know.
+    """The settings of a training job, for all of its processes.
 
     Args:
-        config: how it is trained, and with how many processes.
-        grm: shape of the model that is built, where `config.start_from` names none.
-        episodes: to train on; successes teach with their keyframes' progress, failures with their simulator-true progress.
-        held_out: episodes that the model is judged on while it trains and in the end, at least one of each task a success; may be
-            empty.
-        work: folder of the job's own state, shared by all nodes.
-        card: what the model card says beside the figures of the training.
+        config: training settings, including the number of processes.
+        grm: shape of the model to build if `config.start_from` is empty.
+        episodes: training episodes, labelled by keyframes (successes) or the simulator's true progress (failures).
+        held_out: episodes for evaluation during and after training, with at least one success per task; may be empty.
+        work: folder of the job's state, shared by all nodes.
+        card: content of the model card besides the training results.
     Raises:
-        BadInput: no episodes.
+        BadInput: `episodes` is empty.
     """
 
     config: SFTConfig
@@ -65,14 +65,14 @@ class TrainingJob:
             raise BadInput("episodes", (), "give at least one episode to train on")
 
     def settings(self) -> dict[str, Any]:
-        """Everything that the resulting weights depend on, JSON values by dotted name."""
+        """All settings that the resulting weights depend on: JSON values by dotted name."""
         model = {"sft.start_from": model_version(self.config.start_from)} if self.config.start_from else {}
         flat = model or _flat("grm", asdict(self.grm))
         flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
         flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
         infos = [(str(stored.folder), stored.info) for stored in self.episodes]
-        shown = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
-        return flat | {"DATA": hashlib.sha256(json.dumps(shown).encode()).hexdigest()[:12], "episodes": len(shown)}
+        data = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
+        return flat | {"DATA": hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12], "episodes": len(data)}
 
 
 def _flat(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:
@@ -83,48 +83,48 @@ def _flat(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def claim(job: TrainingJob, fresh: bool = False) -> bool:
-    """Prepare a job's folder; True if it holds the state of an interrupted training that the job goes on with.
+    """Prepare a job's folder; returns True if it has the state of an interrupted training, to be resumed.
 
     Args:
-        fresh: forget such a state.
+        fresh: discard such a state.
     Raises:
-        BadInput: the state is that of a job with other settings, or the folder is not a training's.
+        BadInput: the state belongs to a job with other settings, or the folder contains other files.
     """
     _check_own(job.work)
     if fresh and job.work.is_dir():
-        for path in job.work.glob("[!.]*"):  # hidden is what says that it is being worked on
+        for path in job.work.glob("[!.]*"):  # hidden files are locks of a running job
             remove(path)
-    settings, path, begun = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
-    if begun:
+    settings, path, resumed = job.settings(), job.work / SETTINGS, (job.work / STATE).exists()
+    if resumed:
         earlier = json.loads(path.read_text(encoding="utf-8"))
         for name in settings.keys() | earlier.keys():
             if settings.get(name) != earlier.get(name):
-                fix = f"it was {earlier.get(name)!r} when the training in {job.work} began: give that again, or --fresh"
+                fix = f"the training in {job.work} began with {earlier.get(name)!r}: give that again, or --fresh"
                 raise BadInput(name, settings.get(name), fix)
     write_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2), encoding="utf-8"))
-    return begun
+    return resumed
 
 
 def _check_own(work: Path) -> None:
-    """Raises BadInput where a job's folder holds what no training wrote: in the end it is removed."""
+    """Raise BadInput if a job's folder, which is removed at the end, contains files that training did not write."""
     if work.is_symlink() or (work.exists() and not work.is_dir()):
         raise BadInput(
-            "--out", str(work), "move this away, or give another --out: the training needs a folder of this name"
+            "--out", str(work), "move this away, or give another --out: training needs a folder of this name"
         )
     if not work.is_dir():
         return
     ours = re.compile(rf"{MODEL}|{re.escape(STATE)}|{re.escape(SETTINGS)}|grm_sft_[0-9a-f]{{8}}|\.lock|\.DS_Store")
     names = (becomes(path.name) or path.name for path in work.iterdir())
-    others = sorted(name for name in names if not ours.fullmatch(name))
-    if not others and (work / SETTINGS).exists() and not _is_settings(work / SETTINGS):
-        others = [SETTINGS]
-    if others:
-        fix = f"move this folder away, or give another --out: no training wrote {', '.join(others[:3])} in it"
+    foreign = sorted(name for name in names if not ours.fullmatch(name))
+    if not foreign and (work / SETTINGS).exists() and not _is_settings(work / SETTINGS):
+        foreign = [SETTINGS]
+    if foreign:
+        fix = f"move this folder away, or give another --out: no training wrote {', '.join(foreign[:3])} in it"
         raise BadInput("--out", str(work), fix)
 
 
 def _is_settings(path: Path) -> bool:
-    """True if a file is what `claim` writes."""
+    """Whether a file was written by `claim`."""
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -133,9 +133,9 @@ def _is_settings(path: Path) -> bool:
 
 
 def publish(job: TrainingJob, out: Path) -> Path:
-    """Put the finished model in its place, replacing what is there, and remove the job's folder.
+    """Move the finished model to `out`, replacing a previous one, and remove the job's folder.
 
-    Its files are moved: a full disk has no room for a second copy.
+    Files are moved, because a full disk has no room for a second copy.
     """
 
     def move(target: Path) -> None:
@@ -148,13 +148,13 @@ def publish(job: TrainingJob, out: Path) -> Path:
 
 
 Stream = Callable[[BatchSampler, Sequence[StoredEpisode], tuple[int, int], SFTConfig], Batches]
-"""Gets batches of episodes that do not fit into memory; pictures have the size (height, width) given."""
+"""Streams batches of episodes that do not fit into memory, with images of a given size (height, width)."""
 
 
 def threads(
     sampler: BatchSampler, episodes: Sequence[StoredEpisode], size: tuple[int, int], config: SFTConfig
 ) -> Batches:
-    """A stream whose pictures are decoded by threads of this process."""
+    """A stream that decodes images in threads of this process."""
     return sampler.batches(StoredPictures(episodes, size, config.memory_mb * 2**20), config.decoders)
 
 
@@ -164,93 +164,110 @@ def fit(
     stream: Stream = threads,
     on_progress: OnProgress = lambda text, matters: None,
 ) -> Path | None:
-    """Train, going on from the state in the job's folder if there is one, and leave the model's folder there.
+    """Train, resuming from the state in the job's folder if there is one, and write the model's folder there.
 
     Under torch.distributed every process of the job must call it.
 
     Args:
         device: of this process.
-        stream: used where the pictures do not fit into memory.
-        on_progress: called with every episode decoded, after every update, and with the figures on held-out episodes before the state is
-            saved and at the end.
+        stream: used if the images do not fit into memory.
+        on_progress: called for every decoded episode, after every update, and with held-out metrics at every checkpoint
+            and at the end.
     Returns:
         The model's folder, in process 0.
     Raises:
-        BadInput: episodes that cannot teach. EpisodeError: one cannot be read.
-        CheckpointError: the model to begin with, or the state, cannot be used.
+        BadInput: episodes that cannot be used for training. EpisodeError: an episode cannot be read.
+        CheckpointError: the initial model or the training state is unusable.
     """
-    config = job.config
-    torch.set_num_threads(config.threads)
+    torch.set_num_threads(job.config.threads)
     grm = start(job)
     grm.model.to(device, torch.float32)
     size = picture_size(grm.image_processor, *picture_shape(job.episodes[0]))
     exams = make_exams(job, size)
-    trainer = Trainer(grm, make_batches(job, size, stream, on_progress), config.train, config.sharded)
-    first = trainer.place.rank == 0
-    state, curve = job.work / STATE, list[dict[str, float | None]]()
-    if state.exists():
-        content = torch.load(state, map_location="cpu", weights_only=True)
-        trainer.load_state_dict(content)
-        curve += content.get("curve", [])
+    trainer = Trainer(grm, make_batches(job, size, stream, on_progress), job.config.train, job.config.sharded)
+    return _Fit(job, trainer, exams, on_progress).run()
 
-    def save_state(update: int, content: dict[str, Any]) -> None:
-        """The training is worth more than a state on the way: where it cannot be written, the next one may be."""
+
+TaskFigures = dict[str, dict[str, float]]
+"""Metrics by task."""
+
+
+class _Fit:
+    """Training with checkpoints and evaluation, see `fit`. Every process must call the methods in the same order."""
+
+    def __init__(self, job: TrainingJob, trainer: Trainer, exams: Sequence[Exam], on_progress: OnProgress) -> None:
+        self._job, self._trainer, self._exams, self._on_progress = job, trainer, exams, on_progress
+        self._first = trainer.process.rank == 0
+        self._state, self._curve = job.work / STATE, list[dict[str, float | None]]()
+        self._evaluated: dict[int, TaskFigures] = {}
+        if self._state.exists():
+            content = torch.load(self._state, map_location="cpu", weights_only=True)
+            trainer.load_state_dict(content)
+            self._curve += content.get("curve", [])
+
+    def run(self) -> Path | None:
+        progress = train(self._trainer, self._after_update)
+        if progress.update % self._job.config.checkpoint_updates:
+            self._save_state(progress.update, self._trainer.state_dict())  # a crash in evaluation costs no training
+        card = self._card(progress)
+        weights = self._trainer.weights()
+        if not self._first:
+            return None
+        model = start(self._job)  # in the precision of the initial model
+        model.model.load_state_dict(weights)
+        save, folder = save_adapter if self._job.config.lora.rank else save_grm, self._job.work / MODEL
+        save(model, folder, card)
+        (folder / CURVE).write_text("".join(json.dumps(row) + "\n" for row in self._curve), encoding="utf-8")
+        return folder
+
+    def _after_update(self, progress: TrainProgress) -> None:
+        self._on_progress(str(progress), False)
+        if progress.update % self._job.config.checkpoint_updates == 0:
+            content = self._trainer.state_dict()
+            self._evaluate(progress)
+            self._save_state(progress.update, content)
+
+    def _save_state(self, update: int, content: dict[str, Any]) -> None:
+        """Save the state in process 0, but keep training if that fails: the next attempt may succeed."""
+        if not self._first:
+            return
         try:
-            write_atomically(state, lambda path: torch.save(content | {"curve": curve}, path))
+            write_atomically(self._state, lambda path: torch.save(content | {"curve": self._curve}, path))
         except OSError as error:
-            on_progress(f"the state of update {update} could not be saved: {error.strerror or error}", True)
+            reason = error.strerror or error
+            self._on_progress(f"the training state of update {update} could not be saved: {reason}", True)
 
-    known: dict[int, dict[str, dict[str, float]]] = {}
-
-    def judged(progress: TrainProgress) -> dict[str, dict[str, float]]:
-        if progress.update in known:
-            return known[progress.update]
-        with trainer.gathered():
-            tasks = known[progress.update] = (
-                figures_or_none(judge, "held-out", grm, exams, on_progress) if first else {}
-            )
+    def _evaluate(self, progress: TrainProgress) -> TaskFigures:
+        """Held-out metrics, once per update; {} in other processes than the first."""
+        if progress.update in self._evaluated:
+            return self._evaluated[progress.update]
+        tasks = self._evaluated[progress.update] = self._figures(judge, "held-out")
         if figures := mean_figures(tasks):
-            said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-            on_progress(f"update {progress.update}, held out: {said}", True)
+            text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+            self._on_progress(f"update {progress.update}, held out: {text}", True)
         row = {"update": progress.update, "loss": progress.loss, "hop_error": progress.hop_error, **figures}
-        curve[:] = [*(earlier for earlier in curve if earlier["update"] != progress.update), row]
+        self._curve[:] = [*(earlier for earlier in self._curve if earlier["update"] != progress.update), row]
         return tasks
 
-    def each_update(progress: TrainProgress) -> None:
-        on_progress(str(progress), False)
-        if progress.update % config.checkpoint_updates == 0:
-            content = trainer.state_dict()
-            judged(progress)
-            if first:
-                save_state(progress.update, content)
+    def _figures(self, judge: Callable[[GRM, Sequence[Exam]], TaskFigures], whose: str) -> TaskFigures:
+        with self._trainer.gathered():
+            if not self._first:
+                return {}
+            return figures_or_none(judge, whose, self._trainer.grm, self._exams, self._on_progress)
 
-    progress = train(trainer, each_update)
-    if progress.update % config.checkpoint_updates:  # killed while it is judged, nothing is trained again
-        content = trainer.state_dict()
-        if first:
-            save_state(progress.update, content)
-    tasks = judged(progress)
-    figures = mean_figures(tasks)
-    card = {**job.card, "training": asdict(config.train), "result": asdict(progress), "episodes": len(job.episodes)}
-    card |= {"held_out": figures} if tasks else {}
-    card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
-    with trainer.gathered():
-        card["demonstration"] = (
-            mean_figures(figures_or_none(fit_of, "demonstration's", grm, exams, on_progress)) if first else {}
-        )
-    weights = trainer.weights()
-    if not first:
-        return None
-    finished = start(job)  # in the precision that it was saved in
-    finished.model.load_state_dict(weights)
-    save = save_adapter if config.lora.rank else save_grm
-    save(finished, job.work / MODEL, card)
-    (job.work / MODEL / CURVE).write_text("".join(json.dumps(row) + "\n" for row in curve), encoding="utf-8")
-    return job.work / MODEL
+    def _card(self, progress: TrainProgress) -> dict[str, Any]:
+        """The content of the model card, with metrics on held-out episodes and on the demonstrations."""
+        tasks, train_settings = self._evaluate(progress), asdict(self._job.config.train)
+        card = {**self._job.card, "training": train_settings, "result": asdict(progress)}
+        card["episodes"] = len(self._job.episodes)
+        card |= {"held_out": mean_figures(tasks)} if tasks else {}
+        card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
+        card["demonstration"] = mean_figures(self._figures(fit_of, "demonstration's"))
+        return card
 
 
 def start(job: TrainingJob) -> GRM:
-    """The model that a job begins with. Raises CheckpointError; BadInput where adapters are asked for that cannot be."""
+    """The initial model of a job. Raises CheckpointError, or BadInput if its adapters cannot be added."""
     grm = load_grm(job.config.start_from) if job.config.start_from else build_grm(job.grm)
     if job.config.lora.rank:
         add_lora(grm, job.config.lora)
@@ -258,7 +275,7 @@ def start(job: TrainingJob) -> GRM:
 
 
 def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_progress: OnProgress) -> Batches:
-    """The batches of a job: with all pictures in memory where they fit, else streamed; they are the same batches."""
+    """The batches of a job: from memory if all images fit, else streamed. The batches are the same."""
     config = job.config
     labels = label([episode.info for episode in job.episodes])
     sampler = BatchSampler(labels, config.train)
@@ -273,12 +290,12 @@ def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_pro
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Exam:
-    """A demonstration of a task that is trained on, and the held-out episodes of that task: of each, the frames asked about.
+    """A training demonstration and the held-out episodes of a task, reduced to the frames that are evaluated.
 
     Args:
         task: its canonical instruction.
-        demonstration: where references and goal come from.
-        unseen: may be empty; nothing can be said of failures alone.
+        demonstration: source of references and goal.
+        unseen: held-out episodes; may be empty.
     """
 
     task: str
@@ -287,47 +304,48 @@ class Exam:
 
 
 def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
-    """What a job's model is judged with, task by task.
+    """The exams of a job, one per task.
 
     Raises:
-        BadInput: a task has no success to train on. EpisodeError: a picture cannot be decoded.
+        BadInput: a task has no success to train on. EpisodeError: a frame cannot be decoded.
     """
     stored = (*job.episodes, *job.held_out)
     labels = label([episode.info for episode in stored])
     exams = []
     for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
-        alike = [place for place, known in enumerate(labels) if known.instructions[0] == task]
-        shown = next((place for place in alike if place < len(job.episodes) and labels[place].success), None)
-        if shown is None:
-            raise BadInput("held_out", task, "train on a successful demonstration of every task that is held out")
-        chosen = [shown, *(place for place in alike if place >= len(job.episodes))]
-        asked = [spread(stored[place].info.frame_count) for place in chosen]
-        thinned = [
-            replace(stored[place], frame_ids=stored[place].frame_ids[ids])
-            for place, ids in zip(chosen, asked, strict=True)
+        members = [index for index, episode in enumerate(labels) if episode.instructions[0] == task]
+        demonstrated = (index for index in members if index < len(job.episodes) and labels[index].success)
+        demonstration = next(demonstrated, None)
+        if demonstration is None:
+            raise BadInput("held_out", task, "train on a successful demonstration of every held-out task")
+        chosen = [demonstration, *(index for index in members if index >= len(job.episodes))]
+        frame_ids = [spread(stored[index].info.frame_count) for index in chosen]
+        reduced = [
+            replace(stored[index], frame_ids=stored[index].frame_ids[ids])
+            for index, ids in zip(chosen, frame_ids, strict=True)
         ]
-        frames = decode_all(thinned, size, job.config.decoders)
+        frames = decode_all(reduced, size, job.config.decoders)
         first, *unseen = (
             LabelledEpisode(
-                labels[place].instructions,
+                labels[index].instructions,
                 pictures,
-                labels[place].progress[ids],
-                np.arange(len(ids) if labels[place].success else 0),
+                labels[index].progress[ids],
+                np.arange(len(ids) if labels[index].success else 0),
             )
-            for place, pictures, ids in zip(chosen, frames, asked, strict=True)
+            for index, pictures, ids in zip(chosen, frames, frame_ids, strict=True)
         )
         exams.append(Exam(task, first, tuple(unseen)))
     return exams
 
 
 def judge(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
-    """The figures of `evaluate` on held-out episodes, for each task that has a success among them."""
-    known = [exam for exam in exams if any(episode.success for episode in exam.unseen)]
-    return {exam.task: evaluate(grm, exam.unseen, exam.demonstration) for exam in known}
+    """The metrics of `evaluate` on held-out episodes, for each task with a held-out success."""
+    usable = [exam for exam in exams if any(episode.success for episode in exam.unseen)]
+    return {exam.task: evaluate(grm, exam.unseen, exam.demonstration) for exam in usable}
 
 
 def fit_of(grm: GRM, exams: Sequence[Exam]) -> dict[str, dict[str, float]]:
-    """The same on the demonstrations themselves: how well a model fits what it was trained on."""
+    """The metrics of `evaluate` on the training demonstrations: how well the model fits its training data."""
     return {exam.task: evaluate(grm, [exam.demonstration], exam.demonstration) for exam in exams}
 
 
@@ -338,17 +356,17 @@ def figures_or_none(
     exams: Sequence[Exam],
     on_progress: OnProgress,
 ) -> dict[str, dict[str, float]]:
-    """What `judge` says; nothing, and a line of why, where it fails in any way: a trained model outlives its exam."""
+    """The result of `judge`; {} and a note if it fails, because an evaluation error must not cost the trained model."""
     try:
         return judge(grm, exams)
     except Exception as error:
-        why = str(error).partition("\n")[0] or type(error).__name__
-        on_progress(f"the {whose} figures could not be computed: {why}. The model is kept without them", True)
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        on_progress(f"the {whose} figures could not be computed: {reason}. The model is kept without them", True)
         return {}
 
 
 def mean_figures(tasks: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The mean over tasks of every figure that all of them have."""
+    """The mean over tasks of every metric that all of them have."""
     return {
         name: sum(figures[name] for figures in tasks.values()) / len(tasks)
         for name in next(iter(tasks.values()), {})

@@ -1,4 +1,4 @@
-"""What training knows of an episode before it looks at a picture: its task, and the progress that every frame shows."""
+"""Training labels of an episode: its task and the ground-truth progress of every frame."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
-from dopamine_rl.types import Demonstration, EpisodeInfo, check_views
+from dopamine_rl.types import EpisodeInfo, check_views
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EpisodeLabels:
-    """The progress of an episode's frames: a success, or a failure whose progress somebody knows.
+    """The progress of an episode's frames: of a success, or of a failure with known progress.
 
     Args:
         instructions: ways to say the task; the first is the canonical one, and equal ones mean the same task.
         progress: float32 [F] in [0, 1], ground truth, F ≥ 2.
         states: int64 [M + 1], the frames that are states (Eq. 1); empty for a failure.
-        views: pictures of a frame.
+        views: images per frame.
     Raises:
         BadInput: shapes differ, or progress lies outside [0, 1].
     """
@@ -33,19 +33,19 @@ class EpisodeLabels:
 
     def __post_init__(self) -> None:
         if self.progress.ndim != 1 or len(self.progress) < 2:
-            raise BadInput("episode.progress", self.progress.shape, "give one value a frame, 2 at least")
+            raise BadInput("episode.progress", self.progress.shape, "give one value per frame, at least 2")
         if not np.all((self.progress >= 0.0) & (self.progress <= 1.0)):
             raise BadInput("episode.progress", self.progress, "give finite values in [0, 1]")
 
     @property
     def success(self) -> bool:
-        """It reaches the goal: its first and last frame may serve as references, and its last one as a goal."""
+        """Whether it reaches the goal, so that its first and last frames can serve as references and goal."""
         return len(self.states) > 0
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class LabelledEpisode:
-    """Pictures with the progress they show.
+    """The frames of an episode with their labels.
 
     Args:
         instructions, progress, states: see `EpisodeLabels`.
@@ -62,11 +62,11 @@ class LabelledEpisode:
     def __post_init__(self) -> None:
         check_views("episode.frames", self.frames, 5)
         if len(self.labels.progress) != len(self.frames):
-            raise BadInput("episode.progress", self.progress.shape, f"give one value a frame, [{len(self.frames)}]")
+            raise BadInput("episode.progress", self.progress.shape, f"give one value per frame, [{len(self.frames)}]")
 
     @property
     def labels(self) -> EpisodeLabels:
-        """What is known without the pictures."""
+        """The labels without the frames."""
         return EpisodeLabels(self.instructions, self.progress, self.states, self.frames.shape[1])
 
     @property
@@ -75,50 +75,20 @@ class LabelledEpisode:
         return self.labels.success
 
 
-def label_demonstration(demonstration: Demonstration) -> LabelledEpisode:
-    """Give every recorded frame of a successful demonstration its progress.
-
-    Raises:
-        BadInput: it failed; keyframes cannot be used.
-    """
-    if not demonstration.success:
-        raise BadInput("demonstration.success", False, "label failures together with successes, by label_episodes")
-    return _shown(_label_success(_info(demonstration)), demonstration)
-
-
-def label_episodes(demonstrations: Sequence[Demonstration]) -> list[LabelledEpisode]:
-    """The same as `label`, for episodes that are in memory."""
-    labels = label([_info(demonstration) for demonstration in demonstrations])
-    return [_shown(known, demonstration) for known, demonstration in zip(labels, demonstrations, strict=True)]
-
-
-def _shown(labels: EpisodeLabels, demonstration: Demonstration) -> LabelledEpisode:
-    return LabelledEpisode(labels.instructions, demonstration.frames, labels.progress, labels.states)
-
-
-def _info(demonstration: Demonstration) -> EpisodeInfo:
-    views = demonstration.frames.shape[1]
-    return EpisodeInfo(
-        demonstration.episode_id, demonstration.instructions, len(demonstration.frames), 1.0,
-        tuple(str(view) for view in range(views)), demonstration.keyframes, demonstration.stages, "keyframes",
-        demonstration.success, demonstration.true_progress,
-    )  # fmt: skip
-
-
 def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
     """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
 
-    The two scales differ (a peg held before the hole already counts for something in the simulator's), so the true
-    progress of failures is mapped by what the same values meant in the successes of their task. An episode of which
-    nobody recorded whether it succeeded counts as a success.
+    The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of
+    failures is mapped to the progress that successes of the same task have at that value. An episode without recorded
+    outcome counts as a success.
 
     Raises:
-        BadInput: no success with true progress beside a task's failures; a failure whose true progress is not known; keyframes
-            that cannot be used.
+        BadInput: a task has failures but no success with true progress; a failure has no true progress; unusable
+            keyframes.
         EpisodeError: a success has too few states.
     """
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
-    successes = [(episodes[index], known) for index, known in labels.items()]
+    successes = [(episodes[index], episode_labels) for index, episode_labels in labels.items()]
     failed = dict.fromkeys(episode.instructions[0] for episode in episodes if episode.success is False)
     scales = {task: _scale_of(task, successes) for task in failed}
     return [
@@ -128,7 +98,7 @@ def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
 
 
 def _label_success(episode: EpisodeInfo) -> EpisodeLabels:
-    """States are cut by Eq. 1, one a frame on average; all frames are labelled by `frame_progress`.
+    """States by Eq. 1 with one frame per state on average; every frame is labelled by `frame_progress`.
 
     Source: arXiv:2512.23703, Eq. 1.
     """
@@ -141,22 +111,22 @@ def _label_success(episode: EpisodeInfo) -> EpisodeLabels:
 def _scale_of(
     task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What true progress meant in the successes of one task."""
-    known = [
+    """The map from true progress to progress in the successes of one task."""
+    curves = [
         (episode.true_progress, labels.progress)
         for episode, labels in successes
         if episode.instructions[0] == task and episode.true_progress is not None
     ]
-    if not known:
-        raise BadInput("demonstrations", task, "give successes with true progress beside this task's failures")
-    true, progress = zip(*known, strict=True)
+    if not curves:
+        raise BadInput("demonstrations", task, "give successes with true progress in addition to this task's failures")
+    true, progress = zip(*curves, strict=True)
     return _scale(np.concatenate(true), np.concatenate(progress))
 
 
 def _scale(
     true: NDArray[np.float32], progress: NDArray[np.float32], bins: int = 16
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A non-decreasing map from true progress to progress: its corners, the means of equally filled bins."""
+    """A non-decreasing, piecewise linear map from true progress to progress, through the means of quantile bins."""
     order = np.array_split(np.argsort(true, kind="stable"), min(bins, len(true)))
     corners = np.array([true[part].mean() for part in order], np.float64)
     means = np.array([progress[part].mean() for part in order], np.float64)

@@ -1,9 +1,9 @@
-"""Low-rank adapters: a frozen weight W counts as W + (alpha / rank) · B A wherever it is read.
+"""LoRA adapters: a frozen weight W is replaced by W + (alpha / rank) · B A wherever it is read.
 
-They are parametrizations of the stock modules, so that our forward pass, the stock one and gradients all see the same weight, and
-nothing else has to know of them.
+They are parametrizations of the stock modules, so our forward pass, the stock one and gradients all use the same weight
+and no other code needs to know about adapters.
 
-Source: arXiv:2106.09685, section 4.1. Differs: no dropout before A, which does not commute with reading weights.
+Source: arXiv:2106.09685, section 4.1. Differs: no dropout before A, because the adapter is added to the weight.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.config import LoRAConfig
 
 ROWS = 64
-"""Rows of a weight that are merged at a time, so that they stay in the processor's cache."""
+"""Rows of a weight to merge at a time, so that they fit into the CPU cache."""
 
 _ORIGINAL, _ADAPTER = ".parametrizations.weight.original", ".parametrizations.weight.0."
 
@@ -31,7 +31,7 @@ class LowRank(nn.Module):
     Args:
         down: A, [rank, N].
         up: B, [M, rank].
-        alpha: its strength; the product counts alpha / rank times.
+        alpha: the product is scaled by alpha / rank.
     """
 
     def __init__(self, down: torch.Tensor, up: torch.Tensor, alpha: float) -> None:
@@ -49,21 +49,21 @@ class LowRank(nn.Module):
 
 
 def add_low_rank(model: nn.Module, config: LoRAConfig) -> None:
-    """Freeze a reward model and give the weights that `config` names new adapters, which change nothing yet.
+    """Freeze a reward model and add new adapters to the weights that `config` names; they change nothing at first.
 
     Raises:
-        BadInput: rank is 0, a name fits no linear module, or the model has adapters already.
+        BadInput: rank is 0, a name matches no linear module, or the model already has adapters.
     """
     if config.rank == 0:
         raise BadInput("sft.lora.rank", 0, "give at least 1")
     if next(adapters(model), None) is not None:
-        raise BadInput("sft.lora", config, "the model has adapters already: save them, and load what was saved")
+        raise BadInput("sft.lora", config, "the model already has adapters: save it and load the saved model")
     chosen = dict(_chosen(model, config))
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(config.seed)
     for module in chosen.values():
         rows, columns = module.weight.shape
-        # Bounded as a linear layer's weights are at first; and adapters are kept in full precision.
+        # Initialised like a linear layer, always in float32.
         down = (2.0 * torch.rand(config.rank, columns, generator=generator) - 1.0) / math.sqrt(columns)
         adapter = LowRank(down, torch.zeros(rows, config.rank), config.alpha).to(module.weight.device)
         parametrize.register_parametrization(module, "weight", adapter, unsafe=True)
@@ -76,14 +76,14 @@ def _chosen(model: nn.Module, config: LoRAConfig) -> Iterator[tuple[str, nn.Line
         (".visual.", "vision_targets", config.vision_targets),
     ):
         for target in targets:
-            named = [name for name in modules if part in name and name.endswith(f".{target}")]
-            if not named:
+            matches = [name for name in modules if part in name and name.endswith(f".{target}")]
+            if not matches:
                 raise BadInput(f"sft.lora.{field}", target, "name linear modules of the model, such as q_proj or qkv")
-            yield from ((name, modules[name]) for name in named)
+            yield from ((name, modules[name]) for name in matches)
 
 
 def adapters(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
-    """The adapters of a model, by the names of their modules."""
+    """The adapters of a model, with the names of their modules."""
     for name, module in model.named_modules():
         if parametrize.is_parametrized(module, "weight"):
             adapter = module.parametrizations.weight[0]
@@ -92,7 +92,7 @@ def adapters(model: nn.Module) -> Iterator[tuple[str, LowRank]]:
 
 
 def frozen_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a model without its adapters, by the names that they have where there are none."""
+    """The weights of a model without its adapters, under the names of a model without adapters."""
     return {
         name.replace(_ORIGINAL, ".weight"): weight
         for name, weight in model.state_dict().items()
@@ -101,7 +101,7 @@ def frozen_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The weights of a model with its adapters inside, under the same names."""
+    """The weights of a model with its adapters merged, under the same names."""
     weights = frozen_weights(model)
     for name, adapter in adapters(model):
         key = f"{name}.weight"
@@ -110,10 +110,10 @@ def merged_weights(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def merge(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, alpha: float) -> torch.Tensor:
-    """A weight [M, N] with an adapter inside, to the last bit the same on every machine.
+    """Merge an adapter into a weight [M, N], with bitwise identical results on every machine.
 
-    A version is the content of the weights; a matrix product adds in an order of its own on every processor, so rank after
-    rank is multiplied and added here.
+    Versions are computed from the weights, and the summation order of a matrix product depends on the processor. So
+    ranks are multiplied and added one after the other.
     """
     parts = []
     for rows, lifts in zip(weight.split(ROWS), up.float().split(ROWS), strict=True):
@@ -125,7 +125,7 @@ def merge(weight: torch.Tensor, down: torch.Tensor, up: torch.Tensor, alpha: flo
 
 
 def module_of(model: nn.Module, name: str) -> Any:
-    """A linear module by the name that it has in an adapter's file, in today's nesting or that of older transformers.
+    """A linear module by its name in an adapter file, with the module nesting of current or older transformers.
 
     Raises: KeyError if there is none.
     """

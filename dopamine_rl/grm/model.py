@@ -1,6 +1,6 @@
-"""The General Reward Model in memory, and how a small one is built.
+"""The General Reward Model in memory, and construction of a small one.
 
-The embedded model is a real Qwen2.5-VL of a few million parameters, of the same classes as the released checkpoints.
+The embedded model is a Qwen2.5-VL with a few million parameters, of the same classes as the released checkpoints.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12
 
 @dataclass(eq=False)
 class GRM:
-    """A reward model ready to answer.
+    """A reward model ready for inference.
 
     Args:
         model: the weights, a stock Qwen2_5_VLForConditionalGeneration or Qwen3VLForConditionalGeneration.
-        tokenizer, image_processor: of the same checkpoint. (Types of transformers that do not describe themselves.)
+        tokenizer, image_processor: of the same checkpoint.
         template: the wording the model was trained with.
-        trie: the 201 answers as this tokenizer spells them.
-        documents: configuration, tokenizer, image processor and template as a model folder holds them.
-        folder: where it was loaded from; None for a model that lies nowhere yet.
+        trie: the 201 answers in this tokenizer.
+        documents: configuration, tokenizer, image processor and template as stored in a model folder.
+        folder: where it was loaded from; None for a model that is not saved.
     """
 
     model: Any
@@ -48,12 +48,12 @@ class GRM:
 
     @property
     def model_version(self) -> str:
-        """12 hexadecimal digits that name the present weights with their adapters, configuration, tokenizer and template."""
+        """12 hexadecimal digits that identify weights with adapters, configuration, tokenizer and template."""
         return content_version(merged_weights(self.model), *self.documents)
 
     @property
     def parameters(self) -> int:
-        """How many weights the model has."""
+        """Number of weights."""
         return sum(weight.numel() for weight in self.model.parameters())
 
 
@@ -67,8 +67,8 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
         _initialise(model, trie.outputs)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     pixels = config.image_size**2
-    # One pixel row of slack below: the stock resize rounds down, and would lose a whole row of tokens at exact limits. Above,
-    # room for a picture up to 16:9 to keep its height; a square one still gets the same side.
+    # One pixel row of slack below: the stock resize rounds down and would lose a row of tokens at the exact limit. The
+    # upper limit lets images up to 16:9 keep their height; square ones still get `image_size`.
     processor = Qwen2VLImageProcessorPil(
         patch_size=config.patch,
         temporal_patch_size=2,
@@ -86,11 +86,11 @@ def build_grm(config: GRMConfig, template: PromptTemplate = SHORT_TEMPLATE) -> G
 
 @torch.no_grad()
 def _initialise(model: Qwen2_5_VLForConditionalGeneration, answer_ids: torch.Tensor) -> None:
-    """Draw weights that a model this small learns from at once.
+    """Initialise the weights so that a small model learns without an initial plateau.
 
-    With the usual small weights the answer hardly depends on the pictures at first, and training spends hundreds of updates on
-    a plateau. Here signals keep their size from layer to layer, and the answers' rows vary smoothly with the hop, so that
-    what is learned for one bin serves its neighbours.
+    With the usual small weights the answer hardly depends on the images at first, and training spends hundreds of
+    updates on a plateau. Here activations keep their scale from layer to layer, and the output rows of the answers vary
+    smoothly with the hop, so that neighbouring bins learn together.
     """
     for weight in model.parameters():
         if weight.ndim > 1:

@@ -1,7 +1,7 @@
-"""One training in several processes: each has all weights (DDP), or its share of gradients and optimiser state (FSDP).
+"""Data-parallel training: DDP with all weights in each process, or FSDP with sharded gradients and optimizer state.
 
-Alone, everything here is as if there were no other process. What is saved is always whole, so that a training may go on with
-another number of processes, sharded or not.
+A single process needs no torch.distributed. Saved states are always unsharded, so training may resume with another
+number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -24,68 +24,67 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
-"""What is saved: whole tensors, on the CPU."""
+FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+"""Saved states hold unsharded tensors on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which process of how many this is."""
+class Process:
+    """A process of a distributed training: its rank among `world_size` processes."""
 
     rank: int = 0
-    processes: int = 1
+    world_size: int = 1
 
 
-def this_process() -> Place:
-    """The place of this process under torch.distributed."""
+def this_process() -> Process:
+    """This process under torch.distributed; the only one without it."""
     if not (distributed.is_available() and distributed.is_initialized()):
-        return Place()
-    return Place(distributed.get_rank(), distributed.get_world_size())
+        return Process()
+    return Process(distributed.get_rank(), distributed.get_world_size())
 
 
-def share(module: nn.Module, sharded: bool, precision: torch.dtype) -> nn.Module:
-    """The module that all processes train together; every one must call it with the same weights.
+def parallelize(module: nn.Module, sharded: bool, precision: torch.dtype) -> nn.Module:
+    """Wrap a module for data-parallel training. Every process must call it with the same weights.
 
     Args:
         module: computes the loss in its `forward`, from all of its weights.
-        sharded: FSDP instead of DDP.
-        precision: of the gathered weights, where sharded.
+        sharded: use FSDP instead of DDP.
+        precision: of the gathered weights with FSDP.
     """
-    if this_process().processes == 1:
+    if this_process().world_size == 1:
         return module
     if not sharded:
         return DistributedDataParallel(module)
     device = next(module.parameters()).device
-    mesh = distributed.init_device_mesh(device.type, (this_process().processes,))
+    mesh = distributed.init_device_mesh(device.type, (this_process().world_size,))
     fully_shard(module, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=precision, reduce_dtype=torch.float32))
     return module
 
 
 def twin(model: nn.Module) -> nn.Module:
-    """A model with the same weights, in the same memory, and gradients of its own: two threads can use the two at once."""
-    same: dict[int, Any] = {
+    """A copy that shares the weights' memory but has its own gradients, so that two threads can train at once."""
+    memo: dict[int, Any] = {
         id(weight): nn.Parameter(weight.data, weight.requires_grad) for weight in model.parameters()
     }
-    same |= {id(buffer): buffer for buffer in model.buffers()}
-    return copy.deepcopy(model, same)
+    memo |= {id(buffer): buffer for buffer in model.buffers()}
+    return copy.deepcopy(model, memo)
 
 
 def add_gradients(model: nn.Module, twins: Sequence[nn.Module]) -> None:
-    """Add the gradients of twins to those of their model, in their order, and take them from them."""
-    for weights in zip(model.parameters(), *(other.parameters() for other in twins), strict=True):
-        summed, *others = weights
-        for other in others:
-            if other.grad is not None:
-                summed.grad = other.grad if summed.grad is None else summed.grad.add_(other.grad)
-                other.grad = None
+    """Add the gradients of twins to those of their model, in their order, and clear them in the twins."""
+    for weight, *copies in zip(model.parameters(), *(replica.parameters() for replica in twins), strict=True):
+        for copied in copies:
+            if copied.grad is not None:
+                weight.grad = copied.grad if weight.grad is None else weight.grad.add_(copied.grad)
+                copied.grad = None
 
 
 @contextmanager
-def gradients_kept(module: nn.Module, kept: bool) -> Iterator[None]:
-    """Within the block gradients of `backward` stay in this process, if `kept`: others will be added first."""
+def accumulating(module: nn.Module, accumulate: bool) -> Iterator[None]:
+    """With `accumulate`, gradients computed in the block are not synchronised between processes yet."""
     if isinstance(module, FSDPModule):
-        module.set_requires_gradient_sync(not kept)
-    if kept and isinstance(module, DistributedDataParallel):
+        module.set_requires_gradient_sync(not accumulate)
+    if accumulate and isinstance(module, DistributedDataParallel):
         with module.no_sync():
             yield
     else:
@@ -94,7 +93,7 @@ def gradients_kept(module: nn.Module, kept: bool) -> Iterator[None]:
 
 @contextmanager
 def gathered(module: nn.Module) -> Iterator[None]:
-    """Within the block every process can use the weights without calling the module; all must enter it."""
+    """Gather sharded weights for the block, to use them without calling the module. Every process must enter it."""
     if isinstance(module, FSDPModule):
         module.unshard()
     yield
@@ -102,34 +101,34 @@ def gathered(module: nn.Module) -> Iterator[None]:
         module.reshard()
 
 
-def total(value: float, place: Place, device: torch.device) -> float:
-    """The sum of every process's value."""
-    if place.processes == 1:
+def all_reduce_sum(value: float, process: Process, device: torch.device) -> float:
+    """The sum of a value over all processes."""
+    if process.world_size == 1:
         return value
-    summed = torch.tensor(value, dtype=torch.float64, device=device)
-    distributed.all_reduce(summed)
-    return float(summed)
+    total = torch.tensor(value, dtype=torch.float64, device=device)
+    distributed.all_reduce(total)
+    return float(total)
 
 
-def told_by_first(value: float, place: Place, device: torch.device) -> float:
-    """The value of process 0."""
-    return total(value if place.rank == 0 else 0.0, place, device)
+def broadcast(value: float, process: Process, device: torch.device) -> float:
+    """The value of process 0, in every process."""
+    return all_reduce_sum(value if process.rank == 0 else 0.0, process, device)
 
 
-def whole_weights(model: nn.Module) -> dict[str, Any]:
-    """All weights of a model, whole, on the CPU, in process 0; every process must call it."""
-    return get_model_state_dict(model, options=WHOLE)
+def full_weights(model: nn.Module) -> dict[str, Any]:
+    """Unsharded weights of a model on the CPU, in process 0. Every process must call it."""
+    return get_model_state_dict(model, options=FULL)
 
 
-def whole_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Weights and optimiser, whole, on the CPU, in process 0; every process must call it."""
-    # Asked before its first step, the optimiser would be made to take one.
-    moments = get_optimizer_state_dict(model, optimizer, options=WHOLE) if optimizer.state else None
-    return {"model": whole_weights(model), "optimizer": moments}
+def full_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Unsharded weights and optimizer state on the CPU, in process 0. Every process must call it."""
+    # Before its first step, torch would initialise the optimizer state by taking a step.
+    moments = get_optimizer_state_dict(model, optimizer, options=FULL) if optimizer.state else None
+    return {"model": full_weights(model), "optimizer": moments}
 
 
-def load_whole_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Take over what `whole_state` gave; every process must call it, with the same state."""
+def load_full_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state made by `full_state`. Every process must call it, with the same state."""
     options = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=options)
     if state["optimizer"] is not None:

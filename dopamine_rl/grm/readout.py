@@ -1,7 +1,7 @@
-"""From pixels to hops: each picture is encoded once, each prompt is read from where it is new, the answer is a distribution.
+"""From images to distributions over hops: each image is encoded once, common prefixes of prompts are computed once.
 
-The stock modules' weights are used as they are; only the order of the work differs, so results agree with the stock forward
-pass. The same functions answer in the reward service and carry gradients in training.
+The weights are those of the stock modules; only the order of computation differs, so results agree with the stock
+forward pass. The reward service and training use the same functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.language import Decoder, answer_logits, fork_states, make_decoder
-from dopamine_rl.grm.layout import Layout, Pictures, prompt_layout
+from dopamine_rl.grm.layout import Pictures, PromptLayout, prompt_layout
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.vision import (
@@ -31,22 +31,23 @@ from dopamine_rl.grm.vision import (
 from dopamine_rl.interfaces import Prompt
 
 HOPS = np.linspace(-1.0, 1.0, HOP_BINS)
-"""float64 [201], the hop of each bin."""
+"""float64 [201], hop of each bin."""
 
 _GAIN_LOSS = np.stack((HOPS.clip(min=0.0), (-HOPS).clip(min=0.0)), axis=1)
 
 SHAPES = 64
-"""How many layouts of prompts, and sizes of pictures, a reader remembers."""
+"""Number of prompt layouts, and of image sizes, that a reader caches."""
 
 
 class Reader:
-    """A model made ready to answer: what depends only on its weights, or on shapes, is computed once.
+    """A model prepared for inference: everything that depends only on weights or shapes is computed once.
 
-    It must be made again after the weights have changed. Where gradients are on, they flow to all weights.
+    Create a new one after the weights have changed. If gradients are enabled, they flow to all weights.
 
     Args:
         grm: the model.
-        recompute: gradient checkpointing: values inside a layer are not kept for the backward pass but computed again.
+        recompute: gradient checkpointing: recompute the values inside a layer in the backward pass instead of storing
+            them.
     """
 
     def __init__(self, grm: GRM, recompute: bool = False) -> None:
@@ -62,18 +63,18 @@ class Reader:
     def _decoder(self) -> Decoder:
         return make_decoder(self.grm, self._recompute)
 
-    def layout(self, instruction: str, views: int, height: int, width: int) -> Layout:
-        """The layout of a prompt whose pictures have height × width pixels.
+    def layout(self, instruction: str, views: int, height: int, width: int) -> PromptLayout:
+        """The layout of a prompt whose images have height × width pixels.
 
         Raises:
-            BadInput: the template does not take the instruction or the number of views, or the pictures are too narrow.
+            BadInput: instruction or number of views do not fit the template, or the images are too narrow.
         """
         unit = self.grm.image_processor.patch_size * self.grm.image_processor.merge_size
         height, width = picture_size(self.grm.image_processor, height, width)
         return self.grid_layout(instruction, views, height // unit, width // unit)
 
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:
-        """Encode M pictures of equal size, uint8 [M, H, W, 3], in one batched pass."""
+        """Encode M images of equal size, uint8 [M, H, W, 3], in one batch."""
         patches, rows, columns = cut_patches(self.grm, images)
         tokens = encode_patches(self._tower, patches, self._grid(rows, columns))
         merge = self.grm.image_processor.merge_size
@@ -81,29 +82,29 @@ class Reader:
 
     def logits(
         self,
-        layout: Layout,
+        layout: PromptLayout,
         questions: Sequence[Pictures],
         tokens: torch.Tensor,
-        place: Mapping[int, int] | Sequence[int],
-        known: MutableMapping[Pictures, torch.Tensor],
+        row_of: Mapping[int, int] | Sequence[int],
+        cache: MutableMapping[Pictures, torch.Tensor],
     ) -> torch.Tensor:
-        """Log-probabilities [N, 201] of the hop bins; the arguments are those of `answer_logits`."""
-        return answer_logits(self._decoder, layout, questions, tokens, place, known)
+        """Log-probabilities [N, 201] of the hop bins; arguments as for `answer_logits`."""
+        return answer_logits(self._decoder, layout, questions, tokens, row_of, cache)
 
     def states(
-        self, layout: Layout, questions: Sequence[Pictures], tokens: torch.Tensor, tails: torch.Tensor
+        self, layout: PromptLayout, questions: Sequence[Pictures], tokens: torch.Tensor, tails: torch.Tensor
     ) -> torch.Tensor:
-        """What the output layer is given behind N questions and each of their tails, see `fork_states`."""
+        """Inputs of the output layer after N prompts and at each token of their tails, see `fork_states`."""
         return fork_states(self._decoder, layout, questions, tokens, range(len(tokens)), {}, tails)
 
 
 def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:
-    """Encode M pictures of equal size in one batched pass.
+    """Encode M images of equal size in one batch.
 
     Args:
         images: uint8 [M, H, W, 3].
     Raises:
-        BadInput: another shape or dtype.
+        BadInput: wrong shape or dtype.
     """
     if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] != 3 or 0 in images.shape:
         raise BadInput("images", (images.shape, images.dtype), "give uint8 pixels of shape [M, H, W, 3]")
@@ -111,10 +112,10 @@ def encode_images(grm: GRM, images: NDArray[np.uint8]) -> ImageFeatures:
 
 
 def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """Answer N prompts about encoded pictures: float32 [N, 201], log-probabilities of the hop bins.
+    """Answer N prompts about encoded images: log-probabilities of the hop bins, float32 [N, 201].
 
-    What prompts have in common is computed once: the references of an instruction, then each BEFORE on top of them, then
-    each prompt's AFTER. Where the model's contract fixes more views than a prompt has, its front view is repeated.
+    Common prefixes are computed once: the references of an instruction, then each BEFORE, then each prompt's AFTER. If
+    the model's contract has more views than a prompt, the front view is repeated.
 
     Raises:
         BadInput: a prompt's instruction or number of views does not fit the template.
@@ -123,36 +124,36 @@ def forward_logits(grm: GRM, features: ImageFeatures, prompts: Sequence[Prompt])
 
 
 def reader_logits(reader: Reader, features: ImageFeatures, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """`forward_logits` by a reader that is there already."""
-    place = range(len(features.tokens))
+    """`forward_logits` with an existing reader."""
+    row_of = range(len(features.tokens))
     prompts = [reader.grm.template.fill(prompt) for prompt in prompts]
 
-    def answer(layout: Layout, numbers: Sequence[int]) -> torch.Tensor:
-        return reader.logits(layout, [prompts[number].images for number in numbers], features.tokens, place, {})
+    def answer(layout: PromptLayout, indices: Sequence[int]) -> torch.Tensor:
+        return reader.logits(layout, [prompts[index].images for index in indices], features.tokens, row_of, {})
 
     return by_layout(partial(reader.grid_layout, rows=features.rows, columns=features.columns), prompts, answer)
 
 
 def by_layout(
-    layout: Callable[[str, int], Layout],
+    layout: Callable[[str, int], PromptLayout],
     prompts: Sequence[Prompt],
-    answer: Callable[[Layout, Sequence[int]], torch.Tensor],
+    answer: Callable[[PromptLayout, Sequence[int]], torch.Tensor],
 ) -> torch.Tensor:
-    """Answer prompts layout by layout; the first axis of what comes back has their order.
+    """Answer prompts layout by layout; the first axis of the result is in the order of the prompts.
 
     Args:
-        layout: makes the layout of an instruction and a number of views.
-        answer: gets a layout and the numbers of the n prompts that have it, gives [n, ...].
+        layout: maps an instruction and a number of views to a layout.
+        answer: maps a layout and the indices of its n prompts to a tensor [n, ...].
     Raises:
-        BadInput: a prompt with other views before than after, or what `layout` raises.
+        BadInput: a prompt with different numbers of BEFORE and AFTER views, or as raised by `layout`.
     """
-    kinds: dict[tuple[str, int], list[int]] = defaultdict(list)
-    for number, prompt in enumerate(prompts):
+    groups: dict[tuple[str, int], list[int]] = defaultdict(list)
+    for index, prompt in enumerate(prompts):
         if len(prompt.before) != len(prompt.after):
             raise BadInput("prompt.after", prompt.after, f"give as many views as in before, {len(prompt.before)}")
-        kinds[prompt.instruction, len(prompt.before)].append(number)
-    parts = torch.cat([answer(layout(*kind), numbers) for kind, numbers in kinds.items()])
-    order = [number for numbers in kinds.values() for number in numbers]
+        groups[prompt.instruction, len(prompt.before)].append(index)
+    parts = torch.cat([answer(layout(*key), indices) for key, indices in groups.items()])
+    order = [index for indices in groups.values() for index in indices]
     return parts[torch.tensor(order, device=parts.device).argsort()]
 
 

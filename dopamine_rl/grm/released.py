@@ -1,4 +1,4 @@
-"""Makes a released checkpoint usable: its trained-in wording as `template.json`, and its pictures' limits, beside the weights."""
+"""Prepare a released checkpoint for use: write its prompt template and image size limits next to the weights."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ PROCESSOR_FILE, WEIGHTS = "preprocessor_config.json", "*.safetensors"
 
 
 def check_released(folder: Path) -> str:
-    """The `model_type` of a released checkpoint. Raises CheckpointError where the folder is none."""
+    """The `model_type` of a released checkpoint. Raises CheckpointError if the folder is not one."""
     kind = model_type(folder)
     if (folder / GRM_FILE).exists():
         raise CheckpointError(
-            f"{folder} was made by this project: its template is already there, and belongs to its version"
+            f"{folder} was written by this project and already has a template, which is part of its version"
         )
     return kind
 
 
 def released_template(folder: Path, wording: Wording, preset: str | None = None) -> PromptTemplate:
-    """The template of a released checkpoint: the wording inside the chat turn that its own tokenizer's chat template makes.
+    """The template of a released checkpoint: the wording rendered with the checkpoint's chat template.
 
     Args:
         folder: of the checkpoint.
-        wording: as its authors' repository holds it.
-        preset: one of `contract.RELEASED`; None takes that of the architecture.
+        wording: from its authors' repository.
+        preset: one of `contract.RELEASED`; None chooses by architecture.
     Raises:
-        CheckpointError: the folder is no such checkpoint, or has no usable chat template.
-        BadInput: the wording cannot be told apart from a template's slots.
+        CheckpointError: the folder is not a released checkpoint, or has no usable chat template.
+        BadInput: the wording contains the name of a template slot.
     """
     name = preset or PRESET_OF[check_released(folder)]
     contract = RELEASED[name]
@@ -49,92 +49,91 @@ def released_template(folder: Path, wording: Wording, preset: str | None = None)
     between = turn.split(IMAGE_SLOT)
     if len(between) != len(slots) + 1:
         raise CheckpointError(
-            f"{folder}: its chat template shows {len(between) - 1} of {len(slots)} pictures as {IMAGE_SLOT}: use the chat "
-            "template of a Qwen2.5-VL or Qwen3-VL checkpoint"
+            f"{folder}: its chat template renders {len(between) - 1} of {len(slots)} images as {IMAGE_SLOT}: use the "
+            "chat template of a Qwen2.5-VL or Qwen3-VL checkpoint"
         )
     text = between[0] + "".join(slot + after for slot, after in zip(slots, between[1:], strict=True))
     try:
         return PromptTemplate(name, text, "{image}", RELEASED_LABELS, contract)
     except BadInput as error:
-        raise BadInput(
-            "wording", wording.origin, f"it uses words that name a template's slots ({error.fix})"
-        ) from error
+        fix = f"remove the words in braces that are names of template slots ({error.fix})"
+        raise BadInput("wording", wording.origin, fix) from error
 
 
 def _chat_turn(folder: Path, wording: Wording) -> str:
-    """One user turn with the wording, up to where the answer begins, as the checkpoint's chat template renders it."""
+    """Render one user turn with the wording, up to the start of the answer, with the checkpoint's chat template."""
     parts: list[dict[str, str]] = []
     for number, piece in enumerate(wording.pieces):
         parts += [{"type": "image"}] if number else []
         parts += [{"type": "text", "text": piece}] if piece else []
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        # Older checkpoints keep it beside their processor.
-        aside = folder / "chat_template.json"
+        # Older checkpoints store it next to the processor.
+        path = folder / "chat_template.json"
         chat = tokenizer.chat_template or (
-            json.loads(aside.read_text("utf-8"))["chat_template"] if aside.exists() else None
+            json.loads(path.read_text("utf-8"))["chat_template"] if path.exists() else None
         )
         if chat is None:
             raise ValueError("there is none")
         turn = [{"role": "user", "content": parts}]
         return str(tokenizer.apply_chat_template(turn, chat_template=chat, tokenize=False, add_generation_prompt=True))
-    except Exception as error:  # transformers, tokenizers and jinja each raise kinds of their own
+    except Exception as error:  # transformers, tokenizers and jinja raise errors of their own
         raise CheckpointError(
             f"{folder}: its chat template cannot be used ({error}): copy tokenizer_config.json, chat_template.json or "
-            "chat_template.jinja from where the checkpoint comes"
+            "chat_template.jinja from the original checkpoint"
         ) from error
 
 
 def limit_pixels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of `preprocessor_config.json` with the limits that released models were trained with, however it says them."""
-    said = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
-    limited = dict(config) | {key: value for key, value in said.items() if key in config}
-    if "size" in config or not said.keys() <= config.keys():
+    """Set the image size limits of released models in a `preprocessor_config.json`, in its old or new form."""
+    limits = {"min_pixels": MIN_PIXELS, "max_pixels": MAX_PIXELS}
+    limited = dict(config) | {key: value for key, value in limits.items() if key in config}
+    if "size" in config or not limits.keys() <= config.keys():
         limited["size"] = {"shortest_edge": MIN_PIXELS, "longest_edge": MAX_PIXELS}
     return limited
 
 
 def install(folder: Path, template: PromptTemplate, pixels: bool = True) -> list[str]:
-    """Write `template.json` into a checkpoint's folder, and the limits of its pictures; each file appears complete.
+    """Write `template.json` and the image size limits into a checkpoint's folder, each file atomically.
 
     Args:
-        pixels: set the limits, too.
+        pixels: also set the image size limits.
     Returns:
-        The names of the files that were not so already.
+        The names of the files that changed.
     """
     path = folder / PROCESSOR_FILE
     config = json.loads(path.read_text(encoding="utf-8"))
-    wanted = limit_pixels(config) if pixels else config
+    limited = limit_pixels(config) if pixels else config
     changed = []
-    if wanted != config:
-        text = json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
+    if limited != config:
+        text = json.dumps(limited, indent=2, ensure_ascii=False) + "\n"
         write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         changed.append(path.name)
-    # The template comes last: without it the folder is refused, with it everything is as it was trained.
+    # The template is written last, because a folder without it is refused.
     if template.save(folder):
         changed.append(TEMPLATE_FILE)
     return changed
 
 
 def _made_beside(out: Path, folder: Path) -> bool:
-    """True if a folder is what `install_beside` makes of this checkpoint."""
+    """Whether a folder was made by `install_beside` from this checkpoint."""
     entries = list(out.iterdir()) if out.is_dir() else []
     weights = [path for path in entries if path.match(WEIGHTS)]
     small = {path.name for path in entries} - {path.name for path in weights}
     linked = bool(weights) and all(path.is_symlink() for path in weights)
-    others = small - {path.name for path in folder.iterdir()} - {TEMPLATE_FILE}
-    return linked and (out / TEMPLATE_FILE).is_file() and not others and out.resolve() != folder.resolve()
+    unexpected = small - {path.name for path in folder.iterdir()} - {TEMPLATE_FILE}
+    return linked and (out / TEMPLATE_FILE).is_file() and not unexpected and out.resolve() != folder.resolve()
 
 
 def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bool = True) -> list[str]:
-    """The same in a folder of its own, which has links to the checkpoint's weights and copies of its small files.
+    """`install` into a new folder with links to the checkpoint's weights and copies of its small files.
 
     Raises:
-        BadInput: `out` is there, and is not what this function makes.
+        BadInput: `out` exists and was not made by this function.
     """
     changed: list[str] = []
     if out.exists() and not _made_beside(out, folder):
-        raise BadInput("--out", str(out), "name a folder that is not there yet")
+        raise BadInput("--out", str(out), "name a folder that does not exist yet")
 
     def fill(partial: Path) -> None:
         for path in sorted(path for path in folder.iterdir() if path.is_file()):

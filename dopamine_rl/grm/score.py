@@ -1,8 +1,8 @@
-"""The score grammar: the one line with which the model answers, and its 201 whole-percent forms.
+"""The score grammar: the model's one-line answer and its 201 whole-percent forms.
 
-`<score>+33%</score>`: AFTER is 33 % of the remaining way further than BEFORE. `<score>-8%</score>`: 8 % of what had
-been covered is lost. `<score>0%</score>`: no difference.
-Source: METHOD.md section 4. One decimal is accepted on reading, as the released fine-tuning data carries it.
+`<score>+33%</score>`: AFTER gains 33 % of the progress that remained at BEFORE. `<score>-8%</score>`: it loses 8 % of
+the progress that BEFORE had. `<score>0%</score>`: no difference.
+Source: METHOD.md section 4. Parsing also accepts one decimal, as in the released fine-tuning data.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SCORE = re.compile(r"<score>([+-]?)(0|[1-9][0-9]{0,2})(\.[0-9])?%</score>")
 
 
 def format_score(hop: float) -> str:
-    """The answer that says `hop`, rounded to a whole percent. Raises BadInput unless hop is in [−1, 1]."""
+    """Format a hop as an answer in whole percent. Raises BadInput unless hop is in [−1, 1]."""
     if not -1.0 <= hop <= 1.0:
         raise BadInput("hop", hop, "give a hop in [-1, 1]")
     percent = round(hop * 100)
@@ -26,7 +26,11 @@ def format_score(hop: float) -> str:
 
 
 def format_decimal_score(hop: float) -> str:
-    """The answer that says `hop` with one decimal, as released training data has it. Raises BadInput unless hop is in [−1, 1]."""
+    """Format a hop as an answer with one decimal, as in the released training data.
+
+    Raises:
+        BadInput: hop is not in [−1, 1].
+    """
     if not -1.0 <= hop <= 1.0:
         raise BadInput("hop", hop, "give a hop in [-1, 1]")
     tenths = round(hop * 1000)
@@ -39,7 +43,7 @@ def answers() -> tuple[str, ...]:
 
 
 def decimal_answers() -> dict[str, int]:
-    """The answers with one decimal, and the hop bin that each falls into when its decimal is cut off."""
+    """Map every answer with one decimal to the hop bin of its truncated whole percent."""
     wholes = [(sign, whole) for sign in "-+" for whole in range(100)]
     tenths = {
         f"<score>{sign}{whole}.{tenth}%</score>": 100 + int(f"{sign}{whole}")
@@ -50,13 +54,13 @@ def decimal_answers() -> dict[str, int]:
 
 
 def parse_score(text: str) -> float:
-    """Read an answer strictly; white space around it is allowed, anything else is not.
+    """Parse an answer strictly; only white space around it is allowed.
 
     Returns:
         The hop in [−1, 1].
     Raises:
-        BadInput: no score, two scores, text beside it, not a number, a missing sign, or out of range. Such an answer
-            has no value: the caller marks its estimate invalid with the message as the reason.
+        BadInput: no score, two scores, extra text, not a number, a missing sign, or out of range. The caller marks such
+            an estimate invalid, with the message as the reason.
     """
     match = _SCORE.fullmatch(text.strip())
     if match is None:

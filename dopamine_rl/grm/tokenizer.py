@@ -1,7 +1,7 @@
-"""A small tokenizer for the embedded model: byte-level BPE that knows the template by heart, 201 answers as one token each.
+"""A small tokenizer for the embedded model: byte-level BPE trained on the template, with one token per answer.
 
-Trained at build time on a fixed text, so that it is the same on every machine. It does not split at words: each phrase of the
-template becomes one token, which keeps prompts short; words it has never seen fall back to pieces and bytes.
+It is trained at build time on a fixed text, so it is the same on every machine. It does not split at words: each phrase
+of the template becomes one token, which keeps prompts short. Unknown words fall back to pieces and bytes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ SPECIAL_TOKENS = (
 )
 _MAX_LEARNED = 1024
 _TASK_WORDS = (
-    "insert the peg into the hole; push the cube to the goal; pick up the cup and place it on the plate; stack the red block "
-    "on the green block; open the drawer; close the door; turn the handle; plug the charger into the socket; pull the lever; "
-    "lift the box; move the object left, right, up, down; clean the table; press the button; pour water; fold the cloth; "
-    "screw the bolt; side, orange, white, blue, end, with, from, in, at, its"
+    "insert the peg into the hole; push the cube to the goal; pick up the cup and place it on the plate; "
+    "stack the red block on the green block; open the drawer; close the door; turn the handle; "
+    "plug the charger into the socket; pull the lever; lift the box; move the object left, right, up, down; "
+    "clean the table; press the button; pour water; fold the cloth; screw the bolt; "
+    "side, orange, white, blue, end, with, from, in, at, its"
 )
 
 
 def build_tokenizer(template: PromptTemplate) -> PreTrainedTokenizerFast:
     """Train the tokenizer for `template`. The 201 answers get consecutive ids, in the order of the hop bins."""
     tokenizer = Tokenizer(models.BPE())
-    # prepend_scheme stays off and no regular expression splits: a phrase may become one token.
+    # No prefix space and no splitting by regular expression, so that a phrase may become one token.
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     words = sorted({word.strip(";,") for word in _TASK_WORDS.split()})
@@ -57,7 +58,7 @@ def build_tokenizer(template: PromptTemplate) -> PreTrainedTokenizerFast:
 
 
 def _between_special(text: str) -> list[str]:
-    """The pieces of `text` between special tokens, which the BPE model sees one by one."""
+    """The pieces of `text` between special tokens, which BPE trains on separately."""
     pieces = [text]
     for special in SPECIAL_TOKENS:
         pieces = [part for piece in pieces for part in piece.split(special)]

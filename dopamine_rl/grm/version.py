@@ -1,4 +1,4 @@
-"""The name of a model's content: equal for equal models in memory and on disk, on every machine."""
+"""Model versions: a hash of a model's content, equal for equal models in memory and on disk, on every machine."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from safetensors import SafetensorError, safe_open
 from dopamine_rl.errors import CheckpointError
 
 GRM_FILE, GRM_FORMAT = "grm.json", 1
-"""What a folder that was made here says of itself, and the form of it."""
+"""The file that marks a model folder made here, and its format."""
 
 _JSON_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "template.json")
 _VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "processor_class"}
 )
-"""Keys that saving adds or changes although the model is the same."""
+"""Keys that saving adds or changes without changing the model."""
 
 _EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def content_version(weights: Mapping[str, torch.Tensor], *documents: Any) -> str:
-    """12 hexadecimal digits of weights (in the order of their names) and JSON documents (in the order of a model folder)."""
+    """12 hexadecimal digits from weights (sorted by name) and JSON documents (in the order of a model folder)."""
     return _version({name: lambda name=name: weights[name] for name in weights}, documents)  # type: ignore[misc]
 
 
 def folder_version(folder: Path) -> str:
-    """`content_version` of what lies in a folder. Raises CheckpointError naming the file that cannot be read."""
+    """`content_version` of a folder. Raises CheckpointError naming the file that cannot be read."""
     documents = folder_documents(folder)
     path = folder / "model.safetensors"
     try:
@@ -73,7 +73,7 @@ def _version(readers: Mapping[str, Callable[[], torch.Tensor]], documents: Any) 
     digest = hashlib.sha256()
     named = {_stored_name(name): read for name, read in readers.items()}
     if _EMBEDDING in named and _OUTPUT in named and torch.equal(named[_EMBEDDING](), named[_OUTPUT]()):
-        del named[_OUTPUT]  # One tensor with two names in memory; a file may hold it under either or both.
+        del named[_OUTPUT]  # Tied weights: one tensor with two names in memory; a file may have either or both.
     for name in sorted(named):
         weight = named[name]().detach().cpu().contiguous()
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
@@ -89,7 +89,7 @@ def _stored_name(name: str) -> str:
 
 
 def _stable(value: Any) -> Any:
-    """The document without volatile keys, at any depth."""
+    """The document without volatile keys, at every depth."""
     if isinstance(value, dict):
         return {key: _stable(inner) for key, inner in value.items() if key not in _VOLATILE and inner is not None}
     if isinstance(value, list | tuple):

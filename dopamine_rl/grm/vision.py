@@ -1,10 +1,10 @@
-"""Pictures to features: the stock vision tower's weights, run on equal-sized pictures as one batch.
+"""The vision tower's forward pass on a batch of images of equal size.
 
-One path serves both architectures: Qwen2.5-VL lets most of its layers see a window only; Qwen3-VL adds a learned embedding of
-places and hands out features from inside the tower, too (deepstack). Three things differ from the stock pass, none of them the
-answer. A still picture is shown twice in time, so the two halves of the patch embedding are summed; its normalisation is folded
-into the same matrix, so bytes go straight into a product. Windows are a mask inside one batched attention instead of a loop over
-windows and pictures.
+The same code runs both architectures: most layers of Qwen2.5-VL attend within a window; Qwen3-VL adds learned position
+embeddings and returns intermediate features too (deepstack). Three things differ from the stock forward pass, without
+changing the result. A still image is repeated in time, so the two halves of the patch embedding are summed.
+Normalisation is folded into the same matrix, so it applies to bytes. Windows are a mask in one batched attention
+instead of a loop over windows and images.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from dopamine_rl.grm.model import GRM
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ImageFeatures:
-    """M encoded pictures of one size.
+    """M encoded images of one size.
 
     Args:
-        tokens: float [M, rows · columns, (1 + K) · D], what stands in the prompt for each picture, then what is added to it
-            after each of the first K layers of the language model; K is 0 for Qwen2.5-VL.
-        rows, columns: the grid of tokens.
+        tokens: float [M, rows · columns, (1 + K) · D], each image's prompt tokens, then the deepstack features that are
+            added to them after each of the first K layers of the language model; K is 0 for Qwen2.5-VL.
+        rows, columns: of the token grid.
     """
 
     tokens: torch.Tensor
@@ -43,31 +43,31 @@ class ImageFeatures:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Grid:
-    """What the tower needs to know of a picture's size.
+    """Inputs of the tower that depend only on the image size.
 
     Args:
         cos, sin: float32 [patches, 1, d], rotary angles.
-        window: bool [patches, patches], True inside one window; None where the model has no windows.
-        place: [patches, D], learned embedding of each patch's place; None where the model has none.
+        window: bool [patches, patches], True within a window; None if the model has no windows.
+        position: [patches, D], learned position embedding of each patch; None if the model has none.
     """
 
     cos: torch.Tensor
     sin: torch.Tensor
     window: torch.Tensor | None
-    place: torch.Tensor | None
+    position: torch.Tensor | None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Tower:
-    """The vision tower as `encode_patches` needs it.
+    """The vision tower in the form that `encode_patches` uses.
 
     Args:
-        weight, bias: the patch embedding of bytes.
+        weight, bias: patch embedding of bytes.
         blocks: stock modules.
-        windowed: which of them see a window only.
-        merger: makes tokens of the last block's patches.
-        taps: deepstack: makers of tokens by the number of the block whose patches they take.
-        recompute: keep no block's inner values for the backward pass, compute them again.
+        windowed: indices of the blocks with window attention.
+        merger: maps the last block's patches to tokens.
+        taps: deepstack mergers by the index of the block whose patches they take.
+        recompute: gradient checkpointing of every block.
     """
 
     weight: torch.Tensor
@@ -80,48 +80,48 @@ class Tower:
 
 
 def make_tower(grm: GRM, recompute: bool = False) -> Tower:
-    """Gather a model's weights. It must be made again after they have changed; gradients flow back to them."""
+    """Collect a model's weights; call it again after they have changed. Gradients flow back to them."""
     visual = grm.model.model.visual
     blocks = range(len(visual.blocks))
-    whole = getattr(visual, "fullatt_block_indexes", blocks)
+    full_attention = getattr(visual, "fullatt_block_indexes", blocks)
     taps = zip(
         getattr(visual, "deepstack_visual_indexes", ()), getattr(visual, "deepstack_merger_list", ()), strict=True
     )
-    windowed = frozenset(blocks).difference(whole)
+    windowed = frozenset(blocks).difference(full_attention)
     return Tower(*patch_embedding(grm), visual.blocks, windowed, visual.merger, dict(taps), recompute)
 
 
 def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
-    """The patch embedding of bytes: weight [D, patch² · 3] and bias [D], with the stock normalisation inside."""
+    """The patch embedding of bytes, including normalisation: weight [D, patch² · 3] and bias [D]."""
     processor, stock = grm.image_processor, grm.model.model.visual.patch_embed.proj
     kernel = stock.weight
     mean = 255.0 * torch.tensor(processor.image_mean, device=kernel.device)
     scale = 1.0 / (255.0 * torch.tensor(processor.image_std, device=kernel.device))
     still = kernel.float().sum(dim=2).permute(0, 2, 3, 1) * scale
     weight = still.flatten(1).to(kernel.dtype)
-    # From the rounded weight: in half precision a grey picture must still come out as zero.
+    # Computed from the rounded weight, so that a grey image maps to zero in half precision too.
     bias = -(weight.float().view(still.shape) * mean).sum(dim=(1, 2, 3))
     return weight, (bias if stock.bias is None else bias + stock.bias.float()).to(kernel.dtype)
 
 
 def picture_size(processor: Any, height: int, width: int) -> tuple[int, int]:
-    """Height and width in pixels to which a checkpoint's image processor resizes a picture. Raises BadInput if it is too narrow."""
+    """Height and width to which the image processor resizes an image. Raises BadInput if the image is too narrow."""
     unit = processor.patch_size * processor.merge_size
     limits = (processor.size["shortest_edge"], processor.size["longest_edge"])
     try:
         return smart_resize(height, width, unit, *limits)
     except ValueError as error:
-        raise BadInput("images", (height, width), f"give a picture that is less narrow ({error})") from None
+        raise BadInput("images", (height, width), f"give a less narrow image ({error})") from None
 
 
 def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int, int]:
-    """Resize where needed and cut into patches, as the checkpoint's image processor does, but leave bytes as they are.
+    """Resize if needed and cut into patches like the checkpoint's image processor, but keep bytes.
 
     Args:
         images: uint8 [M, H, W, 3].
     Returns:
-        uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without its
-        repetition over time, and the numbers of patch rows and columns.
+        uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without
+        its repetition in time, and the numbers of patch rows and columns.
     """
     patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
     size = picture_size(grm.image_processor, *images.shape[1:3])
@@ -129,33 +129,34 @@ def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int,
         images = np.stack([resize(image, size) for image in images])
     rows, columns = size[0] // patch, size[1] // patch
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(grm.model.device)
-    cut = pixels.view(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
-    return cut.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(images), rows * columns, patch * patch * 3), rows, columns
+    patches = pixels.view(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
+    patches = patches.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(images), rows * columns, patch * patch * 3)
+    return patches, rows, columns
 
 
 def picture_grid(grm: GRM, rows: int, columns: int) -> Grid:
-    """Rotary angles, windows and places of pictures of rows × columns patches."""
+    """Rotary angles, windows and positions of images with rows × columns patches."""
     tower, device = grm.model.model.visual, grm.model.device
     merge = tower.spatial_merge_size
-    places = get_vision_position_ids(torch.tensor([[1, rows, columns]], device=device), merge)
-    cos, sin = rotation(*tower.rotary_pos_emb(places.float(), places))
-    window = place = None
+    positions = get_vision_position_ids(torch.tensor([[1, rows, columns]], device=device), merge)
+    cos, sin = rotation(*tower.rotary_pos_emb(positions.float(), positions))
+    window = position = None
     if hasattr(tower, "fullatt_block_indexes"):
         side = tower.window_size // merge // tower.patch_size * merge
-        window = (places[:, None] // side == places[None] // side).all(dim=-1)
+        window = (positions[:, None] // side == positions[None] // side).all(dim=-1)
     if hasattr(tower, "pos_embed"):
         side = tower.num_grid_per_side
         table = tower.pos_embed.weight.float().unflatten(0, (side, side)).permute(2, 0, 1)
-        fitted = F.interpolate(table[None], (rows, columns), mode="bilinear", align_corners=True)[0]
-        place = fitted[:, places[:, 0], places[:, 1]].T.to(tower.pos_embed.weight.dtype)
-    return Grid(cos, sin, window, place)
+        resized = F.interpolate(table[None], (rows, columns), mode="bilinear", align_corners=True)[0]
+        position = resized[:, positions[:, 0], positions[:, 1]].T.to(tower.pos_embed.weight.dtype)
+    return Grid(cos, sin, window, position)
 
 
 def encode_patches(tower: Tower, patches: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Features [M, tokens, (1 + K) · D] of M equal-sized pictures, uint8 [M, patches, patch² · 3]."""
+    """Features [M, tokens, (1 + K) · D] of M images of equal size, uint8 [M, patches, patch² · 3]."""
     hidden = F.linear(patches.to(tower.weight.dtype), tower.weight, tower.bias)
-    if grid.place is not None:
-        hidden = hidden + grid.place
+    if grid.position is not None:
+        hidden = hidden + grid.position
     tapped = []
     for number, block in enumerate(tower.blocks):
         mask = grid.window if number in tower.windowed else None
@@ -172,7 +173,7 @@ def _block(block: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | No
 
 
 def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
-    """Tokens [M · tokens, D] of patches [M, patches, D'], by the stock module; that of Qwen2.5-VL with its norm in one call."""
+    """Merge patches [M, patches, D'] into tokens [M · tokens, D] with the stock module."""
     if not hasattr(merger, "ln_q"):
         return merger(hidden)
     return merger.mlp(normalise(merger.ln_q, hidden).view(-1, merger.hidden_size))
@@ -180,5 +181,5 @@ def _merge(merger: Any, hidden: torch.Tensor) -> torch.Tensor:
 
 def _attention(attention: Any, hidden: torch.Tensor, grid: Grid, mask: torch.Tensor | None) -> torch.Tensor:
     mixed = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1))
-    turned = rotate(mixed[:, :, :2], grid.cos[:, None], grid.sin[:, None])
-    return attention.proj(attend(turned[:, :, 0], turned[:, :, 1], mixed[:, :, 2], mask))
+    rotated = rotate(mixed[:, :, :2], grid.cos[:, None], grid.sin[:, None])
+    return attention.proj(attend(rotated[:, :, 0], rotated[:, :, 1], mixed[:, :, 2], mask))

@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(figures))
 
 
-def main_job(preset: str, algorithm: str) -> ExperimentConfig:
+def main_job(preset: str, algorithm: Literal["rlpd", "ppo"]) -> ExperimentConfig:
     """The main job's config, with a policy that needs no cloned policy."""
     config = read_preset(ExperimentConfig, preset, "--preset")
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
@@ -213,9 +213,8 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
     arms = {}
     for name, reward in (("on", config.reward), ("off", "sparse")):
         algorithm = actor_config(replace(config, reward=reward), reference, scratch / "records")
-        runner = ray.remote(num_cpus=1, max_concurrency=1)(SingleAgentEnvRunner).remote(
-            config=algorithm, worker_index=1
-        )
+        remote: Any = ray.remote(SingleAgentEnvRunner).options(num_cpus=1, max_concurrency=1)
+        runner = remote.remote(config=algorithm, worker_index=1)
         arms[name] = Arm(runner, LabelLedger())
     return arms
 

@@ -87,7 +87,9 @@ def run(arguments: Arguments) -> Comparison:
         ScoringError: a model did not answer; earlier hops stay stored.
     """
     from experiments.reports.fusion import compare, write
+    from experiments.runtime.storage import check_own_report
 
+    check_own_report(arguments.out, ("fusion.json", "fusion.md"), "minus_first_model")
     models = named([_pair(text) for text in arguments.model], "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
     if overlap := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:

@@ -12,6 +12,7 @@ not count. The arms take turns; ratios are medians over the rounds. The last lin
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -64,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: UPDATES_PER_CALL * max(1, arguments.updates // 40) if name.startswith("rllib") else arguments.updates
         for name in arms
     }
-    rates = {name: [] for name in arms}
+    rates: dict[str, list[float]] = {name: [] for name in arms}
     for _ in range(arguments.rounds):
         for name, run in arms.items():
             begin = time.thread_time()
@@ -103,15 +104,21 @@ def make_arms(columns: dict[str, np.ndarray]) -> dict[str, Callable[[int], None]
 
     from experiments.benchmarks.bare_loop import BareLoop
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     arms = {
         "ours": our_arm(columns),
         "rllib": rllib_arm(columns, same=True),
         "rllib_default": rllib_arm(columns, same=False),
     }
-    dqn.synchronous_parallel_sample = lambda **_: ([], [])
+    sampling: Any = dqn
+    sampling.synchronous_parallel_sample = lambda **_: ([], [])
     bare = BareLoop(columns, HIDDEN, BATCH_SIZE, GAMMA)
-    arms["bare"] = lambda count: [bare.update() for _ in range(count)] and None
+
+    def bare_arm(count: int) -> None:
+        for _ in range(count):
+            bare.update()
+
+    arms["bare"] = bare_arm
     torch.set_num_threads(1)
     return arms
 
@@ -136,7 +143,7 @@ def make_env(env_config: Any) -> Any:
 
 def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
     """RLPD in RLlib's learner group, with half of every batch from demonstrations."""
-    from learner.algorithms.common import Task
+    from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
     from learner.config import LearnerConfig
     from learner.replay import ColumnarReplay
@@ -144,7 +151,7 @@ def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
     config = LearnerConfig(
         hidden=HIDDEN, critics=2, target_critics=2, actor_every=1, batch_size=BATCH_SIZE, num_env_runners=0
     )
-    algorithm = make_rlpd_config(Task(make_env, gamma=GAMMA), config, "grm").build_algo()
+    algorithm: Any = make_rlpd_config(TrainingSetup(make_env, gamma=GAMMA), config, "grm").build_algo()
     stored = {**columns, "task_reward": columns["rewards"]}
     demo = ColumnarReplay(TRANSITIONS, OBSERVATION_SIZE, ACTION_SIZE, GAMMA, "grm")
     for replay in (algorithm.feed.online, demo):
@@ -168,7 +175,7 @@ def rllib_arm(columns: dict[str, np.ndarray], same: bool) -> Callable[[int], Non
     config.training(gamma=GAMMA, train_batch_size_per_learner=BATCH_SIZE, actor_lr=3e-4)
     config.rl_module(rl_module_spec=rllib_networks(same))
     config.training(training_intensity=BATCH_SIZE * UPDATES_PER_CALL, num_steps_sampled_before_learning_starts=0)
-    algorithm = config.debugging(log_level="ERROR").build_algo()
+    algorithm: Any = config.debugging(log_level="ERROR").build_algo()
     algorithm.local_replay_buffer.add(episodes_of(columns))
     algorithm.training_step()  # one real fragment, so that the counters which later iterations read exist
 
@@ -198,7 +205,7 @@ def rllib_networks(same: bool) -> Any:
             return {ENCODER_OUT: self.layers(torch.cat((batch["obs"], batch["actions"]), -1))}
 
     class SameCatalog(SACCatalog):
-        def build_qf_encoder(self, framework: str) -> torch.nn.Module:
+        def build_qf_encoder(self, framework: str) -> Any:
             return Joined()
 
     settings = {"fcnet_hiddens": HIDDEN, "head_fcnet_hiddens": [], "fcnet_activation": "relu"}

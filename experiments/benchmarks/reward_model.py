@@ -172,7 +172,7 @@ def judge(model: str, demonstrations: Path, unseen: Path, root: Path, threads: i
     episodes, reference = read_unseen([unseen], sorted(demonstrations.glob("expert_*"))[0], None, None, THRESHOLD)
     beyond = [e for e in episodes if e.outcome != "success" and e.truth is not None and e.truth[-1] >= THRESHOLD]
     judged = [episode for episode in episodes if episode not in beyond]
-    client = embedded_client(model, threads, "cpu", [episode.plan for episode in judged], console)
+    client = embedded_client(Path(model), threads, "cpu", [episode.plan for episode in judged], console)
     store = HopStore(root / "hops", client, client.model_version(60.0), reference, ScoringConfig(in_flight=1))
     answered = ask_all(store, judged, {"": Setting()}, console.progress)[""]
     verdict = judge_variant(answered, Variant(FusionConfig()), THRESHOLD)

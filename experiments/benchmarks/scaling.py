@@ -1,16 +1,18 @@
 """Measures whether actors wait for each other: RLPD on an environment with a set duration per step, like a robot.
 
 First a normal and a slow env runner are measured alone, then all env runners together with one slow, then with one that
-hangs during a step. Prints a table and, as the last line, one JSON object:
+hangs during a step, then more of them together, all equally fast. Prints a table and, as the last line, one JSON object:
 
     share_of_sum: environment steps/s of all env runners, relative to the sum of their own rates, with one slow.
     share_with_one_hung: environment steps/s while one hangs, relative to the sum of the others' own rates.
     replaced: how often the hung env runner was replaced; late: env runners reported as late, most at one time.
+    share_of_linear_N: environment steps/s of N equal env runners, relative to N times the rate of one.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
@@ -35,7 +37,7 @@ LEARNER = LearnerConfig(
     batch_size=64,
     critics=2,
     updates_per_step=0.5,
-    learning_starts=50,
+    learning_starts=10,
     steps_per_iteration=20,
     num_cpus_per_env_runner=0.1,
 )
@@ -96,12 +98,12 @@ def measure(runners: int, seconds: float, env_config: Mapping[str, Any], sample_
 
     If an env runner is to hang, measure from then on.
     """
-    from learner.algorithms.common import Task
+    from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
 
     learner = replace(LEARNER, num_env_runners=runners, sample_timeout_s=sample_timeout_s)
-    config = make_rlpd_config(Task(TimedSteps, env_config), learner, "sparse")
-    algorithm = config.build_algo()
+    config = make_rlpd_config(TrainingSetup(TimedSteps, env_config), learner, "sparse")
+    algorithm: Any = config.build_algo()
     try:
         hung_once = Path(env_config["hung_once"])
         while len(algorithm.feed.online) < 2 * LEARNER.learning_starts:
@@ -124,10 +126,11 @@ def acted(report: Mapping[str, Any]) -> int:
     return int(report["env_runners"]["num_env_steps_sampled_lifetime"])
 
 
-def benchmark(runners: int, slow_factor: float, seconds: float, step_s: float, folder: Path) -> dict[str, float]:
+def benchmark(arguments: Arguments, folder: Path) -> dict[str, float]:
     """The values of the last line."""
+    runners, slow_factor, seconds = arguments.runners, arguments.slow_factor, arguments.seconds
     base = {
-        "step_s": step_s,
+        "step_s": arguments.step_s,
         "slow_factor": slow_factor,
         "slow": 0,
         "hung": 0,
@@ -139,6 +142,7 @@ def benchmark(runners: int, slow_factor: float, seconds: float, step_s: float, f
     together = measure(runners, seconds, {**base, "slow": runners}, 120.0)
     # It is reported as late first and replaced during the measurement.
     hung = measure(runners, seconds, {**base, "hung": runners, "hangs_at": 30}, max(6.0, seconds / 2))
+    equal = {count: measure(count, seconds, base, 120.0).rate for count in arguments.linear}
     others = (runners - 1) * own
     print(f"{'env runners':<44}{'steps/s':>10}{'own rates':>12}{'share':>8}")
     for name, rate, total in (
@@ -146,6 +150,7 @@ def benchmark(runners: int, slow_factor: float, seconds: float, step_s: float, f
         (f"one alone, {slow_factor:g} times slower", own_slow, own_slow),
         (f"{runners}, one of them {slow_factor:g} times slower", together.rate, others + own_slow),
         (f"{runners}, one of them hung (share of the others')", hung.rate, others),
+        *((f"{count} equal ones", rate, count * own) for count, rate in equal.items()),
     ):
         print(f"{name:<44}{rate:>10.1f}{total:>12.1f}{rate / total:>8.2f}")
     return {
@@ -155,6 +160,7 @@ def benchmark(runners: int, slow_factor: float, seconds: float, step_s: float, f
         "late": hung.late,
         "own_steps_per_s": round(own, 2),
         "slow_steps_per_s": round(own_slow, 2),
+        **{f"share_of_linear_{count}": round(rate / (count * own), 3) for count, rate in equal.items()},
     }
 
 
@@ -167,9 +173,11 @@ class Arguments:
     slow_factor: Annotated[float, option("F")] = 10.0
     """How many times slower one of them is."""
     seconds: Annotated[float, option("S")] = 20.0
-    """Duration of each of the four measurements."""
+    """Duration of each measurement."""
     step_s: Annotated[float, option("S")] = 0.05
     """Duration of an environment step in seconds."""
+    linear: Annotated[tuple[int, ...], option("N …")] = (8, 16)
+    """Numbers of equal env runners to measure for scaling."""
 
     def __post_init__(self) -> None:
         require(
@@ -178,6 +186,7 @@ class Arguments:
             ("runners", self.runners >= 2, "give at least 2"),
             ("slow_factor", 1.0 <= self.slow_factor < 1e6, "give at least 1"),
             ("seconds", 1.0 <= self.seconds < 1e6, "give at least 1"),
+            ("linear", all(count >= 1 for count in self.linear), "give numbers from 1 on"),
             ("step_s", 0.0 < self.step_s < 1e6, "give a positive number of seconds"),
         )
 
@@ -191,12 +200,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            figures = benchmark(
-                arguments.runners, arguments.slow_factor, arguments.seconds, arguments.step_s, Path(folder)
-            )
+            figures = benchmark(arguments, Path(folder))
     finally:
         ray.shutdown()
     print(json.dumps(figures))

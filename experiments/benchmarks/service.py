@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, require
+from dopamine_rl.interfaces import PendingScore
 from dopamine_rl.types import EpisodeContext, ScoreRequest
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
@@ -118,7 +119,8 @@ def measure(checkpoint: Path, replicas: int, arguments: Arguments) -> list[dict[
 def _load(actors: int, replicas: int, arguments: Arguments) -> dict[str, Any]:
     import ray
 
-    acting = [ray.remote(num_cpus=0.01)(Actor).remote(number, arguments) for number in range(actors)]
+    remote: Any = ray.remote(Actor).options(num_cpus=0.01)
+    acting = [remote.remote(number, arguments) for number in range(actors)]
     ray.get([actor.act.remote(2.0) for actor in acting])
     before, began = replica_counts(), time.perf_counter()
     latencies = np.concatenate(ray.get([actor.act.remote(arguments.seconds) for actor in acting]))
@@ -164,14 +166,16 @@ class Actor:
 
     def act(self, seconds: float) -> NDArray[np.float64]:
         """Keep `depth` requests in flight for `seconds`; returns the latency of each answer in ms."""
-        latencies, under_way, until = [], [], time.perf_counter() + seconds
+        latencies: list[float] = []
+        in_flight: list[tuple[float, PendingScore]] = []
+        until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            while len(under_way) < self._depth:
-                under_way.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))
-            sent, pending = under_way.pop(0)
+            while len(in_flight) < self._depth:
+                in_flight.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))
+            sent, pending = in_flight.pop(0)
             pending.result(DEADLINE_S)
             latencies.append((time.perf_counter() - sent) * 1e3)
-        for _, pending in under_way:
+        for _, pending in in_flight:
             pending.result(DEADLINE_S)
         return np.array(latencies)
 

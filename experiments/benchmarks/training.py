@@ -210,9 +210,9 @@ def _difference(grm: GRM, config: TrainConfig, naive: Naive, batch: Batch) -> fl
     """Largest difference between the arms' gradients, relative to the largest gradient of the same weight."""
     import torch
 
-    from dopamine_rl.grm.train import Taught
+    from dopamine_rl.grm.train import LossModule
 
-    summed, _ = Taught(grm, config)(batch, torch.from_numpy(batch.hops).to(grm.model.device))
+    summed, _ = LossModule(grm, config)(batch, torch.from_numpy(batch.hops).to(grm.model.device))
     (summed / len(batch.hops)).backward()
     naive.backward(naive.prepare(batch))
     pairs = zip(grm.model.parameters(), naive.grm.model.parameters(), strict=True)

@@ -22,7 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,7 +142,7 @@ def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
         "unrecovered": unrecovered,
         "asked": sum(verdict.outcomes.values()) + verdict.lost,
         **{name: verdict.outcomes[name] for name in names},
-        "retried": sum(ended, Counter())["retried"],
+        "retried": sum(counts["retried"] for counts in ended),
         "versions": dict(verdict.versions),
         "recovery": recovery,
     }

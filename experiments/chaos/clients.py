@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from actors.label_records import LabelRecord
 from actors.labeller import Labeller, LabellerConfig
-from actors.records import EpisodeRecord
 from actors.rescoring import rescored_progress
 from dopamine_rl.interfaces import ProgressScorer
 from dopamine_rl.types import EpisodeContext
@@ -122,7 +122,7 @@ def judge(folder: Path, killed: Iterable[str], scorers: Mapping[str, ProgressSco
         abandoned.update(frames if path.stem in set(killed) else ())
     verdict, recorded = Verdict(Counter(), 0, 0, 0, Counter()), Counter[tuple[str, int]]()
     for path in sorted((folder / "records").glob("*.npz")):
-        record = EpisodeRecord.load(path)
+        record = LabelRecord.load(path)
         recorded.update((record.context.episode_id, frame.time) for frame in record.frames)
         verdict.outcomes.update(frame.outcome for frame in record.frames)
         verdict.wrong_version += _wrong(record, scorers)
@@ -134,7 +134,7 @@ def judge(folder: Path, killed: Iterable[str], scorers: Mapping[str, ProgressSco
     return verdict
 
 
-def _wrong(record: EpisodeRecord, scorers: Mapping[str, ProgressScorer]) -> int:
+def _wrong(record: LabelRecord, scorers: Mapping[str, ProgressScorer]) -> int:
     """Number of a record's frames whose progress does not match its model version."""
     stored = np.array([frame.progress for frame in record.frames], np.float32)
     if not any(frame.outcome == "answered" for frame in record.frames):

@@ -1,9 +1,9 @@
-"""Scores a run's recorded episodes again, offline, and compares with the progress that was used in training.
+"""Rescores a run's recorded episodes offline and compares them with the progress used in training.
 
-    dopamine audit RUN
+    dopamine audit runs/peg_insert
 
-The last line is JSON: episodes, frames, answered, max_abs_difference, doubled (an environment step of an episode scored
-twice), wrong_version (episodes that name another model than the run's checkpoint).
+The last line is JSON: episodes, frames, answered, max_abs_difference, doubled (environment steps that were
+scored twice), and wrong_version (episodes scored by a model other than the run's checkpoint).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, require
 from experiments.runtime.arguments import option, parse
@@ -25,12 +25,12 @@ from experiments.runtime.ending import command
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which episodes are scored again."""
+    """The episodes to rescore."""
 
     run: Annotated[Positional[Path], option("RUN")]
-    """Folder of a run, as printed at its end."""
+    """The run's folder, as printed at the end of training."""
     episodes: Annotated[int | None, option("N", "all")] = None
-    """Only the first so many episodes."""
+    """Rescore only the first N episodes."""
 
     def __post_init__(self) -> None:
         require("", self, ("episodes", self.episodes is None or self.episodes >= 1, "give at least 1, or leave it out"))
@@ -44,15 +44,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
-    """Audit the first `episodes` records of a run folder, or all. Raises BadInput where there are none."""
+    """Audit the first `episodes` records of a run folder; None audits all. Raises BadInput if there are none."""
     paths = sorted((run / "records").glob("*.npz"))[:episodes]
     if not paths:
-        raise BadInput("run", str(run), "give a run folder whose records/ holds episodes (labels.keep_frames)")
+        raise BadInput("run", str(run), "give a run folder with episodes in records/ (labels.keep_frames)")
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
 
     engine = TransformersEngine(run / "grm")
-    return audit(map(EpisodeRecord.load, paths), Scorer(engine), engine.model_version)
+    return audit(map(LabelRecord.load, paths), Scorer(engine), engine.model_version)
 
 
 if __name__ == "__main__":

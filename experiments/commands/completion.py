@@ -1,10 +1,11 @@
-"""Prints a script with which your shell completes the groups, commands, options and choices of `dopamine`.
+"""Prints a completion script for bash or zsh.
 
     source <(dopamine completion bash)                              # for this shell
     dopamine completion bash > ~/.local/share/bash-completion/completions/dopamine
     dopamine completion zsh > "${fpath[1]}/_dopamine"               # a folder of your fpath, before compinit
 
-The script holds all names: print it anew after an update. File names are completed where neither an option nor a choice is due.
+Completes groups, commands, options and choices; where none of these fits, it completes file names.
+The script contains all names, so print it again after an update.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from experiments.runtime.ending import command
 
 @dataclass(frozen=True)
 class Arguments:
-    """For which shell."""
+    """The shell to complete in."""
 
     shell: Annotated[Positional[Literal["bash", "zsh"]], option("SHELL")]
-    """Your shell: bash or zsh."""
+    """The shell: bash or zsh."""
 
 
 @command
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def groups() -> dict[str, list[str]]:
-    """The members of every group, by the words that name it."""
+    """The members of every group, by the group's full name."""
     from experiments.cli import every_command
 
     members: dict[str, list[str]] = {}
@@ -50,7 +51,7 @@ def groups() -> dict[str, list[str]]:
 
 
 def options() -> dict[str, dict[str, list[str]]]:
-    """The options of every command and the choices of each, by the words that name the command."""
+    """The options of every command and their choices, by the command's full name."""
     from experiments.cli import every_command
 
     return {" ".join(path): _options(entry.module) for path, entry in every_command()}
@@ -65,7 +66,7 @@ def _options(module: str) -> dict[str, list[str]]:
 
 
 def _choices(kind: Any) -> list[str]:
-    """The words that a type takes, where it names them."""
+    """The choices of a Literal type; empty for other types."""
     if typing.get_origin(kind) is Literal:
         return [str(choice) for choice in typing.get_args(kind)]
     return [choice for part in typing.get_args(kind) for choice in _choices(part)]
@@ -88,7 +89,7 @@ complete -o default -F _dopamine dopamine"""
 ZSH = """#compdef dopamine
 # Completion of `dopamine` for zsh.
 _dopamine() {
-  local cur="${words[CURRENT]}" previous="${words[CURRENT-1]}" path_="" found="" i
+  local cur="${words[CURRENT]}" previous="${words[CURRENT-1]}" path_="" candidates="" i
   for ((i = 2; i < CURRENT; i++)); do
     case "$path_${path_:+ }${words[i]}" in
       PATHS) path_="$path_${path_:+ }${words[i]}" ;;
@@ -96,7 +97,7 @@ _dopamine() {
     esac
   done
 TABLE
-  if [[ -n "$found" ]]; then compadd -- ${=found}; else _files; fi
+  if [[ -n "$candidates" ]]; then compadd -- ${=candidates}; else _files; fi
 }
 if [[ "$funcstack[1]" == "_dopamine" ]]; then _dopamine "$@"; else compdef _dopamine dopamine; fi"""
 
@@ -107,17 +108,20 @@ def script(
     """The completion script.
 
     Args:
-        members: of every group. commands: options and choices of every command.
+        members: the member names of every group.
+        commands: the options of every command, each with its choices.
     """
-    path, words = ("path", "words") if shell == "bash" else ("path_", "found")
+    path, words = ("path", "words") if shell == "bash" else ("path_", "candidates")
     paths = "|".join(shlex.quote(name) for name in (*members, *commands) if name)
     lines = [f'  case "${path}" in']
     lines += [f"    {shlex.quote(name)}) {words}={shlex.quote(' '.join(names))} ;;" for name, names in members.items()]
     for name, names in commands.items():
         lines += [f"    {shlex.quote(name)})", '      case "$previous" in']
-        lines += [f"        {one}) {words}={shlex.quote(' '.join(some))} ;;" for one, some in names.items() if some]
-        listed = shlex.quote(" ".join(names))
-        lines += [f'        *) if [[ "$cur" == -* ]]; then {words}={listed}; fi ;;', "      esac ;;"]
+        lines += [
+            f"        {flag}) {words}={shlex.quote(' '.join(values))} ;;" for flag, values in names.items() if values
+        ]
+        flags = shlex.quote(" ".join(names))
+        lines += [f'        *) if [[ "$cur" == -* ]]; then {words}={flags}; fi ;;', "      esac ;;"]
     lines.append("  esac")
     template = BASH if shell == "bash" else ZSH
     return template.replace("PATHS", paths).replace("TABLE", "\n".join(lines))

@@ -1,13 +1,16 @@
-"""Writes recorded episodes as a LeRobotDataset v3, the format that LeRobot and most tools around it read.
+"""Converts recorded episodes to a LeRobotDataset v3.
 
     dopamine convert raw dataset
     dopamine convert raw dataset --encode
 
-RAW is a folder of raw episodes, one raw episode, or another LeRobotDataset v3. All episodes need the same cameras, picture sizes
-and rate. The dataset holds their pictures, their task, their sub-tasks where every episode is annotated, whether they succeeded
-where that is known, and LeRobot's statistics; no actions, no states, no true progress. Video streams are copied as they are;
-only an episode whose stream cannot be taken out of its file, or has another format than the others, is encoded anew. OUT appears
-complete or not at all, and one that is there is not touched. The last line is JSON: where the dataset is, episodes, frames,
+RAW is a folder of raw episodes, one raw episode, or another LeRobotDataset v3. All episodes need the same
+cameras, image sizes and frame rate.
+
+The dataset contains the videos, the task, success labels where known, subtasks if every episode is annotated,
+and LeRobot's statistics. It contains no actions, states or ground-truth progress.
+
+Video streams are copied without re-encoding where possible; --encode re-encodes them all. OUT is written
+completely or not at all, and an existing folder is never changed. The last line is JSON: out, episodes, frames,
 cameras and seconds.
 """
 
@@ -32,20 +35,20 @@ from experiments.runtime.ending import command, interruptible
 
 @dataclass(frozen=True)
 class Arguments:
-    """What becomes a dataset, and where."""
+    """The episodes to convert, and where to write them."""
 
     raw: Annotated[Positional[Path], option("RAW")]
     """A folder of episodes."""
     out: Annotated[Positional[ResultPath], option("OUT")]
-    """The dataset's folder, which must not be there yet."""
+    """The dataset's folder. It must not exist yet."""
     encode: bool = False
-    """Encode every picture anew, as H.264 that every player shows, instead of copying streams."""
+    """Re-encode all videos as H.264, which every player supports, instead of copying the streams."""
     lossless: bool = False
-    """Keep pictures that are encoded bit for bit; takes more room, and some players do not show it."""
+    """Re-encode losslessly. Files are larger, and some players cannot show them."""
     cameras: AllCameras = None
-    """Cameras to use, by commas, the front view first."""
+    """Cameras to use, separated by commas, the front view first."""
     episodes_per_file: Annotated[int, option("N")] = 100
-    """Episodes in one data and video file."""
+    """Episodes per data and video file."""
 
     def __post_init__(self) -> None:
         require("", self, ("episodes_per_file", self.episodes_per_file >= 1, "give at least 1"))
@@ -53,21 +56,21 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the dataset and say what is in it."""
+    """Write the dataset and print a summary."""
     arguments = parse(Arguments, argv, "dopamine convert", __doc__)
     with interruptible("Interrupted. Nothing was written."):
         print(json.dumps(convert(arguments)))
 
 
 def convert(arguments: Arguments) -> dict[str, Any]:
-    """Write the dataset, and return what the last line says.
+    """Write the dataset and return its summary.
 
     Raises:
-        BadInput: OUT is there, there is no episode, an episode is malformed, or they do not fit together.
+        BadInput: OUT exists, there are no episodes, an episode is malformed, or the episodes do not match.
     """
     out: Path = arguments.out.resolve()
     if out.exists():
-        raise BadInput("OUT", str(out), "name a folder that is not there yet")
+        raise BadInput("OUT", str(out), "it already exists: give a new folder")
     console = Console()
     console.say_passed_over([arguments.raw])
     source = open_source(arguments.raw, arguments.cameras)

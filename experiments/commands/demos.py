@@ -1,19 +1,23 @@
-"""Records demonstrations of a simulated task into a folder of raw episodes: successes of its expert, and failures.
+"""Records demonstrations and failures of a simulated task as raw episodes.
 
     dopamine demos PickCube -n 50 --failures 50
     dopamine demos PickCube --trajectories trajectory.h5 -n 50
     dopamine demos StackCube -n 0 --failures 20 --kind near_miss --kind drop --out raw/misses --seed 5000
     dopamine demos PegInsertionSide -n 16 --env laptop --look light
 
-Every episode belongs to a seed: the same command records the same episodes, whatever the number of workers, and with another
---look the same again in other pictures. Failures are of
-the task's kinds in turn, half of them near misses. What is in the folder already is kept, so that the same command goes on
-where it was interrupted, and a larger -n adds to it. Beside the pictures every episode holds the simulator's true progress.
+The task's scripted expert records the successes. Failures cycle through the task's kinds; half of them are near
+misses. Every episode also stores the simulator's ground-truth progress.
 
---trajectories shows again what ManiSkill's RecordEpisode wrote, FILE.h5 with FILE.json beside it, up to each one's first success:
-the simulator is put into every recorded state, so that any control mode will do. True progress tells two stages: until the
-object is held, and from then on. Actions stay in the control mode of the recording, which demos.json names.
-The last line is JSON: episodes, successes, failures by kind, seconds, and episodes a second of those recorded now.
+Episodes are reproducible: each has its own seed, and the number of workers does not matter. With another --look
+the same episodes are recorded with another appearance. Existing episodes are reused, so the same command resumes
+an interrupted recording, and a larger -n adds episodes.
+
+--trajectories replays a recording of ManiSkill's RecordEpisode (FILE.h5 with FILE.json beside it) up to the first
+success of each trajectory. It restores every recorded state, so any control mode works; actions stay in the
+control mode of the recording (see demos.json). Ground-truth progress then has two stages: before and after the
+grasp.
+
+The last line is JSON: episodes, successes, failures by kind, seconds, and episodes recorded per second.
 """
 
 from __future__ import annotations
@@ -30,7 +34,7 @@ Arguments = DemosArguments
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Record what is missing and say what there is."""
+    """Record the missing episodes and print a summary."""
     arguments = parse(Arguments, argv, "dopamine demos", __doc__)
     with interruptible(INTERRUPTED):
         print(json.dumps(record(arguments)))

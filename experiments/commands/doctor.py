@@ -1,10 +1,11 @@
-"""Examines this machine: what the project needs, what is missing, and how to mend it.
+"""Checks this machine and says how to fix what is missing.
 
     dopamine doctor
     dopamine doctor --json
 
-Looks at the interpreter and its packages, rendering, cores, memory, disk, Ray, GPU, tokens and the locale; changes nothing.
-`missing`: something does not work without it; `optional`: something else is done instead. Exit status 1: something is missing.
+Checks Python and its packages, rendering, cores, memory, disk, Ray, GPU, tokens and the locale. Changes nothing.
+`missing` means that something does not work without it; `optional` means that there is a fallback.
+Exit status 1: something is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from experiments.runtime.machine import Finding, examine
 
 @dataclass(frozen=True)
 class Arguments:
-    """How the findings are shown."""
+    """The output format."""
 
     json: bool = False
     """Print one JSON object instead of a table."""
@@ -29,7 +30,7 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Examine, print, and end with status 1 where something is missing."""
+    """Check the machine, print the findings, and exit with status 1 if something is missing."""
     arguments = parse(Arguments, argv, "dopamine doctor", __doc__)
     with interruptible("Interrupted."):
         findings = examine()
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(findings: Mapping[str, Finding]) -> list[list[str]]:
-    """A row for each finding; how to mend it stands below it."""
-    rows = [["", "state", "what there is, and how to mend it"]]
+    """One row per finding, with its fix on the next line."""
+    rows = [["", "state", "finding and fix"]]
     for name, finding in findings.items():
         rows.append([name, finding.state, finding.what + (f"\n→ {finding.fix}" if finding.fix else "")])
     return rows

@@ -1,4 +1,4 @@
-"""Measures the success of one policy on unseen seeds.
+"""Measures the success rate of a policy on unseen seeds.
 
     dopamine evaluate expert
     dopamine evaluate runs/peg_insert/policy.safetensors --evaluation.episodes 100
@@ -7,9 +7,10 @@
     dopamine evaluate expert --env.task PlugCharger-v1 --env.start standard --env.translation-m 0.05 \\
         --env.rotation-rad 0.1 --env.horizon 200 --evaluation.episodes 100
 
-POLICY is a saved policy, or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and for the peg
-straight_push. Where a saved policy lies in the folder of its run, the settings are that run's, unless --preset names others. The last
-line is JSON: mean, low, high (Wilson, 95 %), n, mean_environment_steps, failed_seeds.
+POLICY is a saved policy or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and
+straight_push (peg insertion only). A policy in a run folder is evaluated with the settings of that run, unless
+you give --preset. The last line is JSON: mean, low, high (95 % Wilson interval), n, mean_environment_steps and
+failed_seeds.
 """
 
 from __future__ import annotations
@@ -35,24 +36,24 @@ Settings = ExperimentConfig
 
 @dataclass(frozen=True)
 class Arguments:
-    """Whose success is measured."""
+    """The policy to evaluate."""
 
     policy: Annotated[Positional[str], option("POLICY")]
-    """A file of a saved policy, or the name of one of the task's scripts."""
-    preset: Annotated[str, option("NAME", f"the policy's own run's, else {DEFAULT_PRESET}")] = DEFAULT_PRESET
-    """Sets every setting first: a name, or a file PATH.toml."""
+    """A saved policy (.safetensors), or the name of a script of the task."""
+    preset: Annotated[str, option("NAME", f"the settings of the policy's run, else {DEFAULT_PRESET}")] = DEFAULT_PRESET
+    """Preset to start from: a name, or a file PATH.toml."""
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, evaluate, print the rate."""
-    arguments, config = parse_settings(Arguments, Settings, of_its_run(argv or ()), "dopamine evaluate", __doc__)
+    """Evaluate the policy and print its success rate."""
+    arguments, config = parse_settings(Arguments, Settings, with_run_settings(argv or ()), "dopamine evaluate", __doc__)
     with interruptible("Interrupted."):
         print(json.dumps(evaluate(arguments.policy, config)))
 
 
-def of_its_run(words: Sequence[str]) -> list[str]:
-    """A command line with the settings of the run that its policy lies in, where it names no others."""
+def with_run_settings(words: Sequence[str]) -> list[str]:
+    """Add `--preset` with the settings of the policy's run, if the command line names no preset."""
     policy = next((word for word in words if word.endswith(".safetensors")), None)
     settings = Path(policy).parent / "config.toml" if policy else None
     if settings is None or not settings.is_file() or any(word.startswith("--preset") for word in words):
@@ -61,12 +62,12 @@ def of_its_run(words: Sequence[str]) -> list[str]:
 
 
 def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
-    """Run a policy on the configured unseen seeds, without pictures.
+    """Run a policy on the configured unseen seeds, without rendering.
 
     Args:
-        policy: a file of dopamine_rl.policy.save_policy, or the name of one of the task's scripts.
+        policy: a file written by dopamine_rl.policy.save_policy, or the name of a script of the task.
     Raises:
-        BadInput: it is neither.
+        BadInput: `policy` is neither.
     """
     from actors.workers import Job, PolicySpec, WorkerPool
     from experiments.runtime.cluster import ray_cluster
@@ -75,9 +76,9 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     if spec.path is not None:
         from dopamine_rl.policy import load_policy
 
-        load_policy(spec.path)  # a damaged file is met here, not in a worker
+        load_policy(spec.path)  # fail here on a damaged file, not in a worker
     elif policy not in (scripts := TASKS[config.env.task].scripts):
-        raise BadInput("POLICY", policy, f"name a .safetensors file or one of {', '.join(scripts)}")
+        raise BadInput("POLICY", policy, f"give a .safetensors file or one of {', '.join(scripts)}")
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     with ray_cluster(config.cluster), interruptible("Interrupted."):
         pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)

@@ -1,13 +1,16 @@
-"""Adapts a reward model to a new task from one demonstration of it, in some minutes on two cores.
+"""Adapts a reward model to a new task from one demonstration. Takes some minutes on two CPU cores.
 
     dopamine grm adapt raw --out grm
     dopamine grm adapt raw --out grm --shots 10 --start-from my_model
 
-DATA is a folder of raw episodes, or a LeRobotDataset v3. The first success of every task in it is the demonstration: its keyframes
-say how far along each of its frames is. The model that the project ships, grm-mini, is trained on it with changed pictures (moved,
-turned, lit and coloured otherwise), and judged on the episodes that come next, which it is not trained on. Interrupted or killed, the
-same command goes on where it was. The last line is JSON: version, folder, how the model fits its demonstration, and the figures
-on the other episodes. It is `dopamine grm train` with other defaults, and has the same options.
+DATA is a folder of raw episodes or a LeRobotDataset v3. The first success of each task is the demonstration; its
+keyframes define the progress of its frames. Training starts from the model shipped with the project (grm-mini)
+and uses image augmentation: shifts, rotations, lighting and colour changes. The model is evaluated on the
+remaining episodes, which are held out.
+
+An interrupted command resumes when you run it again. The last line is JSON: version, folder, the fit on the
+demonstration, and the metrics on held-out episodes. All options are those of `dopamine grm train`, with other
+defaults.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ Arguments, Settings = AdaptationArguments, GRMTrainingConfig
 
 
 def parse(argv: Sequence[str] | None) -> tuple[AdaptationArguments, GRMTrainingConfig, str]:
-    """The arguments, the settings, and the command for the model's card. Raises BadInput, CheckpointError."""
+    """Return the arguments, the settings, and the command for the model card. Raises BadInput, CheckpointError."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments, config = parse_settings(Arguments, Settings, words, PROG, __doc__, PRESETS)
     return arguments, resolve(arguments, config), f"{PROG} {shlex.join(words)}"
@@ -34,9 +37,9 @@ def parse(argv: Sequence[str] | None) -> tuple[AdaptationArguments, GRMTrainingC
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Adapt, and print what came of it."""
+    """Adapt the model and print the metrics."""
     training = parse(argv)
-    with interruptible("Interrupted; the same command goes on from the last saved state."):
+    with interruptible("Interrupted. Run the same command again to resume from the last checkpoint."):
         figures = run(*training)
     if figures is not None:
         print(json.dumps(figures))

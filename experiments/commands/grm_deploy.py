@@ -1,12 +1,13 @@
-"""Moves a running reward service to other weights, without a failed request and without a pause.
+"""Moves a running reward service to another checkpoint, without downtime or failed requests.
 
     dopamine grm deploy CHECKPOINT [--app NAME]
 
-Every replica loads the checkpoint beside the model it has; when all hold it, new episodes begin with it and running ones
-keep theirs. A checkpoint that any replica cannot use is refused, and everything stays as it was. The choice outlives
-replicas, the Serve controller and this command.
+Every replica loads the checkpoint beside its current model. When all have loaded it, new episodes use the new
+model and running episodes keep theirs. If any replica cannot use the checkpoint, nothing changes. The new model
+stays in place when replicas or the Serve controller restart.
 
-The cluster is that of RAY_ADDRESS, else the one that runs on this machine. The last line is JSON. Exit status 1: refused.
+Uses the cluster at RAY_ADDRESS, or else the one running on this machine. The last line is JSON.
+Exit status 1: the checkpoint was refused.
 """
 
 from __future__ import annotations
@@ -28,38 +29,38 @@ from reward_service.releases import KEEP
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which weights, and for which service."""
+    """The checkpoint, and the service that loads it."""
 
     checkpoint: Annotated[Positional[Path], option("CHECKPOINT")]
-    """Folder of a reward model, or its hub id; the same on every node."""
-    app: Annotated[str | None, option("NAME", "the only one that is running")] = None
-    """The service."""
+    """Folder of a reward model, or its hub id. The path must be valid on every node."""
+    app: Annotated[str | None, option("NAME", "the only running service")] = None
+    """Name of the service."""
     keep: Annotated[int, option("N")] = KEEP
-    """Older models that stay for running episodes."""
+    """Number of older models to keep for running episodes."""
     timeout: Annotated[float, option("S")] = 180.0
-    """Seconds for all replicas to load it."""
+    """Time limit in seconds for all replicas to load the checkpoint."""
     force: bool = False
-    """Drop an older model even where episodes still use it."""
+    """Drop an older model even if episodes still use it."""
 
     def __post_init__(self) -> None:
         require(
             "",
             self,
-            ("keep", self.keep >= 0, "give a number from 0 on"),
-            ("timeout", 0 < self.timeout < 1e6, "give seconds"),
+            ("keep", self.keep >= 0, "give 0 or more"),
+            ("timeout", 0 < self.timeout < 1e6, "give seconds above 0"),
         )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Swap, and say what happened."""
+    """Deploy the checkpoint and print the result."""
     arguments = parse(Arguments, argv, "dopamine grm deploy", __doc__)
-    with interruptible("Interrupted; the service goes on with the model it has."):
+    with interruptible("Interrupted. The service keeps its current model."):
         deploy(arguments, model_folder(arguments.checkpoint))
 
 
 def deploy(arguments: Arguments, checkpoint: Path) -> None:
-    """Join the cluster, find the service, give it the checkpoint."""
+    """Connect to the cluster and move the service to the checkpoint."""
     from experiments.runtime.cluster import running_cluster
 
     with running_cluster():
@@ -68,15 +69,15 @@ def deploy(arguments: Arguments, checkpoint: Path) -> None:
         name = arguments.app or _only_service()
         print(f"{name}: loading {checkpoint} …", flush=True)
         config = SwapConfig(arguments.keep, arguments.timeout, arguments.force)
-        done = swap(name, checkpoint, config, lambda line: print(line, flush=True))
-    print(json.dumps({"app": name, **asdict(done), "took_s": round(done.took_s, 2)}))
+        result = swap(name, checkpoint, config, lambda line: print(line, flush=True))
+    print(json.dumps({"app": name, **asdict(result), "took_s": round(result.took_s, 2)}))
 
 
 def _only_service() -> str:
-    from reward_service import ledger
+    from reward_service import ledger_store
 
-    names = ledger.names()
+    names = ledger_store.names()
     if len(names) != 1:
-        fix = f"name one of {', '.join(names)}" if names else "start one: dopamine serve CHECKPOINT"
+        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
         raise BadInput("--app", None, fix)
     return names[0]

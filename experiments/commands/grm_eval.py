@@ -1,14 +1,15 @@
-"""Evaluates a reward model on episodes it has not seen: figures with intervals, and what stride, cameras and fusion do to them.
+"""Evaluates a reward model on held-out episodes, for several strides, cameras and fusions, with confidence intervals.
 
-    dopamine grm eval runs/peg_insert/grm runs/peg_insert/demonstrations/…/gate --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000
-    dopamine grm eval model raw/a raw/b --bounds laptop            # exit status 3 where the gate would refuse
-    dopamine grm eval --url http://127.0.0.1:8000 raw
     dopamine grm eval grm-mini dataset --demo dataset#0
+    dopamine grm eval model raw/a raw/b --bounds laptop            # exit status 3 if the gate would refuse
+    dopamine grm eval --url http://127.0.0.1:8000 raw
 
-DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3, of one task, successes and failures; true progress of
-failures is read from their transitions where it was recorded, and what failed without it counts by its end alone. Each episode is asked about once for every stride and choice of cameras; all perspectives
-and fusions are folded from the same answers, which are kept in DIR/hops. DIR has eval.md, eval.json and the plots. The last
-line is JSON.
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. It should hold successes and failures
+of one task. Failures recorded with transitions are compared with their ground-truth progress; for others only
+the final progress counts.
+
+The model scores each episode once per stride and set of cameras. All perspectives and fusions are computed from
+these answers, which are saved in DIR/hops. Results are eval.md, eval.json and plots in DIR. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional, create_mutex_group
 
-from dopamine_rl.episodes.recordings import VIEW_NAMES
+from dopamine_rl.episodes.cameras import VIEW_NAMES
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
@@ -32,7 +33,7 @@ from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, command, interruptible
 from experiments.runtime.reward_client import reward_client
-from experiments.runtime.storage import check_folder
+from experiments.runtime.storage import check_own_report
 from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ if TYPE_CHECKING:
     from experiments.reports.evaluation import Evaluation
 
 VIEWS = (
-    "Sets of cameras to compare, by commas, such as front+wrist,front; the first is the model's; of "
-    f"{', '.join(VIEW_NAMES)}. The others' pictures are left blank."
+    "Sets of cameras to compare, separated by commas, such as front+wrist,front. The first set is the main setting. "
+    f"Cameras: {', '.join(VIEW_NAMES)}. Cameras that are not in a set are left blank."
 )
-KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
+INTERRUPTED = "Interrupted. Answers so far are saved; run the same command again to resume."
 
 
 SOURCE = create_mutex_group(required=False, title="service (instead of CHECKPOINT)")
@@ -52,51 +53,52 @@ SOURCE = create_mutex_group(required=False, title="service (instead of CHECKPOIN
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which model is judged, and on which episodes."""
+    """The model to evaluate, and the held-out episodes."""
 
     paths: Annotated[Positional[tuple[Path, ...]], option("CHECKPOINT DATA …", "")]
-    """The model's folder, a hub id or grm-mini, then episodes; with --url or --app episodes alone."""
+    """The model (a folder, a hub id or grm-mini), then the episodes. With --url or --app: only the episodes."""
     url: Annotated[str | None, SOURCE, option("URL", "")] = None
-    """Ask a reward service over HTTP."""
+    """Address of a reward service (HTTP)."""
     app: Annotated[str | None, SOURCE, option("NAME", "")] = None
-    """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
+    """Name of a reward service on the running Ray cluster (RAY_ADDRESS)."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """With --url: file with the service's token."""
+    """With --url: file that contains the service's token."""
     ca_file: Annotated[Path | None, option("FILE", "")] = None
-    """With an https --url: certificates that vouch for the service."""
+    """With an https --url: file of trusted CA certificates."""
     insecure: bool = False
-    """With --url: send the token to another machine without https."""
-    threads: Annotated[int | None, option("N", "torch's")] = None
-    """With CHECKPOINT: CPU threads."""
+    """With --url: allow sending the token to another machine without https."""
+    threads: Annotated[int | None, option("N", "chosen by torch")] = None
+    """With CHECKPOINT: number of CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
-    """With CHECKPOINT: such as cuda."""
+    """With CHECKPOINT: torch device, such as cuda."""
     demo: Annotated[Path | None, option("EPISODE", "the first annotated success of DATA")] = None
-    """A success, or DATASET#NUMBER, whose first and last frames are START, END and the goal; it is not judged."""
+    """Successful episode (folder or DATASET#NUMBER) whose first and last frames are the START, END and goal images. It
+    is left out of the evaluation."""
     stride: Annotated[int | Literal["auto"], option("K")] = "auto"
-    """Score one video frame in K; auto: all frames of episodes recorded by this project, two a second of others. 2 K and 4 K are
-    compared with it."""
+    """Score every K-th video frame; strides 2 K and 4 K are compared with it. auto: every frame of episodes recorded by
+    this project, two frames per second of others."""
     views: Annotated[str | None, option("SETS", "all cameras, then each alone", about=VIEWS)] = None
-    """Sets of cameras to compare, by commas."""
+    """Sets of cameras to compare, separated by commas."""
     cameras: Cameras = None
-    """Cameras to use, by commas, the front view first."""
+    """Cameras to use, separated by commas, the front view first."""
     episodes: Annotated[int | None, option("N", "all")] = None
-    """Judge at most N successes and N failures."""
+    """Evaluate at most N successes and N failures."""
     bounds: Annotated[str | None, option("PRESET", "")] = None
-    """Hold the figures against a preset's [gate] bounds, with its [fusion]; exit status 3 where they miss."""
+    """Check the metrics against a preset's [gate] bounds, with its [fusion]. Exit status 3 if any bound is missed."""
     deadline_s: Annotated[float, option("S")] = 120.0
-    """Seconds for each request."""
+    """Time limit in seconds for each request."""
     out: Annotated[ResultPath, option("DIR")] = Path("evaluation")
-    """Folder of the results."""
+    """Folder for the results."""
 
     def __post_init__(self) -> None:
-        least = 1 if self._served else 2
-        if len(self.paths) < least:
+        minimum = 1 if self._served else 2
+        if len(self.paths) < minimum:
             given = " ".join(map(str, self.paths)) or None
-            raise BadInput("CHECKPOINT DATA", given, "give CHECKPOINT and DATA, or --url or --app and DATA")
+            raise BadInput("CHECKPOINT DATA", given, "give CHECKPOINT and DATA, or DATA with --url or --app")
         require(
             "",
             self,
-            ("stride", self.stride == "auto" or self.stride >= 1, "give a number of video frames from 1 on, or auto"),
+            ("stride", self.stride == "auto" or self.stride >= 1, "give 1 or more video frames, or auto"),
             ("episodes", self.episodes is None or self.episodes >= 1, "give at least 1"),
         )
 
@@ -106,7 +108,7 @@ class Arguments:
 
     @property
     def model(self) -> Path | None:
-        """The checkpoint; None where a service is asked."""
+        """The checkpoint; None with --url or --app."""
         return None if self._served else self.paths[0]
 
     @property
@@ -122,9 +124,9 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Evaluate; ends with status 3 where bounds are asked for and missed."""
+    """Evaluate the model; exit with status 3 if --bounds are missed."""
     arguments = parse(argv)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         evaluation = run(arguments)
     if evaluation.verdict is not None and not evaluation.verdict.passed:
         raise SystemExit(REFUSED)
@@ -132,12 +134,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the figures are held against.
+    """What the metrics are checked against.
 
     Args:
-        gate: bounds, and the final progress that counts as claimed success.
-        fusion: the one that is judged.
-        preset: where they come from; "" where nothing is asked for.
+        gate: the bounds, and the final progress that counts as a success.
+        fusion: the fusion to evaluate.
+        preset: the preset that they come from; "" without --bounds.
     """
 
     gate: GateConfig = field(default_factory=GateConfig)
@@ -146,7 +148,7 @@ class Bounds:
 
 
 def read_bounds(preset: str | None) -> Bounds:
-    """The bounds of a preset. Raises BadInput where there is no such preset."""
+    """The bounds of a preset. Raises BadInput if there is no such preset."""
     if preset is None:
         return Bounds()
     from experiments.settings import ExperimentConfig
@@ -155,50 +157,64 @@ def read_bounds(preset: str | None) -> Bounds:
     return Bounds(config.gate, config.fusion, preset)
 
 
+REPORT_FILES = ("eval.json", "eval.md", "curves.png", "hops.png", "effects.png")
+"""What `write` makes; the first is a JSON object that names a `model_version`."""
+
+
 def run(arguments: Arguments) -> Evaluation:
-    """Ask for what is not known yet, and write and print what follows.
+    """Score what has no saved answer yet, then write and print the results.
 
     Raises:
         BadInput: an argument or an episode cannot be used.
-        ScoringError: the model's service did not answer; the answers by then are kept.
+        ScoringError: the service did not answer; the answers so far are saved.
     """
     from dopamine_rl.evaluation.hops import HopStore, ask_all
     from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
-    check_folder(arguments.out)
+    check_own_report(arguments.out, REPORT_FILES, "model_version")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride
-    console.say("reading episodes")
+
+    def on_progress(done: int, total: int) -> None:
+        console.progress(f"{done} of {total} episodes read")
+
+    console.say("Reading episodes")
     console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
-        arguments.data, arguments.demo, stride, arguments.episodes, bounds.gate.success_threshold,
-        lambda done, total: console.progress(f"{done} of {total} episodes read"), arguments.cameras,
-    )  # fmt: skip
+        arguments.data,
+        arguments.demo,
+        stride,
+        arguments.episodes,
+        bounds.gate.success_threshold,
+        on_progress,
+        arguments.cameras,
+    )
     for note in notes([episode.plan for episode in episodes]):
         console.say(note)
     bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
     if bare:
-        console.say(f"episodes without annotation, each one segment: {bare}")
+        console.say(f"{bare} episodes have no annotation; each counts as one segment")
     if bounds.preset:
         _check_both_kinds(episodes)
-    settings = make_settings(arguments.views, min(episode.plan.views for episode in episodes))
-    with reward_client(arguments, [episode.plan for episode in episodes], console) as client, interruptible(KEPT):
+    plans = [episode.plan for episode in episodes]
+    settings = make_settings(arguments.views, min(plan.views for plan in plans))
+    with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
-            f"model {version}: {len(episodes)} episodes, references of {reference.name}, {len(settings)} settings"
+            f"Model {version}: {len(episodes)} episodes, {len(settings)} settings, reference images of {reference.name}"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
-    pairs = len(episodes) * len(settings)
-    console.say(f"  of {pairs} episodes in a setting {store.asked} were asked now, the others were known")
-    console.say("figures and their intervals")
+    total = len(episodes) * len(settings)
+    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
+    console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
     print(evaluation.table())
     write(arguments.out, evaluation)
-    print(f"written: {arguments.out / 'eval.md'}")
+    print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
 
@@ -215,22 +231,22 @@ def write(folder: Path, evaluation: Evaluation) -> None:
 
 
 def _check_both_kinds(episodes: Sequence[UnseenEpisode]) -> None:
-    """Raises BadInput where bounds cannot be held against these episodes, before any is asked about."""
+    """Raise BadInput if the episodes cannot be checked against bounds, before any is scored."""
     experts = sum(episode.expert for episode in episodes)
     failures = sum(episode.verdict["failure"] == 1 for episode in episodes)
     if not experts or not failures:
-        seen = f"{experts} annotated successes, {failures} failures"
-        raise BadInput("DATA", seen, "--bounds needs both: give more episodes, or leave it out")
+        counts = f"{experts} annotated successes, {failures} failures"
+        raise BadInput("DATA", counts, "--bounds needs both: add episodes, or leave out --bounds")
 
 
 def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
-    """What is asked, by name: the first setting is the model's own, then come its multiples, then other cameras.
+    """The settings to evaluate, by name: the main setting first, then its larger strides, then other sets of cameras.
 
     Args:
-        views: as given on the command line.
-        cameras: how many every episode has.
+        views: the option --views.
+        cameras: number of cameras that every episode has.
     Raises:
-        BadInput: a camera is not there.
+        BadInput: an episode lacks a camera of `views`.
     """
     from dopamine_rl.evaluation.hops import MULTIPLES, Setting
 
@@ -239,19 +255,21 @@ def make_settings(views: str | None, cameras: int) -> dict[str, Setting]:
         sets = [everything, *((camera,) for camera in everything if cameras > 1)]
     else:
         sets = [_cameras(part, cameras) for part in views.split(",")]
-    names = ["+".join(VIEW_NAMES[camera] for camera in shown) for shown in sets]
-    shown = [None if chosen == everything else chosen for chosen in sets]
-    settings = {f"{names[0]}, stride ×1": Setting(1, shown[0])}
-    settings |= {f"stride ×{multiple}": Setting(multiple, shown[0]) for multiple in MULTIPLES}
-    return settings | {f"{name} alone": Setting(1, chosen) for name, chosen in zip(names[1:], shown[1:], strict=True)}
+    names = ["+".join(VIEW_NAMES[camera] for camera in cameras_of_set) for cameras_of_set in sets]
+    chosen_views = [None if chosen == everything else chosen for chosen in sets]
+    settings = {f"{names[0]}, stride ×1": Setting(1, chosen_views[0])}
+    settings |= {f"stride ×{multiple}": Setting(multiple, chosen_views[0]) for multiple in MULTIPLES}
+    return settings | {
+        f"{name} alone": Setting(1, chosen) for name, chosen in zip(names[1:], chosen_views[1:], strict=True)
+    }
 
 
 def _cameras(part: str, cameras: int) -> tuple[int, ...]:
-    known = VIEW_NAMES[:cameras]
+    available = VIEW_NAMES[:cameras]
     names = part.split("+")
-    if not set(names) <= set(known) or len(set(names)) < len(names):
-        raise BadInput("--views", part, f"join some of {', '.join(known)} by +")
-    return tuple(sorted(known.index(name) for name in names))
+    if not set(names) <= set(available) or len(set(names)) < len(names):
+        raise BadInput("--views", part, f"give cameras of {', '.join(available)}, joined by +")
+    return tuple(sorted(available.index(name) for name in names))
 
 
 if __name__ == "__main__":

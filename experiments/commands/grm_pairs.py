@@ -1,22 +1,21 @@
-"""Says which balanced pairs some demonstrations give: how evenly they cover the hops, and which cells stay empty.
+"""Samples balanced training pairs from demonstrations and shows how evenly they cover the hops.
 
     dopamine grm pairs raw
     dopamine grm pairs raw/episode_001 -n 10000 --frames-per-state 20 --rule released
     dopamine grm pairs raw --items items.json
     dopamine grm pairs items.json
 
-DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs fill 25 bins of hop × 4 quantiles of the
-distance between the two states evenly, and a share of zero-hop pairs comes beside them. Without --items no picture is decoded.
+DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs are balanced over 25 hop bins ×
+4 quantiles of the distance between the two states; zero-hop pairs are added. Without --items no image is decoded.
 
-This is not the mix that `dopamine grm train` asks: training asks about runs of consecutive frames and about neighbours, and
-fills the rest of its questions from a pool of such balanced pairs (dopamine_rl/grm/batches.py). Its hops are more central: some
-43 to 50 % of them lie in the 3 central bins.
+--items writes the pairs as training items of the released pipeline: eight image paths relative to the file, a
+question and its answer. Images go to a folder beside the file (items_pictures for items.json).
 
---items writes the pairs as training items of the released pipeline: eight pictures by path, relative to the file, a question
-and its answer. The pictures are put beside the file, items.json into items_pictures.
+If DATA is a .json or .jsonl file of items, they are checked one by one and counted by task and hop. The first
+malformed item is reported and ends the command. The last line is JSON in both cases.
 
-DATA that ends with .json or .jsonl is such a file: it is read item by item, and counted by task and hop. A malformed item is
-named and ends the command. The last line is JSON in either case.
+`dopamine grm train` uses another mixture: runs of consecutive frames, neighbouring frames, and balanced pairs for
+the rest (dopamine_rl/grm/batches.py). Its hops are smaller: some 43 to 50 % lie in the 3 central bins.
 """
 
 from __future__ import annotations
@@ -44,36 +43,36 @@ from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 
 MOST_PAIRS = 10_000_000
-"""That are drawn at once; more would not fit into memory."""
+"""Limit of pairs per command; more would not fit into memory."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which pairs are drawn, and where they are written."""
+    """The pairs to sample, and where to write them."""
 
     data: Annotated[Positional[Path], option("DATA")]
     """A folder of episodes, or a file of training items."""
     items: Annotated[OptionalResultPath, option("OUT.json", "")] = None
-    """Write the pairs as training items, or as OUT.jsonl with one a line."""
-    wording: Annotated[Path | None, option("MODEL", "our own words")] = None
-    """Ask the items' questions in the words of this model's template.json, as a released checkpoint needs."""
+    """Write the pairs as training items; OUT.jsonl has one item per line."""
+    wording: Annotated[Path | None, option("MODEL", "this project's prompt")] = None
+    """Use the prompt in this model's template.json, for training a released checkpoint."""
     cameras: Cameras = None
-    """Cameras to use, by commas, the front view first."""
+    """Cameras to use, separated by commas, the front view first."""
     n: Annotated[int, option("N", aliases=["-n"])] = 2_000
-    """Pairs to draw."""
+    """Number of pairs to sample."""
     seed: Annotated[int, option("S")] = 0
-    """The same seed gives the same pairs, everywhere."""
+    """Random seed; the same seed gives the same pairs on every machine."""
     frames_per_state: Annotated[float, option("C")] = 20.0
-    """C of Eq. 1."""
+    """Frames per state: C in Eq. 1 of the paper."""
     rule: Literal["paper", "released"] = "paper"
-    """How Eq. 1 is rounded."""
+    """Rounding of Eq. 1: as in the paper, or as in the released code."""
     zero_share: Annotated[float, option("S")] = 0.05
     """Share of zero-hop pairs."""
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Draw, and print what came of it."""
+    """Sample the pairs and print the counts."""
     arguments = parse(Arguments, argv, "dopamine grm pairs", __doc__)
     with interruptible("Interrupted. Nothing was written."):
         report(arguments)
@@ -83,11 +82,11 @@ def report(arguments: Arguments) -> dict[str, Any]:
     """Print the table and the JSON line, and return its content.
 
     Raises:
-        BadInput: no episode that succeeded, an episode or item that is malformed, or an argument that cannot be used.
+        BadInput: no episode succeeded, an episode or item is malformed, or an argument is invalid.
     """
     if arguments.data.suffix in SUFFIXES:
         if arguments.items is not None:
-            raise BadInput("--items", str(arguments.items), "leave it out, or give DATA that is a folder of episodes")
+            raise BadInput("--items", str(arguments.items), "leave it out, or give a folder of episodes as DATA")
         return describe_items(arguments.data)
     if arguments.items is not None:
         check_new(arguments.items)
@@ -99,36 +98,51 @@ def report(arguments: Arguments) -> dict[str, Any]:
     print("\n".join(source.notes), end="\n" if source.notes else "")
     used = [episode for episode in episodes if episode.success is not False]
     if not used:
-        raise BadInput("DATA", str(arguments.data), "give episodes that succeeded: only they have states")
+        raise BadInput("DATA", str(arguments.data), "give successful episodes: pairs are sampled from successes only")
     if arguments.items is not None:
         check_instructions(used)
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
-    found = balance(_hashed(blocks, digest))
+    statistics = balance(_hashed(blocks, digest))
     print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
     for text, count in (
-        ("episodes left out because they failed", len(episodes) - len(used)),
-        ("episodes without annotation, each one segment", sum(not episode.annotation for episode in used)),
+        ("failed episodes left out", len(episodes) - len(used)),
+        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
     ):
         if count:
             print(f"{text}: {count}")
-    print(table(found))
+    print(table(statistics))
     figures = {
-        "episodes": len(used), "states": sum(map(len, states)), "pairs": arguments.n, "seed": arguments.seed,
-        "sha256": digest.hexdigest(), "cell_counts": found.counts.tolist(), "cell_sizes": found.sizes.tolist(),
-        "empty_cells": int(found.empty.sum()), "repeated_cells": int(found.repeated.sum()),
-        "zero_hops": found.zero_hops, "zero_hops_of_one_frame": found.still,
-        "max_deviation": round(found.max_deviation, 4), "central_share": round(found.central_balanced, 4),
-        "central_share_with_zero_hops": round(found.central_share, 4),
-        "central_share_unbalanced": round(found.central_unbalanced, 4),
-        "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
-    }  # fmt: skip
+        "episodes": len(used),
+        "states": sum(map(len, states)),
+        "pairs": arguments.n,
+        "seed": arguments.seed,
+        "sha256": digest.hexdigest(),
+        **_figures(statistics),
+    }
     if arguments.items is not None:
         items = PairItems(source, used, blocks, read_template(arguments.wording))
         figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
+
+
+def _figures(statistics: Balance) -> dict[str, Any]:
+    """The balance as JSON values."""
+    return {
+        "cell_counts": statistics.counts.tolist(),
+        "cell_sizes": statistics.sizes.tolist(),
+        "empty_cells": int(statistics.empty.sum()),
+        "repeated_cells": int(statistics.repeated.sum()),
+        "zero_hops": statistics.zero_hops,
+        "zero_hops_of_one_frame": statistics.still,
+        "max_deviation": round(statistics.max_deviation, 4),
+        "central_share": round(statistics.central_balanced, 4),
+        "central_share_with_zero_hops": round(statistics.central_share, 4),
+        "central_share_unbalanced": round(statistics.central_unbalanced, 4),
+        "central_share_released_quoted": RELEASED_CENTRAL_SHARE,
+    }
 
 
 def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
@@ -138,31 +152,31 @@ def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
         yield pairs
 
 
-def table(found: Balance) -> str:
-    """Counts of every cell as lines, and under them what is to be known about them."""
+def table(statistics: Balance) -> str:
+    """The counts of every cell, and notes on them below."""
     lines = [
-        "hop bin            "
-        + "".join(f"{f'gap Q{i + 1}':>9}" for i in range(GAP_BINS))
-        + "      all   pairs there are"
+        "hop bin            " + "".join(f"{f'gap Q{i + 1}':>9}" for i in range(GAP_BINS)) + "      all   available"
     ]
     edges = np.linspace(-100, 100, HOP_BINS + 1)
     for i in range(HOP_BINS):
         cells = "".join(
-            f"{'-' if found.empty[i, j] else str(found.counts[i, j]) + ('*' if found.repeated[i, j] else ''):>9}"
-            for j in range(GAP_BINS)
+            f"{'-' if empty else f'{count}*' if repeated else count:>9}"
+            for count, empty, repeated in zip(
+                statistics.counts[i], statistics.empty[i], statistics.repeated[i], strict=True
+            )
         )
-        lines.append(
-            f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{found.counts[i].sum():>9}{found.sizes[i].sum():>12}"
-        )
+        counts, sizes = statistics.counts[i].sum(), statistics.sizes[i].sum()
+        lines.append(f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{counts:>9}{sizes:>12}")
     lines += [
-        f"zero-hop pairs beside them: {found.zero_hops}, of which {found.still} show one frame twice (states too close)",
-        f"cells that could not be filled (-), because no pair of states lies there: {found.empty.sum()} of {found.empty.size}",
-        f"cells with fewer pairs than were wanted (*), which repeat: {found.repeated.sum()}",
-        f"largest deviation of a hop bin from the mean of those that hold any: {100 * found.max_deviation:.2f} %",
-        f"share in the 3 central hop bins: {100 * found.central_balanced:.1f} % (evenly: {300 / HOP_BINS:.1f} %), "
-        f"{100 * found.central_share:.1f} % with the zero-hop pairs",
-        f"  beside it: {100 * found.central_unbalanced:.1f} % of all pairs there are; {100 * RELEASED_CENTRAL_SHARE:.0f} % by "
-        "the released sampler at the size of the published example episode (quoted from the method, not computed)",
+        f"additional zero-hop pairs: {statistics.zero_hops}, of which {statistics.still} show one frame twice",
+        f"empty cells (-), without any pair of states: {statistics.empty.sum()} of {statistics.empty.size}",
+        f"cells with too few pairs (*), whose pairs repeat: {statistics.repeated.sum()}",
+        f"largest deviation of a non-empty hop bin from their mean: {100 * statistics.max_deviation:.2f} %",
+        f"share in the 3 central hop bins: {100 * statistics.central_balanced:.1f} % (uniform: {300 / HOP_BINS:.1f} %)"
+        f", {100 * statistics.central_share:.1f} % with the zero-hop pairs",
+        f"  for comparison: {100 * statistics.central_unbalanced:.1f} % of all available pairs; "
+        f"{100 * RELEASED_CENTRAL_SHARE:.0f} % with the released sampler on an episode as long as the published "
+        "example (quoted from the method, not computed)",
     ]
     return "\n".join(lines)
 

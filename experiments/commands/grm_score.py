@@ -1,13 +1,18 @@
-"""Scores recorded episodes with a reward model: progress for every frame, figures, and a video with the curves under it.
+"""Scores recorded episodes with a reward model: progress of every frame, metrics, and a video with the progress curve.
 
     dopamine grm score runs/peg_insert/demonstrations/…/gate --model runs/peg_insert/grm
     dopamine grm score front.mp4,wrist.mp4 --demo raw/episode_001 --url http://127.0.0.1:8000
     dopamine grm score raw/episode_001 --instruction "clear the table" --model grm --hz 1 --size 112
 
-EPISODE is a raw episode's folder, a folder of such, a LeRobotDataset v3 or one episode of it as DATASET#12, a folder of
-videos named by camera, or videos of one episode joined by commas, the front view first. Of each, DIR/NAME.csv has a row for every scored frame, DIR/NAME.json the same with figures
-and settings, and DIR/NAME.mp4 is the reward video. What is scored already with the same files, settings and model is kept.
-The last line is JSON.
+EPISODE is one of:
+  - a folder with a raw episode, or with several;
+  - a LeRobotDataset v3, or one of its episodes: DATASET#12;
+  - a folder of videos named after their cameras;
+  - the videos of one episode, separated by commas, the front view first.
+
+Writes for each episode: DIR/NAME.csv (one row per scored frame), DIR/NAME.json (the same with metrics and
+settings) and DIR/NAME.mp4 (the reward video). Results with the same files, settings and model are reused.
+The last line is JSON. Exit status 1: an episode could not be scored.
 """
 
 from __future__ import annotations
@@ -47,10 +52,10 @@ if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
 DEMO = (
-    "A successful episode whose first and last frames are START, END and the goal. Without it an annotated episode is judged by "
-    f"its own end, which flatters it. `{BLANK}`: there is none, the pictures are left blank."
+    "Successful episode whose first and last frames are the START, END and goal images. Without it an annotated "
+    f"episode uses its own frames, which raises its scores. `{BLANK}`: no demonstration; these images are left blank."
 )
-KEPT = "Interrupted. The same command keeps the episodes that are scored and goes on with the next."
+INTERRUPTED = "Interrupted. Scored episodes are saved; run the same command again to resume."
 
 
 SOURCE = create_mutex_group(required=True, title="reward model (one of)")
@@ -61,68 +66,70 @@ def read_size(text: str) -> tuple[int, int]:
     """(height, width) of HxW or N. Raises BadInput."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdigit() and 0 < int(part) <= 4096 for part in parts):
-        raise BadInput("--size", text, "write HxW or N, in pixels, such as 240x320 or 112")
+        raise BadInput("--size", text, "give HxW or N in pixels, such as 240x320 or 112")
     return int(parts[0]), int(parts[-1])
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which episodes are scored, by which model, and how."""
+    """The episodes, the reward model, and the settings."""
 
     episodes: Annotated[Positional[tuple[str, ...]], option("EPISODE …", "")]
-    """FOLDER or VIDEO[,VIDEO[,VIDEO]]."""
+    """Episodes to score: FOLDER, DATASET#NUMBER or VIDEO[,VIDEO[,VIDEO]]."""
     model: Annotated[Path | None, SOURCE, option("FOLDER", "")] = None
-    """Score in this process, with this checkpoint: a folder, a hub id, or grm-mini."""
+    """Checkpoint to load in this process: a folder, a hub id, or grm-mini."""
     url: Annotated[str | None, SOURCE, option("URL", "")] = None
-    """Ask a reward service over HTTP, as `dopamine serve` offers it."""
+    """Address of a reward service (HTTP), see `dopamine serve`."""
     app: Annotated[str | None, SOURCE, option("NAME", "")] = None
-    """Ask an application of the running Ray cluster (RAY_ADDRESS)."""
+    """Name of a reward service on the running Ray cluster (RAY_ADDRESS)."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """With --url: file with the service's token."""
+    """With --url: file that contains the service's token."""
     ca_file: Annotated[Path | None, option("FILE", "")] = None
-    """With an https --url: certificates that vouch for the service."""
+    """With an https --url: file of trusted CA certificates."""
     insecure: bool = False
-    """With --url: send the token to another machine without https."""
-    threads: Annotated[int | None, option("N", "torch's")] = None
-    """With --model: CPU threads."""
+    """With --url: allow sending the token to another machine without https."""
+    threads: Annotated[int | None, option("N", "chosen by torch")] = None
+    """With --model: number of CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
-    """With --model: such as cuda."""
-    instruction: Annotated[str | None, option("TEXT", "what lies beside the episode, or the demonstration")] = None
-    """The task in words."""
+    """With --model: torch device, such as cuda."""
+    instruction: Annotated[str | None, option("TEXT", "that of the episode, else of the demonstration")] = None
+    """The task in words, such as clear the table."""
     demo: Annotated[str | None, option("EPISODE", "", about=DEMO)] = None
-    """A successful episode whose first and last frames are START, END and the goal."""
+    """Successful episode whose first and last frames are the START, END and goal images."""
     stride: Annotated[int | None, PACE, option("N", "")] = None
-    """Score one video frame in N, and the last."""
-    hz: Annotated[float | None, PACE, option("HZ", f"{FRAMES_HZ:g}; episodes recorded by this project: all")] = None
-    """Score so many frames a second."""
+    """Score every N-th video frame, and the last."""
+    hz: Annotated[
+        float | None, PACE, option("HZ", f"{FRAMES_HZ:g}; all frames of episodes recorded by this project")
+    ] = None
+    """Score this many frames per second."""
     views: Annotated[int | None, option("N", "all")] = None
-    """Use the first N cameras; where there are fewer, the front view is repeated."""
+    """Use the first N cameras; if there are fewer, the front view is repeated."""
     cameras: Cameras = None
-    """Cameras to use, by commas, the front view first."""
+    """Cameras to use, separated by commas, the front view first."""
     size: Annotated[
         tuple[int, int] | None,
         written("HxW", read_size),
-        option(default=f"the front camera's own, at most {MAX_PIXELS} pixels"),
+        option(default=f"the front camera's size, at most {MAX_PIXELS} pixels"),
     ] = None
-    """Scale every camera's pictures to H x W pixels, or N x N."""
+    """Resize all images to H x W pixels, or N x N."""
     fusion: Literal["mean", "consistency"] = "mean"
-    """How the three perspectives become one progress."""
+    """How the three perspectives are fused into one progress value."""
     fragment: Annotated[int, option("N")] = 16
-    """Frames in one request."""
+    """Frames per request."""
     deadline_s: Annotated[float, option("S")] = 120.0
-    """Seconds for each request."""
+    """Time limit in seconds for each request."""
     out: Annotated[ResultPath, option("DIR")] = Path("scores")
-    """Folder of the results."""
+    """Folder for the results."""
     column: Annotated[str | None, option("NAME", "")] = None
-    """Write progress into LeRobot datasets as a column; where it was written so before, other episodes keep theirs."""
+    """Also write progress to this column of the LeRobot dataset. Other episodes keep their values."""
     video: bool = True
-    """Write a reward video of every episode."""
+    """Write a reward video for every episode."""
     fresh: bool = False
-    """Score again what is scored already."""
+    """Score all episodes again instead of reusing results."""
 
     def __post_init__(self) -> None:
         if not self.episodes:
-            raise BadInput("EPISODE", None, "give at least one")
+            raise BadInput("EPISODE", None, "give at least one episode")
 
 
 def parse(argv: Sequence[str] | None) -> Arguments:
@@ -132,20 +139,20 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score, say what came of it, and end with status 1 where an episode has no score."""
+    """Score the episodes, print a table, and exit with status 1 if an episode has no score."""
     arguments = parse(argv)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         results = run(arguments)
     if any(result.get("final_progress") is None for result in results):
         raise SystemExit(1)
 
 
 def run(arguments: Arguments) -> list[dict[str, Any]]:
-    """Score every episode that is not scored yet, and return what the table at the end shows of each.
+    """Score every episode without saved results. Returns one row of the final table per episode.
 
     Raises:
-        BadInput: an argument cannot be used; nothing was scored.
-        ScoringError: the model's service did not answer; what was scored by then is kept.
+        BadInput: an argument is invalid; nothing was scored.
+        ScoringError: the service did not answer; results so far are saved.
     """
     scoring = ScoringConfig(
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
@@ -163,21 +170,19 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     check_folder(arguments.out)
     for plan in plans:
         if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
-            raise BadInput("EPISODE", plan.recording.name, "give it a shorter name: its results are called after it")
-    with reward_client(arguments, plans, console) as client, interruptible(KEPT):
+            raise BadInput("EPISODE", plan.recording.name, "rename the episode: its name is too long for a file")
+    with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(f"Scoring {len(plans)} episodes with model {version}")
         results: list[dict[str, Any]] = []
         for plan in plans:
-            console.progress(f"{len(results)} of {len(plans)} episodes done, {plan.recording.name} is next")
+            console.progress(f"{len(results)} of {len(plans)} episodes done, next: {plan.recording.name}")
             results.append(_result(plan, client, version, scoring, arguments, console))
     if arguments.column is not None:
         write_back([plan.recording for plan in plans], arguments.out, arguments.column)
-    kept = sum(bool(result.get("kept")) for result in results)
-    if kept:
-        console.say(
-            f"{kept} of {len(plans)} were scored before, by the same model and settings; --fresh scores them again"
-        )
+    reused = sum(bool(result.get("kept")) for result in results)
+    if reused:
+        console.say(f"Reused the results of {reused} of {len(plans)} episodes; --fresh scores them again")
     show(table(results))
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
@@ -191,34 +196,35 @@ def _result(
     arguments: Arguments,
     console: Console,
 ) -> dict[str, Any]:
-    """One row of the table: of an episode scored now, scored before, or one whose files cannot be used."""
+    """One row of the table: of an episode scored now, scored before, or with invalid files."""
     name, out = plan.recording.name, arguments.out
     try:
         inputs = plan.fingerprint(version, scoring.fusion)
-        known = None if arguments.fresh else stored_figures(out, name, inputs, video=arguments.video)
-        if known is not None:
-            return {"episode": name, **known, "kept": True}
+        stored = None if arguments.fresh else stored_figures(out, name, inputs, video=arguments.video)
+        if stored is not None:
+            return {"episode": name, **stored, "kept": True}
         check_own(out, name)
         scored = score(plan, client, version, scoring, console)
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         return {"episode": name, "error": str(error)}
     except ScoringError:
-        console.say(f"{name} has no score. What was scored before is kept: the same command goes on with {name}")
+        console.say(f"{name} has no score. Earlier results are saved: the same command resumes with {name}")
         raise
-    found = figures(scored)
+    metrics = figures(scored)
     origin = {"model": str(arguments.model or arguments.url or arguments.app), "inputs": inputs}
-    console.progress(f"{name}: writing the files")
+    console.progress(f"{name}: writing results")
     write_scores(out, scored, plan.described() | origin | {"fusion": asdict(scoring.fusion)}, arguments.video)
-    if found["final_progress"] is None:
-        console.say(f"warning: {name}: no frame has a value: {scored.scores.reasons[0]}")
-    elif found["voc_plus"] is None:
-        console.say(f"warning: {name}: {found['frames']} scored frames are too few for VOC+ and τ: give a smaller --stride")  # fmt: skip
-    return {"episode": name, **found, "kept": False}
+    if metrics["final_progress"] is None:
+        console.say(f"warning: {name}: no frame has a valid score: {scored.scores.reasons[0]}")
+    elif metrics["voc_plus"] is None:
+        frames = metrics["frames"]
+        console.say(f"warning: {name}: {frames} scored frames are too few for VOC+ and τ: give a smaller --stride")
+    return {"episode": name, **metrics, "kept": False}
 
 
 def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig, console: Console) -> ScoredRecording:
-    """Read an episode's frames and ask for the progress of each. Raises BadInput or ScoringError."""
+    """Read an episode's frames and score them. Raises BadInput or ScoringError."""
     recording = plan.recording
     pictures = read_frames(recording, plan.stride, plan.size, plan.views)
     frames = pictures.frames
@@ -231,17 +237,18 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
         ends = _first_and_last(plan.demonstration, plan.size, plan.views)
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
     context = replace(reference.context(recording.name, frames[0]), model_version=version)
-    scores = score_episode(
-        client, context, frames[1:], pictures.frame_ids[1:], scoring,
-        lambda done, total: console.progress(f"{recording.name}: {done} of {total} frames"),
-    )  # fmt: skip
+
+    def on_progress(done: int, total: int) -> None:
+        console.progress(f"{recording.name}: {done} of {total} frames")
+
+    scores = score_episode(client, context, frames[1:], pictures.frame_ids[1:], scoring, on_progress)
     rate_hz = recording.format.frames_per_second
     return ScoredRecording(recording, pictures.frame_ids, plan.stride, plan.views, rate_hz, scores)
 
 
 @lru_cache(maxsize=4)
 def _first_and_last(demonstration: Recording, size: tuple[int, int], views: int) -> NDArray[np.uint8]:
-    """uint8 [2, V, H, W, 3]; the episodes that share a demonstration read it once."""
+    """uint8 [2, V, H, W, 3]; cached, since episodes often share a demonstration."""
     return read_frames(demonstration, sys.maxsize, size, views).frames
 
 
@@ -252,7 +259,7 @@ HEADINGS = {
 
 
 def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The results as rows below their head; a dash stands where nothing can be said."""
+    """The results as rows below a header; a dash stands for a missing value."""
     return [list(HEADINGS.values()), *([one_line(_cell(result.get(name))) for name in HEADINGS] for result in results)]
 
 

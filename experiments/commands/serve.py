@@ -1,11 +1,12 @@
-"""Serves a reward model over HTTP, for robots and programs outside the cluster.
+"""Serves a reward model over HTTP, for robots and programs outside the Ray cluster.
 
-    dopamine serve CHECKPOINT [--host 127.0.0.1] [--port 8000] [--token-file FILE]
+    dopamine serve CHECKPOINT
+    dopamine serve CHECKPOINT --host 0.0.0.0 --tls-cert cert.pem --tls-key key.pem --token-file token
 
-Starts the reward service on a Ray cluster (the one of RAY_ADDRESS, else one on this machine) and an HTTP server in
-front of it, prints its address, and takes both down on Ctrl-C. `/docs` on that address describes the interface.
+Starts the reward service on a Ray cluster (the one at RAY_ADDRESS, or else a new one on this machine) and an HTTP
+server in front of it, and prints its address. Ctrl-C stops both. The page /docs describes the interface.
 
-For other machines (any --host but this machine's own) it wants a token, and TLS: --tls-cert FILE --tls-key FILE.
+To serve other machines (any --host except loopback), give a token and TLS: --tls-cert FILE --tls-key FILE.
 """
 
 from __future__ import annotations
@@ -26,54 +27,52 @@ from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.ending import command, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_tls, load_token
 
-ENDED = "stopped"
-
-
-USUAL = IngressConfig()
+STOPPED = "Stopped."
+DEFAULTS = IngressConfig()
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Which model is served, and to whom."""
+    """The reward model, and the HTTP server."""
 
     checkpoint: Annotated[Positional[Path | None], option("[CHECKPOINT]", "")] = None
     """Folder of a reward model, or its hub id."""
     app: Annotated[str | None, option("NAME", "")] = None
-    """Serve this running application instead of a checkpoint."""
-    host: Annotated[str, option("ADDRESS")] = USUAL.host
-    """Address to listen on; off loopback only with a token and TLS."""
-    port: Annotated[int, option("N")] = USUAL.port
-    """Port to listen on; 0 takes a free one."""
+    """Serve this reward service of the running cluster instead of a checkpoint."""
+    host: Annotated[str, option("ADDRESS")] = DEFAULTS.host
+    """Address to listen on. Any address but loopback needs a token and TLS."""
+    port: Annotated[int, option("N")] = DEFAULTS.port
+    """Port to listen on; 0 chooses a free one."""
     token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """File with the token that clients must send."""
+    """File that contains the token which clients must send."""
     tls_cert: Annotated[Path | None, option("FILE", "")] = None
-    """PEM file of the server's certificate: speak https."""
+    """PEM file with the server's certificate; turns on https."""
     tls_key: Annotated[Path | None, option("FILE", "")] = None
-    """PEM file of its key, where that is not in the same file."""
+    """PEM file with the private key, if it is not in the certificate's file."""
     insecure: bool = False
-    """Listen off loopback without TLS."""
-    max_mb: Annotated[float, option("MB")] = USUAL.limits.max_bytes / 2**20
-    """Largest request in MiB."""
-    memory_mb: Annotated[float, option("MB")] = USUAL.memory_mb
-    """MiB for all requests under way."""
-    rate_hz: Annotated[float, option("HZ")] = USUAL.rate_hz
-    """Requests a second of one client."""
-    max_connections: Annotated[int, option("N")] = USUAL.max_connections
-    """Open connections."""
-    max_connections_per_client: Annotated[int, option("N")] = USUAL.max_connections_per_client
-    """The same of one client; as many where a proxy stands in front."""
+    """Allow other machines to connect without TLS."""
+    max_mb: Annotated[float, option("MB")] = DEFAULTS.limits.max_bytes / 2**20
+    """Maximum size of a request in MiB."""
+    memory_mb: Annotated[float, option("MB")] = DEFAULTS.memory_mb
+    """Memory limit in MiB for all requests in progress."""
+    rate_hz: Annotated[float, option("HZ")] = DEFAULTS.rate_hz
+    """Maximum requests per second from one client."""
+    max_connections: Annotated[int, option("N")] = DEFAULTS.max_connections
+    """Maximum number of open connections."""
+    max_connections_per_client: Annotated[int, option("N")] = DEFAULTS.max_connections_per_client
+    """Maximum number of open connections from one client. Behind a proxy, set it to --max-connections."""
     ready_s: Annotated[float, option("S")] = 180.0
-    """Seconds for the first copy to answer; a large model in vLLM may take 600."""
+    """Time limit in seconds for loading the model; a large model in vLLM may need 600."""
     replicas: Annotated[int, option("N")] = 1
-    """Copies of the model."""
+    """Number of replicas of the model."""
     threads: Annotated[int, option("N")] = 1
-    """Threads of each copy."""
+    """CPU threads per replica."""
     gpus: Annotated[float, option("N")] = 0.0
-    """GPUs, or a share of one, of each copy."""
+    """GPUs per replica; may be a fraction."""
     engine: Annotated[str | None, option("MODULE:CALLABLE", "transformers")] = None
-    """What loads the checkpoint."""
+    """Engine that runs the model."""
     python: Annotated[str | None, option("FILE", "")] = None
-    """Interpreter of the copies, for an engine with an environment of its own."""
+    """Python interpreter of the replicas, for an engine with its own environment."""
 
     def __post_init__(self) -> None:
         if (self.checkpoint is None) == (self.app is None):
@@ -89,7 +88,7 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until interrupted, which is this command's good end."""
+    """Serve until interrupted; Ctrl-C exits with status 0."""
     arguments = parse(argv)
     config = IngressConfig(
         host=arguments.host,
@@ -107,15 +106,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         insecure=arguments.insecure,
     )
     token = load_token(arguments.token_file, config.host)
-    load_tls(config)  # Looked at now: what is wrong with it shall not come out after minutes of loading.
+    load_tls(config)  # Check it now: an error must not wait until the model is loaded.
     checkpoint = None if arguments.checkpoint is None else model_folder(arguments.checkpoint)
-    os.environ.pop(TOKEN_VARIABLE, None)  # The processes of the cluster have no use for it.
-    with interruptible(ENDED, status=0):
+    os.environ.pop(TOKEN_VARIABLE, None)  # The cluster's processes do not need it.
+    with interruptible(STOPPED, status=0):
         serve(arguments, checkpoint, config, token)
 
 
 def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, token: str | None) -> None:
-    """Deploy the checkpoint where one is given, and answer HTTP until interrupted; leaves nothing behind."""
+    """Deploy the checkpoint, if any, and answer HTTP requests until interrupted; then clean up."""
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
     from reward_service.service import ServiceConfig
 
@@ -127,8 +126,8 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
         ready_s=arguments.ready_s,
         **engine,
     )
-    print("starting the cluster …", flush=True)
-    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(ENDED, 0):
+    print("Starting the Ray cluster …", flush=True)
+    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(STOPPED, 0):
         import ray
 
         from reward_service.client import ServeRewardClient
@@ -139,10 +138,10 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
         from reward_service.deployment import deploy, shutdown
 
         name = f"http-{os.getpid()}"
-        print(f"loading {checkpoint} …", flush=True)
+        print(f"Loading {checkpoint} …", flush=True)
         deploy(checkpoint, name, service)
         address = ray.get_runtime_context().gcs_address
-        print(f"other weights, while it runs: RAY_ADDRESS={address} dopamine grm deploy CHECKPOINT --app {name}")
+        print(f"To change the model while it runs: RAY_ADDRESS={address} dopamine grm deploy CHECKPOINT --app {name}")
         try:
             listen(ServeRewardClient(name), config, token)
         finally:
@@ -150,14 +149,15 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
 
 
 def listen(client: object, config: IngressConfig, token: str | None) -> None:
-    """Answer HTTP until interrupted."""
+    """Answer HTTP requests until interrupted."""
     from reward_service.web import make_server
 
     server, sockets = make_server(client, config, token)  # type: ignore[arg-type]
     host, port = sockets[0].getsockname()[:2]
     where = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"serving {where}  (interface: {where}/docs, {where}/openapi.json; {'with a' if token else 'no'} token)", flush=True)  # fmt: skip
-    print("Ctrl-C ends it", flush=True)
+    access = "token required" if token else "no token"
+    print(f"serving {where}  (interface: {where}/docs, {where}/openapi.json; {access})", flush=True)
+    print("Press Ctrl-C to stop.", flush=True)
     server.run(sockets)
 
 

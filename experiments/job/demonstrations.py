@@ -15,7 +15,7 @@ from tyro.conf import Positional, UseAppendAction
 
 from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
-from actors.replay import REPLAYED, check_trajectory
+from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
@@ -113,7 +113,9 @@ def _record_missing(
     console.say(f"{_short(task)}: {len(episodes)} episodes in {out}, {len(episodes) - len(missing)} already recorded")
     if missing:
         _record(missing, env, out, arguments, console)
-    failures = Counter(script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out))[0])
+    failures = Counter(
+        script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out)).success
+    )
     return {
         "task": task.name,
         "out": str(out),
@@ -149,10 +151,9 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
     if env.task != task.name:
         raise BadInput("--env", arguments.env, f"choose a preset of this task; this one is for {env.task}")
     views = None if arguments.views is None else tuple(arguments.views.split(","))
-    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views}
-    return replace(
-        env, look=arguments.look, oracle=True, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = {"stride": arguments.stride, "image_size": arguments.size, "views": views, "look": arguments.look}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return replace(env, oracle=True, **changes)
 
 
 def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
@@ -176,8 +177,8 @@ def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
 
 def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """Name and number of every trajectory to replay, and the file's identity. Raises BadInput."""
-    path: Path = arguments.trajectories
-    if not path.is_file():
+    path = arguments.trajectories
+    if path is None or not path.is_file():
         raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
     for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
         if given:
@@ -193,7 +194,7 @@ def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[
     check_trajectory(task, first)
     digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
     origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
-    return [(REPLAYED, number) for number in numbers], origin
+    return [(PLAYBACK, number) for number in numbers], origin
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:
@@ -218,7 +219,7 @@ def _record(
     if arguments.trajectories is None:
         jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
     else:
-        jobs = [Job("replay", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
+        jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
     # Ray installs its own SIGTERM handler when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(INTERRUPTED):
         pool = WorkerPool(env, workers, num_cpus=1)

@@ -6,13 +6,14 @@ import hashlib
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
-from actors.record_writer import RecordWriter
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -246,7 +247,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
-        writer = RecordWriter(records, config.labels.records_mb) if records else None
+        writer = LabelRecordWriter(records, config.labels.records_mb) if records else None
         room = config.service.max_queued_requests
         labeller, task = Labeller(patient, client), model.reference if model else None
         columns = label_demonstrations(demonstrations, labeller, task, room, writer)
@@ -271,7 +272,7 @@ def label_demonstrations(
     labeller: Labeller,
     reference: TaskReference | None,
     frames_together: int,
-    writer: RecordWriter | None = None,
+    writer: LabelRecordWriter | None = None,
 ) -> list[LabelColumns]:
     """Label recorded episodes with the labeller of online data, at its stride.
 
@@ -340,13 +341,17 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
     config = run.config
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     outcomes = {}
+
+    def success(spec: PolicySpec) -> list[bool]:
+        return _success(run, [spec], seeds)[0]
+
     for name, spec in compared.items():
         depends_on = (spec.kind, file_version(spec.path) if spec.path else None, config.env, config.evaluation)
         outcomes[name] = run.phase(
             f"evaluate_{name}",
             f"Evaluation on {len(seeds)} unseen seeds: {name}",
             depends_on,
-            lambda spec=spec: _success(run, [spec], seeds)[0],
+            partial(success, spec),
         )
     return outcomes
 

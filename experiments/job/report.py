@@ -188,9 +188,9 @@ def plot_curve(path: Path, result: dict[str, Any]) -> None:
     rates = [recent_success(curve, i) for i in range(len(curve))]
     points = [(step, rate) for step, rate in zip(steps, rates, strict=True) if rate is not None]
     if points:
-        x = [step for step, _ in points]
-        axes.plot(x, [rate.mean for _, rate in points], label="success during training")
-        axes.fill_between(x, [rate.low for _, rate in points], [rate.high for _, rate in points], alpha=0.2)
+        xs = [step for step, _ in points]
+        axes.plot(xs, [rate.mean for _, rate in points], label="success during training")
+        axes.fill_between(xs, [rate.low for _, rate in points], [rate.high for _, rate in points], alpha=0.2)
     potentials = [float("nan") if p["final_potential_mean"] is None else p["final_potential_mean"] for p in curve]
     axes.plot(steps, potentials, "--", lw=1.0, label="final Φ")
     for key, label, x in (("bc_success", "cloned policy, unseen", 0), ("policy_success", "trained, unseen", steps[-1])):

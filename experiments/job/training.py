@@ -19,7 +19,7 @@ from experiments.job.phases import Prepared, asks_model, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.training import CHECKPOINT, Progress, train
 from reward_service.client import ServeRewardClient
 
@@ -38,7 +38,7 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
 
 def make_task(
     config: ExperimentConfig, app_name: str, reference: TaskReference | None, records: Path, sitting: int = 1
-) -> Task:
+) -> TrainingSetup:
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
@@ -50,7 +50,7 @@ def make_task(
     )
     context_of = reference.context if reference is not None else _no_context
     hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
-    return Task(
+    return TrainingSetup(
         env=make_training_env,
         env_config={"env": training_env_config(config)},
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),

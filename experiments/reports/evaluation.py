@@ -206,8 +206,12 @@ expected error in each fifth of the frames, from least to most uncertain.
     def content(self) -> dict[str, Any]:
         """eval.json."""
         episodes = [
-            {"name": episode.name, "outcome": episode.outcome, "expert": episode.expert}
-            | {name: plain(float(column[i])) for name, column in self.served.columns.items()}
+            {
+                "name": episode.name,
+                "outcome": episode.outcome,
+                "expert": episode.expert,
+                **{name: plain(float(column[i])) for name, column in self.served.columns.items()},
+            }
             for i, (episode, _) in enumerate(next(iter(self.answered.values())))
         ]
         return self.summary() | {

@@ -95,13 +95,13 @@ def _plot_hops(path: Path, evaluation: Evaluation) -> None:
         counts = bins.twinx()
         counts.bar(centres, evaluation.errors["all"][1], width=1.6 / HOP_BINS, color="grey", alpha=0.2)
         counts.set(ylabel="hops (grey)")
-    for name, calibration in evaluation.calibration.items():
-        colour = SERIES.get(name.removeprefix("entropy, "), "black")
+    for doubt, calibration in evaluation.calibration.items():
+        colour = SERIES.get(doubt.removeprefix("entropy, "), "black")
         fifth = np.arange(1, len(calibration.classes.error) + 1)
         classes.plot(
-            fifth, calibration.classes.error, "o-", color=colour, label=f"{name} ({calibration.rank.value:+.2f})"
+            fifth, calibration.classes.error, "o-", color=colour, label=f"{doubt} ({calibration.rank.value:+.2f})"
         )
-        sparse.plot(calibration.curve.removed, calibration.curve.by_uncertainty, color=colour, label=name)
+        sparse.plot(calibration.curve.removed, calibration.curve.by_uncertainty, color=colour, label=doubt)
         sparse.plot(calibration.curve.removed, calibration.curve.by_error, ":", color=colour, lw=1.0)
     classes.set(
         title="error by uncertainty (rank correlation)",

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.recordings import Recording, stream_frames
 from dopamine_rl.errors import BadInput
+from dopamine_rl.evaluation.figures import curve_row, order_row
 from dopamine_rl.evaluation.scoring import EpisodeScores
 from dopamine_rl.files import ESCAPED, write_atomically, write_text
-from dopamine_rl.metrics import MIN_POINTS, kendall_tau, outcome, progress_mae, voc_plus
+from dopamine_rl.metrics import outcome
 from dopamine_rl.progress import LOW_WEIGHT
 from dopamine_rl.types import PERSPECTIVES, Views
 
@@ -65,19 +66,20 @@ class ScoredRecording:
 
 
 def figures(scored: ScoredRecording) -> dict[str, Any]:
-    """Metrics of an episode; None for those that cannot be computed, as when no frame has a value."""
-    scores, curve, truth = scored.scores, scored.curve, scored.truth
-    folded = scores.folded
+    """Metrics of an episode; None for those that cannot be computed, as when no frame has a value.
+
+    Rank correlations with time are given for every episode, as if it were one that advances.
+    """
+    scores, curve, folded = scored.scores, scored.curve, scored.scores.folded
     has_value = bool(folded.valid.any())
-    enough = has_value and len(curve) >= MIN_POINTS
+    row = order_row(scores.hops[:, 0], None, curve, has_value) | curve_row(curve, folded.valid, scored.truth)
+    stated = {name: None if not has_value or math.isnan(value) else value for name, value in row.items()}
     return {
         "frames": len(folded.valid),
-        "final_progress": float(curve[-1]) if has_value else None,
+        "final_progress": stated["end"],
         "outcome": outcome(curve) if has_value else None,
-        "voc_plus": voc_plus(scores.hops[:, 0]) if enough else None,
-        "kendall": kendall_tau(np.arange(len(curve)), curve) if enough else None,
-        "progress_mae": progress_mae(curve, truth) if has_value and truth is not None else None,
-        "invalid": int((~folded.valid).sum()),
+        **{name: stated[name] for name in ("voc_plus", "kendall", "progress_mae")},
+        "invalid": row["invalid"],
         "low_weight": int((folded.valid & (folded.weight < LOW_WEIGHT)).sum()),
         "labels_per_s": round(len(folded.valid) / max(scores.seconds, 1e-9), 2),
     }

@@ -1,6 +1,6 @@
-"""One parser for every command: a frozen dataclass becomes its options, a preset's settings become options beside them.
+"""One parser for all commands: it turns a frozen dataclass, and the settings of a preset, into options.
 
-A field's sentence is the string literal below it; `--help` shows it. What a command line gets wrong is one line: field, value, fix.
+The string literal below a field is its help text. An error in the command line is one line: field, value, fix.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 DEFAULT_PRESET = "laptop"
 
 _ABOUT = "(what it does)"
-"""Stands for the description until tyro has laid out the rest: it would join the lines of a text."""
-_TYPES = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "True or False"}
+"""Placeholder for the description while tyro formats the rest: tyro would join its lines."""
+_TYPES = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "True or False"}
 
 
 def option(
     metavar: str | None = None, default: str | None = None, aliases: Sequence[str] = (), about: str | None = None
 ) -> Any:
-    """How `--help` shows a field, where its type does not say it: `field: Annotated[int, option("N")]`.
+    """Configure how `--help` shows a field: `field: Annotated[int, option("N")]`.
 
     Args:
-        metavar: what stands for the value.
-        default: what holds where the option is left out, if the field's default does not say it; "" shows none.
+        metavar: placeholder for the value.
+        default: description of the default, if the value itself does not explain it; "" shows none.
         aliases: other names, such as `-n`.
-        about: its sentence, where that depends on something; None for the one below the field.
+        about: help text, if it is not a constant; None uses the string literal below the field.
     """
     import tyro
 
@@ -48,11 +48,11 @@ def option(
 
 
 def written(metavar: str, read: Callable[[str], Any]) -> Any:
-    """The annotation of a field that is one word on the command line: `size: Annotated[Size, written("HxW", read_size)]`.
+    """Parse a field from one word of the command line: `size: Annotated[Size, written("HxW", read_size)]`.
 
     Args:
-        metavar: what stands for the word.
-        read: its value. Raises BadInput.
+        metavar: placeholder for the word.
+        read: returns the value of the word; raises BadInput.
     """
     from tyro.constructors import PrimitiveConstructorSpec
 
@@ -65,65 +65,67 @@ def written(metavar: str, read: Callable[[str], Any]) -> Any:
     )
 
 
-def _read_cameras(most: int | None) -> Callable[[str], tuple[str, ...]]:
+def _read_cameras(limit: int | None) -> Callable[[str], tuple[str, ...]]:
     def read(text: str) -> tuple[str, ...]:
-        given = tuple(name.strip() for name in text.split(","))
-        if not all(given) or len(set(given)) < len(given) or (most is not None and len(given) > most):
-            limit = "" if most is None else f", {most} at most"
-            raise BadInput("--cameras", text, f"name each camera once, joined by commas{limit}")
-        return given
+        names = tuple(name.strip() for name in text.split(","))
+        if not all(names) or len(set(names)) < len(names) or (limit is not None and len(names) > limit):
+            at_most = "" if limit is None else f", at most {limit}"
+            raise BadInput("--cameras", text, f"give each camera once, separated by commas{at_most}")
+        return names
 
     return read
 
 
 RESULT = written("PATH", lasting_path)
 ResultPath = Annotated[Path, RESULT]
-"""The type of an option that names where a result goes; every such option has it, or the next one."""
+"""Type of every option that names an output path."""
 OptionalResultPath = Annotated[Path | None, RESULT]
-"""The same where there may be no result."""
+"""Type of an optional output path."""
 
 CAMERAS = (
-    "Cameras to use, by commas, the front view first: features of a dataset or unique parts of their names, videos of a folder "
-    "without .mp4."
+    "Cameras to use, separated by commas, the front view first. A name is a feature of the dataset or a unique part of "
+    "it, or a video of the folder, without .mp4."
 )
 Cameras = Annotated[
     tuple[str, ...] | None,
     written("NAMES", _read_cameras(3)),
-    option(default="up to three, the front view told by its name", about=CAMERAS),
+    option(default="up to three; the front view is found by its name", about=CAMERAS),
 ]
-"""The type of an option that names cameras of recordings: at most as many as a model takes."""
+"""Type of an option for the cameras of recordings, at most as many as a model accepts."""
 AllCameras = Annotated[
     tuple[str, ...] | None,
     written("NAMES", _read_cameras(None)),
-    option(default="all, the front view told by its name", about=CAMERAS),
+    option(default="all; the front view is found by its name", about=CAMERAS),
 ]
-"""The same with as many cameras as there are."""
+"""Type of an option for any number of cameras."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunArguments:
-    """Where a run's results go."""
+    """The folder of a run and how to use it."""
 
     out: Annotated[str | None, option("DIR", "STORAGE/NAME")] = None
-    """This run's folder, a path or URI."""
-    storage: Annotated[str | None, option("DIR", "the variable DOPAMINE_STORAGE, else runs/ of the checkout")] = None
-    """Folder of all runs, a path or URI; a submitted job's is ~/dopamine_rl/runs where nothing else is said."""
+    """Folder of this run: a path or a URI."""
+    storage: Annotated[
+        str | None, option("DIR", "the environment variable DOPAMINE_STORAGE, else runs/ of the checkout")
+    ] = None
+    """Folder of all runs: a path or a URI. In a submitted job the default is ~/dopamine_rl/runs."""
     fresh: bool = False
-    """Forget what an earlier run in this folder has done."""
+    """Delete an earlier run in this folder and start over."""
     force: bool = False
-    """Train although the reward model failed its gate; the result records it."""
+    """Continue even if the reward model failed its gate. The result records it."""
     preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
-    """Sets every setting first: a name, or a file PATH.toml."""
+    """Preset to start from: a name, or a file PATH.toml."""
 
 
 def parse(cls: type[Own], argv: Sequence[str] | None, prog: str, about: str | None) -> Own:
-    """Return the arguments that a command line gives. `--help` prints and ends the process with status 0.
+    """Parse a command line. `--help` prints the help and exits with status 0.
 
     Args:
-        cls: a frozen dataclass, whose `__post_init__` raises BadInput for what it refuses.
-        argv: words without the program's name; None takes the process's own.
-        prog: the program's name in help.
-        about: text that the help begins with.
+        cls: a frozen dataclass, whose `__post_init__` raises BadInput for invalid values.
+        argv: words without the program's name; None uses sys.argv.
+        prog: the program's name in the help.
+        about: text at the top of the help.
     Raises:
         UsageError: names the option, its value and the fix.
     """
@@ -138,14 +140,14 @@ def parse_settings(
     about: str | None,
     presets: Path = PRESETS,
 ) -> tuple[Own, Config]:
-    """Return a command's own arguments, and settings: those of its preset with an override for every one of them.
+    """Parse a command line with a preset. Returns the command's arguments, and the preset's settings with overrides.
 
     Args:
         cls: as for `parse`; its field `preset` is a name or a file PATH.toml.
         config: a tree of dataclasses (see dopamine_rl.config); `--section.field value` overrides a value.
         presets: folder of NAME.toml files.
     Raises:
-        UsageError: as for `parse`; also where there is no such preset, or a value in it cannot be used.
+        UsageError: as for `parse`; also if the preset does not exist or contains an invalid value.
     """
     words = _words(argv)
     usual = next(field.default for field in dataclasses.fields(cls) if field.name == "preset")  # type: ignore[arg-type]
@@ -164,15 +166,15 @@ def parse_settings(
 
 
 def read_preset(cls: type[Config], name: str, option: str, presets: Path = PRESETS) -> Config:
-    """A preset's settings. Raises BadInput, naming the option, where there is no such preset."""
+    """The settings of a preset. Raises BadInput, naming `option`, if there is no such preset."""
     names = preset_names(presets)
     if name not in names:
-        raise BadInput(option, name, f"name one of {', '.join(names)}")
+        raise BadInput(option, name, f"give one of {', '.join(names)}")
     return load_preset(cls, presets / f"{name}.toml")
 
 
 def option_names(cls: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
-    """Every option of a dataclass, those of sections included, with its type; a flag has two names."""
+    """Yield every option of a dataclass and of its sections, with its type; a flag has two names."""
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         base, extras = _bare(hint)
         if not any(field.name == name and field.init for field in dataclasses.fields(cls)) or _is_positional(extras):
@@ -190,7 +192,7 @@ def option_names(cls: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
 
 
 def _bare(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A type without its annotations, and these."""
+    """Split a type into the type without annotations, and the annotations."""
     extras: tuple[Any, ...] = ()
     while typing.get_origin(hint) is Annotated:
         hint, *more = typing.get_args(hint)
@@ -205,7 +207,7 @@ def _is_positional(extras: Sequence[Any]) -> bool:
 
 
 def _flat() -> Any:
-    """Marks a dataclass whose fields' names get no prefix."""
+    """Mark a dataclass whose options get no prefix."""
     import tyro
 
     return tyro.conf.arg(name="")
@@ -220,13 +222,13 @@ def _words(argv: Sequence[str] | None) -> list[str]:
 
 
 def _start(config: type[Config], preset: str, presets: Path) -> Config:
-    """The settings of a preset, by name or file."""
+    """The settings of a preset, given by name or file."""
     names = preset_names(presets)
     own = preset.endswith(".toml")
     if not own and preset not in names:
-        near = difflib.get_close_matches(preset, names, 1)
-        fix = f"write {near[0]}; there are" if near else "give one of"
-        raise UsageError("--preset", preset, f"{fix} {', '.join(names)}; or a file of your own: PATH.toml")
+        similar = difflib.get_close_matches(preset, names, 1)
+        fix = f"write {similar[0]}; available:" if similar else "give one of"
+        raise UsageError("--preset", preset, f"{fix} {', '.join(names)}; or your own file PATH.toml")
     try:
         return load_preset(config, preset if own else presets / f"{preset}.toml")
     except BadInput as error:
@@ -234,7 +236,7 @@ def _start(config: type[Config], preset: str, presets: Path) -> Config:
 
 
 def _plain_flags(config: Any, words: Sequence[str]) -> list[str]:
-    """`--section.flag True` as `--section.flag`, and `… False` as `--section.no-flag`; saved commands have them."""
+    """`--section.flag True` as `--section.flag`, and `… False` as `--section.no-flag`, for old saved commands."""
     flags = {name for name, kind in option_names(config) if kind is bool}
     plain: list[str] = []
     for word in words:
@@ -255,7 +257,7 @@ def _negated(flag: str) -> str:
 
 def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
     import tyro
-    from tyro._errors import on_parse_error  # the one place where tyro says in parts what is wrong
+    from tyro._errors import on_parse_error  # only here does tyro report an error in parts
 
     words = _plain_flags(cls, words)
 
@@ -275,7 +277,7 @@ def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
 
 
 def _usage(error: BadInput, cls: Any) -> UsageError:
-    """An error of a dataclass as one of its command line: `field` is called `--field`; a setting keeps its dotted name."""
+    """Convert a dataclass's error: `field` becomes `--field`; a setting keeps its dotted name."""
     hints = typing.get_type_hints(cls, include_extras=True)
     own = typing.get_type_hints(_bare(hints["own"])[0]) if "own" in hints else hints
     field = f"--{error.field.replace('_', '-')}" if error.field in own else error.field
@@ -283,7 +285,7 @@ def _usage(error: BadInput, cls: Any) -> UsageError:
 
 
 def _check_usual_results(arguments: Any) -> None:
-    """A result's usual place must last too: the working folder of a submitted job does not."""
+    """Check default output paths too: a submitted job's working folder is deleted at its end."""
     for name, hint in typing.get_type_hints(type(arguments), include_extras=True).items():
         value = getattr(arguments, name)
         if value is not None and RESULT in _bare(hint)[1]:
@@ -291,7 +293,7 @@ def _check_usual_results(arguments: Any) -> None:
 
 
 class _Described:
-    """A stream that writes the description in place of what stands for it."""
+    """A stream that replaces the placeholder with the description."""
 
     def __init__(self, stream: TextIO, about: str) -> None:
         self._stream, self._about = stream, about
@@ -304,7 +306,7 @@ class _Described:
 
 
 def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
-    """Raise what is wrong with a command line. Raises UsageError."""
+    """Convert tyro's error event. Raises UsageError."""
     from tyro import _errors as parts
 
     cause = sys.exc_info()[1]
@@ -314,23 +316,25 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
         raise _usage(cause, cls) from None
     names = [name for name, _ in option_names(cls)]
     unknown = next((word for word in words if _is_option(word) and _option(word) not in names), None)
-    if unknown is not None:  # whatever else is wrong may come of it
+    if unknown is not None:  # other errors may follow from this one
         raise UsageError(*_unknown(unknown, words, names))
     if isinstance(event, parts.MissingArgs):
         missing = event.missing_arguments[0].arg
-        raise UsageError(_name(missing), None, f"give it: {_sentence(missing)}")
+        raise UsageError(_name(missing), None, f"this argument is required: {_sentence(missing)}")
     if isinstance(event, parts.MissingMutexGroup):
         raise UsageError(", ".join(_name(member.arg) for member in event.groups[0]), None, "give one of them")
     if isinstance(event, parts.MutexConflict):
         raise UsageError(
-            event.second_token, _value(words, (event.second_token,)), f"leave it out, or {event.first_token}"
+            event.second_token,
+            _value(words, (event.second_token,)),
+            f"remove it or {event.first_token}: give only one of them",
         )
     if isinstance(event, parts.InvalidChoice):
-        near = difflib.get_close_matches(event.value, event.choices, 1)
-        fix = f"write {near[0]}; there are" if near else "give one of"
+        similar = difflib.get_close_matches(event.value, event.choices, 1)
+        fix = f"write {similar[0]}; available:" if similar else "give one of"
         raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(event.choices)}")
     if isinstance(event, parts.UnrecognizedArgs):
-        raise UsageError("arguments", event.tokens[0], "leave it out: nothing takes this word")
+        raise UsageError("arguments", event.tokens[0], "remove it: unexpected argument")
     argument = getattr(event, "argument", None)
     if argument is None:
         raise UsageError("arguments", " ".join(words), str(getattr(event, "message", "see --help")))
@@ -349,25 +353,26 @@ def _option(word: str) -> str:
 
 
 def _unknown(word: str, words: Sequence[str], names: Sequence[str]) -> tuple[str, str | None, str]:
-    """Field, value and fix for an option that there is not."""
+    """Field, value and fix for an unknown option."""
     name = word.partition("=")[0]
     value = _value(words, (name,))
     leaves = {option.rpartition(".")[2].lstrip("-"): option for option in names}
-    near = difflib.get_close_matches(_option(word), names, 1, 0.75)
+    similar = difflib.get_close_matches(_option(word), names, 1, 0.75)
     leaf = difflib.get_close_matches(_option(word).rpartition(".")[2].lstrip("-"), list(leaves), 1, 0.75)
-    close = near[0] if near else leaves[leaf[0]] if leaf else ""
-    return name, value, f"write {close}" if close else "there is no such option; --help lists them"
+    suggestion = similar[0] if similar else leaves[leaf[0]] if leaf else ""
+    fix = f"write {suggestion}" if suggestion else "no such option; see --help"
+    return name, value, fix
 
 
 def _name(argument: Any) -> str:
-    """What a user calls an argument."""
+    """The name of an argument in the help."""
     if argument.is_positional():
         return str(argument.lowered.metavar).strip("[] ").split(" ")[0]
     return str(max(argument.lowered.name_or_flags, key=len))
 
 
 def _sentence(argument: Any) -> str:
-    """The beginning of an argument's description."""
+    """The first sentence of an argument's help text."""
     text = argument.field.helptext
     text = (text() if callable(text) else text) or ""
     sentence = " ".join(text.split()).split(". ")[0].rstrip(".")
@@ -375,7 +380,7 @@ def _sentence(argument: Any) -> str:
 
 
 def _kind(argument: Any) -> str:
-    """The values that an argument takes, for a reader."""
+    """The values that an argument accepts, in words."""
     kinds = _kinds(argument.field.type)
     return f"{' or '.join(kinds)} ({_sentence(argument)})"
 
@@ -391,10 +396,10 @@ def _kinds(hint: Any) -> list[str]:
 
 
 def _value(words: Sequence[str], names: Sequence[str], several: bool = False) -> str | None:
-    """What a command line gives an option, all words up to the next option where it takes several; None where nothing."""
-    for place, word in enumerate(words):
+    """The value of an option on the command line; with `several`, all words up to the next option. None if absent."""
+    for index, word in enumerate(words):
         name, equals, value = word.partition("=")
         if name in names or _option(word) in names:
-            behind = list(itertools.takewhile(lambda following: not _is_option(following), words[place + 1 :]))
-            return value if equals else " ".join(behind if several else behind[:1]) or None
+            values = list(itertools.takewhile(lambda following: not _is_option(following), words[index + 1 :]))
+            return value if equals else " ".join(values if several else values[:1]) or None
     return None

@@ -19,20 +19,20 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class ClusterConfig:
-    """The Ray cluster that a run starts where it is not submitted to one."""
+    """The Ray cluster that a run starts if it was not submitted to one."""
 
     num_cpus: int = 2
-    """Logical CPUs of the cluster started on this machine; a cluster that a job was submitted to has its own."""
+    """Logical CPUs of the cluster started on this machine."""
     object_store_mb: int = 512
     """Size of the shared object store in MiB."""
     worker_threads: int = 1
-    """Threads for numerical libraries and the software renderer in each worker process."""
+    """Threads per worker process for numerical libraries and the software renderer."""
 
     def __post_init__(self) -> None:
         require(
             "cluster",
             self,
-            ("num_cpus", self.num_cpus >= 2, "give at least 2; they are logical, more than the machine has is fine"),
+            ("num_cpus", self.num_cpus >= 2, "give at least 2; logical CPUs may exceed the machine's cores"),
             ("object_store_mb", self.object_store_mb >= 100, "give at least 100"),
             ("worker_threads", self.worker_threads >= 1, "give at least 1"),
         )
@@ -81,7 +81,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
     variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
     if joined:
         _check_address(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level="ERROR")
+        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     else:
         choose_temporary_folder()
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
@@ -91,7 +91,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
             include_dashboard=False,
             object_store_memory=config.object_store_mb * 1024**2,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"env_vars": variables},
         )
     try:
@@ -105,7 +105,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
 
 @contextmanager
 def running_cluster() -> Iterator[None]:
-    """A connection to the cluster of RAY_ADDRESS, else to the one that runs on this machine, for the length of the block.
+    """Connect to the cluster at RAY_ADDRESS, or else to the one running on this machine, during the block.
 
     Raises:
         ServiceUnavailable: there is none.
@@ -117,10 +117,10 @@ def running_cluster() -> Iterator[None]:
     import ray
 
     try:
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level="ERROR")
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "auto", log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise ServiceUnavailable(
-            "no Ray cluster runs on this machine: start the reward service first, or set RAY_ADDRESS to its cluster"
+            "no Ray cluster is running on this machine: start the reward service first, or set RAY_ADDRESS"
         ) from error
     try:
         yield
@@ -140,9 +140,9 @@ def choose_temporary_folder() -> None:
         return
     short = next((path for path in SHORT_FOLDERS if os.access(path, os.W_OK | os.X_OK)), None)
     if name == "RAY_TMPDIR" or short is None:
-        fix = f"set RAY_TMPDIR to a folder whose path has at most {most} bytes: Ray puts its sockets there"
+        fix = f"set RAY_TMPDIR to a folder whose path has at most {most} bytes: Ray's sockets need the rest"
         raise BadInput(name, folder, fix)
-    print(f"TMPDIR is too long for Ray's sockets: Ray uses {short} (RAY_TMPDIR names another)", file=sys.stderr)
+    print(f"TMPDIR is too long for Ray's sockets: Ray uses {short} (set RAY_TMPDIR to change it)", file=sys.stderr)
     os.environ["RAY_TMPDIR"] = short
 
 
@@ -155,7 +155,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5.0).close()
     except (OSError, ValueError) as error:
-        raise BadInput("RAY_ADDRESS", address, f"write HOST:PORT of a running cluster ({error})") from error
+        raise BadInput("RAY_ADDRESS", address, f"give HOST:PORT of a running cluster ({error})") from error
 
 
 def _check_latest() -> None:
@@ -186,7 +186,7 @@ def _check_latest() -> None:
 def _leave() -> None:
     import ray
 
-    # Serve's routers go on pushing metrics to a cluster that is gone: nothing that anybody need read of.
+    # Serve's routers still push metrics to the stopped cluster; hide these errors.
     logging.getLogger("ray.serve").setLevel(logging.CRITICAL)
     ray.shutdown()
 

@@ -1,6 +1,6 @@
-"""Says what a run is doing: a line when a phase begins and ends, and in between how far it is.
+"""Reports what a run is doing: a line when a phase starts and ends, and progress in between.
 
-On a terminal one live line at the bottom tells that; piped, a plain line does at most every few seconds.
+On a terminal, progress is one live line at the bottom; in a pipe, a plain line every few seconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 COUNT = re.compile(r"\b(\d+) of (\d+)\b")
-"""What a live line shows as a bar."""
+"""The count that the live line shows as a bar."""
 
 
 class Console:
@@ -50,7 +50,7 @@ class Console:
             print(line, flush=True)
 
     def progress(self, text: str, matters: bool = False) -> None:
-        """Show how far it is. As a line of its own if that matters, and where there is no terminal now and then."""
+        """Show progress. Prints a line of its own if `matters`, or from time to time without a terminal."""
         if self._live is not None:
             self._live.show(text)
         now = time.monotonic()
@@ -59,8 +59,7 @@ class Console:
             self.say("  " + text)
 
     def attempt(self, what: str, work: Callable[[], Value], otherwise: Value) -> Value:
-        """What `work` returns; `otherwise`, and a line of why, where it fails. For plots and pages, without which the
-        results are worth as much."""
+        """Return `work()`, or print a warning and return `otherwise` if it fails. For optional output such as plots."""
         try:
             return work()
         except Exception as error:
@@ -68,16 +67,16 @@ class Console:
             return otherwise
 
     def say_passed_over(self, folders: Iterable[Path]) -> None:
-        """Say which folders among raw episodes are not read, because there is no episode in them."""
+        """Warn about folders among raw episodes that contain no episode."""
         from dopamine_rl.episodes.source import passed_over
 
         for folder in folders:
             if names := passed_over(folder):
-                self.say(f"warning: no episode in {', '.join(names)}, passed over (in {folder})")
+                self.say(f"warning: no episode in {', '.join(names)} (in {folder}): skipped")
 
     @contextmanager
     def phase(self, name: str, text: str) -> Iterator[None]:
-        """Announce a phase and say how long it took."""
+        """Print a line when a phase starts, and its duration when it ends."""
         self.say(text)
         began = self._last = time.monotonic()
         try:
@@ -90,7 +89,7 @@ class Console:
 
 
 class _LiveLine:
-    """A spinner, a text and, where it counts something, a bar; gone when it is hidden or the process ends."""
+    """A spinner, a text and, if the text contains a count, a bar."""
 
     def __init__(self, terminal: rich.console.Console | None) -> None:
         import rich.console
@@ -111,7 +110,7 @@ class _LiveLine:
         self._bar.update(self._bar.task_ids[0], description=text, completed=done, total=total)
 
     def hide(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._bar is not None:
             self._bar.stop()
             atexit.unregister(self._bar.stop)
@@ -126,5 +125,5 @@ class _LiveLine:
         )
         bar.add_task("", total=None)
         bar.start()
-        atexit.register(bar.stop)  # the cursor is shown again
+        atexit.register(bar.stop)  # show the cursor again
         return bar

@@ -1,4 +1,4 @@
-"""How a command begins and ends: readable output anywhere, one line for an error, a status that means something, Ctrl-C."""
+"""How a command starts and ends: printable output in any locale, one-line errors, exit statuses, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from dopamine_rl.files import ESCAPED
 from dopamine_rl.texts import one_line
 
 USAGE, REFUSED, INTERRUPTED, UNREAD = 2, 3, 130, 141
-"""Exit status where the command line cannot be read, where the gate refused the reward model, after Ctrl-C, and where nobody reads the output any more."""
+"""Exit statuses: invalid command line, reward model refused by the gate, Ctrl-C, closed output pipe."""
 
 FIXES = {
-    errno.ENOSPC: "make room on its disk, or write elsewhere",
-    errno.EDQUOT: "make room in your quota, or write elsewhere",
-    errno.EFBIG: "raise the limit of file sizes (ulimit -f), or write elsewhere",
-    errno.EROFS: "write elsewhere",
+    errno.ENOSPC: "free disk space, or write to another disk",
+    errno.EDQUOT: "free space in your quota, or write to another disk",
+    errno.EFBIG: "raise the file size limit (ulimit -f)",
+    errno.EROFS: "write to another folder: this file system is read-only",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
-    errno.ENFILE: "end other programs that keep files open",
+    errno.ENFILE: "close other programs that hold files open",
     errno.ENAMETOOLONG: "give a shorter name",
 }
-"""What helps where the system refuses, by the error's number."""
+"""Fixes for errors of the operating system, by errno."""
 
 
 class UsageError(BadInput):
-    """A command line cannot be read; the process ends with status USAGE."""
+    """An invalid command line; the process ends with status USAGE."""
 
 
 Main = Callable[..., None]
@@ -41,11 +41,11 @@ Main = Callable[..., None]
 
 
 def command(main: Main) -> Main:
-    """Make a function the entry of a command. Every command has it, so that none ends with a traceback of the system's.
+    """Decorate the `main` of a command.
 
-    Whatever the locale, its output can be printed; `~` is expanded in its words, also after `--option=`; what was
-    raised on purpose, and what the system refuses (no room, too many files, a folder that cannot be written), ends it
-    with one line; so does Ctrl-C, wherever it comes; a reader that went away (`| head`) ends it without one.
+    Output can be printed in any locale. `~` is expanded in all words, also after `--option=`. A DopamineError, an error
+    of the operating system (disk full, too many open files) and Ctrl-C end the process with one line and no traceback;
+    a closed pipe (`| head`) ends it silently.
     """
 
     @functools.wraps(main)
@@ -65,26 +65,27 @@ def command(main: Main) -> Main:
 
 
 def make_printable() -> None:
-    """Let standard output and error take any text: what their encoding lacks is printed as \\uXXXX, valid in JSON."""
+    """Let stdout and stderr print any text: characters outside their encoding become \\uXXXX, valid in JSON."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPED)
 
 
 def expand(word: str) -> str:
-    """A word of a command line with its `~` expanded; shells leave it alone in `--out=~/models`."""
+    """Expand `~` in a word of the command line; shells do not expand it in `--out=~/models`."""
     option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     return option + equals + os.path.expanduser(value) if value.startswith("~") else word
 
 
 STOPPED = (
-    "Interrupted. The same command keeps what is done and goes on from the training's last checkpoint, if there is one."
+    "Interrupted. Run the same command again to resume: completed phases are reused, and training continues from its "
+    "last checkpoint."
 )
 
 
 def exit_with(error: DopamineError) -> NoReturn:
-    """End the process with an error's message, and the exit status that says whether the gate refused."""
-    cause = getattr(error, "cause", None)  # Ray wraps what another process raised, with that process's traceback.
+    """End the process with the error's message and exit status."""
+    cause = getattr(error, "cause", None)  # Ray wraps errors of other processes, with their traceback.
     text = str(cause if isinstance(cause, DopamineError) else error)
     if isinstance(error, BadInput):
         text = one_line(text.replace("\n", "\\n"))
@@ -95,15 +96,15 @@ def exit_with(error: DopamineError) -> NoReturn:
 
 
 def refusal_of(error: OSError) -> DopamineError:
-    """What the system refuses, as an error with the file and the fix."""
+    """Convert an error of the operating system to one with the file and the fix."""
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, OSError) else error
     why = error.strerror or str(error)
     if error.filename is not None:
         fix = FIXES.get(error.errno or 0)
-        text = f"{why}: {fix}" if fix else f"give one that can be used ({why})"
+        text = f"{why}: {fix}" if fix else f"give a usable path ({why})"
         return BadInput("path", _text(error.filename), text)
-    return DopamineError(f"{why}: {FIXES.get(error.errno or 0, 'the system refused a file or a connection')}")
+    return DopamineError(f"{why}: {FIXES.get(error.errno or 0, 'a file or a connection failed')}")
 
 
 def _text(name: object) -> str:
@@ -121,7 +122,7 @@ def _exit_with_refusal(error: OSError) -> NoReturn:
 
 
 def _unwritable(stream: Any) -> bool:
-    """Whether what is still to be printed cannot be."""
+    """Whether flushing the stream fails."""
     try:
         stream.flush()
     except OSError:
@@ -130,18 +131,18 @@ def _unwritable(stream: Any) -> bool:
 
 
 def _drop_output() -> None:
-    """Let what is still to be printed go nowhere; else Python complains of it when it ends."""
+    """Discard buffered output; otherwise Python reports an error at exit."""
     with contextlib.suppress(OSError, ValueError, io.UnsupportedOperation):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def interruptible(message: str, status: int = INTERRUPTED) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM end the process cleanly: after the block's own cleaning up, `message` is said.
+    """Let Ctrl-C and SIGTERM end the process cleanly: the block cleans up, then `message` is printed.
 
-    Ray takes SIGTERM for itself when it starts, so what runs inside a cluster needs a block of its own.
+    Ray replaces the SIGTERM handler when it starts, so code inside a cluster needs its own block.
     """
-    # SIGINT too: a process that a shell started in the background begins with it ignored.
+    # SIGINT too: a background process of a shell starts with SIGINT ignored.
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, _terminate)
     try:

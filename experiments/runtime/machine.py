@@ -1,4 +1,4 @@
-"""What a machine has of what the project needs: one small probe for each thing, none of which waits for ever."""
+"""Checks of this machine for `dopamine doctor`: one small probe for each requirement, all with a deadline."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ LEAST_PYTHON = (3, 11)
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe found.
+    """The result of a probe.
 
     Args:
-        state: ok; missing, where something does not work without it; optional, where something else is done instead.
-        what: what there is.
-        fix: how to mend it; "" where nothing is to be mended.
+        state: ok; missing, if something does not work without it; optional, if there is a fallback.
+        what: what was found.
+        fix: how to fix it; "" if nothing needs a fix.
     """
 
     state: State
@@ -87,8 +87,12 @@ def rendering(script: Path = ROOT / "scripts" / "render_probe.py", timeout_s: fl
     try:
         done = subprocess.run(
             [sys.executable, str(script)],
-            capture_output=True, text=True, encoding="utf-8", timeout=timeout_s, env={**os.environ, "LP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout_s,
+            env={**os.environ, "LP_NUM_THREADS": "1"},
+        )
     except subprocess.TimeoutExpired:
         return Finding("missing", f"no picture after {timeout_s:g} s", fix)
     if done.returncode != 0:
@@ -114,12 +118,12 @@ def memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
     except OSError:
         match = None
     if match is None:
-        return Finding("optional", "this system does not say", "")
+        return Finding("optional", "unknown: /proc/meminfo has no value", "")
     free = int(match[1]) / 2**20
     most, used = _cgroup("memory.max").strip(), _cgroup("memory.current").strip()
     if most.isdigit() and used.isdigit():
         free = min(free, (int(most) - int(used)) / 2**30)
-    fix = f"free {LEAST_MEMORY_GB:g} GiB: end other programs, or give the container more"
+    fix = f"free {LEAST_MEMORY_GB:g} GiB: close other programs, or raise the container's limit"
     return Finding(
         "ok" if free >= LEAST_MEMORY_GB else "missing", f"{free:.1f} GiB free", fix * (free < LEAST_MEMORY_GB)
     )
@@ -132,8 +136,8 @@ def disk(folder: Path | None = None) -> Finding:
         where = where.parent
     free = shutil.disk_usage(where).free / 2**30
     if not os.access(where, os.W_OK):
-        return Finding("missing", f"{where} cannot be written", "name another folder: export DOPAMINE_STORAGE=DIR")
-    fix = "make room, or name another folder: export DOPAMINE_STORAGE=DIR"
+        return Finding("missing", f"{where} is not writable", "set another folder: export DOPAMINE_STORAGE=DIR")
+    fix = "free disk space, or set another folder: export DOPAMINE_STORAGE=DIR"
     return Finding(
         "ok" if free >= LEAST_DISK_GB else "missing", f"{free:.1f} GiB free in {where}", fix * (free < LEAST_DISK_GB)
     )
@@ -141,7 +145,7 @@ def disk(folder: Path | None = None) -> Finding:
 
 def shared_memory(folder: Path = Path("/dev/shm")) -> Finding:
     """Room for Ray's object store."""
-    fix = "give the container more: docker run --shm-size=2g; Ray uses the disk instead, which is slow"
+    fix = "raise the container's limit: docker run --shm-size=2g; otherwise Ray uses the disk, which is slow"
     if not folder.is_dir():
         return Finding("optional", f"no {folder}", fix)
     free = shutil.disk_usage(folder).free / 2**30
@@ -157,7 +161,7 @@ def ray_address(environ: Mapping[str, str] = os.environ, noted: Path | None = No
         if "//" in address:
             return Finding("ok", f"RAY_ADDRESS is {address}, of ray job submit")
         if _listens(address):
-            return Finding("ok", f"the cluster at {address}")
+            return Finding("ok", f"reachable at {address}")
         return Finding(
             "missing", f"nothing listens at RAY_ADDRESS={address}", "unset RAY_ADDRESS, or set it to a running cluster"
         )
@@ -165,9 +169,9 @@ def ray_address(environ: Mapping[str, str] = os.environ, noted: Path | None = No
     try:
         noted_address = file.read_text(encoding="utf-8").strip()
     except OSError:
-        return Finding("ok", "none runs: each command starts its own")
+        return Finding("ok", "none is running: each command starts its own")
     if _listens(noted_address):
-        return Finding("ok", f"one runs at {noted_address}: export RAY_ADDRESS={noted_address} to join it")
+        return Finding("ok", f"one is running at {noted_address}: export RAY_ADDRESS={noted_address} to join it")
     return Finding("optional", f"{file} names {noted_address}, where nothing listens", f"rm {file}")
 
 
@@ -194,18 +198,21 @@ def temporary_folder(environ: Mapping[str, str] = os.environ) -> Finding:
     name = "RAY_TMPDIR" if "RAY_TMPDIR" in environ else "TMPDIR"
     folder, most = environ.get(name, "/tmp"), LONGEST_SOCKET - len(SOCKET)
     if not os.access(folder, os.W_OK):
-        return Finding("missing", f"{name}={folder} cannot be written", f"export {name}=/tmp")
+        return Finding("missing", f"{name}={folder} is not writable", f"export {name}=/tmp")
     if len(os.fsencode(folder)) > most:
         what = f"{name} has {len(os.fsencode(folder))} characters, Ray's sockets leave {most}"
         if name == "TMPDIR":
-            return Finding("optional", f"{what}: a short folder is taken instead", "export RAY_TMPDIR=/tmp")
+            return Finding("optional", f"{what}: a shorter folder is used instead", "export RAY_TMPDIR=/tmp")
         return Finding("missing", what, "export RAY_TMPDIR=/tmp")
     return Finding("ok", folder)
 
 
 def gpu(timeout_s: float = 60.0) -> Finding:
     """Whether torch sees a GPU."""
-    code = "import torch; print(torch.__version__, torch.cuda.device_count(), *[torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())])"
+    code = (
+        "import torch; n = torch.cuda.device_count(); "
+        "print(torch.__version__, n, *[torch.cuda.get_device_name(i) for i in range(n)])"
+    )
     try:
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=timeout_s
@@ -219,12 +226,12 @@ def gpu(timeout_s: float = 60.0) -> Finding:
         return Finding("ok", " ".join(names))
     if shutil.which("nvidia-smi") is not None:
         fix = "install a torch built for your driver's CUDA: https://pytorch.org/get-started/locally"
-        return Finding("optional", f"nvidia-smi is there, torch {version} sees no GPU", fix)
-    return Finding("optional", "none: everything runs on the processor", "")
+        return Finding("optional", f"nvidia-smi is installed, but torch {version} finds no GPU", fix)
+    return Finding("optional", "none: everything runs on the CPU", "")
 
 
 def wandb_key(environ: Mapping[str, str] = os.environ, home: Path | None = None) -> Finding:
-    """Whether runs can be watched in Weights & Biases."""
+    """Whether there is a key for Weights & Biases."""
     if environ.get("WANDB_API_KEY"):
         return Finding("ok", "WANDB_API_KEY")
     file = Path(environ.get("NETRC") or (home or Path.home()) / ".netrc")
@@ -247,7 +254,7 @@ def service_token() -> Finding:
     except BadInput as error:
         return Finding("missing", f"{TOKEN_VARIABLE} cannot be used: {error.fix}", fix)
     if token is None:
-        return Finding("optional", f"no {TOKEN_VARIABLE}: dopamine serve answers this machine alone", fix)
+        return Finding("optional", f"no {TOKEN_VARIABLE}: dopamine serve only answers this machine", fix)
     return Finding("ok", TOKEN_VARIABLE)
 
 
@@ -283,7 +290,7 @@ PROBES: dict[str, Probe] = {
 
 
 def examine(probes: Mapping[str, Probe] | None = None, deadline_s: float = DEADLINE_S) -> dict[str, Finding]:
-    """Run all probes at once. One that does not end by the deadline, or fails, is a finding too."""
+    """Run all probes at the same time. A probe that fails or misses the deadline also yields a finding."""
     probes = PROBES if probes is None else probes
     findings: dict[str, Finding] = {}
 
@@ -291,7 +298,7 @@ def examine(probes: Mapping[str, Probe] | None = None, deadline_s: float = DEADL
         try:
             findings[name] = probe()
         except Exception as error:
-            findings[name] = Finding("missing", f"could not be examined: {error!r}", "report this as a bug")
+            findings[name] = Finding("missing", f"the check failed: {error!r}", "report this as a bug")
 
     threads = {name: threading.Thread(target=run, args=(name, probe), daemon=True) for name, probe in probes.items()}
     for thread in threads.values():
@@ -299,7 +306,7 @@ def examine(probes: Mapping[str, Probe] | None = None, deadline_s: float = DEADL
     end = time.monotonic() + deadline_s
     for thread in threads.values():
         thread.join(max(0.0, end - time.monotonic()))
-    none = Finding("missing", f"no answer within {deadline_s:g} s", "try again; if it stays so, report it as a bug")
+    none = Finding("missing", f"no answer within {deadline_s:g} s", "try again; if it persists, report it as a bug")
     return {name: findings.get(name, none) for name in probes}
 
 

@@ -18,8 +18,8 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import becomes, remove, write_atomically
 
 PROJECT, FORMAT = "dopamine-rl", 2
-"""What `run.json` says. The format changes where a run that an older version began cannot be continued; runs of format 1
-have no `run.json`."""
+"""Content of `run.json`. The format changes when runs of older versions can no longer be resumed; runs of format 1 have
+no `run.json`."""
 MARKER, LOCK, PHASES, CONFIG = "run.json", ".lock", "phases", "config.toml"
 NOBODYS = frozenset({LOCK, ".DS_Store", "lost+found"})
 """A folder with nothing but these is empty: what systems put into every folder or volume, and the lock."""
@@ -81,19 +81,17 @@ def check_usable(folder: Path, place: str, fresh: bool) -> None:
     form = run_format(folder)
     if form is None:
         some = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
-        raise BadInput(
-            "--out", place, f"give a new folder or one of an earlier run: this one holds other things ({some})"
-        )
+        raise BadInput("--out", place, f"give a new folder or that of an earlier run: it contains other files ({some})")
     if fresh or form == FORMAT:
         return
     if form > FORMAT:
         fix = (
-            f"update the code, or give --fresh: a newer version began this run (format {form}; this one knows {FORMAT})"
+            f"update the code, or give --fresh: a newer version made this run (format {form}; this one reads {FORMAT})"
         )
     else:
         fix = (
-            "give --fresh to begin anew, another --out, or go on with the version that began it: an older one did, and "
-            "its phases and checkpoint mean something else here"
+            "give --fresh to start over, another --out, or resume with the older version that made this run: its "
+            "phases and checkpoint are not compatible"
         )
     raise BadInput("--out", place, fix)
 
@@ -134,7 +132,7 @@ def clear(folder: Path) -> list[str]:
 
 
 def _clear(folder: Path, layout: Layout) -> list[str]:
-    left = []
+    left: list[str] = []
     for path, below in _ours(folder, layout, left.append):
         if below is None or path.is_symlink() or not path.is_dir():
             remove(path)
@@ -184,7 +182,7 @@ def begin(folder: Path) -> str | None:
         marker = {"project": PROJECT, "format": FORMAT, "code": [*codes, now]}
         text = json.dumps(marker, indent=2) + "\n"
         write_atomically(folder / MARKER, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return f"going on with other code than the run's: {changed}" if changed else None
+    return f"resuming with code that differs from the run's: {changed}" if changed else None
 
 
 def earlier_codes(folder: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Remembers which phases of a run are done, and on what they depended, so that the next run goes on where this one ended."""
+"""Stores which phases of a run are complete and what they depended on, so that the next run resumes there."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class PhaseStore:
         return value
 
     def forget(self, name: str) -> None:
-        """Let a phase be done again at the next call."""
+        """Delete a phase's result, so that the next call runs it again."""
         (self._folder / f"{name}.json").unlink(missing_ok=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -79,10 +79,10 @@ def only_run(
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise BadInput(
-                "--out", folder.place, "another run is working there: wait for it, or name another"
+                "--out", folder.place, "another run is using this folder: wait for it, or give another folder"
             ) from error
         if fresh and (left := ownership.clear(folder.path)):
-            say(f"--fresh: left alone, as no run wrote it: {', '.join(left)}")
+            say(f"--fresh did not remove files that no run wrote: {', '.join(left)}")
         ownership.remove_leftovers(folder.path)
         if changed := ownership.begin(folder.path):
             say(changed)

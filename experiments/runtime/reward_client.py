@@ -71,7 +71,7 @@ def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Con
     elif arguments.model is not None:
         yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
     else:
-        raise BadInput("--model", None, "give a model, or the --url or --app of a service")
+        raise BadInput("--model", None, "give --model, --url or --app")
 
 
 def embedded_client(
@@ -88,21 +88,21 @@ def embedded_client(
     usable_device(device, "--device")
     if threads is not None and not 1 <= threads <= MOST_THREADS:
         raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
-    console.say(f"loading {model}")
+    console.say(f"Loading {model}")
     grm = load_grm(model)
     labels = grm.template.labels
     for plan in plans:
         if plan.views > len(labels):
-            raise BadInput("--views", plan.views, f"this model takes at most {len(labels)}: {', '.join(labels)}")
+            raise BadInput("--views", plan.views, f"this model accepts at most {len(labels)}: {', '.join(labels)}")
     for height, width in sorted({plan.size for plan in plans}):
-        seen_height, seen_width = picture_size(grm.image_processor, height, width)
-        stretch = seen_height * width / (seen_width * height)
+        model_height, model_width = picture_size(grm.image_processor, height, width)
+        stretch = model_height * width / (model_width * height)
         if not 0.8 < stretch < 1.25:
             unit = grm.image_processor.patch_size * grm.image_processor.merge_size
             side = max(1, round(math.sqrt(grm.image_processor.size["longest_edge"]) / unit)) * unit
             console.say(
-                f"warning: the model sees pictures of {height}x{width} as {seen_height}x{seen_width}; "
-                f"--size {side} gives it {side}x{side}"
+                f"warning: the model resizes images of {height}x{width} to {model_height}x{model_width}; "
+                f"use --size {side} to give it {side}x{side}"
             )
     engine = TransformersEngine(grm, threads=threads, device=device)
     return LocalRewardClient(Scorer(engine))

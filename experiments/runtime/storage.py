@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,27 @@ from experiments.runtime.cluster import ROOT, in_job
 def check_folder(path: Path, field: str = "--out") -> None:
     """Raises BadInput naming `field` where something that is no folder has its place. Creates nothing."""
     if path.exists() and not path.is_dir():
-        raise BadInput(field, str(path), "that is a file: give a folder")
+        raise BadInput(field, str(path), "this is a file: give a folder")
+
+
+def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:
+    """Raise BadInput naming `field` if a report would replace files that are not an earlier report. Creates nothing.
+
+    Args:
+        names: the report's files; the first is a JSON object.
+        key: of that object, by which an earlier report is known. One that was interrupted has saved answers in `hops`.
+    """
+    check_folder(folder, field)
+    existing = [name for name in names if (folder / name).exists()]
+    if not existing or any((folder / "hops").glob("*.npz")):
+        return
+    try:
+        report = json.loads((folder / names[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        report = None
+    if not isinstance(report, dict) or key not in report:
+        fix = f"give another folder: {', '.join(existing)} in it is not a report of ours and is not replaced"
+        raise BadInput(field, str(folder), fix)
 
 
 def make_folder(path: Path, field: str = "--out") -> None:
@@ -29,7 +49,7 @@ def make_folder(path: Path, field: str = "--out") -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(field, str(path), f"give a folder that can be written ({error})") from error
+        raise BadInput(field, str(path), f"give a writable folder ({error})") from error
 
 
 def lasting_path(path: str | Path, field: str = "--out", instead: str = "an absolute path") -> Path:
@@ -43,13 +63,14 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
     """
     text = os.path.expanduser(str(path).removeprefix("file://"))
     if re.match(r"\w+:/+", text):
-        raise BadInput(field, str(path), "give a local path: this command does not write to a URI")
+        raise BadInput(field, str(path), "give a local path: this command cannot write to a URI")
     if text.startswith("~"):
-        raise BadInput(field, str(path), "give a path: there is no account of this name")
+        raise BadInput(field, str(path), "give a path: there is no user of this name")
     if in_job():
         copy = Path.cwd() if "runtime_resources" in Path.cwd().parts else None
         if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
-            raise BadInput(field, str(path), f"give {instead}: a job's working folder is thrown away")
+            outside = instead if not Path(text).is_absolute() else "a path outside the job's working folder"
+            raise BadInput(field, str(path), f"give {outside}: a job's working folder is deleted at its end")
     return Path(text)
 
 
@@ -64,7 +85,7 @@ def only_writer(folder: Path, field: str = "--out") -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            fix = "another command is writing there: wait for it, or name another folder"
+            fix = "another command is writing to this folder: wait for it, or give another folder"
             raise BadInput(field, str(folder), fix) from error
         yield
 

@@ -1,4 +1,4 @@
-"""Where a run can be watched: TensorBoard files in its folder and, where asked for, Weights & Biases."""
+"""Experiment tracking: TensorBoard files in the run's folder and, optionally, Weights & Biases."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Tracker:
             self._wandb = _start_wandb(folder, config)
 
     def log(self, environment_steps: int, values: Mapping[str, Any]) -> None:
-        """Log the numbers among the values; what has no value is left out, and never drawn as one."""
+        """Log the finite numbers among the values; other values are left out."""
         numbers = {
             name: float(value)
             for name, value in values.items()
@@ -44,7 +44,7 @@ class Tracker:
             self._wandb.log({**numbers, "environment_steps": environment_steps})
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Write out what is buffered."""
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()

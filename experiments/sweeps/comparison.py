@@ -125,7 +125,8 @@ def _train_arm(base: Run, prepared: Prepared, arm: str, seed: int) -> dict[str, 
 
     folder = RunFolder(base.path / "arms" / f"{arm}_{seed}")
     folder.path.mkdir(parents=True, exist_ok=True)
-    config = replace(base.config, reward="grm" if arm == "untrained" else arm, seed=seed)
+    reward: Any = "grm" if arm == "untrained" else arm
+    config = replace(base.config, reward=reward, seed=seed)
     run = base.sibling(config, folder)
     trained = train_policy(run, prepared, phases.label(run, prepared))
     outcomes = phases.evaluate(run, {"policy": phases.policies(run, prepared)["policy"]})["policy"]

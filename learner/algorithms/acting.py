@@ -1,8 +1,8 @@
-"""Env runners that act each in its own time: nobody waits for a slow one, and a hung one is named and started anew.
+"""Asynchronous sampling: no env runner waits for another, and one that hangs is reported and restarted.
 
-RLlib's own calls wait for all env runners or a timeout, so each training step lasts as long as the slowest of them.
-Here every env runner has at most one call under way. Its fragments thus arrive in order, and nothing queues up at one
-that hangs. The newest weights travel with the request to act, so only those that answered get them.
+RLlib's own calls wait for all env runners or a timeout, so every training step takes as long as the slowest one. Here
+every env runner has at most one call in flight. Its fragments therefore arrive in order, and no calls queue up at one
+that hangs. New weights are sent with the sampling call, so only env runners that answered get them.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from dopamine_rl.errors import ActingTimeout
 
 logger = logging.getLogger(__name__)
 
-Acted = tuple[list[Any], Any]
-"""What one env runner acted: fragments, one or more of each of its environments, and its metrics."""
+RunnerSample = tuple[list[Any], Any]
+"""One call's result: fragments (one or more per environment), and the env runner's metrics."""
 
 LATE_S, LATE_TIMES, FIRST_LATE_S = 5.0, 4.0, 30.0
-"""A fragment is late after this long and so many times the usual duration; the last where none is usual yet."""
+"""A fragment is late after max(LATE_S, LATE_TIMES · median duration), or after FIRST_LATE_S without earlier ones."""
 TICK_S, PING_EVERY_S, STOP_S = 0.5, 1.0, 5.0
-"""Pause between two looks at the clock, between two pings of a lost env runner, and what a stop may take."""
+"""Polling interval, interval between pings of a lost env runner, and time limit for stopping."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A call under way: of which env runner, whether it acts (or is pinged), and since when."""
+    """A call in flight: to which env runner, whether it samples (or pings), and since when."""
 
     runner: int
-    acts: bool
+    samples: bool
     since: float
 
 
 @dataclass
 class _Lost:
-    """An env runner that died or was killed: since when (or since the last kill), and when to ping it again."""
+    """An env runner that died or was killed: since when (or since it was last killed), and when to ping it next."""
 
     since: float
     ping_at: float
 
 
 class Acting:
-    """The env runners of an algorithm.
+    """Samples from the env runners of an algorithm.
 
     Args:
-        group: RLlib's env runners.
-        learner_group: whose weights they act with.
-        fragment_s: an env runner whose fragment takes longer is killed and started anew.
-        patience_s: how long nothing may come from any of them.
+        group: RLlib's env runner group.
+        learner_group: provides the weights.
+        fragment_s: time limit for a fragment; an env runner that exceeds it is killed and restarted.
+        patience_s: time limit for an answer from any env runner.
     """
 
     def __init__(self, group: Any, learner_group: Any, fragment_s: float, patience_s: float) -> None:
@@ -68,15 +68,15 @@ class Acting:
         self._durations: deque[float] = deque(maxlen=50)
         self._weights: Any = None
         self._sent: dict[int, Any] = {}
-        self._named: set[int] = set()
+        self._reported: set[int] = set()
         self._heard_at = time.monotonic()
         self.replaced = 0
-        """How often an env runner was killed because it hung."""
-        self.tell: Callable[[str], None] = logger.warning
-        """Takes a line about an env runner that is late, lost or back."""
+        """Number of env runners killed because they hung."""
+        self.on_event: Callable[[str], None] = logger.warning
+        """Called with a message when an env runner is late, lost or back."""
 
     def publish(self) -> None:
-        """Take over the learner's weights; each env runner gets them when it is next asked to act."""
+        """Publish the learner's weights; each env runner gets them with its next sampling call."""
         state = self._learners.get_state(
             components=[f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"], inference_only=True
         )[COMPONENT_LEARNER]
@@ -86,59 +86,60 @@ class Acting:
         if self._group.num_remote_workers():
             self._weights = ray.put(state)
 
-    def ask(self) -> None:
-        """Let every env runner that has nothing to do act one fragment."""
+    def request(self) -> None:
+        """Start sampling one fragment on every idle env runner."""
         idle = self._idle()
         if idle and self._weights is None:
             self.publish()
         for runner in idle:
-            fresh = self._sent.get(runner) is not self._weights
-            self._call(runner, _act, acts=True, state=self._weights if fresh else None)
+            outdated = self._sent.get(runner) is not self._weights
+            self._call(runner, _sample, samples=True, state=self._weights if outdated else None)
             self._sent[runner] = self._weights
 
-    def take(self, everyone: bool = False) -> list[Acted]:
-        """What was acted since the last call; waits for the first env runner that answers where none has yet.
+    def take(self, everyone: bool = False) -> list[RunnerSample]:
+        """Collect the samples that arrived since the last call; waits for the first one if there are none.
 
         Args:
-            everyone: wait for all that were asked, as on-policy learning must. One that hangs is given up in time.
+            everyone: wait for all env runners in flight, as on-policy learning must. One that hangs is given up in
+                time.
         Returns:
-            one item for each that answered; none where one came back that wants to be asked.
+            One item per env runner that answered; empty if a restarted one came back and is idle.
         Raises:
-            ActingTimeout: nothing came from any of them for `patience_s`.
+            ActingTimeout: no env runner answered for `patience_s`.
         """
         if not self._group.num_remote_workers():
-            return [_act(self._group.local_env_runner)]
-        answers: list[Acted] = []
+            return [_sample(self._group.local_env_runner)]
+        samples: list[RunnerSample] = []
         wait_s = 0.0
         while True:
-            answers += self._collect(wait_s)
-            self._look_after()
-            waited_for = everyone and any(call.acts for call in self._calls.values())
-            if not waited_for and (answers or self._idle()):
-                return answers
+            samples += self._collect(wait_s)
+            self._supervise()
+            in_flight = everyone and any(call.samples for call in self._calls.values())
+            if not in_flight and (samples or self._idle()):
+                return samples
             if time.monotonic() - self._heard_at > self._patience_s:
                 raise ActingTimeout(
                     f"no env runner answered for {self._patience_s:.0f} s (learner.patience_s): "
-                    "look for nodes that are gone, or environments that fail, in Ray's logs"
+                    "check Ray's logs for lost nodes or failing environments"
                 )
             wait_s = TICK_S
 
     def late(self) -> dict[int, float]:
-        """Seconds since each env runner that is late was asked, or was lost, by its number (from 1)."""
+        """Late and lost env runners: number (from 1) to seconds since their sampling call, or since they were lost."""
         now, calls = time.monotonic(), list(self._calls)
         ready = set(ray.wait(calls, num_returns=len(calls), timeout=0)[0]) if calls else set()
-        open_calls = (call for ref, call in self._calls.items() if ref not in ready and call.acts)
+        open_calls = (call for ref, call in self._calls.items() if ref not in ready and call.samples)
         late = {call.runner: now - call.since for call in open_calls if now - call.since > self._late_s()}
         return late | {runner: now - lost.since for runner, lost in self._lost.items()}
 
     def forget(self) -> None:
-        """Drop what is being acted: it belongs to a training that was left for a checkpoint."""
-        self._calls = {ref: call for ref, call in self._calls.items() if not call.acts}
+        """Discard samples in flight: they belong to the training before a checkpoint was restored."""
+        self._calls = {ref: call for ref, call in self._calls.items() if not call.samples}
         self._weights, self._heard_at = None, time.monotonic()
         self._sent.clear()
 
     def stop(self) -> None:
-        """Close the environments of those that answer in time, and end all env runners."""
+        """Close the environments of env runners that answer in time, then end all env runners."""
         manager = self._group._worker_manager
         manager.foreach_actor(_stop, healthy_only=True, timeout_seconds=STOP_S)
         manager.clear()
@@ -149,33 +150,33 @@ class Acting:
         busy = {call.runner for call in self._calls.values()} | self._lost.keys()
         return [runner for runner in self._group._worker_manager.actors() if runner not in busy]
 
-    def _call(self, runner: int, function: Callable[..., Any], acts: bool, **arguments: Any) -> None:
+    def _call(self, runner: int, function: Callable[..., Any], samples: bool, **arguments: Any) -> None:
         actor = self._group._worker_manager.actors()[runner]
-        self._calls[actor.apply.remote(func=function, **arguments)] = _Call(runner, acts, time.monotonic())
+        self._calls[actor.apply.remote(func=function, **arguments)] = _Call(runner, samples, time.monotonic())
 
-    def _collect(self, wait_s: float) -> list[Acted]:
-        """Answers that are there; where none is, the first one that comes within `wait_s`."""
+    def _collect(self, wait_s: float) -> list[RunnerSample]:
+        """All samples that are ready; if none, the first one within `wait_s`."""
         calls = list(self._calls)
         if not calls:
             time.sleep(wait_s)
             return []
         ready, _ = ray.wait(calls, num_returns=1, timeout=wait_s)
         ready = ready and ray.wait(calls, num_returns=len(calls), timeout=0)[0]
-        return [answer for ref in ready for answer in self._answer(ref)]
+        return [sample for ref in ready for sample in self._resolve(ref)]
 
-    def _answer(self, ref: Any) -> Iterable[Acted]:
+    def _resolve(self, ref: Any) -> Iterable[RunnerSample]:
         call, now = self._calls.pop(ref), time.monotonic()
         try:
-            answer = ray.get(ref)
+            sample = ray.get(ref)
         except RayError as error:
             self._lose(call.runner, str(error).splitlines()[0])
             return []
-        if call.acts:
-            self._named.discard(call.runner)
+        if call.samples:
+            self._reported.discard(call.runner)
             self._durations.append(now - call.since)
             self._heard_at = now
-            return [answer]
-        self.tell(f"env runner {call.runner} is back after {now - self._lost.pop(call.runner).since:.0f} s")
+            return [sample]
+        self.on_event(f"env runner {call.runner} is back after {now - self._lost.pop(call.runner).since:.0f} s")
         self._group._worker_manager.set_actor_state(call.runner, healthy=True)
         return []
 
@@ -186,34 +187,36 @@ class Acting:
             return
         self._lost[runner] = _Lost(now, now + PING_EVERY_S)
         self._sent.pop(runner, None)
-        self._named.discard(runner)
+        self._reported.discard(runner)
         self._group._worker_manager.set_actor_state(runner, healthy=False)
-        self.tell(f"env runner {runner} is lost, the others go on: {reason}")
+        self.on_event(f"env runner {runner} is lost, the others continue: {reason}")
 
-    def _look_after(self) -> None:
-        """Name those that are late, replace those that hang, and ping those that are lost."""
+    def _supervise(self) -> None:
+        """Report late env runners, replace hung ones, and ping lost ones."""
         now = time.monotonic()
         for ref, call in list(self._calls.items()):
-            if not call.acts:
+            if not call.samples:
                 continue
             if now - call.since > self._fragment_s:
                 del self._calls[ref]
                 self._replace(call.runner, now - call.since)
-            elif now - call.since > self._late_s() and call.runner not in self._named:
-                self._named.add(call.runner)
-                self.tell(f"env runner {call.runner} is late: its fragment has taken {now - call.since:.0f} s so far")
+            elif now - call.since > self._late_s() and call.runner not in self._reported:
+                self._reported.add(call.runner)
+                self.on_event(
+                    f"env runner {call.runner} is late: its fragment has taken {now - call.since:.0f} s so far"
+                )
         pinged = {call.runner for call in self._calls.values()}
         for runner, lost in self._lost.items():
-            if now - lost.since > self._patience_s:  # It hangs while it starts.
+            if now - lost.since > self._patience_s:  # It hangs during its restart.
                 lost.since = now
                 ray.kill(self._group._worker_manager.actors()[runner], no_restart=False)
             if runner not in pinged and now >= lost.ping_at:
-                self._call(runner, _ping, acts=False)
+                self._call(runner, _ping, samples=False)
 
     def _replace(self, runner: int, waited_s: float) -> None:
         self.replaced += 1
         ray.kill(self._group._worker_manager.actors()[runner], no_restart=False)
-        self._lose(runner, f"its fragment took over {waited_s:.0f} s (learner.sample_timeout_s), it is started anew")
+        self._lose(runner, f"its fragment took over {waited_s:.0f} s (learner.sample_timeout_s); it is restarted")
 
     def _late_s(self) -> float:
         if not self._durations:
@@ -221,15 +224,15 @@ class Acting:
         return max(LATE_S, LATE_TIMES * statistics.median(self._durations))
 
 
-def _act(env_runner: Any, state: Any = None) -> Acted:
-    """One fragment of every environment of an env runner, and its metrics; acted with new weights where given."""
+def _sample(env_runner: Any, state: Any = None) -> RunnerSample:
+    """Sample one fragment from every environment of an env runner, after updating its weights if `state` is given."""
     if state is not None:
         env_runner.set_state(state)
     return env_runner.sample(), env_runner.get_metrics()
 
 
 def _ping(env_runner: Any) -> None:
-    """Answers once the env runner has started."""
+    """Return as soon as the env runner has started."""
 
 
 def _stop(env_runner: Any) -> None:

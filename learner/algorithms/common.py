@@ -1,4 +1,4 @@
-"""What every algorithm here is configured with: environment, callbacks, env runners, learner, failure handling."""
+"""What all algorithms share: configuration of environment, env runners, learner and fault tolerance; sampling."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from learner.algorithms.env_runner import ActingEnvRunner
 from learner.config import LearnerConfig
 
 REPORTED = ("episode_return_mean", "episode_len_mean", "task_success_rate", "task_return_mean")
-"""Keys of `env_runners` that every report holds, NaN before the first episode ends: Tune ends where one is missing."""
+"""Keys of `env_runners` in every report (NaN before the first episode ends): Tune fails if one is missing."""
 
 EnvCreator = Callable[[Mapping[str, Any]], gymnasium.Env]
 
 
 @dataclass(frozen=True)
-class Task:
-    """What is learned on, and by whom it is watched.
+class TrainingSetup:
+    """Environment, callbacks, discount and seed of a training.
 
     Args:
-        env: name of a registered environment, or a function of an env_config that makes one.
-        env_config: its argument.
-        callbacks: an RLlibCallback class or a function without arguments that makes one; None for none.
+        env: name of a registered environment, or a function that makes one from an env_config.
+        env_config: passed to the environment.
+        callbacks: an RLlibCallback class, or a function without arguments that makes one; None for none.
         gamma: discount of learner and shaping.
         seed: of networks, sampling and environments.
     """
@@ -40,8 +40,8 @@ class Task:
     seed: int = 0
 
 
-class CompleteReports:
-    """Mixed into an Algorithm: its env runners act as `Acting` has them, and the keys of REPORTED are in every report."""
+class ActingAlgorithm:
+    """A mixin for RLlib algorithms: samples through `Acting`, and completes every report with the keys of REPORTED."""
 
     config: Any
     env_runner_group: Any
@@ -49,49 +49,49 @@ class CompleteReports:
     acting: Acting
 
     def setup(self, config: Any) -> None:
-        """Build RLlib's parts and take over the env runners."""
+        """Set up RLlib's algorithm and take control of its env runners."""
         super().setup(config)  # type: ignore[misc]
         settings: LearnerConfig = self.config.learner
         self.acting = Acting(self.env_runner_group, self.learner_group, settings.sample_timeout_s, settings.patience_s)
 
     def cleanup(self) -> None:
-        """End the processes. RLlib would wait for ever for an env runner that hangs."""
+        """End the processes. RLlib alone would wait for ever for a hung env runner."""
         if hasattr(self, "acting"):
             self.acting.stop()
         super().cleanup()  # type: ignore[misc]
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
-        """Nothing: RLlib's own holds all env runners up for the lost ones. `Acting` brings them back."""
+        """Do nothing: RLlib's version blocks all env runners while it restores lost ones; `Acting` restores them."""
         return []
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over a state from `get_state`; what is being acted meanwhile is dropped."""
+        """Restore a state from `get_state`; samples in flight are discarded."""
         super().set_state(state)  # type: ignore[misc]
         self.acting.forget()
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
-        """Take over a checkpoint."""
+        """Restore a checkpoint; samples in flight are discarded."""
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
         self.acting.forget()
 
     def step(self) -> dict[str, Any]:
-        """One report of the algorithm."""
+        """Run one iteration and return its report."""
         results = super().step()  # type: ignore[misc]
-        acted = results.setdefault(ENV_RUNNER_RESULTS, {})
+        sampling = results.setdefault(ENV_RUNNER_RESULTS, {})
         for key in REPORTED:
-            acted.setdefault(key, math.nan)
+            sampling.setdefault(key, math.nan)
         late = {str(runner): round(seconds, 1) for runner, seconds in self.acting.late().items()}
         results["acting"] = {"late_s": late, "replaced": self.acting.replaced}
         return results
 
 
-def configure(config: Any, task: Task, learner: LearnerConfig) -> None:
-    """Set what does not depend on the algorithm on an AlgorithmConfig, in place."""
-    config.environment(_registered(task.env), env_config=dict(task.env_config), disable_env_checking=True)
-    config.training(gamma=task.gamma)
-    config.debugging(seed=task.seed, log_level="ERROR")
-    if task.callbacks is not None:
-        config.callbacks(task.callbacks)
+def configure(config: Any, setup: TrainingSetup, learner: LearnerConfig) -> None:
+    """Set the options shared by all algorithms on an AlgorithmConfig, in place."""
+    config.environment(_registered(setup.env), env_config=dict(setup.env_config), disable_env_checking=True)
+    config.training(gamma=setup.gamma)
+    config.debugging(seed=setup.seed, log_level="ERROR")
+    if setup.callbacks is not None:
+        config.callbacks(setup.callbacks)
     _configure_processes(config, learner)
 
 
@@ -113,7 +113,7 @@ def _configure_processes(config: Any, learner: LearnerConfig) -> None:
         num_cpus_per_env_runner=learner.num_cpus_per_env_runner,
         rollout_fragment_length=learner.rollout_fragment_length,
         sample_timeout_s=learner.sample_timeout_s,
-        # After every report RLlib would wait until each env runner has given its connectors' state. Ours have none.
+        # Our connectors have no state; without these RLlib would wait for every env runner's state after each report.
         merge_env_runner_states=False,
         broadcast_env_runner_states=False,
     )

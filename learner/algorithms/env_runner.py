@@ -1,4 +1,4 @@
-"""RLlib's env runner with crashes of its environments bounded: one costs the open fragment, not the process."""
+"""RLlib's env runner with contained environment crashes: a crash costs the current fragment, not the process."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 logger = logging.getLogger(__name__)
 
 FAILURES = 10
-"""So many failures of an environment in a row, and its env runner gives up; it is then started anew as a whole."""
+"""Consecutive failures of the environment after which the env runner gives up, and is restarted as a whole."""
 
 
 class ActingEnvRunner(SingleAgentEnvRunner):
-    """Makes an environment that failed anew, with other seeds: where a start state crashes, it must not come again."""
+    """Recreates a failed environment with a new seed, so that a start state that crashes is not repeated."""
 
     env: Any
     _failures = 0
 
     def make_env(self) -> None:
-        """RLlib's, which fails where closing the old environment raises an exception without arguments."""
+        """Recreate the environment. RLlib's version fails if closing the old one raises an error without arguments."""
         if self.env is not None:
             try:
                 self.env.close()
             except Exception:
-                logger.warning("An environment that failed could not be closed.", exc_info=True)
+                logger.warning("A failed environment could not be closed.", exc_info=True)
             self.env = None
             self._seed = int(np.random.SeedSequence().generate_state(1)[0] // 2)
         super().make_env()
@@ -41,7 +41,7 @@ class ActingEnvRunner(SingleAgentEnvRunner):
         return results
 
     def _try_env_reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Any]:
-        """RLlib's calls itself without bound, and fails at an exception without arguments."""
+        """Reset, with retries. RLlib's version recurses without bound and fails on exceptions without arguments."""
         while True:
             try:
                 result: tuple[Any, Any] = self.env.reset(seed=seed, options=options)
@@ -49,7 +49,7 @@ class ActingEnvRunner(SingleAgentEnvRunner):
             except Exception:
                 if not self.config.restart_failed_sub_environments:
                     raise
-                logger.exception("An environment failed when it was reset; it is made anew.")
+                logger.exception("Resetting an environment failed; it is recreated.")
                 self._count("reset")
                 self.make_env()
                 seed = self._seed

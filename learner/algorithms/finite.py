@@ -1,4 +1,4 @@
-"""No learner sends or saves weights that are not finite."""
+"""Checks that weights are finite before a learner sends or saves them."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from torch import Tensor
 
 from dopamine_rl.errors import Diverged
 
-FIX = "lower the learning rates, or look for extreme rewards and observations; the last checkpoint is not touched"
+FIX = "lower the learning rates, or check for extreme rewards and observations; the last checkpoint is unchanged"
 
 
 def require_finite_weights(weights: Iterable[tuple[str, Tensor]], update: int) -> None:
-    """Raise Diverged naming the first weights that are not finite.
+    """Raise Diverged for the first tensor with non-finite weights.
 
     Args:
         weights: names and floating-point tensors.
-        update: the number of the last update.
+        update: number of the last update.
     """
     names, tensors = zip(*((name, tensor.detach()) for name, tensor in weights), strict=True)
-    norms = torch.stack(torch._foreach_norm(list(tensors)))  # One look at the device for all of them.
+    norms = torch.stack(torch._foreach_norm(list(tensors)))  # Fused: a single device synchronisation.
     for name, norm in zip(names, norms.tolist(), strict=True):
         if norm != norm or norm == float("inf"):
             raise Diverged(f"weights of {name}", norm, update, FIX)
 
 
 class FiniteWeights:
-    """Mixed into a Learner: its weights are checked after every call of `update`, and before they are sent or saved."""
+    """A mixin for RLlib learners: checks the weights after every `update` call, and before they are sent or saved."""
 
     module: Any
     _weights_seq_no: int
 
     def number_of_update(self) -> int:
-        """The number of the last update, as an error names it."""
+        """Number of the last update, for error messages."""
         return self._weights_seq_no
 
     def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
-        """RLlib's, after the check."""
+        """RLlib's hook, preceded by the check."""
         self._require_finite_weights()
         super().after_gradient_based_update(timesteps=timesteps)  # type: ignore[misc]
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's, after the check: weights leave a learner by its state, wherever they go."""
+        """RLlib's state, after the check: all weights leave a learner through its state."""
         self._require_finite_weights()
         state: dict[str, Any] = super().get_state(*args, **kwargs)  # type: ignore[misc]
         return state

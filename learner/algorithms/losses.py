@@ -1,4 +1,4 @@
-"""The losses of the policy learner: functions of tensors, without networks, optimizers or Ray."""
+"""The policy learner's losses as pure functions of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw u = tanh(mean + std · noise) and its log density.
+    """Sample u = tanh(mean + std · noise) and its log density.
 
     Args:
         mean, log_std: float [B, A], before squashing.
@@ -33,9 +33,9 @@ def critic_target(
     """r + γ (1 − terminated) (min over critics of Q' − α log π').
 
     Args:
-        reward, terminated: float [B]; terminated is 1 where the task ended. Truncation bootstraps.
-        next_q: float [M, B], the target critics drawn for this update.
-        next_log_prob: float [B], or None where the backup carries no entropy.
+        reward, terminated: float [B]; terminated is 1 where the task ended. Truncated transitions bootstrap.
+        next_q: float [M, B], of this update's random subset of target critics.
+        next_log_prob: float [B]; None for a backup without entropy.
     Source: arXiv:2302.02948, algorithm 1 (random subset of the ensemble, entropy backup optional).
     """
     value = next_q.amin(0)
@@ -45,7 +45,7 @@ def critic_target(
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error per critic, summed over the ensemble, so that each critic learns as if it were alone.
+    """Mean squared error per critic, summed over the ensemble, so that each critic's gradient is as for a single one.
 
     Args:
         q: float [E, B]; target: float [B], no gradient.
@@ -58,14 +58,14 @@ def actor_loss(log_prob: Tensor, q: Tensor, alpha: Tensor) -> Tensor:
     """Mean of α log π − Q, with Q averaged over the ensemble.
 
     Args:
-        log_prob: float [B]; q: float [E, B] of the actions drawn; alpha: float scalar, no gradient.
+        log_prob: float [B]; q: float [E, B] of the sampled actions; alpha: float scalar, no gradient.
     Source: arXiv:2302.02948, algorithm 1.
     """
     return (alpha * log_prob).mean() - q.mean()
 
 
 def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Tensor:
-    """−α (log π + target entropy), averaged; its gradient reaches log α only.
+    """Mean of −α (log π + target entropy); only log α gets a gradient.
 
     Source: arXiv:1812.05905, Eq. 18.
     """

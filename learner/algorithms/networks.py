@@ -19,14 +19,14 @@ LOG_STD_RANGE = (-5.0, 2.0)
 
 
 class GaussianActor(nn.Module):
-    """Observation to mean and log standard deviation of a Gaussian that is squashed by tanh afterwards.
+    """Maps observations to mean and log standard deviation of a Gaussian, to be squashed by tanh.
 
-    The observation's mean and deviation are buffers, so cloning, learning and evaluation normalise alike.
+    The observations' mean and standard deviation are buffers, so cloning, learning and evaluation normalise alike.
 
     Args:
         observation_size, action_size: D and A.
-        hidden: widths of the layers.
-        initial_std: standard deviation before squashing, the same for every observation at first.
+        hidden: hidden-layer widths.
+        initial_std: initial standard deviation before squashing, for all observations.
     """
 
     observation_mean: Tensor
@@ -44,26 +44,26 @@ class GaussianActor(nn.Module):
         nn.init.constant_(self.log_std.bias, math.log(initial_std))
 
     def normalise(self, observations: Tensor) -> Tensor:
-        """Observations [B, D] to order one."""
+        """Normalise observations [B, D]."""
         return (observations - self.observation_mean) / self.observation_std
 
     def start_from(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """Take over a cloned policy's mean and normalisation; the standard deviation stays the initial one.
+        """Load a cloned policy's mean and normalisation; the standard deviation stays the initial one.
 
         Raises:
-            BadInput: its layers or spaces differ.
+            BadInput: its network or spaces have other sizes.
         """
-        for name, mine in self.state_dict().items():
+        for name, tensor in self.state_dict().items():
             if name.startswith("log_std."):
                 continue
-            given = state.get(f"actor.{name}")
-            if given is None or given.shape != tuple(mine.shape):
-                found = None if given is None else given.shape
-                raise BadInput(f"actor.{name}", found, f"clone with the learner's sizes, {tuple(mine.shape)} here")
-            mine.copy_(torch.from_numpy(given))
+            cloned = state.get(f"actor.{name}")
+            if cloned is None or cloned.shape != tuple(tensor.shape):
+                shape = None if cloned is None else cloned.shape
+                raise BadInput(f"actor.{name}", shape, f"clone with the learner's sizes, {tuple(tensor.shape)} here")
+            tensor.copy_(torch.from_numpy(cloned))
 
     def forward(self, normalised: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log standard deviation, [B, A] each, of a normalised observation [B, D]."""
+        """Mean and log standard deviation, [B, A] each, for normalised observations [B, D]."""
         hidden = normalised
         for layer in self.layers:
             hidden = layer(hidden).relu_()
@@ -71,14 +71,15 @@ class GaussianActor(nn.Module):
 
 
 class Policy(nn.Module):
-    """What acts: a squashed Gaussian, or a bounded residual on a frozen cloned policy.
+    """The policy: a squashed Gaussian, or a bounded residual on top of a frozen cloned policy.
 
-    With residual_scale = 0 the action is u = tanh(Gaussian). Otherwise it is clip(tanh(base mean) + residual_scale · u)
-    with the base frozen and u's mean 0 at first; log densities are those of u.
+    With residual_scale = 0 the action is u = tanh(Gaussian). Otherwise it is clip(tanh(base mean) + residual_scale ·
+    u), where the base is frozen and u initially has mean 0; log densities are those of u.
 
     Args:
-        residual_scale: half width of the residual in units of the action range's half width, 0 for none.
-        base_hidden: widths of the frozen policy's layers, where they are not `hidden`.
+        observation_size, action_size, hidden, initial_std: as for `GaussianActor`.
+        residual_scale: scale of the residual as a share of half the action range; 0 for no residual.
+        base_hidden: hidden-layer widths of the frozen policy; `hidden` if None.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class Policy(nn.Module):
             nn.init.zeros_(self.actor.mean.bias)
 
     def start_from(self, state: Mapping[str, NDArray[np.float32]]) -> None:
-        """Begin with a cloned policy (arrays of `save_policy`): as the mean, or as what the residual rests on."""
+        """Load a cloned policy (arrays of `save_policy`): as the mean, or as the base of the residual."""
         if self.base is None:
             self.actor.start_from(state)
             return
@@ -112,27 +113,27 @@ class Policy(nn.Module):
     def sample(self, normalised: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """An action [B, A] in [−1, 1] and its log density [B] for standard normal noise [B, A]."""
         mean, log_std = self.actor(normalised)
-        drawn, log_density = squashed_gaussian(mean, log_std, noise)
-        return self._compose(normalised, drawn), log_density
+        squashed, log_density = squashed_gaussian(mean, log_std, noise)
+        return self._compose(normalised, squashed), log_density
 
     def act(self, normalised: Tensor) -> Tensor:
         """The action at the mean, [B, A]."""
         return self._compose(normalised, self.actor(normalised)[0].tanh())
 
-    def _compose(self, normalised: Tensor, drawn: Tensor) -> Tensor:
+    def _compose(self, normalised: Tensor, squashed: Tensor) -> Tensor:
         if self.base is None:
-            return drawn
+            return squashed
         with torch.no_grad():
             base = self.base(normalised)[0].tanh()
-        return (base + self.residual_scale * drawn).clamp(-1.0, 1.0)
+        return (base + self.residual_scale * squashed).clamp(-1.0, 1.0)
 
 
 class CriticEnsemble(nn.Module):
-    """E critics with layer normalisation, computed as batched matrix products.
+    """An ensemble of E critics with layer normalisation, computed as batched matrix products.
 
     Args:
         observation_size, action_size: D and A.
-        hidden: widths of the layers.
+        hidden: hidden-layer widths.
         critics: E.
     Source: arXiv:2302.02948, section 4.2 (layer normalisation, large ensembles).
     """
@@ -152,18 +153,18 @@ class CriticEnsemble(nn.Module):
         self.gains, self.shifts = nn.ParameterList(gains), nn.ParameterList(shifts)
 
     def tensors(self, members: Tensor | None = None) -> list[list[Tensor]]:
-        """Weights, biases, gains and shifts without gradient, of all critics or of the `members` (int [M])."""
+        """Detached weights, biases, gains and shifts of all critics, or of the `members` (int [M])."""
         groups = (self.weights, self.biases, self.gains, self.shifts)
         return [[p.detach() if members is None else p.detach()[members] for p in group] for group in groups]
 
     def forward(self, normalised: Tensor, actions: Tensor) -> Tensor:
-        """Values float [E, B] of normalised observations [B, D] and actions [B, A]."""
+        """Q values float [E, B] of normalised observations [B, D] and actions [B, A]."""
         groups = [list(group) for group in (self.weights, self.biases, self.gains, self.shifts)]
         return critic_values(groups, normalised, actions)
 
 
 def critic_values(parameters: Sequence[Sequence[Tensor]], normalised: Tensor, actions: Tensor) -> Tensor:
-    """Values float [E, B] under explicit parameters (weights, biases, gains, shifts), [E, ...] each."""
+    """Q values float [E, B] for explicit parameters (weights, biases, gains, shifts), [E, ...] each."""
     weights, biases, gains, shifts = parameters
     joined = torch.cat((normalised, actions), -1)
     hidden = joined.expand(weights[0].shape[0], *joined.shape)

@@ -1,4 +1,4 @@
-"""PPO with the same actor network, environments and callbacks as RLPD; it may begin with the same cloned policy."""
+"""PPO with the actor network, environments and callbacks of RLPD; it can start from the same cloned policy."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ from torch import Tensor, nn
 from dopamine_rl.errors import Diverged
 from dopamine_rl.policy import PolicyState, load_policy
 from dopamine_rl.types import LabelColumns
-from learner.algorithms.common import CompleteReports, Task, configure
+from learner.algorithms.common import ActingAlgorithm, TrainingSetup, configure
 from learner.algorithms.finite import FIX, FiniteWeights
 from learner.algorithms.networks import GaussianActor
 from learner.config import LearnerConfig
 
 HELD = "held"
-"""Column of the learner's batch: the held potential and its age, which are part of the shaped task's state."""
+"""Batch column of the held potential and its age, which are part of the shaped task's state."""
 FINITE_LOSSES = (POLICY_LOSS_KEY, VF_LOSS_KEY, LEARNER_RESULTS_VF_LOSS_UNCLIPPED_KEY, ENTROPY_KEY)
-"""Parts of PPO's loss; clipping hides a value that is infinite from the total."""
+"""Terms of PPO's loss that must be finite; clipping can hide an infinite one from the total."""
 
 
 class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
-    """RLPD's actor with its mean squashed, a plain Gaussian around it, and a value network."""
+    """RLPD's actor with a squashed mean, an unsquashed Gaussian around it, and a value network."""
 
     observation_space: Any
     action_space: Any
     model_config: Any
 
     def setup(self) -> None:
-        """Build the networks; with `initial_policy` the actor begins with the cloned mean."""
+        """Build the networks; with `initial_policy` the actor starts from the cloned mean."""
         learner: LearnerConfig = self.model_config["learner"]
         observations, actions = self.observation_space.shape[0], self.action_space.shape[0]
         self.actor = GaussianActor(observations, actions, learner.hidden, learner.initial_std)
@@ -64,7 +64,7 @@ class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
             self.value = _value_network(observations + 2 * learner.critic_sees_potential, learner.hidden)
 
     def get_non_inference_attributes(self) -> list[str]:
-        """What env runners do without."""
+        """Attributes that env runners do not need."""
         return ["value"]
 
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class PPOModule(TorchRLModule, InferenceOnlyAPI, ValueFunctionAPI):
         return {Columns.ACTION_DIST_INPUTS: torch.cat((mean.tanh(), log_std), -1)}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any = None) -> Tensor:
-        """State values, float [B]; of the shaped task's whole state with `critic_sees_potential`."""
+        """State values, float [B]; with `critic_sees_potential` of the shaped task's full state."""
         observations = self.actor.normalise(batch[Columns.OBS])
         if self.model_config["learner"].critic_sees_potential:
             observations = torch.cat((observations, batch[HELD]), -1)
@@ -88,10 +88,10 @@ def _value_network(observation_size: int, hidden: tuple[int, ...]) -> nn.Sequent
 
 
 class HeldPotential(ConnectorV2):
-    """Adds the held potential and its age at every observation to the batch, from the labels that a fragment carries."""
+    """Adds the held potential and its age at every observation to the batch, from the labels of each fragment."""
 
     def __call__(self, *, batch: dict[str, Any], episodes: list[Any], **kwargs: Any) -> Any:
-        """RLlib's hook; each fragment has got an artificial last step by now, at which its value is bootstrapped."""
+        """RLlib's hook. Each fragment already has the artificial last step from which its value is bootstrapped."""
         for episode in self.single_agent_episode_iterator(episodes, agents_that_stepped_only=False):
             held = held_columns(episode.custom_data.get(f"labels/{episode.t_started}"), len(episode))
             self.add_n_batch_items(batch, HELD, held, len(episode), episode)
@@ -99,7 +99,7 @@ class HeldPotential(ConnectorV2):
 
 
 def held_columns(labels: LabelColumns | None, observations: int) -> NDArray[np.float32]:
-    """The held potential and its age at the T + 1 observations of a fragment, float32 [T + 1, 2]; 0 without labels."""
+    """Held potential and its age at the T + 1 observations of a fragment, float32 [T + 1, 2]; 0 without labels."""
     if labels is None:
         return np.zeros((observations, 2), np.float32)
     potential = np.append(labels.potential, labels.next_potential[-1:])
@@ -107,7 +107,7 @@ def held_columns(labels: LabelColumns | None, observations: int) -> NDArray[np.f
 
 
 class ActorPPOLearner(FiniteWeights, PPOTorchLearner):
-    """RLlib's, which stops at the first loss that is not finite, before that reaches the weights."""
+    """RLlib's PPO learner; stops at the first non-finite loss, before it reaches the weights."""
 
     metrics: Any
 
@@ -115,11 +115,11 @@ class ActorPPOLearner(FiniteWeights, PPOTorchLearner):
         """The total loss of one minibatch.
 
         Raises:
-            Diverged: it, or a part of it, is not finite.
+            Diverged: the loss or one of its terms is not finite.
         """
         loss = torch.as_tensor(super().compute_loss_for_module(module_id=module_id, **kwargs))
-        parts = [torch.as_tensor(self.metrics.peek((module_id, name))) for name in FINITE_LOSSES]
-        values = torch.stack([part.detach().to(loss.device) for part in (*parts, loss)]).tolist()
+        terms = [torch.as_tensor(self.metrics.peek((module_id, name))) for name in FINITE_LOSSES]
+        values = torch.stack([term.detach().to(loss.device) for term in (*terms, loss)]).tolist()
         for name, value in zip((*FINITE_LOSSES, "total_loss"), values, strict=True):
             if not math.isfinite(value):
                 raise Diverged(name, value, self.number_of_update(), FIX)
@@ -127,7 +127,7 @@ class ActorPPOLearner(FiniteWeights, PPOTorchLearner):
 
 
 class ActorPPOConfig(PPOConfig):
-    """PPO's configuration with the learner's own settings beside it."""
+    """PPO's configuration, plus our LearnerConfig."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or ActorPPO)
@@ -138,8 +138,8 @@ class ActorPPOConfig(PPOConfig):
         return ActorPPOLearner
 
 
-class ActorPPO(CompleteReports, PPO):
-    """RLlib's PPO, with the policy in the form that RLPD's has, and env runners that cannot hold it up for long."""
+class ActorPPO(ActingAlgorithm, PPO):
+    """RLlib's PPO with RLPD's policy format, robust against slow and hung env runners."""
 
     config: Any
     metrics: Any
@@ -151,39 +151,39 @@ class ActorPPO(CompleteReports, PPO):
         return ActorPPOConfig()
 
     def training_step(self) -> None:
-        """Act with the present policy until a batch is full, learn from it, and send the new policy.
+        """Sample a batch with the current policy, update, and publish the new weights.
 
-        On-policy learning waits for every env runner. One that hangs is given up after `sample_timeout_s`; the batch is
-        filled without it.
+        On-policy learning waits for every env runner. One that hangs is given up after `sample_timeout_s`; the others
+        fill the batch.
         """
         config = self.config
         with self.metrics.log_time((TIMERS, ENV_RUNNER_SAMPLING_TIMER)):
-            episodes = self._act(config.total_train_batch_size)
+            episodes = self._sample(config.total_train_batch_size)
         with self.metrics.log_time((TIMERS, LEARNER_UPDATE_TIMER)):
             steps = self.metrics.peek((ENV_RUNNER_RESULTS, NUM_ENV_STEPS_SAMPLED_LIFETIME), default=0)
-            learned = self.learner_group.update(
+            results = self.learner_group.update(
                 episodes=episodes,
                 timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: steps},
                 num_epochs=config.num_epochs,
                 minibatch_size=config.minibatch_size,
                 shuffle_batch_per_epoch=config.shuffle_batch_per_epoch,
             )
-            self.metrics.aggregate(learned, key=LEARNER_RESULTS)
+            self.metrics.aggregate(results, key=LEARNER_RESULTS)
         with self.metrics.log_time((TIMERS, SYNCH_WORKER_WEIGHTS_TIMER)):
             self.acting.publish()
 
-    def _act(self, environment_steps: int) -> list[Any]:
-        """Fragments of at least so many environment steps, acted with the present policy."""
+    def _sample(self, environment_steps: int) -> list[Any]:
+        """Fragments with at least that many environment steps in total, sampled with the current policy."""
         episodes: list[Any] = []
         while sum(len(episode) for episode in episodes) < environment_steps:
-            self.acting.ask()
-            acted = self.acting.take(everyone=True)
-            self.metrics.aggregate([metrics for _, metrics in acted], key=ENV_RUNNER_RESULTS)
-            episodes += [episode for fragments, _ in acted for episode in fragments]
+            self.acting.request()
+            samples = self.acting.take(everyone=True)
+            self.metrics.aggregate([metrics for _, metrics in samples], key=ENV_RUNNER_RESULTS)
+            episodes += [episode for fragments, _ in samples for episode in fragments]
         return episodes
 
     def policy_state(self) -> PolicyState:
-        """The policy's arrays, for `save_policy` and DeterministicPolicy."""
+        """The policy's weights, for `save_policy` and DeterministicPolicy."""
         weights = self.learner_group.get_weights()[DEFAULT_MODULE_ID]
         return {name: values for name, values in weights.items() if name.startswith("actor.")}
 
@@ -192,17 +192,17 @@ def _held_potential(observation_space: Any, action_space: Any) -> HeldPotential:
     return HeldPotential(observation_space, action_space)
 
 
-def make_ppo_config(task: Task, learner: LearnerConfig, initial_policy: str | None = None) -> ActorPPOConfig:
-    """PPO's configuration; `.build_algo()` starts it. It learns from the reward that the labeller writes.
+def make_ppo_config(setup: TrainingSetup, learner: LearnerConfig, initial_policy: str | None = None) -> ActorPPOConfig:
+    """Make PPO's configuration; `.build_algo()` starts it. PPO learns from the rewards written by the labeller.
 
     Args:
-        task: environment, callbacks, discount, seed.
-        learner: the typed settings; those named ppo_* and the ones of the processes count here.
-        initial_policy: a file of `save_policy` to begin with, or None.
+        setup: environment, callbacks, discount, seed.
+        learner: settings; of the algorithm's, only ppo_* and those shared by all algorithms apply.
+        initial_policy: a file of `save_policy` to start from, or None.
     """
     config = ActorPPOConfig()
     config.learner = learner
-    configure(config, task, learner)
+    configure(config, setup, learner)
     config.training(
         lr=learner.ppo_lr,
         train_batch_size_per_learner=learner.ppo_batch_size,

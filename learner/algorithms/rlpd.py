@@ -1,9 +1,9 @@
-"""RLPD as an RLlib algorithm: off-policy learning from demonstrations and online data in equal shares.
+"""RLPD as an RLlib algorithm: off-policy learning from a fixed share of demonstrations and online data.
 
-The science is in losses.py, networks.py and updater.py; rlpd_learner.py and this file put it into RLlib's processes.
+The method is in losses.py, networks.py and updater.py; rlpd_learner.py and this file integrate it with RLlib.
 
-Source: arXiv:2302.02948. Differs: the number of updates and the actor's share of them are settings, the critics can be
-warmed up before the actor moves, and the policy can be a bounded residual on a cloned one.
+Source: arXiv:2302.02948. Differs: the update-to-data ratio and the actor's update interval are settings, the critics
+can be warmed up before the actor is trained, and the policy can be a bounded residual on a cloned one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
 from dopamine_rl.types import RewardMode
-from learner.algorithms.acting import Acted
-from learner.algorithms.common import CompleteReports, Task, configure
+from learner.algorithms.acting import RunnerSample
+from learner.algorithms.common import ActingAlgorithm, TrainingSetup, configure
 from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
 from learner.config import LearnerConfig
 from learner.demonstrations import load_demonstrations, transition_columns
@@ -36,7 +36,7 @@ REPLAY = "replay"
 
 
 class RLPDConfig(SACConfig):
-    """SAC's configuration with the learner's own settings beside it."""
+    """SAC's configuration, plus our LearnerConfig and RLPD's files."""
 
     def __init__(self, algo_class: type | None = None) -> None:
         super().__init__(algo_class=algo_class or RLPD)
@@ -53,28 +53,28 @@ class RLPDConfig(SACConfig):
         demonstrations: str | None = None,
         initial_policy: str | None = None,
     ) -> RLPDConfig:
-        """Set what is RLPD's own.
+        """Set RLPD's options.
 
         Args:
-            learner: the typed settings.
-            reward_mode: which reward replayed transitions carry.
-            demonstrations: an .npz of `save_demonstrations`.
-            initial_policy: a file of `save_policy` to begin with.
+            learner: settings of the learner.
+            reward_mode: reward of replayed transitions.
+            demonstrations: an .npz of `save_demonstrations`, or None.
+            initial_policy: a file of `save_policy` to start from, or None.
         """
         self.learner, self.reward_mode = learner, reward_mode
         self.demonstrations, self.initial_policy = demonstrations, initial_policy
         return self
 
     def validate(self) -> None:
-        """Raise BadInput for what RLPD cannot do."""
+        """Raise BadInput for unsupported settings."""
         super().validate()
         if self.num_learners > 1:
             raise BadInput("num_learners", self.num_learners, "use at most one learner process")
         if self.learner.residual_scale and not self.initial_policy:
-            raise BadInput("initial_policy", None, "name a cloned policy for the residual to rest on")
+            raise BadInput("initial_policy", None, "give a cloned policy as the base of the residual")
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        """The module with actor and critics."""
+        """The RLModule with policy and critics."""
         base = hidden_widths(load_policy(Path(self.initial_policy))) if self.initial_policy else None
         model_config = {"learner": self.learner, "base_hidden": base}
         return RLModuleSpec(module_class=RLPDModule, model_config=model_config)
@@ -84,8 +84,8 @@ class RLPDConfig(SACConfig):
         return RLPDLearner
 
 
-class RLPD(CompleteReports, SAC):
-    """Acts, stores what was acted with its labels, and learns from replay and demonstrations."""
+class RLPD(ActingAlgorithm, SAC):
+    """Samples, stores the labelled fragments, and learns from replay buffer and demonstrations."""
 
     config: Any
     metrics: Any
@@ -99,7 +99,7 @@ class RLPD(CompleteReports, SAC):
         return RLPDConfig()
 
     def setup(self, config: Any) -> None:
-        """Build RLlib's parts and the replays."""
+        """Set up RLlib's algorithm and the replay buffers."""
         super().setup(config)
         settings: RLPDConfig = self.config
         observations, actions = self.spaces[INPUT_ENV_SINGLE_SPACES]
@@ -118,13 +118,13 @@ class RLPD(CompleteReports, SAC):
         self.feed = ReplayFeed(online, demo, settings.learner, settings.seed or 0)
 
     def training_step(self) -> None:
-        """Store the fragments that came, let those env runners act again, and meanwhile do the updates due.
+        """Store the fragments that arrived, request new ones, and run the updates due while they are sampled.
 
-        Acting is thus one fragment behind learning, which an off-policy learner does not mind.
+        Fragments are therefore sampled with slightly older weights, which is fine for an off-policy learner.
         """
-        self.acting.ask()
+        self.acting.request()
         due = self.feed.due(self._store(self.acting.take()))
-        self.acting.ask()
+        self.acting.request()
         if due:
             self._improve(due)
 
@@ -134,10 +134,10 @@ class RLPD(CompleteReports, SAC):
             self._learn(min(per_call, updates - done))
         self.acting.publish()
 
-    def _store(self, acted: list[Acted]) -> int:
-        """Put fragments into the replay; returns how many environment steps they have."""
-        self.metrics.aggregate([metrics for _, metrics in acted], key=ENV_RUNNER_RESULTS)
-        episodes = [episode for fragments, _ in acted for episode in fragments]
+    def _store(self, samples: list[RunnerSample]) -> int:
+        """Store fragments in the replay buffer; returns their number of environment steps."""
+        self.metrics.aggregate([metrics for _, metrics in samples], key=ENV_RUNNER_RESULTS)
+        episodes = [episode for fragments, _ in samples for episode in fragments]
         for episode in episodes:
             store_fragment(self.feed.online, episode)
         self.metrics.log_value((REPLAY, "online_transitions"), len(self.feed.online), reduce="max")
@@ -149,7 +149,7 @@ class RLPD(CompleteReports, SAC):
         self.metrics.aggregate(self.learner_group.update(batch=batch), key=LEARNER_RESULTS)
 
     def policy_state(self) -> PolicyState:
-        """The policy's arrays, for `save_policy` and DeterministicPolicy."""
+        """The policy's weights, for `save_policy` and DeterministicPolicy."""
         weights = self.learner_group.get_weights()[DEFAULT_MODULE_ID]
         state = {name.removeprefix("policy."): v for name, v in weights.items() if name.startswith("policy.")}
         if self.config.learner.residual_scale:
@@ -157,21 +157,21 @@ class RLPD(CompleteReports, SAC):
         return state
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state and both replays with their generator, which RLlib leaves out."""
+        """RLlib's state, plus the replay buffers and their random generator."""
         state = super().get_state(components, not_components=not_components, **kwargs)
         if self._check_component(REPLAY, components, not_components):
             state[REPLAY] = self.feed.get_state()
         return state
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over a state from `get_state`."""
+        """Restore a state from `get_state`."""
         super().set_state(state)
         if REPLAY in state:
             self.feed.set_state(state[REPLAY])
 
 
 def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:
-    """Store a fragment with the labels it carries in custom_data[f"labels/{t_started}"], if any."""
+    """Store a fragment with its labels from custom_data[f"labels/{t_started}"], if any."""
     if not len(episode):
         return
     labels = episode.custom_data.get(f"labels/{episode.t_started}")
@@ -186,21 +186,21 @@ def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:
 
 
 def make_rlpd_config(
-    task: Task,
+    setup: TrainingSetup,
     learner: LearnerConfig,
     reward_mode: RewardMode,
     demonstrations: str | None = None,
     initial_policy: str | None = None,
 ) -> RLPDConfig:
-    """RLPD's configuration; `.build_algo()` starts it.
+    """Make RLPD's configuration; `.build_algo()` starts it.
 
     Args:
-        task: environment, callbacks, discount, seed.
-        learner: the typed settings.
-        reward_mode: which reward replayed transitions carry.
-        demonstrations: an .npz of `save_demonstrations`, or None to learn from online data alone.
-        initial_policy: a file of `save_policy` to begin with, or None.
+        setup: environment, callbacks, discount, seed.
+        learner: settings of the learner.
+        reward_mode: reward of replayed transitions.
+        demonstrations: an .npz of `save_demonstrations`; None learns from online data only.
+        initial_policy: a file of `save_policy` to start from, or None.
     """
     config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy)
-    configure(config, task, learner)
+    configure(config, setup, learner)
     return config

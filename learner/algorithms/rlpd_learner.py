@@ -1,4 +1,4 @@
-"""RLPD's module and learner as RLlib wants them: they build the networks, forward batches to `Updater`, report."""
+"""RLPD's RLModule and Learner for RLlib: they build the networks, pass batches to `Updater`, and log its losses."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from learner.feed import BATCH_COLUMNS
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):
-    """Policy, critics and temperature; env runners keep the policy only."""
+    """Policy, critics and temperature; env runners have the policy only."""
 
     observation_space: Any
     action_space: Any
     model_config: Any
 
     def setup(self) -> None:
-        """Build the networks for the spaces."""
+        """Build the networks."""
         sizes = self.observation_space.shape[0], self.action_space.shape[0]
         agent = build_agent(*sizes, self.model_config["learner"], self.model_config["base_hidden"])
         self.policy = agent.policy
@@ -38,11 +38,11 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
             self.critic, self.target, self.log_alpha = agent.critic, agent.target, agent.log_alpha
 
     def agent(self) -> Agent:
-        """The networks as the updater takes them."""
+        """The networks, for the updater."""
         return Agent(self.policy, self.critic, self.target, self.log_alpha)
 
     def get_non_inference_attributes(self) -> list[str]:
-        """What env runners do without."""
+        """Attributes that env runners do not need."""
         return ["critic", "target", "log_alpha"]
 
     @torch.no_grad()
@@ -56,39 +56,39 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
         return {Columns.ACTIONS: self.policy.sample(observations, noise)[0]}
 
 
-def require_finite_losses(losses: Tensor, moved: Sequence[bool], first: int) -> None:
-    """Raise Diverged naming the first loss that must be finite and is not.
+def require_finite_losses(losses: Tensor, trains_actor: Sequence[bool], first: int) -> None:
+    """Raise Diverged for the first non-finite loss.
 
     Args:
         losses: float [updates, 5] in the order of LOSSES.
-        moved: whether each update moved the actor; where it did not, ACTOR_LOSSES have no value.
+        trains_actor: whether each update trains the actor; the ACTOR_LOSSES of the others may be NaN.
         first: number of the first update.
     """
-    exempt = torch.tensor([name in ACTOR_LOSSES for name in LOSSES]) & ~torch.tensor(moved)[:, None]
+    exempt = torch.tensor([name in ACTOR_LOSSES for name in LOSSES]) & ~torch.tensor(trains_actor)[:, None]
     losses = losses.detach().cpu()
     for update, column in (~losses.isfinite() & ~exempt).nonzero().tolist():
         raise Diverged(LOSSES[column], losses[update, column].item(), first + update, FIX)
 
 
 class RLPDLearner(FiniteWeights, TorchLearner):
-    """Applies many updates per call to columns [updates, B, ...]; no connectors, one report."""
+    """Applies many updates per call, from columns [updates, B, ...]; no connectors, one set of metrics."""
 
     config: Any
     module: Any
 
     def number_of_update(self) -> int:
-        """The updater's own count."""
+        """The updater's counter."""
         return self.updater.updates
 
     def build(self) -> None:
-        """Build the module and let it begin with the cloned policy."""
+        """Build the module and load the initial policy."""
         torch.set_num_threads(self.config.learner.threads)
         super().build()
         if self.config.initial_policy:
             self.module[DEFAULT_MODULE_ID].policy.start_from(load_policy(Path(self.config.initial_policy)))
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        """Create the updater; its optimizers are registered, so RLlib checkpoints them."""
+        """Create the updater and register its optimizers, so that RLlib checkpoints them."""
         self.updater = Updater(
             self.module[module_id].agent(), self.config.learner, self.config.gamma, self.config.seed or 0
         )
@@ -103,24 +103,24 @@ class RLPDLearner(FiniteWeights, TorchLearner):
         losses = torch.stack(
             [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
         )
-        require_finite_losses(losses, [self.updater.moves_actor(first + index) for index in range(count)], first)
-        means = dict(zip(LOSSES, losses.nanmean(0).tolist(), strict=True))  # NaN where the actor never moved
+        require_finite_losses(losses, [self.updater.trains_actor(first + index) for index in range(count)], first)
+        means = dict(zip(LOSSES, losses.nanmean(0).tolist(), strict=True))  # NaN if no update trained the actor
         for name, value in means.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, name), value, window=1)
         self.metrics.log_value((DEFAULT_MODULE_ID, "updates"), self.updater.updates, reduce="max")
         return {}, {DEFAULT_MODULE_ID: means["critic_loss"]}, {}
 
     def compute_loss_for_module(self, **kwargs: Any) -> Any:
-        """Not used: three losses with three gradients are applied in turn by the updater."""
+        """Not used: the updater computes and applies three losses separately."""
         raise NotImplementedError
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """RLlib's state and the updater's counter and generator."""
-        own = {"updates": self.updater.updates, "generator": self.updater.generator.get_state().numpy()}
-        return {**super().get_state(*args, **kwargs), "updater": own}
+        """RLlib's state, plus the updater's counter and random generator."""
+        updater = {"updates": self.updater.updates, "generator": self.updater.generator.get_state().numpy()}
+        return {**super().get_state(*args, **kwargs), "updater": updater}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Take over a state from `get_state`."""
+        """Restore a state from `get_state`."""
         super().set_state(state)
         if "updater" in state:
             self.updater.updates = state["updater"]["updates"]

@@ -1,7 +1,7 @@
-"""One update of critics, actor and temperature in plain torch: RLPD without Ray.
+"""Updates of critics, actor and temperature in plain torch: RLPD without Ray.
 
-With potentials held between scored frames, the held value and its age are state of the shaped process, so that shaping keeps
-the optimal policy exactly for critics that see them (`critic_sees_potential`).
+The potential is held between scored frames, so the held value and its age are part of the shaped MDP's state. Shaping
+preserves the optimal policy exactly only for critics that see them (`critic_sees_potential`).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
 from learner.config import LearnerConfig
 
 LOSSES = ("critic_loss", "q_mean", "actor_loss", "entropy", "alpha")
-"""What an update reports, in this order."""
+"""Metrics of an update, in this order."""
 ACTOR_LOSSES = ("actor_loss", "entropy")
-"""Those that only an update which moves the actor has."""
+"""Metrics that only updates of the actor have."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Agent:
     """The networks of one agent.
 
     Args:
-        policy: what acts.
-        critic, target: the ensemble and its slow copy.
+        policy: the policy.
+        critic, target: the critic ensemble and its target networks.
         log_alpha: log of the temperature, a scalar parameter.
     """
 
@@ -42,10 +42,10 @@ class Agent:
 def build_agent(
     observation_size: int, action_size: int, config: LearnerConfig, base_hidden: Sequence[int] | None = None
 ) -> Agent:
-    """Fresh networks; the targets begin as copies of the critics. `base_hidden` is that of networks.Policy."""
+    """Initialise the networks; the targets start as copies of the critics. `base_hidden`: see networks.Policy."""
     sizes = (observation_size, action_size, config.hidden)
-    seen = observation_size + 2 * config.critic_sees_potential
-    critic, target = (CriticEnsemble(seen, action_size, config.hidden, config.critics) for _ in range(2))
+    critic_input_size = observation_size + 2 * config.critic_sees_potential
+    critic, target = (CriticEnsemble(critic_input_size, action_size, config.hidden, config.critics) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
     policy = Policy(*sizes, config.initial_std, config.residual_scale, base_hidden)
@@ -53,13 +53,13 @@ def build_agent(
 
 
 class Updater:
-    """Applies updates to the networks it is given, in place.
+    """Updates networks in place.
 
     Args:
-        networks: what is updated.
+        networks: the networks to update.
         settings: learning rates, ensemble and schedule.
         gamma: discount.
-        seed: of the action noise and the choice of target critics.
+        seed: of the action noise and the random subsets of target critics.
     """
 
     def __init__(self, networks: Agent, settings: LearnerConfig, gamma: float, seed: int) -> None:
@@ -82,48 +82,50 @@ class Updater:
         self.generator = torch.Generator(self._device).manual_seed(seed)
 
     def update(self, batch: dict[str, Tensor]) -> Tensor:
-        """Move the critics and their targets, and every `actor_every` updates the actor and α too.
+        """Update the critics and their targets; every `actor_every` updates also the actor and α.
 
         Args:
-            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; where the critics see the held
-                potential also potential, next_potential, phase, next_phase [B].
+            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; with `critic_sees_potential`
+                also potential, next_potential, phase, next_phase [B].
         Returns:
-            float [5] in the order of LOSSES; NaN for the actor's where it did not move.
+            float [5] in the order of LOSSES; ACTOR_LOSSES are NaN if the actor is not trained.
         """
         normalise = self.networks.policy.actor.normalise
         observations, next_observations = normalise(batch["obs"]), normalise(batch["next_obs"])
         alpha = self.networks.log_alpha.detach().exp()
-        seen = self._seen(observations, batch, "potential", "phase")
-        critic = self._update_critic(seen, next_observations, batch, alpha)
+        inputs = self._critic_input(observations, batch, "potential", "phase")
+        critic_metrics = self._update_critic(inputs, next_observations, batch, alpha)
         self.updates += 1
-        if self.moves_actor(self.updates):
-            actor = self._update_actor(observations, seen, alpha)
+        if self.trains_actor(self.updates):
+            actor_metrics = self._update_actor(observations, inputs, alpha)
         else:
-            actor = torch.full((2,), math.nan, device=self._device)
-        return torch.cat((critic, actor, alpha[None]))
+            actor_metrics = torch.full((2,), math.nan, device=self._device)
+        return torch.cat((critic_metrics, actor_metrics, alpha[None]))
 
-    def moves_actor(self, update: int) -> bool:
-        """True if the update of this number (from 1) moves the actor and α too."""
+    def trains_actor(self, update: int) -> bool:
+        """True if the update with this number (from 1) also trains the actor and α."""
         return update > self.settings.critic_warmup_updates and update % self.settings.actor_every == 0
 
-    def _seen(self, observations: Tensor, batch: dict[str, Tensor], *held: str) -> Tensor:
-        """What the critics are given, [B, D] or [B, D + 2]."""
+    def _critic_input(self, observations: Tensor, batch: dict[str, Tensor], *held_columns: str) -> Tensor:
+        """The critics' input, [B, D] or [B, D + 2]."""
         if not self.settings.critic_sees_potential:
             return observations
-        return torch.cat((observations, *(batch[name][:, None] for name in held)), -1)
+        return torch.cat((observations, *(batch[name][:, None] for name in held_columns)), -1)
 
     def _noise(self, like: Tensor) -> Tensor:
         return torch.randn(like.shape, generator=self.generator, device=self._device)
 
-    def _update_critic(self, seen: Tensor, following: Tensor, batch: dict[str, Tensor], alpha: Tensor) -> Tensor:
+    def _update_critic(
+        self, inputs: Tensor, next_observations: Tensor, batch: dict[str, Tensor], alpha: Tensor
+    ) -> Tensor:
         networks, settings = self.networks, self.settings
         with torch.no_grad():
-            actions, log_prob = networks.policy.sample(following, self._noise(batch["actions"]))
-            seen_next = self._seen(following, batch, "next_potential", "next_phase")
-            next_q = critic_values(networks.target.tensors(self._members()), seen_next, actions)
+            actions, log_prob = networks.policy.sample(next_observations, self._noise(batch["actions"]))
+            next_inputs = self._critic_input(next_observations, batch, "next_potential", "next_phase")
+            next_q = critic_values(networks.target.tensors(self._members()), next_inputs, actions)
             entropy = log_prob if settings.entropy_backup else None
             target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, self.gamma, alpha)
-        q = networks.critic(seen, batch["actions"])
+        q = networks.critic(inputs, batch["actions"])
         loss = critic_loss(q, target)
         self._descend("critic", self.critic_parameters, loss)
         with torch.no_grad():
@@ -131,22 +133,23 @@ class Updater:
         return torch.stack((loss.detach(), q.detach().mean()))
 
     def _members(self) -> Tensor | None:
+        """Indices of a random subset of the target critics; None for all."""
         total = self.networks.target.weights[0].shape[0]
         if self.settings.target_critics >= total:
             return None
         return torch.randperm(total, generator=self.generator, device=self._device)[: self.settings.target_critics]
 
-    def _update_actor(self, observations: Tensor, seen: Tensor, alpha: Tensor) -> Tensor:
+    def _update_actor(self, observations: Tensor, inputs: Tensor, alpha: Tensor) -> Tensor:
         networks = self.networks
         width = networks.policy.actor.mean.out_features
         actions, log_prob = networks.policy.sample(
             observations, self._noise(observations.new_empty(len(observations), width))
         )
-        q = critic_values(networks.critic.tensors(), seen, actions)
+        q = critic_values(networks.critic.tensors(), inputs, actions)
         loss = actor_loss(log_prob, q, alpha)
-        # The two losses share no gradient, so one pass backward serves both.
-        temperature = alpha_loss(networks.log_alpha, log_prob, self._target_entropy)
-        self._descend("actor", [*self.actor_parameters, networks.log_alpha], loss + temperature)
+        # The two losses share no gradients, so one backward pass is enough.
+        temperature_loss = alpha_loss(networks.log_alpha, log_prob, self._target_entropy)
+        self._descend("actor", [*self.actor_parameters, networks.log_alpha], loss + temperature_loss)
         return torch.stack((loss.detach(), -log_prob.detach().mean()))
 
     def _descend(self, name: str, parameters: list[Tensor], loss: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""A bounded store of tensors: what was used least recently gives way."""
+"""A size-bounded LRU cache of tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dopamine_rl.errors import BadInput
 
 
 class TensorCache:
-    """Tensors by key, at most `max_bytes` of them in all. Not safe for use by several threads at once.
+    """An LRU cache of at most `max_bytes` of tensors (0 caches nothing). Not thread-safe.
 
     Raises:
-        BadInput: `max_bytes` is negative; 0 keeps nothing.
+        BadInput: `max_bytes` is negative.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -28,14 +28,14 @@ class TensorCache:
         return len(self._tensors)
 
     def get(self, key: Hashable) -> torch.Tensor | None:
-        """The tensor kept under a key, which counts as a use of it."""
+        """The cached tensor of a key, marked as recently used; None if it is not cached."""
         tensor = self._tensors.get(key)
         if tensor is not None:
             self._tensors.move_to_end(key)
         return tensor
 
     def put(self, key: Hashable, tensor: torch.Tensor) -> None:
-        """Keep a copy, so that a row of a batch does not hold the batch; what does not fit at all is not kept."""
+        """Cache a copy (a view would keep its whole batch alive). Tensors larger than the cache are not cached."""
         if key in self._tensors or tensor.nbytes > self.max_bytes:
             return
         self._tensors[key] = tensor.clone()

@@ -1,4 +1,4 @@
-"""What an engine that reads a model folder itself is asked: a prompt's tokens, and how large it may become. No weights here."""
+"""Tokenised prompts and their limits, for engines that load a model folder themselves. Does not load weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dopamine_rl.grm.trie import AnswerTrie, answer_trie
 from dopamine_rl.grm.vision import picture_size
 
 INSTRUCTION_TOKENS = 256
-"""Room for the task in words; a longer instruction is refused."""
+"""Most tokens of an instruction; longer ones are refused."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -25,13 +25,14 @@ class Prompts:
     """The prompts of one model folder.
 
     Args:
-        version: content name of the weights.
+        version: content hash of the weights.
         precision: of the weights, such as "float32".
-        context: most tokens the model takes.
+        context: the model's context length, tokens.
         tokenizer, template: of the checkpoint.
         processor: of its pictures.
-        trie: the 201 answers as the tokenizer spells them.
-        forks: where the answers part: what was said so far, and the tokens that may follow, as places in `trie.outputs`.
+        trie: the token sequences of the 201 answers.
+        forks: for each fork of the trie the tokens before it, and the tokens that may follow as indices into
+            `trie.outputs`.
     """
 
     version: str
@@ -45,23 +46,23 @@ class Prompts:
 
     @property
     def unit(self) -> int:
-        """Side in pixels of what becomes one token."""
+        """Side of the square of pixels that becomes one token."""
         return int(self.processor.patch_size * self.processor.merge_size)
 
     @property
     def pixels(self) -> tuple[int, int]:
-        """Least and most pixels of a picture."""
+        """Minimum and maximum number of pixels of a picture."""
         return self.processor.size["shortest_edge"], self.processor.size["longest_edge"]
 
     @property
     def pictures(self) -> int:
-        """Most pictures in a prompt: two references and the views, before and after."""
+        """Most pictures in a prompt: two references, and all views before and after."""
         return 2 + 2 * len(self.template.labels)
 
     @property
     def answer(self) -> int:
-        """Most tokens of an answer that matter."""
-        return 1 + max(len(said) for said, _ in self.forks)
+        """Most tokens of an answer up to its last fork."""
+        return 1 + max(len(prefix) for prefix, _ in self.forks)
 
     @property
     def longest(self) -> int:
@@ -70,11 +71,11 @@ class Prompts:
         return min(self.context, words + self.pictures * (self.pixels[1] // self.unit**2) + self.answer)
 
     def tokens(self, instruction: str, views: int, height: int, width: int) -> list[int]:
-        """A prompt about pictures of height × width pixels, with one picture token for each picture.
+        """The tokens of a prompt about pictures of height × width pixels, with one placeholder token per picture.
 
         Raises:
-            BadInput: the template does not take the instruction or the number of views, the pictures are too narrow, or the
-                prompt is too long.
+            BadInput: the template does not accept the instruction or the number of views, the pictures are too narrow,
+                or the prompt is too long.
         """
         ids = self._words(instruction, views)
         rows, columns = (side // self.unit for side in self.picture_size(height, width))
@@ -83,7 +84,7 @@ class Prompts:
         return ids
 
     def picture_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width in pixels at which the model sees a picture. Raises BadInput where it is too narrow."""
+        """Height and width in pixels of a picture's model input. Raises BadInput if the picture is too narrow."""
         return picture_size(self.processor, height, width)
 
     def _words(self, instruction: str, views: int) -> list[int]:
@@ -93,10 +94,11 @@ class Prompts:
 
 
 def open_prompts(folder: Path) -> Prompts:
-    """Read a model folder. Raises CheckpointError, also for an adapter's, which has no weights of its own to be read."""
+    """Read a model folder. Raises CheckpointError, also for an adapter's folder, which holds no complete model."""
     if is_adapter(folder):
         raise CheckpointError(
-            f"{folder} is an adapter, and this engine reads whole models: write one by save_grm(load_grm({str(folder)!r}), OUT, {{}})"
+            f"{folder} is an adapter, and this engine reads whole models: "
+            f"write one by save_grm(load_grm({str(folder)!r}), OUT, {{}})"
         )
     version = model_version(folder)
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -116,9 +118,9 @@ def open_prompts(folder: Path) -> Prompts:
 
 
 def _forks(trie: AnswerTrie) -> tuple[tuple[list[int], list[int]], ...]:
-    """`Prompts.forks`: a fork's ancestors, which stand before it, are what was said."""
-    said = [[], *(trie.tokens[seen].tolist() for seen in trie.sight)]
+    """`Prompts.forks`; the tokens before a fork are its ancestors in the trie."""
+    prefixes = [[], *(trie.tokens[ancestors].tolist() for ancestors in trie.visible)]
     return tuple(
-        (said[fork], follows.nonzero()[:, 0].tolist())
+        (prefixes[fork], follows.nonzero()[:, 0].tolist())
         for fork, follows in zip(trie.forks.tolist(), trie.branches, strict=True)
     )

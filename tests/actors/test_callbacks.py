@@ -14,7 +14,7 @@ from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ServiceUnavailable
 from dopamine_rl.types import TaskReference
-from learner.algorithms.common import Task, configure
+from learner.algorithms.common import TrainingSetup, configure
 from learner.config import LearnerConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
@@ -24,7 +24,7 @@ GAMMA, STRIDE, HORIZON = 0.9, 3, 10
 
 
 class Walk(gymnasium.Env):
-    """A point that walks to 1; its picture shows how far it is. `poison` changes all that is known beside the picture."""
+    """A point that walks to 1; its picture shows how far it is. `poison` changes everything else that is known."""
 
     observation_space = gymnasium.spaces.Box(-1.0, 2.0, (1,), np.float32)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -94,7 +94,7 @@ def make_runner(make_client, mode="grm", poison=False, num_envs=1, hold_back=Fal
     )
     config = PPOConfig()
     learner = LearnerConfig(num_env_runners=0, num_envs_per_env_runner=num_envs)
-    configure(config, Task(env, {"poison": poison}, callback, GAMMA, seed=3), learner)
+    configure(config, TrainingSetup(env, {"poison": poison}, callback, GAMMA, seed=3), learner)
     return config.env_runner_cls(config=config, worker_index=0)
 
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from actors.label_records import LabelRecord
 from actors.labeller import Labeller, LabellerConfig
-from actors.records import EpisodeRecord
 from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import EpisodeContext, FusionConfig
@@ -75,8 +75,8 @@ def run(
 ):
     """One episode of `steps` environment steps in fragments cut at `cuts`; rewards, columns joined, the record.
 
-    A fragment is collected when it ends or, with `late`, when the whole episode has. With `together` its frames are sent in
-    one request when it ends.
+    A fragment is collected when it ends or, with `late`, when the whole episode has. With `together` its frames are
+    sent in one request when it ends.
     """
     labeller.begin(name, context(name) if labeller.asks_model else None)
     fragments = list(itertools.pairwise([0, *cuts, steps]))
@@ -257,11 +257,16 @@ def test_records_round_trip_and_the_audit_agrees(tmp_path, fusion):
     for i in range(3):
         _, _, record = run(labeller, 12, (5,), name=f"episode{i}")
         record.save(tmp_path)
-    records = [EpisodeRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
+    records = [LabelRecord.load(path) for path in sorted(tmp_path.glob("*.npz"))]
     report = audit(records, Scorer(FakeEngine()), "fake-1")
     assert report == {
-        "episodes": 3, "frames": 18, "answered": 15, "max_abs_difference": 0.0, "doubled": 0, "wrong_version": 0,
-    }  # fmt: skip
+        "episodes": 3,
+        "frames": 18,
+        "answered": 15,
+        "max_abs_difference": 0.0,
+        "doubled": 0,
+        "wrong_version": 0,
+    }
     tampered = records[0].frames[2]
     object.__setattr__(tampered, "progress", tampered.progress + 0.01)
     assert audit(records, Scorer(FakeEngine()), "fake-1")["max_abs_difference"] > 0.005
@@ -293,7 +298,7 @@ def test_a_fragment_that_could_not_be_collected_holds_the_last_potential():
 @settings(deadline=None, max_examples=150)
 @given(st.data(), st.booleans(), st.integers(1, 5), st.sampled_from(["grm", "oracle", "naive"]))
 def test_shaping_telescopes_whatever_becomes_of_frames_and_fragments(data, terminated, stride, mode):
-    """Fragments that are held, before or after their answers were read, and frames that are late, invalid or rejected."""
+    """Fragments held before or after their answers were read, and frames that are late, invalid or rejected."""
     steps = 20
     frames = [t for t in range(1, steps + 1) if t % stride == 0 or t == steps]
     unreadable = data.draw(st.sets(st.sampled_from(frames)), "unreadable")
@@ -348,4 +353,4 @@ def test_a_damaged_record_is_refused(tmp_path):
     path = run(labeller, 6)[2].save(tmp_path)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match="episode record"):
-        EpisodeRecord.load(path)
+        LabelRecord.load(path)

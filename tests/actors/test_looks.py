@@ -1,4 +1,4 @@
-"""Looks change what pictures show and nothing else: the same seed is the same episode, drawn the same way every time."""
+"""Looks change what pictures show and nothing else: the same seed is the same episode, drawn the same way each time."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -24,9 +24,17 @@ QUICK = "PegInsertionSide-v1"
 
 def config(look: str, task: str = "PegInsertionSide-v1", start: str = "insertion") -> EnvConfig:
     return EnvConfig(
-        task=task, start=start, look=look, image_size=32, views=("front", "wrist"), horizon=8, stride=4,
-        translation_m=0.05, rotation_rad=0.1, oracle=True,
-    )  # type: ignore[arg-type]  # fmt: skip
+        task=task,
+        start=start,
+        look=look,
+        image_size=32,
+        views=("front", "wrist"),
+        horizon=8,
+        stride=4,
+        translation_m=0.05,
+        rotation_rad=0.1,
+        oracle=True,
+    )  # type: ignore[arg-type]
 
 
 def episode(env: SimulatedEnv, seed: int) -> Demonstration:

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.grm.batches import in_memory
 from dopamine_rl.grm.config import GRMConfig, TrainConfig
-from dopamine_rl.grm.labels import LabelledEpisode
+from dopamine_rl.grm.labels import LabelledEpisode, label
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.train import Trainer
-from dopamine_rl.types import Demonstration
+from dopamine_rl.types import Demonstration, EpisodeInfo
 
 TINY = GRMConfig(
     image_size=56, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=2, text_heads=2
@@ -40,6 +40,15 @@ def moving_square(
         frames[f, 1:, left : left + side, top : top + side] = (40, 80, 230)
     states = np.arange(count) if success else np.zeros(0, np.int64)
     return LabelledEpisode(("push the block",), frames, progress.astype(np.float32), states)
+
+
+def labelled(*demonstrations: Demonstration) -> list[LabelledEpisode]:
+    """Episodes in memory with the progress that training gives them."""
+    labels = label([EpisodeInfo.of(demonstration) for demonstration in demonstrations])
+    return [
+        LabelledEpisode(known.instructions, demonstration.frames, known.progress, known.states)
+        for known, demonstration in zip(labels, demonstrations, strict=True)
+    ]
 
 
 def record_squares(folder: Path, successes: int, failures: int, count: int = 10, task: str = "push the block") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -55,13 +55,13 @@ Rules
 
 Answer in one line: <score>+N%</score>
 """
-"""Words of our own in the structure of the released prompt, as a made-up clone of its authors' repository holds them."""
+"""Words of our own in the structure of the released prompt, as a made-up clone of its repository holds them."""
 
 CHAT_TURNS = {
     "qwen2_5_vl": "<|im_start|>system\nBe helpful.<|im_end|>\n<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
     "qwen3_vl": "<|im_start|>user\n%s<|im_end|>\n<|im_start|>assistant\n",
 }
-"""What the chat templates make of a user's words: Qwen2.5-VL's begins with a system turn of its own, Qwen3-VL's has none."""
+"""What the chat templates make of a user's words: Qwen2.5-VL's begins with a system turn, Qwen3-VL's has none."""
 
 CHAT_TEMPLATE = (
     "{%% for message in messages %%}{%% if loop.first and message.role != 'system' %%}%s{%% endif %%}"
@@ -120,15 +120,26 @@ def released_folder(folder: Path, architecture: Architecture, template: bool = T
     return folder
 
 
-def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def _ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     names = ("image_pad", "video_pad", "vision_start", "vision_end")
     keys = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     return {key: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for key, name in zip(keys, names, strict=True)}
 
 
 def _qwen2_5(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGeneration:
-    vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 128}
-    text = {"hidden_size": 128, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "intermediate_size": 48,
+        "out_hidden_size": 128,
+    }
+    text: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+    }
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6]}
     return Qwen2_5_VLForConditionalGeneration(
         Qwen2_5_VLConfig(
@@ -141,8 +152,14 @@ def _qwen2_5(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLForConditionalGene
 
 
 def _qwen3(tokenizer: PreTrainedTokenizerFast) -> Qwen3VLForConditionalGeneration:
-    vision = {"depth": 3, "hidden_size": 32, "num_heads": 2, "intermediate_size": 48, "out_hidden_size": 48}
-    text = {
+    vision: dict[str, Any] = {
+        "depth": 3,
+        "hidden_size": 32,
+        "num_heads": 2,
+        "intermediate_size": 48,
+        "out_hidden_size": 48,
+    }
+    text: dict[str, Any] = {
         "hidden_size": 48,
         "intermediate_size": 64,
         "num_hidden_layers": 3,

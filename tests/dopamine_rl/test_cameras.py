@@ -18,8 +18,10 @@ PREFIX = "observation.images."
         (["wrist"], ["wrist"]),
         (["left.rgb", "right.rgb"], ["left.rgb", "right.rgb"]),
         (["wrist_left", "cam_high"], ["cam_high", "wrist_left"]),
-        (["cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"],
-         ["cam_high", "cam_left_wrist", "cam_right_wrist", "cam_low"]),
+        (
+            ["cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist"],
+            ["cam_high", "cam_left_wrist", "cam_right_wrist", "cam_low"],
+        ),
         (["cam_right_wrist", "cam_left_wrist", "cam_high"], ["cam_high", "cam_left_wrist", "cam_right_wrist"]),
         (["wrist_image", "image"], ["image", "wrist_image"]),
         (["gripper", "laptop"], ["laptop", "gripper"]),
@@ -30,7 +32,7 @@ PREFIX = "observation.images."
         (["right_wrist", "left_wrist"], ["right_wrist", "left_wrist"]),
         (["cam0", "cam1"], ["cam0", "cam1"]),
     ],
-)  # fmt: skip
+)
 def test_the_front_view_is_the_one_whose_name_says_so(listed: list[str], ordered: list[str]) -> None:
     names = [PREFIX + name for name in listed]
     assert order_cameras(names) == tuple(PREFIX + name for name in ordered)
@@ -48,8 +50,8 @@ def test_cameras_are_found_by_what_only_one_is_called() -> None:
     assert find_cameras(["images.right.rgb"], there, "set") == (there[1],)
     assert find_cameras([there[1]], there, "set") == (there[1],)
     for wanted, fault in (
-        (["rgb"], "several cameras of set are called rgb: name some of observation.images.left.rgb"),
-        (["front"], "set has no camera front: name some of observation.images.left.rgb"),
+        (["rgb"], "several cameras of set are called rgb: choose from observation.images.left.rgb"),
+        (["front"], "set has no camera front: choose from observation.images.left.rgb"),
         (["wrist", there[2]], "name each camera once"),
         ([""], "set has no camera"),
         ([], "name each camera once"),

@@ -25,9 +25,22 @@ from tests.fakes import FakeEngine, frame, picture
 
 STRIDE = 4
 GOOD = GateReport(
-    voc_plus=0.99, voc_minus=0.99, kendall=0.95, progress_mae=0.03, false_success=0.02, auc=1.0, success_end=0.97,
-    failure_end=0.3, near_misses=20, near_miss_false_success=0.05, invalid=0, successes=40, failures=80, cut_off=0, stride=STRIDE,
-)  # fmt: skip
+    voc_plus=0.99,
+    voc_minus=0.99,
+    kendall=0.95,
+    progress_mae=0.03,
+    false_success=0.02,
+    auc=1.0,
+    success_end=0.97,
+    failure_end=0.3,
+    near_misses=20,
+    near_miss_false_success=0.05,
+    invalid=0,
+    successes=40,
+    failures=80,
+    cut_off=0,
+    stride=STRIDE,
+)
 
 
 def episode(curve: Sequence[float], success: bool, near_miss: bool | None = False) -> Demonstration:
@@ -149,6 +162,42 @@ def test_near_misses_are_those_the_actor_recorded_or_where_it_did_not_those_of_t
     assert "jams" in decide(none, GateConfig()).table()
 
 
+def test_figures_on_fixed_answers_stay_what_they_were() -> None:
+    """Episodes of every kind, some longer than a fragment, with answers that cannot be read beside its ends."""
+    engine = FakeEngine(unreadable=lambda before, after: 0.2 < before < 0.25 or 0.6 < after < 0.63)
+    demonstrations = [success(12), success(20), success(40), success(6), failure(0.9, True, 14), failure(0.3, count=33)]
+    late = replace(failure(0.9), true_progress=np.linspace(0.0, 0.9, 12).astype(np.float32))
+    found = asdict(report(judged([*demonstrations, failure(0.9, None, 9), late], engine), 0.8, STRIDE))
+    assert found == pytest.approx(
+        {
+            "voc_plus": 0.7992617594031673, "voc_minus": 0.9948786852824193, "kendall": 0.736795365670814,
+            "progress_mae": 0.15872244925315804, "false_success": 0.0, "auc": 2 / 3, "success_end": 0.6040000021457672,
+            "failure_end": 0.21333333353201547, "near_misses": 1, "near_miss_false_success": 0.0, "invalid": 80,
+            "successes": 4, "failures": 3, "cut_off": 1, "stride": STRIDE,
+        }
+    )  # fmt: skip
+
+
+class Noting(LocalRewardClient):
+    """Says how many frames each request has, and which version it wants."""
+
+    def __init__(self) -> None:
+        super().__init__(Scorer(FakeEngine()))
+        self.requests: list[tuple[int, str | None]] = []
+
+    def submit(self, request: ScoreRequest) -> Any:
+        self.requests.append((len(request.frames), request.context.model_version))
+        return super().submit(request)
+
+
+def test_long_episodes_are_asked_about_in_fragments_of_one_version() -> None:
+    client = Noting()
+    (found,) = judge(client, [success(40)], REFERENCE, FusionConfig())
+    assert [frames for frames, _ in client.requests] == [16, 16, 7] * 2
+    assert {version for _, version in client.requests} == {client.model_version(1.0)}
+    assert found.answers.frame_ids.tolist() == list(range(40))
+
+
 def test_episodes_that_cannot_be_judged_by_are_refused() -> None:
     for demonstrations in ([success()], [failure()], [success(7), failure()]):
         with pytest.raises(BadInput, match="gate episodes"):
@@ -157,6 +206,8 @@ def test_episodes_that_cannot_be_judged_by_are_refused() -> None:
         report(judged([success(), failure()], sources=["policy", "failure"]), 0.8, STRIDE)
     with pytest.raises(BadInput, match="sources"):
         judged([success(), failure()], sources=["expert"])
+    with pytest.raises(BadInput, match=r"frames.*no empty axis"):
+        judged([success(), replace(failure(), frames=failure().frames[:1])])
 
 
 class Counting(LocalRewardClient):
@@ -193,7 +244,7 @@ def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
     assert [e.demonstration for e in found] == demonstrations
     assert [e.source for e in found] == ["failure"] * 100
     with pytest.raises(ScoringTimeout):
-        judge(client, demonstrations, REFERENCE, FusionConfig(), deadline_s=0.0)
+        judge(client, demonstrations, REFERENCE, FusionConfig(), deadline_s=1e-9)
 
 
 @pytest.mark.slow
@@ -207,7 +258,7 @@ def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
     ],
 )
 def test_real_models_are_accepted_or_refused_by_what_they_were_taught(control: Control, expected: set[str]) -> None:
-    """The same training four times, shorter for the controls; only the answers differ. A control may fail further bounds."""
+    """The same training four times, shorter for the controls; only the answers differ. A control may fail more."""
     import torch
 
     from dopamine_rl.grm.model import build_grm

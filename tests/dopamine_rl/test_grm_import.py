@@ -1,4 +1,4 @@
-"""A released checkpoint gets its template: the wording inside its own chat turn, the contract of its preset, its pixels."""
+"""A released checkpoint gets its template: wording inside its own chat turn, its preset's contract, its pixels."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_what_is_no_released_checkpoint_is_refused(folder: Path, wording: Wordin
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         check_released(tmp_path)
     (folder / "grm.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="made by this project"):
+    with pytest.raises(CheckpointError, match="written by this project"):
         check_released(folder)
 
 

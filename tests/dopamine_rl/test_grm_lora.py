@@ -117,7 +117,7 @@ def test_another_base_is_refused(base: Path, folder: Path, tmp_path: Path) -> No
     with pytest.raises(CheckpointError, match=r"adapter of the model \w{12}, but .*base has version"):
         load_grm(copies[1])
     shutil.rmtree(copies[0])
-    with pytest.raises(CheckpointError, match=r"its base cannot be loaded: .* is not a folder"):
+    with pytest.raises(CheckpointError, match=r"whose base cannot be loaded: .* is not a folder"):
         load_grm(copies[1])
 
 
@@ -125,8 +125,8 @@ def test_another_base_is_refused(base: Path, folder: Path, tmp_path: Path) -> No
     ("name", "change", "why"),
     [
         ("adapter_config.json", {"use_dora": True}, "use_dora"),
-        ("adapter_config.json", {"peft_type": "IA3"}, "no plain LoRA"),
-        ("adapter_config.json", {"lora_alpha": 7.0}, "has the content"),
+        ("adapter_config.json", {"peft_type": "IA3"}, "not plain LoRA"),
+        ("adapter_config.json", {"lora_alpha": 7.0}, "has version"),
     ],
 )
 def test_what_is_no_plain_adapter_is_refused(
@@ -174,7 +174,7 @@ def test_what_cannot_be_adapted_is_refused(base: Path, tmp_path: Path) -> None:
     for wrong, why in ((LoRAConfig(rank=0), "rank"), (replace(LORA, targets=("w_proj",)), "targets")):
         with pytest.raises(BadInput, match=why):
             add_lora(load_grm(base), wrong)
-    with pytest.raises(BadInput, match="adapters already"):
+    with pytest.raises(BadInput, match="already has adapters"):
         add_lora(adapted(base), LORA)
     with pytest.raises(BadInput, match=r"sft\.start_from"):
         add_lora(build_grm(TINY), LORA)

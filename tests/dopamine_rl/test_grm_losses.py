@@ -1,4 +1,4 @@
-"""The three losses, and the ways of computing them that must not change them: shared prefixes, recomputation, bfloat16."""
+"""The three losses, and what must not change them: shared prefixes, recomputation, bfloat16."""
 
 from __future__ import annotations
 

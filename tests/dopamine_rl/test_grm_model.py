@@ -95,7 +95,7 @@ def test_weights_that_are_not_those_that_were_saved_are_refused(folder: Path, tm
     content[-5] ^= 1
     (copy / "model.safetensors").write_bytes(content)
     with pytest.raises(
-        CheckpointError, match=f"content {model_version(copy)}, but its grm.json says {model_version(folder)}"
+        CheckpointError, match=f"version {model_version(copy)}, but its grm.json says {model_version(folder)}"
     ):
         load_grm(copy)
 

@@ -1,4 +1,4 @@
-"""Two processes train as one does: copies that share gradients (DDP), and shares of gradients and optimiser state (FSDP)."""
+"""Two processes train as one does: shared gradients (DDP), and shards of gradients and optimiser state (FSDP)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def go(trainer: Trainer, until: int) -> Trainer:
 
 
 def work(rank: int, folder: Path) -> None:
-    """One of two processes: both ways, a state saved by each and gone on from by the other, and a released checkpoint."""
+    """One of two processes: both ways, a state saved by each and resumed by the other, a released checkpoint."""
     distributed.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
     for sharded in (False, True):
         trainer = go(begin(sharded), UPDATES)

@@ -31,7 +31,7 @@ def test_answers_of_one_token_are_one_fork() -> None:
 
 def test_ways_multiply_the_choices_on_them_and_add_up() -> None:
     trie = answer_trie(letters, "here")
-    prefixes = ["", *_prefixes(trie.tokens.tolist(), trie.sight)]
+    prefixes = ["", *_prefixes(trie.tokens.tolist(), trie.visible)]
     forks = [prefixes[fork] for fork in trie.forks]
     logits = torch.from_numpy(np.random.default_rng(0).normal(0.0, 2.0, (2, len(forks), len(trie.outputs)))).float()
     bins = {answer: place for place, answer in enumerate(answers())} | decimal_answers()
@@ -57,7 +57,7 @@ def test_ways_multiply_the_choices_on_them_and_add_up() -> None:
 
 def test_an_answer_with_a_decimal_counts_for_its_whole_percent() -> None:
     trie = answer_trie(letters, "here")
-    prefixes = ["", *_prefixes(trie.tokens.tolist(), trie.sight)]
+    prefixes = ["", *_prefixes(trie.tokens.tolist(), trie.visible)]
     column = {chr(token): place for place, token in enumerate(trie.outputs.tolist())}
     logits = torch.zeros(1, len(trie.forks), len(trie.outputs))
     for said, letter in (("<score>", "-"), ("<score>-", "7"), ("<score>-7", ".")):
@@ -72,12 +72,12 @@ def _prefixes(tokens: list[int], sight: torch.Tensor) -> list[str]:
 
 def test_depths_count_from_the_prompt() -> None:
     trie = answer_trie(letters, "here")
-    assert trie.depths.tolist() == trie.sight.sum(dim=1).tolist()
+    assert trie.depths.tolist() == trie.visible.sum(dim=1).tolist()
     assert trie.depths.min() == 1
 
 
 def test_answers_that_cannot_be_told_apart_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="here cannot tell"):
+    with pytest.raises(CheckpointError, match="here cannot distinguish"):
         answer_trie(lambda texts, **_: {"input_ids": [[7] for _ in texts]}, "here")
-    with pytest.raises(CheckpointError, match="here cannot tell"):
+    with pytest.raises(CheckpointError, match="here cannot distinguish"):
         answer_trie(lambda texts, **_: {"input_ids": [[0, 9], *([n] for n in range(len(texts) - 1))]}, "here")

@@ -15,7 +15,8 @@ LINES = CLONED_WORDING.splitlines(keepends=True)
 
 STYLES = {
     "one constant": f'raise SystemExit("it ran")\nASK = """{CLONED_WORDING}"""\n',
-    "a use of the constant": f'ASK = """{CLONED_WORDING}"""\nx = [ASK.format(task=t).split("<image>")[0] for t in []]\n',
+    "a use of the constant": f'ASK = """{CLONED_WORDING}"""\n'
+    + 'x = [ASK.format(task=t).split("<image>")[0] for t in []]\n',
     "added up": f"class Judge:\n    ASK = {' + '.join(map(repr, LINES))}\n",
     "side by side": f"def ask(task):\n    return ({' '.join(map(repr, LINES))}).format(task=task)\n",
     "joined": f"ASK = ''.join([{', '.join(map(repr, LINES))}])\n",
@@ -24,7 +25,8 @@ STYLES = {
     "numbered pictures": f"ASK = {CLONED_WORDING.replace('<image>', '<image_1>')!r}\n",
     "vision tokens": f"ASK = {CLONED_WORDING.replace('<image>', '<|vision_start|><|image_pad|><|vision_end|>')!r}\n",
     "named places": f"ASK = {CLONED_WORDING.replace('<image>', '{image}').replace('{task}', '{instruction}')!r}\n",
-    "message parts": "def ask(task):\n    return [{'role': 'system', 'content': 'Be fair.'}, {'role': 'user', 'content': ["
+    "message parts": "def ask(task):\n    return [{'role': 'system', 'content': 'Be fair.'}, "
+    + "{'role': 'user', 'content': ["
     + ", {'type': 'image', 'image': None}, ".join(
         f"{{'type': 'text', 'text': f{piece.replace('{task}', '{task}')!r}}}"
         for piece in CLONED_WORDING.split("<image>")
@@ -57,11 +59,11 @@ def test_the_python_file_itself_may_be_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (("AFTER right <image>", "AFTER right"), r"ASK \(line 1\): it has 7 pictures, not 8"),
+        (("AFTER right <image>", "AFTER right"), r"ASK \(line 1\): it has 7 images, not 8"),
         (("<score>", "score"), "it has no <score>"),
-        (("{task}", "the task"), "no place for the task"),
-        (("{task}", "{task} {hint}"), r"a place \{hint\}"),
-        (("AFTER left", "BEFORE left"), "picture 7 is labelled BEFORE, not AFTER"),
+        (("{task}", "the task"), "no placeholder for the task"),
+        (("{task}", "{task} {hint}"), r"placeholder \{hint\}"),
+        (("AFTER left", "BEFORE left"), "image 7 is labelled BEFORE, not AFTER"),
     ],
 )
 def test_what_is_no_prompt_is_named_with_what_to_do(change: tuple[str, str], why: str, tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_of_several_prompts_one_must_be_named(tmp_path: Path) -> None:
 def test_a_clone_without_the_file_or_without_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"examples/inference\.py.*no such file"):
         find_wording(tmp_path)
-    with pytest.raises(BadInput, match=r"cannot be read as Python.*--text FILE"):
+    with pytest.raises(BadInput, match=r"cannot be parsed as Python.*--text FILE"):
         find_wording(clone(tmp_path, "def ("))
 
 

@@ -17,9 +17,15 @@ from dopamine_rl.grm.score import format_decimal_score, parse_score
 
 def make_items(count: int) -> list[TrainingItem]:
     return [
-        TrainingItem(f"take_1-{i}", tuple(f"takes/{i}/{j}.png" for j in range(8)), "räum auf", f"How far? {i} <image>", parse_score(format_decimal_score(i / 1000 - 1)))
+        TrainingItem(
+            f"take_1-{i}",
+            tuple(f"takes/{i}/{j}.png" for j in range(8)),
+            "räum auf",
+            f"How far? {i} <image>",
+            parse_score(format_decimal_score(i / 1000 - 1)),
+        )
         for i in range(count)
-    ]  # fmt: skip
+    ]
 
 
 def content(**changes: Any) -> dict[str, Any]:
@@ -122,11 +128,14 @@ def test_a_large_file_is_read_in_pieces(tmp_path: Path, monkeypatch: pytest.Monk
         ({"conversations": [{"from": "gpt", "value": "?"}] * 2}, "conversations.from"),
         ({"conversations": [{"from": "human", "value": ""}, {"from": "gpt", "value": "?"}]}, "conversations.value"),
         *(
-            ({"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": answer}]}, "conversations.value")
+            (
+                {"conversations": [{"from": "human", "value": "?"}, {"from": "gpt", "value": answer}]},
+                "conversations.value",
+            )
             for answer in ("12", "<score>nan%</score>", "<score>+101%</score>", "<score>+1%</score><score>+2%</score>")
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("form", ["json", "jsonl"])
 def test_malformed_items_are_named_by_file_item_and_field(
     tmp_path: Path, changes: dict[str, Any], field: str, form: str

@@ -280,7 +280,10 @@ def test_progress_that_does_not_fit_changes_nothing(dataset: Path, progress: Any
 def test_a_column_of_the_dataset_s_own_is_neither_overwritten_nor_removed(dataset: Path) -> None:
     with_reward(dataset)
     before = contents(dataset)
-    for change in (lambda: write_progress(dataset, curves(), "reward", overwrite=True), lambda: remove_progress(dataset, "reward")):  # fmt: skip
+    for change in (
+        lambda: write_progress(dataset, curves(), "reward", overwrite=True),
+        lambda: remove_progress(dataset, "reward"),
+    ):
         with pytest.raises(BadInput, match=rf"column = 'reward': .*{dataset}"):
             change()
     assert contents(dataset) == before

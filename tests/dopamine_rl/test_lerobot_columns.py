@@ -69,9 +69,11 @@ def test_files_that_a_file_system_leaves_beside_the_others_are_left_alone(datase
 
 def test_processes_that_write_at_once_keep_each_other_s_values(dataset: Path) -> None:
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, str(dataset), name], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(dataset), name], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for name in NAMES
-    ]  # fmt: skip
+    ]
     for writer in writers:
         assert writer.stdin is not None
         writer.stdin.write(b"x")

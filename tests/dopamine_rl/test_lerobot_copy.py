@@ -1,4 +1,4 @@
-"""A dataset's videos: streams copied frame by frame and pixel by pixel, encoded where they cannot be; and the statistics."""
+"""A dataset's videos: streams copied pixel by pixel, encoded where they cannot be; and the statistics."""
 
 from __future__ import annotations
 
@@ -241,8 +241,11 @@ def test_statistics_are_those_of_the_pixels_and_columns(tmp_path: Path) -> None:
     for view, key in enumerate(KEYS):
         for figures, pictures in (
             (stats[key], np.concatenate(frames)[:, view]),
-            *(({n: row[f"stats/{key}/{n}"] for n in stats[key]}, part[:, view]) for row, part in zip(rows, frames, strict=True)),
-        ):  # fmt: skip
+            *(
+                ({n: row[f"stats/{key}/{n}"] for n in stats[key]}, part[:, view])
+                for row, part in zip(rows, frames, strict=True)
+            ),
+        ):
             assert figures["count"] == [len(pictures)]
             for name in ("min", "max", "mean", "std"):
                 expected = getattr(pictures, name)(axis=(0, 1, 2)).reshape(3, 1, 1)
@@ -250,9 +253,17 @@ def test_statistics_are_those_of_the_pixels_and_columns(tmp_path: Path) -> None:
             expected = np.quantile(pictures, 0.9, axis=(0, 1, 2), method="inverted_cdf").reshape(3, 1, 1)
             assert np.allclose(figures["q90"], expected)
     assert stats["index"] | {"q01": 0} == {
-        "min": [0.0], "max": [22.0], "mean": [11.0], "std": [np.arange(23).std()], "count": [23],
-        "q01": 0, "q10": [2.2], "q50": [11.0], "q90": [pytest.approx(19.8)], "q99": [pytest.approx(21.78)],
-    }  # fmt: skip
+        "min": [0.0],
+        "max": [22.0],
+        "mean": [11.0],
+        "std": [np.arange(23).std()],
+        "count": [23],
+        "q01": 0,
+        "q10": [2.2],
+        "q50": [11.0],
+        "q90": [pytest.approx(19.8)],
+        "q99": [pytest.approx(21.78)],
+    }
     assert [row["stats/frame_index/max"] for row in rows] == [[8.0], [13.0]]
 
 
@@ -262,7 +273,7 @@ def test_a_folder_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -
     def appear(done: int, total: int) -> None:
         write_demonstration(tmp_path / "set", make_demonstration(1))
 
-    with pytest.raises(BadInput, match="not there yet"):
+    with pytest.raises(BadInput, match="does not exist yet"):
         write_dataset(tmp_path / "set", open_source(tmp_path / "raw"), on_progress=appear)
     assert (tmp_path / "set/episode_001").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

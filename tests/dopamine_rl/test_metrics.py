@@ -14,7 +14,6 @@ from dopamine_rl.metrics import (
     auc,
     bootstrap,
     confusion,
-    false_progress,
     false_success,
     hop_mae_by_bin,
     kendall_tau,
@@ -133,11 +132,9 @@ def test_progress_error() -> None:
 
 
 def test_false_claims_are_rates_with_their_intervals() -> None:
-    rate = false_progress([0.0, 0.04, 0.2, -0.5], 0.05)
-    assert (rate.mean, rate.n) == (0.25, 4)
     assert false_success([0.95, 0.9, 0.1], 0.9).mean == pytest.approx(2 / 3)
     with pytest.raises(BadInput):
-        false_progress([math.nan], 0.05)
+        false_success([math.nan], 0.9)
     with pytest.raises(BadInput):
         false_success([], 0.9)
 

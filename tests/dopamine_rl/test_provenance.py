@@ -16,9 +16,10 @@ def checkout(tmp_path):
         (root / package).mkdir(parents=True)
         (root / package / "__init__.py").write_text("")
     for command in (
-        ["init", "-q"], ["add", "."],
+        ["init", "-q"],
+        ["add", "."],
         ["-c", "user.name=x", "-c", "user.email=x@x", "commit", "-q", "-m", "x"],
-    ):  # fmt: skip
+    ):
         subprocess.run(["git", "-C", root, *command], check=True)
     code.cache_clear()
     yield root

@@ -213,9 +213,10 @@ def test_malformed_transitions_are_named(episode: Path) -> None:
 def test_an_outcome_may_be_told_without_transitions(episode: Path, success: bool) -> None:
     assert has_transitions(episode)
     np.savez(episode / raw.TRANSITIONS, success=success)
-    assert read_outcome(episode) == (success, None)
+    outcome = read_outcome(episode)
+    assert (outcome.success, outcome.true_progress) == (success, None)
     assert not has_transitions(episode)
-    with pytest.raises(EpisodeError, match=r"transitions\.npz: arrays.*outcome alone"):
+    with pytest.raises(EpisodeError, match=r"transitions\.npz: arrays.*only the outcome"):
         read_demonstration(episode)
 
 

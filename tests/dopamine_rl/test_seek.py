@@ -35,8 +35,8 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "h264_reordered": ("libx264", {"g": "7", "bf": "3", "b_strategy": "0", "open_gop": "1"}),
         "av1": ("libsvtav1", {"g": "8", "preset": "12"}),
     }[request.param]
-    # In a process of its own: for root, SVT-AV1 makes the process that encodes a real-time one (SCHED_FIFO 99), children included,
-    # and for all tests that follow.
+    # In a process of its own: for root, SVT-AV1 makes the process that encodes a real-time one (SCHED_FIFO 99),
+    # children included, and for all tests that follow.
     process = multiprocessing.get_context("spawn").Process(target=encode, args=(path, codec, options, pictures))
     process.start()
     process.join()

@@ -8,8 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.errors import BadInput
+from dopamine_rl.evaluation.answers import EpisodeHops
+from dopamine_rl.evaluation.held_out import held_out_figures
 from dopamine_rl.evaluation.variants import true_hops, variants
+from dopamine_rl.grm.labels import EpisodeLabels
 from dopamine_rl.progress import hop
 
 
@@ -52,3 +55,19 @@ def test_perspectives_alone_follow_their_definitions() -> None:
     # Δ = 1 in the second frame, so α = 20 all but freezes it.
     frozen = curves["consistency fusion, fused chain"]
     assert frozen[2] == pytest.approx(frozen[1], abs=1e-6)
+
+
+def test_what_training_reports_are_the_gate_s_figures_without_those_that_cannot_be_said() -> None:
+    curve = np.linspace(0.0, 1.0, 10)
+    expert, short, failure = (
+        EpisodeLabels(("insert the peg",), truth.astype(np.float32), np.arange(len(truth) * success), 1)
+        for truth, success in ((curve, True), (curve[::3], True), (0.5 * curve, False))
+    )
+    perfect = [(labels, answers_of(labels.progress.tolist())) for labels in (expert, short, failure)]
+    assert held_out_figures(perfect) == pytest.approx(
+        {"voc_plus": 1.0, "voc_minus": 1.0, "spearman": 1.0, "mae": 0.0, "end": 1.0, "end_failures": 0.5, "auc": 1.0},
+        abs=1e-6,
+    )
+    assert held_out_figures(perfect[1:2]).keys() == {"mae", "end"}
+    with pytest.raises(BadInput, match="successful"):
+        held_out_figures(perfect[2:])

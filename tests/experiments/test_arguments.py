@@ -1,4 +1,4 @@
-"""One parser for every command: a dataclass's options, a preset's settings, and what a command line gets wrong in one line."""
+"""One parser for every command: a dataclass's options, a preset's settings, mistakes told in one line."""
 
 from __future__ import annotations
 
@@ -113,15 +113,15 @@ def test_words_become_values_of_their_types() -> None:
     [
         (["a", "--url", "u", "--frsh"], "--frsh = None: write --fresh"),
         (["a", "--ulr", "u"], "--ulr = 'u': write --url"),
-        (["a", "--url", "u", "--zzz=3"], "--zzz = '3': there is no such option; --help lists them"),
+        (["a", "--url", "u", "--zzz=3"], "--zzz = '3': no such option; see --help"),
         (["a", "--url", "u", "-n", "x"], "--count = 'x': give a whole number (how many of them)"),
         (["a", "--url", "u", "--stride", "3.5"], "--stride = '3.5': give a whole number or auto (one frame in K)"),
         (["a", "--url", "u", "--latency-ms", "1", "x"], "--latency-ms = '1 x': give a number (of each batch)"),
-        (["a", "--url", "u", "--rule", "papr"], "--rule = 'papr': write paper; there are paper, released"),
-        (["a", "--url"], "--url = None: give a text (a service's address)"),
-        (["a", "--url", "u", "--fresh=yes"], "arguments = 'yes': leave it out: nothing takes this word"),
+        (["a", "--url", "u", "--rule", "papr"], "--rule = 'papr': write paper; available: paper, released"),
+        (["a", "--url"], "--url = None: give text (a service's address)"),
+        (["a", "--url", "u", "--fresh=yes"], "arguments = 'yes': remove it: unexpected argument"),
         (["a"], "--model, --url = None: give one of them"),
-        (["a", "--url", "u", "--model", "m"], "--model = 'm': leave it out, or --url"),
+        (["a", "--url", "u", "--model", "m"], "--model = 'm': remove it or --url: give only one of them"),
         (["--url", "u"], "EPISODE = None: give at least one"),
         (["a", "--url", "u", "--count", "0"], "--count = 0: give at least 1"),
     ],
@@ -140,7 +140,7 @@ def test_a_usage_error_ends_a_command_with_its_own_status(capsys: pytest.Capture
     with pytest.raises(SystemExit) as ended:
         main(["a", "--url"])
     assert ended.value.code == USAGE
-    assert capsys.readouterr() == ("", "error: --url = None: give a text (a service's address)\n")
+    assert capsys.readouterr() == ("", "error: --url = None: give text (a service's address)\n")
 
 
 def test_help_keeps_the_lines_of_the_description_and_shows_every_sentence(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +172,7 @@ def test_a_preset_sets_what_the_command_line_does_not(presets: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--preset", "lapto"], "--preset = 'lapto': write laptop; there are cluster, laptop"),
+        (["--preset", "lapto"], "--preset = 'lapto': write laptop; available: cluster, laptop"),
         (["--preset", "none.toml"], "preset = 'none.toml': give a readable TOML file"),
         (["--learner.raet", "1"], "--learner.raet = '1': write --learner.rate"),
         (["--rate", "1"], "--rate = '1': write --learner.rate"),
@@ -189,7 +189,11 @@ def test_what_is_wrong_with_settings_is_named_as_in_a_preset(words: list[str], t
 
 def test_every_option_has_a_name() -> None:
     assert [name for name, _ in option_names(Job)] == [
-        "--learner.rate", "--learner.hidden", "--learner.frozen", "--learner.no-frozen", "--seed",
-    ]  # fmt: skip
+        "--learner.rate",
+        "--learner.hidden",
+        "--learner.frozen",
+        "--learner.no-frozen",
+        "--seed",
+    ]
     assert {"--count", "-n", "--no-video", "--stride"} <= {name for name, _ in option_names(Arguments)}
     assert "--episodes" not in {name for name, _ in option_names(Arguments)}

@@ -120,7 +120,7 @@ def test_a_value_of_another_type_is_named_with_status_2(name: str, capsys: pytes
     ("words", "fix"),
     [
         (["gmr"], "COMMAND = 'gmr': write grm"),
-        (["score"], "COMMAND = 'score': write dopamine grm score"),
+        (["score"], "COMMAND = 'score': use dopamine grm score"),
         (["grm", "scores"], "COMMAND = 'scores': write score"),
         (["zzz"], "COMMAND = 'zzz': give one of train, sweep"),
     ],
@@ -164,7 +164,7 @@ def test_what_moved_says_what_replaces_it(module: str) -> None:
     assert done.returncode == USAGE
     assert (
         done.stdout + done.stderr
-        == f"error: python -m experiments.{module}: write dopamine {experiments.MOVED[module]}\n"
+        == f"error: python -m experiments.{module}: use dopamine {experiments.MOVED[module]}\n"
     )
 
 

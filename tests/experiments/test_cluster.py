@@ -51,7 +51,8 @@ def test_a_long_temporary_folder_is_exchanged_and_one_for_ray_refused(
 def test_a_cluster_starts_where_the_temporary_folder_is_too_long(tmp_path: Path) -> None:
     folder = tmp_path / LONG / LONG
     folder.mkdir(parents=True)
-    code = "from experiments.runtime.cluster import ClusterConfig, ray_cluster\nwith ray_cluster(ClusterConfig()):\n    print('up')"
+    code = "from experiments.runtime.cluster import ClusterConfig, ray_cluster\n"
+    code += "with ray_cluster(ClusterConfig()):\n    print('up')"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_TMPDIR"} | {"TMPDIR": str(folder)}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

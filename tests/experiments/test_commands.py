@@ -1,4 +1,4 @@
-"""Every command under bad conditions: inside a submitted job, without UTF-8, on a full disk, with its output cut off."""
+"""Every command under bad conditions: in a submitted job, without UTF-8, on a full disk, with its output cut off."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from experiments.runtime.storage import lasting_path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "experiments").rglob("*.py"))
+PRINTER = "from experiments.runtime.ending import command\n@command\ndef main(argv=None):\n    {}\nmain()"
 LATIN = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "", "PYTHONCOERCECLOCALE": "0"}
 
 
@@ -153,7 +154,8 @@ def test_a_tilde_is_expanded_wherever_a_word_begins_with_it(monkeypatch: pytest.
 
 def program(body: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Run a command whose main has this body."""
-    code = "import os, signal, sys\nfrom experiments.runtime.ending import command, interruptible\n@command\ndef main(argv=None):\n"
+    code = "import os, signal, sys\nfrom experiments.runtime.ending import command, interruptible\n"
+    code += "@command\ndef main(argv=None):\n"
     code += "\n".join(f"    {line}" for line in body.splitlines()) + "\nmain()\n"
     variables = {name: value for name, value in os.environ.items() if not name.startswith("LC_")} | environment
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, env=variables)
@@ -190,7 +192,9 @@ def test_every_help_can_be_printed_without_utf_8(module: str, monkeypatch: pytes
 
 
 def test_a_reader_that_went_away_ends_a_command_without_a_word() -> None:
-    line = f"{sys.executable} -c 'from experiments.runtime.ending import command\n@command\ndef main(argv=None):\n    for i in range(10**6): print(i)\nmain()' | head -1; echo ${{PIPESTATUS[0]}}"
+    line = (
+        f"{sys.executable} -c '{PRINTER.format('for i in range(10**6): print(i)')}' | head -1; echo ${{PIPESTATUS[0]}}"
+    )
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.split() == ["0", str(ending.UNREAD)]
     assert not done.stderr
@@ -198,13 +202,13 @@ def test_a_reader_that_went_away_ends_a_command_without_a_word() -> None:
 
 @pytest.mark.parametrize("body", ["print('a result')", "print('a result', flush=True)"])
 def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
-    line = f"{sys.executable} -c 'from experiments.runtime.ending import command\n@command\ndef main(argv=None):\n    {body.replace(chr(39), chr(34))}\nmain()' >/dev/full"
+    line = f"{sys.executable} -c '{PRINTER.format(body.replace(chr(39), chr(34)))}' >/dev/full"
     buffered = os.environ | {"PYTHONUNBUFFERED": ""}
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, env=buffered)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
     assert "standard output" in said
-    assert "No space left on device: make room" in said
+    assert "No space left on device: free disk space" in said
 
 
 # Errors of the system.
@@ -213,16 +217,22 @@ def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: make room"),
-        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/m"), "'/data/m': Disk quota exceeded: make room"),
-        (OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/m"), "'/data/m': Read-only file system: write elsewhere"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device: free disk space"),
+        (
+            OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), "/data/m"),
+            "'/data/m': Disk quota exceeded: free space in your quota",
+        ),
+        (
+            OSError(errno.EROFS, os.strerror(errno.EROFS), "/data/m"),
+            "'/data/m': Read-only file system: write to another folder",
+        ),
         (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), "ulimit -n"),
         (OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), "/data/m"), "give a shorter name"),
         (OSError("something that a library made up"), "something that a library made up"),
-        (PermissionError(errno.EACCES, "Permission denied", b"/data/m"), "'/data/m': give one that can be used"),
+        (PermissionError(errno.EACCES, "Permission denied", b"/data/m"), "'/data/m': give a usable path"),
         (BadInput("a\nb/file: field", 1, "write\n2"), r"a\nb/file: field = 1: write\n2"),
     ],
-)  # fmt: skip
+)
 def test_what_the_system_refuses_is_one_line(error: Exception, told: str, capsys: pytest.CaptureFixture[str]) -> None:
     @command
     def main(argv: list[str]) -> None:
@@ -236,7 +246,13 @@ def test_what_the_system_refuses_is_one_line(error: Exception, told: str, capsys
     assert told in said
 
 
-@pytest.mark.parametrize("wait", ["signal.raise_signal(signal.{name})", "with interruptible('Interrupted: kept.'):\n    signal.raise_signal(signal.{name})"])  # fmt: skip
+@pytest.mark.parametrize(
+    "wait",
+    [
+        "signal.raise_signal(signal.{name})",
+        "with interruptible('Interrupted: kept.'):\n    signal.raise_signal(signal.{name})",
+    ],
+)
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_an_interrupted_command_says_one_line(wait: str, name: str) -> None:
     done = program(wait.format(name=name))

@@ -17,9 +17,9 @@ from experiments.job.demonstrations import DemosArguments, environment, plan
 from experiments.runtime.arguments import parse, read_preset
 from experiments.runtime.storage import only_writer
 from experiments.settings import ExperimentConfig
-from tests.actors.test_replay import make
-from tests.actors.test_replay import record as record_trajectories
-from tests.actors.test_replay import write as write_trajectories
+from tests.actors.test_playback import make
+from tests.actors.test_playback import record as record_trajectories
+from tests.actors.test_playback import write as write_trajectories
 
 PULL = ["PullCube", "--size", "32", "--stride", "4"]
 
@@ -35,7 +35,7 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
         (["PickCube", "-n", "1", "--size", "5"], "env.image_size = 5"),
         (["PickCube", "-n", "1", "--look", "night"], "env.look = 'night': choose from plain, light"),
-        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': name one of"),
+        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
     ],
@@ -110,7 +110,7 @@ def test_trajectories_become_episodes_once(tmp_path: Path, capsys: pytest.Captur
     demos.main([*replayed, "--workers", "1"])
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["episodes"], result["successes"]) == (2, sum(won))
-    assert [read_outcome(folder)[0] for folder in list_episodes(tmp_path / "raw")] == won
+    assert [read_outcome(folder).success for folder in list_episodes(tmp_path / "raw")] == won
     folders = list_episodes(tmp_path / "raw")
     assert [path.name for path in folders] == ["trajectory_000000", "trajectory_000001"]
     episode = read_demonstration(folders[1])
@@ -164,5 +164,5 @@ def test_a_folder_that_others_record_into_is_refused(tmp_path: Path, capsys: pyt
     with only_writer(tmp_path), pytest.raises(SystemExit) as ended:
         demos.main(["PickCube", "-n", "1", "--out", str(tmp_path)])
     assert ended.value.code == 1
-    assert "another command is writing there" in capsys.readouterr().err
+    assert "another command is writing to this folder" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]

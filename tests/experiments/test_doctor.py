@@ -48,7 +48,7 @@ def test_addresses_of_clusters_are_tried(tmp_path: Path) -> None:
     assert machine.ray_address({}, noted).state == "ok"
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert machine.ray_address({"RAY_ADDRESS": address}, noted) == Finding("ok", f"the cluster at {address}")
+        assert machine.ray_address({"RAY_ADDRESS": address}, noted) == Finding("ok", f"reachable at {address}")
         noted.write_text(address)
         assert address in machine.ray_address({}, noted).what
     assert machine.ray_address({"RAY_ADDRESS": address}, noted).state == "missing"
@@ -59,9 +59,15 @@ def test_addresses_of_clusters_are_tried(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "has_token", "state"),
-    [("", False, "ok"), ("disabled", True, "ok"), ("token", True, "ok"), ("", True, "optional"), ("token", False, "missing"),
-     ("on", False, "missing")],
-)  # fmt: skip
+    [
+        ("", False, "ok"),
+        ("disabled", True, "ok"),
+        ("token", True, "ok"),
+        ("", True, "optional"),
+        ("token", False, "missing"),
+        ("on", False, "missing"),
+    ],
+)
 def test_tokens_of_ray_agree(mode: str, has_token: bool, state: str, tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     if has_token:
@@ -138,9 +144,13 @@ def test_what_is_missing_decides_the_status(
     bad = capsys.readouterr().out
     if form:
         assert json.loads(good) == {
-            "ok": True, "missing": [],
-            "findings": {"a": {"state": "ok", "what": "fine", "fix": ""}, "b": {"state": "optional", "what": "none", "fix": "do this"}},
-        }  # fmt: skip
+            "ok": True,
+            "missing": [],
+            "findings": {
+                "a": {"state": "ok", "what": "fine", "fix": ""},
+                "b": {"state": "optional", "what": "none", "fix": "do this"},
+            },
+        }
         assert json.loads(bad)["missing"] == ["c"]
     else:
         assert good.splitlines()[1:] == [

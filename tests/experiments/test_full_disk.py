@@ -64,7 +64,7 @@ def test_pairs_onto_a_full_disk_end_with_one_line(
     assert ended.value.code == 1
     [said] = capsys.readouterr().err.splitlines()
     assert str(disk / "items") in said
-    assert "No space left on device: make room on its disk" in said
+    assert "No space left on device: free disk space" in said
     assert [path.name for path in disk.iterdir()] == ["ballast"]
 
 

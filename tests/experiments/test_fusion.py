@@ -1,4 +1,4 @@
-"""Weighted fusion and the ablation table: equal trust is the mean, better trust is less error, and nothing is asked twice."""
+"""Weighted fusion and the ablation table: equal trust is the mean, better trust less error, nothing is asked twice."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.calibration import ErrorMap
 from dopamine_rl.evaluation import variants as grm_figures
-from dopamine_rl.evaluation.hops import EpisodeHops
+from dopamine_rl.evaluation.answers import EpisodeHops
 from dopamine_rl.evaluation.variants import Variant, variants
 from dopamine_rl.evaluation.weighted_fusion import DOUBTS, ErrorMaps, Weighted
 from dopamine_rl.interfaces import Prompt
@@ -95,10 +95,11 @@ def test_the_table_says_what_models_and_looks_do_to_every_rule(
         score_client, "embedded_client", lambda model, *_: LocalRewardClient(Scorer(engines[model.name]))
     )
     words = [
-        *(str(data[name]) for name in ("plain", "light")), "--model", str(tmp_path / "x" / "before"),
-        "--model", f"adapted={tmp_path / 'after'}", "--held-in", str(data["held_in"]),
-        "--demo", str(data["held_in"] / "expert_10"), "--out", str(tmp_path / "out"),
-    ]  # fmt: skip
+        *(str(data[name]) for name in ("plain", "light")),
+        *("--model", str(tmp_path / "x" / "before"), "--model", f"adapted={tmp_path / 'after'}"),
+        *("--held-in", str(data["held_in"]), "--demo", str(data["held_in"] / "expert_10")),
+        *("--out", str(tmp_path / "out")),
+    ]
     fusion.main(words)
     last = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert last["models"] == {"x": "fake-1", "adapted": "fake-2"}

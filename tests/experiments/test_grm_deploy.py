@@ -23,8 +23,12 @@ def command(*arguments, address=""):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address}
     done = subprocess.run(
         [sys.executable, "-m", "experiments.cli", "grm", "deploy", *map(str, arguments)],
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
     return done.returncode, done.stdout
 
 

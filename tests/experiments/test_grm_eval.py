@@ -1,4 +1,4 @@
-"""`dopamine grm eval`: the gate's figures from files on disk, every perspective from one set of answers, kept and resumed."""
+"""`dopamine grm eval`: the gate's figures from files on disk, all perspectives from one set of answers, resumed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes import raw as raw_format
+from dopamine_rl.episodes import recordings
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.episodes.source import open_source
@@ -21,10 +23,10 @@ from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report
 from dopamine_rl.evaluation.hops import Setting
+from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
 from dopamine_rl.grm.checkpoint import load_grm, save_grm
 from dopamine_rl.grm.evaluate import episode_hops
-from dopamine_rl.grm.labels import label_demonstration
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.interfaces import Prompt
 from dopamine_rl.metrics import kendall_tau, spearman
@@ -36,7 +38,7 @@ from experiments.reports.evaluation import FIGURES, Evaluation
 from experiments.runtime.ending import UsageError
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.dopamine_rl.grm_toys import TINY, moving_square
+from tests.dopamine_rl.grm_toys import TINY, labelled, moving_square
 from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
 from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
@@ -68,7 +70,7 @@ def recorded(
 
 def expert_curve(count: int) -> NDArray[np.float64]:
     """What Eq. 1 says of an episode with keyframes 0, count // 2, count − 1."""
-    return label_demonstration(recorded("", np.linspace(0, 1, count).tolist(), True)).progress.astype(np.float64)
+    return labelled(recorded("", np.linspace(0, 1, count).tolist(), True))[0].progress.astype(np.float64)
 
 
 def write_all(folder: Path, *demonstrations: Demonstration) -> Path:
@@ -144,7 +146,13 @@ def test_the_figures_are_the_gate_s(raw: Path, tmp_path: Path, answering: Callab
     ) == 5
 
 
-def test_a_model_that_sees_progress_is_accepted_and_its_outcomes_are_right(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_a_model_that_sees_progress_is_accepted_and_its_outcomes_are_right(
+    raw: Path,
+    tmp_path: Path,
+    answering: Callable[[FakeEngine], None],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(grm_plots, "plot_all", plot_all)
     answering(FakeEngine())
     evaluate_grm.main(
@@ -153,26 +161,49 @@ def test_a_model_that_sees_progress_is_accepted_and_its_outcomes_are_right(raw: 
     lines = capsys.readouterr().out.splitlines()
     last = json.loads(lines[-1])
     assert last["passed"] is True
-    assert last["counts"] == {"success": 4, "expert": 3, "failure": 3, "near_miss": 2, "cut_off": 0, "invalid": 0, "zero_pairs": 27, "failed_pairs": 19}  # fmt: skip
+    assert last["counts"] == {
+        "success": 4,
+        "expert": 3,
+        "failure": 3,
+        "near_miss": 2,
+        "cut_off": 0,
+        "invalid": 0,
+        "zero_pairs": 27,
+        "failed_pairs": 19,
+    }
     content = json.loads((tmp_path / "eval.json").read_text())
     assert content["figures"]["voc_plus"] == pytest.approx(1.0)
     assert content["figures"]["progress_mae"] < 0.01
     assert content["figures"]["false_progress_zero"] == 0.0
     # The stall has its first stage done; the policy's success came in its last frames, which Eq. 58 cannot know.
     assert {e["name"]: e["outcome"] for e in content["episodes"]} == {
-        "expert_12": "success", "expert_14": "success", "expert_17": "success", "clone_1": "success",
-        "stall_1": "partial", "jam_1": "failure", "jam_2": "failure",
-    }  # fmt: skip
+        "expert_12": "success",
+        "expert_14": "success",
+        "expert_17": "success",
+        "clone_1": "success",
+        "stall_1": "partial",
+        "jam_1": "failure",
+        "jam_2": "failure",
+    }
     assert content["confusion"][1:] == [[0, 1, 0], [0, 0, 2]]
     assert content["confusion"][0][0] >= 3
-    assert {path.name for path in tmp_path.iterdir()} == {"eval.md", "eval.json", "curves.png", "hops.png", "effects.png", "hops"}  # fmt: skip
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "eval.md",
+        "eval.json",
+        "curves.png",
+        "hops.png",
+        "effects.png",
+        "hops",
+    }
     text = (tmp_path / "eval.md").read_text()
     for part in ("consistency fusion, own chain", "stride ×4", "wrist alone", "![Hops](hops.png)", "AUSE", "voc_minus"):
         assert part in text
     assert any(line.split()[:2] == ["voc_plus", "1.000"] for line in lines)
 
 
-def test_a_model_that_always_says_forward_has_voc_one_and_fails(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_model_that_always_says_forward_has_voc_one_and_fails(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     answering(AlwaysForward())
     with pytest.raises(SystemExit) as ended:
         evaluate_grm.main(["model", str(raw), "--bounds", "laptop", "--out", str(tmp_path)])
@@ -185,7 +216,9 @@ def test_a_model_that_always_says_forward_has_voc_one_and_fails(raw: Path, tmp_p
     run("model", raw, "--out", tmp_path)  # without bounds nothing is refused
 
 
-def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, folder = tmp_path / "grm", tmp_path / "raw"
     save_grm(build_grm(TINY), model, {})
     for seed, success in ((1, True), (2, True), (3, True), (4, False)):
@@ -196,35 +229,35 @@ def test_a_real_model_is_asked_once_and_answers_as_the_trainer_s_evaluation_does
     words = ["grm", "eval", str(model), str(folder), "--out", str(tmp_path / "out"), "--threads", "1"]
     cli.main(words)
     first = capsys.readouterr().out
-    assert "of 15 episodes in a setting 15 were asked" in first
+    assert "scored 15 of 15" in first
     evaluation = evaluate_grm.run(evaluate_grm.parse(words[2:]))
-    assert "of 15 episodes in a setting 0 were asked" in capsys.readouterr().out
+    assert "scored 0 of 15" in capsys.readouterr().out
     assert evaluation.summary() == json.loads(first.splitlines()[-1])
-    labels = {seed: label_demonstration(read_demonstration(folder / f"expert_{seed}")) for seed in (1, 2)}
+    labels = {seed: labelled(read_demonstration(folder / f"expert_{seed}"))[0] for seed in (1, 2)}
     assert evaluation.reference == "expert_1"
     grm, every = load_grm(model), np.arange(COUNT)
     answers = dict((episode.name, answers) for episode, answers in evaluation.answered["front+wrist, stride ×1"])
-    gain, loss, back = episode_hops(grm, labels[2], labels[1], every)
-    np.testing.assert_allclose(answers["expert_2"].gain, gain, atol=2e-5)
-    np.testing.assert_allclose(answers["expert_2"].loss, loss, atol=2e-5)
-    np.testing.assert_allclose(answers["expert_2"].swapped, back, atol=2e-5)
+    direct = episode_hops(grm, labels[2], labels[1], every)
+    for name in ("frame_ids", "gain", "loss", "entropy", "valid", "swapped"):
+        np.testing.assert_allclose(getattr(answers["expert_2"], name), getattr(direct, name), atol=2e-5)
     halved = dict((episode.name, answers) for episode, answers in evaluation.answered["stride ×2"])["expert_2"]
     assert halved.frame_ids.tolist() == [0, 2, 4, 6, 8, 10, 11]
-    gain, loss, _ = episode_hops(grm, labels[2], labels[1], halved.frame_ids)
-    np.testing.assert_allclose(halved.gain, gain, atol=2e-5)
+    direct = episode_hops(grm, labels[2], labels[1], halved.frame_ids)
+    np.testing.assert_allclose(halved.gain, direct.gain, atol=2e-5)
     blank = replace(labels[2], frames=labels[2].frames * np.array([1, 0], np.uint8)[:, None, None, None])
     half = replace(labels[1], frames=labels[1].frames * np.array([1, 0], np.uint8)[:, None, None, None])
     alone = dict((episode.name, answers) for episode, answers in evaluation.answered["front alone"])["expert_2"]
-    gain, _, _ = episode_hops(grm, blank, half, every)
-    np.testing.assert_allclose(alone.gain, gain, atol=2e-5)
+    np.testing.assert_allclose(alone.gain, episode_hops(grm, blank, half, every).gain, atol=2e-5)
 
 
-def test_answers_are_asked_again_only_where_something_changed(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_answers_are_asked_again_only_where_something_changed(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     def asked(*more: object, engine: FakeEngine | None = None) -> int:
         answering(engine or FakeEngine())
         run("model", raw, "--out", tmp_path, "--episodes", 2, *more)
-        told = [line for line in capsys.readouterr().out.splitlines() if "were asked now" in line]
-        return int(told[0].split(" were asked")[0].split()[-1])
+        line = next(line for line in capsys.readouterr().out.splitlines() if "already saved" in line)
+        return int(line.split(" scored ", 1)[1].split()[0])
 
     assert asked() == 20
     assert asked() == asked("--bounds", "laptop") == 0
@@ -250,7 +283,9 @@ class Remembering(FakeEngine):
         return super().estimate(images, prompts)
 
 
-def test_hidden_cameras_are_blank_in_every_picture_but_the_references(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_hidden_cameras_are_blank_in_every_picture_but_the_references(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     engine = Remembering()
     answering(engine)
     run("model", raw, "--out", tmp_path, "--episodes", 1, "--views", "front")
@@ -262,9 +297,12 @@ def test_hidden_cameras_are_blank_in_every_picture_but_the_references(raw: Path,
 
 def test_settings_are_named_for_what_is_shown() -> None:
     assert evaluate_grm.make_settings(None, 2) == {
-        "front+wrist, stride ×1": Setting(1, None), "stride ×2": Setting(2, None), "stride ×4": Setting(4, None),
-        "front alone": Setting(1, (0,)), "wrist alone": Setting(1, (1,)),
-    }  # fmt: skip
+        "front+wrist, stride ×1": Setting(1, None),
+        "stride ×2": Setting(2, None),
+        "stride ×4": Setting(4, None),
+        "front alone": Setting(1, (0,)),
+        "wrist alone": Setting(1, (1,)),
+    }
     assert list(evaluate_grm.make_settings(None, 1)) == ["front, stride ×1", "stride ×2", "stride ×4"]
     assert evaluate_grm.make_settings("wrist,wrist+front", 3)["wrist, stride ×1"].shown == (1,)
     for views in ("close-up", "front+front", ""):
@@ -272,7 +310,9 @@ def test_settings_are_named_for_what_is_shown() -> None:
             evaluate_grm.make_settings(views, 2)
 
 
-def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     folder = tmp_path / "plain"
     shutil.copytree(raw, folder, ignore=lambda _, names: [n for n in names if n.startswith(("stall", "jam", "clone"))])
     for path in folder.glob(f"*/{TRANSITIONS}"):
@@ -287,7 +327,9 @@ def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(r
     assert not (tmp_path / "refused").exists()  # nothing was asked
 
 
-def test_a_dataset_is_judged_as_its_raw_episodes_are(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_dataset_is_judged_as_its_raw_episodes_are(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
     write_dataset(tmp_path / "set", open_source(raw), lossless=True)
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)
@@ -296,7 +338,9 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(raw: Path, tmp_path: Path, 
     answering(FakeEngine())
     known = run("model", folder, "--out", tmp_path / "a", "--stride", 1, "--demo", folder / "expert_10")
     number = [info.episode_id for info in open_source(raw).episodes()].index("expert_10")
-    found = run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1, "--demo", f"{tmp_path / 'set'}#{number}")  # fmt: skip
+    found = run(
+        "model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1, "--demo", f"{tmp_path / 'set'}#{number}"
+    )
     assert found.summary() == known.summary() | {"reference": f"episode_{number:06d}"}
     assert found.counts()["success"] == 4
     assert found.counts()["failure"] == 3
@@ -305,10 +349,28 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(raw: Path, tmp_path: Path, 
     del change["features"]["subtask_index"]
     (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
     run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
-    assert "episodes without annotation, each one segment: 7" in capsys.readouterr().out
+    assert "7 episodes have no annotation" in capsys.readouterr().out
 
 
-def test_a_failure_of_unknown_progress_counts_by_its_end_alone(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is known of an episode comes from its tables: steps, outcome and near misses as the actor recorded them."""
+
+    def decode(*_: Any) -> None:
+        pytest.fail("a picture was decoded")
+
+    for module in (raw_format, recordings):
+        for name in ("read_pictures", "every_picture", "pictures_at"):
+            monkeypatch.setattr(module, name, decode, raising=False)
+    episodes, reference = read_unseen([raw], raw / "expert_10", None, None, 0.8)
+    assert reference.name == "expert_10"
+    for listed in episodes:
+        assert listed.frame_steps.tolist() == (np.arange(len(listed.frame_steps)) * STRIDE).tolist()
+    assert sorted(e.name for e in episodes if e.verdict["near_miss"]) == ["jam_1", "jam_2"]
+
+
+def test_a_failure_of_unknown_progress_counts_by_its_end_alone(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)
     np.savez(folder / "jam_1" / TRANSITIONS, success=False)
@@ -321,7 +383,9 @@ def test_a_failure_of_unknown_progress_counts_by_its_end_alone(raw: Path, tmp_pa
     assert evaluation.confusion.sum() == 6
 
 
-def test_near_misses_of_any_task_are_told_by_their_script(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_near_misses_of_any_task_are_told_by_their_script(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder, ignore=lambda _, names: [name for name in names if name.startswith("jam")])
     shutil.rmtree(folder / "stall_1")
@@ -339,7 +403,9 @@ def test_videos_without_keyframes_among_the_episodes_are_named(raw: Path, tmp_pa
         run("model", folder, "--out", tmp_path / "out")
 
 
-def test_rows_of_an_episode_are_what_can_be_counted_by_hand(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_rows_of_an_episode_are_what_can_be_counted_by_hand(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     answering(FakeEngine())
     evaluation = run("model", raw, "--out", tmp_path)
     unseen = {episode.name: episode for episode, _ in next(iter(evaluation.answered.values()))}
@@ -367,7 +433,9 @@ def test_rows_of_an_episode_are_what_can_be_counted_by_hand(raw: Path, tmp_path:
     assert shown["common_mae"] == pytest.approx(np.abs(curve - expert.truth)[common].mean(), abs=1e-6)
 
 
-def test_failures_are_labelled_on_the_demonstrations_scale(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_failures_are_labelled_on_the_demonstrations_scale(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     """The simulator's scale is the root of theirs here."""
     answering(FakeEngine())
     evaluation = run("model", raw, "--out", tmp_path)
@@ -386,12 +454,14 @@ def test_failures_are_labelled_on_the_demonstrations_scale(raw: Path, tmp_path: 
         (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
         (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
         (["model", "RAW", "--episodes", "0"], "--episodes = 0"),
-        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': name one of .*laptop"),
+        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': give one of .*laptop"),
         (["model", "RAW", "--views", "close-up"], "--views = 'close-up'"),
         (["model", "RAW", "OTHER"], "it is of another task"),
     ],
 )
-def test_bad_input_is_named(words: list[str], message: str, raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]) -> None:  # fmt: skip
+def test_bad_input_is_named(
+    words: list[str], message: str, raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
     other = replace(recorded("other", expert_curve(9).tolist(), True), instructions=("clear the table",))
     write_all(tmp_path / "other", other)
     answering(FakeEngine())
@@ -408,7 +478,9 @@ def test_arguments_that_cannot_be_meant_are_refused(words: list[str]) -> None:
         evaluate_grm.parse(words)
 
 
-def test_over_http_the_figures_are_the_same(raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_over_http_the_figures_are_the_same(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     real = evaluate_grm.reward_client
     answering(FakeEngine())
     here = run("model", raw, "--out", tmp_path / "a", "--episodes", 2)

@@ -1,4 +1,4 @@
-"""From a clone and a checkpoint to figures: `dopamine grm import-template`, then `score` and `eval`, on a real robot's pictures."""
+"""From a clone and a checkpoint to figures: `grm import-template`, `score` and `eval` on a real robot's pictures."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two episodes with every 210th picture of the real robot's three cameras: it works once from either half of them."""
+    """Two episodes with every 210th picture of the real robot's three cameras: it works once from either half."""
     if not REAL_ROBOT.exists():
         pytest.skip("the real-robot episode is not beside this repository")
     [recording] = find_recordings(str(REAL_ROBOT / "episode_001"))
@@ -72,7 +72,7 @@ def pictures(episode: Path, stride: int, views: int) -> NDArray[np.uint8]:
 
 
 def stock_hops(checkpoint: Path, demo: NDArray[np.uint8], frames: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """E[H⁺] and E[H⁻], [2, P], about the last frame, by the stock model with eight pictures written out for each question."""
+    """E[H⁺] and E[H⁻], [2, P], about the last frame, by the stock model with eight pictures for each question."""
     grm = load_grm(checkpoint)
     images = np.concatenate([demo[0, :1], demo[-1], *frames])
     goal, (init, *_, previous, last) = (1, 2, 3), [tuple(range(4 + 3 * f, 7 + 3 * f)) for f in range(len(frames))]

@@ -1,4 +1,4 @@
-"""`dopamine grm score`: recordings in every form, the same numbers by every way, and failures that are never numbers."""
+"""`dopamine grm score`: recordings in every form, the same numbers by every way, failures never numbers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(
+    raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "scores"
     results = run(raw, "--demo", raw / "expert_1", "--model", model, "--out", out, "--fragment", 4)
     assert [result["episode"] for result in results] == ["expert_1", "expert_2", "failed_3"]
@@ -181,9 +183,12 @@ def test_fragments_answer_like_one_request_also_where_answers_are_unreadable(fra
     assert wanted.folded is not None
     assert 5 < sum(not valid for valid in wanted.valid) < 25
     scores = score_episode(
-        LocalRewardClient(scorer), request.context, request.frames, np.array(request.times),
+        LocalRewardClient(scorer),
+        request.context,
+        request.frames,
+        np.array(request.times),
         ScoringConfig(fragment=fragment, in_flight=in_flight),
-    )  # fmt: skip
+    )
     assert [not reason for reason in scores.reasons] == wanted.valid.tolist()
     # What a frame without a value was compared with does not matter.
     np.testing.assert_array_equal(scores.hops[wanted.valid], wanted.hops[wanted.valid])
@@ -233,7 +238,9 @@ def test_nothing_is_claimed_where_no_answer_can_be_read(raw: Path, tmp_path: Pat
     assert {figures[name] for name in ("final_progress", "outcome", "voc_plus", "kendall", "progress_mae")} == {None}
 
 
-def test_a_service_that_does_not_answer_ends_the_command_and_nothing_is_written(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_a_service_that_does_not_answer_ends_the_command_and_nothing_is_written(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with serving(LocalRewardClient(Scorer(FakeEngine(base_s=1.0)))) as url:
         words = [str(w) for w in (raw / "expert_2", "--url", url, "--out", tmp_path / "out", "--deadline-s", 0.2)]
         with pytest.raises(SystemExit) as ended:
@@ -241,7 +248,7 @@ def test_a_service_that_does_not_answer_ends_the_command_and_nothing_is_written(
     assert ended.value.code == 1
     shown = capsys.readouterr()
     assert "no answer in time" in shown.err
-    assert "the same command goes on with expert_2" in shown.out
+    assert "the same command resumes with expert_2" in shown.out
     assert not (tmp_path / "out").exists()
 
 
@@ -277,7 +284,9 @@ def test_an_overloaded_service_is_waited_for_until_the_deadline() -> None:
         score_episode(Crowded(scorer, always=True), *asked, ScoringConfig(fragment=3, deadline_s=0.3))
 
 
-def test_what_is_scored_is_kept_until_something_changes(raw: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_what_is_scored_is_kept_until_something_changes(
+    raw: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     episode = tmp_path / "raw" / "expert_2"
     shutil.copytree(raw / "expert_2", episode)
     shutil.copy(raw / INSTRUCTIONS, episode.parent)
@@ -318,7 +327,9 @@ def test_files_that_are_no_scores_are_not_replaced(raw: Path, model: Path, tmp_p
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: '{"precious": 1}'}
 
 
-def test_an_episode_that_cannot_be_read_does_not_stop_the_others(raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_an_episode_that_cannot_be_read_does_not_stop_the_others(
+    raw: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "raw"
     shutil.copytree(raw, folder)
     video = folder / "expert_1" / "cam_left_wrist.mp4"
@@ -352,7 +363,9 @@ def test_an_episode_that_cannot_be_read_does_not_stop_the_others(raw: Path, mode
         (["NOISE.mp4", "--demo", "RAW/expert_1"], "can be decoded"),
     ],
 )
-def test_bad_input_is_named_before_anything_is_scored(words: list[str], message: str, raw: Path, tmp_path: Path) -> None:  # fmt: skip
+def test_bad_input_is_named_before_anything_is_scored(
+    words: list[str], message: str, raw: Path, tmp_path: Path
+) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "left.mp4").touch()
@@ -365,8 +378,14 @@ def test_bad_input_is_named_before_anything_is_scored(words: list[str], message:
 
 
 @pytest.mark.parametrize(
-    "words", [["E"], ["E", "--model", "m", "--url", "u"], ["E", "--url", "u", "--size", "0x9"], ["E", "--url", "u", "--hz", "1", "--stride", "2"]]
-)  # fmt: skip
+    "words",
+    [
+        ["E"],
+        ["E", "--model", "m", "--url", "u"],
+        ["E", "--url", "u", "--size", "0x9"],
+        ["E", "--url", "u", "--hz", "1", "--stride", "2"],
+    ],
+)
 def test_arguments_that_cannot_be_meant_are_refused(words: Sequence[str]) -> None:
     with pytest.raises(UsageError):
         score.parse(words)

@@ -53,7 +53,10 @@ def test_a_dataset_gives_the_raw_folder_s_numbers_and_keeps_them_as_a_column(dat
         assert column[:2].tolist() == [0.0, 0.0]
         assert np.allclose(column[content["frame"]], content["progress"], atol=1e-6)
         assert column[3] == column[2], "held until the next scored frame"
-    assert [result["episode"] for result in run(data / "set", *options, "--out", tmp_path / "set")] == ["episode_000000", "episode_000001"]  # fmt: skip
+    assert [result["episode"] for result in run(data / "set", *options, "--out", tmp_path / "set")] == [
+        "episode_000000",
+        "episode_000001",
+    ]
 
 
 def test_a_missing_camera_repeats_the_front_view(data: Path) -> None:
@@ -77,7 +80,17 @@ def test_a_user_s_own_column_is_refused_before_anything_is_scored(data: Path, tm
     root = Path(shutil.copytree(data / "set", tmp_path / "set"))
     with_reward(root)
     with pytest.raises(BadInput, match=rf"column = 'reward': {root} .*choose another name"):
-        run(f"{root}#0", "--demo", data / "raw/take_0", "--model", data / "grm", "--out", tmp_path / "out", "--column", "reward")  # fmt: skip
+        run(
+            f"{root}#0",
+            "--demo",
+            data / "raw/take_0",
+            "--model",
+            data / "grm",
+            "--out",
+            tmp_path / "out",
+            "--column",
+            "reward",
+        )
     assert not (tmp_path / "out").exists()
     assert set(LeRobotSource(root).column("episode_000000", "reward").tolist()) == {0.25}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -28,13 +29,16 @@ from experiments.commands.grm_train import main, parse
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
 from experiments.runtime.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
-    "--local", "--held-out", "1",
+    "--local",
+    "--held-out",
+    "1",
     *[word for name, value in TINY.__dict__.items() for word in (f"--grm.{name.replace('_', '-')}", str(value))],
-    *["--sft.threads", "1", "--sft.train.budget-s", "0", "--sft.train.plan.episodes", "1", "--sft.train.plan.run-length", "2"],
-]  # fmt: skip
+    *shlex.split("--sft.threads 1 --sft.train.budget-s 0 --sft.train.plan.episodes 1 --sft.train.plan.run-length 2"),
+]
 BLOCKED = "import sys\nfor name in {names!r}: sys.modules[name] = None\n"
 
 
@@ -236,9 +240,8 @@ def test_ten_kills_change_no_bit_of_the_weights(raw: Path, tmp_path: Path) -> No
     for strike, wanted in enumerate(sorted(rng.sample(range(1, updates - 10), 10))):
         blow = signal.SIGINT if strike == 5 else signal.SIGKILL
         with subprocess.Popen(command("broken"), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            while reached() < wanted and process.poll() is None:
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0.0, 0.05))
+            wait_until(lambda n=wanted, p=process: reached() >= n or p.poll() is not None, 300.0)  # type: ignore[misc]
+            time.sleep(rng.uniform(0.0, 0.05))  # A moment somewhere in the update.
             process.send_signal(blow)
             output, _ = process.communicate(timeout=60)
             assert process.returncode == (130 if blow is signal.SIGINT else -9), output.decode()
@@ -298,7 +301,7 @@ def test_a_state_that_cannot_be_saved_does_not_end_the_training(
     words = [str(raw), "--out", str(tmp_path / "grm"), *SMALL]
     assert run(*parse([*words, "--sft.train.updates", "3", "--sft.checkpoint-updates", "2"])) is not None
     assert load_grm(tmp_path / "grm").model_version
-    assert "the state of update 2 could not be saved" in capsys.readouterr().out
+    assert "the training state of update 2 could not be saved" in capsys.readouterr().out
 
 
 def test_what_is_judged_last_is_not_trained_again(raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

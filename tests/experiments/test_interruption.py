@@ -2,6 +2,7 @@
 
 import random
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import psutil
 import pytest
 
 from tests.experiments.test_peg_insert import ROOT, TINY, assert_audit_agrees, check_result, environment
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
@@ -54,15 +56,13 @@ def run_until(command, home, blow, line):
 def test_five_blows_and_then_a_result(tmp_path):
     folder = tmp_path / "run"
     command = [
-        sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY,
-        "--training.environment-steps", "400", "--learner.steps-per-iteration", "40", "--training.checkpoint-s", "1",
-    ]  # fmt: skip
+        *(sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY),
+        *shlex.split("--training.environment-steps 400 --learner.steps-per-iteration 40 --training.checkpoint-s 1"),
+    ]
     for blow, line in MOMENTS:
         status, output = run_until(command, tmp_path, blow, line)
         assert status in ({130} if blow is signal.SIGINT else {-9}), output[-4000:]
-        deadline = time.monotonic() + 60.0
-        while processes_of(tmp_path) and time.monotonic() < deadline:
-            time.sleep(0.5)
+        wait_until(lambda: not processes_of(tmp_path), 60.0, "the end of its processes")
         assert not processes_of(tmp_path), [process.cmdline()[:3] for process in processes_of(tmp_path)]
         assert not (folder / "result.json").exists()
     status, output = run_until(command, tmp_path, None, "")

@@ -1,6 +1,7 @@
 """The main job with its actors on nodes of their own: one node is lost during the training, another joins."""
 
 import re
+import shlex
 import subprocess
 import sys
 
@@ -10,10 +11,10 @@ from tests.experiments.test_peg_insert import ROOT, TINY, assert_audit_agrees, c
 
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
-SPREAD = [
-    "--learner.num-env-runners", "2", "--learner.actor-resource", "sim", "--learner.num-cpus-per-env-runner", "0.2",
-    "--learner.rollout-fragment-length", "4", "--training.environment-steps", "600", "--learner.steps-per-iteration", "40",
-]  # fmt: skip
+SPREAD = shlex.split(
+    "--learner.num-env-runners 2 --learner.actor-resource sim --learner.num-cpus-per-env-runner 0.2"
+    " --learner.rollout-fragment-length 4 --learner.steps-per-iteration 40 --training.environment-steps 600"
+)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A run of an older version can be read, and is not gone on with.
 
-`fixtures/old_run` was made by the version before `run.json`: the smoke preset with smaller networks and pictures, cut to two
-records, whose arrays are that version's.
+`fixtures/old_run` was made by the version before `run.json`: the smoke preset with smaller networks and pictures, cut
+to two records, whose arrays are that version's.
 """
 
 import json
@@ -70,7 +70,7 @@ def test_going_on_with_it_is_refused_with_the_fix(old_run, main, capsys):
     assert caught.value.code == 1
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "--fresh" in line
-    assert "version that began it" in line
+    assert "version that made this run" in line
     assert {path: path.stat().st_mtime_ns for path in old_run.rglob("*")} == before
 
 
@@ -83,5 +83,5 @@ def test_fresh_begins_anew(old_run):
 def test_what_only_looks_a_little_like_one_is_none(tmp_path):
     (tmp_path / "phases").mkdir()
     (tmp_path / "phases" / "moon.json").write_text('{"key": "full", "value": 1}')
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(tmp_path), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(tmp_path), fresh=True):
         pass

@@ -52,7 +52,7 @@ def test_a_folder_that_is_no_run_is_not_touched(home, main, flags, capsys):
 def test_a_marker_of_something_else_is_not_believed(home, marker):
     (home / "run.json").write_text(marker)
     before = tree(home)
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(home), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(home), fresh=True):
         pass
     assert tree(home) == before
 
@@ -62,7 +62,7 @@ def test_settings_of_a_user_do_not_make_a_folder_a_run(home):
     from experiments.settings import ExperimentConfig
 
     (home / "config.toml").write_text(dump_toml(ExperimentConfig()))
-    with pytest.raises(BadInput, match="other things"), only_run(RunFolder(home), fresh=True):
+    with pytest.raises(BadInput, match="other files"), only_run(RunFolder(home), fresh=True):
         pass
     assert (home / "config.toml").exists()
 
@@ -72,12 +72,27 @@ def begun(folder):
     folder.mkdir()
     with only_run(RunFolder(folder)):
         write(
-            folder, "config.toml", "result.json", "report.md", "bc_128x128.safetensors", "policy.mp4", "grm/grm.json",
-            "demonstrations/0123abcd/gate/expert_002000/front.mp4", "checkpoint/algorithm/state.pkl", "records/a.npz",
-            "records/references/0123abcd.npz", "tensorboard/events.out.tfevents.1", "arms/grm_0/phases/train.json",
-            "arms/grm_0/policy.safetensors", "tune/20260101-000000/trial_000/curve.jsonl", "curve.jsonl",
-            "grm.train/state.pt", "sweep.json", ".policy.0123abcd.safetensors", "arms/.grm_0.0123abcd/x",
-        )  # fmt: skip
+            folder,
+            "config.toml",
+            "result.json",
+            "report.md",
+            "bc_128x128.safetensors",
+            "policy.mp4",
+            "grm/grm.json",
+            "demonstrations/0123abcd/gate/expert_002000/front.mp4",
+            "checkpoint/algorithm/state.pkl",
+            "records/a.npz",
+            "records/references/0123abcd.npz",
+            "tensorboard/events.out.tfevents.1",
+            "arms/grm_0/phases/train.json",
+            "arms/grm_0/policy.safetensors",
+            "tune/20260101-000000/trial_000/curve.jsonl",
+            "curve.jsonl",
+            "grm.train/state.pt",
+            "sweep.json",
+            ".policy.0123abcd.safetensors",
+            "arms/.grm_0.0123abcd/x",
+        )
         PhaseStore(RunFolder(folder)).run("gate", 1, lambda: 1, lambda: None)
 
 
@@ -181,7 +196,7 @@ def test_a_run_gone_on_with_by_other_code_says_so_once(tmp_path, monkeypatch):
         with only_run(RunFolder(tmp_path / "run"), say=said.append):
             pass
     [line] = said
-    assert "other code" in line
+    assert "code that differs" in line
     assert "now 9.9" in line
     assert ownership.earlier_codes(tmp_path / "run") == [first, other]
 

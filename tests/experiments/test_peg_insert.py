@@ -3,24 +3,26 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.waiting import wait_until
+
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
 ROOT = Path(__file__).resolve().parents[2]
-TINY = [
-    "--preset", "smoke", "--force", "--demonstrations.gate-rollouts", "2", "--cloning.widths", "32", "64", "--cloning.trials", "2",
-    "--demonstrations.reward-model", "4", "--demonstrations.policy", "3", "--demonstrations.gate-successes", "2",
-    "--demonstrations.gate-failures", "2", "--sft.train.budget-s", "6", "--cloning.updates", "100",
-    "--training.environment-steps", "160", "--evaluation.episodes", "2", "--learner.learning-starts", "60",
-]  # fmt: skip
+TINY = shlex.split(
+    "--preset smoke --force --cloning.widths 32 64 --cloning.trials 2 --cloning.updates 100 --sft.train.budget-s 6"
+    " --demonstrations.reward-model 4 --demonstrations.policy 3 --demonstrations.gate-successes 2"
+    " --demonstrations.gate-failures 2 --demonstrations.gate-rollouts 2 --training.environment-steps 160"
+    " --evaluation.episodes 2 --learner.learning-starts 60"
+)
 RATES = ("expert_success", "straight_push_success", "bc_success", "policy_success")
 GATE = ("voc_plus", "voc_minus", "progress_mae", "false_success", "auc")
 LABELS = ("asked", "answered", "invalid", "late", "rejected", "p50_ms", "p99_ms")
@@ -108,10 +110,21 @@ def test_a_job_submitted_after_a_local_run(home, tmp_path):
     env = environment(home)
     env["PATH"] = f"{Path(ray).parent}{os.pathsep}{env['PATH']}"
     head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--num-cpus=2", "--port=26379", "--dashboard-port=28265",
-         "--dashboard-agent-listen-port=28365"],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        [
+            ray,
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--port=26379",
+            "--dashboard-port=28265",
+            "--dashboard-agent-listen-port=28365",
+        ],
+        env=env,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         out = tmp_path / "storage"
         command = [ray, "job", "submit", "--working-dir", ".", "--", "python", "experiments/peg_insert.py"]
@@ -129,25 +142,25 @@ def test_a_job_submitted_after_a_local_run(home, tmp_path):
 
 def submit(command, env, timeout_s=120.0):
     """Submit a job; a head node that listens may still be waiting for its parts, so it is tried again for a while."""
-    deadline = time.monotonic() + timeout_s
-    while True:
+    tries = []
+
+    def taken():
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=600, check=False)
-        not_yet = any(why in done.stdout + done.stderr for why in ("No available agent", "RemoteDisconnected"))
-        if not not_yet or time.monotonic() > deadline:
-            return done
-        time.sleep(2.0)
+        tries.append(done)
+        return not any(why in done.stdout + done.stderr for why in ("No available agent", "RemoteDisconnected"))
+
+    wait_until(taken, timeout_s, "the acceptance of the job")
+    return tries[-1]
 
 
 def wait_until_listening(port, timeout_s=150.0):
     import socket
 
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
+    def listens():
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.5)
-    raise TimeoutError(f"nothing listens on port {port}")
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, timeout_s, f"a listener on port {port}")
 
 
 def stop_tree(process):

@@ -153,13 +153,13 @@ def test_cameras_of_folders_and_videos(data: Path) -> None:
         plans(folder, "--demo", "blank")
     with pytest.raises(BadInput, match=r"--cameras = 'a'.*leave it out"):
         plans(f"{folder}/top.mp4", "--cameras", "a", "--demo", "blank")
-    with pytest.raises(BadInput, match=r"--cameras = 'side'.*take_0 has no camera side: name some of hand, top"):
+    with pytest.raises(BadInput, match=r"--cameras = 'side'.*take_0 has no camera side: choose from hand, top"):
         plans(folder, "--cameras", "side", "--demo", "blank")
 
 
 @pytest.mark.parametrize("chosen", ["", "a,,b", "a,a", "a,b,c,d"])
 def test_cameras_that_cannot_be_meant_are_refused(chosen: str) -> None:
-    with pytest.raises(UsageError, match=r"--cameras.*name each camera once, joined by commas, 3 at most"):
+    with pytest.raises(UsageError, match=r"--cameras.*give each camera once, separated by commas, at most 3"):
         score.parse(["E", "--url", "u", "--cameras", chosen])
 
 
@@ -348,7 +348,7 @@ def test_a_broken_video_is_one_line_that_names_file_and_fix(data: Path) -> None:
                 read()
             assert "\n" not in str(raised.value)
     write_video(video, np.zeros((4, 32, 48, 3), np.uint8))
-    with pytest.raises(BadInput, match=r"file-000\.mp4: content = 'there is no frame at .*give a video that has all"):
+    with pytest.raises(BadInput, match=r"file-000\.mp4: content = 'there is no frame at .*give a video with all"):
         read_frames(find_recordings(f"{data}/set#0")[0], 4, (32, 48), 2)
     video.unlink()
     with pytest.raises(BadInput, match=r"EPISODE = .*file-000\.mp4.*No such file"):

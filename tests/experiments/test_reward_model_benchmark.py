@@ -1,4 +1,4 @@
-"""The benchmark of unseen tasks: the targets that its one-shot rows miss are named, and its models have not seen their tasks."""
+"""The benchmark of unseen tasks: targets that its one-shot rows miss are named, its models have not seen them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,15 @@ from experiments.benchmarks.reward_model import FIGURES, STARTS, TARGETS, missed
 from experiments.commands import grm_train
 
 ROW = {"task": "PlugCharger", "arm": "mini", "shots": 1, "failures": 50, "beyond": 1, "near_miss_false_success": 0.0}
-GOOD = ROW | {"voc_plus": 0.98, "voc_minus": 0.96, "progress_mae": 0.05, "outcome_accuracy": 0.95, "false_success": 0.0, "auc": 1.0, "adapt_s": 100.0}  # fmt: skip
+GOOD = ROW | {
+    "voc_plus": 0.98,
+    "voc_minus": 0.96,
+    "progress_mae": 0.05,
+    "outcome_accuracy": 0.95,
+    "false_success": 0.0,
+    "auc": 1.0,
+    "adapt_s": 100.0,
+}
 
 
 def test_a_row_that_keeps_every_target_misses_none() -> None:

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,13 +18,15 @@ from reward_service.http_client import HttpRewardClient
 from reward_service.scorer import Scorer
 from tests.contracts import check_reward_client
 from tests.fakes import FakeEngine, seeded_request, sometimes, write_checkpoint
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-for-the-tests"
 
 
 def test_help_is_quick_and_says_what_it_does() -> None:
-    code = "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\nexcept SystemExit:\n    pass\n"
+    code = "import sys; from experiments.commands.serve import parse\ntry:\n    parse(['--help'])\n"
+    code += "except SystemExit:\n    pass\n"
     code += "sys.exit(len({'ray', 'torch', 'starlette', 'uvicorn', 'PIL'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
@@ -105,16 +106,15 @@ def test_it_serves_until_it_is_ended_and_leaves_nothing(tmp_path: Path, end: sig
         server.send_signal(end)
         rest = server.stdout.read()
         assert server.wait(60) == 0
-    assert "stopped" in rest
+    assert "Stopped." in rest
     assert TOKEN not in rest
-    deadline = time.monotonic() + 20
-    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children), what="the end of its processes")
 
 
 def _descendants(pid: int) -> list[int]:
-    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]  # fmt: skip
+    children = [
+        int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()
+    ]
     return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 

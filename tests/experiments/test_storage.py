@@ -1,9 +1,10 @@
 import json
+from pathlib import Path
 
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.storage import RunFolder, check_folder, make_folder, only_writer
+from experiments.runtime.storage import RunFolder, check_folder, check_own_report, make_folder, only_writer
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
@@ -14,7 +15,7 @@ def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(BadInput, match=r"--out.*can be written"):
+    with pytest.raises(BadInput, match=r"--out.*writable"):
         make_folder(tmp_path / "file")
     with pytest.raises(BadInput, match="--out"):
         check_folder(tmp_path / "file")
@@ -55,8 +56,26 @@ def test_a_uri_gets_a_copy(tmp_path):
 
 
 def test_a_folder_has_one_writer(tmp_path):
-    refused = pytest.raises(BadInput, match=r"--out.*another command is writing there")
+    refused = pytest.raises(BadInput, match=r"--out.*another command is writing to this folder")
     with only_writer(tmp_path), refused, only_writer(tmp_path):
         pass
     with only_writer(tmp_path):
         pass
+
+
+def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
+    names = ("eval.json", "eval.md")
+    check_own_report(tmp_path / "new", names, "model_version")
+    check_own_report(tmp_path, names, "model_version")
+    (tmp_path / "eval.md").write_text("mine", encoding="utf-8")
+    for content in (None, "not JSON", "[]", '{"mine": 1}'):
+        if content is not None:
+            (tmp_path / "eval.json").write_text(content, encoding="utf-8")
+        with pytest.raises(BadInput, match=r"--out.*eval\.md.*not replaced"):
+            check_own_report(tmp_path, names, "model_version")
+    (tmp_path / "eval.json").write_text('{"model_version": "abc"}', encoding="utf-8")
+    check_own_report(tmp_path, names, "model_version")
+    (tmp_path / "eval.json").unlink()
+    (tmp_path / "hops").mkdir()
+    (tmp_path / "hops" / "episode.npz").touch()  # an earlier report was interrupted
+    check_own_report(tmp_path, names, "model_version")

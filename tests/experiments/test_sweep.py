@@ -138,9 +138,14 @@ def test_the_table_is_aligned_and_the_page_names_what_was_shared():
     assert len({line.index(text) for line, text in zip(lines[1:3], ("finished", "stopped"), strict=True)}) == 1
     assert "0.50" in lines[4]
     report = {
-        "name": "n", "trials": sorted(ROWS, key=merit, reverse=True), "application": "grm-n-1", "model_version": "abc",
-        "clone_success": 0.2, "seeds": {"search": 7, "training": 0, "held_out": [4000, 4005]}, "gate_passed": False,
-    }  # fmt: skip
+        "name": "n",
+        "trials": sorted(ROWS, key=merit, reverse=True),
+        "application": "grm-n-1",
+        "model_version": "abc",
+        "clone_success": 0.2,
+        "seeds": {"search": 7, "training": 0, "held_out": [4000, 4005]},
+        "gate_passed": False,
+    }
     text = page(report)
     assert len({line.replace("\\|", "").count("|") for line in text.splitlines() if line.startswith("|")}) == 1
     for wanted in ("abc", "grm-n-1", "4000 to 4005", "NOT passed", "6 development episodes", flags(POINTS[3])):

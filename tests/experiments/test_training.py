@@ -1,4 +1,4 @@
-"""Both algorithms through the same labelling callback, in this process, with a fake reward model behind a real scorer."""
+"""Both algorithms through the same labelling callback, in this process, with a fake model behind a real scorer."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.callbacks import finish_records
-from actors.records import EpisodeRecord
+from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.types import TaskReference
@@ -54,9 +54,17 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     monkeypatch.setattr(training, "make_training_env", lambda env_config: Walk({}))
     monkeypatch.setattr(training, "ServeRewardClient", local_client)
     learner = LearnerConfig(
-        algorithm, hidden=(32, 32), num_env_runners=0, learning_starts=40, steps_per_iteration=50, batch_size=32,
-        ppo_batch_size=50, ppo_minibatch_size=25, ppo_epochs=2, rollout_fragment_length=10,
-    )  # fmt: skip
+        algorithm,
+        hidden=(32, 32),
+        num_env_runners=0,
+        learning_starts=40,
+        steps_per_iteration=50,
+        batch_size=32,
+        ppo_batch_size=50,
+        ppo_minibatch_size=25,
+        ppo_epochs=2,
+        rollout_fragment_length=10,
+    )
     config = replace(
         ExperimentConfig(learner=learner, training=TrainingConfig(150), labels=LabelsConfig(60.0)),
         env=replace(ExperimentConfig().env, stride=STRIDE),
@@ -76,9 +84,13 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     algo = training.build_algorithm(config, "app", reference, demonstrations, cloned, tmp_path / "records")
     try:
         report = train(
-            algo, config.training, tmp_path / "policy.safetensors", Console().say,
-            monitor=training.make_monitor(config), finish_records=lambda: finish_records(algo),
-        )  # fmt: skip
+            algo,
+            config.training,
+            tmp_path / "policy.safetensors",
+            Console().say,
+            monitor=training.make_monitor(config),
+            finish_records=lambda: finish_records(algo),
+        )
     finally:
         algo.stop()
 
@@ -89,7 +101,7 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
     assert DeterministicPolicy.load(tmp_path / "policy.safetensors")(np.zeros((1, 1), np.float32)).shape == (1, 1)
     assert report["shadow"]["episodes"] == len((tmp_path / "episodes.jsonl").read_text().splitlines())
     assert report["curve"] == [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()]
-    records = [EpisodeRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
+    records = [LabelRecord.load(path) for path in (tmp_path / "records").glob("*.npz")]
     found = audit(records, Scorer(FakeEngine()), "fake-1")
     assert found["episodes"] == report["records"]["written"] >= 14
     assert found["max_abs_difference"] == found["doubled"] == found["wrong_version"] == 0

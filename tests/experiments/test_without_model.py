@@ -57,10 +57,15 @@ def test_what_asks_the_model_makes_it(calls, tmp_path, reward):
 
 
 TRAINED = {
-    "environment_steps": 100, "seconds": 10.0, "updates": 5, "sittings": 1, "labels": None, "records": None,
+    "environment_steps": 100,
+    "seconds": 10.0,
+    "updates": 5,
+    "sittings": 1,
+    "labels": None,
+    "records": None,
     "shadow": None,
     "curve": [{"environment_steps": 100, "episodes": 2, "successes": 1, "final_potential_mean": None}],
-}  # fmt: skip
+}
 SUCCESS = {name: [True, False] for name in ("expert", "straight_push", "bc", "policy")}
 
 

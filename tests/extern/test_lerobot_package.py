@@ -1,9 +1,10 @@
-"""The real `lerobot` package and ours on the same datasets; it runs in an environment of its own (`make lerobot-env`)."""
+"""The real `lerobot` package and ours on the same datasets; it has an environment of its own (`make lerobot-env`)."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,14 @@ def run(folder: Path, *words: object) -> str:
     """Run a program in LeRobot's environment, without a network; its output."""
     assert (ENVIRONMENT / ".installed").exists(), "build LeRobot's environment first: make lerobot-env"
     variables = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hub"), "HF_LEROBOT_HOME": str(folder / "home"),
-        "LD_LIBRARY_PATH": str(ENVIRONMENT / "lib/ffmpeg"), "PYTHONPATH": "", "OMP_NUM_THREADS": "2",
-    }  # fmt: skip
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(folder / "hub"),
+        "HF_LEROBOT_HOME": str(folder / "home"),
+        "LD_LIBRARY_PATH": str(ENVIRONMENT / "lib/ffmpeg"),
+        "PYTHONPATH": "",
+        "OMP_NUM_THREADS": "2",
+    }
     command = [str(ENVIRONMENT / "bin/python"), *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, env=variables, cwd=folder, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -112,11 +118,13 @@ def test_lerobot_trains_on_what_we_write_with_our_statistics(tmp_path: Path) -> 
     small = ["dim_model=32", "n_heads=2", "dim_feedforward=32", "n_encoder_layers=1", "n_vae_encoder_layers=1"]
     small += ["latent_dim=4", "chunk_size=4", "n_action_steps=4", "pretrained_backbone_weights=null"]
     said = run(
-        tmp_path, "-m", "lerobot.scripts.lerobot_train", "--dataset.repo_id=local/dataset", f"--dataset.root={root}",
-        "--policy.type=act", "--policy.device=cpu", "--policy.push_to_hub=false", *(f"--policy.{word}" for word in small),
-        "--steps=1", "--log_freq=1", "--batch_size=2", "--num_workers=0", "--dataset.use_imagenet_stats=false",
+        tmp_path,
+        *("-m", "lerobot.scripts.lerobot_train", "--dataset.repo_id=local/dataset", f"--dataset.root={root}"),
+        *shlex.split("--policy.type=act --policy.device=cpu --policy.push_to_hub=false"),
+        *(f"--policy.{word}" for word in small),
+        *shlex.split("--steps=1 --log_freq=1 --batch_size=2 --num_workers=0 --dataset.use_imagenet_stats=false"),
         f"--output_dir={tmp_path / 'run'}",
-    )  # fmt: skip
+    )
     assert "loss:" in said
     assert "nan" not in said[said.index("loss:") :].split()[0]
     (normalizer,) = (tmp_path / "run").rglob("policy_preprocessor_step_*_normalizer_processor.safetensors")

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dopamine_rl.shaping import shaped_reward
 from tests.learner import toy
@@ -15,7 +14,7 @@ GAMMA = 0.95
 class Labeller(RLlibCallback):
     """Writes labels and shaped rewards as the real labelling callback does, with the true progress as potential."""
 
-    def on_sample_end(self, *, samples: list[SingleAgentEpisode], **kwargs: Any) -> None:
+    def on_sample_end(self, *, samples: Any, **kwargs: Any) -> None:
         for episode in samples:
             rewards = np.asarray(episode.get_rewards(), np.float32)
             marks = toy.labels(np.asarray(episode.get_observations()), rewards, episode.is_terminated)

@@ -20,7 +20,7 @@ from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ActingTimeout
 from dopamine_rl.types import TaskReference
 from learner.algorithms import acting, env_runner
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.ppo import make_ppo_config
 from learner.algorithms.rlpd import make_rlpd_config
 from learner.config import LearnerConfig
@@ -30,10 +30,20 @@ from tests.fakes import FakeEngine, frame
 
 GAMMA, STRIDE, HORIZON = 0.9, 3, 10
 LEARNER = LearnerConfig(
-    hidden=(16,), batch_size=16, critics=2, updates_per_step=0.25, learning_starts=20, num_env_runners=2,
-    num_cpus_per_env_runner=0.2, rollout_fragment_length=4, steps_per_iteration=16, restart_delay_s=0.1,
-    ppo_batch_size=16, ppo_minibatch_size=8, ppo_epochs=1,
-)  # fmt: skip
+    hidden=(16,),
+    batch_size=16,
+    critics=2,
+    updates_per_step=0.25,
+    learning_starts=20,
+    num_env_runners=2,
+    num_cpus_per_env_runner=0.2,
+    rollout_fragment_length=4,
+    steps_per_iteration=16,
+    restart_delay_s=0.1,
+    ppo_batch_size=16,
+    ppo_minibatch_size=8,
+    ppo_epochs=1,
+)
 
 
 class Walk(gymnasium.Env[Any, Any]):
@@ -104,12 +114,12 @@ def build(request: pytest.FixtureRequest, cluster: None, tmp_path: Path) -> Iter
     def start(trouble: str, **changes: Any) -> Any:
         env_config = {"trouble": trouble, "folder": str(tmp_path), "runner": 2}
         ppo = request.param == "ppo"
-        task = Task(Walk, env_config, on_policy if ppo else off_policy, GAMMA, seed=1)
+        task = TrainingSetup(Walk, env_config, on_policy if ppo else off_policy, GAMMA, seed=1)
         learner = replace(LEARNER, algorithm=request.param, **changes)
         config = make_ppo_config(task, learner) if ppo else make_rlpd_config(task, learner, "grm")
         started.append(config.build_algo())
         started[0].lines, started[0].met = [], tmp_path / "met"
-        started[0].acting.tell = started[0].lines.append
+        started[0].acting.on_event = started[0].lines.append
         return started[0]
 
     yield start
@@ -168,8 +178,9 @@ def test_a_hung_env_runner_is_named_and_replaced_while_the_other_goes_on(build: 
     assert steps[-1] > steps[0]
     assert late
     assert [line.split(":")[0].split(",")[0] for line in algorithm.lines][:2] == [
-        "env runner 2 is late", "env runner 2 is lost"
-    ]  # fmt: skip
+        "env runner 2 is late",
+        "env runner 2 is lost",
+    ]
     assert books.train(algorithm)["acting"]["replaced"] == 1
     assert not algorithm.acting.late()
     books.check()
@@ -198,8 +209,9 @@ def test_a_crashed_environment_costs_neither_its_env_runner_nor_what_was_held_ba
 def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(acting, "STOP_S", 0.5)
     algorithm = build("hangs at step", sample_timeout_s=60.0)
-    while not algorithm.met.exists():
-        algorithm.train()
+    while not algorithm.met.exists():  # Training on-policy would wait for the hung one.
+        algorithm.acting.ask()
+        algorithm.acting.take()
     algorithm.stop()
     assert not algorithm.env_runner_group._worker_manager.actors()
 

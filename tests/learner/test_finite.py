@@ -14,7 +14,7 @@ import torch
 from dopamine_rl.errors import BadInput, CheckpointError, Diverged
 from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from learner.algorithms.bc import train_bc
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.finite import require_finite_weights
 from learner.algorithms.ppo import make_ppo_config
 from learner.algorithms.rlpd import make_rlpd_config
@@ -25,9 +25,16 @@ from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
 
 LEARNER = LearnerConfig(
-    hidden=(16,), batch_size=16, critics=2, learning_starts=20, num_env_runners=0, steps_per_iteration=40,
-    ppo_batch_size=64, ppo_minibatch_size=32, ppo_epochs=1,
-)  # fmt: skip
+    hidden=(16,),
+    batch_size=16,
+    critics=2,
+    learning_starts=20,
+    num_env_runners=0,
+    steps_per_iteration=40,
+    ppo_batch_size=64,
+    ppo_minibatch_size=32,
+    ppo_epochs=1,
+)
 
 
 @pytest.mark.parametrize("column", range(len(LOSSES)))
@@ -62,13 +69,13 @@ POISON = {"rlpd": ("critic.", "critic_loss|q_mean"), "ppo": ("value.", "policy_l
 def test_a_poisoned_critic_ends_the_training_and_leaves_the_checkpoint(
     cluster: None, tmp_path: Path, name: str, value: float
 ) -> None:
-    from experiments.job.training import Progress, save_checkpoint
+    from learner.training import Progress, save_checkpoint
 
-    task, learner = Task(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
+    task, learner = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
     config = make_rlpd_config(task, learner, "grm") if name == "rlpd" else make_ppo_config(task, learner)
     algorithm = config.build_algo()
     algorithm.train()
-    save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key")
+    save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key", {})
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoint").rglob("*") if path.is_file()}
     sent = algorithm.env_runner.module.get_state()
     module = algorithm.learner_group._learner.module["default_policy"]
@@ -80,7 +87,7 @@ def test_a_poisoned_critic_ends_the_training_and_leaves_the_checkpoint(
     for spread in (
         algorithm.acting.publish,
         algorithm.policy_state,
-        lambda: save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key"),
+        lambda: save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key", {}),
     ):
         with pytest.raises(Diverged):
             spread()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from dopamine_rl.grm.checkpoint import load_grm, model_version
 from dopamine_rl.grm.config import BatchPlan, SFTConfig, TrainConfig
 from dopamine_rl.grm.fit import STATE, TrainingJob
 from tests.dopamine_rl.grm_toys import TINY, record_squares
+from tests.waiting import wait_until
 
 PLAN = BatchPlan(episodes=1, runs=2, run_length=2, neighbours=2, balanced=2)
 CONFIG = SFTConfig(
@@ -65,8 +65,7 @@ def test_streamed_and_killed_a_job_ends_with_the_same_weights(unbroken: Path, ra
     killed: list[int] = []
 
     def kill_a_process() -> None:
-        while not (job.work / STATE).exists():
-            time.sleep(0.01)
+        wait_until((job.work / STATE).exists, 300.0, "the first saved state")
         for process in psutil.Process().children(recursive=True):
             if "TrainWorker" in process.name() or "TrainWorker" in " ".join(process.cmdline()):
                 killed.append(process.pid)

@@ -10,7 +10,7 @@ from ray.rllib.core.columns import Columns
 
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from learner.algorithms.bc import train_bc
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.ppo import HELD, PPOModule, held_columns, make_ppo_config
 from learner.config import CloningConfig, LearnerConfig
 from tests.learner import toy
@@ -28,7 +28,7 @@ LEARNER = LearnerConfig(
     ppo_minibatch_size=128,
     ppo_lr=1e-3,
 )
-TASK = Task(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
+TASK = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
 
 
 @pytest.mark.ray

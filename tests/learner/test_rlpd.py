@@ -12,7 +12,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import DeterministicPolicy, save_policy
 from dopamine_rl.shaping import shaped_reward
 from learner.algorithms.bc import train_bc
-from learner.algorithms.common import Task
+from learner.algorithms.common import TrainingSetup
 from learner.algorithms.rlpd import RLPD, RLPDConfig, make_rlpd_config, store_fragment
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import save_demonstrations
@@ -28,7 +28,7 @@ LEARNER = LearnerConfig(
     num_env_runners=0,
     steps_per_iteration=250,
 )
-TASK = Task(toy.PointReach, gamma=GAMMA, seed=1)
+TASK = TrainingSetup(toy.PointReach, gamma=GAMMA, seed=1)
 
 
 def replaced(config: LearnerConfig, **changes: Any) -> LearnerConfig:
@@ -75,7 +75,7 @@ def test_labels_arrive_whole_and_replayed_rewards_are_the_labellers(cluster: Non
                 written.setdefault(episode.id_, []).extend(np.asarray(episode.get_rewards()).tolist())
 
     written: dict[str, list[float]] = {}
-    task = Task(toy.PointReach, callbacks=Recorder, gamma=GAMMA, seed=1)
+    task = TrainingSetup(toy.PointReach, callbacks=Recorder, gamma=GAMMA, seed=1)
     algorithm = make_rlpd_config(task, LEARNER, "grm").build_algo()
     algorithm.train()
     online = algorithm.feed.online
@@ -150,7 +150,7 @@ def test_a_residual_begins_at_the_clone_and_does_not_fall_below_it(cluster: None
 @pytest.mark.ray
 def test_remote_env_runners_feed_the_same_replay(cluster: None, files: Any) -> None:
     learner = replaced(LEARNER, num_env_runners=2, num_cpus_per_env_runner=0.5, steps_per_iteration=200)
-    task = Task(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
+    task = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
     algorithm = make_rlpd_config(task, learner, "grm", **files).build_algo()
     report = algorithm.train()
     online = algorithm.feed.online
@@ -168,7 +168,7 @@ def test_a_killed_env_runner_costs_its_open_fragment_and_no_more(cluster: None) 
     import ray
 
     learner = replaced(LEARNER, num_env_runners=2, num_cpus_per_env_runner=0.5, steps_per_iteration=100)
-    task = Task(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
+    task = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
     algorithm = make_rlpd_config(task, learner, "grm").build_algo()
     algorithm.train()
     before = len(algorithm.feed.online)

@@ -117,9 +117,16 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
     out, checkpoint = folder / "policy.safetensors", folder / "checkpoint"
     said = more.pop("said", [])
     return train(
-        algorithm, TrainingConfig(steps, checkpoint_s), out, said.append, progress, checkpoint, "key",
-        {"commit": "abc"}, **more,
-    )  # fmt: skip
+        algorithm,
+        TrainingConfig(steps, checkpoint_s),
+        out,
+        said.append,
+        progress,
+        checkpoint,
+        "key",
+        {"commit": "abc"},
+        **more,
+    )
 
 
 def lines(path):
@@ -182,8 +189,8 @@ def test_records_that_are_lost_are_told_of(tmp_path):
     said, ends = [], [{"written": 2, "removed": 1, "dropped": 0, "failed": 0}, {"failed": 3}]
     run(tmp_path, Steps(), said=said, finish_records=lambda: ends)
     assert [line.split(":")[0].strip() for line in said if "records of" in line] == [
-        "records of 1 episodes removed (1 in all)",
-        "records of 3 episodes failed (3 in all)",
+        "label records of 1 episodes removed (1 in total)",
+        "label records of 3 episodes failed (3 in total)",
     ]
 
 

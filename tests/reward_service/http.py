@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from dopamine_rl.interfaces import RewardClient
 from reward_service.guards import IngressConfig
 from reward_service.web import make_server
+from tests.waiting import wait_until
 
 
 @contextmanager
@@ -18,9 +18,7 @@ def serving(client: RewardClient, token: str | None = None, config: IngressConfi
     server, sockets = make_server(client, config or IngressConfig(port=0), token)
     thread = threading.Thread(target=server.run, args=(sockets,), daemon=True)
     thread.start()
-    deadline = time.monotonic() + 20
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_until(lambda: server.started, what="the start of the server")
     try:
         scheme = "https" if config and config.tls_cert else "http"
         yield f"{scheme}://127.0.0.1:{sockets[0].getsockname()[1]}"

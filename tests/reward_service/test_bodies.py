@@ -75,7 +75,7 @@ def test_usual_values_may_be_left_out_of_json() -> None:
         ({"frames": []}, "1 to 256 frames"),
         ({"frames": [[]]}, "1 to 16 views"),
         ({"frames": nested(REQUEST.frames)[0]}, "1 to 16 views"),
-        ({"frames": [nested(REQUEST.frames)[0], nested(REQUEST.frames)[1][:1]]}, "as many views"),
+        ({"frames": [nested(REQUEST.frames)[0], nested(REQUEST.frames)[1][:1]]}, "same number of views"),
         ({"init": nested(REQUEST.context.init)[:1]}, "goal"),
         ({"goal": "no base64"}, "list of 1 to 16 views"),
         ({"goal": ["no base64", "!"]}, "base64"),
@@ -94,7 +94,7 @@ def test_usual_values_may_be_left_out_of_json() -> None:
         ({"fusion": {"kind": "x" * 5000}}, "kind"),
         (
             {"goal": [nested(file) for file in (np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8, 3), np.uint8))]},
-            "one size",
+            "the same size",
         ),
     ],
 )

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +31,7 @@ from reward_service.scorer import Scorer
 from reward_service.service import ServiceConfig, ServiceCounts
 from tests.contracts import assert_same_answer, check_reward_client
 from tests.fakes import FakeEngine, engine_from_folder, make_request, seeded_request, sometimes, write_checkpoint
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -76,17 +77,22 @@ def _outcomes(requests: list[ScoreRequest], pending: list[ServePendingScore], ti
     return outcomes
 
 
-def _eventually(condition: Callable[[], bool], timeout_s: float) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
+def _wait_until_in_the_model(service: ServeRewardClient, sent: float, replica: int | None = None) -> None:
+    """Wait until a replica has a request sent at `sent`, or later, for longer than it waits for more."""
+
+    def is_in_the_model() -> bool:
+        age_s = time.monotonic() - sent
+        return any(
+            2 * ServiceConfig().batch_wait_ms * 1e-3 < description.idle_s.get("v1", age_s) < age_s
+            for description in service.describe_all(10.0)
+            if replica in (None, description.process_id)
+        )
+
+    wait_until(is_in_the_model, what="the request in the model")
 
 
 def _settled_counts(client: ServeRewardClient) -> ServiceCounts:
-    """The replica's counts once what earlier callers gave up on is through: batches are answered in order of arrival."""
+    """The replica's counts once what earlier callers gave up on is through: batches are answered in order."""
     client.submit(make_request()).result(10.0)
     return client.describe(10.0).counts
 
@@ -114,8 +120,8 @@ def test_concurrent_callers_share_batches(client: ServeRewardClient) -> None:
 
 def test_expired_request_costs_nothing(client: ServeRewardClient) -> None:
     before = _settled_counts(client)
-    first = client.submit(make_request())
-    time.sleep(0.05)
+    sent, first = time.monotonic(), client.submit(make_request())
+    _wait_until_in_the_model(client, sent)
     expired = client.submit(make_request((0.5,), remaining_ms=20.0))
     with pytest.raises(ScoringTimeout):
         expired.result(10.0)
@@ -126,14 +132,14 @@ def test_expired_request_costs_nothing(client: ServeRewardClient) -> None:
 
 def test_a_late_request_is_cancelled_and_stays_late(client: ServeRewardClient) -> None:
     before = _settled_counts(client)
-    first, late = client.submit(make_request()), None
-    time.sleep(0.05)
+    sent, first = time.monotonic(), client.submit(make_request())
+    _wait_until_in_the_model(client, sent)
     late = client.submit(make_request((0.5,)))
     for timeout_s in (0.01, 10.0):
         with pytest.raises(ScoringTimeout):
             late.result(timeout_s)
     first.result(10.0)
-    assert _eventually(lambda: client.describe(10.0).counts.cancelled > before.cancelled, 5.0)
+    wait_until(lambda: client.describe(10.0).counts.cancelled > before.cancelled, 5.0)
     assert client.describe(10.0).counts.requests - before.requests == 1
 
 
@@ -159,8 +165,8 @@ def test_a_replica_killed_during_requests_loses_none(cluster: str, tmp_path: Pat
     victim = service.describe(10.0).process_id
     # As patient as the wait below: on a busy machine the replacement of the only replica takes its time.
     requests = [replace(seeded_request(2, seed), remaining_ms=60_000.0) for seed in range(10)]
-    pending = [service.submit(request) for request in requests]
-    time.sleep(0.2)
+    sent, pending = time.monotonic(), [service.submit(request) for request in requests]
+    _wait_until_in_the_model(service, sent, victim)
     os.kill(victim, signal.SIGKILL)
     assert _outcomes(requests, pending, 60.0) == {"answered": 10}
     assert sum(waiting.retries for waiting in pending) >= 1
@@ -204,12 +210,11 @@ def test_replicas_follow_the_load(cluster: str, tmp_path: Path) -> None:
     with ThreadPoolExecutor(10) as pool:
         actors = [pool.submit(load, actor) for actor in range(10)]
         try:
-            grown = _eventually(lambda: len(service.describe_all(10.0)) == 2, 60.0)
+            wait_until(lambda: len(service.describe_all(10.0)) == 2, 60.0, "a second replica")
         finally:
             done.set()
         assert all(actor.result() > 0 for actor in actors)
-    assert grown
-    assert _eventually(lambda: len(service.describe_all(10.0)) == 1, 60.0)
+    wait_until(lambda: len(service.describe_all(10.0)) == 1, 60.0, "the end of the second replica")
     service.close()
     shutdown("elastic")
 
@@ -218,8 +223,8 @@ def test_without_a_replica_in_time_a_lost_request_is_refused(cluster: str, tmp_p
     deploy(write_checkpoint(tmp_path, "v1", base_s=0.5), "alone", _config())
     service = ServeRewardClient("alone")
     victim = service.describe(10.0).process_id
-    pending = service.submit(make_request())
-    time.sleep(0.2)
+    sent, pending = time.monotonic(), service.submit(make_request())
+    _wait_until_in_the_model(service, sent)
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(ServiceUnavailable, match="replica was lost"):
         pending.result(0.3)
@@ -283,4 +288,4 @@ def test_the_application_goes_when_its_driver_is_killed(cluster: str, tmp_path: 
         time.sleep(3.0)  # Longer than the lease: it is kept while the driver lives.
         assert "leased" in serve.status().applications
         driver.kill()
-    assert _eventually(lambda: "leased" not in serve.status().applications, 20.0)
+    wait_until(lambda: "leased" not in serve.status().applications, what="the end of the application")

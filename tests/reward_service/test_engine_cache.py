@@ -79,7 +79,7 @@ def test_interleaved_episodes_answer_as_if_alone(grm: GRM, cache_bytes: int) -> 
     ]
     for requests in zip(*episodes, strict=True):
         check(scorer.score(requests), [afresh(grm, request) for request in requests])
-        assert engine.kept_bytes <= cache_bytes
+        assert engine.cached_bytes <= cache_bytes
     backwards = list(itertools.chain(*episodes))[::-1]
     check([scorer.score([request])[0] for request in backwards], [afresh(grm, request) for request in backwards])
 
@@ -98,7 +98,7 @@ def test_any_order_of_questions_answers_as_if_alone(
     engine, alone = TransformersEngine(grm, cache_bytes=cache_bytes), TransformersEngine(grm, cache_bytes=0)
     answers = [engine.estimate(images, prompts[start : start + 3]).hop for start in range(0, len(prompts), 3)]
     np.testing.assert_allclose(np.concatenate(answers), alone.estimate(images, prompts).hop, atol=SLACK)
-    assert engine.kept_bytes <= cache_bytes
+    assert engine.cached_bytes <= cache_bytes
 
 
 def test_a_frame_costs_its_new_pictures_and_no_known_beginning(grm: GRM, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +160,7 @@ def test_an_error_leaves_nothing_behind(grm: GRM, monkeypatch: pytest.MonkeyPatc
         patch.setattr(engine._reader, "logits", out_of_memory)
         with pytest.raises(RuntimeError, match="memory"):
             engine.estimate(pictures(3, 4), [Prompt("push", (0, 1), (2,), (3,))])
-    assert engine.kept_bytes == 0
+    assert engine.cached_bytes == 0
     assert engine.estimate(pictures(3, 4), [Prompt("push", (0, 1), (2,), (3,))]).valid.all()
 
 
@@ -195,7 +195,7 @@ def test_two_engines_share_nothing(grm: GRM) -> None:
     first, second = TransformersEngine(grm), TransformersEngine(build_grm(replace(TINY, seed=1)))
     prompts = [Prompt("push", (0, 1), (2,), (3,))]
     one = first.estimate(pictures(3, 4), prompts)
-    assert second.kept_bytes == 0
+    assert second.cached_bytes == 0
     assert one.hop[0] != second.estimate(pictures(3, 4), prompts).hop[0]
 
 
@@ -256,6 +256,6 @@ def test_answers_in_text_do_not_depend_on_what_is_kept(
     ]
     for requests in zip(*episodes, strict=True):
         check(scorer.score(requests), [afresh(engine._grm, request) for request in requests])
-        assert engine.kept_bytes <= cache_bytes
+        assert engine.cached_bytes <= cache_bytes
     backwards = list(itertools.chain(*episodes))[::-1]
     check([scorer.score([request])[0] for request in backwards], [afresh(engine._grm, one) for one in backwards])

@@ -20,7 +20,7 @@ from dopamine_rl.grm.readout import Reader
 from dopamine_rl.grm.template import SHORT_TEMPLATE, PromptTemplate
 from dopamine_rl.interfaces import Prompt
 from reward_service.engines.prompts import open_prompts
-from reward_service.engines.questions import asked
+from reward_service.engines.questions import prepare_prompts
 from reward_service.engines.transformers import TransformersEngine
 from reward_service.engines.vllm import model_inputs
 from tests.dopamine_rl.grm_toys import pictures
@@ -76,14 +76,14 @@ def test_no_picture_is_encoded_twice(grm: GRM, monkeypatch: pytest.MonkeyPatch) 
     engine, images = TransformersEngine(grm), list(pictures(6, 2))
     engine.estimate(images, [ONE])
     assert encoded == [4]
-    kept = engine.kept_bytes
+    kept = engine.cached_bytes
     engine.estimate(images, [written_out(ONE)])
-    assert (encoded, engine.kept_bytes) == ([4], kept)
+    assert (encoded, engine.cached_bytes) == ([4], kept)
 
 
 def test_vllm_is_given_one_picture_by_one_name(folder: Path) -> None:
     prompts, images = open_prompts(folder), list(pictures(6, 3))
-    [prompt], reasons = asked(prompts.template, images, [ONE])
+    [prompt], reasons = prepare_prompts(prompts.template, images, [ONE])
     assert (prompt, reasons) == (written_out(ONE), [""])
     tokens = prompts.tokens(INSTRUCTION, len(prompt.before), 56, 56)
     [given] = model_inputs(images, [(tokens, prompt.images)], prompts)

@@ -1,11 +1,10 @@
-"""No coroutine of the service waits for anything but by `await`: one that did would hold up all requests of its replica."""
+"""No coroutine of the service waits but by `await`: one that did would hold up all requests of its replica."""
 
 from __future__ import annotations
 
 import ast
 import asyncio
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,14 +12,14 @@ import pytest
 
 from dopamine_rl.errors import ServiceUnavailable, VersionUnavailable
 from dopamine_rl.interfaces import ProgressScorer
-from reward_service import deployment, ledger
+from reward_service import deployment, ledger_store
 from reward_service.deployment import GRMDeployment
 from reward_service.releases import Ledger, Release
 from reward_service.service import ServiceConfig
 from tests.fakes import make_request, write_checkpoint
 
 SERVICE = Path(deployment.__file__).parent
-BLOCKING = {"ledger", "ray", "lease", "serve", "subprocess", "requests", "shutil"}
+BLOCKING = {"ledger_store", "ray", "lease", "serve", "subprocess", "requests", "shutil"}
 WAITS = {
     "sleep",
     "result",
@@ -53,7 +52,7 @@ def test_no_coroutine_blocks() -> None:
 
 
 def test_the_check_finds_what_blocks() -> None:
-    code = "async def f():\n    await asyncio.sleep(1)\n    time.sleep(1)\n    ledger.read('x')\n    open('x')\n"
+    code = "async def f():\n    await asyncio.sleep(1)\n    time.sleep(1)\n    ledger_store.read('x')\n    open('x')\n"
     assert list(_blocking(ast.parse(code))) == [3, 4, 5]
 
 
@@ -65,21 +64,27 @@ def test_a_request_for_a_version_that_is_still_loading_holds_up_no_other(
     first = Ledger((Release(1, folders[0], "v1"),))
     record, cluster_answers, loads = [first], threading.Event(), threading.Event()
     over, looks_ended = threading.Event(), threading.Event()
+    asked, gave_up, loading = threading.Event(), threading.Event(), threading.Event()
     cluster_answers.set()
 
     def read(app_name: str) -> Ledger:
+        if not cluster_answers.is_set():
+            asked.set()
         if not cluster_answers.wait(20):
+            gave_up.set()
             raise ServiceUnavailable("the cluster does not answer")
         if over.is_set():
             looks_ended.set()
             raise SystemExit  # The replica's thread would outlive this test, and ask a real cluster.
         return record[0]
 
-    monkeypatch.setattr(ledger, "read", read)
+    monkeypatch.setattr(ledger_store, "read", read)
     load = deployment._load
 
     def slow_load(folder: str, config: ServiceConfig) -> ProgressScorer:
-        assert folder == folders[0] or loads.wait(20)
+        if folder != folders[0]:
+            loading.set()
+            assert loads.wait(20)
         return load(folder, config)
 
     monkeypatch.setattr(deployment, "_load", slow_load)
@@ -90,14 +95,13 @@ def test_a_request_for_a_version_that_is_still_loading_holds_up_no_other(
             raise await replica.score(make_request(model_version="v9"))  # type: ignore[misc]
         cluster_answers.clear()
         waiting = asyncio.create_task(replica.score(make_request(model_version="v2")))
-        began = time.monotonic()
+        assert await asyncio.to_thread(asked.wait, 20)
         for _ in range(5):
-            await asyncio.sleep(0.05)
             assert (await replica.score(make_request((0.5,)))).model_version == "v1"  # type: ignore[union-attr]
-        assert time.monotonic() - began < 15  # The ledger answers after 20 s or not at all.
+        assert not gave_up.is_set()  # Who waited for the ledger got no answer for 20 s.
         record[0] = Ledger((Release(2, folders[1], "v2"), *first.releases))
         cluster_answers.set()
-        await asyncio.sleep(0.1)
+        assert await asyncio.to_thread(loading.wait, 20)
         assert not waiting.done()
         loads.set()
         assert (await asyncio.wait_for(waiting, 20)).model_version == "v2"  # type: ignore[union-attr]

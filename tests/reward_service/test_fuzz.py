@@ -48,7 +48,9 @@ ANNOUNCED = {200, 503, 504} | {status for _, status in STATUSES}
 
 numbers = st.integers(-(2**63), 2**64 - 1) | st.floats() | st.sampled_from([0, 1, 255, 2**31, 2**53, -1])
 leaves = st.none() | st.booleans() | numbers | st.text(max_size=8) | st.sampled_from(["PNG", "|u1", "iVBORw0KGgo="])
-nested = st.recursive(leaves, lambda s: st.lists(s, max_size=4) | st.dictionaries(st.text(max_size=6), s, max_size=4), max_leaves=8)  # fmt: skip
+nested = st.recursive(
+    leaves, lambda s: st.lists(s, max_size=4) | st.dictionaries(st.text(max_size=6), s, max_size=4), max_leaves=8
+)
 binary = nested | st.binary(max_size=40)
 
 
@@ -215,7 +217,10 @@ def fuzz_routes(count: int) -> None:
         before = resident_mb()
         for media_type, strategy in routes.items():
             outcomes = fuzz(strategy, count, lambda data, media=media_type: ask(media, data))  # type: ignore[misc]
-            print(f"{media_type}: {outcomes.total()} requests, {dict(outcomes)}, resident {resident_mb() - before:+.1f} MiB")  # fmt: skip
+            print(
+                f"{media_type}: {outcomes.total()} requests, {dict(outcomes)},"
+                f" resident {resident_mb() - before:+.1f} MiB"
+            )
             assert outcomes.total() >= count
             assert outcomes["200"] > 0
         assert resident_mb() - before < MAX_GROWTH_MB
@@ -248,8 +253,11 @@ def conformance(count: int) -> None:
 
                 @settings(
                     max_examples=count if operation.method.upper() == "POST" else 5,
-                    deadline=None, database=None, suppress_health_check=list(HealthCheck), derandomize=True,
-                )  # fmt: skip
+                    deadline=None,
+                    database=None,
+                    suppress_health_check=list(HealthCheck),
+                    derandomize=True,
+                )
                 @given(operation.as_strategy(generation_mode=mode))
                 def run(case: Any) -> None:
                     answer = case.call(base_url=url, session=session)

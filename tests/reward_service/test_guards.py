@@ -1,4 +1,4 @@
-"""Token, rates and room, with a clock that the test turns."""
+"""Token, rates and capacity, with a clock that the test turns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnav
 from reward_service import statuses
 from reward_service.guards import (
     TOKEN_VARIABLE,
+    Capacity,
     IngressConfig,
     RateLimiter,
-    Room,
     TokenBucket,
     TokenCheck,
     is_loopback,
@@ -105,18 +105,18 @@ def test_clients_have_rates_of_their_own_and_their_number_is_bounded() -> None:
 
 
 def test_room_is_given_back_whatever_happens() -> None:
-    room = Room(2, 100)
-    with room.place() as first, room.place() as second:
-        with pytest.raises(Overloaded), room.place():
+    capacity = Capacity(2, 100)
+    with capacity.admit() as first, capacity.admit() as second:
+        with pytest.raises(Overloaded), capacity.admit():
             pass
         first.reserve(60)
         with pytest.raises(Overloaded):
             second.reserve(60)
         second.reserve(40)
-    assert (room.requests, room.bytes) == (0, 0)
-    with pytest.raises(Overloaded), room.place() as place:
-        place.reserve(101)
-    assert (room.requests, room.bytes) == (0, 0)
+    assert (capacity.requests, capacity.bytes) == (0, 0)
+    with pytest.raises(Overloaded), capacity.admit() as reservation:
+        reservation.reserve(101)
+    assert (capacity.requests, capacity.bytes) == (0, 0)
 
 
 def test_settings_are_checked() -> None:

@@ -1,4 +1,4 @@
-"""The ledger of a service's models, and the shelf of a replica that follows it. No Ray."""
+"""The ledger of a service's models, and the models that a replica has loaded. No Ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from reward_service.releases import Ledger, Release, Shelf
+from reward_service.releases import Ledger, LoadedModels, Release
 from reward_service.scorer import Scorer
 from tests.fakes import engine_from_folder, write_checkpoint
 
@@ -39,34 +39,34 @@ def test_the_record_can_be_read_again(ledger: Ledger) -> None:
     assert Ledger.from_json(ledger.to_json()) == ledger
 
 
-def test_a_shelf_loads_what_is_new_once_and_lets_go_of_the_rest(tmp_path: Path) -> None:
+def test_a_replica_loads_what_is_new_once_and_lets_go_of_the_rest(tmp_path: Path) -> None:
     loaded: list[str] = []
 
     def load(folder: str) -> Scorer:
         loaded.append(Path(folder).name)
         return Scorer(engine_from_folder(Path(folder), 1))
 
-    shelf = Shelf(load)
+    models = LoadedModels(load)
     one, two = (str(write_checkpoint(tmp_path / name, name)) for name in ("v1", "v2"))
     ledger = Ledger((Release(1, one),)).stage(two)
     for _ in range(2):
-        held = shelf.follow(ledger)
+        held = models.update(ledger)
         assert {number: scorer.model_version for number, scorer in held.items()} == {1: "v1", 2: "v2"}
-    assert list(shelf.follow(ledger.promote("v2", keep=0))) == [2]
+    assert list(models.update(ledger.promote("v2", keep=0))) == [2]
     assert loaded == ["v1", "v2"]
 
 
 def test_a_model_that_cannot_be_used_is_refused_and_the_others_stay(tmp_path: Path) -> None:
-    shelf = Shelf(lambda folder: Scorer(engine_from_folder(Path(folder), 1)))
+    models = LoadedModels(lambda folder: Scorer(engine_from_folder(Path(folder), 1)))
     ledger = Ledger((Release(1, str(write_checkpoint(tmp_path / "v1", "v1"))),)).stage(str(tmp_path / "missing"))
-    assert list(shelf.follow(ledger)) == [1]
-    assert "No such file" in shelf.refused[2]
-    shelf.follow(ledger.withdraw())
-    assert not shelf.refused
+    assert list(models.update(ledger)) == [1]
+    assert "No such file" in models.refused[2]
+    models.update(ledger.withdraw())
+    assert not models.refused
 
 
 def test_a_folder_whose_content_was_exchanged_is_refused(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "v1")
-    shelf = Shelf(lambda name: Scorer(engine_from_folder(Path(name), 1)))
-    assert not shelf.follow(Ledger((Release(1, str(folder), "v0"),)))
-    assert "held v0 and holds v1 now" in shelf.refused[1]
+    models = LoadedModels(lambda name: Scorer(engine_from_folder(Path(name), 1)))
+    assert not models.update(Ledger((Release(1, str(folder), "v0"),)))
+    assert "held v0 and holds v1 now" in models.refused[1]

@@ -157,12 +157,12 @@ def test_an_impossible_hop_is_no_value() -> None:
     [reply] = Scorer(_OutOfRange()).score([make_request((0.2,))])
     assert not reply.valid.any()
     assert np.isnan(reply.gain).all()
-    assert "no hop" in reply.reasons[0]
+    assert "not in [0, 1]" in reply.reasons[0]
 
 
 def test_another_version_is_refused_before_anything_is_asked() -> None:
     engine = FakeEngine("v1")
-    with pytest.raises(VersionUnavailable, match="v0 is wanted, v1 is served"):
+    with pytest.raises(VersionUnavailable, match="v0 is requested, v1 is served"):
         Scorer(engine).score([make_request(), make_request(model_version="v0")])
     assert not engine.calls
 

@@ -50,11 +50,14 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 async def _while_busy(gate: _Gate, service: ScoringService, requests: list[ScoreRequest]) -> list[asyncio.Task[Answer]]:
-    """Put one request into the model, then the others into the line."""
+    """Put one request into the model, then the others into the line, where they are for 20 ms already."""
+    service.clock = lambda: 0.0
     tasks = [asyncio.create_task(service.score(_ask(1, "first")))]
     await asyncio.to_thread(gate.entered.wait, 10)
     tasks += [asyncio.create_task(service.score(request)) for request in requests]
-    await asyncio.sleep(0.02)
+    while service.counts.longest_line < len(requests):
+        await asyncio.sleep(0)
+    service.clock = lambda: 0.02
     return tasks
 
 
@@ -73,7 +76,7 @@ def test_what_waits_while_the_model_is_busy_becomes_the_next_batches_in_order() 
     for request, answer in zip(requests, answers[1:], strict=True):
         assert isinstance(answer, ScoreReply)
         assert_same_answer(answer, Scorer(FakeEngine()).score([request])[0])
-        assert answer.queue_ms >= 20
+        assert answer.queue_ms == pytest.approx(20)
     assert (service.counts.requests, service.counts.frames, service.counts.batches) == (6, 31, 5)
     assert service.counts.largest_batch == 20
 
@@ -82,10 +85,11 @@ def test_an_idle_model_waits_a_little_for_more() -> None:
     engine = FakeEngine()
 
     async def go() -> None:
-        service = _service(Scorer(engine), wait_s=0.1)
-        late = asyncio.create_task(asyncio.sleep(0.02, None))
+        service = _service(Scorer(engine), wait_s=0.5)
         first = asyncio.create_task(service.score(_ask(1, "a")))
-        await late
+        for _ in range(5):  # The loop over batches has seen it, and waits.
+            await asyncio.sleep(0)
+        assert not engine.calls
         await asyncio.gather(first, service.score(_ask(1, "b")))
 
     _run(go())

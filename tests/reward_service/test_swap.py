@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
 from dopamine_rl.errors import CheckpointError, ScoringError, ServiceUnavailable, VersionUnavailable
 from dopamine_rl.types import ScoreReply
-from reward_service import ledger
+from reward_service import ledger_store
 from reward_service.client import ServeRewardClient
 from reward_service.deployment import deploy, shutdown
 from reward_service.scorer import Scorer
@@ -27,6 +26,7 @@ from reward_service.service import ServiceConfig
 from reward_service.swap import SwapConfig, swap
 from tests.contracts import assert_same_answer
 from tests.fakes import FakeEngine, make_request, write_checkpoint
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
 
@@ -88,11 +88,12 @@ def test_under_load_no_request_fails_and_running_episodes_keep_their_version(che
         actors = [threading.Thread(target=act, args=(client, actor)) for actor in range(4)]
         for actor in actors:
             actor.start()
-        for name in ("v2", "v3", "v1"):
-            time.sleep(0.5)
-            done_swap = swap("loaded", checkpoints[name], FORCED)
-            assert (done_swap.version, done_swap.replicas) == (name, 2)
-        time.sleep(0.5)
+        for name, after in (("v1", "v2"), ("v2", "v3"), ("v3", "v1")):
+            wait_until(lambda n=name: errors or any(reply.model_version == n for reply in list(replies)))  # type: ignore[misc]
+            done_swap = swap("loaded", checkpoints[after], FORCED)
+            assert (done_swap.version, done_swap.replicas) == (after, 2)
+        answered = len(replies)
+        wait_until(lambda: errors or len(replies) >= answered + 40, what="traffic after the last swap")
         done.set()
         for actor in actors:
             actor.join(30.0)
@@ -123,7 +124,7 @@ def test_a_bad_checkpoint_is_refused_and_the_old_one_stays(checkpoints: dict[str
             swap("refusing", tmp_path / "bad", FORCED)
         _check(client, (None, "v1"))
         assert swap("refusing", checkpoints["v1"], FORCED).before == "v1"  # Nothing to do is not an error.
-        assert ledger.read("refusing").staged is None
+        assert ledger_store.read("refusing").staged is None
 
 
 def test_what_would_lose_episodes_or_meets_another_swap_is_refused(checkpoints: dict[str, Path]) -> None:
@@ -132,9 +133,9 @@ def test_what_would_lose_episodes_or_meets_another_swap_is_refused(checkpoints: 
         with pytest.raises(ServiceUnavailable, match=r"v1 would be dropped"):
             swap("careful", checkpoints["v2"], SwapConfig(keep=0, timeout_s=60.0))
         _check(client, (None, "v1"))
-        with ledger.claimed("careful", 60.0), pytest.raises(ServiceUnavailable, match="under way"):
+        with ledger_store.claim("careful", 60.0), pytest.raises(ServiceUnavailable, match="under way"):
             swap("careful", checkpoints["v2"])
-        with ledger.claimed("careful", -1.0):  # Its holder died long ago.
+        with ledger_store.claim("careful", -1.0):  # Its holder died long ago.
             assert swap("careful", checkpoints["v2"], SwapConfig(timeout_s=60.0)).version == "v2"
     with pytest.raises(ServiceUnavailable, match=r"no reward service named careful .* \(running: none\)"):
         swap("careful", checkpoints["v2"])

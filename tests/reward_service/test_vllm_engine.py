@@ -1,4 +1,4 @@
-"""The vLLM engine for real, on the CPU, in the environment that scripts/vllm_env.sh builds once; the first run takes long."""
+"""The vLLM engine for real, on the CPU, in the environment that scripts/vllm_env.sh builds, at first for long."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def _calls() -> dict[str, Call]:
         "three views": (seen, _prompts(3, 48)),
         "again": (seen, _prompts(2, 48)),
         "one alone": (seen, _prompts(2, 48)[7:8]),
-        "copies": ([*seen, *seen], [prompt.moved({i: i + SEEN for i in range(SEEN)}) for prompt in _prompts(2, 48)]),
+        "copies": (
+            [*seen, *seen],
+            [prompt.reindexed({i: i + SEEN for i in range(SEEN)}) for prompt in _prompts(2, 48)],
+        ),
         "unanswerable": ([*seen, *_pictures(1, 84)], unanswerable),
         "larger": (_pictures(SEEN, 84), _prompts(2, 32)),
         "nothing": ([], []),

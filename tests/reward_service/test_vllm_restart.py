@@ -1,9 +1,9 @@
-"""What the vLLM engine does while vLLM is started again; vLLM itself is a stand-in here (see test_vllm_engine for the real one)."""
+"""What the vLLM engine does while vLLM is started again; vLLM is a stand-in here (the real one: test_vllm_engine)."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from reward_service.engines import vllm
 from reward_service.scorer import Scorer
 from reward_service.service import ScoringService, score_each
 from tests.fakes import FakeEngine, seeded_request
+from tests.waiting import wait_until
 
 TINY = GRMConfig(image_size=28, patch=14, vision_width=32, vision_depth=1, vision_heads=2, text_width=32, text_depth=1)
 
@@ -61,14 +62,6 @@ def _ask(engine: vllm.VLLMEngine) -> int:
     return len(engine.estimate(list(np.zeros((4, 28, 28, 3), np.uint8)), [Prompt("push", (0, 1), (2,), (3,))]).gain)
 
 
-def _eventually(done: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if done():
-            return
-        threading.Event().wait(0.01)
-    pytest.fail("it did not come")
-
-
 def test_while_vllm_is_started_again_no_call_waits_and_the_replica_is_well(engine: vllm.VLLMEngine) -> None:
     assert _ask(engine) == 1
     core: Any = engine._core
@@ -93,7 +86,7 @@ def test_what_cannot_be_started_again_has_the_replica_replaced(engine: vllm.VLLM
     service.check_health()
     core.leave.set()
     assert engine._restart is not None
-    _eventually(engine._restart.done)
+    wait_until(engine._restart.done)
     with pytest.raises(ServiceUnavailable, match="could not be started again: no memory"):
         _ask(engine)
     with pytest.raises(RuntimeError, match="no memory"):

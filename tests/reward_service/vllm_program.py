@@ -1,4 +1,6 @@
-"""Asks a vLLM engine, in an environment that has one: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
+"""Asks a vLLM engine, in an environment that has one.
+
+Usage: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
 
 QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. NARROW is
 a model whose heads vLLM cannot run; where it is given, vLLM's process is killed before the last call.
@@ -12,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from typing import Any
 from dopamine_rl.errors import CheckpointError, ServiceUnavailable
 from dopamine_rl.types import HopEstimates
 from reward_service.engines.vllm import VLLMEngine
+from tests.waiting import wait_until
 
 
 @dataclass
@@ -58,13 +62,16 @@ def children(name: str) -> list[tuple[int, str]]:
 
 def _until_back(engine: VLLMEngine, pictures: list[Any], prompts: list[Any]) -> None:
     """Wait until vLLM was started again, beside calls that fail at once."""
-    while True:
+
+    def answers() -> bool:
         try:
             engine.estimate(pictures, prompts)
-            return
         except ServiceUnavailable:
             engine.check_health()
-            time.sleep(0.5)
+            return False
+        return True
+
+    wait_until(answers, 600.0, "the restart of vLLM")
 
 
 def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
@@ -101,7 +108,8 @@ def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
             VLLMEngine(narrow, threads=1)
         except CheckpointError as error:
             told.refused = str(error)
-    time.sleep(1.0)
+    with suppress(AssertionError):
+        wait_until(lambda: not children("VLLM::"))
     told.left = [command for _, command in children("VLLM::")]
     Path(answers).write_bytes(pickle.dumps(vars(told)))
 

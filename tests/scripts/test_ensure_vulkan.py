@@ -1,4 +1,4 @@
-"""scripts/ensure_vulkan.sh with a system of fakes: what it would change, and that it changes nothing where that is forbidden."""
+"""scripts/ensure_vulkan.sh with a system of fakes: what it would change, and nothing where that is forbidden."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Where the ledgers of all applications lie: in one detached named actor of the cluster.
+"""Stores the ledgers of all applications in one detached, named actor of the cluster.
 
-So they outlive replicas, the Serve controller and the job that wrote them, and end with the cluster. Where the actor itself
-is lost, Ray starts it again, empty, and the replicas that follow a ledger give it back (`restore`).
+They outlive replicas, the Serve controller and the job that wrote them, and end with the cluster. If the actor is lost,
+Ray restarts it empty, and the replicas restore the ledgers that they follow (`restore`).
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ NAMESPACE = "dopamine_rl"
 STORE = "ledgers"
 """Name of the actor."""
 CALL_S = 10.0
-"""Time for one question to it; it has none to think about."""
+"""Time limit of a call to it."""
 FORGOTTEN = 1000
-"""How many of the applications that were forgotten are remembered as such."""
+"""Number of deleted applications that are remembered as deleted."""
 
 
 @dataclass
 class Store:
-    """Ledgers by application, and who may change them. Its methods run one after the other.
+    """The actor: ledgers by application, and claims to change them. Its methods run one at a time.
 
-    A claim is its holder's name and the time at which it ends by itself. Every method may be called again with the same
-    arguments, as Ray does where an answer was lost.
+    A claim consists of its holder's name and its expiry time. All methods are idempotent, because Ray repeats a call
+    whose answer was lost.
     """
 
     ledgers: dict[str, bytes] = field(default_factory=dict)
@@ -41,15 +41,15 @@ class Store:
     forgotten: dict[str, None] = field(default_factory=dict)
 
     def read(self, app_name: str) -> bytes | None:
-        """The ledger's bytes; None where there is none."""
+        """The ledger's bytes; None if there is none."""
         return self.ledgers.get(app_name)
 
     def names(self) -> list[str]:
-        """The applications that have a ledger."""
+        """The names of all applications with a ledger."""
         return sorted(self.ledgers)
 
     def write(self, app_name: str, data: bytes, holder: str | None) -> bool:
-        """Keep a ledger. False, and nothing is kept, where somebody else holds the claim."""
+        """Store a ledger. False, without storing it, if another holder has the claim."""
         if self._holder(app_name) not in (None, holder):
             return False
         self.ledgers[app_name] = data
@@ -57,12 +57,12 @@ class Store:
         return True
 
     def restore(self, app_name: str, data: bytes) -> None:
-        """Keep what a replica follows, unless there is a ledger or it was forgotten on purpose."""
+        """Store a replica's copy, unless there is a ledger or it was deleted on purpose."""
         if app_name not in self.forgotten:
             self.ledgers.setdefault(app_name, data)
 
     def forget(self, app_name: str) -> None:
-        """Remove a ledger and its claim."""
+        """Delete a ledger and its claim."""
         self.ledgers.pop(app_name, None)
         self.claims.pop(app_name, None)
         self.forgotten[app_name] = None
@@ -70,14 +70,14 @@ class Store:
             del self.forgotten[next(iter(self.forgotten))]
 
     def claim(self, app_name: str, holder: str, for_s: float) -> bool:
-        """Give the claim to a holder. False where another one has it."""
+        """Give the claim to a holder. False if another holder has it."""
         if self._holder(app_name) not in (None, holder):
             return False
         self.claims[app_name] = (holder, time.monotonic() + for_s)
         return True
 
     def release(self, app_name: str, holder: str) -> None:
-        """Take a claim back; harmless where it has passed to another holder."""
+        """Release a claim, unless another holder has it by now."""
         if self.claims.get(app_name, ("", 0.0))[0] == holder:
             del self.claims[app_name]
 
@@ -87,7 +87,7 @@ class Store:
 
 
 def read(app_name: str) -> Ledger:
-    """The ledger of an application. Raises ServiceUnavailable where there is none, or the cluster cannot be asked."""
+    """The ledger of an application. Raises ServiceUnavailable if there is none, or the actor does not answer."""
     data = _ask("read", app_name)
     if data is None:
         running = ", ".join(names()) or "none"
@@ -96,54 +96,54 @@ def read(app_name: str) -> Ledger:
 
 
 def write(app_name: str, ledger: Ledger, claim: str | None = None) -> None:
-    """Write the ledger of an application; whoever reads it sees the old one or the new one.
+    """Write the ledger of an application, atomically.
 
     Args:
-        claim: what `claimed` gave.
+        claim: from the context manager `claim`.
     Raises:
-        ServiceUnavailable: the claim has passed to somebody else.
+        ServiceUnavailable: the claim expired, and another deployment has it.
     """
     if not _ask("write", app_name, ledger.to_json(), claim):
-        raise ServiceUnavailable(f"another deployment to {app_name} has begun: this one took too long")
+        raise ServiceUnavailable(f"another deployment to {app_name} has started: this one took too long")
 
 
 def restore(app_name: str, ledger: Ledger) -> None:
-    """Give back the ledger that a replica follows, where the actor that held it was lost."""
+    """Restore the ledger from a replica's copy, after the actor was lost."""
     _ask("restore", app_name, ledger.to_json())
 
 
 def forget(app_name: str) -> None:
-    """Remove the ledger; harmless where there is none."""
+    """Delete the ledger, if it exists."""
     _ask("forget", app_name)
 
 
 def names() -> list[str]:
-    """The applications that have a ledger."""
-    listed: list[str] = _ask("names")
-    return listed
+    """The names of all applications with a ledger."""
+    app_names: list[str] = _ask("names")
+    return app_names
 
 
 @contextmanager
-def claimed(app_name: str, for_s: float) -> Iterator[str]:
-    """Be the only one who changes an application's models; a claim whose holder died ends by itself after `for_s`.
+def claim(app_name: str, for_s: float) -> Iterator[str]:
+    """Get exclusive permission to change an application's models; it expires after `for_s` if the holder dies.
 
     Returns:
-        The claim, which `write` asks for.
+        The claim, for `write`.
     Raises:
-        ServiceUnavailable: somebody else is changing them.
+        ServiceUnavailable: another deployment has the claim.
     """
     holder = uuid.uuid4().hex
     if not _ask("claim", app_name, holder, for_s):
-        raise ServiceUnavailable(f"another deployment to {app_name} is under way: wait for its end")
+        raise ServiceUnavailable(f"another deployment to {app_name} is under way: wait until it has finished")
     try:
         yield holder
     finally:
-        with suppress(ServiceUnavailable):  # It ends by itself.
+        with suppress(ServiceUnavailable):  # It expires anyway.
             _ask("release", app_name, holder)
 
 
 def _ask(method: str, *arguments: object) -> Any:
-    """Call the actor, which is started where there is none. Raises ServiceUnavailable where it does not answer in time."""
+    """Call the actor; starts it if necessary. Raises ServiceUnavailable if it does not answer in time."""
     try:
         store = ray.remote(Store).options(
             name=STORE,

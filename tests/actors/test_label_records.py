@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors import record_writer
-from actors.record_writer import RecordWriter, trim
-from actors.records import EpisodeRecord, ScoredFrame, pack, unpack
+from actors import label_record_writer
+from actors.label_record_writer import LabelRecordWriter, trim
+from actors.label_records import LabelRecord, ScoredFrame, pack, unpack
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import EpisodeContext, FusionConfig
 
@@ -27,7 +27,7 @@ def record(name, seed=0, frames=6, goal=99):
         ScoredFrame(2 * i, "answered", anchor_time=2 * i - 2, progress=0.1 * i, views=views)
         for i, views in enumerate(pictures(seed + 1, frames), 1)
     ]
-    return EpisodeRecord(context, tuple(scored), FusionConfig())
+    return LabelRecord(context, tuple(scored), FusionConfig())
 
 
 @pytest.mark.parametrize("shape", [(1, *SIZE), (7, *SIZE), (3, 1, 1, 1, 3)])
@@ -44,7 +44,7 @@ def test_a_record_comes_back_exactly_and_its_references_lie_once(tmp_path):
     record("other", goal=98).save(tmp_path)
     assert len(list((tmp_path / "references").glob("*.npz"))) == 2
     for i in range(3):
-        saved, again = record(f"episode{i}", seed=i), EpisodeRecord.load(tmp_path / f"episode{i}.npz")
+        saved, again = record(f"episode{i}", seed=i), LabelRecord.load(tmp_path / f"episode{i}.npz")
         for name in ("reference_start", "reference_end", "init", "goal"):
             np.testing.assert_array_equal(getattr(again.context, name), getattr(saved.context, name))
         for a, b in zip(again.frames, saved.frames, strict=True):
@@ -53,7 +53,7 @@ def test_a_record_comes_back_exactly_and_its_references_lie_once(tmp_path):
 
 
 def test_an_episode_without_frames_is_kept(tmp_path):
-    again = EpisodeRecord.load(record("short", frames=0).save(tmp_path))
+    again = LabelRecord.load(record("short", frames=0).save(tmp_path))
     assert again.frames == ()
 
 
@@ -78,14 +78,14 @@ def test_what_is_missing_is_named(tmp_path, damage):
             arrays["header"] = np.array(str(arrays["header"]).replace('"format": 2', '"format": 3'))
         np.savez(path, **arrays)
     with pytest.raises(BadInput, match="episode record"):
-        EpisodeRecord.load(path)
+        LabelRecord.load(path)
 
 
 def test_the_oldest_records_go_first_and_the_folder_keeps_its_budget(tmp_path):
     size = record("probe").save(tmp_path / "probe").stat().st_size
     shared = sum(path.stat().st_size for path in (tmp_path / "probe" / "references").iterdir())
     folder, budget_mb = tmp_path / "records", (3.5 * size + shared) / 1e6
-    writer = RecordWriter(folder, budget_mb)
+    writer = LabelRecordWriter(folder, budget_mb)
     for i in range(6):
         writer.write(record(f"z{9 - i}", seed=i))  # later ones sort before earlier ones by name
         os.utime(folder / f"z{9 - i}.npz", ns=(i, i))
@@ -97,7 +97,7 @@ def test_the_oldest_records_go_first_and_the_folder_keeps_its_budget(tmp_path):
 
 
 def test_the_newest_record_stays_whatever_the_budget(tmp_path):
-    writer = RecordWriter(tmp_path, 1e-6)
+    writer = LabelRecordWriter(tmp_path, 1e-6)
     for name in "ab":
         writer.write(record(name))
     assert [path.stem for path in tmp_path.glob("*.npz")] == ["b"]
@@ -105,12 +105,16 @@ def test_the_newest_record_stays_whatever_the_budget(tmp_path):
 
 def test_two_writers_share_a_folder(tmp_path):
     size = record("probe").save(tmp_path / "probe").stat().st_size
-    writers = [RecordWriter(tmp_path / "records", 5 * size / 1e6) for _ in range(2)]
+    writers = [LabelRecordWriter(tmp_path / "records", 5 * size / 1e6) for _ in range(2)]
     for i in range(20):
         writers[i % 2].put(record(f"e{i}", seed=i))
     assert all(writer.flush(60.0) for writer in writers)
-    totals = {name: sum(counts) for name, *counts in zip(
-        record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True)}  # fmt: skip
+    totals = {
+        name: sum(counts)
+        for name, *counts in zip(
+            label_record_writer.COUNTS, *(writer.take_counts().values() for writer in writers), strict=True
+        )
+    }
     left = len(list((tmp_path / "records").glob("*.npz")))
     assert totals == {"written": 20, "removed": 20 - left, "dropped": 0, "failed": 0}
     assert 1 <= left <= 5
@@ -128,27 +132,27 @@ def test_links_and_other_files_are_not_removed(tmp_path):
 
 def slow_disk(monkeypatch):
     """Saving waits until the event is set."""
-    go_on, save = threading.Event(), EpisodeRecord.save
-    monkeypatch.setattr(EpisodeRecord, "save", lambda self, folder: (go_on.wait(60.0), save(self, folder))[1])
+    go_on, save = threading.Event(), LabelRecord.save
+    monkeypatch.setattr(LabelRecord, "save", lambda self, folder: (go_on.wait(60.0), save(self, folder))[1])
     return go_on
 
 
 def test_putting_a_record_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     go_on = slow_disk(monkeypatch)
-    writer = RecordWriter(tmp_path, 100.0)
-    for i in range(record_writer.WAITING):
+    writer = LabelRecordWriter(tmp_path, 100.0)
+    for i in range(label_record_writer.WAITING):
         writer.put(record(f"e{i}"))
     assert not list(tmp_path.glob("*.npz"))
     assert not writer.flush(0.01)
     go_on.set()
     assert writer.flush(60.0)
-    assert len(list(tmp_path.glob("*.npz"))) == writer.take_counts()["written"] == record_writer.WAITING
+    assert len(list(tmp_path.glob("*.npz"))) == writer.take_counts()["written"] == label_record_writer.WAITING
 
 
 def test_what_a_full_queue_cannot_take_is_dropped_and_counted(tmp_path, monkeypatch):
     go_on = slow_disk(monkeypatch)
-    writer = RecordWriter(tmp_path, 100.0, patience_s=0.05)
-    total = 3 * record_writer.WAITING
+    writer = LabelRecordWriter(tmp_path, 100.0, patience_s=0.05)
+    total = 3 * label_record_writer.WAITING
     for i in range(total):
         writer.put(record(f"e{i}"))
     go_on.set()
@@ -156,13 +160,13 @@ def test_what_a_full_queue_cannot_take_is_dropped_and_counted(tmp_path, monkeypa
     writer.put(record("later"))
     assert writer.flush(60.0)
     counts = writer.take_counts()
-    assert counts["dropped"] >= total - record_writer.WAITING - 1
+    assert counts["dropped"] >= total - label_record_writer.WAITING - 1
     assert counts["written"] + counts["dropped"] == total + 1
     assert (tmp_path / "later.npz").exists()
 
 
 def test_a_record_that_cannot_be_written_is_counted_and_the_next_ones_are_written(tmp_path):
-    writer = RecordWriter(tmp_path, 100.0)
+    writer = LabelRecordWriter(tmp_path, 100.0)
     writer.put(replace(record("bad"), frames=(ScoredFrame(2, "late"),)))
     writer.put(record("good"))
     assert writer.flush(60.0)

@@ -1,4 +1,4 @@
-"""The scored frames of one episode, kept whole so that its potentials can be checked or replaced later.
+"""Label records: the scored frames of an episode, stored completely so that its potentials can be audited or replaced.
 
 A record holds pictures, the hops that came back and the progress they were folded into. Re-scoring a record with the
 version it names must give the stored progress again; `dopamine audit` does that for a whole run. Pictures are
@@ -32,17 +32,17 @@ def _unknown() -> NDArray[np.float32]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ScoredFrame:
-    """One frame that was asked for, and what became of it.
+    """A requested frame and its outcome.
 
     Args:
         time: environment step of the frame.
-        outcome: what became of the question.
-        reason: why there is no value; "" where answered.
-        anchor_time: environment step of the frame that the incremental question compared with.
-        gain, loss, entropy: float32 [3], the model's answer by perspective; NaN where there is none.
-        progress: fused Φ* after the frame; where not answered, the value held.
-        perspectives: float32 [3], progress of each perspective; NaN where not answered.
-        views: uint8 [V, H, W, 3], the pictures; None where they were not kept.
+        outcome: of the request.
+        reason: why there is no value; "" if answered.
+        anchor_time: environment step of the incremental perspective's anchor.
+        gain, loss, entropy: float32 [3], the model's answer by perspective; NaN if there is none.
+        progress: fused Φ* after the frame; the held value if not answered.
+        perspectives: float32 [3], progress of each perspective; NaN if not answered.
+        views: uint8 [V, H, W, 3], the pictures; None if they were not recorded.
     """
 
     time: int
@@ -67,13 +67,13 @@ LEVEL = 1
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class EpisodeRecord:
-    """Everything that is needed to score an episode again.
+class LabelRecord:
+    """Everything needed to score an episode again.
 
     Args:
-        context: instruction, references, anchors and the model version that answered.
-        frames: the frames asked for, in order of time; the first frame of the episode is `context.init`.
-        fusion: how their hops were folded.
+        context: instruction, references, anchors and the model version.
+        frames: the requested frames, ordered by time; the episode's first frame is `context.init`.
+        fusion: how their hops were fused.
     """
 
     context: EpisodeContext
@@ -81,7 +81,7 @@ class EpisodeRecord:
     fusion: FusionConfig
 
     def save(self, folder: Path) -> Path:
-        """Write `folder/<episode id>.npz`, whole or not at all. Raises ValueError where the pictures were not kept."""
+        """Write `folder/<episode id>.npz` atomically. Raises ValueError if the pictures were not recorded."""
         if any(frame.views is None for frame in self.frames):
             raise ValueError(f"episode {self.context.episode_id} was labelled without keeping its pictures")
         context = self.context
@@ -111,8 +111,8 @@ class EpisodeRecord:
         return write_atomically(path, lambda temporary: write_npz(temporary, arrays))
 
     @classmethod
-    def load(cls, path: Path) -> EpisodeRecord:
-        """Read a record. Raises BadInput where the file is not one."""
+    def load(cls, path: Path) -> LabelRecord:
+        """Read a record. Raises BadInput if the file is not a valid one."""
         try:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}

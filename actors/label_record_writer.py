@@ -1,4 +1,4 @@
-"""Writes episode records beside the actor, within a budget: a thread with a bounded queue; the oldest go first."""
+"""Writes label records in a background thread with a bounded queue, and removes the oldest to keep a size limit."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import queue
 import threading
 from pathlib import Path
 
-from actors.records import REFERENCES, EpisodeRecord
+from actors.label_records import REFERENCES, LabelRecord
 
 logger = logging.getLogger(__name__)
 
 WAITING = 8
-"""Records that may wait to be written; each holds its pictures in memory."""
+"""Size of the queue; each record in it holds its pictures in memory."""
 PATIENCE_S = 10.0
-"""How long a full queue is waited for. After that, records are dropped and counted until there is room again."""
+"""How long to wait for a full queue. After that, records are dropped and counted until it has room again."""
 COUNTS = ("written", "removed", "dropped", "failed")
-"""What becomes of records: written; removed to keep the budget; dropped, because the disk did not keep up; failed."""
+"""Outcomes of records: written; removed to keep the size limit; dropped because the disk was too slow; failed."""
 
 
-class RecordWriter:
-    """Keeps a folder of records within its budget. Several writers may share a folder.
+class LabelRecordWriter:
+    """Writes label records to a folder of limited size. Several writers may share a folder.
 
     Args:
-        folder: where the records lie.
-        budget_mb: the folder's size, in 10⁶ bytes. The newest record stays, whatever its size.
+        folder: of the records.
+        budget_mb: size limit of the folder in 10⁶ bytes. The newest record always stays.
         patience_s: how long `put` may wait for a full queue.
     """
 
     def __init__(self, folder: Path, budget_mb: float, patience_s: float = PATIENCE_S) -> None:
         self._folder, self._budget = folder, int(budget_mb * 1e6)
         self._patience_s, self._full = patience_s, False
-        self._queue: queue.Queue[EpisodeRecord] = queue.Queue(WAITING)
+        self._queue: queue.Queue[LabelRecord] = queue.Queue(WAITING)
         self._counts, self._lock = dict.fromkeys(COUNTS, 0), threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def put(self, record: EpisodeRecord) -> None:
-        """Let the thread write a record. Where the queue stays full, the record is dropped and counted."""
+    def put(self, record: LabelRecord) -> None:
+        """Queue a record. If the queue stays full, the record is dropped and counted."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="records", daemon=True)
             self._thread.start()
@@ -50,24 +50,24 @@ class RecordWriter:
             self._full = True
             self._add("dropped", 1)
 
-    def write(self, record: EpisodeRecord) -> None:
-        """Write a record now, and remove the oldest ones where the folder has become too large."""
+    def write(self, record: LabelRecord) -> None:
+        """Write a record now, and remove the oldest ones if the folder is too large."""
         path = record.save(self._folder)
         self._add("written", 1)
         self._add("removed", trim(self._folder, self._budget, path))
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything that was put is written; False where that takes longer."""
+        """Wait until all queued records are written; False if this takes longer than `timeout_s`."""
         with self._queue.all_tasks_done:
             return self._queue.all_tasks_done.wait_for(lambda: not self._queue.unfinished_tasks, timeout_s)
 
     @property
     def waiting(self) -> int:
-        """Records that were put and are not written yet."""
+        """Number of records not written yet."""
         return self._queue.unfinished_tasks
 
     def take_counts(self) -> dict[str, int]:
-        """What became of records since the last call, by `COUNTS`."""
+        """Outcomes of records since the last call, by `COUNTS`."""
         with self._lock:
             counts, self._counts = self._counts, dict.fromkeys(COUNTS, 0)
         return counts
@@ -90,7 +90,7 @@ class RecordWriter:
 
 
 def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
-    """Remove the oldest records of a folder until it keeps its budget; `newest` stays. Returns how many went."""
+    """Remove the oldest records of a folder until it fits its size limit, except `newest`; returns their number."""
     records = sorted(
         (status.st_mtime_ns, path, status.st_size) for path, status in _files(folder) if path.endswith(".npz")
     )
@@ -111,7 +111,7 @@ def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
 
 
 def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """The files of a folder; those that another writer removes meanwhile are left out."""
+    """The files of a folder, without those that another writer removes meanwhile."""
     files = []
     if folder.is_dir():
         with os.scandir(folder) as entries:

@@ -1,6 +1,6 @@
-"""ManiSkill's recorded trajectories as demonstrations: the simulator is put into each recorded state, and rendered.
+"""Playback of ManiSkill's recorded trajectories as demonstrations: each recorded state is restored and rendered.
 
-No action is replayed, so nothing can drift, and a trajectory of any control mode will do.
+No actions are executed, so there is no drift, and trajectories of any control mode work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dopamine_rl.episodes.raw import read_outcome, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 
-REPLAYED = "trajectory"
-"""What replayed episodes are called after."""
+PLAYBACK = "trajectory"
+"""Name prefix of played-back episodes."""
 SAME_M = 1e-3
-"""A recorded start within this of the start that the seed names is the same one."""
+"""Tolerance between the recorded start and the start of the episode's seed."""
 
 
 def check_trajectory(task: Task, trajectory: ManiSkillTrajectory) -> None:
-    """Raise BadInput where a trajectory cannot be replayed: of another task, or without states or successes."""
+    """Raise BadInput if a trajectory cannot be played back: wrong task, or no states or success flags."""
     if trajectory.task != task.name:
         raise BadInput("trajectory.task", trajectory.task, f"give a trajectory of {task.name}, or name its own task")
     if trajectory.env_states is None:
@@ -39,11 +39,11 @@ def check_trajectory(task: Task, trajectory: ManiSkillTrajectory) -> None:
         )
 
 
-def replay(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) -> Demonstration:
-    """Show a trajectory again, up to its first success; a frame at every `stride`-th environment step and at the last.
+def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) -> Demonstration:
+    """Play back a trajectory up to its first success, with a frame every `stride` environment steps and at the end.
 
-    Its stages are told by true progress: the expert's first until progress says that the object is held (`Task.held`), then
-    all later ones as one. Actions are kept as they were recorded, in the trajectory's control mode.
+    Stages follow from true progress: the expert's first stage until the object is held (`Task.held`), then all later
+    stages as one. Actions are the recorded ones, in the trajectory's control mode.
 
     Args:
         env: with the standard start, whose geometry the episode's seed draws, and at least one view.
@@ -91,13 +91,13 @@ def replay(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: str) 
     )
 
 
-def replay_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path) -> bool:
-    """Replay trajectory `number` of a file into `episode_folder`, unless it is there already; return its success."""
-    folder = episode_folder(REPLAYED, number, out_dir)
+def play_back_missing(env: SimulatedEnv, path: Path, number: int, out_dir: Path) -> bool:
+    """Play back trajectory `number` of a file into `episode_folder`, unless it exists; returns its success."""
+    folder = episode_folder(PLAYBACK, number, out_dir)
     if not folder.exists():
         for trajectory in read_trajectories(path, {number}):
-            write_demonstration(out_dir, replay(env, trajectory, folder.name))
-    return bool(read_outcome(folder)[0])
+            write_demonstration(out_dir, play_back(env, trajectory, folder.name))
+    return bool(read_outcome(folder).success)
 
 
 def moment(states: EnvStates, step: int) -> EnvStates:
@@ -106,9 +106,13 @@ def moment(states: EnvStates, step: int) -> EnvStates:
 
 
 def _same_start(env: SimulatedEnv, states: EnvStates) -> None:
-    """Refuse the peg insertion of another geometry: sizes are no part of a state, they follow from the seed."""
+    """Raise BadInput for a peg insertion with another geometry: a state holds no sizes, they follow from the seed."""
     if env.config.task != PEG_INSERTION:
         return
     drawn, recorded = env.state().peg[:3, 3], states["actors"].get("peg", np.full((1, 3), np.inf))[0, :3]
     if np.abs(drawn - recorded).max() > SAME_M:
-        raise BadInput("env_states/actors/peg", recorded, f"give one recorded on the CPU by ManiSkill 3.0: its seed begins at {drawn}")  # fmt: skip
+        raise BadInput(
+            "env_states/actors/peg",
+            recorded,
+            f"give one recorded on the CPU by ManiSkill 3.0: its seed begins at {drawn}",
+        )

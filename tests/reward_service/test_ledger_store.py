@@ -14,8 +14,8 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import ray
 
 from dopamine_rl.errors import ServiceUnavailable
-from reward_service import lease, ledger
-from reward_service.ledger import Store
+from reward_service import lease, ledger_store
+from reward_service.ledger_store import Store
 from reward_service.releases import Ledger, Release
 
 FIRST, SECOND = Ledger((Release(1, "/a", "v1"),)), Ledger((Release(2, "/b", "v2"),))
@@ -70,10 +70,10 @@ def test_of_many_who_claim_at_once_one_gets_it(cluster: None) -> None:
     def claim(number: int) -> bool:
         together.wait(20)
         try:
-            with ledger.claimed("raced", 60.0) as claim:
+            with ledger_store.claim("raced", 60.0) as claim:
                 inside.append(number)
                 most.append(len(inside))
-                ledger.write("raced", FIRST, claim)
+                ledger_store.write("raced", FIRST, claim)
                 inside.remove(number)
             return True
         except ServiceUnavailable:
@@ -83,9 +83,9 @@ def test_of_many_who_claim_at_once_one_gets_it(cluster: None) -> None:
         with ThreadPoolExecutor(8) as pool:
             assert any(list(pool.map(claim, range(8))))
     assert max(most) == 1
-    assert ledger.read("raced") == FIRST
-    ledger.forget("raced")
-    assert ledger.names() == []
+    assert ledger_store.read("raced") == FIRST
+    ledger_store.forget("raced")
+    assert ledger_store.names() == []
 
 
 @pytest.mark.ray
@@ -93,20 +93,20 @@ def test_another_process_sees_the_same_ledger_and_a_lost_actor_comes_back(cluste
     @ray.remote(num_cpus=0.1)
     def elsewhere() -> tuple[Ledger, bool]:
         try:
-            with ledger.claimed("shared", 60.0):
-                return ledger.read("shared"), True
+            with ledger_store.claim("shared", 60.0):
+                return ledger_store.read("shared"), True
         except ServiceUnavailable:
-            return ledger.read("shared"), False
+            return ledger_store.read("shared"), False
 
-    ledger.write("shared", SECOND)
-    with ledger.claimed("shared", 60.0):
+    ledger_store.write("shared", SECOND)
+    with ledger_store.claim("shared", 60.0):
         assert ray.get(elsewhere.remote(), timeout=60) == (SECOND, False)
     assert ray.get(elsewhere.remote(), timeout=60) == (SECOND, True)
-    ray.kill(ray.get_actor(ledger.STORE, namespace=ledger.NAMESPACE), no_restart=False)
+    ray.kill(ray.get_actor(ledger_store.STORE, namespace=ledger_store.NAMESPACE), no_restart=False)
     with pytest.raises(ServiceUnavailable, match="no reward service named shared"):
-        ledger.read("shared")
-    ledger.restore("shared", SECOND)
-    assert ledger.read("shared") == SECOND
+        ledger_store.read("shared")
+    ledger_store.restore("shared", SECOND)
+    assert ledger_store.read("shared") == SECOND
 
 
 def test_an_application_whose_lease_is_gone_is_deleted_until_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""ManiSkill's trajectory files: what its own recorder writes is read and shown again, and what is malformed is named."""
+"""ManiSkill's trajectory files: what its own recorder writes is read and shown again, malformed files are named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from actors.envs import make_env
 from actors.maniskill import EnvConfig, SimulatedEnv
-from actors.replay import check_trajectory, replay
+from actors.playback import check_trajectory, play_back
 from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -22,7 +22,7 @@ STEPS = 5
 
 
 def write(folder: Path, about: Any = None, **arrays: Any) -> Path:
-    """Two trajectories as the recorder lays them out; `arrays` replaces or, with None, leaves out those of the second."""
+    """Two trajectories as the recorder lays them out; `arrays` replaces or, with None, removes those of the second."""
     path = folder / "trajectory.h5"
     content: dict[str, Any] = {
         "actions": np.zeros((STEPS, 7), np.float32),
@@ -48,12 +48,20 @@ def write(folder: Path, about: Any = None, **arrays: Any) -> Path:
 
 def test_trajectories_are_read_one_after_another(tmp_path: Path) -> None:
     first, second = read_trajectories(write(tmp_path, success=None, **{"env_states/actors/peg": None}))
-    assert (first.episode_id, first.task, first.control_mode, first.seed) == ("traj_0", "PegInsertionSide-v1", "pd_joint_pos", 10)  # fmt: skip
+    assert (first.episode_id, first.task, first.control_mode, first.seed) == (
+        "traj_0",
+        "PegInsertionSide-v1",
+        "pd_joint_pos",
+        10,
+    )
     assert first.actions.shape == (STEPS, 7)
     assert first.success is not None
     assert first.success.tolist() == [False] * 4 + [True]
     assert first.env_states is not None
-    assert {kind: sorted(bodies) for kind, bodies in first.env_states.items()} == {"actors": ["peg"], "articulations": ["panda"]}  # fmt: skip
+    assert {kind: sorted(bodies) for kind, bodies in first.env_states.items()} == {
+        "actors": ["peg"],
+        "articulations": ["panda"],
+    }
     assert (second.seed, second.success) == (11, None)
     path = tmp_path / "trajectory.h5"
     assert list_trajectories(path) == [0, 1]
@@ -82,10 +90,13 @@ def test_malformed_trajectories_are_named(tmp_path: Path, arrays: dict[str, Any]
     [
         (lambda about: {**about, "episodes": 3}, "episodes"),
         (lambda about: {**about, "env_info": None}, r"env_info\.env_id"),
-        (lambda about: {**about, "episodes": [{**about["episodes"][0], "episode_seed": None}]}, r"episodes\[0\]\.episode_seed"),
+        (
+            lambda about: {**about, "episodes": [{**about["episodes"][0], "episode_seed": None}]},
+            r"episodes\[0\]\.episode_seed",
+        ),
         (lambda about: {**about, "episodes": [{**about["episodes"][0], "episode_id": 5}]}, "traj_5"),
     ],
-)  # fmt: skip
+)
 def test_malformed_descriptions_are_named(tmp_path: Path, about: Any, field: str) -> None:
     with pytest.raises(EpisodeError, match=rf"trajectory\.(json|h5): {field}"):
         list(read_trajectories(write(tmp_path, about)))
@@ -102,7 +113,9 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 def make(task: str, horizon: int = 60, views: tuple[str, ...] = ("front",)) -> SimulatedEnv:
-    return make_env(EnvConfig(task, "standard", horizon=horizon, views=views, image_size=32, translation_m=0.05, rotation_rad=0.1))  # fmt: skip
+    return make_env(
+        EnvConfig(task, "standard", horizon=horizon, views=views, image_size=32, translation_m=0.05, rotation_rad=0.1)
+    )
 
 
 def record(folder: Path, env: SimulatedEnv, seeds: tuple[int, ...]) -> list[list[float]]:
@@ -113,9 +126,14 @@ def record(folder: Path, env: SimulatedEnv, seeds: tuple[int, ...]) -> list[list
 
     task = env.config.task
     recorder = RecordEpisode(
-        gymnasium.make(task, obs_mode="state", control_mode="pd_ee_delta_pose", sim_backend="physx_cpu", render_backend="none"),
-        str(folder), trajectory_name="trajectory", save_video=False, record_env_state=True,
-    )  # fmt: skip
+        gymnasium.make(
+            task, obs_mode="state", control_mode="pd_ee_delta_pose", sim_backend="physx_cpu", render_backend="none"
+        ),
+        str(folder),
+        trajectory_name="trajectory",
+        save_video=False,
+        record_env_state=True,
+    )
     truths = []
     for seed in seeds:
         expert = TASKS[task].scripts["expert"]()
@@ -144,7 +162,7 @@ def test_what_maniskill_records_is_shown_again(tmp_path: Path) -> None:
     (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
     assert trajectory.env_states is not None
     assert list(trajectory.env_states["articulations"]) == ["panda"]
-    episode = replay(env, trajectory, "again")
+    episode = play_back(env, trajectory, "again")
     last = len(truth) - 1
     assert (len(episode.actions), len(episode.observations)) == (last, last + 1), "it ends with its first success"
     assert (episode.success, episode.terminated, episode.task_rewards.sum()) == (True, True, 1.0)
@@ -154,7 +172,10 @@ def test_what_maniskill_records_is_shown_again(tmp_path: Path) -> None:
     cube = trajectory.env_states["actors"]["cube"][: last + 1, :3]
     assert np.allclose(episode.observations[:, 3:6], cube, atol=1e-5)
     assert episode.true_progress is not None
-    near = [[abs(truth[max(0, min(step + off, last))] - value) for off in (-1, 0, 1)] for step, value in zip(episode.frame_steps, episode.true_progress, strict=True)]  # fmt: skip
+    near = [
+        [abs(truth[max(0, min(step + off, last))] - value) for off in (-1, 0, 1)]
+        for step, value in zip(episode.frame_steps, episode.true_progress, strict=True)
+    ]
     assert np.min(near, axis=1).max() < 0.02
     held = next(step for step, value in enumerate(truth) if value >= 0.3)
     assert episode.stages == ("grasp", "carry")
@@ -168,22 +189,29 @@ def test_a_peg_of_another_seed_is_refused(tmp_path: Path) -> None:
     env = make("PegInsertionSide-v1", STEPS)
     record(tmp_path, env, (3,))
     (trajectory,) = read_trajectories(tmp_path / "trajectory.h5")
-    episode = replay(env, trajectory, "again")
+    episode = play_back(env, trajectory, "again")
     assert (episode.success, episode.stages, episode.keyframes.tolist()) == (False, ("grasp",), [0, 2])
     assert episode.frame_steps.tolist() == [0, 4, STEPS + 3]
     with pytest.raises(BadInput, match="its seed begins at"):
-        replay(env, dataclasses.replace(trajectory, seed=4), "again")
+        play_back(env, dataclasses.replace(trajectory, seed=4), "again")
     assert trajectory.env_states is not None
-    odd = {**trajectory.env_states, "actors": {**trajectory.env_states["actors"], "pug": np.zeros((STEPS + 4, 13), np.float32)}}  # fmt: skip
+    odd = {
+        **trajectory.env_states,
+        "actors": {**trajectory.env_states["actors"], "pug": np.zeros((STEPS + 4, 13), np.float32)},
+    }
     with pytest.raises(BadInput, match="env_states/actors/pug"):
-        replay(env, dataclasses.replace(trajectory, env_states=odd), "again")
+        play_back(env, dataclasses.replace(trajectory, env_states=odd), "again")
     env.close()
 
 
 @pytest.mark.parametrize(
     ("change", "named"),
-    [({"task": "PickCube-v1"}, "give a trajectory of Peg"), ({"env_states": None}, "record_env_state"), ({"success": None}, "success")],
-)  # fmt: skip
+    [
+        ({"task": "PickCube-v1"}, "give a trajectory of Peg"),
+        ({"env_states": None}, "record_env_state"),
+        ({"success": None}, "success"),
+    ],
+)
 def test_what_cannot_be_replayed_is_named(tmp_path: Path, change: dict[str, Any], named: str) -> None:
     first, _ = read_trajectories(write(tmp_path))
     check_trajectory(TASKS["PegInsertionSide-v1"], first)
