@@ -1,8 +1,9 @@
 """Ablation of perspectives, fusions, cameras and adaptation against the simulator's true progress, by look.
 
-    dopamine bench fusion looks/plain looks/light looks/camera --model runs/peg_insert/grm \\
-        --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 --held-in runs/peg_insert/demonstrations/…/gate
-    dopamine bench fusion looks/* --model before=mini/grm --model adapted=mini/adapted …
+    dopamine bench fusion looks/plain looks/light --model runs/peg_insert/grm \\
+    dopamine bench fusion looks/plain looks/light --model runs/peg_insert/grm \\
+        --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 \\
+        --held-in runs/peg_insert/demonstrations/…/gate
 
 Every DATA is a folder of unseen raw episodes of one task with true progress (`dopamine demos TASK --look LOOK`); its
 name is the name of the look. Every model scores each episode once with all cameras and once with each camera alone.

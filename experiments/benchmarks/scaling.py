@@ -1,7 +1,8 @@
 """Measures whether actors wait for each other: RLPD on an environment with a set duration per step, like a robot.
 
 First a normal and a slow env runner are measured alone, then all env runners together with one slow, then with one that
-hangs during a step, then more of them together, all equally fast. Prints a table and, as the last line, one JSON object:
+hangs during a step, then more of them together, all equally fast. Prints a table and, as the last line, one JSON
+object:
 
     share_of_sum: environment steps/s of all env runners, relative to the sum of their own rates, with one slow.
     share_with_one_hung: environment steps/s while one hangs, relative to the sum of the others' own rates.

@@ -298,7 +298,7 @@ def _counts(look: str, figures: LookFigures) -> str:
     )
 
 
-def _intervals(figures: Mapping[str, Interval]) -> dict[str, Any]:
+def _intervals(figures: Mapping[Any, Interval]) -> dict[str, Any]:
     return {name: interval(figure) for name, figure in figures.items()}
 
 

@@ -50,7 +50,7 @@ def short(module: str) -> str:
 
 # What each command is given inside a job, with a relative path for its result; None: it writes no result.
 IN_JOB: dict[str, list[str] | None] = {
-    "arms": ["--out", "results"],
+    "comparison": ["--out", "results"],
     "audit": None,
     "cli": ["grm", "score", "episode", "--model", "grm-mini"],
     "convert": ["raw", "dataset"],
@@ -121,7 +121,7 @@ def test_inside_a_job_nothing_is_written_into_the_scratch_copy(tmp_path: Path, m
     assert lasting_path("here") == Path("here")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     for path in ("here", copy / "here", copy / "below" / ".." / "here"):
-        with pytest.raises(BadInput, match=r"--out.*absolute path"):
+        with pytest.raises(BadInput, match=r"--out.*outside the job"):
             lasting_path(path)
     assert lasting_path(tmp_path / "there") == tmp_path / "there"
     assert lasting_path("~/there").is_absolute()

@@ -165,7 +165,7 @@ def test_a_failure_of_unknown_progress_is_left_out_by_name(
     said = [line for line in capsys.readouterr().out.splitlines() if "skipping failures" in line]
     assert len(said) == 1
     assert failed in said[0]
-    with pytest.raises(BadInput, match="every folder once"):
+    with pytest.raises(BadInput, match="each folder once"):
         parse([str(raw), str(raw), "--out", str(tmp_path / "grm")])
 
 

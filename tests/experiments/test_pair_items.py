@@ -108,7 +108,7 @@ def test_what_cannot_be_is_named_and_nothing_is_left(
     items = tmp_path / "items.json"
     (tmp_path / "there_pictures").mkdir()
     assert "ends with .json or .jsonl" in said(data, "--items", tmp_path / "items")
-    assert "there_pictures is there already" in said(data, "--items", tmp_path / "there.json")
+    assert "there_pictures exists already" in said(data, "--items", tmp_path / "there.json")
     assert "no such file" in said(items)
     assert "template.json is missing" in said(data, "--items", items, "--wording", data)
     (tmp_path / "none.json").write_text("[]")
