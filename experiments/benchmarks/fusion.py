@@ -1,7 +1,6 @@
 """Ablation of perspectives, fusions, cameras and adaptation against the simulator's true progress, by look.
 
     dopamine bench fusion looks/plain looks/light --model runs/peg_insert/grm \\
-    dopamine bench fusion looks/plain looks/light --model runs/peg_insert/grm \\
         --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 \\
         --held-in runs/peg_insert/demonstrations/…/gate
 
