@@ -39,7 +39,7 @@ def test_a_running_service_gets_other_weights(tmp_path):
     try:
         address = context.address_info["gcs_address"]
         status, printed = command(new, address=address)
-        assert (status, "start one" in printed) == (1, True)
+        assert (status, "start a service first" in printed) == (1, True)
         deploy(old, "only", ServiceConfig(num_cpus=0.1, engine="tests.fakes:engine_from_folder"))
         status, printed = command(new, address=address)
         assert status == 0, printed

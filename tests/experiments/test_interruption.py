@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark
 
 MOMENTS = [  # A line after which the blow falls within two seconds.
     (signal.SIGKILL, r"episodes recorded: 1 of"),
-    (signal.SIGINT, r"Policy cloned"),
+    (signal.SIGINT, r"Behaviour cloning from"),
     (signal.SIGKILL, r"update \d+, loss"),
     (signal.SIGINT, r"environment steps \|"),
     (signal.SIGKILL, r"environment steps \|"),
@@ -67,8 +67,8 @@ def test_five_blows_and_then_a_result(tmp_path):
         assert not (folder / "result.json").exists()
     status, output = run_until(command, tmp_path, None, "")
     assert status == 0, output[-4000:]
-    assert "kept" in output
-    assert "going on from" in output
+    assert ": reused" in output
+    assert "resuming at" in output
     result = check_result(folder)
     assert result["training_sittings"] >= 3
     assert_audit_agrees(folder, result)
