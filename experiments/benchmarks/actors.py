@@ -1,22 +1,22 @@
-"""What labelling costs an actor: its environment steps a second with labels and without, both rendering the same frames.
+"""The cost of labelling for an actor: environment steps/s with and without labels, rendering the same frames.
 
     dopamine bench actors
     dopamine bench actors --fragment 16 32 64 --latency-ms 20 50 100 200
     dopamine bench actors --algorithm ppo
 
-Two actor processes, RLlib's env runner with the main job's environment, callback and labeller, play the same episodes with the
-same untrained policy. One asks the reward service about every scored frame and writes what comes back (records
-included); the other renders the same frames, drops them and has nothing but the task's reward. They take turns (on, off, off,
-on, …), one acting while the other stands still, and each turn begins with fragments that are not timed.
+Two actor processes (RLlib's env runner with the main job's environment, callback and labeller) play the same episodes
+with the same untrained policy. One has every scored frame labelled by the reward service and stores the labels and
+records; the other renders the same frames, discards them and uses only the task reward. They take turns (on, off, off,
+on, …), so that only one is running, and each turn starts with fragments that are not timed.
 
-Service and client are the real ones; only the forward pass is simulated, by an engine that sleeps a stated time for every batch and
-makes the hops up, as a GPU would leave the machine's cores to the actor. With `--algorithm ppo` the labeller waits for a
-fragment's last label before it hands the fragment over; with RLPD it hands every fragment over one fragment later.
+Service and client are real; only the forward pass is simulated, by an engine that sleeps for a set time per batch and
+makes up the hops, because a GPU would leave the CPU cores to the actor. With `--algorithm ppo` the labeller waits for
+a fragment's last label before it returns the fragment; with RLPD it returns every fragment one fragment later.
 
-The last line is JSON: ratio (the lowest of the rows), rows (for each latency and fragment length: ratio, its 95 % interval, environment
-steps/s of both arms, p50_ms and p99_ms of the labels from their arrival at the service), labels (asked, answered, invalid, late,
-rejected, closed), queue (bound and longest line in the replica), render_ms (one scored frame, all views, which both arms
-pay), same_episodes (both arms saw the same observations).
+The last line is JSON: ratio (lowest of the rows), rows (for each latency and fragment length: ratio, its 95 %
+interval, environment steps/s of both arms, p50_ms and p99_ms of the labels from their arrival at the service), labels
+(asked, answered, invalid, late, rejected, closed), queue (bound and longest queue in the replica), render_ms (one
+scored frame, all views, in both arms), same_episodes (both arms had the same observations).
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ LATENCY_FILE = "latency_ms"
 
 
 class SimulatedEngine:
-    """Stands in for a GPU: every batch takes the same time, none of it on a core of this machine.
+    """Simulates a GPU: every batch takes the same time and no CPU time.
 
     Args:
-        folder: holds the latency in ms in a file of LATENCY_FILE's name.
+        folder: contains the file LATENCY_FILE with the latency in ms.
         threads: not used.
     """
 
@@ -66,7 +66,7 @@ class SimulatedEngine:
         self._latency_s = float((folder / LATENCY_FILE).read_text(encoding="utf-8")) / 1e3
 
     def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
-        """A small made-up hop for every prompt, always the same one."""
+        """The same small made-up hop for every prompt."""
         time.sleep(self._latency_s)
         gain, nothing = np.full(len(prompts), 0.05, np.float32), np.zeros(len(prompts), np.float32)
         return HopEstimates(gain, nothing, nothing, ("",) * len(prompts))
@@ -74,27 +74,27 @@ class SimulatedEngine:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
-    """Preset of the main job: environment, stride, fragment length."""
+    """Preset of the main job, for environment, stride and fragment length."""
     algorithm: Literal["rlpd", "ppo"] = "rlpd"
-    """Whose actors."""
+    """Algorithm whose actors are measured."""
     latency_ms: Annotated[tuple[float, ...], option("MS …")] = (50.0,)
-    """Of the model, for each batch."""
+    """Simulated model latency per batch."""
     fragment: Annotated[tuple[int, ...], option("N …", "the preset's")] = ()
-    """Environment steps of a fragment."""
+    """Environment steps per fragment."""
     rounds: Annotated[int, option("N")] = 10
-    """Turns of each arm."""
+    """Turns per arm."""
     steps: Annotated[int, option("N")] = 192
-    """Environment steps of a turn, rounded up to fragments."""
+    """Environment steps per turn, rounded up to whole fragments."""
 
     def __post_init__(self) -> None:
         require(
             "",
             self,
-            ("latency_ms", bool(self.latency_ms) and min(self.latency_ms) >= 0.0, "give times from 0 on"),
-            ("fragment", all(length >= 1 for length in self.fragment), "give numbers from 1 on"),
+            ("latency_ms", bool(self.latency_ms) and min(self.latency_ms) >= 0.0, "give times of at least 0"),
+            ("fragment", all(length >= 1 for length in self.fragment), "give numbers of at least 1"),
             ("rounds", self.rounds >= 1, "give at least 1"),
             ("steps", self.steps >= 1, "give at least 1"),
         )
@@ -102,7 +102,7 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every latency and fragment length, and print the figures."""
+    """Measure every latency and fragment length, and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench actors", __doc__)
     from experiments.runtime.cluster import ray_cluster
 
@@ -131,14 +131,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def main_job(preset: str, algorithm: Literal["rlpd", "ppo"]) -> ExperimentConfig:
-    """The main job's settings, with the policy that needs no cloned one."""
+    """The main job's config, with a policy that needs no cloned policy."""
     config = read_preset(ExperimentConfig, preset, "--preset")
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
 
 
 @contextlib.contextmanager
 def simulated_service(config: ExperimentConfig, scratch: Path, latency_ms: float) -> Iterator[ServeRewardClient]:
-    """The main job's reward service with the simulated engine; yields a client."""
+    """Run the main job's reward service with the simulated engine; yields a client."""
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown
 
@@ -153,20 +153,20 @@ def simulated_service(config: ExperimentConfig, scratch: Path, latency_ms: float
 
 @dataclass
 class Arm:
-    """An env runner in a process of its own, with what came from it.
+    """An env runner in its own process, and its results.
 
     Args:
         runner: handle of the process.
-        labels: what became of the frames that it asked about.
-        seen: observations of every fragment that it handed over, in order.
+        labels: outcomes of its labels.
+        observations: of every fragment that it returned, in order.
     """
 
     runner: Any
     labels: LabelLedger
-    seen: list[NDArray[np.float32]] = field(default_factory=list)
+    observations: list[NDArray[np.float32]] = field(default_factory=list)
 
     def act(self, fragment: int, count: int) -> float:
-        """Act so many fragments, one after the other as the learner asks for them; returns the seconds it took."""
+        """Sample `count` fragments one by one, as the learner does; returns the elapsed seconds."""
         import ray
         from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
@@ -174,7 +174,7 @@ class Arm:
         for _ in range(count):
             chunks, metrics = ray.get(self.runner.apply.remote(act, fragment))
             self.labels.add(MetricsLogger.peek_results(metrics["labels"]))
-            self.seen += [chunk.get_observations() for chunk in chunks]
+            self.observations += [chunk.get_observations() for chunk in chunks]
         return time.perf_counter() - began
 
     def render_ms(self) -> float:
@@ -185,12 +185,12 @@ class Arm:
 
 
 def act(runner: Any, fragment: int) -> tuple[list[Any], dict[str, Any]]:
-    """In the actor: one fragment and its metrics, as the learner asks for them."""
+    """Runs in the actor: one fragment and its metrics, as the learner requests them."""
     return runner.sample(num_timesteps=fragment), runner.get_metrics()
 
 
 def time_rendering(runner: Any, frames: int = 20) -> float:
-    """In the actor: the median time of rendering a frame, ms; the first one of a process loads what it needs."""
+    """Runs in the actor: median time of rendering a frame, ms, without the first one, which loads resources."""
     env = runner.env.unwrapped.envs[0].unwrapped
     env.reset(seed=0)
     times = []
@@ -202,7 +202,7 @@ def time_rendering(runner: Any, frames: int = 20) -> float:
 
 
 def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
-    """The labelling actor `on` and the other one `off`, each with one environment."""
+    """The actors with (`on`) and without (`off`) labels, each with one environment."""
     import ray
     from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
@@ -220,7 +220,7 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
 
 
 def actor_config(config: ExperimentConfig, reference: TaskReference, records: Path) -> Any:
-    """RLlib's configuration of the main job's actors; the environment renders whatever the reward is."""
+    """RLlib's config of the main job's actors; the environment renders for any reward."""
     from experiments.job.training import make_task
 
     task = replace(make_task(config, APP, reference, records), env_config={"env": config.env})
@@ -234,7 +234,7 @@ def actor_config(config: ExperimentConfig, reference: TaskReference, records: Pa
 
 
 def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: Arguments) -> dict[str, Any]:
-    """One row: both arms in turn, the first of a round changing."""
+    """One row: both arms in turn, in alternating order."""
     from learner.training import LatencyHistogram
 
     count = -(-arguments.steps // fragment)
@@ -261,15 +261,15 @@ def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments
 
 
 def median_interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """Bootstrap interval of the median at 95 %."""
+    """95 % bootstrap interval of the median."""
     draws = np.median(np.random.default_rng(0).choice(values, (2000, len(values))), axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
 def same_start(arms: Mapping[str, Arm]) -> bool:
-    """True if all fragments that both arms handed over show the same observations."""
-    return all(np.array_equal(a, b) for a, b in zip(*(arm.seen for arm in arms.values()), strict=False))
+    """True if the fragments of both arms have the same observations."""
+    return all(np.array_equal(a, b) for a, b in zip(*(arm.observations for arm in arms.values()), strict=False))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The usual single-file off-policy loop: separate critics as `nn.Sequential`, Adam, a column for each array.
+"""A minimal single-file off-policy loop: separate critics as `nn.Sequential`, Adam, one array per column.
 
-It does the same mathematics as the learner here (layer normalisation, minimum of two targets, one actor and one
-temperature update each time) with nothing around it: what a framework has to be measured against.
+It does the same computation as our learner (layer normalisation, minimum of two targets, one actor and one temperature
+update per step) without a framework, as the baseline of the benchmark.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 
 def hidden_layers(fan_in: int, hidden: tuple[int, ...], normalised: bool) -> nn.Sequential:
-    """Linear, LayerNorm where wanted, ReLU for each width."""
+    """Linear, LayerNorm if `normalised`, ReLU for each width."""
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(fan_in, width), *([nn.LayerNorm(width)] if normalised else []), nn.ReLU()]
@@ -29,12 +29,12 @@ def _network(fan_in: int, fan_out: int, hidden: tuple[int, ...], normalised: boo
 
 
 class BareLoop:
-    """A learner of two critics on its own arrays.
+    """A learner with two critics on its own arrays.
 
     Args:
         columns: obs, next_obs [N, D]; actions [N, A]; rewards, terminated [N].
         hidden: widths of the layers.
-        batch_size: transitions in an update.
+        batch_size: transitions per update.
     """
 
     def __init__(self, columns: dict[str, np.ndarray], hidden: tuple[int, ...], batch_size: int, gamma: float) -> None:
@@ -60,7 +60,7 @@ class BareLoop:
         return raw.tanh(), density.sum(-1)
 
     def update(self) -> None:
-        """Draw a batch and move critics, actor, temperature and targets."""
+        """Draw a batch and update critics, actor, temperature and targets."""
         rows = self.rng.integers(len(self.columns["rewards"]), size=self.batch_size)
         batch = {name: torch.from_numpy(values[rows]) for name, values in self.columns.items()}
         self._update_critics(batch)

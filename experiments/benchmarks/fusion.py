@@ -1,15 +1,16 @@
-"""What perspectives, fusions, cameras and adaptation are worth against the simulator's truth, look by look: the ablation table.
+"""Ablation of perspectives, fusions, cameras and adaptation against the simulator's true progress, by look.
 
-    dopamine bench fusion looks/plain looks/light looks/camera --model runs/peg_insert/grm \\
-        --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 --held-in runs/peg_insert/demonstrations/…/gate
-    dopamine bench fusion looks/* --model before=mini/grm --model adapted=mini/adapted …
+    dopamine bench fusion looks/plain looks/light --model runs/peg_insert/grm \\
+        --demo runs/peg_insert/demonstrations/…/reward_model/expert_001000 \\
+        --held-in runs/peg_insert/demonstrations/…/gate
 
-Every DATA is a folder of unseen raw episodes of one task with their true progress (`dopamine demos TASK --look LOOK`), called after
-its name. Each episode is asked about once by every model with all cameras, and once with each camera alone; all perspectives and
-fusions are folded from the same answers, which are kept in DIR/hops. Beside the core's fusions (Eq. 8 mean, Eq. 9-11 consistency)
-there are weighted ones (dopamine_rl.evaluation.weighted_fusion), whose maps from entropy and disagreement to the error to expect are fitted
-on the episodes of --held-in alone and written beside the results. Intervals at 95 % by bootstrap over episodes; differences are
-paired. DIR has fusion.md and fusion.json. The last line is JSON.
+Every DATA is a folder of unseen raw episodes of one task with true progress (`dopamine demos TASK --look LOOK`); its
+name is the name of the look. Every model scores each episode once with all cameras and once with each camera alone.
+All perspectives and fusions are computed from the same hops, which are stored in DIR/hops. Besides the core's fusions
+(Eq. 8 mean, Eq. 9-11 consistency) there are weighted ones (dopamine_rl.evaluation.weighted_fusion). Their maps from
+entropy and disagreement to expected error are fitted only on the episodes of --held-in and written with the results.
+Intervals (95 %) are by bootstrap over episodes; differences are paired. DIR contains fusion.md and fusion.json. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -30,32 +31,32 @@ from experiments.runtime.ending import command, interruptible
 if TYPE_CHECKING:
     from experiments.reports.fusion import Answers, Comparison
 
-KEPT = "Interrupted. The same command keeps the answers that are there and goes on with the next."
+INTERRUPTED = "Interrupted. Run the same command again to continue; stored hops are reused."
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     data: Annotated[Positional[tuple[Path, ...]], option("DATA …", "")]
-    """Folders of unseen episodes, one a look; the first is what the others are compared with."""
+    """Folders of unseen episodes, one per look; the others are compared with the first."""
     model: Annotated[UseAppendAction[tuple[str, ...]], option("[NAME=]CHECKPOINT")]
-    """May be given several times; the first is what the others are compared with. Without NAME it is called after the folder that
-    it lies in."""
+    """Reward model; may be given several times, and the others are compared with the first. The default NAME is that of
+    the parent folder."""
     held_in: Annotated[UseAppendAction[tuple[Path, ...]], option("DIR")]
-    """Episodes that the error to expect is fitted on; none of them is judged. May be given several times."""
+    """Episodes for fitting the expected error; they are not evaluated. May be given several times."""
     demo: Annotated[Path, option("EPISODE")]
-    """A success whose first and last frames are START, END and the goal."""
+    """A success that provides the reference images START and END and the goal."""
     episodes: Annotated[int | None, option("N", "all")] = None
-    """Judge at most N successes and N failures of each DATA."""
+    """Evaluate at most N successes and N failures of each DATA."""
     threshold: Annotated[float, option("P")] = 0.8
-    """Final progress that claims success."""
+    """Final progress that counts as success."""
     threads: Annotated[int, option("N")] = 1
     """CPU threads."""
     device: Annotated[str, option("NAME")] = "cpu"
-    """Such as cuda."""
+    """Torch device, such as cuda."""
     out: Annotated[ResultPath, option("DIR")] = Path("fusion")
-    """Where the results and the answers lie."""
+    """Output folder of results and hops."""
 
     def __post_init__(self) -> None:
         for name, values in (("DATA", self.data), ("--model", self.model), ("--held-in", self.held_in)):
@@ -72,18 +73,18 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare, write, print."""
+    """Parse the command line and run the benchmark."""
     arguments = parse(Arguments, argv, "dopamine bench fusion", __doc__)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         run(arguments)
 
 
 def run(arguments: Arguments) -> Comparison:
-    """Ask for what is not known yet, and write and print what follows.
+    """Score what has no stored hops yet; write and print the comparison.
 
     Raises:
-        BadInput: an argument or an episode cannot be used.
-        ScoringError: a model did not answer; the answers by then are kept.
+        BadInput: an argument or an episode is invalid.
+        ScoringError: a model did not answer; earlier hops stay stored.
     """
     from experiments.reports.fusion import compare, write
     from experiments.runtime.storage import check_own_report
@@ -91,11 +92,11 @@ def run(arguments: Arguments) -> Comparison:
     check_own_report(arguments.out, ("fusion.json", "fusion.md"), "minus_first_model")
     models = named([_pair(text) for text in arguments.model], "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
-    if both := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
-        raise BadInput("--held-in", str(min(both)), "give other episodes than those that are judged")
+    if overlap := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
+        raise BadInput("--held-in", str(min(overlap)), "give other episodes than those that are evaluated")
     console = Console()
     answers = {name: ask_model(arguments, path, looks, console) for name, path in models.items()}
-    console.say("figures and their intervals")
+    console.say("computing metrics and intervals")
     comparison = compare(answers, arguments.threshold)
     write(arguments.out, comparison)
     print(comparison.text())
@@ -110,17 +111,17 @@ def _pair(text: str) -> tuple[str, Path]:
 
 
 def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
-    """Paths by name. Raises BadInput where two have the same."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    """Paths by name. Raises BadInput if two have the same name."""
+    paths = dict(pairs)
+    if len(paths) < len(pairs):
         raise BadInput(
             option, [name for name, _ in pairs], "two have the same name: write NAME=PATH, or rename a folder"
         )
-    return found
+    return paths
 
 
 def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console: Console) -> Answers:
-    """A model's answers about all looks, and about the episodes that maps are fitted on."""
+    """A model's answers on all looks, and on the episodes for fitting the maps."""
     from dopamine_rl.episodes.recordings import VIEW_NAMES
     from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
@@ -137,7 +138,7 @@ def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console
     }
     for name, (episodes, _) in read.items():
         if any(episode.truth is None for episode in episodes):
-            raise BadInput("DATA", name, "nobody recorded its true progress: give episodes of `dopamine demos`")
+            raise BadInput("DATA", name, "give episodes with true progress, as `dopamine demos` records")
     plans = [episode.plan for episodes, _ in read.values() for episode in episodes]
     views = range(min(plan.views for plan in plans))
     alone = {f"{VIEW_NAMES[view]} view alone": Setting(shown=(view,)) for view in views if len(views) > 1}

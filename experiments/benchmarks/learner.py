@@ -1,12 +1,12 @@
-"""Updates a second of the policy learner, beside stock RLlib SAC and beside a bare loop, in one run.
+"""Updates/s of the policy learner, compared with stock RLlib SAC and with a minimal loop.
 
     dopamine bench learner
 
-All have an actor and two critics of the same layers, the same batch and one thread, and draw their batches from the same
-transitions; `rllib_default` is SAC once more with the critics that RLlib makes of these widths. What is timed is a
-training iteration without acting: draw, hand over, update, report, send the weights to the env runner (the bare loop
-has only to draw and update). Time is CPU time of the main thread, which does all of it, so that a busy machine does not
-count; the arms take turns and ratios are medians over the rounds. The last line is JSON.
+All have an actor and two critics with the same layers, the same batch size and one thread, and sample from the same
+transitions; `rllib_default` is SAC with the critics that RLlib builds by default for these widths. Timed is a training
+iteration without acting: sample, transfer, update, report, send the weights to the env runner (the minimal loop only
+samples and updates). Time is CPU time of the main thread, which does all the work, so other load on the machine does
+not count. The arms take turns; ratios are medians over the rounds. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from experiments.runtime.ending import command
 OBSERVATION_SIZE, ACTION_SIZE, TRANSITIONS, EPISODE = 30, 6, 20_000, 100
 HIDDEN, BATCH_SIZE, GAMMA = (256, 256), 256, 0.99
 UPDATES_PER_CALL = 8
-"""What a training iteration asks for at once: two updates for each of the four environment steps of a fragment."""
+"""Updates of one training iteration: two for each of the four environment steps of a fragment."""
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     rounds: Annotated[int, option("N")] = 9
-    """Turns of each arm."""
+    """Turns per arm."""
     updates: Annotated[int, option("N")] = 40
-    """Updates of a turn, a multiple of 8; stock RLlib does a fifth."""
+    """Updates per turn, a multiple of 8; stock RLlib does a fifth."""
 
     def __post_init__(self) -> None:
         require(
@@ -56,7 +56,7 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the three arms in turn and print their figures."""
+    """Run the arms in turn and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench learner", __doc__)
     arms = make_arms(make_columns())
     for run in arms.values():
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def figures(rates: dict[str, np.ndarray]) -> dict[str, float]:
-    """Medians of the rates (updates/s) and of the ratios of each round."""
+    """Medians of the rates (updates/s) and of the ratios per round."""
     result = {f"{name}_updates_per_s": round(float(np.median(values)), 2) for name, values in rates.items()}
     for other in rates.keys() - {"ours"}:
         result[f"ratio_{other}"] = round(float(np.median(rates["ours"] / rates[other])), 3)
@@ -83,7 +83,7 @@ def figures(rates: dict[str, np.ndarray]) -> dict[str, float]:
 
 
 def make_columns() -> dict[str, np.ndarray]:
-    """Made-up transitions of episodes that end by time."""
+    """Made-up transitions of truncated episodes."""
     rng = np.random.default_rng(0)
     observations = rng.normal(size=(TRANSITIONS + 1, OBSERVATION_SIZE)).astype(np.float32)
     return {
@@ -96,7 +96,7 @@ def make_columns() -> dict[str, np.ndarray]:
 
 
 def make_arms(columns: dict[str, np.ndarray]) -> dict[str, Callable[[int], None]]:
-    """Each arm's function of a number of updates."""
+    """For each arm, a function that does a number of updates."""
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import ray
     import torch
@@ -124,7 +124,7 @@ def make_arms(columns: dict[str, np.ndarray]) -> dict[str, Callable[[int], None]
 
 
 def make_env(env_config: Any) -> Any:
-    """An environment with the right spaces in which nothing happens."""
+    """A trivial environment with the right spaces."""
     import gymnasium
 
     class Still(gymnasium.Env):
@@ -142,7 +142,7 @@ def make_env(env_config: Any) -> Any:
 
 
 def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
-    """RLPD with half of every batch from demonstrations, through RLlib's learner group."""
+    """RLPD in RLlib's learner group, with half of every batch from demonstrations."""
     from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
     from learner.config import LearnerConfig
@@ -166,7 +166,7 @@ def our_arm(columns: dict[str, np.ndarray]) -> Callable[[int], None]:
 
 
 def rllib_arm(columns: dict[str, np.ndarray], same: bool) -> Callable[[int], None]:
-    """SAC as RLlib ships it (prioritised episode replay, connectors, its own learner), with the same layers or its own."""
+    """Stock RLlib SAC (prioritised episode replay, connectors, its own learner), with our layers or its default."""
     from ray.rllib.algorithms.sac import SACConfig
     from ray.tune.registry import register_env
 
@@ -187,7 +187,7 @@ def rllib_arm(columns: dict[str, np.ndarray], same: bool) -> Callable[[int], Non
 
 
 def rllib_networks(same: bool) -> Any:
-    """RLlib's SAC module with our widths; where `same`, its critics' encoder (four times ours) gives way to ours."""
+    """RLlib's SAC module with our widths; if `same`, our encoder replaces the critics' (which is four times larger)."""
     import torch
     from ray.rllib.algorithms.sac.sac_catalog import SACCatalog
     from ray.rllib.algorithms.sac.torch.default_sac_torch_rl_module import DefaultSACTorchRLModule

@@ -1,4 +1,4 @@
-"""Models with random weights for the benchmarks: only times, and whether two ways of asking agree, mean anything of them."""
+"""Randomly initialised models for the benchmarks; only their speed and the agreement of two arms are meaningful."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from dopamine_rl.grm.template import PromptTemplate
 
 ARCHITECTURES = ("embedded", "released", "3b")
-"""An embedded model of the default shape; one of the released width, two layers each of vision (one with windows) and language; and
-a released model of 3 billion weights as it is."""
+"""An embedded model of the default size; one with the width of the released 3B model but two vision layers (one with
+windows) and two language layers; and the full released 3B architecture."""
 
 WIDTH: dict[str, dict[str, Any]] = {
     "vision": {"hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": 2048},
@@ -23,25 +23,27 @@ DEPTH: dict[str, dict[str, Any]] = {
     "vision": {"depth": 32, "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31]},
     "text": {"num_hidden_layers": 36, "vocab_size": 151_936, "max_position_embeddings": 128_000},
 }
-"""The released models of 3 billion weights. Source: `config.json` of Qwen2.5-VL-3B."""
+"""The released 3B models. Source: `config.json` of Qwen2.5-VL-3B."""
 
 ROPE = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]}
 
 WEIGHT_GAIN = 1.4
-"""Larger than usual, so that random answers depend on the pictures."""
+"""Larger than usual, so that random answers depend on the images."""
 
 RULES = (
     "The two references show the task before it begins and once it is done; they may come from another recording. "
     "Compare what the robot holds, where it stands and how far the parts still are from their places. "
     "Say how much of the way that remained was gained, or how much of the way behind was lost. "
-    "A gripper that moves without the object has gained nothing. Shadows, light and other things on the table count for nothing. "
+    "A gripper that moves without the object has gained nothing. "
+    "Shadows, light and other things on the table count for nothing. "
     "Trust the view that shows the contact best where the views differ; a hidden view says nothing. "
     "Both moments belong to one episode or to two; between them the robot may have gone forward, back, or nowhere. "
     "Small steps get small numbers, and only a finished task gets all of what remained. "
     "First look at the goal, then at both moments, then decide which of them is closer to it and by how much. "
-    "Answer with one signed whole percent: <score>+N%</score> for a gain, <score>-N%</score> for a loss, <score>0%</score> for none. "
+    "Answer with one signed whole percent: "
+    "<score>+N%</score> for a gain, <score>-N%</score> for a loss, <score>0%</score> for none. "
 )
-"""Made-up rules behind the pictures, about as long as those of the released prompt."""
+"""Made-up rules after the images, about as long as those of the released prompt."""
 
 
 def make_grm(architecture: str, dtype: torch.dtype, device: str) -> GRM:
@@ -88,7 +90,7 @@ def _make_3b(dtype: torch.dtype, device: str) -> GRM:
     from dopamine_rl.grm.trie import answer_trie
 
     template = _long_template()
-    tokenizer = build_tokenizer(SHORT_TEMPLATE)  # which does not know the long one's phrases by heart
+    tokenizer = build_tokenizer(SHORT_TEMPLATE)  # it has no tokens for whole phrases of the long template
     names = ("image_pad", "video_pad", "vision_start", "vision_end")
     keys = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
     ids: dict[str, Any] = {
@@ -134,14 +136,15 @@ def _long_template() -> PromptTemplate:
         for moment in ("BEFORE", "AFTER")
     )
     text = (
-        f"<|im_start|>user\nCompare two moments of a robot's work.\n<Task>{{instruction}}\nSTART{{start}}END{{end}}</Task>\n"
+        "<|im_start|>user\nCompare two moments of a robot's work.\n"
+        f"<Task>{{instruction}}\nSTART{{start}}END{{end}}</Task>\n"
         f"{before}{after}{RULES}<|im_end|>\n<|im_start|>assistant\n"
     )
     return PromptTemplate("benchmark-3b", text, "{image}", RELEASED_LABELS, RELEASED["grm-3b"])
 
 
 def spell(grm: GRM) -> None:
-    """Take the tokens that stand for whole answers from a model's tokenizer."""
+    """Remove the single-token answers from a model's tokenizer, so that answers are spelled."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

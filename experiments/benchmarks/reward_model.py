@@ -1,17 +1,18 @@
-"""How far a reward model can be trusted on a task it has never seen, after no, one and ten demonstrations of it.
+"""Accuracy of a reward model on an unseen task after 0, 1 and 10 demonstrations of it.
 
     dopamine bench reward-model
     dopamine bench reward-model --tasks PlugCharger --shots 1 --out DIR
 
-Of each task a scripted expert's demonstrations are recorded and, of other seeds, 50 successes and 60 failures that no training
-sees: half of the failures near misses, the others stalls, retreats, drops and pushes. Failures that truly end beyond the threshold
-of success are counted apart, as `beyond`: whoever judged them rightly would be counted wrong. The model is adapted as by
-`dopamine grm adapt` (arm `mini`). It has never seen the task: for the peg it is grm-mini, for the charger grm-mini-no-charger, which
-was trained alike, but on the peg in the charger's place. For comparison one of the same shape is trained from nothing on the same
-demonstration with the same budget (arm `scratch`). All are judged by the figures of `dopamine grm eval` at the task's own stride,
-with mean fusion, and references and goal of the first demonstration; outcomes are those of Eq. 58. What is recorded, adapted and
-answered is kept in DIR, so that an interrupted run goes on. The last line is JSON: `rows`, and `missed`, the targets that one-shot
-rows miss.
+For each task, demonstrations of a scripted expert are recorded and, with other seeds, 50 successes and 60 failures
+that are used only for evaluation: half of the failures are near misses, the others stalls, retreats, drops and pushes.
+Failures whose true progress ends above the success threshold are counted separately, as `beyond`, because a correct
+model would be counted as wrong on them. The model is adapted as by `dopamine grm adapt` (arm `mini`). It has never
+seen the task: for the peg it is grm-mini, for the charger grm-mini-no-charger, which was trained in the same way but
+on the peg instead of the charger. For comparison, a model of the same architecture is trained from scratch on the same
+demonstration with the same budget (arm `scratch`). All are evaluated with the metrics of `dopamine grm eval` at the
+task's own stride, with mean fusion, and with reference and goal images from the first demonstration; outcomes are
+those of Eq. 58. Recordings, adapted models and hops are stored in DIR, so an interrupted run can continue. The last
+line is JSON: `rows`, and `missed`, the targets that one-shot rows miss.
 """
 
 from __future__ import annotations
@@ -32,25 +33,25 @@ from experiments.runtime.ending import command, interruptible
 
 UnseenTask = Literal["PegInsertionSide", "PlugCharger"]
 STARTS: dict[UnseenTask, str] = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
-"""The tasks, and for each a shipped model that has never seen it."""
+"""The tasks, each with a shipped model that has never seen it."""
 SHOT_SEED, UNSEEN_SEED = 900, 8000
 THRESHOLD = 0.8
-"""Final progress that claims success (Eq. 58)."""
+"""Final progress that counts as success (Eq. 58)."""
 TARGETS = {"voc_plus": 0.97, "voc_minus": 0.95, "outcome_accuracy": 0.928, "false_success": 0.05, "adapt_s": 180.0}
-"""Of the one-shot rows of the adapted model; the last two are upper bounds."""
+"""Targets for one-shot rows of the adapted model; the last two are upper bounds."""
 SCRATCH_RATE = 1.5e-3
-"""Learning rate from nothing, that of `dopamine grm train`."""
+"""Learning rate from scratch, as in `dopamine grm train`."""
 FIGURES = ("voc_plus", "voc_minus", "progress_mae", "outcome_accuracy", "false_success", "auc")
-KEPT = "Interrupted. The same command keeps what is there and goes on."
+INTERRUPTED = "Interrupted. Run the same command again to continue; completed work is reused."
 
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """A way to come by a model.
+    """A way to obtain a model.
 
     Args:
-        start: what it begins with, "" for nothing.
-        shots: demonstrations that it is trained on.
+        start: the initial model; "" trains from scratch.
+        shots: number of demonstrations for training.
     """
 
     start: str
@@ -58,16 +59,16 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """For tables and folders."""
+        """Name in tables and folders."""
         return "mini" if self.start else "scratch"
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     tasks: Annotated[tuple[UnseenTask, ...], option("TASK …")] = tuple(STARTS)
-    """Which tasks."""
+    """Tasks to evaluate on."""
     shots: Annotated[tuple[int, ...], option("N …")] = (0, 1, 10)
     """Numbers of demonstrations."""
     successes: Annotated[int, option("N")] = 50
@@ -75,13 +76,13 @@ class Arguments:
     failures: Annotated[int, option("N")] = 60
     """Unseen failures."""
     start_from: Annotated[str, option("MODEL", "the shipped one that has not seen the task")] = ""
-    """Begin with this model."""
+    """Initial model."""
     workers: Annotated[int, option("W")] = 2
-    """Simulators."""
+    """Number of simulator processes."""
     threads: Annotated[int, option("N")] = 2
     """CPU threads."""
     out: Annotated[ResultPath, option("DIR")] = Path("reward_model")
-    """Where everything is kept."""
+    """Output folder."""
 
     def __post_init__(self) -> None:
         require(
@@ -98,14 +99,14 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Record, adapt, judge, print."""
+    """Record, adapt, evaluate, print."""
     arguments = parse(Arguments, argv, "dopamine bench reward-model", __doc__)
-    with interruptible(KEPT):
+    with interruptible(INTERRUPTED):
         run(arguments)
 
 
 def run(arguments: Arguments) -> dict[str, Any]:
-    """All rows. Raises BadInput where an argument cannot be used, EpisodeError where what is kept was changed."""
+    """All rows. Raises BadInput if an argument is invalid, EpisodeError if stored episodes were changed."""
     starts = {task: arguments.start_from or STARTS[task] for task in arguments.tasks}
     for start in starts.values():
         model_folder(start)
@@ -139,15 +140,15 @@ def _record(task: str, out: Path, workers: int, n: int, **which: int) -> Path:
 
 
 def _model(arm: Arm, demonstrations: Path, root: Path, threads: int) -> tuple[str, float]:
-    """The model of an arm, and the seconds that its training took in all, from the command to the folder."""
+    """The model of an arm, and the total duration of its training in seconds."""
     from dopamine_rl.config import load_preset
     from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
 
     if not arm.shots:
         return arm.start, 0.0
     out = root / f"{arm.name}_{arm.shots}"
-    took = out.with_suffix(".json")
-    if not took.exists():
+    timing = out.with_suffix(".json")
+    if not timing.exists():
         arguments = AdaptationArguments((demonstrations,), out, arm.start, arm.shots, held_out=0, local=True)
         config = load_preset(GRMTrainingConfig, PRESETS / f"{arguments.preset}.toml")
         train = config.sft.train if arm.start else replace(config.sft.train, learning_rate=SCRATCH_RATE)
@@ -155,12 +156,12 @@ def _model(arm: Arm, demonstrations: Path, root: Path, threads: int) -> tuple[st
         began = time.monotonic()
         figures = run(arguments, resolve(arguments, config), f"dopamine bench reward-model: {arm}")
         content = json.dumps({"adapt_s": round(time.monotonic() - began, 1), "training": figures})
-        write_atomically(took, lambda path: path.write_text(content, encoding="utf-8"))
-    return str(out), float(json.loads(took.read_text(encoding="utf-8"))["adapt_s"])
+        write_atomically(timing, lambda path: path.write_text(content, encoding="utf-8"))
+    return str(out), float(json.loads(timing.read_text(encoding="utf-8"))["adapt_s"])
 
 
-def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
-    """The figures of a model on unseen episodes, with intervals."""
+def judge(model: str, demonstrations: Path, unseen: Path, root: Path, threads: int, console: Console) -> dict[str, Any]:
+    """Metrics of a model on unseen episodes, with intervals."""
     from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen
@@ -168,17 +169,17 @@ def judge(model: str, shown: Path, unseen: Path, root: Path, threads: int, conso
     from dopamine_rl.types import FusionConfig
     from experiments.runtime.reward_client import embedded_client
 
-    episodes, reference = read_unseen([unseen], sorted(shown.glob("expert_*"))[0], None, None, THRESHOLD)
+    episodes, reference = read_unseen([unseen], sorted(demonstrations.glob("expert_*"))[0], None, None, THRESHOLD)
     beyond = [e for e in episodes if e.outcome != "success" and e.truth is not None and e.truth[-1] >= THRESHOLD]
     judged = [episode for episode in episodes if episode not in beyond]
     client = embedded_client(Path(model), threads, "cpu", [episode.plan for episode in judged], console)
     store = HopStore(root / "hops", client, client.model_version(60.0), reference, ScoringConfig(in_flight=1))
     answered = ask_all(store, judged, {"": Setting()}, console.progress)[""]
     verdict = judge_variant(answered, Variant(FusionConfig()), THRESHOLD)
-    found = verdict.figures
+    metrics = verdict.figures
     return {
-        **{name: round(found[name].value, 4) for name in (*FIGURES, "near_miss_false_success")},
-        "intervals": {name: [round(found[name].low, 4), round(found[name].high, 4)] for name in FIGURES},
+        **{name: round(metrics[name].value, 4) for name in (*FIGURES, "near_miss_false_success")},
+        "intervals": {name: [round(metrics[name].low, 4), round(metrics[name].high, 4)] for name in FIGURES},
         "successes": sum(e.outcome == "success" for e in judged),
         "failures": sum(e.outcome != "success" for e in judged),
         "near_misses": int(verdict.columns["near_miss"].sum()),
@@ -194,7 +195,7 @@ def missed(row: dict[str, Any]) -> list[str]:
     return [
         f"{row['task']}: {name} {row[name]} {'>' if name in upper else '<'} {bound}"
         for name, bound in TARGETS.items()
-        if not (row[name] <= bound if name in upper else row[name] >= bound)  # what is no number is missed
+        if not (row[name] <= bound if name in upper else row[name] >= bound)  # NaN misses every target
     ]
 
 

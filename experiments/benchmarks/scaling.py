@@ -1,12 +1,13 @@
-"""Measures whether actors wait for each other: RLPD on an environment whose step takes a set time, as a slow robot's does.
+"""Measures whether actors wait for each other: RLPD on an environment with a set duration per step, like a robot.
 
-Every env runner's own rate is measured alone; then all act together, one of them some times slower; then one of them hangs
-in the middle of a step; then more of them act together, all equally fast. Prints a table and, as last line, one JSON object:
+First a normal and a slow env runner are measured alone, then all env runners together with one slow, then with one that
+hangs during a step, then more of them together, all equally fast. Prints a table and, as the last line, one JSON
+object:
 
-    share_of_sum: environment steps/s together, as a share of the sum of their own rates, with one slow env runner.
-    share_with_one_hung: what the others reach while one hangs, as a share of the sum of their own rates.
-    replaced: how often the hung one was killed and started anew; late: how often it was named before.
-    share_of_linear_N: environment steps/s of N equal env runners, as a share of N times the rate of one.
+    share_of_sum: environment steps/s of all env runners, relative to the sum of their own rates, with one slow.
+    share_with_one_hung: environment steps/s while one hangs, relative to the sum of the others' own rates.
+    replaced: how often the hung env runner was replaced; late: env runners reported as late, most at one time.
+    share_of_linear_N: environment steps/s of N equal env runners, relative to N times the rate of one.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ NEVER = 10**9
 
 
 class TimedSteps(gymnasium.Env[Any, Any]):
-    """A step takes `step_s`; on the env runner numbered `slow` it takes `slow_factor` times as long.
+    """A step takes `step_s`, on env runner number `slow` `slow_factor` times as long.
 
-    The env runner numbered `hung` hangs at its environment step `hangs_at`, unless the file `hung_once` says that it did.
+    Env runner number `hung` hangs at its environment step `hangs_at`, once: afterwards the file `hung_once` exists.
     """
 
     def __init__(self, env_config: Any) -> None:
@@ -60,13 +61,13 @@ class TimedSteps(gymnasium.Env[Any, Any]):
         self._hangs_at, self._steps, self._time = env_config["hangs_at"], 0, 0
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """An episode of 50 steps."""
+        """Start an episode of 50 steps."""
         super().reset(seed=seed)
         self._time = 0
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Wait as long as a step takes."""
+        """Sleep for the duration of a step."""
         time.sleep(self._step_s)
         self._steps, self._time = self._steps + 1, self._time + 1
         if self._hung_once is not None and self._steps >= self._hangs_at and not self._hung_once.exists():
@@ -80,12 +81,12 @@ class TimedSteps(gymnasium.Env[Any, Any]):
 
 @dataclass(frozen=True)
 class Rates:
-    """One arm.
+    """Results of one arm.
 
     Args:
         rate: environment steps/s of all its env runners.
-        late: env runners that were named as late, most at one time.
-        replaced: how often one was killed and started anew.
+        late: env runners reported as late, most at one time.
+        replaced: how often an env runner was replaced.
     """
 
     rate: float
@@ -94,9 +95,9 @@ class Rates:
 
 
 def measure(runners: int, seconds: float, env_config: Mapping[str, Any], sample_timeout_s: float) -> Rates:
-    """Environment steps/s of an RLPD training, after a start that is not counted.
+    """Environment steps/s of an RLPD training after its warm-up.
 
-    Where one hangs, the time counts from then on.
+    If an env runner is to hang, measure from then on.
     """
     from learner.algorithms.common import TrainingSetup
     from learner.algorithms.rlpd import make_rlpd_config
@@ -126,11 +127,11 @@ def acted(report: Mapping[str, Any]) -> int:
     return int(report["env_runners"]["num_env_steps_sampled_lifetime"])
 
 
-def benchmark(given: Arguments, folder: Path) -> dict[str, float]:
-    """The figures of the last line."""
-    runners, slow_factor, seconds = given.runners, given.slow_factor, given.seconds
+def benchmark(arguments: Arguments, folder: Path) -> dict[str, float]:
+    """The values of the last line."""
+    runners, slow_factor, seconds = arguments.runners, arguments.slow_factor, arguments.seconds
     base = {
-        "step_s": given.step_s,
+        "step_s": arguments.step_s,
         "slow_factor": slow_factor,
         "slow": 0,
         "hung": 0,
@@ -140,9 +141,9 @@ def benchmark(given: Arguments, folder: Path) -> dict[str, float]:
     own = measure(1, seconds, base, 120.0).rate
     own_slow = measure(1, seconds, {**base, "slow": 1}, 120.0).rate
     together = measure(runners, seconds, {**base, "slow": runners}, 120.0)
-    # It is named first and replaced in the middle of the measurement.
+    # It is reported as late first and replaced during the measurement.
     hung = measure(runners, seconds, {**base, "hung": runners, "hangs_at": 30}, max(6.0, seconds / 2))
-    equal = {count: measure(count, seconds, base, 120.0).rate for count in given.linear}
+    equal = {count: measure(count, seconds, base, 120.0).rate for count in arguments.linear}
     others = (runners - 1) * own
     print(f"{'env runners':<44}{'steps/s':>10}{'own rates':>12}{'share':>8}")
     for name, rate, total in (
@@ -166,18 +167,18 @@ def benchmark(given: Arguments, folder: Path) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     runners: Annotated[int, option("N")] = 4
-    """Env runners that act together."""
+    """Number of env runners."""
     slow_factor: Annotated[float, option("F")] = 10.0
     """How many times slower one of them is."""
     seconds: Annotated[float, option("S")] = 20.0
-    """Length of each measurement."""
+    """Duration of each measurement."""
     step_s: Annotated[float, option("S")] = 0.05
-    """Seconds that an environment step takes."""
+    """Duration of an environment step in seconds."""
     linear: Annotated[tuple[int, ...], option("N …")] = (8, 16)
-    """Numbers of equal env runners that act together."""
+    """Numbers of equal env runners to measure for scaling."""
 
     def __post_init__(self) -> None:
         require(
@@ -193,8 +194,8 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the arguments, start Ray here, and print the figures."""
-    given = parse(Arguments, argv, "dopamine bench scaling", __doc__)
+    """Parse the arguments, start Ray locally, and print the results."""
+    arguments = parse(Arguments, argv, "dopamine bench scaling", __doc__)
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     import tempfile
 
@@ -203,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            figures = benchmark(given, Path(folder))
+            figures = benchmark(arguments, Path(folder))
     finally:
         ray.shutdown()
     print(json.dumps(figures))

@@ -1,30 +1,34 @@
-"""Scored frames a second of the reward service's scorer, beside the transformers model as it comes, in one run.
+"""Scored frames/s of the reward service's scorer, compared with the stock transformers model.
 
     dopamine bench scorer
 
-Both have the same weights, batch and threads and answer the same requests, three perspectives a frame:
+The arms have the same weights, batch and threads and answer the same requests, three perspectives per frame:
 
-- ours: `Scorer.score` on requests of raw uint8 frames, until the replies are there;
-- naive: 3 prompts × (2 + 2V) pictures a frame, nothing shared, all prompts of the batch in one stock forward pass with the
-  logits of the last token only. The headline ratios leave out what the stock image processor takes (and the tokenizer), though
-  ours contains the same work; `ratio_with_processing` counts it.
-- floor: the parts alone, by our own functions with everything else at hand: the V new views of each frame through the vision
-  tower, and what the frame's three prompts do not share with earlier ones (AFTER three times, BEFORE of the incremental one).
+- ours: `Scorer.score` on requests with raw uint8 frames, until the replies are complete;
+- naive: 3 prompts × (2 + 2V) images per frame without sharing, all prompts of the batch in one stock forward pass that
+  computes only the last token's logits. The main ratios exclude the time of the stock image processor and tokenizer,
+  although ours includes this work; `ratio_with_processing` includes it.
+- floor: only the unavoidable computation, by our own functions: the V new views of each frame through the vision
+  tower, and the part of the frame's three prompts that earlier ones do not share (AFTER three times, BEFORE of the
+  incremental).
 
-Cases: `batch_16`, 16 episodes under way that each send one new frame; `batch_1`, one such episode; `fragment_16`, one request
-of 16 frames of one episode. Every timed frame is new; INIT, GOAL, START, END and the previous frame were seen before. With one
-thread on the CPU time is CPU time of the main thread, which does all the work, so that a busy machine counts less; else it is wall
-time. The arms take turns; ratios are medians over the rounds, and those without a V in their name the worst over V. `--answers
-text` takes the answers' own tokens from the tokenizer, so that they are spelled as released checkpoints spell them: ours still reads
-the whole distribution, naive then decodes greedily, constrained to the answers, and nothing is compared.
+Cases: `batch_16`, 16 concurrent episodes that each send one new frame; `batch_1`, one such episode; `fragment_16`, one
+request with 16 frames of one episode. Every timed frame is new; INIT, GOAL, START, END and the previous frame are
+cached. With one CPU thread, time is CPU time of the main thread, which does all the work, so other load on the machine
+counts less; otherwise it is wall time. The arms take turns; ratios are medians over the rounds, and those without V in
+their name are the worst over V. `--answers text` removes the single-token answers from the tokenizer, so that answers
+are spelled as in released checkpoints: ours still reads the whole distribution, naive decodes greedily, constrained to
+the answers, and the answers are not compared.
 
-`--architecture released` has a Qwen2.5-VL of the released 3B width, two layers each of vision (one with windows) and language;
-`--architecture 3b` has all its layers, a prompt as long as the released one, and three cameras of 640×480. On a GPU:
+`--architecture released` is a Qwen2.5-VL with the width of the released 3B model but two vision layers (one with
+windows) and two language layers; `--architecture 3b` has all its layers, a prompt as long as the released one, and
+three cameras with 640×480 pixels. On a GPU:
 
     dopamine bench scorer --architecture 3b --answers text --device cuda --dtype bfloat16 --frames 4 16
 
-`peak_gib` is then the most GPU memory of an arm, weights included. Weights are random; read the greatest difference of two answers
-beside `answer_spread`, the standard deviation of the gains. The last line is JSON; it needs only torch and transformers.
+`peak_gib` is then the peak GPU memory of an arm, including weights. Weights are random; compare `max_abs_difference`,
+the largest difference between answers, with `answer_spread`, the standard deviation of the gains. The last line is
+JSON; the benchmark needs only torch and transformers.
 """
 
 from __future__ import annotations
@@ -54,39 +58,39 @@ INSTRUCTION = "insert the peg into the hole"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     rounds: Annotated[int, option("N", "15, or 2 of released width")] = 0
-    """Turns of each arm in a case."""
+    """Turns per arm in each case."""
     threads: Annotated[int, option("N")] = 1
     """Torch threads of both arms."""
     frames: Annotated[tuple[int, ...], option("N …", "16, or 2 of released width")] = ()
-    """Frames of the larger batches."""
+    """Frames in the larger batches."""
     views: Annotated[tuple[int, ...], option("N …", "2 and 3, 2 of released width, 3 of 3b")] = ()
     """Numbers of views."""
     architecture: Annotated[Literal["embedded", "released", "3b"], option(aliases=["--width"])] = "embedded"
-    """Which model."""
+    """Model architecture."""
     answers: Literal["bins", "text"] = "bins"
-    """Answers of one token each, or spelled."""
+    """Single-token answers, or spelled ones."""
     device: Annotated[str, option("NAME")] = "cpu"
-    """Where both arms run."""
+    """Torch device of both arms."""
     dtype: Annotated[str, option("NAME")] = "float32"
-    """Precision of both arms, a name of torch."""
+    """Torch dtype of both arms."""
 
     def __post_init__(self) -> None:
         require(
             "",
             self,
-            ("rounds", self.rounds >= 0, "give at least 1, or 0 for the usual number"),
+            ("rounds", self.rounds >= 0, "give at least 1, or 0 for the default"),
             ("threads", self.threads >= 1, "give at least 1"),
-            ("frames", all(count >= 1 for count in self.frames), "give numbers from 1 on"),
-            ("views", all(count >= 1 for count in self.views), "give numbers from 1 on"),
+            ("frames", all(count >= 1 for count in self.frames), "give numbers of at least 1"),
+            ("views", all(count >= 1 for count in self.views), "give numbers of at least 1"),
         )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run all cases and print their figures."""
+    """Run all cases and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench scorer", __doc__)
     embedded = arguments.architecture == "embedded"
     rounds = arguments.rounds or (15 if embedded else 2)
@@ -114,19 +118,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def cases(frames: Sequence[int]) -> list[tuple[str, int, int]]:
-    """Name, episodes in a batch, and new frames of each."""
+    """Name, episodes per batch, and new frames per episode."""
     batches = [(f"batch_{count}", count, 1) for count in dict.fromkeys((*frames, 1))]
     return [*batches, (f"fragment_{max(frames)}", 1, max(frames))]
 
 
 class Arms:
-    """The three arms on one case, and the requests they are given.
+    """The three arms on one case, and their requests.
 
     Args:
-        episodes: requests in a batch, each of its own episode.
-        length: new frames in a request.
-        views: cameras.
-        seed: of the pictures, another one in every case.
+        episodes: requests per batch, each of a different episode.
+        length: new frames per request.
+        views: number of cameras.
+        seed: of the images, different in every case.
     """
 
     def __init__(self, grm: GRM, engine: TransformersEngine, episodes: int, length: int, views: int, seed: int) -> None:
@@ -170,8 +174,7 @@ class Arms:
         return self._scorer.score(requests)
 
     def process(self, requests: list[ScoreRequest]) -> dict[str, Any]:
-        """The naive contract's inputs: every prompt with all its pictures, through the stock image processor."""
-
+        """Inputs of the naive arm: every prompt with all its images, by the stock image processor."""
         from dopamine_rl.grm.layout import prompt_layout
 
         images: list[np.ndarray] = []
@@ -191,7 +194,7 @@ class Arms:
         return {name: v.to(device, dtype if v.is_floating_point() else v.dtype) for name, v in inputs.items()}
 
     def naive(self, inputs: dict[str, Any]) -> np.ndarray | None:
-        """Gain and loss, float32 [frames, 3, 2], by one stock forward pass; None where answers are decoded as text."""
+        """Gain and loss, float32 [frames, 3, 2], by one stock forward pass; None if answers are decoded as text."""
         import torch
 
         from dopamine_rl.grm.readout import binned_hops
@@ -205,7 +208,7 @@ class Arms:
             return torch.stack(binned_hops(logits)[:2], dim=-1).cpu().numpy().reshape(-1, 3, 2)
 
     def _allowed(self, start: int) -> Callable[[int, torch.Tensor], list[int]]:
-        """What may follow in constrained decoding of an answer that begins at token `start`."""
+        """Allowed next tokens for constrained decoding of an answer that starts at token `start`."""
         from dopamine_rl.grm.score import answers
 
         following: dict[tuple[int, ...], set[int]] = {}
@@ -216,12 +219,12 @@ class Arms:
         return lambda _, ids: list(following.get(tuple(ids[start:].tolist()), end))
 
     def floor(self) -> None:
-        """The parts alone."""
+        """Only the unavoidable computation."""
         self._floor()
 
 
 def picture_size(grm: GRM) -> tuple[int, int]:
-    """Height and width of what the cameras see: squares for models that are trained here, 480 × 640 for released ones."""
+    """Height and width of camera images: square for models trained here, 480 × 640 for released ones."""
     if grm.template.contract.views:
         return 480, 640
     side = round(grm.image_processor.size["shortest_edge"] ** 0.5 + 0.5)
@@ -229,7 +232,7 @@ def picture_size(grm: GRM) -> tuple[int, int]:
 
 
 def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.ndarray]) -> Callable[[], None]:
-    """The parts of one batch of frames alone, with everything else computed beforehand."""
+    """The unavoidable computation for one batch of frames; everything else is computed in advance."""
     import torch
 
     from dopamine_rl.grm.layout import missing_prefixes
@@ -244,29 +247,29 @@ def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.n
         old = reader.encode(pictures(2 + 3 * views))
         layout = reader.grid_layout(INSTRUCTION, views, old.rows, old.columns)
         references = (start, start + 1)
-        previous, init, goal = (names(start + 2 + place * views) for place in range(3))
+        previous, init, goal = (names(start + 2 + i * views) for i in range(3))
         anchors = [previous, *(names(frame * views) for frame in range(frames - 1))]
         questions = [
             (*references, *before, *names(frame * views))
             for frame, anchor in enumerate(anchors)
             for before in (anchor, init, goal)
         ]
-        known: dict[tuple[int, ...], torch.Tensor] = {}
-        place = {name: name for name in range(start + 2 + 3 * views)}
-        reader.logits(layout, questions, torch.cat((reader.encode(new).tokens, old.tokens)), place, known)
-    shared = {prefix: known[prefix] for prefix in (references, (*references, *init), (*references, *goal))}
+        prefixes: dict[tuple[int, ...], torch.Tensor] = {}
+        rows = {name: name for name in range(start + 2 + 3 * views)}
+        reader.logits(layout, questions, torch.cat((reader.encode(new).tokens, old.tokens)), rows, prefixes)
+    shared = {prefix: prefixes[prefix] for prefix in (references, (*references, *init), (*references, *goal))}
     assert len(missing_prefixes(layout, questions, shared)[1]) == frames
 
     def floor() -> None:
         with torch.inference_mode():
             tokens = torch.cat((reader.encode(new).tokens, old.tokens))
-            reader.logits(layout, questions, tokens, place, dict(shared)).cpu()
+            reader.logits(layout, questions, tokens, rows, dict(shared)).cpu()
 
     return floor
 
 
 def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
-    """Times and ratios of one case: medians over the rounds, in which the arms take turns."""
+    """Times and ratios of one case: medians over the rounds, with the arms in turn."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", "naive", "processing", "floor")}
     peaks: dict[str, float] = {}
     differences, gains = [], []
@@ -284,22 +287,22 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
         gains.append(ours[..., 0])
         if results["naive"] is not None:
             differences.append(float(np.abs(ours - results["naive"]).max()))
-    took = {name: np.array(values) for name, values in times.items()}
+    seconds = {name: np.array(values) for name, values in times.items()}
     frames = len(ours)
     return {
-        "ratio": _median(took["naive"] / took["ours"]),
-        "ratio_with_processing": _median((took["naive"] + took["processing"]) / took["ours"]),
-        "share_of_floor": _median(took["floor"] / took["ours"]),
+        "ratio": _median(seconds["naive"] / seconds["ours"]),
+        "ratio_with_processing": _median((seconds["naive"] + seconds["processing"]) / seconds["ours"]),
+        "share_of_floor": _median(seconds["floor"] / seconds["ours"]),
         **({"max_abs_difference": float(f"{max(differences):.2g}")} if differences else {}),
         "answer_spread": float(f"{np.concatenate(gains).std():.2g}"),
-        "frames_per_s": _median(frames / took["ours"]),
-        **{f"{name}_ms": _median(values * 1e3) for name, values in took.items()},
+        "frames_per_s": _median(frames / seconds["ours"]),
+        **{f"{name}_ms": _median(values * 1e3) for name, values in seconds.items()},
         **peaks,
     }
 
 
 class PeakMemory:
-    """The most GPU memory in use from here on; nothing where there is no GPU."""
+    """Peak GPU memory since its creation; empty without a GPU."""
 
     def __init__(self) -> None:
         import torch
@@ -310,7 +313,7 @@ class PeakMemory:
             self._cuda.reset_peak_memory_stats()
 
     def peak(self, name: str) -> dict[str, float]:
-        """The figure of an arm."""
+        """The peak of an arm, in GiB."""
         return {f"{name}_peak_gib": round(self._cuda.max_memory_allocated() / 2**30, 2)} if self._cuda else {}
 
 
@@ -328,7 +331,7 @@ def _median(values: np.ndarray) -> float:
 
 
 def summary(figures: dict[str, dict[str, float]], frames: int, views: list[int]) -> dict[str, float]:
-    """The headline figures, worst over V, and the ratios of every case."""
+    """The main results, worst over V, and the ratios of every case."""
     large, single = ([figures[f"{case}_v{v}"] for v in views] for case in (f"batch_{frames}", "batch_1"))
     differences = [figure["max_abs_difference"] for figure in figures.values() if "max_abs_difference" in figure]
     return {

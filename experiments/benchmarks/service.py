@@ -1,19 +1,19 @@
-"""The reward service under load: labels a second, latency, and how much of the time the model works.
+"""The reward service under load: labels/s, latency, and model utilisation.
 
     dopamine bench service
     dopamine bench service --checkpoint runs/peg_insert/grm --threads 2
 
-Actors are processes that send one new frame a request, in order of an episode, with some requests under way at once as a
-pipelined rollout has. Their pictures are made up: what a picture shows costs the model nothing. Every load runs for some
-seconds after a warm-up. `model_share` is the time that a replica spends inside the model over the time that passed, the mean over
-replicas; with more replicas than free cores it says how the cores are shared, not what the service costs.
+Actors are processes that send one new frame per request, in the order of an episode, with several requests in flight
+as in a pipelined rollout. Their images are made up, since the content does not affect the model's speed. Every load
+runs for some seconds after a warm-up. `model_share` is the share of time that a replica spends in the model, mean over
+replicas; with more replicas than free cores it shows how the cores are shared, not the overhead of the service.
 
-In the end far more requests than the service may hold are sent at once with a short deadline: each must be answered,
-refused (rejected) or late by then, and the service must answer again afterwards.
+Finally, far more requests than the service can hold are sent at once with a short deadline: each must be answered,
+rejected or late by then, and the service must recover.
 
-The last line is JSON: loads (for each: actors, replicas, labels_per_s, p50_ms, p99_ms as the actors see them, model_share, batch, the
-mean frames in a batch), queue (bound and longest line seen in a replica) and overload (sent, answered, rejected, late,
-longest_wait_s, deadline_s, recovered_s).
+The last line is JSON: loads (for each: actors, replicas, labels_per_s, p50_ms and p99_ms as measured by the actors,
+model_share, and batch, the mean frames per batch), queue (bound and longest queue in a replica) and overload (sent,
+answered, rejected, late, longest_wait_s, deadline_s, recovered_s).
 """
 
 from __future__ import annotations
@@ -42,45 +42,45 @@ from experiments.runtime.ending import command
 
 APP = "benchmark"
 SIDE, EPISODE = 112, 16
-"""Pixels of a picture's side, and scored frames of an episode."""
+"""Height and width of images in pixels, and scored frames per episode."""
 DEADLINE_S, OVERLOAD_DEADLINE_S = 30.0, 1.0
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     checkpoint: Annotated[Path | None, option("FOLDER", "an untrained embedded one")] = None
-    """A reward model."""
+    """Folder of the reward model."""
     actors: Annotated[tuple[int, ...], option("N …")] = (1, 2, 4, 8)
     """Numbers of concurrent actors."""
     replicas: Annotated[tuple[int, ...], option("N …")] = (1, 2)
-    """Numbers of copies of the model."""
+    """Numbers of replicas."""
     views: Annotated[int, option("N")] = 2
-    """Pictures of a frame."""
+    """Views per frame."""
     depth: Annotated[int, option("N")] = 4
-    """Requests that an actor has under way."""
+    """Requests in flight per actor."""
     seconds: Annotated[float, option("S")] = 8.0
-    """Seconds of each load, after a warm-up of 2."""
+    """Duration of each load in seconds, after 2 s of warm-up."""
     threads: Annotated[int, option("N")] = 1
-    """Threads of a replica's forward pass."""
+    """Torch threads per replica."""
 
     def __post_init__(self) -> None:
         require(
             "",
             self,
-            ("actors", min(self.actors, default=0) >= 1, "give numbers from 1 on"),
-            ("replicas", min(self.replicas, default=0) >= 1, "give numbers from 1 on"),
+            ("actors", min(self.actors, default=0) >= 1, "give numbers of at least 1"),
+            ("replicas", min(self.replicas, default=0) >= 1, "give numbers of at least 1"),
             ("views", self.views >= 1, "give at least 1"),
             ("depth", self.depth >= 1, "give at least 1"),
-            ("seconds", 0.0 < self.seconds < 1e6, "give seconds above 0"),
+            ("seconds", 0.0 < self.seconds < 1e6, "give a positive number of seconds"),
             ("threads", self.threads >= 1, "give at least 1"),
         )
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure every load, then overload the service, and print the figures."""
+    """Measure every load, then overload the service, and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench service", __doc__)
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def untrained(folder: Path, image_size: int = SIDE, seed: int = 0) -> Path:
-    """An embedded model of the default shape, for what does not depend on what it learned."""
+    """Save an untrained embedded model of the default size, for measurements that do not depend on training."""
     from dopamine_rl.grm.checkpoint import save_grm
     from dopamine_rl.grm.config import GRMConfig
     from dopamine_rl.grm.model import build_grm
@@ -105,7 +105,7 @@ def untrained(folder: Path, image_size: int = SIDE, seed: int = 0) -> Path:
 
 
 def measure(checkpoint: Path, replicas: int, arguments: Arguments) -> list[dict[str, Any]]:
-    """One row for every number of actors, against so many replicas."""
+    """One row per number of actors, at a number of replicas."""
     from reward_service.deployment import deploy, shutdown
     from reward_service.service import ServiceConfig
 
@@ -144,18 +144,18 @@ def _load(actors: int, replicas: int, arguments: Arguments) -> dict[str, Any]:
 
 
 def replica_counts() -> dict[int, dict[str, Any]]:
-    """Process id of every replica to its counts."""
+    """Counts of every replica, by process id."""
     from reward_service.client import ServeRewardClient
 
-    return {told.process_id: vars(told.counts).copy() for told in ServeRewardClient(APP).describe_all(30.0)}
+    return {replica.process_id: vars(replica.counts).copy() for replica in ServeRewardClient(APP).describe_all(30.0)}
 
 
 class Actor:
-    """Plays episodes of made-up frames, in a process of its own.
+    """Plays episodes of made-up frames, in its own process.
 
     Args:
-        number: its number, from which its pictures are drawn.
-        arguments: views and depth.
+        number: its number, used as the seed of its images.
+        arguments: provide views and depth.
     """
 
     def __init__(self, number: int, arguments: Arguments) -> None:
@@ -165,28 +165,28 @@ class Actor:
         self._source = Source(number, arguments.views)
 
     def act(self, seconds: float) -> NDArray[np.float64]:
-        """Keep `depth` requests under way for so long; returns the latency of each answer in ms."""
+        """Keep `depth` requests in flight for `seconds`; returns the latency of each answer in ms."""
         latencies: list[float] = []
-        under_way: list[tuple[float, PendingScore]] = []
+        in_flight: list[tuple[float, PendingScore]] = []
         until = time.perf_counter() + seconds
         while time.perf_counter() < until:
-            while len(under_way) < self._depth:
-                under_way.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))
-            sent, pending = under_way.pop(0)
+            while len(in_flight) < self._depth:
+                in_flight.append((time.perf_counter(), self._client.submit(self._source.next(DEADLINE_S))))
+            sent, pending = in_flight.pop(0)
             pending.result(DEADLINE_S)
             latencies.append((time.perf_counter() - sent) * 1e3)
-        for _, pending in under_way:
+        for _, pending in in_flight:
             pending.result(DEADLINE_S)
         return np.array(latencies)
 
 
 @dataclass
 class Source:
-    """Requests for the frames of one episode after the other, one frame each.
+    """Requests for the frames of consecutive episodes, one frame each.
 
     Args:
-        number: seed of the pictures.
-        views: pictures of a frame.
+        number: seed of the images.
+        views: views per frame.
     """
 
     number: int
@@ -197,7 +197,7 @@ class Source:
         self._episode, self._time = 0, EPISODE
 
     def next(self, deadline_s: float) -> ScoreRequest:
-        """The next frame; another episode begins where one is over."""
+        """The request for the next frame; a new episode starts after the last one ends."""
         if self._time == EPISODE:
             self._episode, self._time = self._episode + 1, 0
             start, end, (self._last, goal) = self._picture(), self._picture(), (self._frame(), self._frame())
@@ -215,7 +215,7 @@ class Source:
 
 
 def overload(checkpoint: Path, arguments: Arguments, sent: int = 150) -> dict[str, Any]:
-    """Send far more than fits at once, see what becomes of each request, and how soon the service answers again."""
+    """Send far more requests than fit, count their outcomes, and measure the time to recover."""
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown
     from reward_service.service import ServiceConfig
@@ -230,9 +230,9 @@ def overload(checkpoint: Path, arguments: Arguments, sent: int = 150) -> dict[st
         pending = [client.submit(request) for request in requests]
         outcomes = Counter(_outcome(p, began + OVERLOAD_DEADLINE_S - time.perf_counter()) for p in pending)
         waited = time.perf_counter() - began
-        again = time.perf_counter()
+        resent = time.perf_counter()
         client.submit(replace(requests[-1], remaining_ms=DEADLINE_S * 1e3)).result(DEADLINE_S)
-        recovered = time.perf_counter() - again
+        recovered = time.perf_counter() - resent
         [counts] = replica_counts().values()
     finally:
         shutdown(APP)

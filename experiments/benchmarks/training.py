@@ -1,18 +1,19 @@
-"""Questions a second of the reward model's training, against the model as transformers runs it.
+"""Training throughput of the reward model in pairs/s, compared with the stock transformers model.
 
     dopamine bench training --threads 2
 
-Both arms make the same updates: equal weights at the start, the same questions about the same pictures, loss, clipping and AdamW.
+Both arms do the same updates: the same initial weights, prompts, images, loss, gradient clipping and AdamW.
 
-- ours: `Trainer.step`. A picture of a batch is encoded once, however many questions show it, and what prompts have in common is
-  computed once. With two threads each has one of an update's two batches; a further one prepares the coming ones.
-- naive: every question with all of its 2 + 2V pictures through the stock forward pass, all questions of an update together (in groups
-  of `--group`, so that they fit into memory); its image processor and tokenizer are not timed.
+- ours: `Trainer.step`. An image of a batch is encoded once, however many prompts contain it, and shared prefixes of
+  prompts are computed once. With two threads, each processes one of an update's two batches; another one prepares the
+  next batches.
+- naive: every prompt with all of its 2 + 2V images through the stock forward pass, all prompts of an update together
+  (in groups of `--group` to fit into memory); image processor and tokenizer are not timed.
 
-Before anything is timed, all gradients of a batch are compared. The arms take turns, update by update, and the ratio is the median
-over the rounds of the quotient of their times. With one thread on the CPU time is CPU time of the main thread, so that a busy machine
-counts less; else it is wall time. MFU is that of ours, over the peak of a matrix product on this device. The last line is JSON; it
-needs only torch and transformers.
+First, all gradients of one batch are compared. The arms take turns, update by update; the ratio is the median of their
+time ratios over the rounds. With one CPU thread, time is CPU time of the main thread, so other load on the machine
+counts less; otherwise it is wall time. MFU is that of ours, relative to the peak of a matrix product on this device.
+The last line is JSON; the benchmark needs only torch and transformers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING, Annotated, Any
@@ -44,20 +46,20 @@ INSTRUCTION = "insert the peg into the hole"
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is measured."""
+    """Options of the benchmark."""
 
     rounds: Annotated[int, option("N")] = 9
-    """Updates that each arm is timed on."""
+    """Timed updates per arm."""
     threads: Annotated[int, option("N")] = 1
     """Torch threads of both arms."""
     views: Annotated[int, option("N")] = 2
-    """Cameras."""
+    """Number of cameras."""
     frames: Annotated[int, option("N")] = 40
-    """Frames of an episode."""
+    """Frames per episode."""
     group: Annotated[int, option("N")] = 32
-    """Questions in one stock pass."""
+    """Prompts per stock forward pass."""
     device: Annotated[str, option("NAME")] = "cpu"
-    """Where both arms run."""
+    """Torch device of both arms."""
 
     def __post_init__(self) -> None:
         require(
@@ -73,12 +75,12 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare gradients, time both arms, print the figures."""
+    """Compare gradients, time both arms, print the results."""
     print(json.dumps(measure(parse(Arguments, argv, "dopamine bench training", __doc__))))
 
 
 def measure(arguments: Arguments) -> dict[str, float]:
-    """All figures."""
+    """All results."""
     import torch
 
     from dopamine_rl.grm.batches import in_memory
@@ -99,11 +101,12 @@ def measure(arguments: Arguments) -> dict[str, float]:
     rounds = []
     coming = batches(range((1 + arguments.rounds) * config.batches))
     for number in range(1 + arguments.rounds):
-        asked = list(islice(coming, config.batches))
-        prepared = [group for batch in asked for group in naive.prepare(batch)]
-        times = [_timed(clock, step, arguments.device) for step in (lambda: trainer.step(0.5), lambda: naive.step(prepared))]  # noqa: B023  # fmt: skip
-        if number:  # the first one warms up
-            rounds.append((sum(len(batch.hops) for batch in asked), *times))
+        update = list(islice(coming, config.batches))
+        prepared = [group for batch in update for group in naive.prepare(batch)]
+        own_s = _timed(clock, partial(trainer.step, 0.5), arguments.device)
+        naive_s = _timed(clock, partial(naive.step, prepared), arguments.device)
+        if number:  # the first one is the warm-up
+            rounds.append((sum(len(batch.hops) for batch in update), own_s, naive_s))
     progress = trainer.progress()
     ours = median(pairs / own for pairs, own, _ in rounds)
     return {
@@ -113,9 +116,12 @@ def measure(arguments: Arguments) -> dict[str, float]:
         "gradient_difference": float(f"{difference:.1e}"),
         "mfu": round(progress.mfu, 4),
         "flops_per_pair": round(progress.flops_per_pair),
-        "threads": arguments.threads, "views": arguments.views, "rounds": arguments.rounds,
-        "pairs_per_update": median(pairs for pairs, _, _ in rounds), "parameters": grm.parameters,
-    }  # fmt: skip
+        "threads": arguments.threads,
+        "views": arguments.views,
+        "rounds": arguments.rounds,
+        "pairs_per_update": median(pairs for pairs, _, _ in rounds),
+        "parameters": grm.parameters,
+    }
 
 
 def _episode(seed: int, frames: int, views: int, size: int) -> LabelledEpisode:
@@ -137,12 +143,12 @@ def _timed(clock: Callable[[], float], step: Callable[[], object], device: str) 
 
 
 class Naive:
-    """The stock model, trained as any transformers model is.
+    """The stock model, trained like any transformers model.
 
     Args:
         grm: the model.
-        config: of the training.
-        group: questions in one pass.
+        config: training config.
+        group: prompts per forward pass.
     """
 
     def __init__(self, grm: GRM, config: TrainConfig, group: int) -> None:
@@ -152,26 +158,26 @@ class Naive:
         self._optimizer = make_optimizer(grm.model, config)
 
     def prepare(self, batch: Batch) -> list[dict[str, Any]]:
-        """The inputs of the stock forward pass for a batch, group by group, and the answers."""
+        """Inputs of the stock forward pass for a batch, by group, with the target hops."""
         import torch
 
         from dopamine_rl.grm.layout import prompt_layout
 
         grm, device, groups = self.grm, self.grm.model.device, []
-        shown = grm.image_processor(images=list(batch.images), return_tensors="pt")
-        pixels = shown["pixel_values"].unflatten(0, (len(batch.images), -1)).to(device)
-        grid = shown["image_grid_thw"][:1].to(device)
+        processed = grm.image_processor(images=list(batch.images), return_tensors="pt")
+        pixels = processed["pixel_values"].unflatten(0, (len(batch.images), -1)).to(device)
+        grid = processed["image_grid_thw"][:1].to(device)
         _, rows, columns = (grid[0] // grm.model.config.vision_config.spatial_merge_size).tolist()
         views = len(batch.prompts[0].before)
         ids = prompt_layout(grm, INSTRUCTION, views, rows, columns).input_ids
         for first in range(0, len(batch.prompts), self._group):
             prompts = batch.prompts[first : first + self._group]
             images = [image for prompt in prompts for image in prompt.images]
-            several = ids.repeat(len(prompts), 1)
+            batch_ids = ids.repeat(len(prompts), 1)
             groups.append(
                 {
-                    "input_ids": several,
-                    "mm_token_type_ids": (several == grm.model.config.image_token_id).int(),
+                    "input_ids": batch_ids,
+                    "mm_token_type_ids": (batch_ids == grm.model.config.image_token_id).int(),
                     "pixel_values": pixels[images].flatten(0, 1),
                     "image_grid_thw": grid.repeat(len(images), 1),
                     "hops": torch.from_numpy(batch.hops[first : first + self._group]).to(device),
@@ -180,7 +186,7 @@ class Naive:
         return groups
 
     def backward(self, groups: list[dict[str, Any]]) -> None:
-        """Gradients of the mean loss of a batch."""
+        """Compute the gradients of a batch's mean loss."""
         from dopamine_rl.grm.losses import binned_losses
 
         grm, config, pairs = self.grm, self._config, sum(len(group["hops"]) for group in groups)
@@ -201,7 +207,7 @@ class Naive:
 
 
 def _difference(grm: GRM, config: TrainConfig, naive: Naive, batch: Batch) -> float:
-    """Largest difference of a gradient between the arms, as a share of that weight's largest gradient."""
+    """Largest difference between the arms' gradients, relative to the largest gradient of the same weight."""
     import torch
 
     from dopamine_rl.grm.train import LossModule

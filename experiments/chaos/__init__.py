@@ -1,1 +1,1 @@
-"""Breaks a running system on purpose, and counts what was lost."""
+"""Fault injection: breaks a running system and counts lost labels."""

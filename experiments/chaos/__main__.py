@@ -1,17 +1,17 @@
-"""Breaks a reward service on purpose while actors are asking it, and counts what was lost.
+"""Injects faults into a reward service under load, and counts lost labels.
 
     dopamine chaos reward-service
     dopamine chaos reward-service --faults 40 --replicas 3 --out DIR
 
-Actors label episodes of made-up frames through a service of embedded models (untrained ones, unless --checkpoint names some).
-Meanwhile, in random order: a replica is killed in mid-batch, or stands still, shorter and longer than any deadline; the Serve
-controller is lost; an actor dies; the model is swapped, also while a replica dies; damaged models are deployed; far more is asked
-than fits. After each the time is taken until the service answers again (answered_s) and until all its replicas do
-(whole_s). In the end every frame must have exactly one outcome, and every progress must be what the model that its
-episode names gives when it is scored again offline.
+Actors label episodes of made-up frames through a service of embedded models (untrained, unless --checkpoint is given).
+Meanwhile, in random order: a replica is killed during a batch, or hangs, for less and for more than any deadline; the
+Serve controller is killed; an actor is killed; the model is swapped, also while a replica is killed; damaged models
+are deployed; the service is overloaded. After each fault, the time is measured until the service answers again
+(answered_s) and until all replicas do (whole_s). At the end every frame must have exactly one outcome, and its
+progress must equal the offline score of the model version that its episode records.
 
-The last line is JSON: faults, lost, doubled, wrong_version, asked, answered, invalid, late, rejected, abandoned (by clients
-that were killed), retried, versions, recovery (for each kind of fault the times in seconds). Exit status 1: something was lost,
+The last line is JSON: faults, lost, doubled, wrong_version, asked, answered, invalid, late, rejected, abandoned (by
+killed clients), retried, versions, recovery (times in seconds by kind of fault). Exit status 1: a label was lost,
 doubled or wrong, or the service did not recover.
 """
 
@@ -36,7 +36,7 @@ from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
 
 if TYPE_CHECKING:
-    from experiments.chaos.faults import Bench
+    from experiments.chaos.faults import SystemUnderTest
 
 APP = "chaos"
 PERIOD_S = 0.1
@@ -46,22 +46,22 @@ PAUSE_S = (0.5, 2.5)
 
 @dataclass(frozen=True)
 class Arguments:
-    """What is broken, and how often."""
+    """Options of the fault injection."""
 
     system: Annotated[Positional[Literal["reward-service"]], option("SYSTEM")]
-    """What is broken: reward-service."""
+    """System under test: reward-service."""
     faults: Annotated[int, option("N")] = 27
-    """How many faults; three of each kind."""
+    """Number of faults; the default has three of each kind."""
     actors: Annotated[int, option("N")] = 4
-    """Actors who ask."""
+    """Number of actors."""
     replicas: Annotated[int, option("N")] = 2
-    """Copies of the model."""
+    """Number of replicas."""
     seed: Annotated[int, option("N")] = 0
-    """Seed of the order of faults."""
+    """Seed for the order of faults."""
     checkpoint: Annotated[tuple[Path, ...], option("FOLDER …", "three untrained ones")] = ()
     """Models to swap between."""
     out: Annotated[OptionalResultPath, option("DIR", "")] = None
-    """Keep journals and records here, in a new folder."""
+    """New folder for journals and records."""
 
     def __post_init__(self) -> None:
         require(
@@ -76,14 +76,14 @@ class Arguments:
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Break the service, judge, print the figures."""
+    """Inject the faults, check every label, print the results."""
     arguments = parse(Arguments, argv, "dopamine chaos", __doc__)
     if arguments.out is not None and arguments.out.exists():
         raise BadInput("--out", str(arguments.out), "name a new folder")
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with (
-        interruptible("Interrupted; nothing is left of the service."),
+        interruptible("Interrupted. The service was stopped."),
         tempfile.TemporaryDirectory() as scratch,
         ray_cluster(ClusterConfig(num_cpus=4)),
     ):
@@ -96,12 +96,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
-    """Everything between an empty folder and the figures."""
+    """Deploy, inject faults, check; returns the results."""
     import ray
 
     from experiments.benchmarks.service import untrained
     from experiments.chaos.clients import SIDE, judge
-    from experiments.chaos.faults import Bench, break_models, schedule
+    from experiments.chaos.faults import SystemUnderTest, break_models, schedule
     from reward_service.deployment import deploy, shutdown
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
@@ -114,20 +114,25 @@ def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     config = ServiceConfig(replicas=arguments.replicas, num_cpus=0.5, max_ongoing_requests=16, max_queued_requests=64)
     deploy(models[0], APP, config)
     try:
-        bench = Bench(
-            APP, arguments.replicas, folder, list(models), break_models(models[0], scratch), PERIOD_S,
-            np.random.default_rng(arguments.seed),
-        )  # fmt: skip
+        system = SystemUnderTest(
+            app_name=APP,
+            replicas=arguments.replicas,
+            folder=folder,
+            models=list(models),
+            broken=break_models(models[0], scratch),
+            period_s=PERIOD_S,
+            rng=np.random.default_rng(arguments.seed),
+        )
         for _ in range(arguments.actors):
-            bench.add_client()
-        recover(bench)
-        recovery, unrecovered = strike(bench, schedule(arguments.faults, bench.rng))
-        print("the actors finish their episodes …", flush=True)
-        ended = ray.get([client.stop.remote() for client in bench.clients.values()], timeout=300.0)
+            system.add_client()
+        recover(system)
+        recovery, unrecovered = inject(system, schedule(arguments.faults, system.rng))
+        print("waiting for the actors to finish their episodes …", flush=True)
+        ended = ray.get([client.stop.remote() for client in system.clients.values()], timeout=300.0)
     finally:
         shutdown(APP)
     print("scoring every episode again …", flush=True)
-    verdict = judge(folder, bench.killed, scorers)
+    verdict = judge(folder, system.killed, scorers)
     names = ("answered", "invalid", "late", "rejected", "abandoned")
     return {
         "faults": arguments.faults,
@@ -143,41 +148,44 @@ def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     }
 
 
-def strike(bench: Bench, faults: Sequence[Callable[[Bench], str]]) -> tuple[dict[str, list[dict[str, float]]], int]:
-    """One fault after the other, each once the service has recovered from the one before."""
+def inject(
+    system: SystemUnderTest, faults: Sequence[Callable[[SystemUnderTest], str]]
+) -> tuple[dict[str, list[dict[str, float]]], int]:
+    """Inject faults one by one, each after the service has recovered from the one before."""
     recovery: dict[str, list[dict[str, float]]] = defaultdict(list)
     unrecovered = 0
     for number, fault in enumerate(faults, 1):
-        time.sleep(bench.rng.uniform(*PAUSE_S))
+        time.sleep(system.rng.uniform(*PAUSE_S))
         name = fault.__name__.replace("_", " ")
         try:
-            what = fault(bench)
-            times = recover(bench)
+            detail = fault(system)
+            times = recover(system)
         except (DopamineError, RuntimeError) as error:
             unrecovered += 1
             print(f"{number:3d} {name}: FAILED: {error}", flush=True)
             continue
         recovery[name].append(times)
-        print(f"{number:3d} {name}: {what}; answers after {times['answered_s']} s, whole after {times['whole_s']} s", flush=True)  # fmt: skip
+        recovered = f"answers after {times['answered_s']} s, all replicas after {times['whole_s']} s"
+        print(f"{number:3d} {name}: {detail}; {recovered}", flush=True)
     return dict(recovery), unrecovered
 
 
-def recover(bench: Bench) -> dict[str, float]:
-    """Wait until a frame is scored, then until all replicas answer. Raises RuntimeError where it takes too long."""
+def recover(system: SystemUnderTest) -> dict[str, float]:
+    """Wait until a frame is scored, then until all replicas answer. Raises RuntimeError after RECOVERY_S."""
     began = time.monotonic()
     answered = None
     while time.monotonic() - began < RECOVERY_S:
         try:
             if answered is None:
-                bench.probe(2.0)
+                system.probe(2.0)
                 answered = time.monotonic() - began
-            told = bench.told()
-            if len(told) == bench.replicas and len({one.versions[0] for one in told}) == 1:
+            replicas = system.describe()
+            if len(replicas) == system.replicas and len({replica.versions[0] for replica in replicas}) == 1:
                 return {"answered_s": round(answered, 2), "whole_s": round(time.monotonic() - began, 2)}
         except ScoringError:
             pass
         time.sleep(0.1)
-    raise RuntimeError(f"not whole again after {RECOVERY_S:g} s")
+    raise RuntimeError(f"not recovered after {RECOVERY_S:g} s")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the service is broken under: actors that label episodes of made-up frames, and what became of every frame."""
+"""Clients of the service under test, which label episodes of made-up frames, and the check of every frame."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from dopamine_rl.types import EpisodeContext
 
 VIEWS, SIDE = 2, 56
 EPISODE, FRAGMENT = 16, 8
-"""Scored frames of an episode, and of a fragment whose labels are collected together."""
+"""Scored frames per episode, and per fragment, whose labels are collected together."""
 DEADLINE_S = 6.0
 TOLERANCE = 1e-3
-"""Progress that differs by less is the same: a batch's composition moves the last bits of a float."""
+"""Allowed difference in progress: the composition of a batch changes the last bits of a float."""
 
 
 class Client:
-    """An actor of its own process: the labeller of the rollout actors, fed with made-up frames at a robot's pace.
+    """An actor in its own process: the labeller of the rollout actors, with made-up frames at a robot's rate.
 
-    Every frame is written into a journal before it is asked for, every finished episode into a record, so that what became
-    of each frame is known also where this process is killed.
+    Every frame is written to a journal before it is requested, and every completed episode to a record, so that the
+    outcome of each frame is known even if this process is killed.
 
     Args:
-        name: unique; the files' names begin with it.
-        app_name: of the service.
+        name: unique prefix of its file names.
+        app_name: name of the service.
         folder: for journal and records.
-        period_s: time from one frame to the next.
+        period_s: time between frames.
     """
 
     def __init__(self, name: str, app_name: str, folder: Path, period_s: float) -> None:
@@ -50,17 +50,18 @@ class Client:
         self._thread.start()
 
     def process_id(self) -> int:
-        """Of this client."""
+        """The process id of this client."""
         return os.getpid()
 
     def stop(self) -> Counter[str]:
-        """End with the running episode; returns the labeller's counts."""
+        """Stop after the current episode; returns the labeller's counts."""
         self._stop.set()
         self._thread.join(EPISODE * self._period_s + 3 * DEADLINE_S)
         if self._thread.is_alive():
-            raise RuntimeError(f"{self._name} did not come to the end of its episode")
+            raise RuntimeError(f"{self._name} did not finish its episode")
         counts = self._labeller.take_counts()
-        return Counter({name: getattr(counts, name) for name in ("asked", "answered", "invalid", "late", "rejected", "retried")})  # fmt: skip
+        names = ("asked", "answered", "invalid", "late", "rejected", "retried")
+        return Counter({name: getattr(counts, name) for name in names})
 
     def _act(self) -> None:
         with (self._folder / f"{self._name}.journal").open("a", encoding="utf-8") as journal:
@@ -88,14 +89,14 @@ class Client:
 
 @dataclass
 class Verdict:
-    """What became of all frames.
+    """The outcomes of all frames.
 
     Args:
-        outcomes: frames by outcome (answered, invalid, late, rejected), and `abandoned`: asked for by a client that was killed.
-        lost: frames that a living client asked for and that have no outcome.
-        doubled: frames with more than one.
-        wrong_version: frames whose progress is not what the version their episode names gives.
-        versions: episodes by the version they name.
+        outcomes: frames by outcome (answered, invalid, late, rejected), and `abandoned`: requested by a killed client.
+        lost: frames without an outcome whose client was not killed.
+        doubled: frames with more than one outcome.
+        wrong_version: frames whose progress does not match the model version of their episode.
+        versions: episodes by model version.
     """
 
     outcomes: Counter[str]
@@ -106,35 +107,35 @@ class Verdict:
 
 
 def judge(folder: Path, killed: Iterable[str], scorers: Mapping[str, ProgressScorer]) -> Verdict:
-    """Compare the journals with the records, and score every record again with the version it names.
+    """Compare journals and records, and score every record again with its model version.
 
     Args:
-        killed: names of the clients that were killed.
+        killed: names of killed clients.
         scorers: by model version.
     """
-    asked: Counter[tuple[str, int]] = Counter()
+    requested: Counter[tuple[str, int]] = Counter()
     abandoned: set[tuple[str, int]] = set()
     for path in sorted(folder.glob("*.journal")):
         lines = path.read_text(encoding="utf-8").split("\n")[:-1]
         frames = [(episode, int(step)) for episode, step in (line.split() for line in lines)]
-        asked.update(frames)
+        requested.update(frames)
         abandoned.update(frames if path.stem in set(killed) else ())
-    verdict, found = Verdict(Counter(), 0, 0, 0, Counter()), Counter[tuple[str, int]]()
+    verdict, recorded = Verdict(Counter(), 0, 0, 0, Counter()), Counter[tuple[str, int]]()
     for path in sorted((folder / "records").glob("*.npz")):
         record = LabelRecord.load(path)
-        found.update((record.context.episode_id, frame.time) for frame in record.frames)
+        recorded.update((record.context.episode_id, frame.time) for frame in record.frames)
         verdict.outcomes.update(frame.outcome for frame in record.frames)
         verdict.wrong_version += _wrong(record, scorers)
         verdict.versions[str(record.context.model_version)] += 1
-    missing = set(asked) - set(found)
+    missing = set(requested) - set(recorded)
     verdict.outcomes["abandoned"] = len(missing & abandoned)
     verdict.lost = len(missing - abandoned)
-    verdict.doubled = sum(count - 1 for counts in (asked, found) for count in counts.values())
+    verdict.doubled = sum(count - 1 for counts in (requested, recorded) for count in counts.values())
     return verdict
 
 
 def _wrong(record: LabelRecord, scorers: Mapping[str, ProgressScorer]) -> int:
-    """Frames of a record whose stored progress is not that of the version it names."""
+    """Number of a record's frames whose progress does not match its model version."""
     stored = np.array([frame.progress for frame in record.frames], np.float32)
     if not any(frame.outcome == "answered" for frame in record.frames):
         return 0

@@ -1,4 +1,4 @@
-"""The ways in which a reward service is broken while it is asked."""
+"""The faults that are injected into a reward service under load."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ SWAP = SwapConfig(keep=2, timeout_s=120.0, force=True)
 
 
 @dataclass
-class Bench:
-    """The system under test and who works on it.
+class SystemUnderTest:
+    """The reward service under test, and its clients.
 
     Args:
-        app_name: of the service.
-        replicas: how many it should have.
-        folder: scratch; also the clients' files.
+        app_name: name of the service.
+        replicas: its number of replicas.
+        folder: scratch folder, also for the clients' files.
         models: checkpoints of different versions, the served one first.
         broken: checkpoints that must be refused.
-        period_s: of the clients.
-        clients: the living ones by name.
-        killed: names of those that were killed.
+        period_s: time between frames of a client.
+        clients: running clients by name.
+        killed: names of killed clients.
     """
 
     app_name: str
@@ -64,16 +64,16 @@ class Bench:
             name, self.app_name, self.folder, self.period_s
         )
 
-    def told(self) -> list[ServiceDescription]:
-        """Every replica's account of itself."""
+    def describe(self) -> list[ServiceDescription]:
+        """The description of every replica."""
         return self.service.describe_all(ASK_S)
 
     def some_replica(self) -> int:
-        """The process of one of the replicas."""
-        return int(self.rng.choice([one.process_id for one in self.told()]))
+        """The process id of a random replica."""
+        return int(self.rng.choice([replica.process_id for replica in self.describe()]))
 
     def probe(self, timeout_s: float) -> None:
-        """Have one frame scored. Raises what the service raises."""
+        """Score one frame. Raises the service's errors."""
         frame = self.rng.integers(0, 255, (VIEWS, SIDE, SIDE, 3), np.uint8)
         context = EpisodeContext(
             f"probe {self.rng.integers(1 << 30)}", "insert the peg", frame[0], frame[0], frame, frame
@@ -81,37 +81,37 @@ class Bench:
         self.service.submit(ScoreRequest(context, frame, frame[None], (1,), timeout_s * 1e3)).result(timeout_s)
 
 
-def kill_replica(bench: Bench) -> str:
-    """A replica's process ends at once, with a batch in the model."""
-    victim = bench.some_replica()
+def kill_replica(system: SystemUnderTest) -> str:
+    """Kill a replica during a batch."""
+    victim = system.some_replica()
     os.kill(victim, signal.SIGKILL)
     return f"process {victim}"
 
 
-def stall_replica(bench: Bench) -> str:
-    """A replica stands still for two seconds."""
-    return _stall(bench, STALL_S)
+def stall_replica(system: SystemUnderTest) -> str:
+    """Stop a replica for two seconds."""
+    return _stall(system, STALL_S)
 
 
-def stall_replica_beyond_deadline(bench: Bench) -> str:
-    """A replica stands still for longer than any request may take."""
-    return _stall(bench, LONG_STALL_S)
+def stall_replica_beyond_deadline(system: SystemUnderTest) -> str:
+    """Stop a replica for longer than any deadline."""
+    return _stall(system, LONG_STALL_S)
 
 
-def _stall(bench: Bench, seconds: float) -> str:
-    victim = bench.some_replica()
+def _stall(system: SystemUnderTest, seconds: float) -> str:
+    victim = system.some_replica()
     os.kill(victim, signal.SIGSTOP)
-    threading.Timer(seconds, _go_on, (victim,)).start()
+    threading.Timer(seconds, _resume, (victim,)).start()
     return f"process {victim} for {seconds:g} s"
 
 
-def _go_on(process_id: int) -> None:
+def _resume(process_id: int) -> None:
     with contextlib.suppress(ProcessLookupError):  # Serve has replaced it.
         os.kill(process_id, signal.SIGCONT)
 
 
-def restart_controller(bench: Bench) -> str:
-    """The Serve controller is lost; Ray starts it again."""
+def restart_controller(system: SystemUnderTest) -> str:
+    """Kill the Serve controller; Ray restarts it."""
     import ray
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
@@ -119,67 +119,67 @@ def restart_controller(bench: Bench) -> str:
     return ""
 
 
-def kill_client(bench: Bench) -> str:
-    """An actor dies in the middle of an episode; another one takes its place."""
+def kill_client(system: SystemUnderTest) -> str:
+    """Kill an actor during an episode; a new one takes its place."""
     import ray
 
-    name = str(bench.rng.choice(sorted(bench.clients)))
-    victim = ray.get(bench.clients.pop(name).process_id.remote(), timeout=30.0)
+    name = str(system.rng.choice(sorted(system.clients)))
+    victim = ray.get(system.clients.pop(name).process_id.remote(), timeout=30.0)
     os.kill(victim, signal.SIGKILL)
-    bench.killed.append(name)
-    bench.add_client()
+    system.killed.append(name)
+    system.add_client()
     return name
 
 
-def swap_model(bench: Bench) -> str:
-    """All replicas move to other weights while they are asked."""
-    bench.models.append(bench.models.pop(0))
-    done = swap(bench.app_name, bench.models[0], SWAP)
+def swap_model(system: SystemUnderTest) -> str:
+    """Swap the weights of all replicas under load."""
+    system.models.append(system.models.pop(0))
+    done = swap(system.app_name, system.models[0], SWAP)
     return f"{done.before} to {done.version}"
 
 
-def swap_and_kill_replica(bench: Bench) -> str:
-    """A replica is lost in the middle of a swap."""
-    victim = bench.some_replica()
+def swap_and_kill_replica(system: SystemUnderTest) -> str:
+    """Kill a replica during a swap."""
+    victim = system.some_replica()
     timer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
     timer.start()
     try:
-        return f"{swap_model(bench)}, process {victim}"
+        return f"{swap_model(system)}, process {victim}"
     finally:
         timer.join()
 
 
-def deploy_broken_model(bench: Bench) -> str:
-    """A checkpoint with damaged weights is deployed; it must be refused."""
-    bench.broken.append(bench.broken.pop(0))
-    folder = bench.broken[0]
+def deploy_broken_model(system: SystemUnderTest) -> str:
+    """Deploy a checkpoint with damaged weights; it must be refused."""
+    system.broken.append(system.broken.pop(0))
+    folder = system.broken[0]
     try:
-        swap(bench.app_name, folder, SWAP)
+        swap(system.app_name, folder, SWAP)
     except CheckpointError:
         return f"{folder.name}: refused"
     raise RuntimeError(f"a {folder.name} model was accepted")
 
 
-def overload(bench: Bench) -> str:
-    """Far more is asked at once than the service may hold."""
-    frame = bench.rng.integers(0, 255, (VIEWS, SIDE, SIDE, 3), np.uint8)
+def overload(system: SystemUnderTest) -> str:
+    """Send far more requests at once than the service can hold."""
+    frame = system.rng.integers(0, 255, (VIEWS, SIDE, SIDE, 3), np.uint8)
     context = EpisodeContext("overload", "insert the peg", frame[0], frame[0], frame, frame)
     pending = [
-        bench.service.submit(ScoreRequest(context, frame, frame[None], (step,), 500.0)) for step in range(1, 201)
+        system.service.submit(ScoreRequest(context, frame, frame[None], (step,), 500.0)) for step in range(1, 201)
     ]
-    refused = late = 0
+    rejected = late = 0
     deadline = time.monotonic() + 0.5
-    for one in pending:
+    for score in pending:
         try:
-            one.result(max(0.0, deadline - time.monotonic()))
+            score.result(max(0.0, deadline - time.monotonic()))
         except Overloaded:
-            refused += 1
+            rejected += 1
         except ScoringError:
             late += 1
-    return f"200 at once: {refused} refused, {late} late"
+    return f"200 at once: {rejected} rejected, {late} late"
 
 
-FAULTS: tuple[Callable[[Bench], str], ...] = (
+FAULTS: tuple[Callable[[SystemUnderTest], str], ...] = (
     kill_replica,
     swap_model,
     stall_replica,
@@ -192,14 +192,14 @@ FAULTS: tuple[Callable[[Bench], str], ...] = (
 )
 
 
-def schedule(count: int, rng: np.random.Generator) -> list[Callable[[Bench], str]]:
-    """`count` faults, every kind as often as any other, in random order."""
+def schedule(count: int, rng: np.random.Generator) -> list[Callable[[SystemUnderTest], str]]:
+    """`count` faults in random order, with all kinds equally often."""
     rounds = [FAULTS[index] for _ in range(-(-count // len(FAULTS))) for index in rng.permutation(len(FAULTS))]
     return rounds[:count]
 
 
 def break_models(good: Path, folder: Path) -> list[Path]:
-    """Copies of a checkpoint: one cut short, one with a damaged byte, one whose weights are not numbers."""
+    """Damaged copies of a checkpoint: truncated, with a flipped bit, and with NaN weights."""
     from safetensors.numpy import load_file, save_file
 
     cut, flipped, nan = (folder / name for name in ("truncated", "flipped", "not-a-number"))
@@ -207,7 +207,7 @@ def break_models(good: Path, folder: Path) -> list[Path]:
         shutil.copytree(good, copy)
     weights = cut / "model.safetensors"
     os.truncate(weights, weights.stat().st_size // 2)
-    (nan / "grm.json").unlink()  # It names the version, by which exchanged weights are found out before they are tried.
+    (nan / "grm.json").unlink()  # Its version would reveal the changed weights before they are loaded.
     with (flipped / "model.safetensors").open("r+b") as file:
         file.seek(-1000, os.SEEK_END)
         byte = file.read(1)[0]

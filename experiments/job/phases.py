@@ -41,8 +41,8 @@ def refusal(verdict: Verdict) -> str:
     """The message for a reward model that failed its gate."""
     names = ", ".join(check.name for check in verdict.failed)
     return (
-        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, or use "
-        "--force to train with it anyway; the result records this."
+        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, "
+        "or use --force to train with it anyway; the result records this."
     )
 
 

@@ -42,7 +42,8 @@ Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
-{result["training_sittings"]} session(s). The last session took {result["wall_s"]:.0f} s; phases completed earlier were reused.
+{result["training_sittings"]} session(s). The last session took {result["wall_s"]:.0f} s; phases completed earlier
+were reused.
 
 ## Success on unseen seeds
 95 % Wilson intervals; all policies use the same seeds.
@@ -120,7 +121,8 @@ def _label_sections(result: dict[str, Any]) -> str:
 | --- | --- |
 {labels}
 
-The reward model's scores of the latest episodes, compared with the simulator's success (monitoring only, not used for training):
+The reward model's scores of the latest episodes, compared with the simulator's success (monitoring only, not used for
+training):
 
 | shadow monitor | |
 | --- | --- |
@@ -133,7 +135,7 @@ def _videos(result: dict[str, Any]) -> str:
         return "All camera views, and below them the task reward at each environment step."
     return (
         "All camera views, and below them progress (Φ* and each perspective) and the reward at each environment step.\n"
-        "The last step of a success has reward 1 − Φ: the task reward of 1 plus shaping, where the terminal potential is 0."
+        "The last step of a success has reward 1 − Φ: the task reward 1 plus shaping with a terminal potential of 0."
     )
 
 
@@ -156,8 +158,9 @@ def _training_truth(result: dict[str, Any]) -> str:
         return f"{sentence} only."
     return (
         f"{sentence}. It was also trained on failed episodes labelled with the simulator's true progress ({scripted} "
-        f"scripted ones, and the failures among {rollouts} rollouts of the cloned policy). For labelling it uses images "
-        "only. To train without failures: demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0."
+        f"scripted ones, and the failures among {rollouts} rollouts of the cloned policy). For labelling it uses "
+        "images only. To train without failures: "
+        "demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0."
     )
 
 

@@ -94,9 +94,17 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
     config, model = run.config, prepared.model if asks_model(run.config) else None
     service = (model.version, config.fusion, config.service) if model else None
     depends_on = (
-        config.env, config.reward, config.seed, config.gamma, config.learner, config.training, config.labels,
-        prepared.cloned.version, config.demonstrations, service,
-    )  # fmt: skip
+        config.env,
+        config.reward,
+        config.seed,
+        config.gamma,
+        config.learner,
+        config.training,
+        config.labels,
+        prepared.cloned.version,
+        config.demonstrations,
+        service,
+    )
 
     def work() -> dict[str, Any]:
         key, checkpoint = fingerprint(depends_on), run.path / CHECKPOINT
@@ -111,12 +119,18 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
                 run.console.say(f"  resuming at {progress.environment_steps} environment steps")
                 algorithm.restore_from_path(str(checkpoint / "algorithm"))
             return train(
-                algorithm, config.training, run.path / "policy.safetensors", run.console.say, progress, checkpoint, key,
+                algorithm,
+                config.training,
+                run.path / "policy.safetensors",
+                run.console.say,
+                progress,
+                checkpoint,
+                key,
                 about=provenance(preset=run.preset, seed=config.seed),
                 monitor=make_monitor(config),
                 on_point=lambda point: tracker.log(point["environment_steps"], point),
                 finish_records=lambda: finish_records(algorithm),
-            )  # fmt: skip
+            )
         finally:
             tracker.close()
             algorithm.stop()

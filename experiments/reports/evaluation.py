@@ -154,8 +154,8 @@ class Evaluation:
 
 {code(self.model)}, with reference and goal images from {code(self.reference)}, which is not evaluated.
 {self._episodes()}
-95 % intervals: Wilson for shares of episodes, otherwise bootstrap over episodes, stratified by success (for an AUC of 1 its
-width is 0, although new episodes may differ).
+95 % intervals: Wilson for shares of episodes, otherwise bootstrap over episodes, stratified by success (for an AUC of
+1 its width is 0, although new episodes may differ).
 {verdict}
 ## Metrics
 {grid(self._figure_rows())}
@@ -163,8 +163,8 @@ width is 0, although new episodes may differ).
 ![Curves](curves.png)
 
 ## Perspectives and fusions
-All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own chain": to
-its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
+All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
+chain": to its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
 
 {grid(_effect_rows(self.fused, FUSED))}
 
@@ -186,8 +186,8 @@ On the same episodes, and the frames that every stride scores.
 ![Effects](effects.png)
 
 ## Outcomes
-Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column). Partial: a failure that ends with at least the
-first stage complete, by its true progress on the demonstrations' scale.
+Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column). Partial: a failure that ends with at least
+the first stage complete, by its true progress on the demonstrations' scale.
 
 {grid(self._confusion_rows())}
 
@@ -196,9 +196,9 @@ first stage complete, by its true progress on the demonstrations' scale.
 
 {grid(self._calibration_rows())}
 
-`rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification curve and
-the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the expected error in
-each fifth of the frames, from least to most uncertain.
+`rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification
+curve and the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the
+expected error in each fifth of the frames, from least to most uncertain.
 
 ![Hops](hops.png)
 """
@@ -233,22 +233,26 @@ each fifth of the frames, from least to most uncertain.
             },
             "calibration": {
                 name: {
-                    "rank": interval(c.rank), "ause": interval(c.area), "ause_by_chance": c.curve.area_by_chance,
-                    "uncertainty": c.classes.uncertainty.tolist(), "error": c.classes.error.tolist(),
+                    "rank": interval(c.rank),
+                    "ause": interval(c.area),
+                    "ause_by_chance": c.curve.area_by_chance,
+                    "uncertainty": c.classes.uncertainty.tolist(),
+                    "error": c.classes.error.tolist(),
                     "count": c.classes.counts.tolist(),
                 }
                 for name, c in self.calibration.items()
             },
             "checks": None if self.verdict is None else [asdict(c) | {"passed": c.passed} for c in self.verdict.checks],
             "episodes": episodes,
-        }  # fmt: skip
+        }
 
     def _episodes(self) -> str:
         n = self.counts()
         cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
         return (
-            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures ({n['near_miss']} near misses)"
-            f"{cut}; one frame every {self.stride} environment steps; {n['invalid']} frames without a value."
+            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures "
+            f"({n['near_miss']} near misses){cut}; one frame every {self.stride} environment steps; "
+            f"{n['invalid']} frames without a value."
         )
 
     def _figure_rows(self) -> list[list[str]]:

@@ -141,9 +141,9 @@ class Comparison:
         return f"""# Perspectives, fusions and cameras by look
 
 {names}. MAE: mean absolute error of progress against the simulator's true progress, all frames of all episodes.
-τ: Kendall's τ-b of progress and true progress. end+, end−: mean final progress of successes and failures. AUC: probability
-that a success ends higher than a failure. Intervals at 95 %; * marks differences whose interval excludes 0. Expected error:
-by maps fitted on other episodes.
+τ: Kendall's τ-b of progress and true progress. end+, end−: mean final progress of successes and failures. AUC:
+probability that a success ends higher than a failure. Intervals at 95 %; * marks differences whose interval excludes 0.
+Expected error: by maps fitted on other episodes.
 
 {tables}"""
 

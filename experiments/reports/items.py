@@ -37,10 +37,13 @@ def describe_items(path: Path) -> dict[str, Any]:
         raise BadInput("DATA", str(path), "give a file with at least one item")
     filled = counts[counts > 0]
     figures: dict[str, Any] = {
-        "items": tasks.total(), "tasks": dict(tasks.most_common()), "hop_counts": counts.tolist(), "zero_hops": zeros,
+        "items": tasks.total(),
+        "tasks": dict(tasks.most_common()),
+        "hop_counts": counts.tolist(),
+        "zero_hops": zeros,
         "max_deviation": round(float(np.abs(filled / filled.mean() - 1.0).max()), 4),
         "central_share": round(float(counts[CENTRAL].sum() / counts.sum()), 4),
-    }  # fmt: skip
+    }
     print("\n".join([f"{tasks.total()} items", *_task_lines(tasks), *_hop_lines(counts)]))
     print(f"zero hops, in the middle bin: {zeros}")
     print(f"largest deviation of a non-empty hop bin from their mean: {100 * figures['max_deviation']:.1f} %")

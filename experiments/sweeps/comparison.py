@@ -3,8 +3,9 @@
     dopamine compare --seeds 3
     dopamine compare --seeds 3 --arms grm sparse --preset laptop --out DIR
 
-Demonstrations, cloned policy and, if an arm needs it, the reward model are created once (or reused, if DIR is a completed
-run of `dopamine train`). Then every arm is trained with every seed and evaluated on the same unseen seeds. The arms:
+Demonstrations, cloned policy and, if an arm needs it, the reward model are created once (or reused, if DIR is a
+completed run of `dopamine train`). Then every arm is trained with every seed and evaluated on the same unseen seeds.
+The arms:
 
     grm        γΦ' − Φ from the reward model                  the method
     sparse     the simulator's success alone                  a baseline
@@ -198,11 +199,11 @@ def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: 
     clone = next(iter(table.values()))["clone"]
     return f"""# Comparison of rewards: {config.name}
 
-{seeds} seed(s) with {config.training.environment_steps} environment steps each; the same demonstrations, cloned policy and
-reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes. All trainings start
-from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson intervals; the gain over the
-cloned policy is paired by episode (95 % intervals). Last column: environment steps until the success rate of the last
-20 or more training episodes, with exploration, first reached {LEVEL:g}.
+{seeds} seed(s) with {config.training.environment_steps} environment steps each; the same demonstrations, cloned
+policy and reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes.
+All trainings start from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson
+intervals; the gain over the cloned policy is paired by episode (95 % intervals). Last column: environment steps until
+the success rate of the last 20 or more training episodes, with exploration, first reached {LEVEL:g}.
 
 | arm | success rate | gain over cloned policy | by seed | environment steps to {LEVEL:g} in training |
 | --- | --- | --- | --- | --- |

@@ -54,8 +54,8 @@ def progress_line(row: Mapping[str, Any]) -> str:
     """The console line of a report."""
     labels = row["labels"]
     return (
-        f"trial {row['trial']}: {row['environment_steps']:>6} environment steps | success {row['success']:.2f} in the last "
-        f"{row['success_episodes']} episodes | labels {labels['answered']}/{labels['asked']}{lost(labels)}"
+        f"trial {row['trial']}: {row['environment_steps']:>6} environment steps | success {row['success']:.2f} "
+        f"in the last {row['success_episodes']} episodes | labels {labels['answered']}/{labels['asked']}{lost(labels)}"
     )
 
 
@@ -110,18 +110,20 @@ def page(report: Mapping[str, Any]) -> str:
 
 {grid([HEADER, *map(cells, rows)])}
 
-*held-out*: success rate of the trained policy on {count} development episodes. Trials that ASHA stopped early have none; they
-are listed below the others, by success during *training* (with exploration) in their latest episodes. Trial 0 is the
-preset. All trials start from a cloned policy with success rate {clone:.2f} on the same {count} episodes{comparison}.
+*held-out*: success rate of the trained policy on {count} development episodes. Trials that ASHA stopped early have
+none; they are listed below the others, by success during *training* (with exploration) in their latest episodes.
+Trial 0 is the preset. All trials start from a cloned policy with success rate {clone:.2f} on the same {count}
+episodes{comparison}.
 
 - Shared by all trials: demonstrations, cloned policy, and reward model {report["model_version"]}, served once as
   `{report["application"]}`. Its gate was {gate}.
 - Labels: answered / requested frames in training; the others were invalid, late or rejected.
-- Seeds: {first} to {last} for held-out episodes, which were also used to choose the size of the cloned policy (`dopamine train`
-  evaluates on other seeds); {seeds["training"]} for training, the same in every trial; {seeds["search"]} for the search.
+- Seeds: {first} to {last} for held-out episodes, which were also used to choose the size of the cloned policy
+  (`dopamine train` evaluates on other seeds); {seeds["training"]} for training, the same in every trial;
+  {seeds["search"]} for the search.
 
-The best of several trials on {count} episodes is partly luck. To measure it on unseen episodes, with a reward model that is
-trained and evaluated with this stride and fusion, run:
+The best of several trials on {count} episodes is partly luck. To measure it on unseen episodes, with a reward model
+that is trained and evaluated with this stride and fusion, run:
 
     dopamine train {flags(rows[0]["point"])}
 """

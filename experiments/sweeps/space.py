@@ -65,7 +65,7 @@ def sample(config: ExperimentConfig, trials: int, seed: int) -> list[Point]:
 
 
 def at_point(config: ExperimentConfig, point: Point) -> ExperimentConfig:
-    """The config of a trial. Scored frames are not stored: they would fill the disk, and only single runs are audited."""
+    """The config of a trial. Scored frames are not stored: they would fill the disk, and trials are not audited."""
     for name, value in {**point, "labels.keep_frames": False}.items():
         config = _replaced(config, name.split("."), value)
     return config
@@ -84,8 +84,9 @@ def flags(point: Point) -> str:
 def rungs(config: ExperimentConfig) -> list[int]:
     """Environment steps at which ASHA compares trials; each rung doubles the one before.
 
-    The first is late, because success drops below the cloned policy's while the critics are untrained: after a quarter of
-    the budget and at least three times `learning_starts`. None is in the last iteration, where stopping saves nothing.
+    The first is late, because success drops below the cloned policy's while the critics are untrained: after a
+    quarter of the budget and at least three times `learning_starts`. None is in the last iteration, where stopping
+    saves nothing.
     """
     budget, steps = config.training.environment_steps, []
     rung = max(3 * config.learner.learning_starts, budget // 4)
@@ -96,7 +97,7 @@ def rungs(config: ExperimentConfig) -> list[int]:
 
 
 def bundles(learner: LearnerConfig) -> list[dict[str, float]]:
-    """Resource bundles of a trial: one for its own process, as RLlib reserves for a learning driver, one per env runner.
+    """Resource bundles of a trial: one for its own process, as RLlib reserves for a driver, one per env runner.
 
     In the evaluation a simulator uses the bundle of each env runner.
     """

@@ -121,7 +121,7 @@ def test_arms_train_a_model_only_where_one_of_them_asks_it(calls, tmp_path, monk
     assert ("reward model" in calls) == bool(gates) == model
 
 
-def test_the_report_of_an_older_run_with_a_model_can_be_written(tmp_path):
+def test_the_report_of_a_run_with_a_model_has_every_section(tmp_path):
     old = Path(__file__).parents[1] / "fixtures" / "old_run"
     result = json.loads((old / "result.json").read_text())
     verdict = type("Verdict", (), {"checks": (), "markdown": lambda self: "| bounds |"})()
@@ -134,3 +134,16 @@ def test_the_report_of_an_older_run_with_a_model_can_be_written(tmp_path):
         "1 − Φ",
     ):
         assert words in text
+    assert [line for line in text.splitlines() if line.startswith(("#", "!", "- "))] == [
+        "# peg_insert_smoke",
+        "## Success on unseen seeds",
+        "## The reward model on unseen episodes",
+        "![Progress of unseen successes and failures](gate.png)",
+        "## Training",
+        "![Learning curve](learning_curve.png)",
+        "## Videos",
+        "- [expert.mp4](expert.mp4)",
+        "- [bc.mp4](bc.mp4)",
+        "- [policy.mp4](policy.mp4)",
+        "## Duration by phase",
+    ]
