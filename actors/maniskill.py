@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
+from actors.tasks import TASKS
 from actors.tasks.task import ObjectState, ObjectTask, Task
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
@@ -66,6 +67,7 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         checks = (
+            ("task", self.task in TASKS, f"choose from {', '.join(TASKS)}"),
             ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
             ("start", self.start == "standard" or self.task == PEG_INSERTION, "write standard for this task"),
             ("lateral_m", 0.0 <= self.lateral_m <= 0.05, "choose 0 to 0.05"),

@@ -9,7 +9,6 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from actors.envs import check_task
 from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
@@ -179,7 +178,6 @@ class ExperimentConfig:
     """The Ray cluster that is started if the job does not join one."""
 
     def __post_init__(self) -> None:
-        check_task(self.env)
         if self.seed < 0:
             raise BadInput("seed", self.seed, "give 0 or more")
         if not 0.0 < self.gamma < 1.0:
