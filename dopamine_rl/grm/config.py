@@ -203,7 +203,7 @@ class TrainConfig:
         if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
             raise BadInput("sft.train.budget_s", self.budget_s, "give a number of seconds, or 0 for no limit")
         if not self.updates and not self.budget_s:
-            raise BadInput("sft.train.budget_s", self.budget_s, "limit the training by seconds or by sft.train.updates")
+            raise BadInput("sft.train.updates", self.updates, "give at least 1, or seconds in sft.train.budget_s")
 
 
 @dataclass(frozen=True)

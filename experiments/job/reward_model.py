@@ -84,11 +84,16 @@ class AdaptationArguments(TrainingArguments):
     start_from: Annotated[str, option("MODEL")] = "grm-mini"
     """Reward model to start from; "" builds a new one."""
     shots: Annotated[int, option("N")] = 1
-    """Train only on the first N successes per task; 0 uses all episodes that are not held out."""
+    """Train only on the first N successes per task."""
     held_out: Annotated[int, option("N")] = 10
     """Held-out successes and failures per task, for evaluation."""
     preset: Annotated[str, option("NAME")] = "adapt"
     """Sets every setting first: a name, or a file PATH.toml."""
+
+    def __post_init__(self) -> None:
+        fix = "give at least 1; `dopamine grm train --start-from MODEL` trains on all episodes that are not held out"
+        require("", self, ("shots", self.shots >= 1, fix))
+        super().__post_init__()
 
 
 def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
@@ -242,7 +247,8 @@ def split(
     for (task, success), group in kinds.items():
         if success and len(group) <= (shots - 1 if shots else held_out):
             name, value = ("--shots", shots) if shots else ("--held-out", held_out)
-            raise BadInput(name, value, f"there are {len(group)} successful episodes of {task!r}")
+            most = len(group) if shots else len(group) - 1
+            raise BadInput(name, value, f"give at most {most}, or record more successful episodes of {task!r}")
         count = (shots if success else 0) if shots else max(0, len(group) - held_out)
         training |= {id(episode) for episode in group[:count]}
         unseen |= {id(episode) for episode in group[count : count + held_out]}
