@@ -37,7 +37,7 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--look", "night"], "--look = 'night': choose from plain, light"),
         (["PickCube", "-n", "1", "--views", "side"], "--views = 'side': choose from front, wrist and close"),
         (["PickCube", "-n", "1", "--stride", "0"], "--stride = 0: choose 1 to"),
-        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': name one of"),
+        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
     ],
