@@ -34,7 +34,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.errors import DopamineError, require
+from dopamine_rl.errors import DopamineError, require, seed_check
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -69,7 +69,7 @@ class SearchArguments(RunArguments):
             self,
             ("trials", self.trials >= 1, "give at least 1"),
             ("concurrent", self.concurrent is None or self.concurrent >= 1, "give at least 1"),
-            ("seed_of_search", self.seed_of_search >= 0, "give at least 0"),
+            seed_check("seed_of_search", self.seed_of_search),
         )
 
 

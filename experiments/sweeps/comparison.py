@@ -24,10 +24,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from dopamine_rl.errors import require
+from dopamine_rl.errors import MAX_SEED, require
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
-from experiments.runtime.ending import STOPPED, command, interruptible
+from experiments.runtime.ending import STOPPED, UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 
@@ -66,6 +66,8 @@ Arguments, Settings = ComparisonArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train every arm, and print the results."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine compare", __doc__)
+    if config.seed + arguments.seeds - 1 > MAX_SEED:
+        raise UsageError("seed", config.seed, f"give at most {MAX_SEED - arguments.seeds + 1} with --seeds {arguments.seeds}")
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
         table = run(folder, config, arguments, arguments.arms, arguments.seeds)

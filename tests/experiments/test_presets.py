@@ -7,9 +7,22 @@ import pytest
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
+from experiments import sweep
+from experiments.chaos import __main__ as chaos
+from experiments.commands import grm_pairs
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
+from experiments.sweeps import comparison
 
+SEEDS = (
+    "seed",
+    "demonstrations.first-seed",
+    "evaluation.first-seed",
+    "env.geometry-seed",
+    "grm.seed",
+    "sft.train.seed",
+    "sft.lora.seed",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -49,6 +62,12 @@ def test_overrides_and_places():
         (["--cluster.num-cpus", "1"], "cluster.num_cpus"),
         (["--name", "../x"], "name"),
         (["--env.views"], "env.views"),
+        (["--env.task", "Nope-v1"], r"env\.task = 'Nope-v1': choose from PickCube-v1"),
+        *(
+            ([f"--{name}", seed], f"{name.replace('-', '_')} = {seed}: give 0 to 2147483647")
+            for name in SEEDS
+            for seed in ("-1", "2147483648", "99999999999999999999")
+        ),
     ],
 )
 def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
@@ -68,3 +87,19 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
     assert "LOADED set()" in done.stdout
     assert "--storage" in done.stdout
     assert "--training.environment-steps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "named"),
+    [
+        (sweep.main, ["--seed-of-search", "2147483648"], "--seed-of-search = 2147483648: give 0 to 2147483647"),
+        (comparison.main, ["--seed", "2147483646"], "seed = 2147483646: give at most 2147483645 with --seeds 3"),
+        (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
+        (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
+    ],
+)
+def test_every_command_bounds_its_seed(main, words, named, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert named in capsys.readouterr().err
