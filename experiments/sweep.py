@@ -44,6 +44,7 @@ from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
+from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
+    check_engine(config.service)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)

@@ -30,6 +30,7 @@ from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
+from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -67,7 +68,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train every arm, and print the results."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine compare", __doc__)
     if config.seed + arguments.seeds - 1 > MAX_SEED:
-        raise UsageError("seed", config.seed, f"give at most {MAX_SEED - arguments.seeds + 1} with --seeds {arguments.seeds}")
+        raise UsageError(
+            "seed", config.seed, f"give at most {MAX_SEED - arguments.seeds + 1} with --seeds {arguments.seeds}"
+        )
+    check_engine(config.service)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
         table = run(folder, config, arguments, arguments.arms, arguments.seeds)

@@ -62,7 +62,7 @@ def test_the_last_of_each_kind_and_task_are_held_out(raw: Path, tmp_path: Path) 
     assert [episode.info.episode_id[-3:] for episode in unseen] == ["003", "005", "001"]
     assert len(training) + len(unseen) == 8
     assert split(stored, 0) == (stored, [])
-    with pytest.raises(BadInput, match="--held-out = 2: give at most 1, .* 'push the other block'"):
+    with pytest.raises(BadInput, match=r"--held-out = 2: give at most 1, .* 'push the other block'"):
         split(stored, 2)
 
 
