@@ -22,6 +22,7 @@ from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import OptionalResultPath, option, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
@@ -117,7 +118,9 @@ def _record_missing(
     remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
-    console.say(f"{_short(task)}: {len(episodes)} episodes in {out}, {len(episodes) - len(missing)} already recorded")
+    console.say(
+        f"{_short(task)}: {counted(len(episodes), 'episode')} in {out}, {len(episodes) - len(missing)} already recorded"
+    )
     if missing:
         _record(missing, env, out, arguments, console)
     failures = Counter(

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
 from experiments.runtime.arguments import Cameras, ResultPath, option
 from experiments.runtime.cluster import ClusterConfig
@@ -174,7 +175,7 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
-    console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
+    console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
         console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from dopamine_rl.errors import MAX_SEED, require
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, UsageError, command, interruptible
@@ -89,7 +90,7 @@ def run(
 
     console = Console()
     with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
-        console.say(f"Comparing {', '.join(arms)} with {seeds} seed(s); results in {folder.place}")
+        console.say(f"Comparing {', '.join(arms)} with {counted(seeds, 'seed')}; results in {folder.place}")
         config = replace(config, reward="grm" if {"grm", "naive"} & set(arms) else "sparse")
         try:
             with Run(config, folder, console, arguments.preset) as base:
@@ -204,7 +205,7 @@ def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: 
     clone = next(iter(table.values()))["clone"]
     return f"""# Comparison of rewards: {config.name}
 
-{seeds} seed(s) with {config.training.environment_steps} environment steps each; the same demonstrations, cloned policy and
+{counted(seeds, "seed")} with {config.training.environment_steps} environment steps each; the same demonstrations, cloned policy and
 reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes. All trainings start
 from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson intervals; the gain over the
 cloned policy is paired by episode (95 % intervals). Last column: environment steps until the success rate of the last
