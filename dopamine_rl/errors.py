@@ -58,6 +58,15 @@ def require(section: str, owner: object, *checks: tuple[str, bool, str]) -> None
             raise BadInput(f"{section}.{name}".lstrip("."), getattr(owner, name), fix)
 
 
+MAX_SEED = 2**31 - 1
+"""Largest seed that a user can give. torch, numpy, RLlib and the simulator take it, and the seeds derived from it."""
+
+
+def seed_check(name: str, seed: int) -> tuple[str, bool, str]:
+    """A check for `require`: whether a seed can be used."""
+    return name, 0 <= seed <= MAX_SEED, f"give 0 to {MAX_SEED}"
+
+
 def error_to_text(error: DopamineError | OSError) -> str:
     """Encode an error as JSON, for places where an exception would lose its type. See `error_from_text`."""
     kind = type(error).__name__

@@ -13,6 +13,11 @@ def one_line(text: str) -> str:
     return CONTROL.sub(" ", text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun: "1 episode", "2 episodes"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def markdown(text: str) -> str:
     """Escape text so that Markdown shows it literally, also in a table."""
     return MARKDOWN.sub(r"\\\1", one_line(text))

@@ -30,6 +30,7 @@ from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
+from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
@@ -44,6 +45,7 @@ Arguments, Settings = RunArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
+    check_engine(config.service)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)

@@ -9,9 +9,8 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from actors.envs import check_task
 from actors.maniskill import EnvConfig
-from dopamine_rl.errors import BadInput, require
+from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.types import FusionConfig, RewardMode
@@ -65,7 +64,7 @@ class DemonstrationConfig:
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
             ("gate_rollouts", self.gate_rollouts >= 0, "give at least 0"),
-            ("first_seed", self.first_seed >= 0, "give at least 0"),
+            seed_check("first_seed", self.first_seed),
         )
         if max(sets) > 1000:
             raise BadInput(
@@ -103,7 +102,12 @@ class EvaluationConfig:
     """First evaluation seed; these seeds are never used for training or tuning."""
 
     def __post_init__(self) -> None:
-        require("evaluation", self, ("episodes", self.episodes >= 1, "give at least 1"))
+        require(
+            "evaluation",
+            self,
+            ("episodes", self.episodes >= 1, "give at least 1"),
+            seed_check("first_seed", self.first_seed),
+        )
 
 
 @dataclass(frozen=True)
@@ -179,9 +183,7 @@ class ExperimentConfig:
     """The Ray cluster that is started if the job does not join one."""
 
     def __post_init__(self) -> None:
-        check_task(self.env)
-        if self.seed < 0:
-            raise BadInput("seed", self.seed, "give 0 or more")
+        require("", self, seed_check("seed", self.seed))
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):

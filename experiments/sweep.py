@@ -34,7 +34,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.errors import DopamineError, require
+from dopamine_rl.errors import DopamineError, require, seed_check
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -44,6 +44,7 @@ from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
+from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -69,7 +70,7 @@ class SearchArguments(RunArguments):
             self,
             ("trials", self.trials >= 1, "give at least 1"),
             ("concurrent", self.concurrent is None or self.concurrent >= 1, "give at least 1"),
-            ("seed_of_search", self.seed_of_search >= 0, "give at least 0"),
+            seed_check("seed_of_search", self.seed_of_search),
         )
 
 
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
+    check_engine(config.service)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)

@@ -15,10 +15,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 
 import numpy as np
 
 from dopamine_rl.errors import (
+    BadInput,
     CheckpointError,
     ScoringError,
     ScoringTimeout,
@@ -93,6 +95,21 @@ class ServiceConfig:
             ("lease_s", 0.0 <= self.lease_s < 1e9, "give 0 or more seconds; 0 keeps the application for ever"),
             ("engine", ":" in self.engine, "write module:callable"),
         )
+
+
+def check_engine(config: ServiceConfig) -> None:
+    """Check that the engine's module can be found, without importing it. Engines of another interpreter are not checked.
+
+    Raises:
+        BadInput: there is no such module.
+    """
+    module = config.engine.partition(":")[0]
+    try:
+        spec = config.python or find_spec(module)
+    except (ImportError, ValueError):  # a parent package is missing, or the name is not one
+        spec = None
+    if spec is None:
+        raise BadInput("service.engine", config.engine, f"there is no module {module!r}: write module:callable")
 
 
 @dataclass

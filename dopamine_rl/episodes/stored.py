@@ -63,7 +63,9 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     frame_ids = np.union1d(np.arange(0, info.frame_count, stride), info.frame_count - 1)
     keyframes = np.searchsorted(frame_ids, info.keyframes)
     if (np.diff(keyframes) <= 0).any():
-        raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), f"give a stride below {stride}")
+        most = np.diff(info.keyframes).min()  # every stride up to the smallest distance keeps a frame between keyframes
+        fix = f"give a stride of at most {most}, not {stride}: two keyframes would coincide"
+        raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), fix)
     truth = None if info.true_progress is None else info.true_progress[frame_ids]
     steps = None if info.frame_steps is None else info.frame_steps[frame_ids]
     reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth, frame_steps=steps)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from dopamine_rl.errors import BadInput, require
+from dopamine_rl.errors import BadInput, require, seed_check
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
 """Negative controls of training."""
@@ -45,6 +45,7 @@ class GRMConfig:
     """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
+        require("grm", self, seed_check("seed", self.seed))
         if self.patch < 1 or self.image_size < 1 or self.image_size % (2 * self.patch):
             raise BadInput("grm.image_size", self.image_size, f"give a multiple of {2 * self.patch}, twice grm.patch")
         for name, width, unit in (
@@ -187,7 +188,7 @@ class TrainConfig:
         require(
             "sft.train",
             self,
-            ("seed", self.seed >= 0, "give 0 or more"),
+            seed_check("seed", self.seed),
             ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a rate in (0, 1)"),
             ("batches", self.batches >= 1, "give at least 1"),
             ("vision_rate", self.vision_rate >= 0.0, "give a share of the learning rate, or 0"),
@@ -203,7 +204,7 @@ class TrainConfig:
         if not (math.isfinite(self.budget_s) and self.budget_s >= 0):
             raise BadInput("sft.train.budget_s", self.budget_s, "give a number of seconds, or 0 for no limit")
         if not self.updates and not self.budget_s:
-            raise BadInput("sft.train.budget_s", self.budget_s, "limit the training by seconds or by sft.train.updates")
+            raise BadInput("sft.train.updates", self.updates, "give at least 1, or seconds in sft.train.budget_s")
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,7 @@ class LoRAConfig:
     """Seed of the initial adapters."""
 
     def __post_init__(self) -> None:
+        require("sft.lora", self, seed_check("seed", self.seed))
         if self.rank < 0:
             raise BadInput("sft.lora.rank", self.rank, "give a rank, or 0 to train all weights")
         if not (math.isfinite(self.alpha) and self.alpha > 0):

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional
 
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require
+from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require, seed_check
 from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
 
@@ -70,7 +70,7 @@ class Arguments:
             ("faults", self.faults >= 1, "give at least 1"),
             ("actors", self.actors >= 1, "give at least 1"),
             ("replicas", self.replicas >= 1, "give at least 1"),
-            ("seed", self.seed >= 0, "give at least 0"),
+            seed_check("seed", self.seed),
         )
 
 

@@ -45,9 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
     """Audit the first `episodes` records of a run folder; None audits all. Raises BadInput if there are none."""
+    if not run.is_dir():
+        raise BadInput("RUN", str(run), "there is no such folder: give the folder of a run")
     paths = sorted((run / "records").glob("*.npz"))[:episodes]
     if not paths:
-        raise BadInput("run", str(run), "give a run folder with episodes in records/ (labels.keep_frames)")
+        raise BadInput("RUN", str(run), "give a run folder with episodes in records/ (labels.keep_frames)")
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
 

@@ -24,7 +24,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from actors.tasks import TASKS
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
@@ -76,7 +76,10 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     if spec.path is not None:
         from dopamine_rl.policy import load_policy
 
-        load_policy(spec.path)  # fail here on a damaged file, not in a worker
+        try:
+            load_policy(spec.path)  # fail here on a damaged file, not in a worker
+        except CheckpointError as error:
+            raise BadInput("POLICY", policy, f"give a policy written by `dopamine train` ({error})") from error
     elif policy not in (scripts := TASKS[config.env.task].scripts):
         raise BadInput("POLICY", policy, f"give a .safetensors file or one of {', '.join(scripts)}")
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]

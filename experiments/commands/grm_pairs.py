@@ -35,7 +35,7 @@ from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
 from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.progress import HOP_BINS
 from experiments.reports.items import describe_items
 from experiments.runtime.arguments import Cameras, OptionalResultPath, option, parse
@@ -68,6 +68,9 @@ class Arguments:
     """Rounding of Eq. 1: as in the paper, or as in the released code."""
     zero_share: Annotated[float, option("S")] = 0.05
     """Share of zero-hop pairs."""
+
+    def __post_init__(self) -> None:
+        require("", self, seed_check("seed", self.seed))
 
 
 @command

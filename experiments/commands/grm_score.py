@@ -35,7 +35,7 @@ from dopamine_rl.errors import BadInput, ScoringError
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.files import LONGEST_NAME
-from dopamine_rl.texts import one_line
+from dopamine_rl.texts import counted, one_line
 from dopamine_rl.types import FusionConfig, TaskReference
 from experiments.reports.columns import check_columns, write_back
 from experiments.reports.scores import ScoredRecording, check_own, figures, stored_figures, write_scores
@@ -173,7 +173,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
             raise BadInput("EPISODE", plan.recording.name, "rename the episode: its name is too long for a file")
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
-        console.say(f"Scoring {len(plans)} episodes with model {version}")
+        console.say(f"Scoring {counted(len(plans), 'episode')} with model {version}")
         results: list[dict[str, Any]] = []
         for plan in plans:
             console.progress(f"{len(results)} of {len(plans)} episodes done, next: {plan.recording.name}")

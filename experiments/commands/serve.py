@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, token: str | None) -> None:
     """Deploy the checkpoint, if any, and answer HTTP requests until interrupted; then clean up."""
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
-    from reward_service.service import ServiceConfig
+    from reward_service.service import ServiceConfig, check_engine
 
     engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
     service = ServiceConfig(
@@ -126,6 +126,10 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
         ready_s=arguments.ready_s,
         **engine,
     )
+    try:
+        check_engine(service)
+    except BadInput as error:
+        raise BadInput("--engine", error.value, error.fix) from None
     print("Starting the Ray cluster …", flush=True)
     with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(STOPPED, 0):
         import ray

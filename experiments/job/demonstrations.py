@@ -19,13 +19,15 @@ from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
-from dopamine_rl.episodes.raw import read_outcome
+from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import OptionalResultPath, option, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
-from experiments.runtime.storage import lasting_path, make_folder, only_writer
+from experiments.runtime.ownership import NOBODYS
+from experiments.runtime.storage import check_folder, lasting_path, make_folder, only_writer
 from experiments.settings import ExperimentConfig
 
 SETTINGS = "demos.json"
@@ -33,6 +35,10 @@ SETTINGS = "demos.json"
 INTERRUPTED = "Interrupted. Run the same command again to continue; recorded episodes are reused."
 TRANSLATION_M, ROTATION_RAD = 0.05, 0.1
 """Translation and rotation for an action of 1: the experts need these to cross the table in a second."""
+
+
+OPTIONS = {"image_size": "size"}
+"""Option of a setting of the environment, where the two have different names."""
 
 
 def _short(task: Task) -> str:
@@ -97,6 +103,8 @@ def record(arguments: DemosArguments) -> dict[str, Any]:
         episodes, origin = plan(task, arguments), None
     else:
         episodes, origin = plan_replay(task, env, arguments)
+    check_folder(out)
+    _check_holds_episodes(out)
     make_folder(out)
     with only_writer(out):
         _check_settings(out, {**asdict(env), "trajectories": origin})
@@ -110,7 +118,9 @@ def _record_missing(
     remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
     missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
     console = Console()
-    console.say(f"{_short(task)}: {len(episodes)} episodes in {out}, {len(episodes) - len(missing)} already recorded")
+    console.say(
+        f"{_short(task)}: {counted(len(episodes), 'episode')} in {out}, {len(episodes) - len(missing)} already recorded"
+    )
     if missing:
         _record(missing, env, out, arguments, console)
     failures = Counter(
@@ -153,7 +163,14 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
     views = None if arguments.views is None else tuple(arguments.views.split(","))
     given = {"stride": arguments.stride, "image_size": arguments.size, "views": views, "look": arguments.look}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return replace(env, oracle=True, **changes)
+    try:
+        return replace(env, oracle=True, **changes)
+    except BadInput as error:
+        setting = error.field.removeprefix("env.")
+        if setting not in changes:
+            raise
+        name = OPTIONS.get(setting, setting)
+        raise BadInput(f"--{name}", getattr(arguments, name), error.fix) from None
 
 
 def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
@@ -195,6 +212,16 @@ def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[
     digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
     origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
     return [(PLAYBACK, number) for number in numbers], origin
+
+
+def _check_holds_episodes(out: Path) -> None:
+    """Refuse to record into a folder of other things. Raises BadInput naming `--out`."""
+    if not out.exists() or (out / SETTINGS).is_file() or list_episodes(out):
+        return
+    others = sorted({path.name for path in out.iterdir()} - NOBODYS)
+    if others:
+        fix = f"give a new folder, or one of recorded episodes: this one holds other things ({', '.join(others[:3])})"
+        raise BadInput("--out", str(out), fix)
 
 
 def _check_settings(out: Path, settings: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
-from dopamine_rl.texts import code
+from dopamine_rl.texts import code, counted
 from dopamine_rl.types import Rate
 from experiments.reports.plots import new_figure
 from experiments.runtime.storage import RunFolder
@@ -42,7 +42,7 @@ Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
-{result["training_sittings"]} session(s). The last session took {result["wall_s"]:.0f} s; phases completed earlier
+{counted(result["training_sittings"], "session")}. The last session took {result["wall_s"]:.0f} s; phases completed earlier
 were reused.
 
 ## Success on unseen seeds

@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
 from experiments.runtime.arguments import Cameras, ResultPath, option
 from experiments.runtime.cluster import ClusterConfig
@@ -84,11 +85,16 @@ class AdaptationArguments(TrainingArguments):
     start_from: Annotated[str, option("MODEL")] = "grm-mini"
     """Reward model to start from; "" builds a new one."""
     shots: Annotated[int, option("N")] = 1
-    """Train only on the first N successes per task; 0 uses all episodes that are not held out."""
+    """Train only on the first N successes per task."""
     held_out: Annotated[int, option("N")] = 10
     """Held-out successes and failures per task, for evaluation."""
     preset: Annotated[str, option("NAME")] = "adapt"
     """Sets every setting first: a name, or a file PATH.toml."""
+
+    def __post_init__(self) -> None:
+        fix = "give at least 1; `dopamine grm train --start-from MODEL` trains on all episodes that are not held out"
+        require("", self, ("shots", self.shots >= 1, fix))
+        super().__post_init__()
 
 
 def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
@@ -169,7 +175,7 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
-    console.say(f"{len(training)} episodes to train on, {len(unseen)} held out")
+    console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
         console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")
@@ -242,7 +248,8 @@ def split(
     for (task, success), group in kinds.items():
         if success and len(group) <= (shots - 1 if shots else held_out):
             name, value = ("--shots", shots) if shots else ("--held-out", held_out)
-            raise BadInput(name, value, f"there are {len(group)} successful episodes of {task!r}")
+            most = len(group) if shots else len(group) - 1
+            raise BadInput(name, value, f"give at most {most}, or record more successful episodes of {task!r}")
         count = (shots if success else 0) if shots else max(0, len(group) - held_out)
         training |= {id(episode) for episode in group[:count]}
         unseen |= {id(episode) for episode in group[count : count + held_out]}

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dopamine_rl.texts import counted
 from experiments.runtime.console import Console
 from experiments.runtime.resume import PhaseStore
 from experiments.runtime.storage import RunFolder
@@ -101,7 +102,8 @@ class Run:
 
             name = f"grm-{self.config.name}-{uuid.uuid4().hex[:8]}"
             self._stack.callback(_quietly, shutdown, name)
-            with self.console.phase("service", f"Reward service: {self.config.service.replicas} replica(s), {name}"):
+            replicas = counted(self.config.service.replicas, "replica")
+            with self.console.phase("service", f"Reward service: {replicas}, {name}"):
                 deploy(checkpoint, name, self.config.service)
             self._services[checkpoint] = (name, ServeRewardClient(name))
         return self._services[checkpoint]

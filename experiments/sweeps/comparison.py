@@ -25,12 +25,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from dopamine_rl.errors import require
+from dopamine_rl.errors import MAX_SEED, require
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
-from experiments.runtime.ending import STOPPED, command, interruptible
+from experiments.runtime.ending import STOPPED, UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
+from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -67,6 +69,11 @@ Arguments, Settings = ComparisonArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line, train every arm, and print the results."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine compare", __doc__)
+    if config.seed + arguments.seeds - 1 > MAX_SEED:
+        raise UsageError(
+            "seed", config.seed, f"give at most {MAX_SEED - arguments.seeds + 1} with --seeds {arguments.seeds}"
+        )
+    check_engine(config.service)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
         table = run(folder, config, arguments, arguments.arms, arguments.seeds)
@@ -84,7 +91,7 @@ def run(
 
     console = Console()
     with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
-        console.say(f"Comparing {', '.join(arms)} with {seeds} seed(s); results in {folder.place}")
+        console.say(f"Comparing {', '.join(arms)} with {counted(seeds, 'seed')}; results in {folder.place}")
         config = replace(config, reward="grm" if {"grm", "naive"} & set(arms) else "sparse")
         try:
             with Run(config, folder, console, arguments.preset) as base:
@@ -199,7 +206,7 @@ def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: 
     clone = next(iter(table.values()))["clone"]
     return f"""# Comparison of rewards: {config.name}
 
-{seeds} seed(s) with {config.training.environment_steps} environment steps each; the same demonstrations, cloned
+{counted(seeds, "seed")} with {config.training.environment_steps} environment steps each; the same demonstrations, cloned
 policy and reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes.
 All trainings start from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson
 intervals; the gain over the cloned policy is paired by episode (95 % intervals). Last column: environment steps until

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -152,5 +153,9 @@ def test_a_script_that_ends_otherwise_than_meant_is_tried_with_spare_seeds(
 def test_a_task_without_an_insertion_start_says_so() -> None:
     with pytest.raises(BadInput, match=r"env\.start"):
         EnvConfig(task="PickCube-v1")
-    with pytest.raises(BadInput, match="PlugCharger-v1"):
-        make_env(EnvConfig(task="PlugCharger", start="standard"))
+
+
+@pytest.mark.parametrize("start", ["standard", "insertion"])
+def test_an_unknown_task_is_named_whatever_the_start(start: Literal["standard", "insertion"]) -> None:
+    with pytest.raises(BadInput, match=r"env\.task = 'PlugCharger': choose from .*PlugCharger-v1"):
+        EnvConfig(task="PlugCharger", start=start)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dopamine_rl.texts import code, markdown, one_line
+from dopamine_rl.texts import code, counted, markdown, one_line
 
 
 def test_a_name_stays_on_its_line() -> None:
@@ -19,3 +19,7 @@ def test_markdown_shows_a_name_as_it_is() -> None:
 def test_code_keeps_its_fence() -> None:
     assert code("runs/grm_$5") == "`runs/grm_$5`"
     assert code("a`b``c|d") == "``` a`b``c∣d ```"
+
+
+def test_a_count_has_a_noun_that_fits() -> None:
+    assert [counted(count, "episode") for count in (0, 1, 2)] == ["0 episodes", "1 episode", "2 episodes"]

@@ -33,8 +33,10 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--failures", "-2"], "--failures = -2"),
         (["PickCube", "-n", "1", "--workers", "0"], "--workers = 0"),
         (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
-        (["PickCube", "-n", "1", "--size", "5"], "env.image_size = 5"),
-        (["PickCube", "-n", "1", "--look", "night"], "env.look = 'night': choose from plain, light"),
+        (["PickCube", "-n", "1", "--size", "5"], "--size = 5: choose 16 to 1024"),
+        (["PickCube", "-n", "1", "--look", "night"], "--look = 'night': choose from plain, light"),
+        (["PickCube", "-n", "1", "--views", "side"], "--views = 'side': choose from front, wrist and close"),
+        (["PickCube", "-n", "1", "--stride", "0"], "--stride = 0: choose 1 to"),
         (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
@@ -48,6 +50,14 @@ def test_what_cannot_be_is_named(
     assert ended.value.code in (1, 2)
     assert named in capsys.readouterr().err
     assert not (tmp_path / "raw").exists()
+
+
+@pytest.mark.parametrize("name", ["thesis.tex", "photos/holiday.jpg"])
+def test_a_folder_of_other_things_is_left_alone(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    assert "--out = " in refused([*PULL, "-n", "1", "--out", str(tmp_path)], capsys)
+    assert [path.name for path in tmp_path.iterdir()] == [Path(name).parts[0]]
 
 
 def test_more_episodes_are_the_same_ones_and_more() -> None:

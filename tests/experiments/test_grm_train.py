@@ -23,10 +23,11 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import build_grm
-from experiments.commands import convert
+from experiments.commands import convert, grm_adapt
 from experiments.commands import grm_pairs as pairs
 from experiments.commands.grm_train import main, parse
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
+from experiments.runtime.ending import UsageError
 from experiments.runtime.storage import only_writer
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 from tests.waiting import wait_until
@@ -61,7 +62,7 @@ def test_the_last_of_each_kind_and_task_are_held_out(raw: Path, tmp_path: Path) 
     assert [episode.info.episode_id[-3:] for episode in unseen] == ["003", "005", "001"]
     assert len(training) + len(unseen) == 8
     assert split(stored, 0) == (stored, [])
-    with pytest.raises(BadInput, match="push the other block"):
+    with pytest.raises(BadInput, match=r"--held-out = 2: give at most 1, .* 'push the other block'"):
         split(stored, 2)
 
 
@@ -73,12 +74,19 @@ def test_the_last_of_each_kind_and_task_are_held_out(raw: Path, tmp_path: Path) 
         (["raw", "--out", "m", "--held-out", "-1"], "--held-out"),
         (["raw", "--out", "m", "--preset", "lapto"], "laptop"),
         (["raw", "--out", "m", "--sft.train.loss", "tokens"], "binned"),
+        (["raw", "--out", "m", "--sft.train.updates", "0", "--sft.train.budget-s", "0"], "sft.train.updates = 0"),
     ],
 )
 def test_bad_input_is_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((BadInput, SystemExit)) as caught:
         parse(words)
     assert named in str(caught.value) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shots", ["0", "-1"])
+def test_an_adaptation_needs_a_demonstration(shots: str) -> None:
+    with pytest.raises(UsageError, match=f"--shots = {shots}: give at least 1"):
+        grm_adapt.parse(["raw", "--out", "m", "--shots", shots])
 
 
 def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:

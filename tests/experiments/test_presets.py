@@ -7,10 +7,25 @@ import pytest
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
+from experiments import peg_insert as train
+from experiments import sweep
+from experiments.chaos import __main__ as chaos
+from experiments.commands import audit, evaluate, grm_pairs, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
+from experiments.sweeps import comparison
 
+SEEDS = (
+    "seed",
+    "demonstrations.first-seed",
+    "evaluation.first-seed",
+    "env.geometry-seed",
+    "grm.seed",
+    "sft.train.seed",
+    "sft.lora.seed",
+)
 ROOT = Path(__file__).resolve().parents[2]
+NO_POLICY = str(ROOT / "dopamine_rl/grm/shipped/grm-mini/model.safetensors")
 
 
 @pytest.mark.parametrize("name", preset_names(PRESETS))
@@ -49,6 +64,12 @@ def test_overrides_and_places():
         (["--cluster.num-cpus", "1"], "cluster.num_cpus"),
         (["--name", "../x"], "name"),
         (["--env.views"], "env.views"),
+        (["--env.task", "Nope-v1"], r"env\.task = 'Nope-v1': choose from PickCube-v1"),
+        *(
+            ([f"--{name}", seed], f"{name.replace('-', '_')} = {seed}: give 0 to 2147483647")
+            for name in SEEDS
+            for seed in ("-1", "2147483648", "99999999999999999999")
+        ),
     ],
 )
 def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
@@ -68,3 +89,24 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
     assert "LOADED set()" in done.stdout
     assert "--storage" in done.stdout
     assert "--training.environment-steps" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "named"),
+    [
+        (sweep.main, ["--seed-of-search", "2147483648"], "--seed-of-search = 2147483648: give 0 to 2147483647"),
+        (train.main, ["--service.engine", "nope:Nope"], "service.engine = 'nope:Nope': there is no module 'nope'"),
+        (sweep.main, ["--service.engine", "nope.a:Nope"], "service.engine = 'nope.a:Nope': there is no module"),
+        (audit.main, ["nowhere"], "RUN = 'nowhere': there is no such folder"),
+        (evaluate.main, [NO_POLICY], f"POLICY = '{NO_POLICY}': give a policy"),
+        (serve.main, ["grm-mini", "--engine", "nope:Nope"], "--engine = 'nope:Nope': there is no module 'nope'"),
+        (comparison.main, ["--seed", "2147483646"], "seed = 2147483646: give at most 2147483645 with --seeds 3"),
+        (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
+        (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
+    ],
+)
+def test_every_command_refuses_at_once(main, words, named, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code in (1, 2)
+    assert named in capsys.readouterr().err
