@@ -121,7 +121,7 @@ def test_inside_a_job_nothing_is_written_into_the_scratch_copy(tmp_path: Path, m
     assert lasting_path("here") == Path("here")
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     for path in ("here", copy / "here", copy / "below" / ".." / "here"):
-        with pytest.raises(BadInput, match=r"--out.*outside the job"):
+        with pytest.raises(BadInput, match=r"--out.*job's working folder is deleted"):
             lasting_path(path)
     assert lasting_path(tmp_path / "there") == tmp_path / "there"
     assert lasting_path("~/there").is_absolute()
