@@ -97,7 +97,7 @@ def test_the_command_prints_a_table_and_ends_with_json(data: Path, capsys: pytes
     assert lines[-1] == json.dumps(again)
     assert first["episodes"] == 1, "a failure has no states"
     assert np.sum(first["cell_counts"]) + first["zero_hops"] == 500
-    assert any("because they failed: 1" in line for line in lines)
+    assert any("failed episodes left out: 1" in line for line in lines)
 
 
 @pytest.mark.parametrize(
