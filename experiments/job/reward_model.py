@@ -150,27 +150,13 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     """
     # Spinning threads would take the core that their partner needs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dopamine_rl.episodes.stored import list_stored
     from dopamine_rl.grm.fit import TrainingJob, claim
     from dopamine_rl.metrics import MIN_POINTS
     from dopamine_rl.provenance import provenance
 
     console, out = Console(), arguments.out.resolve()
-    console.say_passed_over(arguments.data)
-    stored = [
-        episode
-        for folder in arguments.data
-        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say)
-    ]
-    usable: list[StoredEpisode] = []
-    unlabelled: list[StoredEpisode] = []
-    for episode in stored:
-        has_truth = episode.info.success is not False or episode.info.true_progress is not None
-        (usable if has_truth else unlabelled).append(episode)
-    if unlabelled:
-        names = ", ".join(episode.info.episode_id for episode in unlabelled)
-        console.say(f"skipping failures without recorded true progress: {names}")
-    training, unseen = split(usable, arguments.held_out, arguments.shots)
+    episodes = _usable_episodes(arguments, config, console)
+    training, unseen = split(episodes, arguments.held_out, arguments.shots)
     origin = provenance(preset=arguments.preset, seed=config.sft.train.seed)
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
@@ -199,6 +185,24 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
     figures = {"demonstration": content["card"]["demonstration"], **content["card"].get("held_out", {})}
     return {"version": content["model_version"], "folder": str(out), **result, **figures}
+
+
+def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
+    """The episodes of DATA without failures of unknown true progress, which are reported."""
+    from dopamine_rl.episodes.stored import list_stored
+
+    console.say_passed_over(arguments.data)
+    usable: list[StoredEpisode] = []
+    unlabelled: list[str] = []
+    for folder in arguments.data:
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say):
+            if episode.info.success is False and episode.info.true_progress is None:
+                unlabelled.append(episode.info.episode_id)
+            else:
+                usable.append(episode)
+    if unlabelled:
+        console.say(f"skipping failures without recorded true progress: {', '.join(unlabelled)}")
+    return usable
 
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
