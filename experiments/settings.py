@@ -9,6 +9,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
+from actors.envs import check_task
 from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
@@ -183,6 +184,7 @@ class ExperimentConfig:
     """The Ray cluster that is started if the job does not join one."""
 
     def __post_init__(self) -> None:
+        check_task(self.env)
         require("", self, seed_check("seed", self.seed))
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")

@@ -98,7 +98,9 @@ class ServiceConfig:
 
 
 def check_engine(config: ServiceConfig) -> None:
-    """Check that the engine's module can be found, without importing it. Engines of another interpreter are not checked.
+    """Check that the engine's module can be found, without importing it.
+
+    Engines of another interpreter are not checked.
 
     Raises:
         BadInput: there is no such module.

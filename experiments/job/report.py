@@ -42,8 +42,8 @@ Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
-{counted(result["training_sittings"], "session")}. The last session took {result["wall_s"]:.0f} s; phases completed earlier
-were reused.
+{counted(result["training_sittings"], "session")}. The last session took {result["wall_s"]:.0f} s; phases completed
+earlier were reused.
 
 ## Success on unseen seeds
 95 % Wilson intervals; all policies use the same seeds.

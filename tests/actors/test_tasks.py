@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.demonstrations import ATTEMPTS, SPARE_SEEDS, record, record_as_meant
-from actors.envs import make_env
+from actors.envs import check_task, make_env
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT
@@ -152,10 +152,10 @@ def test_a_script_that_ends_otherwise_than_meant_is_tried_with_spare_seeds(
 
 def test_a_task_without_an_insertion_start_says_so() -> None:
     with pytest.raises(BadInput, match=r"env\.start"):
-        EnvConfig(task="PickCube-v1")
+        check_task(EnvConfig(task="PickCube-v1"))
 
 
 @pytest.mark.parametrize("start", ["standard", "insertion"])
 def test_an_unknown_task_is_named_whatever_the_start(start: Literal["standard", "insertion"]) -> None:
     with pytest.raises(BadInput, match=r"env\.task = 'PlugCharger': choose from .*PlugCharger-v1"):
-        EnvConfig(task="PlugCharger", start=start)
+        check_task(EnvConfig(task="PlugCharger", start=start))
