@@ -207,10 +207,10 @@ def markdown(config: ExperimentConfig, table: dict[str, dict[str, Any]], seeds: 
     return f"""# Comparison of rewards: {config.name}
 
 {counted(seeds, "seed")} with {config.training.environment_steps} environment steps each; the same demonstrations,
-cloned policy and reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen episodes.
-All trainings start from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with Wilson
-intervals; the gain over the cloned policy is paired by episode (95 % intervals). Last column: environment steps until
-the success rate of the last 20 or more training episodes, with exploration, first reached {LEVEL:g}.
+cloned policy and reward model. Each trained policy is evaluated on the same {config.evaluation.episodes} unseen
+episodes. All trainings start from a cloned policy with success rate {clone:.2f}. Success is pooled over seeds, with
+Wilson intervals; the gain over the cloned policy is paired by episode (95 % intervals). Last column: environment
+steps until the success rate of the last 20 or more training episodes, with exploration, first reached {LEVEL:g}.
 
 | arm | success rate | gain over cloned policy | by seed | environment steps to {LEVEL:g} in training |
 | --- | --- | --- | --- | --- |
