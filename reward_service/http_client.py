@@ -134,7 +134,10 @@ class HttpRewardClient:
         except requests.RequestException as error:
             if time.monotonic() >= deadline:
                 raise ScoringTimeout("no answer in time") from error
-            raise ServiceUnavailable(f"{self.url} cannot be reached: {type(error).__name__}") from error
+            raise ServiceUnavailable(
+                f"{self.url} cannot be reached ({type(error).__name__}): start the service with `dopamine serve`, or "
+                "correct the address"
+            ) from error
         if response.status_code != 200:
             raise error_from(response.status_code, answer, response.headers.get("content-type", ""))
         return answer

@@ -36,7 +36,9 @@ def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource |
         return lerobot.LeRobotSource(path, cameras)
     folders = [path] if (path / raw.KEYFRAMES).exists() else raw.list_episodes(path)
     if not folders:
-        raise BadInput("DATA", str(path), f"give a LeRobotDataset v3, or a folder of episodes with {raw.KEYFRAMES}")
+        absence = "" if path.is_dir() else "that is a file: " if path.exists() else "there is no such folder: "
+        fix = f"{absence}give a LeRobotDataset v3, or a folder of episodes with {raw.KEYFRAMES}"
+        raise BadInput("DATA", str(path), fix)
     for bare in sorted(video.parent for video in path.glob(f"[!.]*/{raw.CAMERAS[0]}.mp4")):
         if not (bare / raw.KEYFRAMES).exists():
             fix = "mark where its sub-tasks begin and end, or keep the episode elsewhere"

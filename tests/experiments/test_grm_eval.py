@@ -450,7 +450,7 @@ def test_failures_are_labelled_on_the_demonstrations_scale(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["model", "/no/such/place"], "DATA = '/no/such/place': give a LeRobotDataset v3, or a folder"),
+        (["model", "/no/such/place"], "DATA = '/no/such/place': there is no such folder: give a LeRobotDataset v3"),
         (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
         (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
         (["model", "RAW", "--episodes", "0"], "--episodes = 0"),
