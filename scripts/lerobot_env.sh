@@ -52,6 +52,8 @@ PYTHON
     mv "$init.new" "$init"
 fi
 mkdir -p "$folder/lib/ffmpeg"
+# Each library looks for the others beside the link through which it was loaded.
+for library in "$packages"/av.libs/*.so*; do ln -sf "$(realpath "$library")" "$folder/lib/ffmpeg/"; done
 for library in "$packages"/av.libs/lib{av,sw}*-*.so.*; do
     name=$(basename "$library" | sed -E 's/-[0-9a-f]+\.so\.([0-9]+).*/.so.\1/') # libavcodec-1a2b3c4d.so.61.19.101 -> libavcodec.so.61
     ln -sf "$(realpath "$library")" "$folder/lib/ffmpeg/$name"
