@@ -220,7 +220,7 @@ def test_an_algorithm_stops_though_an_env_runner_hangs(build: Any, monkeypatch: 
     monkeypatch.setattr(acting, "STOP_S", 0.5)
     algorithm = build("hangs at step", sample_timeout_s=60.0)
     while not algorithm.met.exists():  # Training on-policy would wait for the hung one.
-        algorithm.acting.ask()
+        algorithm.acting.request()
         algorithm.acting.take()
     algorithm.stop()
     assert not algorithm.env_runner_group._worker_manager.actors()
