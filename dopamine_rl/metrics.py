@@ -91,6 +91,19 @@ def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
     return float(np.clip(kendalltau(x, y, method=method).statistic, -1.0, 1.0))
 
 
+def kendall_tau_a(a: ArrayLike, b: ArrayLike) -> float:
+    """Return Kendall's τ_a of float [n] and [n], in [−1, 1]: (concordant − discordant) / all pairs; tied pairs count 0.
+
+    Raises:
+        BadInput: fewer than 2 values, or different numbers of them.
+    """
+    x, y = _same_length(a, b)
+    if len(x) < 2:
+        raise BadInput("values", x.shape, "give at least two")
+    agreement = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
+    return float(agreement.sum() / (len(x) * (len(x) - 1)))
+
+
 def hop_mae_by_bin(
     predicted: ArrayLike, truth: ArrayLike, bins: int = HOP_BINS
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -1,7 +1,4 @@
-"""Failures derived from any expert: it acts normally up to a random true progress, then something goes wrong.
-
-All of them need the standard start, where the action has a gripper.
-"""
+"""Failures derived from any expert: it acts normally up to a random true progress, then something goes wrong."""
 
 from __future__ import annotations
 
@@ -12,16 +9,34 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.experts.steering import OPEN, steer
+from actors.experts.steering import OPEN, SHUT, steer
 from actors.geometry import Matrix, rotation_vector
+from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
 
 if TYPE_CHECKING:
     from actors.maniskill import SimulatedEnv
 
 
-def _simulated(env: gymnasium.Env) -> SimulatedEnv:
+def simulated(env: gymnasium.Env) -> SimulatedEnv:
+    """The simulated environment under any wrappers."""
     return cast("SimulatedEnv", env.unwrapped)
+
+
+def has_gripper(env: gymnasium.Env) -> bool:
+    """Whether the action opens and shuts the gripper, as from the standard start; else it stays shut."""
+    return simulated(env).config.start == "standard"
+
+
+def gripper_of(action: NDArray[np.float32]) -> float:
+    """What an action does to the gripper."""
+    return float(action[6]) if len(action) > 6 else SHUT
+
+
+def command(env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
+    """An action towards a displacement of the tool in the base frame, float32 [A]."""
+    movement = steer(simulated(env).config, move_m, turn_rad)
+    return (np.append(movement, gripper) if has_gripper(env) else movement).astype(np.float32)
 
 
 class Disturbed:
@@ -60,14 +75,11 @@ class Disturbed:
 
     def goes_wrong(self, env: gymnasium.Env) -> bool:
         """Whether it is time."""
-        return _simulated(env).true_progress() >= self._until
+        return simulated(env).true_progress() >= self._until
 
     def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action once it is."""
         raise NotImplementedError
-
-    def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
-        return np.append(steer(_simulated(env).config, move_m, turn_rad), gripper).astype(np.float32)
 
 
 class Stalled(Disturbed):
@@ -75,7 +87,7 @@ class Stalled(Disturbed):
 
     def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """Nothing."""
-        return self._command(env, np.zeros(3), np.zeros(3), float(self._last[6]))
+        return command(env, np.zeros(3), np.zeros(3), gripper_of(self._last))
 
 
 class Dropped(Disturbed):
@@ -83,10 +95,16 @@ class Dropped(Disturbed):
 
     from_progress, to_progress = 0.4, 0.8
 
+    def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
+        """Begin an episode. Raises BadInput where the gripper stays shut."""
+        if not has_gripper(env):
+            raise BadInput("env.start", "insertion", "use the standard start: with this one nothing can be dropped")
+        super().reset(env, rng)
+
     def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """Open, and up."""
-        height_m = 0.25 - _simulated(env).state().tool[2, 3]
-        return self._command(env, np.array([0.0, 0.0, height_m]), np.zeros(3), OPEN)
+        height_m = 0.25 - simulated(env).state().tool[2, 3]
+        return command(env, np.array([0.0, 0.0, height_m]), np.zeros(3), OPEN)
 
 
 class Undone(Disturbed):
@@ -101,20 +119,20 @@ class Undone(Disturbed):
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """As the expert, remembering the way."""
-        tool, forwards = _simulated(env).state().tool, not self._gone_wrong
+        tool, forwards = simulated(env).state().tool, not self._gone_wrong
         action = super().act(env)
         if forwards:
-            self._way.append((tool, float(action[6])))
+            self._way.append((tool, gripper_of(action)))
         return action
 
     def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """To the last place that was not reached again yet."""
-        tool = _simulated(env).state().tool
+        tool = simulated(env).state().tool
         while len(self._way) > 1 and np.linalg.norm(self._way[-1][0][:3, 3] - tool[:3, 3]) < 0.02:
             self._way.pop()
         target, gripper = self._way[-1]
         turn = rotation_vector(target[:3, :3] @ tool[:3, :3].T)
-        return self._command(env, target[:3, 3] - tool[:3, 3], turn, gripper)
+        return command(env, target[:3, 3] - tool[:3, 3], turn, gripper)
 
 
 class Perturbed(Disturbed):
@@ -142,7 +160,7 @@ class Perturbed(Disturbed):
         if self._pushes_left == 0:
             return action
         self._pushes_left -= 1
-        return self._command(env, *self._push, float(action[6]))
+        return command(env, *self._push, gripper_of(action))
 
 
 DISTURBANCES: Mapping[str, Callable[[Expert], Expert]] = {

@@ -10,6 +10,7 @@ from actors.experts.peg import ALIGN, INSERT, REACH, PegInsertionExpert, simulat
 from actors.experts.steering import OPEN, SHUT
 from actors.geometry import Matrix, pose
 from actors.peg_state import PegState
+from dopamine_rl.errors import BadInput
 
 
 class NearMiss(PegInsertionExpert):
@@ -74,7 +75,7 @@ class Drop(PegInsertionExpert):
         """Begin an episode; draws when it lets go."""
         super().reset(env, rng)
         if self._held:
-            raise ValueError("the insertion start keeps the gripper shut; use the standard start to drop the peg")
+            raise BadInput("env.start", "insertion", "use the standard start: with this one nothing can be dropped")
         self._carrying_steps = int(rng.integers(5, 25))
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:

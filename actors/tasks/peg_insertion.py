@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from actors.experts.behaviours import Aside, with_behaviours
 from actors.experts.disturbed import with_disturbances
 from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
 from actors.experts.peg import PegInsertionExpert
@@ -27,6 +28,7 @@ PEG_INSERTION = Task(
         "drop": Drop,
         "straight_push": StraightPush,
         **with_disturbances(PegInsertionExpert, "perturb"),
+        **with_behaviours(PegInsertionExpert, Aside("hole", (1, 2), (0.02, 0.05)), dropped_at=(0.42, 0.54)),
     },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=150,

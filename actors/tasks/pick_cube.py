@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.experts.behaviours import Aside, with_behaviours
 from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import PickAndPlace
 from actors.geometry import to_matrix
@@ -64,7 +65,12 @@ PICK_CUBE = ObjectTask(
         "front": Camera((0.5, 0.15, 0.5), (-0.05, 0.0, 0.14), 0.8),
         "close": Camera((0.3, -0.4, 0.4), (0.0, 0.0, 0.14), 0.9),
     },
-    scripts={"expert": PickCubeExpert, "near_miss": NearMiss, **with_disturbances(PickCubeExpert, *FAILURES)},
+    scripts={
+        "expert": PickCubeExpert,
+        "near_miss": NearMiss,
+        **with_disturbances(PickCubeExpert, *FAILURES),
+        **with_behaviours(PickCubeExpert, Aside("goal", (0, 1), (0.06, 0.1)), dropped_at=(0.75, 0.85)),
+    },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=60,
     stride=2,

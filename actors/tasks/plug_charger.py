@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from actors.experts.behaviours import Aside, with_behaviours
 from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import CARRY, FROM_ABOVE, PickAndPlace
 from actors.geometry import Matrix, inverse, pose, rotation_vector, to_matrix
@@ -128,7 +129,12 @@ PLUG_CHARGER = ObjectTask(
         "front": Camera((-0.35, 0.4, 0.4), (0.0, 0.0, 0.06), 0.8),
         "close": Camera((-0.1, 0.3, 0.25), (0.04, 0.0, 0.1), 0.8),
     },
-    scripts={"expert": PlugChargerExpert, "near_miss": NearMiss, **with_disturbances(PlugChargerExpert, *FAILURES)},
+    scripts={
+        "expert": PlugChargerExpert,
+        "near_miss": NearMiss,
+        **with_disturbances(PlugChargerExpert, *FAILURES),
+        **with_behaviours(PlugChargerExpert, Aside("goal", (1, 2), (0.02, 0.04)), dropped_at=(0.6, 0.69)),
+    },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=200,
     stride=4,

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.experts.behaviours import Aside, with_behaviours
 from actors.experts.disturbed import with_disturbances
 from actors.experts.pick_and_place import FROM_ABOVE, simulated
 from actors.experts.steering import SHUT, steer
@@ -104,6 +105,7 @@ PULL_CUBE = ObjectTask(
         "expert": PullCubeExpert,
         "near_miss": NearMiss,
         **with_disturbances(PullCubeExpert, "stall", "retreat", "perturb"),
+        **with_behaviours(PullCubeExpert, Aside("item", (1,), (0.06, 0.1))),
     },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "perturb"),
     horizon=60,

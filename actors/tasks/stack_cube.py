@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.experts.behaviours import Aside, with_behaviours
 from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import CARRY, PickAndPlace
 from actors.experts.steering import OPEN
@@ -117,7 +118,12 @@ STACK_CUBE = ObjectTask(
         "front": Camera((0.6, 0.15, 0.5), (0.0, 0.0, 0.03), 0.85),
         "close": Camera((0.4, -0.55, 0.4), (0.0, 0.0, 0.03), 0.9),
     },
-    scripts={"expert": StackCubeExpert, "near_miss": NearMiss, **with_disturbances(StackCubeExpert, *FAILURES)},
+    scripts={
+        "expert": StackCubeExpert,
+        "near_miss": NearMiss,
+        **with_disturbances(StackCubeExpert, *FAILURES),
+        **with_behaviours(StackCubeExpert, Aside("goal", (0, 1), (0.06, 0.1)), dropped_at=(0.75, 0.85)),
+    },
     failures=("near_miss", "stall", "near_miss", "retreat", "near_miss", "drop", "near_miss", "perturb"),
     horizon=90,
     stride=2,

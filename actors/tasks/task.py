@@ -16,6 +16,12 @@ EXPERT = "expert"
 """Name of the script that solves a task."""
 NEAR_MISS = "near_miss"
 """Name of the script that fails by little."""
+SUCCEEDING = (EXPERT, "pause", "retry")
+"""Names of the scripts that solve their task; the others are meant to fail."""
+DROPPING = ("drop", "drop_at_end")
+"""Names of those that open the gripper, which the insertion start keeps shut."""
+BASELINES = ("straight_push",)
+"""Names of those that are compared with policies, and not recorded by their name."""
 
 HELD = 0.3
 """True progress when the object has just been taken; before, progress is this times the share of the way to it."""
@@ -43,7 +49,8 @@ class Task:
         name: ManiSkill's.
         instructions: ways to say it; the first is the canonical one.
         cameras: `front`, and `close` for what the front view is too coarse for; the wrist camera belongs to the robot.
-        scripts: name of a behaviour -> how to make it. EXPERT solves the task, the others are meant to fail.
+        scripts: name of a behaviour -> how to make it. Those in SUCCEEDING solve the task. The order counts: a script's
+            random numbers depend on its place, so that a new one comes last.
         failures: names of scripts in the order in which failures are recorded, in turn. Half are near misses.
         horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
         stride: environment steps from one recorded frame to the next.
@@ -61,6 +68,11 @@ class Task:
     stride: int
     held: float = HELD
     near_miss: Callable[[NDArray[np.float32]], bool] | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """Names of the scripts that can be recorded instead of the expert, sorted."""
+        return sorted(set(self.scripts) - {EXPERT, *BASELINES})
 
 
 @dataclass(frozen=True, eq=False, slots=True)
