@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.tasks import TASKS
-from actors.tasks.task import EXPERT, NEAR_MISS, Task
+from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
@@ -137,7 +137,7 @@ def record_missing(
 
 
 def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -> Demonstration:
-    """Like `record_missing`, but the expert must succeed and all other scripts must fail.
+    """Like `record_missing`, but scripts in SUCCEEDING must succeed and all others must fail.
 
     An episode with the wrong outcome is retried with a spare seed; the recording holds the seed that was used.
 
@@ -151,7 +151,7 @@ def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -
         attempt_seed = seed + attempt * SPARE_SEEDS
         expert = task_of(env).scripts[script]()
         episode = record(env, expert, attempt_seed, _generator(env, script, attempt_seed), folder.name)
-        if episode.success == (script == EXPERT):
+        if episode.success == (script in SUCCEEDING):
             write_demonstration(out_dir, episode)
             return episode
     raise BadInput("kind", script, f"choose another one: {ATTEMPTS} attempts from seed {seed} had the wrong outcome")

@@ -95,7 +95,7 @@ class SimulationWorker:
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def record_as_meant(self, script: str, seed: int, out_dir: Path) -> dict[str, Any]:
-        """Record a success of the expert or a failure of another script; returns success and length."""
+        """Record an episode of a script that ends as it is meant to; returns success and length."""
         from actors.demonstrations import record_as_meant
 
         demonstration = record_as_meant(self._get(), script, seed, out_dir)

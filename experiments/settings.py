@@ -43,6 +43,9 @@ class DemonstrationConfig:
     """Held-out scripted failures for the gate; more than half are near misses."""
     gate_rollouts: int = 4
     """Held-out episodes of the cloned policy for the gate; they resemble the episodes in training."""
+    gate_behaviours: int = 0
+    """Held-out episodes of each behaviour that fools rewards (pause, retry, oscillate, beside). The gate reports how the
+    model judges them; its verdict does not depend on them."""
     first_seed: int = 1000
     """Seed of the first episode; the seeds of the sets lie 1000 apart."""
 
@@ -53,6 +56,7 @@ class DemonstrationConfig:
             self.gate_successes + self.gate_failures,
             self.reward_model_rollouts,
             self.gate_rollouts,
+            4 * self.gate_behaviours,
         )
         require(
             "demonstrations",
@@ -65,6 +69,7 @@ class DemonstrationConfig:
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
             ("gate_rollouts", self.gate_rollouts >= 0, "give at least 0"),
+            ("gate_behaviours", self.gate_behaviours >= 0, "give at least 0"),
             seed_check("first_seed", self.first_seed),
         )
         if max(sets) > 1000:

@@ -1,6 +1,6 @@
 """Behaviour that fools rewards, derived from any expert: it pauses, tries again, oscillates, or acts beside its target.
 
-Pauses and retreats are stages of their own, by the names in `dopamine_rl.evaluation.behaviours`: the keyframes of such
+Pauses and retreats are stages of their own, by the names in `dopamine_rl.episodes.pauses`: the keyframes of such
 an episode say when nothing moved, and that the others do not tell its progress.
 """
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from actors.experts.disturbed import Dropped, command, gripper_of, simulated
 from actors.experts.steering import OPEN
 from actors.geometry import Matrix, pose, rotation_vector
-from dopamine_rl.evaluation.behaviours import PAUSE, RETREAT
+from dopamine_rl.episodes.pauses import PAUSE, RETREAT
 from dopamine_rl.interfaces import Expert
 
 SETTLING_STEPS = 2

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.cameras import MAX_VIEWS, VIEW_NAMES, describe_cameras, describe_left_out
 from dopamine_rl.episodes.lerobot import LeRobotSource, episode_name, is_dataset
+from dopamine_rl.episodes.pauses import wavers
 from dopamine_rl.episodes.raw import (
     CAMERAS,
     KEYFRAMES,
@@ -53,6 +54,7 @@ class Recording:
         source: what its frames are read from, by its name, where its videos show other episodes too.
         count: its frames, where `source` is given.
         note: what a user should know of how its cameras were chosen; "" where their names or their order say it.
+        stages: N names of the segments between keyframes; none where they are not known.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Recording:
     source: LeRobotSource | None = None
     count: int = 0
     note: str = ""
+    stages: tuple[str, ...] = ()
 
     @property
     def format(self) -> VideoFormat:
@@ -88,14 +91,15 @@ class Recording:
         return files, self.instructions, keyframes, *((self.name,) if self.source else ())
 
     def true_progress(self, frame_ids: NDArray[np.int64], count: int) -> NDArray[np.float64] | None:
-        """Progress of frames by the keyframes, float64 [F]; None where the episode is not annotated, or failed.
+        """Progress of frames by the keyframes, float64 [F]; None where the episode is not annotated, failed, or
+        pauses or retreats on its way.
 
         Args:
             frame_ids: int64 [F].
             count: frames of the whole episode.
         Source: arXiv:2512.23703, Eq. 1, as in the reward model's training.
         """
-        if self.keyframes is None or self.success is False:
+        if self.keyframes is None or self.success is False or wavers(self.stages):
             return None
         return frame_progress(self.keyframes, count, frame_ids)
 
@@ -173,6 +177,7 @@ def _in_dataset(root: Path, number: str, cameras: Sequence[str] | None) -> list[
             source=source,
             count=episode.frame_count,
             note="\n".join(source.notes),
+            stages=episode.stages,
         )
         for episode in episodes
     ]
@@ -212,7 +217,7 @@ def _note(folder: Path, cameras: Sequence[str] | None) -> str:
 
 
 def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
-    keyframes, _ = read_keyframes(folder)
+    keyframes, stages = read_keyframes(folder)
     success = read_outcome(folder).success
     videos = _chosen(folder, cameras)
     if not videos:
@@ -225,6 +230,7 @@ def _annotated(folder: Path, cameras: Sequence[str] | None) -> Recording:
         success,
         has_transitions(folder),
         note=_note(folder, cameras),
+        stages=stages,
     )
 
 

@@ -1,31 +1,26 @@
 """How a reward model judges behaviour that fools rewards: order, rest and end by kind of episode, and whether it heeds
-the instruction.
-
-The kind of an episode is its name's beginning, as scripts record it. `PAUSE` and `RETREAT` are stages: where an episode
-has one, its keyframes do not tell its progress, and while it pauses nothing moves.
-"""
+the instruction."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dopamine_rl.episodes.pauses import PAUSE, RETREAT
 from dopamine_rl.errors import BadInput
-from dopamine_rl.evaluation.figures import Columns, Row, as_columns, mean
+from dopamine_rl.evaluation.figures import Columns, Row, mean
 from dopamine_rl.metrics import MIN_POINTS, kendall_tau_a, spearman
 
-PAUSE, RETREAT = "pause", "retreat"
-"""Stages in which nothing moves, and in which what was gained is given up on purpose."""
 KINDS = (
     "expert",
-    PAUSE,
+    "pause",
     "retry",
     "oscillate",
-    RETREAT,
+    "retreat",
     "perturb",
     "stall",
     "beside",
@@ -34,34 +29,14 @@ KINDS = (
     "drop_at_end",
 )
 """Kinds of episodes, in the order in which they are reported."""
-MISMATCHED = 5
-"""Successes that are also judged under a wrong instruction."""
 
 
-def kind_of(name: str) -> str:
-    """The kind of an episode of this name; "" where it has none of `KINDS`."""
+def kind_of(name: str, stages: Sequence[str] = ()) -> str:
+    """The kind of an episode: what its name begins with, as scripts record it, or what its stages say; else ""."""
     found = re.fullmatch(r"([a-z_]+?)_\d+", name)
-    return found[1] if found and found[1] in KINDS else ""
-
-
-def wavers(stages: Sequence[str]) -> bool:
-    """Whether an episode pauses or retreats on its way, so that its keyframes do not tell its progress."""
-    return PAUSE in stages or RETREAT in stages
-
-
-def find_pauses(keyframes: ArrayLike, stages: Sequence[str], frame_count: int) -> NDArray[np.int64]:
-    """The number of the pause that each frame belongs to, from 1, int64 [frame_count]; 0 where something moves.
-
-    The frames at the ends of a pause are left out: keyframes are the frames nearest to a change.
-
-    Args:
-        keyframes: int [N+1], frames of the boundaries.
-        stages: N names.
-    """
-    pauses, ends = np.zeros(frame_count, np.int64), np.asarray(keyframes)
-    for number, segment in enumerate(np.flatnonzero(np.array(stages) == PAUSE), 1):
-        pauses[ends[segment] + 1 : ends[segment + 1]] = number
-    return pauses
+    if found and found[1] in KINDS:
+        return found[1]
+    return "pause" if PAUSE in stages else "retry" if RETREAT in stages else ""
 
 
 def behaviour_row(curve: ArrayLike, truth: ArrayLike | None, pauses: NDArray[np.int64]) -> Row:
@@ -71,7 +46,7 @@ def behaviour_row(curve: ArrayLike, truth: ArrayLike | None, pauses: NDArray[np.
         curve: float [T + 1], fused progress from 0 at the first frame.
         truth: float [T + 1], true progress on any increasing scale; None where nobody knows it. All frames of a pause
             count as having the same.
-        pauses: int64 [T + 1], see `find_pauses`.
+        pauses: int64 [T + 1], see `episodes.pauses.find_pauses`.
     Returns:
         truth_spearman and truth_kendall_a, correlations over all frames, known from 8 frames on where the truth
         changes; still_squares and still_frames, the sum of squares of progress about its mean in each pause of at least
@@ -128,9 +103,6 @@ class BehaviourReport:
     still_gain: float | None
     end: float | None
     false_success: float | None
-
-
-BEHAVIOUR_FIGURES = tuple(field.name for field in fields(BehaviourReport))
 
 
 def by_behaviour(kinds: Sequence[str], columns: Columns, threshold: float) -> dict[str, BehaviourReport]:

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.pauses import find_pauses
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.answers import EpisodeHops, both_directions, join_directions
+from dopamine_rl.evaluation.behaviours import behaviour_row, by_behaviour, instruction_gap, kind_of, spread
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.scoring import ScoringConfig
@@ -32,6 +34,8 @@ matter."""
 
 TOGETHER = 8
 """Episodes asked about at once; the service's queue is bounded."""
+MISLED = 5
+"""Experts' successes that are also asked about under a wrong instruction."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -71,6 +75,9 @@ class GateReport:
         successes, failures: episodes.
         cut_off: episodes that were neither.
         stride: environment steps between scored frames.
+        behaviours: figures of each kind of episode, by its name; beside those of the verdict, of episodes that are
+            reported alone.
+        instruction: some experts under a wrong instruction; None where none was asked about.
     """
 
     voc_plus: float
@@ -88,6 +95,8 @@ class GateReport:
     failures: int
     cut_off: int
     stride: int
+    behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
+    instruction: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +298,54 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
         cut_off=cut,
         stride=stride,
     )
+
+
+def behaviours(judged: Sequence[JudgedEpisode], threshold: float) -> dict[str, dict[str, Any]]:
+    """The figures of each kind of scripted episode (behaviours.BehaviourReport), by name; arguments as `report`'s."""
+    scripted = [episode for episode in judged if episode.source != "policy"]
+    if not scripted:
+        return {}
+    infos = [EpisodeInfo.of(episode.demonstration) for episode in scripted]
+    rows = [
+        verdict_row(info, threshold)
+        | curve_row(episode.curve, episode.answers.valid, None)
+        | behaviour_row(episode.curve, info.true_progress, find_pauses(info.keyframes, info.stages, len(episode.curve)))
+        for info, episode in zip(infos, scripted, strict=True)
+    ]
+    kinds = [kind_of(info.episode_id, info.stages) for info in infos]
+    found = by_behaviour(kinds, as_columns(rows), threshold)
+    return {kind: asdict(figures) for kind, figures in found.items()}
+
+
+def judge_misled(
+    client: RewardClient,
+    judged: Sequence[JudgedEpisode],
+    reference: TaskReference,
+    instructions: Sequence[str],
+    fusion: FusionConfig,
+    threshold: float,
+) -> dict[str, Any] | None:
+    """Ask about some of the experts' successes under wrong instructions, in turn (behaviours.InstructionReport).
+
+    Args:
+        judged: under the right instruction.
+        instructions: wrong ones.
+        threshold: final progress from which an episode counts as claimed success.
+    Returns:
+        The figures by name; None where there is no expert's success, or no wrong instruction.
+    Raises:
+        ScoringError: the service cannot answer in time.
+    """
+    experts = [episode for episode in judged if episode.source == "expert" and episode.demonstration.success]
+    chosen = [experts[index] for index in spread(len(experts), MISLED)]
+    if not chosen or not instructions:
+        return None
+    wrong = []
+    for turn, episode in enumerate(chosen):
+        told = replace(reference, instruction=instructions[turn % len(instructions)])
+        wrong += judge(client, [episode.demonstration], told, fusion)
+    ends = [[float(episode.curve[-1]) for episode in part] for part in (chosen, wrong)]
+    return asdict(instruction_gap(*ends, threshold))
 
 
 def _row(episode: JudgedEpisode, threshold: float) -> Row:

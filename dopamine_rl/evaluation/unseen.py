@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.pauses import find_pauses, wavers
 from dopamine_rl.episodes.raw import KEYFRAMES
 from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, split_argument, stride_of
 from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.evaluation.behaviours import kind_of
 from dopamine_rl.evaluation.figures import Row, verdict_row
 from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.labels import label
@@ -29,18 +31,24 @@ class UnseenEpisode:
         plan: how it is scored at its own stride with all cameras.
         truth: float [L], true progress of every video frame, on the demonstrations' scale (Eq. 1); None where nobody
             knows it.
+        recorded: float [L], the same on the simulator's scale, whose order it is; without a simulator, as `truth`.
         frame_steps: int64 [L], environment step of every video frame; counts frames where there is no environment.
         expert: a success whose keyframes tell its progress on the way; only such episodes count for VOC.
         verdict: how it ended (figures.verdict_row).
         outcome: the same in three classes (metrics.true_outcome); None where it is not known.
+        kind: of behaviour (behaviours.kind_of); "" where it has none.
+        pauses: int64 [L], number of the pause that each video frame belongs to; 0 where something moves.
     """
 
     plan: Plan
     truth: NDArray[np.float64] | None
+    recorded: NDArray[np.float64] | None
     frame_steps: NDArray[np.int64]
     expert: bool
     verdict: Row
     outcome: EpisodeOutcome | None
+    kind: str
+    pauses: NDArray[np.int64]
 
     @property
     def name(self) -> str:
@@ -84,6 +92,8 @@ def read_unseen(
         raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
     if reference.info.success is False:
         raise BadInput("--demo", str(demo), "it failed: give an episode that succeeded")
+    if wavers(reference.info.stages):
+        raise BadInput("--demo", str(demo), "it pauses or retreats: give an episode that only advances")
     listed.pop(reference.recording.identity, None)
     check_instructions([reference.info])
     listed = {identity: _told(known, reference.info) for identity, known in listed.items()}
@@ -143,7 +153,8 @@ def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Listed:
 def _first_annotated(listed: Iterable[_Listed]) -> _Listed | None:
     """The first success whose keyframes tell its progress."""
     for known in listed:
-        if known.info.success is not False and (known.info.true_progress is None or len(known.info.stages) > 1):
+        advances = known.info.success is not False and not wavers(known.info.stages)
+        if advances and (known.info.true_progress is None or len(known.info.stages) > 1):
             return known
     return None
 
@@ -152,9 +163,11 @@ def _annotated(info: EpisodeInfo, stages: Sequence[str]) -> bool:
     """Its keyframes tell progress on the way, in a demonstration's stages.
 
     Of episodes whose true progress was recorded, those of policies and of scripts that are meant to fail have keyframes
-    that mean something else.
+    that mean something else; so have all that pause or retreat.
     """
-    return info.success is not False and (info.true_progress is None or set(info.stages) <= set(stages))
+    if info.success is False or wavers(info.stages):
+        return False
+    return info.true_progress is None or set(info.stages) <= set(stages)
 
 
 def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
@@ -175,27 +188,40 @@ def _labelled(
 ) -> list[UnseenEpisode]:
     stages = reference.info.stages
     annotated = [info for _, info in (*listed, reference) if _annotated(info, stages)]
-    scale_known = any(info.true_progress is not None for info in annotated)
     unseen: list[UnseenEpisode] = []
     for recording, info in listed:
-        expert, truth = _annotated(info, stages), None
-        if expert:
-            truth = label([info])[0].progress.astype(np.float64)
-        elif scale_known and info.true_progress is not None:
-            # Labelled as failures are, by what its true progress means in the annotated successes.
-            truth = label([*annotated, replace(info, success=False)])[-1].progress.astype(np.float64)
-        success = info.success is not False
-        end = 1.0 if success else None if truth is None else float(truth[-1])
-        outcome = None if end is None else true_outcome(success, end, len(stages))
-        plan = Plan(
-            recording,
-            reference.recording,
-            info.instructions[0],
-            stride_of(recording, stride, None),
-            size_of(recording),
-            len(recording.videos),
+        expert = _annotated(info, stages)
+        truth = _truth(info, annotated, expert)
+        end = 1.0 if info.success is not False else None if truth is None else float(truth[-1])
+        unseen.append(
+            UnseenEpisode(
+                plan=Plan(
+                    recording,
+                    reference.recording,
+                    info.instructions[0],
+                    stride_of(recording, stride, None),
+                    size_of(recording),
+                    len(recording.videos),
+                ),
+                truth=truth,
+                recorded=truth if info.true_progress is None else info.true_progress.astype(np.float64),
+                frame_steps=np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps,
+                expert=expert,
+                verdict=verdict_row(info, threshold),
+                outcome=None if end is None else true_outcome(info.success is not False, end, len(stages)),
+                kind=kind_of(recording.name, info.stages),
+                pauses=find_pauses(info.keyframes, info.stages, info.frame_count),
+            )
         )
-        steps = np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps
-        unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome))
         on_progress(len(unseen), len(listed))
     return unseen
+
+
+def _truth(info: EpisodeInfo, annotated: Sequence[EpisodeInfo], expert: bool) -> NDArray[np.float64] | None:
+    """True progress of every video frame on the demonstrations' scale; None where nobody knows it."""
+    if expert:
+        return label([info])[0].progress.astype(np.float64)
+    if info.true_progress is None or not any(other.true_progress is not None for other in annotated):
+        return None
+    # Labelled as failures are, by what its true progress means in the annotated successes.
+    return label([*annotated, replace(info, success=False)])[-1].progress.astype(np.float64)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.calibration import Reliability, Sparsification, reliability, sparsification
 from dopamine_rl.evaluation.answers import EpisodeHops
+from dopamine_rl.evaluation.behaviours import behaviour_row
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, mean, order_row, take
 from dopamine_rl.evaluation.hops import MULTIPLES
 from dopamine_rl.evaluation.unseen import UnseenEpisode
@@ -113,7 +114,9 @@ def hop_row(episode: UnseenEpisode, answers: EpisodeHops) -> Row:
 def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRule) -> Row:
     """What the answers and a variant's curve say of an episode: what the gate asks, and more."""
     curve, folded = variant.curve(answers)
-    truth = None if episode.truth is None else episode.truth[answers.frame_ids]
+    ids = answers.frame_ids
+    truth = None if episode.truth is None else episode.truth[ids]
+    recorded = None if episode.recorded is None else episode.recorded[ids]
     missed = np.nan if truth is None or episode.expert else float(np.abs(curve - truth).mean())
     right = (
         np.nan if episode.outcome is None or episode.verdict["cut_off"] else float(outcome(curve) == episode.outcome)
@@ -121,6 +124,7 @@ def progress_row(episode: UnseenEpisode, answers: EpisodeHops, variant: CurveRul
     low = np.mean(folded.weight[folded.valid] < LOW_WEIGHT) if folded.valid.any() else np.nan
     asked_by_gate = order_row(answers.hops[:, 0], answers.swapped, curve, episode.expert)
     asked_by_gate |= curve_row(curve, answers.valid, truth if episode.expert else None)
+    asked_by_gate |= behaviour_row(curve, recorded, episode.pauses[ids])
     return asked_by_gate | {
         "other_mae": missed,
         "mae": np.nan if truth is None else progress_mae(curve, truth),

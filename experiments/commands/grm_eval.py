@@ -8,6 +8,10 @@ DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. It sh
 of one task. Failures recorded with transitions are compared with their ground-truth progress; for others only
 the final progress counts.
 
+Episodes named after a behaviour (pause_000001, retry, oscillate, beside, … as `dopamine demos` records them), and those
+with a stage called pause, are also judged by kind: rank correlation with true progress, rest while nothing moves, false
+success. Some successes are judged again under a wrong instruction (--mismatch).
+
 The model scores each episode once per stride and set of cameras. All perspectives and fusions are computed from
 these answers, which are saved in DIR/hops. Results are eval.md, eval.json and plots in DIR. The last line is JSON.
 """
@@ -16,11 +20,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, create_mutex_group
+from tyro.conf import Positional, UseAppendAction, create_mutex_group
 
 from dopamine_rl.episodes.cameras import VIEW_NAMES
 from dopamine_rl.errors import BadInput, require
@@ -45,6 +49,8 @@ VIEWS = (
     "Sets of cameras to compare, separated by commas, such as front+wrist,front. The first set is the main setting. "
     f"Cameras: {', '.join(VIEW_NAMES)}. Cameras that are not in a set are left blank."
 )
+MISLED = 10
+"""Annotated successes that are also judged under a wrong instruction."""
 INTERRUPTED = "Interrupted. Answers so far are saved; run the same command again to resume."
 
 
@@ -83,6 +89,8 @@ class Arguments:
     """Cameras to use, separated by commas, the front view first."""
     episodes: Annotated[int | None, option("N", "all")] = None
     """Evaluate at most N successes and N failures."""
+    mismatch: Annotated[UseAppendAction[tuple[str, ...]], option("TEXT", "those of the simulated tasks")] = ()
+    """Wrong instruction under which some successes are judged too; may be given several times."""
     bounds: Annotated[str | None, option("PRESET", "")] = None
     """Check the metrics against a preset's [gate] bounds, with its [fusion]. Exit status 3 if any bound is missed."""
     deadline_s: Annotated[float, option("S")] = 120.0
@@ -200,6 +208,7 @@ def run(arguments: Arguments) -> Evaluation:
         _check_both_kinds(episodes)
     plans = [episode.plan for episode in episodes]
     settings = make_settings(arguments.views, min(plan.views for plan in plans))
+    misled = mislead(episodes, arguments.mismatch)
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
@@ -207,16 +216,45 @@ def run(arguments: Arguments) -> Evaluation:
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
-    total = len(episodes) * len(settings)
-    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
+        total = len(episodes) * len(settings)
+        console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
+        main = dict(list(settings.items())[:1])
+        mismatched = next(iter(ask_all(store, misled, main, console.progress).values()))
     console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
-    evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
+    evaluation = evaluate(
+        answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name, mismatched
+    )
     print(evaluation.table())
     write(arguments.out, evaluation)
     print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def mislead(episodes: Sequence[UnseenEpisode], instructions: Sequence[str]) -> list[UnseenEpisode]:
+    """Some of the annotated successes, each with a wrong instruction, taken in turn.
+
+    Args:
+        instructions: wrong ones; none takes those of the simulated tasks.
+    Raises:
+        BadInput: an instruction is empty or the right one.
+    """
+    from actors.tasks import TASKS
+    from dopamine_rl.evaluation.behaviours import spread, wrong_instructions
+
+    experts = [episode for episode in episodes if episode.expert]
+    if not experts:
+        return []
+    told = experts[0].plan.recording.instructions or (experts[0].plan.instruction,)
+    for text in instructions:
+        if not text.strip() or text.strip() in told:
+            raise BadInput("--mismatch", text, "give the instruction of another task")
+    wrong = list(instructions) or wrong_instructions(told, [task.instructions for task in TASKS.values()])
+    return [
+        replace(experts[index], plan=replace(experts[index].plan, instruction=wrong[turn % len(wrong)].strip()))
+        for turn, index in enumerate(spread(len(experts), MISLED))
+    ]
 
 
 def write(folder: Path, evaluation: Evaluation) -> None:

@@ -33,6 +33,7 @@ from tyro.conf import Positional
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
+from dopamine_rl.episodes.pauses import wavers
 from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, require, seed_check
@@ -99,7 +100,8 @@ def report(arguments: Arguments) -> dict[str, Any]:
     source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
     print("\n".join(source.notes), end="\n" if source.notes else "")
-    used = [episode for episode in episodes if episode.success is not False]
+    succeeded = [episode for episode in episodes if episode.success is not False]
+    used = [episode for episode in succeeded if not wavers(episode.stages)]
     if not used:
         raise BadInput("DATA", str(arguments.data), "give successful episodes: pairs are sampled from successes only")
     if arguments.items is not None:
@@ -110,7 +112,8 @@ def report(arguments: Arguments) -> dict[str, Any]:
     statistics = balance(_hashed(blocks, digest))
     print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
     for text, count in (
-        ("failed episodes left out", len(episodes) - len(used)),
+        ("failed episodes left out", len(episodes) - len(succeeded)),
+        ("successes that pause or retreat left out", len(succeeded) - len(used)),
         ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
     ):
         if count:

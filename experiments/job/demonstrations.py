@@ -17,7 +17,7 @@ from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
 from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
-from actors.tasks.task import EXPERT, Task
+from actors.tasks.task import DROPPING, EXPERT, SUCCEEDING, Task
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
@@ -37,6 +37,8 @@ TRANSLATION_M, ROTATION_RAD = 0.05, 0.1
 """Translation and rotation for an action of 1: the experts need these to cross the table in a second."""
 
 
+WHAT = {"-n": "success", "--failures": "failure"}
+"""What an option counts."""
 OPTIONS = {"image_size": "size"}
 """Option of a setting of the environment, where the two have different names."""
 
@@ -45,12 +47,12 @@ def _short(task: Task) -> str:
     return task.name.rpartition("-")[0]
 
 
-def _kinds(task: Task) -> list[str]:
-    return sorted(set(task.failures))
-
-
-TASKS_ABOUT = "Task, with its kinds of failures: " + "; ".join(
-    f"{_short(task)}: {task.instructions[0]} ({', '.join(_kinds(task))})" for task in TASKS.values()
+TASKS_ABOUT = "Task, with its kinds: " + "; ".join(
+    f"{_short(task)}: {task.instructions[0]} ({', '.join(task.kinds)})" for task in TASKS.values()
+)
+KINDS_ABOUT = (
+    "Record only this kind; may be given several times. pause and retry succeed and take the place of the expert's "
+    "successes (-n); the others are failures (--failures)."
 )
 LOOKS_ABOUT = f"Appearance of the images, drawn from each seed: {', '.join(LOOKS)}."
 
@@ -60,15 +62,15 @@ class DemosArguments:
     """Which episodes to record, and how to simulate them."""
 
     task: Annotated[Positional[str], option("TASK", about=TASKS_ABOUT)]
-    """Task, with its kinds of failures."""
+    """Task, with its kinds."""
     n: Annotated[int | None, option("N", "all trajectories of the file", aliases=["-n"])] = None
-    """Number of expert successes, or of trajectories to replay."""
+    """Number of successes, or of trajectories to replay."""
     trajectories: Annotated[Path | None, option("FILE.h5", "")] = None
     """Replay ManiSkill's trajectories of this task instead of recording its expert."""
     failures: Annotated[int, option("M")] = 0
     """Number of failures, taking the task's kinds in turn."""
-    kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND")] = ()
-    """Record only this kind of failure; may be given several times."""
+    kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND", about=KINDS_ABOUT)] = ()
+    """Record only this kind; may be given several times."""
     out: Annotated[OptionalResultPath, option("DIR", "demos/TASK")] = None
     """Output folder of episodes."""
     seed: Annotated[int, option("S")] = 0
@@ -100,7 +102,7 @@ def record(arguments: DemosArguments) -> dict[str, Any]:
     out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     if arguments.trajectories is None:
-        episodes, origin = plan(task, arguments), None
+        episodes, origin = plan(task, arguments, env.start), None
     else:
         episodes, origin = plan_replay(task, env, arguments)
     check_folder(out)
@@ -173,7 +175,7 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
         raise BadInput(f"--{name}", getattr(arguments, name), error.fix) from None
 
 
-def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
+def plan(task: Task, arguments: DemosArguments, start: str = "standard") -> list[tuple[str, int]]:
     """Script and seed of every episode. Success i and failure i share a seed, however many are requested."""
     if arguments.n is None:
         raise BadInput("-n", None, "say how many successes to record")
@@ -184,12 +186,23 @@ def plan(task: Task, arguments: DemosArguments) -> list[tuple[str, int]]:
         raise BadInput("-n", arguments.n, "request at least one success, or --failures")
     if not 0 <= arguments.seed < SPARE_SEEDS:
         raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
-    kinds = tuple(arguments.kind or task.failures)
-    for kind in kinds:
-        if kind not in _kinds(task):
-            raise BadInput("--kind", kind, f"choose from {', '.join(_kinds(task))}")
-    successes = [(EXPERT, arguments.seed + i) for i in range(arguments.n)]
-    return successes + [(kinds[i % len(kinds)], arguments.seed + i) for i in range(arguments.failures)]
+    succeeding, failing = _kinds(task, arguments, start)
+    successes = [(succeeding[i % len(succeeding)], arguments.seed + i) for i in range(arguments.n)]
+    return successes + [(failing[i % len(failing)], arguments.seed + i) for i in range(arguments.failures)]
+
+
+def _kinds(task: Task, arguments: DemosArguments, start: str) -> tuple[list[str], list[str]]:
+    """The kinds of successes and those of failures, to be taken in turn."""
+    kinds = [kind for kind in task.kinds if start == "standard" or kind not in DROPPING]
+    for kind in arguments.kind:
+        if kind not in kinds:
+            raise BadInput("--kind", kind, f"choose from {', '.join(kinds)}")
+        for name, count in (("-n", arguments.n), ("--failures", arguments.failures)):
+            if not count and (kind in SUCCEEDING) == (name == "-n"):
+                raise BadInput(name, count, f"give at least 1: {kind} is a kind of {WHAT[name]}")
+    succeeding = [kind for kind in arguments.kind if kind in SUCCEEDING]
+    failing = [kind for kind in arguments.kind if kind not in SUCCEEDING]
+    return succeeding or [EXPERT], failing or [kind for kind in task.failures if kind in kinds]
 
 
 def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:

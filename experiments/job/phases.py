@@ -14,10 +14,12 @@ import numpy as np
 
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
+from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
+from dopamine_rl.evaluation.behaviours import wrong_instructions
+from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, behaviours, decide, judge, judge_misled, report
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.version import folder_version
@@ -83,11 +85,13 @@ class Prepared:
     Args:
         policy_episodes: folders of the policy's demonstrations.
         gate_episodes: folders of the unseen episodes, and what acted in them.
+        behaviours: folders of episodes that the gate reports, and that its verdict does not depend on.
         model: the reward model; None if the reward does not use one.
     """
 
     policy_episodes: list[Path]
     gate_episodes: list[tuple[Path, Source]]
+    behaviours: list[Path]
     cloned: Cloned
     model: RewardModel | None
 
@@ -104,7 +108,7 @@ def prepare(run: Run) -> Prepared:
     _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     cloned = _clone(run, scripted["policy"].paths)
     if not uses_model:
-        return Prepared(scripted["policy"].paths, [], cloned, None)
+        return Prepared(scripted["policy"].paths, [], [], cloned, None)
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
@@ -113,7 +117,7 @@ def prepare(run: Run) -> Prepared:
     for number, path in enumerate(scripted["gate"].paths):
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
-    return Prepared(scripted["policy"].paths, unseen, cloned, model)
+    return Prepared(scripted["policy"].paths, unseen, scripted["gate_behaviours"].paths, cloned, model)
 
 
 def reference(run: Run) -> TaskReference:
@@ -203,21 +207,33 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     config, model = run.config, prepared.model
     assert model is not None
 
+    threshold = config.gate.success_threshold
+
     def work() -> dict[str, Any]:
         _, client = run.service(model.path)
-        judged = judge(
+        folders = [path for path, _ in prepared.gate_episodes] + prepared.behaviours
+        all_judged = judge(
             client,
-            episodes.read_all([path for path, _ in prepared.gate_episodes]),
+            episodes.read_all(folders),
             model.reference,
             config.fusion,
-            sources=[source for _, source in prepared.gate_episodes],
+            sources=[source for _, source in prepared.gate_episodes] + ["failure"] * len(prepared.behaviours),
             on_progress=lambda done, total: run.console.progress(f"episodes evaluated: {done} of {total}"),
         )
+        judged = all_judged[: len(prepared.gate_episodes)]
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
-        return asdict(report(judged, config.gate.success_threshold, config.env.stride))
+        told = TASKS[config.env.task].instructions
+        wrong = wrong_instructions(told, [task.instructions for task in TASKS.values()])
+        figures = replace(
+            report(judged, threshold, config.env.stride),
+            behaviours=behaviours(all_judged, threshold),
+            instruction=judge_misled(client, judged, model.reference, wrong, config.fusion, threshold),
+        )
+        return asdict(figures)
 
-    unseen = [(path.name, source) for path, source in prepared.gate_episodes]
-    depends_on = (model.version, config.env, config.fusion, config.gate.success_threshold, unseen)
+    unseen: list[tuple[str, ...]] = [(path.name, source) for path, source in prepared.gate_episodes]
+    unseen += [(path.name,) for path in prepared.behaviours]
+    depends_on = (model.version, config.env, config.fusion, threshold, unseen)
     figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
     verdict = decide(figures, config.gate)
     run.console.say(verdict.table())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actors.demonstrations import episode_folder
@@ -17,7 +17,9 @@ from experiments.settings import ExperimentConfig
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
 """Kinds of scripted failures, taken in turn. More than half are near misses, because few failures of the cloned policy,
 which are evaluated together with them, are: it hesitates before the hole."""
-SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts")
+BEHAVIOURS = ("pause", "retry", "oscillate", "beside")
+"""Kinds of behaviour that fools rewards, for the gate's report."""
+SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts", "gate_behaviours")
 """Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" are not recorded."""
 
 
@@ -30,12 +32,14 @@ class EpisodePlan:
         actors: one per episode: the name of a script, or a policy.
         seeds: one per episode.
         stride: environment steps between frames; None uses the environment's.
+        as_meant: try other seeds until an episode ends as its script is meant to; the actors are scripts.
     """
 
     folder: Path
     actors: tuple[str | PolicySpec, ...]
     seeds: range
     stride: int | None = None
+    as_meant: bool = False
 
     @property
     def paths(self) -> list[Path]:
@@ -46,18 +50,22 @@ class EpisodePlan:
     def jobs(self) -> list[Job]:
         """The simulators' jobs that record them; existing episodes are reused."""
         acted = zip(self.actors, self.seeds, strict=True)
+        if self.as_meant:
+            return [Job("record_as_meant", (actor, seed, self.folder)) for actor, seed in acted]
         return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
 
 
 def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
-    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate."""
+    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate and its report."""
     counts = config.demonstrations
     actors = {
         "reward_model": ("expert",) * counts.reward_model + _failures(counts.reward_model_failures),
         "policy": ("expert",) * counts.policy,
         "gate": ("expert",) * counts.gate_successes + _failures(counts.gate_failures),
     }
-    return {name: _plan(config, root, name, acted) for name, acted in actors.items()}
+    plans = {name: _plan(config, root, name, acted) for name, acted in actors.items()}
+    behaviours = _plan(config, root, "gate_behaviours", BEHAVIOURS * counts.gate_behaviours)
+    return plans | {"gate_behaviours": replace(behaviours, as_meant=True)}
 
 
 def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: str) -> dict[str, EpisodePlan]:

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dopamine_rl.evaluation.behaviours import BehaviourReport, InstructionReport
 from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
 from dopamine_rl.texts import code, counted
 from dopamine_rl.types import Rate
+from experiments.reports.behaviours import behaviour_rows, instruction_line
 from experiments.reports.plots import new_figure
+from experiments.reports.tables import grid
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -96,7 +99,9 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
         return ""
     bounded = {check.name for check in verdict.checks}
     figures = "\n".join(
-        f"| {name} | {_number(value)} | | |" for name, value in result["gate"].items() if name not in bounded
+        f"| {name} | {_number(value)} | | |"
+        for name, value in result["gate"].items()
+        if name not in bounded | {"behaviours", "instruction"}
     )
     return f"""## The reward model on unseen episodes
 {_gate_verdict(result)}
@@ -105,9 +110,18 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
 | --- | --- | --- | --- |
 {verdict.markdown()}
 {figures}
-
+{_behaviours(result["gate"])}
 ![Progress of unseen successes and failures](gate.png)
 """
+
+
+def _behaviours(gate: dict[str, Any]) -> str:
+    """How the reward model judges each kind of behaviour; "" in results that do not say."""
+    found = {kind: BehaviourReport(**figures) for kind, figures in gate.get("behaviours", {}).items()}
+    parts = [f"{grid(behaviour_rows(found))}\n\nNone of these figures has a bound."] if found else []
+    if gate.get("instruction"):
+        parts.append(instruction_line(InstructionReport(**gate["instruction"])))
+    return "".join(f"\n{part}\n" for part in parts)
 
 
 def _label_sections(result: dict[str, Any]) -> str:

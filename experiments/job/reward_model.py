@@ -188,20 +188,27 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
 
 
 def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
-    """The episodes of DATA without failures of unknown true progress, which are reported."""
+    """The episodes of DATA without those of unknown progress, which are reported: failures whose true progress was not
+    recorded, and successes that pause or retreat, whose keyframes do not tell it."""
+    from dopamine_rl.episodes.pauses import wavers
     from dopamine_rl.episodes.stored import list_stored
 
     console.say_passed_over(arguments.data)
     usable: list[StoredEpisode] = []
     unlabelled: list[str] = []
+    wavering: list[str] = []
     for folder in arguments.data:
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say):
             if episode.info.success is False and episode.info.true_progress is None:
                 unlabelled.append(episode.info.episode_id)
+            elif episode.info.success is not False and wavers(episode.info.stages):
+                wavering.append(episode.info.episode_id)
             else:
                 usable.append(episode)
     if unlabelled:
         console.say(f"skipping failures without recorded true progress: {', '.join(unlabelled)}")
+    if wavering:
+        console.say(f"skipping successes that pause or retreat: {', '.join(wavering)}")
     return usable
 
 

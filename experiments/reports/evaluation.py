@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.evaluation.answers import EpisodeHops
+from dopamine_rl.evaluation.behaviours import BehaviourReport, InstructionReport, by_behaviour, instruction_gap
 from dopamine_rl.evaluation.gate import Verdict, decide, summarise
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.variants import (
@@ -30,6 +32,7 @@ from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.texts import code, one_line
 from dopamine_rl.types import FusionConfig
+from experiments.reports.behaviours import behaviour_rows, instruction_line
 from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
 
 FIGURES = {
@@ -80,6 +83,8 @@ class Evaluation:
         confusion: int64 [3, 3], true outcome by predicted one.
         errors: mean absolute error and count in 25 bins of the true hop.
         calibration: by kind of uncertainty.
+        behaviours: figures by kind of episode.
+        instruction: the same successes under a wrong instruction; None where none was asked about.
         preset: whose bounds the verdict applies.
         verdict: None if no bounds were requested.
     """
@@ -95,6 +100,8 @@ class Evaluation:
     confusion: NDArray[np.int64]
     errors: dict[str, tuple[NDArray[np.float64], NDArray[np.int64]]]
     calibration: dict[str, Calibration]
+    behaviours: dict[str, BehaviourReport]
+    instruction: InstructionReport | None
     preset: str
     verdict: Verdict | None
 
@@ -126,6 +133,10 @@ class Evaluation:
             "",
         ]
         parts += [aligned(self._figure_rows()), ""]
+        if self.behaviours:
+            parts += ["Behaviour, by kind of episode", aligned(behaviour_rows(self.behaviours)), ""]
+        if self.instruction:
+            parts += [instruction_line(self.instruction), ""]
         parts += ["Perspectives and fusions, from the same hops", aligned(_effect_rows(self.fused, FUSED)), ""]
         parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
         parts += [
@@ -150,6 +161,7 @@ class Evaluation:
         if self.verdict is not None:
             head = "| metric | value | bound | |\n| --- | --- | --- | --- |"
             verdict = f"\n## Bounds of preset {code(self.preset)}\n{head}\n{self.verdict.markdown()}\n"
+        told = instruction_line(self.instruction) if self.instruction else "No annotated success to be told wrongly."
         return f"""# Reward model `{self.version}` on unseen episodes
 
 {code(self.model)}, with reference and goal images from {code(self.reference)}, which is not evaluated.
@@ -161,6 +173,15 @@ class Evaluation:
 {grid(self._figure_rows())}
 
 ![Curves](curves.png)
+
+## Behaviour
+{grid(behaviour_rows(self.behaviours)) if self.behaviours else "No episode's name says its kind."}
+
+`Spearman` and `τ_a` (Kendall's, in which tied pairs count 0) compare Φ* with true progress over all frames, means over
+episodes. `RMSE at rest` is Φ* about its mean while nothing moves, `gain at rest` what it gains in a pause; both need a
+stage called `pause`.
+
+{told}
 
 ## Perspectives and fusions
 All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
@@ -208,6 +229,7 @@ expected error in each fifth of the frames, from least to most uncertain.
         episodes = [
             {
                 "name": episode.name,
+                "kind": episode.kind,
                 "outcome": episode.outcome,
                 "expert": episode.expert,
                 **{name: plain(float(column[i])) for name, column in self.served.columns.items()},
@@ -242,6 +264,8 @@ expected error in each fifth of the frames, from least to most uncertain.
                 }
                 for name, c in self.calibration.items()
             },
+            "behaviours": {kind: asdict(figures) for kind, figures in self.behaviours.items()},
+            "instruction": None if self.instruction is None else asdict(self.instruction),
             "checks": None if self.verdict is None else [asdict(c) | {"passed": c.passed} for c in self.verdict.checks],
             "episodes": episodes,
         }
@@ -307,6 +331,7 @@ def evaluate(
     model: str,
     version: str,
     reference: str,
+    mismatched: Answered = (),
 ) -> Evaluation:
     """Compute the metrics of a model's answers.
 
@@ -314,6 +339,7 @@ def evaluate(
         answered: the episodes with the answers, by setting; the first is the served one.
         gate: bounds, applied if `preset` is not "".
         fusion: the served fusion.
+        mismatched: some of the successes with the answers under a wrong instruction, in the served setting.
     Raises:
         BadInput: bounds are requested, but there is no failure or no annotated success that is long enough.
     """
@@ -336,9 +362,25 @@ def evaluate(
         confusion=outcome_confusion(own, served),
         errors=hop_errors(own),
         calibration=calibrations(own, served),
+        behaviours=by_behaviour([episode.kind for episode, _ in own], columns, threshold),
+        instruction=_instruction(own, mismatched, served, threshold),
         preset=preset,
         verdict=verdict,
     )
+
+
+def _instruction(
+    matched: Answered, mismatched: Answered, served: Variant, threshold: float
+) -> InstructionReport | None:
+    if not mismatched:
+        return None
+    right = {episode.name: _end(served, answers) for episode, answers in matched}
+    wrong = [_end(served, answers) for _, answers in mismatched]
+    return instruction_gap([right[episode.name] for episode, _ in mismatched], wrong, threshold)
+
+
+def _end(served: Variant, answers: EpisodeHops) -> float:
+    return float(served.curve(answers)[0][-1])
 
 
 def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
