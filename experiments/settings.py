@@ -44,7 +44,7 @@ class DemonstrationConfig:
     gate_rollouts: int = 4
     """Held-out episodes of the cloned policy for the gate; they resemble the episodes in training."""
     gate_behaviours: int = 0
-    """Held-out episodes of each behaviour that fools rewards (pause, retry, oscillate, beside). The gate reports how the
+    """Held-out episodes of each behaviour that fools rewards: pause, retry, oscillate, beside. The gate reports how the
     model judges them; its verdict does not depend on them."""
     first_seed: int = 1000
     """Seed of the first episode; the seeds of the sets lie 1000 apart."""

@@ -297,6 +297,8 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
         failures=failures,
         cut_off=cut,
         stride=stride,
+        behaviours={},
+        instruction=None,
     )
 
 
@@ -344,8 +346,8 @@ def judge_misled(
     for turn, episode in enumerate(chosen):
         told = replace(reference, instruction=instructions[turn % len(instructions)])
         wrong += judge(client, [episode.demonstration], told, fusion)
-    ends = [[float(episode.curve[-1]) for episode in part] for part in (chosen, wrong)]
-    return asdict(instruction_gap(*ends, threshold))
+    right_ends, wrong_ends = ([float(episode.curve[-1]) for episode in part] for part in (chosen, wrong))
+    return asdict(instruction_gap(right_ends, wrong_ends, threshold))
 
 
 def _row(episode: JudgedEpisode, threshold: float) -> Row:

@@ -7,7 +7,8 @@
     dopamine demos PegInsertionSide -n 8 --kind pause --kind retry --failures 8 --kind oscillate --kind beside
 
 The task's scripted expert records the successes. Failures cycle through the task's kinds; half of them are near
-misses. --kind chooses others, behaviour that fools rewards among them. Every episode also stores the simulator's ground-truth progress.
+misses. --kind chooses others, behaviour that fools rewards among them. Every episode also stores the simulator's
+ground-truth progress.
 
 Episodes are reproducible: each has its own seed, and the number of workers does not matter. With another --look
 the same episodes are recorded with another appearance. Existing episodes are reused, so the same command resumes
