@@ -92,16 +92,15 @@ def kendall_tau(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def kendall_tau_a(a: ArrayLike, b: ArrayLike) -> float:
-    """Return Kendall's τ_a of float [n] and [n], in [−1, 1]: (concordant − discordant) / all pairs; tied pairs count 0.
-
-    Raises:
-        BadInput: fewer than 2 values, or different numbers of them.
+    """Return Kendall's τ_a of float [n] and [n], in [−1, 1]: (concordant − discordant) / all pairs; tied pairs count 0,
+    where τ-b makes up for them.
     """
     x, y = _same_length(a, b)
-    if len(x) < 2:
-        raise BadInput("values", x.shape, "give at least two")
-    agreement = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
-    return float(agreement.sum() / (len(x) * (len(x) - 1)))
+    pairs = len(x) * (len(x) - 1) / 2
+    untied = [
+        pairs - sum(n * (n - 1) / 2 for n in np.unique(values, return_counts=True)[1].tolist()) for values in (x, y)
+    ]
+    return float(kendall_tau(x, y) * np.sqrt(untied[0] * untied[1]) / pairs) if pairs else 0.0
 
 
 def hop_mae_by_bin(

@@ -219,7 +219,8 @@ def run(arguments: Arguments) -> Evaluation:
         total = len(episodes) * len(settings)
         console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
         main = dict(list(settings.items())[:1])
-        mismatched = next(iter(ask_all(store, misled, main, console.progress).values()))
+        misled_store = HopStore(arguments.out / "hops" / "misled", client, version, reference, scoring)
+        mismatched = next(iter(ask_all(misled_store, misled, main, console.progress).values()))
     console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(

@@ -88,6 +88,15 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_successes_that_pause_are_left_out(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = make_demonstration(2, 9)
+    write_demonstration(data, replace(shown, episode_id="take_2", stages=("pause", *shown.stages[1:])))
+    command.main([str(data), "-n", "500", "--frames-per-state", "1"])
+    out = capsys.readouterr().out
+    assert "successes that pause or retreat left out: 1" in out
+    assert json.loads(out.splitlines()[-1])["episodes"] == 1
+
+
 def test_the_command_prints_a_table_and_ends_with_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         command.main([str(data), "-n", "500", "--frames-per-state", "1"])

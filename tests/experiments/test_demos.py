@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +40,16 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
         (["PickCube", "-n", "1", "--stride", "0"], "--stride = 0: choose 1 to"),
         (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
-        (["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"], "--kind = 'drop': choose from near_miss"),
+        (
+            ["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"],
+            "--kind = 'drop': choose from beside, near_miss",
+        ),
+        (["PickCube", "-n", "2", "--kind", "beside"], "--failures = 0: give at least 1: beside is a kind of failure"),
+        (["PickCube", "-n", "0", "--failures", "2", "--kind", "retry"], "-n = 0: give at least 1: retry is a kind of"),
+        (
+            ["PegInsertionSide", "-n", "0", "--failures", "2", "--env", "laptop", "--kind", "drop_at_end"],
+            "--kind = 'drop_at_end': choose from beside, near_miss",
+        ),
     ],
 )
 def test_what_cannot_be_is_named(
@@ -65,6 +75,24 @@ def test_more_episodes_are_the_same_ones_and_more() -> None:
     assert set(few) < set(many)
     assert few[0] == ("expert", 40)
     assert sum(script == "near_miss" for script, _ in many) == 5
+
+
+def test_kinds_that_succeed_take_the_expert_s_place_and_others_are_failures() -> None:
+    def kinds(n: int, failures: int, *kind: str, start: str = "standard", name: str = "PickCube") -> list[str]:
+        arguments = DemosArguments(name, n, failures=failures, kind=kind, seed=6000)
+        task = TASKS[f"{name}-v1"]
+        return [script for script, _ in plan(task, arguments, start)]
+
+    assert kinds(3, 0, "pause", "retry") == ["pause", "retry", "pause"]
+    assert kinds(1, 2, "oscillate", "drop_at_end") == ["expert", "oscillate", "drop_at_end"]
+    assert kinds(1, 1, "beside", "pause") == ["pause", "beside"]
+    assert kinds(1, 2, "pause") == ["pause", "near_miss", "stall"]
+    of_all = kinds(0, 8, name="PegInsertionSide")
+    assert "drop" in of_all
+    assert kinds(0, 8, name="PegInsertionSide", start="insertion") == [
+        *(kind for kind in of_all if kind != "drop"),
+        "near_miss",
+    ]
 
 
 def test_a_preset_gives_its_environment_and_a_look_changes_nothing_else() -> None:
@@ -141,6 +169,11 @@ def test_episodes_are_recorded_once(tmp_path: Path, capsys: pytest.CaptureFixtur
         demos.main([*PULL, *words, "--out", str(tmp_path)])
         return json.loads(capsys.readouterr().out.splitlines()[-1])
 
+    result = record("-n", "1", "--kind", "pause", "--seed", "7", "--workers", "1")
+    assert (result["episodes"], result["successes"], result["failures"]) == (1, 1, {})
+    paused = tmp_path / "pause_000007"
+    assert read_demonstration(paused).stages.count("pause") >= 1
+    shutil.rmtree(paused)
     result = record("-n", "1", "--failures", "1", "--seed", "7", "--workers", "2")
     assert (result["episodes"], result["successes"], result["failures"]) == (2, 1, {"near_miss": 1})
     episodes = {path.name: read_demonstration(path) for path in list_episodes(tmp_path)}

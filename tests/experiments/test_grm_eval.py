@@ -295,6 +295,85 @@ def test_hidden_cameras_are_blank_in_every_picture_but_the_references(
     assert engine.blank == {(False,)}
 
 
+def oscillating(name: str) -> Demonstration:
+    return recorded(name, [0.0, 0.2, 0.4, 0.6, 0.4, 0.2, 0.4, 0.6, 0.5, 0.4, 0.5, 0.5], False)
+
+
+def pausing(name: str) -> Demonstration:
+    curve = [0.0, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5, 0.5, 0.7, 0.8, 0.9, 1.0]
+    shown = recorded(name, curve, True, ("align", "pause", "insert"))
+    return replace(shown, keyframes=np.array([0, 3, 7, 11]))
+
+
+@pytest.fixture(scope="module")
+def behaving(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("behaving") / "raw"
+    shutil.copytree(raw, folder)
+    return write_all(folder, oscillating("oscillate_006000"), pausing("pause_006000"))
+
+
+def test_behaviour_is_judged_by_kind_and_by_its_truth(
+    behaving: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    answering(FakeEngine())
+    words = ["model", behaving, "--out", tmp_path, "--demo", behaving / "expert_10"]
+    evaluation = run(*words)
+    assert list(evaluation.behaviours) == ["expert", "pause", "oscillate", "stall"]
+    assert evaluation.counts()["expert"] == 3  # one that pauses does not advance all the time
+    to_and_fro, rest = evaluation.behaviours["oscillate"], evaluation.behaviours["pause"]
+    assert to_and_fro.spearman is not None
+    assert to_and_fro.kendall_a is not None
+    assert to_and_fro.spearman > 0.98
+    assert to_and_fro.kendall_a < to_and_fro.spearman
+    assert (to_and_fro.failures, to_and_fro.false_success, to_and_fro.still_rmse) == (1, 0.0, None)
+    assert rest.still_rmse == pytest.approx(0.0, abs=1e-3)
+    assert (rest.failures, rest.false_success) == (0, None)
+    assert evaluation.instruction is not None
+    assert evaluation.instruction.episodes == 3
+    assert evaluation.instruction.gap == pytest.approx(0.0)  # it looks at pictures alone
+    content = json.loads((tmp_path / "eval.json").read_text())
+    assert content["behaviours"]["pause"]["still_rmse"] == rest.still_rmse
+    assert content["instruction"]["mismatched_success"] == 1.0
+    assert {episode["name"]: episode["kind"] for episode in content["episodes"]}["pause_006000"] == "pause"
+    printed, page = capsys.readouterr().out, (tmp_path / "eval.md").read_text()
+    for text in (printed, page):
+        assert "oscillate" in text
+        assert "100% still count as successes" in text
+    count = len(list((tmp_path / "hops/misled").glob("*.npz")))
+    assert count == 3
+    run(*words, "--mismatch", "sweep the floor", "--mismatch", "wave")
+    assert len(list((tmp_path / "hops/misled").glob("*.npz"))) == 2 * count
+
+
+def test_an_episode_that_pauses_is_no_reference(
+    behaving: Path, tmp_path: Path, answering: Callable[[FakeEngine], None]
+) -> None:
+    answering(FakeEngine())
+    with pytest.raises(BadInput, match=r"--demo.*it pauses or retreats"):
+        run("model", behaving, "--out", tmp_path / "a", "--demo", behaving / "pause_006000")
+    folder = write_all(tmp_path / "raw", pausing("a_pause_1"), recorded("b_1", expert_curve(12).tolist(), True))
+    write_all(folder, recorded("c_1", expert_curve(14).tolist(), True))
+    assert run("model", folder, "--out", tmp_path / "b").reference == "b_1"
+
+
+@pytest.mark.parametrize("text", ["push it in", " insert the peg ", ""])
+def test_a_wrong_instruction_is_wrong(text: str, raw: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--mismatch"):
+        run("model", raw, "--out", tmp_path / "out", "--mismatch", text)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_real_model_is_told_wrongly(behaving: Path, tmp_path: Path) -> None:
+    save_grm(build_grm(TINY), tmp_path / "grm", {})
+    words = [tmp_path / "grm", behaving, "--out", tmp_path / "out", "--threads", 1, "--views", "front+wrist"]
+    evaluation = run(*words, "--episodes", 3)
+    assert evaluation.instruction is not None
+    assert 0.0 <= evaluation.instruction.mismatching_end <= 1.0
+    assert evaluation.instruction.gap == pytest.approx(
+        evaluation.instruction.matching_end - evaluation.instruction.mismatching_end
+    )
+
+
 def test_settings_are_named_for_what_is_shown() -> None:
     assert evaluate_grm.make_settings(None, 2) == {
         "front+wrist, stride ×1": Setting(1, None),

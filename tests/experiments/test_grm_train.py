@@ -177,6 +177,20 @@ def test_a_failure_of_unknown_progress_is_left_out_by_name(
         parse([str(raw), str(raw), "--out", str(tmp_path / "grm")])
 
 
+def test_a_success_that_pauses_is_left_out_by_name(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(raw, tmp_path / "raw")
+    paused = [stored.info.episode_id for stored in list_stored(folder) if stored.info.success][-1]
+    keyframes = folder / paused / "annotated_keyframes.json"
+    [segment, *others] = json.loads(keyframes.read_text())
+    keyframes.write_text(json.dumps([{**segment, "anotation": "pause"}, *others]))
+    words = [str(folder), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1", "--held-out", "1"]
+    assert run(*parse(words)) is not None
+    said = capsys.readouterr().out
+    assert f"skipping successes that pause or retreat: {paused}" in said
+
+
 def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path) -> None:
     other = record_squares(tmp_path / "other", 2, 0, task="push the other block")
     words = [str(raw), str(other), "--out", str(tmp_path / "grm"), *SMALL, "--sft.train.updates", "1"]
