@@ -51,7 +51,7 @@ def behaviour_row(curve: ArrayLike, truth: ArrayLike | None, pauses: NDArray[np.
         truth_spearman and truth_kendall_a, correlations over all frames, known from 8 frames on where the truth
         changes; still_squares and still_frames, the sum of squares of progress about its mean in each pause of at least
         two frames, and their number; still_gains and still_pauses, the sum of progress gained in these, and their
-        number.
+        number; true_end, the last of the truth.
     """
     progress = np.asarray(curve, np.float64)
     known = truth is not None and len(progress) >= MIN_POINTS and np.ptp(np.asarray(truth)) > 0.0
@@ -68,6 +68,7 @@ def behaviour_row(curve: ArrayLike, truth: ArrayLike | None, pauses: NDArray[np.
         "still_frames": float(sum(map(len, still))),
         "still_gains": float(sum(part[-1] - part[0] for part in still)),
         "still_pauses": float(len(still)),
+        "true_end": np.nan if truth is None else float(np.asarray(truth)[-1]),
     }
 
 
@@ -91,7 +92,8 @@ class BehaviourReport:
             up for ties, so that an episode which truly rests stays below 1.
         still_rmse: root mean square of progress about its mean while nothing moves.
         still_gain: mean progress gained during a pause.
-        end: mean final progress.
+        end, true_end: mean final progress, fused and true. The latter is on the simulator's scale, of which the former
+            is not a copy: what counts is how they differ from kind to kind.
         false_success: share of the failures whose final progress reaches the threshold.
     """
 
@@ -102,6 +104,7 @@ class BehaviourReport:
     still_rmse: float | None
     still_gain: float | None
     end: float | None
+    true_end: float | None
     false_success: float | None
 
 
@@ -132,6 +135,7 @@ def _report(columns: Columns, threshold: float) -> BehaviourReport:
         still_rmse=float(np.sqrt(columns["still_squares"].sum() / frames.sum())) if frames.sum() else None,
         still_gain=float(columns["still_gains"].sum() / pauses.sum()) if pauses.sum() else None,
         end=_known(mean(columns["end"])),
+        true_end=_known(mean(columns["true_end"])),
         false_success=float((ends >= threshold).mean()) if len(ends) else None,
     )
 

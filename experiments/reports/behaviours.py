@@ -14,6 +14,7 @@ COLUMNS = {
     "still_rmse": "RMSE at rest",
     "still_gain": "gain at rest",
     "end": "final Φ*",
+    "true_end": "truth",
     "false_success": "false success",
 }
 """Figures of a kind of episodes -> their columns."""

@@ -179,7 +179,7 @@ class Evaluation:
 
 `Spearman` and `τ_a` (Kendall's, in which tied pairs count 0) compare Φ* with true progress over all frames, means over
 episodes. `RMSE at rest` is Φ* about its mean while nothing moves, `gain at rest` what it gains in a pause; both need a
-stage called `pause`.
+stage called `pause`. `truth` is the final true progress on the simulator's scale.
 
 {told}
 

@@ -93,6 +93,7 @@ def test_kinds_are_told_apart_and_those_of_no_kind_left_out() -> None:
         "still_rmse": None,
         "still_gain": None,
         "end": pytest.approx(0.6),
+        "true_end": pytest.approx(0.8),
         "false_success": 0.5,
     }
     assert found["pause"].still_rmse == pytest.approx(0.05)
