@@ -35,6 +35,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
+from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -42,7 +43,7 @@ from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
-from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
+from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
 from reward_service.service import check_engine
 
@@ -178,7 +179,7 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
     )
 
     def work() -> dict[str, Any]:
-        this.pool.close()  # The simulators are no longer needed; free their CPUs for the trials.
+        this.close_pool()  # The simulators are no longer needed; free their CPUs for the trials.
         application, _ = this.service(model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
         steps = rungs(config)

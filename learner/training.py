@@ -27,6 +27,8 @@ RECORDS = ("written", "removed", "dropped", "failed")
 CHECKPOINT, PROGRESS = "checkpoint", "progress.json"
 CURVE, EPISODES = "curve.jsonl", "episodes.jsonl"
 """Files beside the policy: one line per iteration, and one line per finished episode."""
+SNAPSHOTS = "policies"
+"""Folder beside the policy: its copies during training, by environment steps (`snapshots`)."""
 RECENT = 50
 """Window of the success rate shown during training, in episodes."""
 
@@ -209,6 +211,7 @@ def train(
     algorithm.acting.on_event = lambda text: say(f"  {text}")
     with curve, episodes:
         while progress.environment_steps < config.environment_steps:
+            before = progress.environment_steps
             result = algorithm.train()
             progress.seconds = time.monotonic() - began
             point = aggregate(result, progress, monitor, episodes)
@@ -218,6 +221,8 @@ def train(
                 say(f"  WARNING: {warning}")
             _report_lost_records(_records_of(result), progress.records, say)
             on_point(point)
+            if config.snapshot_steps and crossed(point["environment_steps"], before, config.snapshot_steps):
+                _save_snapshot(out, algorithm, point["environment_steps"])
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
                 progress.curve_bytes, progress.episodes_bytes = curve.sync(), episodes.sync()
@@ -239,6 +244,26 @@ def train(
         "shadow": monitor.summary() if monitor is not None else None,
         "curve": points,
     }
+
+
+def crossed(environment_steps: int, before: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, environment_steps]."""
+    return environment_steps // every > before // every
+
+
+def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int) -> None:
+    folder = policy.with_name(SNAPSHOTS)
+    folder.mkdir(exist_ok=True)
+    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state())
+
+
+def snapshots(policy: Path) -> dict[int, Path]:
+    """Copies of a policy during its training, by environment steps, in increasing order.
+
+    Args:
+        policy: the trained policy's file.
+    """
+    return {int(path.stem): path for path in sorted(policy.with_name(SNAPSHOTS).glob("*.safetensors"))}
 
 
 def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str, about: Mapping[str, Any]) -> None:

@@ -45,6 +45,7 @@ _TRAINING = Layout(
         r"policy_demonstrations\.npz|policy\.safetensors|curve\.jsonl|episodes\.jsonl": None,
         PHASES: Layout({r"\w+\.json": None}),
         "records": Layout({r".+\.npz": None, "references": Layout({r"[0-9a-f]+\.npz": None})}),
+        "policies": Layout({r"\d{9}\.safetensors": None}),
         "checkpoint": None,
         "tensorboard": Layout({r"events\.out\.tfevents\..+": None}),
         "wandb": None,
@@ -58,13 +59,15 @@ RUN_FOLDER = Layout(
         r"bc(_\d+(x\d+)*)?\.safetensors": None,
         "demonstrations": Layout({r"[0-9a-f]{8}": None}),
         r"grm|grm\.train|grm_untrained": None,
-        r"arms\.(json|md|png)": None,
-        "arms": Layout({r"[a-z]+_\d+": _TRAINING}),
+        r"report\.json|curves\.png": None,
+        "results": Layout({r"\w+-\d+\.json": None}),
+        "prepared": Layout({r"\d+-[0-9a-f]{8}": None}),
+        "units": Layout({r"\w+-\d+": _TRAINING}),
         r"sweep\.(json|md)": None,
         "tune": Layout({r"\d{8}-\d{6}": None}),
     }
 )
-"""Everything that the main job, arms and sweeps write into their folder."""
+"""Everything that the main job, studies and sweeps write into their folder."""
 
 
 def check_usable(folder: Path, place: str, fresh: bool) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.job.capacity import simulators
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import LOST
-from experiments.sweeps.space import at_point, simulators
+from experiments.sweeps.space import at_point
 
 if TYPE_CHECKING:
     from dopamine_rl.types import TaskReference
