@@ -62,7 +62,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.say), ExitStack() as stack:
+    with only_run(folder, arguments.fresh, console.progress), ExitStack() as stack:
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):

@@ -107,7 +107,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(INTERRUPTED):
+    with only_run(folder, arguments.fresh, console.progress), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)

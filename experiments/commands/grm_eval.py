@@ -176,10 +176,6 @@ def run(arguments: Arguments) -> Evaluation:
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride
-
-    def on_progress(done: int, total: int) -> None:
-        console.progress(f"{done} of {total} episodes read")
-
     console.say("Reading episodes")
     console.say_passed_over(arguments.data)
     episodes, reference = read_unseen(
@@ -188,7 +184,7 @@ def run(arguments: Arguments) -> Evaluation:
         stride,
         arguments.episodes,
         bounds.gate.success_threshold,
-        on_progress,
+        console.progress,
         arguments.cameras,
     )
     for note in notes([episode.plan for episode in episodes]):

@@ -31,9 +31,9 @@ import numpy as np
 from tyro.conf import Positional
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
+from dopamine_rl.episodes.listing import check_instructions, open_source
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
-from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.progress import HOP_BINS

@@ -159,7 +159,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
-        for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
+        for root in {plan.recording.dataset.root for plan in plans if plan.recording.dataset is not None}:
             lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
     console.say_passed_over(path for path in map(Path, arguments.episodes) if path.is_dir())
@@ -238,8 +238,8 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
     context = replace(reference.context(recording.name, frames[0]), model_version=version)
 
-    def on_progress(done: int, total: int) -> None:
-        console.progress(f"{recording.name}: {done} of {total} frames")
+    def on_progress(text: str, matters: bool) -> None:
+        console.progress(f"{recording.name}: {text}", matters)
 
     scores = score_episode(client, context, frames[1:], pictures.frame_ids[1:], scoring, on_progress)
     rate_hz = recording.format.frames_per_second

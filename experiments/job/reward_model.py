@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.interfaces import no_progress
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
 from experiments.runtime.arguments import Cameras, ResultPath, option
@@ -195,7 +196,7 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
     usable: list[StoredEpisode] = []
     unlabelled: list[str] = []
     for folder in arguments.data:
-        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say):
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
             if episode.info.success is False and episode.info.true_progress is None:
                 unlabelled.append(episode.info.episode_id)
             else:
@@ -225,7 +226,7 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
         )
     first = os.environ.get("RANK", "0") == "0"
 
-    model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)
+    model = fit(job, device, on_progress=console.progress if first else no_progress)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if model is not None:

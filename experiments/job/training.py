@@ -122,7 +122,7 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
                 algorithm,
                 config.training,
                 run.path / "policy.safetensors",
-                run.console.say,
+                run.console.progress,
                 progress,
                 checkpoint,
                 key,
