@@ -214,10 +214,7 @@ def train(
             progress.seconds = time.monotonic() - began
             point = aggregate(result, progress, monitor, episodes)
             curve.add(point)
-            on_progress(format_point(point, monitor is not None), True)
-            if monitor is not None and (warning := monitor.warning()):
-                on_progress(f"WARNING: {warning}", True)
-            _report_lost_records(_records_of(result), progress.records, on_progress)
+            _report(point, result, progress, monitor, on_progress)
             on_point(point)
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
@@ -229,6 +226,25 @@ def train(
             _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
     save_policy(out, algorithm.policy_state())
+    return {**_summary(progress, monitor), "curve": points}
+
+
+def _report(
+    point: Mapping[str, Any],
+    result: Mapping[str, Any],
+    progress: Progress,
+    monitor: Monitor | None,
+    on_progress: OnProgress,
+) -> None:
+    """Report one iteration, with the warnings of the monitor and of the label records."""
+    on_progress(format_point(point, monitor is not None), True)
+    if monitor is not None and (warning := monitor.warning()):
+        on_progress(f"WARNING: {warning}", True)
+    _report_lost_records(_records_of(result), progress.records, on_progress)
+
+
+def _summary(progress: Progress, monitor: Monitor | None) -> dict[str, Any]:
+    """The result of `train` without its curve."""
     updates = progress.last["updates"] if progress.last else None
     return {
         "environment_steps": progress.environment_steps,
@@ -238,7 +254,6 @@ def train(
         "labels": progress.ledger.summary() if monitor is not None else None,
         "records": progress.records if monitor is not None else None,
         "shadow": monitor.summary() if monitor is not None else None,
-        "curve": points,
     }
 
 

@@ -44,6 +44,7 @@ from experiments.runtime.reward_client import (
 from experiments.runtime.storage import check_own_report
 
 if TYPE_CHECKING:
+    from dopamine_rl.episodes.recordings import Recording
     from dopamine_rl.evaluation.hops import Setting
     from dopamine_rl.evaluation.unseen import UnseenEpisode
     from experiments.reports.evaluation import Evaluation
@@ -170,31 +171,12 @@ def run(arguments: Arguments) -> Evaluation:
         ScoringError: the service did not answer; the answers so far are saved.
     """
     from dopamine_rl.evaluation.hops import HopStore, ask_all
-    from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
-    stride = None if arguments.stride == "auto" else arguments.stride
-    console.say("Reading episodes")
-    console.say_passed_over(arguments.data)
-    episodes, reference = read_unseen(
-        arguments.data,
-        arguments.demo,
-        stride,
-        arguments.episodes,
-        bounds.gate.success_threshold,
-        console.progress,
-        arguments.cameras,
-    )
-    for note in notes([episode.plan for episode in episodes]):
-        console.say(note)
-    bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
-    if bare:
-        console.say(f"{bare} episodes have no annotation; each counts as one segment")
-    if bounds.preset:
-        _check_both_kinds(episodes)
+    episodes, reference = _read_episodes(arguments, bounds, console)
     plans = [episode.plan for episode in episodes]
     settings = make_settings(arguments.views, min(plan.views for plan in plans))
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
@@ -214,6 +196,31 @@ def run(arguments: Arguments) -> Evaluation:
     print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def _read_episodes(arguments: Arguments, bounds: Bounds, console: Console) -> tuple[list[UnseenEpisode], Recording]:
+    """The episodes to evaluate and the demonstration; prints notes on them. Raises BadInput or EpisodeError."""
+    from dopamine_rl.evaluation.unseen import read_unseen
+
+    console.say("Reading episodes")
+    console.say_passed_over(arguments.data)
+    episodes, reference = read_unseen(
+        arguments.data,
+        arguments.demo,
+        None if arguments.stride == "auto" else arguments.stride,
+        arguments.episodes,
+        bounds.gate.success_threshold,
+        console.progress,
+        arguments.cameras,
+    )
+    for note in notes([episode.plan for episode in episodes]):
+        console.say(note)
+    unannotated = sum(episode.plan.recording.keyframes is None for episode in episodes)
+    if unannotated:
+        console.say(f"{unannotated} episodes have no annotation; each counts as one segment")
+    if bounds.preset:
+        _check_both_kinds(episodes)
+    return episodes, reference
 
 
 def write(folder: Path, evaluation: Evaluation) -> None:
