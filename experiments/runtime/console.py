@@ -51,7 +51,7 @@ class Console:
 
     def progress(self, text: str, matters: bool = False) -> None:
         """Show progress; an `OnProgress`. Prints a line if `matters`, or from time to time without a terminal."""
-        if self._live is not None:
+        if self._live is not None and not matters:
             self._live.show(text)
         now = time.monotonic()
         if matters or (self._live is None and now - self._last >= self._interval):
