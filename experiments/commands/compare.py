@@ -111,7 +111,7 @@ def run(study: Study, missing: Sequence[Unit], folder: RunFolder, home: Path, ar
     console = Console()
     failed: list[str] = []
     with (
-        only_run(folder, arguments.fresh, console.say),
+        only_run(folder, arguments.fresh, console.progress),
         ray_cluster(missing[0].config.cluster),
         interruptible(INTERRUPTED),
     ):

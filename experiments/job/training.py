@@ -130,43 +130,50 @@ def train_policy(
     )
 
     def work() -> dict[str, Any]:
-        key, checkpoint = fingerprint(depends_on), run.path / CHECKPOINT
-        progress = Progress.load(checkpoint, key)
-        app_name = run.service(model.path)[0] if model else ""
-        sitting = progress.sittings if progress else 1
-        reference, records = model.reference if model else None, run.path / "records"
-        algorithm = build_algorithm(
-            config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target
-        )
-        tracker = Tracker(run.folder, config)
-
-        def log(point: dict[str, Any]) -> None:
-            tracker.log(point["environment_steps"], point)
-            on_point(point)
-
-        try:
-            if progress is not None:
-                run.console.say(f"  resuming at {progress.environment_steps} environment steps")
-                algorithm.restore_from_path(str(checkpoint / "algorithm"))
-            return train(
-                algorithm,
-                config.training,
-                run.path / "policy.safetensors",
-                run.console.say,
-                progress,
-                checkpoint,
-                key,
-                about=provenance(preset=run.preset, seed=config.seed),
-                monitor=make_monitor(config),
-                on_point=log,
-                finish_records=lambda: finish_records(algorithm),
-            )
-        finally:
-            tracker.close()
-            algorithm.stop()
+        return _train(run, replace(prepared, model=model), transitions, fingerprint(depends_on), on_point)
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
+
+
+def _train(
+    run: Run, prepared: Prepared, transitions: Path, key: str, on_point: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
+    """Train, resuming from the checkpoint with this key if there is one."""
+    config, checkpoint, model = run.config, run.path / CHECKPOINT, prepared.model
+    progress = Progress.load(checkpoint, key)
+    app_name = run.service(model.path)[0] if model else ""
+    sitting = progress.sittings if progress else 1
+    reference, records = model.reference if model else None, run.path / "records"
+    algorithm = build_algorithm(
+        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target
+    )
+    tracker = Tracker(run.folder, config)
+
+    def log(point: dict[str, Any]) -> None:
+        tracker.log(point["environment_steps"], point)
+        on_point(point)
+
+    try:
+        if progress is not None:
+            run.console.say(f"  resuming at {progress.environment_steps} environment steps")
+            algorithm.restore_from_path(str(checkpoint / "algorithm"))
+        return train(
+            algorithm,
+            config.training,
+            run.path / "policy.safetensors",
+            run.console.progress,
+            progress,
+            checkpoint,
+            key,
+            about=provenance(preset=run.preset, seed=config.seed),
+            monitor=make_monitor(config),
+            on_point=log,
+            finish_records=lambda: finish_records(algorithm),
+        )
+    finally:
+        tracker.close()
+        algorithm.stop()
 
 
 def make_monitor(config: ExperimentConfig) -> ShadowMonitor | None:
