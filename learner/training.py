@@ -190,7 +190,7 @@ def train(
         progress: progress of the sitting to resume; None starts from scratch.
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
-        about: provenance saved with each checkpoint: code, packages, seed (JSON values).
+        about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -227,7 +227,7 @@ def train(
             progress.add_records(counts)
             _report_lost_records(counts, progress.records, say)
         points = curve.read()
-    save_policy(out, algorithm.policy_state())
+    save_policy(out, algorithm.policy_state(), about)
     updates = progress.last["updates"] if progress.last else None
     return {
         "environment_steps": progress.environment_steps,

@@ -97,9 +97,7 @@ class Acting:
         for runner in idle:
             outdated = self._sent.get(runner) is not self._weights
             state, restarts = self._weights if outdated else None, self._restarts[runner]
-            self._call(
-                runner, _continue, samples=True, restarts=restarts, first=runner not in self._begun, state=state
-            )
+            self._call(runner, _continue, samples=True, restarts=restarts, first=runner not in self._begun, state=state)
             self._sent[runner] = self._weights
             self._begun.add(runner)
 

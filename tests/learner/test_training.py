@@ -1,14 +1,16 @@
 """What a training remembers: files that only grow and are cut to the checkpoint, and a state of constant size."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import JsonLines
+from dopamine_rl.policy import load_policy, policy_provenance
 from learner.config import TrainingConfig
 from learner.training import LabelLedger, LatencyHistogram, Progress, series, train
 
@@ -127,6 +129,16 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
         {"commit": "abc"},
         **more,
     )
+
+
+def test_a_policy_names_what_made_it_and_old_ones_can_be_read(tmp_path):
+    run(tmp_path, Steps())
+    assert policy_provenance(tmp_path / "policy.safetensors") == {"commit": "abc"}
+    old = Path(__file__).parents[1] / "fixtures" / "old_run" / "policy.safetensors"
+    assert policy_provenance(old) is None
+    assert load_policy(old)
+    with pytest.raises(CheckpointError):
+        policy_provenance(tmp_path / "curve.jsonl")
 
 
 def lines(path):
