@@ -221,11 +221,13 @@ def make_server(
 
 
 def _listen(config: IngressConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    # The name's meaning is the system's to change, and `is_loopback` has promised loopback.
+    host = "127.0.0.1" if config.host == "localhost" else config.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((config.host.strip("[]"), config.port))
+        listening.bind((host, config.port))
         listening.listen(128)
     except OSError as error:
         listening.close()
