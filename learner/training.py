@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.policy import save_policy
 from learner.config import TrainingConfig
@@ -152,16 +153,24 @@ class Progress:
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
-        """Read a file of `save`; None if there is none, or it belongs to another training (another key)."""
+        """Read a file of `save`; None if there is none, or it belongs to another training (another key).
+
+        Raises:
+            BadInput: it is damaged, or other code wrote it: training silently from the start would lose hours.
+        """
+        path = folder / PROGRESS
         try:
-            stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["key"] != key:
+                return None
+            state = {name: value for name, value in stored.items() if name not in ("key", "about", "ledger")}
+            ledger = LabelLedger.from_state(stored["ledger"])
+            return cls(**{**state, "sittings": state["sittings"] + 1}, ledger=ledger)
+        except FileNotFoundError:
             return None
-        if stored.pop("key") != key:
-            return None
-        stored.pop("about")
-        ledger = LabelLedger.from_state(stored.pop("ledger"))
-        return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = f"resume with the code that wrote this checkpoint, or give --fresh to start over ({error})"
+            raise BadInput(str(path), type(error).__name__, fix) from error
 
     def add_records(self, counts: Mapping[str, Any]) -> None:
         """Add outcomes of label records."""

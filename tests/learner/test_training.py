@@ -88,6 +88,23 @@ def test_the_only_episode_of_an_iteration_counts(tmp_path, potential, without):
     assert ends == ({None} if without else {0.25})
 
 
+@pytest.mark.parametrize("damage", ["cut", "list", "field", "ledger"])
+def test_a_checkpoint_that_cannot_be_resumed_is_named_instead_of_training_from_the_start(tmp_path, damage):
+    path = tmp_path / "progress.json"
+    assert Progress.load(tmp_path, "key") is None
+    Progress().save(path, "key", {})
+    assert Progress.load(tmp_path, "another key") is None
+    stored = json.loads(path.read_text())
+    if damage == "field":
+        stored["of_newer_code"] = 1
+    elif damage == "ledger":
+        del stored["ledger"]
+    text = json.dumps([stored] if damage == "list" else stored)
+    path.write_text(text[:-5] if damage == "cut" else text)
+    with pytest.raises(BadInput, match=r"progress\.json = .*: resume with the code .* --fresh"):
+        Progress.load(tmp_path, "key")
+
+
 class Steps:
     """An algorithm that acts ten steps an iteration, and finishes an episode in each."""
 
