@@ -96,8 +96,8 @@ def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
 
     References that no record uses any more go first: they are older than every record (see LabelRecord.save).
     """
-    records = [file for file in _files(folder) if file.path.endswith(".npz")]
-    records = deque(sorted(records, key=lambda file: file.path == str(newest)))
+    oldest_first = (file for file in _files(folder) if file.path.endswith(".npz"))
+    records = deque(sorted(oldest_first, key=lambda file: file.path == str(newest)))
     references = deque(_files(folder / REFERENCES))
     total = sum(file.size for file in (*records, *references))
     removed = 0

@@ -103,7 +103,7 @@ class _Protocol(H11Protocol):
         super().data_received(data)
         self._look()
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]
         """The client sends no more. One that waits for its responses gets them; TLS has no half-open connections."""
         self._ended = True
         return self._tls is None and self._phase == "answer" and self.conn.their_state is h11.DONE
