@@ -73,7 +73,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
             algorithm,
             config.training,
             policy,
-            Console().say,
+            Console().progress,
             about=provenance(seed=config.seed),
             monitor=make_monitor(config),
             on_point=on_point,
