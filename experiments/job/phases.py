@@ -15,7 +15,7 @@ import numpy as np
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.workers import Job, PolicySpec
-from dopamine_rl.episodes.stored import list_stored
+from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
 from dopamine_rl.grm.checkpoint import load_grm
@@ -201,6 +201,8 @@ def _train_reward_model(
         stored = [
             episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
         ]
+        if config.sft.failures == "outcome":
+            stored = [failed_end(episode) if episode.info.success is False else episode for episode in stored]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
