@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
-from actors.tasks.task import ObjectState, ObjectTask, Task
+from actors.tasks.task import ObjectState, ObjectTask, PrecisePlace, Task
 from dopamine_rl.errors import BadInput, seed_check
 from dopamine_rl.types import Views
 
@@ -174,23 +174,27 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._scene.restore(states)
         return self._observe()
 
-    def place(self, where: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Put the held object, at rest and turned the right way, before the place where the task asks for precision.
+    @property
+    def place(self) -> PrecisePlace:
+        """Where the task asks for precision. Raises BadInput where it does nowhere."""
+        if self.task.place is None:
+            raise BadInput("env.task", self.config.task, "choose a task that goes into a hole: a peg's or a charger's")
+        return self.task.place
+
+    def put(self, where: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Put the held object, at rest and turned the right way, before that place.
 
         Args:
             where: [gap, y, z], metres (actors.tasks.task.PrecisePlace).
         Returns:
             [gap, y, z] where it came to rest.
         Raises:
-            BadInput: the task asks for precision nowhere.
+            BadInput: the task has no such place.
             RuntimeError: the arm cannot reach that.
         """
-        place = self.task.place
-        if place is None:
-            raise BadInput("env.task", self.config.task, "choose a task with a precise place: the peg or the charger")
-        place.put(self._scene, where)
+        self.place.put(self._scene, where)
         self._observe()  # reads the state there
-        return place.where(self.state())
+        return self.place.where(self.state())
 
     def close(self) -> None:
         """Release the scene's memory."""

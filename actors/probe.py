@@ -1,11 +1,10 @@
-"""Records the states of the precision probe: the held object at rest before the place where a task asks for precision."""
+"""Records the states of the precision probe: the held object at rest before the place that asks for precision."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from actors.maniskill import SimulatedEnv
-from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import Floats, ProbePictures
 
@@ -13,11 +12,6 @@ DIRECTIONS = 4
 """In which the object is moved aside: quarter turns from a direction that the seed draws."""
 CORRECTIONS = 2
 """How often the object is put again, on the axis of each gap, to find by how much its weight takes it down."""
-
-
-def has_probe(task: str) -> bool:
-    """Whether a task asks for precision somewhere."""
-    return task in TASKS and TASKS[task].place is not None
 
 
 def record_probe(env: SimulatedEnv, seed: int) -> ProbePictures:
@@ -32,10 +26,7 @@ def record_probe(env: SimulatedEnv, seed: int) -> ProbePictures:
         BadInput: the environment renders no views, or its task asks for precision nowhere.
         RuntimeError: the arm cannot reach a state.
     """
-    place = env.task.place
-    if place is None:
-        names = ", ".join(name for name in TASKS if has_probe(name))
-        raise BadInput("env.task", env.config.task, f"choose a task that asks for precision: {names}")
+    place = env.place
     if not env.config.views:
         raise BadInput("env.views", (), "name at least one view; the probe shows pictures")
     _, infos = env.reset(seed=seed)
@@ -46,7 +37,7 @@ def record_probe(env: SimulatedEnv, seed: int) -> ProbePictures:
         for offset in place.offsets_m:
             for turn in range(DIRECTIONS if offset else 1):
                 angle = first + turn * 2.0 * np.pi / DIRECTIONS
-                env.place(np.array([gap, offset * np.cos(angle), offset * np.sin(angle)]) - sunk)
+                env.put(np.array([gap, offset * np.cos(angle), offset * np.sin(angle)]) - sunk)
                 frames.append(env.render_views())
                 rows.append((gap, offset, env.true_progress()))
     gaps, offsets, truth = np.array(rows, np.float64).T
@@ -58,5 +49,5 @@ def _sunk(env: SimulatedEnv, gap: float) -> Floats:
     wanted = np.array([gap, 0.0, 0.0])
     sunk = np.zeros(3)
     for _ in range(CORRECTIONS):
-        sunk += env.place(wanted - sunk) - wanted
+        sunk += env.put(wanted - sunk) - wanted
     return sunk

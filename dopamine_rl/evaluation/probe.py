@@ -9,6 +9,7 @@ aligned? Else whoever stands there must give progress back to retreat and align:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -68,18 +69,28 @@ class ProbeFigures:
         return float(self.ranks.min())
 
 
-def ask(client: RewardClient, reference: TaskReference, pictures: ProbePictures, deadline_s: float = 120.0) -> Floats:
+def ask(
+    client: RewardClient,
+    reference: TaskReference,
+    pictures: ProbePictures,
+    deadline_s: float = 120.0,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Floats:
     """A reward model's progress in the probe's states, float64 [N]: the mean of the forward and backward perspectives.
 
     These two compare with the scene's first frame and with the goal. The incremental perspective compares with the
     frame before, and a state of the probe has none. NaN where an answer could not be read.
 
+    Args:
+        deadline_s: for each request.
+        on_progress: called with the number of frames answered and of all.
     Raises:
         ScoringError: a request was not answered within its deadline.
     """
     context = replace(reference.context("probe", pictures.start), model_version=client.model_version(deadline_s))
     times = np.arange(1, len(pictures.frames) + 1)
-    scores = score_episode(client, context, pictures.frames, times, ScoringConfig(deadline_s=deadline_s))
+    scoring = ScoringConfig(deadline_s=deadline_s)
+    scores = score_episode(client, context, pictures.frames, times, scoring, on_progress)
     gain, loss = (np.where(scores.valid[:, None], part, 0.0)[:, 1:] for part in (scores.gain, scores.loss))
     forward, backward = forward_progress(gain[:, 0], loss[:, 0]), backward_progress(gain[:, 1], loss[:, 1])
     return np.where(scores.valid, (forward + backward) / 2.0, np.nan)

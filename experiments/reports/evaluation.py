@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ FIGURES = {
     "failure_end": "mean final Φ* of failures",
     "gap": "difference of these two",
     "auc": "probability that a success ends higher than a failure",
+    "failed_end_order": "probability that a success is higher in its last quarter, before its end, than a failed end",
     "false_success": "share of failures classified as success",
     "near_miss_false_success": "the same for near misses, by the script's name or the peg's final position",
     "outcome_accuracy": "accuracy of success, partial or failure by Eq. 58",
@@ -323,7 +324,9 @@ def evaluate(
     settings = {name: judge_variant(part, served, threshold) for name, part in answered.items()}
     fused = {name: judge_variant(own, variant, threshold) for name, variant in variants().items()}
     columns = next(iter(settings.values())).columns
-    verdict = decide(summarise(columns, threshold, stride), gate) if preset else None
+    # Recorded episodes cannot be probed; that takes the simulator (dopamine grm probe).
+    recorded = replace(gate, probe="off")
+    verdict = decide(summarise(columns, threshold, stride), recorded) if preset else None
     return Evaluation(
         model=model,
         version=version,
