@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from actors.maniskill import SimulatedEnv
+from actors.tasks.task import PrecisePlace
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import Floats, ProbePictures
 
@@ -30,18 +33,24 @@ def record_probe(env: SimulatedEnv, seed: int) -> ProbePictures:
     if not env.config.views:
         raise BadInput("env.views", (), "name at least one view; the probe shows pictures")
     _, infos = env.reset(seed=seed)
-    first = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi)
     frames, rows = [], []
+    for gap, offset in visit(env, place, seed):
+        frames.append(env.render_views())
+        rows.append((gap, offset, env.true_progress()))
+    gaps, offsets, truth = np.array(rows, np.float64).T
+    return ProbePictures(infos["scored_views"], np.stack(frames), gaps, offsets, truth)
+
+
+def visit(env: SimulatedEnv, place: PrecisePlace, seed: int) -> Iterator[tuple[float, float]]:
+    """Put the object into one state after the other; yields the gap and the offset of each, in metres."""
+    first = np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi)
     for gap in place.gaps_m:
         sunk = _sunk(env, gap)
         for offset in place.offsets_m:
             for turn in range(DIRECTIONS if offset else 1):
                 angle = first + turn * 2.0 * np.pi / DIRECTIONS
                 env.put(np.array([gap, offset * np.cos(angle), offset * np.sin(angle)]) - sunk)
-                frames.append(env.render_views())
-                rows.append((gap, offset, env.true_progress()))
-    gaps, offsets, truth = np.array(rows, np.float64).T
-    return ProbePictures(infos["scored_views"], np.stack(frames), gaps, offsets, truth)
+                yield gap, offset
 
 
 def _sunk(env: SimulatedEnv, gap: float) -> Floats:

@@ -348,9 +348,14 @@ def decide(report: GateReport, config: GateConfig) -> Verdict:
     advisory: tuple[Check, ...] = ()
     if config.probe == "required":
         checks += _checks(report, config, PROBE_FIGURES)
-    elif config.probe == "shown" and report.probe_rank is not None:
+    elif _shown(report, config):
         advisory = _checks(report, config, PROBE_FIGURES)
     return Verdict(checks, tuple(_notes(report, config)), advisory)
+
+
+def _shown(report: GateReport, config: GateConfig) -> bool:
+    """The figures of the probe stand in the verdict without refusing anything."""
+    return config.probe == "shown" and (report.probe_rank, report.probe_trade) != (None, None)
 
 
 def _checks(
@@ -374,7 +379,7 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     else:
         share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
         notes.append(f"{share} are taken for successes")
-    if config.probe == "shown" and report.probe_rank is not None:
+    if _shown(report, config):
         notes.append("the precision probe (probe_rank, probe_trade) is advisory; gate.probe = required lets it refuse")
     if report.cut_off:
         notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")

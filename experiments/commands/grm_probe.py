@@ -1,6 +1,6 @@
 """Probes whether a reward model sees alignment before a hole, and what it pays for advancing without it.
 
-    dopamine grm probe runs/peg_insert/grm --demo runs/peg_insert/demonstrations/…/reward_model_stride_1/expert_002000
+    dopamine grm probe runs/peg_insert/grm --demo runs/peg_insert/demonstrations/…/reward_model_stride_1/expert_001000
     dopamine grm probe my_model --demo demos/PlugCharger/expert_000000 --task PlugCharger
     dopamine grm probe --url http://127.0.0.1:8000 --demo raw/expert_000000 --env laptop
 
