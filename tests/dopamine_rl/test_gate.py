@@ -184,7 +184,8 @@ def test_figures_on_fixed_answers_stay_what_they_were() -> None:
             "voc_plus": 0.7992617594031673, "voc_minus": 0.9948786852824193, "kendall": 0.736795365670814,
             "progress_mae": 0.15872244925315804, "false_success": 0.0, "auc": 2 / 3, "success_end": 0.6040000021457672,
             "failure_end": 0.21333333353201547, "near_misses": 1, "near_miss_false_success": 0.0, "invalid": 80,
-            "successes": 4, "failures": 3, "cut_off": 1, "stride": STRIDE, "failed_end_order": 2 / 3, "probe_rank": None, "probe_trade": None,
+            "successes": 4, "failures": 3, "cut_off": 1, "stride": STRIDE,
+                "failed_end_order": 2 / 3, "probe_rank": None, "probe_trade": None,
         }
     )  # fmt: skip
 
