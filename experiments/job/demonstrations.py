@@ -24,7 +24,6 @@ from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
 from dopamine_rl.texts import counted
-from experiments.job.plans import environment_folder
 from experiments.runtime.arguments import OptionalResultPath, option, read_preset
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
@@ -145,6 +144,11 @@ def find_task(name: str, field: str = "TASK") -> Task:
         if name in (task.name, _short(task)):
             return task
     raise BadInput(field, name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+
+
+def environment_folder(env: EnvConfig) -> str:
+    """Name of a run's folder of all episodes recorded in an environment."""
+    return hashlib.sha256(repr(env).encode()).hexdigest()[:8]
 
 
 def recorded_in(episode: Path) -> EnvConfig:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from actors.demonstrations import episode_folder
-from actors.maniskill import EnvConfig
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
+from experiments.job.demonstrations import environment_folder
 from experiments.settings import ExperimentConfig
 
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
@@ -93,11 +92,6 @@ def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
         if demonstration.success:
             return demonstration
     raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: increase env.horizon")
-
-
-def environment_folder(env: EnvConfig) -> str:
-    """Name of the folder of all episodes recorded in an environment."""
-    return hashlib.sha256(repr(env).encode()).hexdigest()[:8]
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:

@@ -18,8 +18,7 @@ from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.model import build_grm
 from experiments import cli
 from experiments.commands import grm_probe
-from experiments.job.demonstrations import SETTINGS, recorded_in
-from experiments.job.plans import environment_folder
+from experiments.job.demonstrations import SETTINGS, environment_folder, recorded_in
 from experiments.runtime.ending import UsageError
 from experiments.settings import ExperimentConfig
 from tests.dopamine_rl.grm_toys import TINY
