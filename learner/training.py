@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dopamine_rl.files import JsonLines, write_folder_atomically
+from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
 from learner.config import TrainingConfig
 
@@ -173,7 +174,7 @@ def train(
     algorithm: Any,
     config: TrainingConfig,
     out: Path,
-    say: Callable[[str], object],
+    on_progress: OnProgress,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     key: str = "",
@@ -186,7 +187,7 @@ def train(
 
     Args:
         out: the policy's file; the learning curve and the episodes are written beside it.
-        say: prints a line; called once per iteration.
+        on_progress: called with a line about every iteration.
         progress: progress of the sitting to resume; None starts from scratch.
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
@@ -206,17 +207,14 @@ def train(
     curve = JsonLines(out.with_name(CURVE), progress.curve_bytes)
     episodes = JsonLines(out.with_name(EPISODES), progress.episodes_bytes)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    algorithm.acting.on_event = lambda text: say(f"  {text}")
+    algorithm.acting.on_event = lambda text: on_progress(text, True)
     with curve, episodes:
         while progress.environment_steps < config.environment_steps:
             result = algorithm.train()
             progress.seconds = time.monotonic() - began
             point = aggregate(result, progress, monitor, episodes)
             curve.add(point)
-            say("  " + format_point(point, monitor is not None))
-            if monitor is not None and (warning := monitor.warning()):
-                say(f"  WARNING: {warning}")
-            _report_lost_records(_records_of(result), progress.records, say)
+            _report(point, result, progress, monitor, on_progress)
             on_point(point)
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
@@ -225,9 +223,28 @@ def train(
                 saved = time.monotonic()
         for counts in finish_records():
             progress.add_records(counts)
-            _report_lost_records(counts, progress.records, say)
+            _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
     save_policy(out, algorithm.policy_state())
+    return {**_summary(progress, monitor), "curve": points}
+
+
+def _report(
+    point: Mapping[str, Any],
+    result: Mapping[str, Any],
+    progress: Progress,
+    monitor: Monitor | None,
+    on_progress: OnProgress,
+) -> None:
+    """Report one iteration, with the warnings of the monitor and of the label records."""
+    on_progress(format_point(point, monitor is not None), True)
+    if monitor is not None and (warning := monitor.warning()):
+        on_progress(f"WARNING: {warning}", True)
+    _report_lost_records(_records_of(result), progress.records, on_progress)
+
+
+def _summary(progress: Progress, monitor: Monitor | None) -> dict[str, Any]:
+    """The result of `train` without its curve."""
     updates = progress.last["updates"] if progress.last else None
     return {
         "environment_steps": progress.environment_steps,
@@ -237,7 +254,6 @@ def train(
         "labels": progress.ledger.summary() if monitor is not None else None,
         "records": progress.records if monitor is not None else None,
         "shadow": monitor.summary() if monitor is not None else None,
-        "curve": points,
     }
 
 
@@ -325,7 +341,7 @@ def _records_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return records
 
 
-def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callable[[str], object]) -> None:
+def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], on_progress: OnProgress) -> None:
     """Report label records that were removed or never written."""
     reasons = {
         "removed": "the oldest were removed to stay within labels.records_mb",
@@ -335,7 +351,7 @@ def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], s
     for name, reason in reasons.items():
         count = int(np.nan_to_num(counts.get(name, 0)))
         if count:
-            say(f"  label records of {count} episodes {name} ({totals[name]} in total): {reason}")
+            on_progress(f"label records of {count} episodes {name} ({totals[name]} in total): {reason}", True)
 
 
 def series(values: Any) -> list[float]:

@@ -9,7 +9,6 @@ aligned? Else whoever stands there must give progress back to retreat and align:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
-from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.interfaces import OnProgress, RewardClient, no_progress
 from dopamine_rl.metrics import spearman
 from dopamine_rl.progress import backward_progress, forward_progress
 from dopamine_rl.types import TaskReference, Views
@@ -74,7 +73,7 @@ def ask(
     reference: TaskReference,
     pictures: ProbePictures,
     deadline_s: float = 120.0,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> Floats:
     """A reward model's progress in the probe's states, float64 [N]: the mean of the forward and backward perspectives.
 
@@ -83,7 +82,7 @@ def ask(
 
     Args:
         deadline_s: for each request.
-        on_progress: called with the number of frames answered and of all.
+        on_progress: is told how many states are answered.
     Raises:
         ScoringError: a request was not answered within its deadline.
     """

@@ -30,7 +30,7 @@ from dopamine_rl.grm.labels import LabelledEpisode, label
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
-from dopamine_rl.interfaces import OnProgress
+from dopamine_rl.interfaces import OnProgress, no_progress
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
 """In a job's folder: the finished model, the training state, and the settings that it belongs to."""
@@ -162,7 +162,7 @@ def fit(
     job: TrainingJob,
     device: torch.device,
     stream: Stream = threads,
-    on_progress: OnProgress = lambda text, matters: None,
+    on_progress: OnProgress = no_progress,
 ) -> Path | None:
     """Train, resuming from the state in the job's folder if there is one, and write the model's folder there.
 
@@ -281,11 +281,7 @@ def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_pro
     sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
-
-    def decoded(done: int, total: int) -> None:
-        on_progress(f"episodes decoded: {done} of {total}", False)
-
-    return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, decoded)))
+    return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_progress)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -129,13 +129,7 @@ def run(arguments: Arguments) -> ProbeReport:
         console.say(f"Recording the states of the probe: {env.task}, seed {arguments.seed}")
         pictures = record(arguments, env)
         console.say(f"Model {version}: {len(pictures.frames)} states, reference images of {plan.recording.name}")
-        progress = ask(
-            client,
-            reference,
-            pictures,
-            arguments.deadline_s,
-            lambda done, total: console.progress(f"{done} of {total} states judged"),
-        )
+        progress = ask(client, reference, pictures, arguments.deadline_s, console.progress)
     report = ProbeReport(
         str(arguments.model or arguments.url or arguments.app),
         version,

@@ -214,7 +214,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             model.reference,
             config.fusion,
             sources=[source for _, source in prepared.gate_episodes],
-            on_progress=lambda done, total: run.console.progress(f"episodes evaluated: {done} of {total}"),
+            on_progress=run.console.progress,
         )
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
         figures = report(judged, config.gate.success_threshold, config.env.stride)

@@ -15,7 +15,7 @@ from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import fingerprint
 from dopamine_rl.provenance import provenance
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, labeller_config
+from experiments.job.phases import Prepared, RewardModel, asks_model, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -107,36 +107,41 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
     )
 
     def work() -> dict[str, Any]:
-        key, checkpoint = fingerprint(depends_on), run.path / CHECKPOINT
-        progress = Progress.load(checkpoint, key)
-        app_name = run.service(model.path)[0] if model else ""
-        sitting = progress.sittings if progress else 1
-        reference, records = model.reference if model else None, run.path / "records"
-        algorithm = build_algorithm(config, app_name, reference, transitions, prepared.cloned.path, records, sitting)
-        tracker = Tracker(run.folder, config)
-        try:
-            if progress is not None:
-                run.console.say(f"  resuming at {progress.environment_steps} environment steps")
-                algorithm.restore_from_path(str(checkpoint / "algorithm"))
-            return train(
-                algorithm,
-                config.training,
-                run.path / "policy.safetensors",
-                run.console.say,
-                progress,
-                checkpoint,
-                key,
-                about=provenance(preset=run.preset, seed=config.seed),
-                monitor=make_monitor(config),
-                on_point=lambda point: tracker.log(point["environment_steps"], point),
-                finish_records=lambda: finish_records(algorithm),
-            )
-        finally:
-            tracker.close()
-            algorithm.stop()
+        return _train(run, model, prepared.cloned.path, transitions, fingerprint(depends_on))
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
+
+
+def _train(run: Run, model: RewardModel | None, cloned: Path, transitions: Path, key: str) -> dict[str, Any]:
+    """Train, resuming from the checkpoint with this key if there is one."""
+    config, checkpoint = run.config, run.path / CHECKPOINT
+    progress = Progress.load(checkpoint, key)
+    app_name = run.service(model.path)[0] if model else ""
+    sitting = progress.sittings if progress else 1
+    reference, records = model.reference if model else None, run.path / "records"
+    algorithm = build_algorithm(config, app_name, reference, transitions, cloned, records, sitting)
+    tracker = Tracker(run.folder, config)
+    try:
+        if progress is not None:
+            run.console.say(f"  resuming at {progress.environment_steps} environment steps")
+            algorithm.restore_from_path(str(checkpoint / "algorithm"))
+        return train(
+            algorithm,
+            config.training,
+            run.path / "policy.safetensors",
+            run.console.progress,
+            progress,
+            checkpoint,
+            key,
+            about=provenance(preset=run.preset, seed=config.seed),
+            monitor=make_monitor(config),
+            on_point=lambda point: tracker.log(point["environment_steps"], point),
+            finish_records=lambda: finish_records(algorithm),
+        )
+    finally:
+        tracker.close()
+        algorithm.stop()
 
 
 def make_monitor(config: ExperimentConfig) -> ShadowMonitor | None:

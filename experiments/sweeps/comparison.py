@@ -90,7 +90,7 @@ def run(
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(STOPPED):
+    with only_run(folder, arguments.fresh, console.progress), ray_cluster(config.cluster), interruptible(STOPPED):
         console.say(f"Comparing {', '.join(arms)} with {counted(seeds, 'seed')}; results in {folder.place}")
         config = replace(config, reward="grm" if {"grm", "naive"} & set(arms) else "sparse")
         try:

@@ -72,7 +72,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
             algorithm,
             config.training,
             policy,
-            Console().say,
+            Console().progress,
             monitor=make_monitor(config),
             on_point=on_point,
             finish_records=lambda: finish_records(algorithm),

@@ -107,7 +107,7 @@ def test_fresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
         "best/policy.mp4",
     ]
     write(folder, *mine)
-    with only_run(RunFolder(folder), fresh=True, say=said.append):
+    with only_run(RunFolder(folder), fresh=True, on_progress=lambda text, _: said.append(text)):
         files = {name for name in tree(folder) if (folder / name).is_file()}
         assert files == {".lock", "run.json", *mine}
     assert "notes.txt" in said[0]
@@ -193,7 +193,7 @@ def test_a_run_gone_on_with_by_other_code_says_so_once(tmp_path, monkeypatch):
     other = first | {"commit": "f" * 40, "sources": "0" * 16, "packages": first["packages"] | {"torch": "9.9"}}
     monkeypatch.setattr(provenance, "code", lambda: other)
     for _ in range(2):
-        with only_run(RunFolder(tmp_path / "run"), say=said.append):
+        with only_run(RunFolder(tmp_path / "run"), on_progress=lambda text, _: said.append(text)):
             pass
     [line] = said
     assert "code that differs" in line
@@ -204,7 +204,7 @@ def test_a_run_gone_on_with_by_other_code_says_so_once(tmp_path, monkeypatch):
 def test_the_same_code_says_nothing(tmp_path):
     begun(tmp_path / "run")
     said = []
-    with only_run(RunFolder(tmp_path / "run"), say=said.append):
+    with only_run(RunFolder(tmp_path / "run"), on_progress=lambda text, _: said.append(text)):
         pass
     assert said == []
 

@@ -120,7 +120,7 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
         algorithm,
         TrainingConfig(steps, checkpoint_s),
         out,
-        said.append,
+        lambda text, _: said.append(text),
         progress,
         checkpoint,
         "key",
