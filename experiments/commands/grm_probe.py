@@ -152,7 +152,7 @@ def run(arguments: Arguments) -> ProbeReport:
 def environment(arguments: Arguments) -> EnvConfig:
     """The environment of the states. Raises BadInput, naming the argument, where there is none or no hole in it."""
     from actors.tasks import TASKS
-    from dopamine_rl.episodes.recordings import split_argument
+    from dopamine_rl.episodes.listing import split_argument
     from experiments.job.demonstrations import find_task, recorded_in
     from experiments.runtime.arguments import read_preset
     from experiments.settings import ExperimentConfig
@@ -175,7 +175,8 @@ def environment(arguments: Arguments) -> EnvConfig:
 
 def read_plan(arguments: Arguments, env: EnvConfig) -> Plan:
     """How the states are judged by the demonstration. Raises BadInput where it does not fit the environment."""
-    from dopamine_rl.episodes.recordings import find_recordings, size_of
+    from dopamine_rl.episodes.listing import find_recordings
+    from dopamine_rl.episodes.recordings import size_of
     from dopamine_rl.evaluation.plans import Plan
 
     demo = str(arguments.demo)

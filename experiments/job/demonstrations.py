@@ -7,6 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -155,18 +156,18 @@ def recorded_in(episode: Path) -> EnvConfig:
     """The environment that an episode of `dopamine demos` or of a run of `dopamine train` was recorded in.
 
     Raises:
-        BadInput: naming `--env`, where no settings lie beside it.
+        BadInput: naming `--env`, where no settings lie beside it that can be read.
     """
     folder = episode.resolve()
     settings = folder.parent / SETTINGS
-    if settings.is_file():
+    with suppress(OSError, ValueError, TypeError):
         stored = json.loads(settings.read_text(encoding="utf-8"))
         known = {field.name: stored[field.name] for field in fields(EnvConfig) if field.name in stored}
         return EnvConfig(**{**known, "views": tuple(known.get("views", EnvConfig.views))})
     for run in folder.parents[2:4]:
-        if (run / "config.toml").is_file() and (run / "demonstrations") in folder.parents:
+        with suppress(BadInput):
             env = load_preset(ExperimentConfig, run / "config.toml").env
-            if environment_folder(env) == folder.parents[1].name:
+            if folder.parents[1] == run / "demonstrations" / environment_folder(env):
                 return env
     raise BadInput("--env", None, f"name the preset that {episode} was recorded with: no settings lie beside it")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.evaluation.gate import Verdict, decide, summarise
+from dopamine_rl.evaluation.gate import GateReport, Verdict, decide, summarise
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.variants import (
     CLAIM,
@@ -300,6 +300,14 @@ expected error in each fifth of the frames, from least to most uncertain.
         return rows
 
 
+def _verdict(report: GateReport, gate: GateConfig) -> Verdict:
+    """The gate's verdict on recorded episodes, which cannot be probed: that takes the simulator."""
+    verdict = decide(report, replace(gate, probe="off"))
+    if gate.probe != "required":
+        return verdict
+    return replace(verdict, notes=(*verdict.notes, "the preset also requires the precision probe: dopamine grm probe"))
+
+
 def evaluate(
     answered: Mapping[str, Answered],
     gate: GateConfig,
@@ -324,9 +332,7 @@ def evaluate(
     settings = {name: judge_variant(part, served, threshold) for name, part in answered.items()}
     fused = {name: judge_variant(own, variant, threshold) for name, variant in variants().items()}
     columns = next(iter(settings.values())).columns
-    # Recorded episodes cannot be probed; that takes the simulator (dopamine grm probe).
-    recorded = replace(gate, probe="off")
-    verdict = decide(summarise(columns, threshold, stride), recorded) if preset else None
+    verdict = _verdict(summarise(columns, threshold, stride), gate) if preset else None
     return Evaluation(
         model=model,
         version=version,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from actors.envs import make_env
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.probe import record_probe, visit
+from actors.tasks import TASKS
+from actors.workers import SimulationWorker
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import probe_figures
 from tests.actors.test_tasks import config
@@ -55,16 +58,17 @@ def test_true_progress_ranks_alignment_and_pays_for_it(blind: SimulatedEnv) -> N
 
 
 @pytest.mark.render
-def test_every_state_has_a_picture_of_its_own_and_none_is_out_of_reach_in_silence() -> None:
-    env = make_env(EnvConfig(views=("wrist", "front"), image_size=32))
-    place = replace(env.place, gaps_m=env.place.gaps_m[::2], offsets_m=(0.0, 0.03))
-    env.task = replace(env.task, place=place)
-    try:
-        pictures = record_probe(env, 7000)
-        with pytest.raises(RuntimeError, match="cannot reach"):
-            env.put(np.array([5.0, 0.0, 0.0]))
-    finally:
-        env.close()
+def test_a_simulator_records_every_state_and_none_is_out_of_reach_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = TASKS[PEG].place
+    assert place is not None
+    few = replace(place, gaps_m=(0.03, 0.003), offsets_m=(0.0, 0.03))
+    monkeypatch.setitem(TASKS, PEG, replace(TASKS[PEG], place=few))
+    simulator: Any = SimulationWorker
+    worker = simulator.__ray_metadata__.modified_class(EnvConfig(views=("wrist", "front"), image_size=32))
+    pictures = worker.probe(7000)
+    with pytest.raises(RuntimeError, match="cannot reach"):
+        worker._env.put(np.array([5.0, 0.0, 0.0]))
+    worker._env.close()
     count = 2 * (1 + 4)
     assert pictures.frames.shape == (count, 2, 32, 32, 3)
     assert pictures.start.shape == pictures.frames.shape[1:]
