@@ -31,9 +31,8 @@ from experiments.runtime.arguments import ResultPath, option
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.reward_client import reward_client
+from experiments.runtime.reward_client import CaFile, Deadline, Device, Insecure, Threads, TokenFile, reward_client
 from experiments.runtime.storage import check_own_report
-from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from actors.maniskill import EnvConfig
@@ -57,16 +56,11 @@ class Arguments:
     """Address of a reward service (HTTP)."""
     app: Annotated[str | None, SOURCE, option("NAME", "")] = None
     """Name of a reward service on the running Ray cluster (RAY_ADDRESS)."""
-    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """With --url: file that contains the service's token."""
-    ca_file: Annotated[Path | None, option("FILE", "")] = None
-    """With an https --url: file of trusted CA certificates."""
-    insecure: bool = False
-    """With --url: allow sending the token to another machine without https."""
-    threads: Annotated[int | None, option("N", "chosen by torch")] = None
-    """With MODEL: number of CPU threads."""
-    device: Annotated[str, option("NAME")] = "cpu"
-    """With MODEL: torch device, such as cuda."""
+    token_file: TokenFile = None
+    ca_file: CaFile = None
+    insecure: Insecure = False
+    threads: Threads = None
+    device: Device = "cpu"
     demo: Annotated[str | None, option("EPISODE", "")] = None
     """Successful episode (folder or DATASET#NUMBER) whose first and last frames are the START, END and goal images."""
     task: Annotated[str | None, option("TASK", "that of the environment")] = None
@@ -75,8 +69,7 @@ class Arguments:
     """Take the environment from this preset's [env]."""
     seed: Annotated[int, option("S")] = SEED
     """Seed of the scene and of the directions."""
-    deadline_s: Annotated[float, option("S")] = 120.0
-    """Time limit in seconds for each request."""
+    deadline_s: Deadline = 120.0
     out: Annotated[ResultPath, option("DIR")] = Path("probe")
     """Folder for the results."""
 

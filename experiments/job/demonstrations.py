@@ -160,10 +160,10 @@ def recorded_in(episode: Path) -> EnvConfig:
     """
     folder = episode.resolve()
     settings = folder.parent / SETTINGS
-    with suppress(OSError, ValueError, TypeError):
+    with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(settings.read_text(encoding="utf-8"))
         known = {field.name: stored[field.name] for field in fields(EnvConfig) if field.name in stored}
-        return EnvConfig(**{**known, "views": tuple(known.get("views", EnvConfig.views))})
+        return EnvConfig(**{**known, "views": tuple(known["views"])})
     for run in folder.parents[2:4]:
         with suppress(BadInput):
             env = load_preset(ExperimentConfig, run / "config.toml").env

@@ -68,7 +68,7 @@ def test_a_run_s_demonstration_has_the_run_s_environment_unless_that_has_changed
     refused(lambda: recorded_in(folder), "--env", "name the preset")
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"views": 3}', '{"horizon": 0}', '{"views": ["front", "rear"]}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"views": 3}', '{"horizon": 0}', '{"views": ["front", "rear"]}'])
 def test_settings_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
     (tmp_path / SETTINGS).write_text(text)
     refused(lambda: recorded_in(tmp_path / "expert_1"), "--env", "name the preset")
