@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
@@ -153,16 +154,24 @@ class Progress:
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
-        """Read a file of `save`; None if there is none, or it belongs to another training (another key)."""
+        """Read a file of `save`; None if there is none, or it belongs to another training (another key).
+
+        Raises:
+            BadInput: it is damaged, or other code wrote it: training silently from the start would lose hours.
+        """
+        path = folder / PROGRESS
         try:
-            stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["key"] != key:
+                return None
+            state = {name: value for name, value in stored.items() if name not in ("key", "about", "ledger")}
+            ledger = LabelLedger.from_state(stored["ledger"])
+            return cls(**{**state, "sittings": state["sittings"] + 1}, ledger=ledger)
+        except FileNotFoundError:
             return None
-        if stored.pop("key") != key:
-            return None
-        stored.pop("about")
-        ledger = LabelLedger.from_state(stored.pop("ledger"))
-        return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = f"resume with the code that wrote this checkpoint, or give --fresh to start over ({error})"
+            raise BadInput(str(path), type(error).__name__, fix) from error
 
     def add_records(self, counts: Mapping[str, Any]) -> None:
         """Add outcomes of label records."""
@@ -191,7 +200,7 @@ def train(
         progress: progress of the sitting to resume; None starts from scratch.
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
-        about: provenance saved with each checkpoint: code, packages, seed (JSON values).
+        about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -225,7 +234,7 @@ def train(
             progress.add_records(counts)
             _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
-    save_policy(out, algorithm.policy_state())
+    save_policy(out, algorithm.policy_state(), about)
     return {**_summary(progress, monitor), "curve": points}
 
 

@@ -150,7 +150,8 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
-            save_policy(candidates[name], train_bc(*data, hidden, config.cloning, config.seed).state)
+            state = train_bc(*data, hidden, config.cloning, config.seed).state
+            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed))
             run.console.progress(f"cloned with hidden layers {name}")
         seeds = episodes.trial_seeds(config)
         wins = _success(run, [PolicySpec("network", file) for file in candidates.values()], seeds)

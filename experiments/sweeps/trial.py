@@ -50,6 +50,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
     from ray import tune
 
     from actors.callbacks import finish_records
+    from dopamine_rl.provenance import provenance
     from experiments.job.training import build_algorithm, make_monitor
     from learner.training import train
 
@@ -73,6 +74,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
             config.training,
             policy,
             Console().progress,
+            about=provenance(seed=config.seed),
             monitor=make_monitor(config),
             on_point=on_point,
             finish_records=lambda: finish_records(algorithm),
