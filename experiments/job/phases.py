@@ -16,14 +16,26 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
-from dopamine_rl.episodes.stored import list_stored
+from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.evaluation.behaviours import wrong_instructions
-from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, behaviours, decide, judge, judge_misled, report
+from dopamine_rl.evaluation.gate import (
+    GateReport,
+    Source,
+    Verdict,
+    behaviours,
+    decide,
+    judge,
+    judge_misled,
+    report,
+    with_probe,
+)
+from dopamine_rl.evaluation.probe import ProbeFigures, ask, probe_figures
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.labels import keyframe_map
 from dopamine_rl.grm.version import folder_version
+from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.policy import save_policy
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
@@ -205,6 +217,8 @@ def _train_reward_model(
         stored = [
             episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
         ]
+        if config.sft.failures == "outcome":
+            stored = [failed_end(episode) if episode.info.success is False else episode for episode in stored]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
@@ -247,15 +261,28 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             behaviours=behaviours(all_judged, threshold),
             instruction=judge_misled(client, judged, model.reference, wrong, config.fusion, threshold),
         )
+        if config.gate.probe == "required":
+            figures = with_probe(figures, _probe(run, client, model.reference))
+        elif config.gate.probe == "shown" and TASKS[config.env.task].place is not None:
+            found = run.console.attempt("precision probe", lambda: _probe(run, client, model.reference), None)
+            figures = figures if found is None else with_probe(figures, found)
         return asdict(figures)
 
     unseen: list[tuple[str, ...]] = [(path.name, source) for path, source in prepared.gate_episodes]
     unseen += [(path.name,) for path in prepared.behaviours]
-    depends_on = (model.version, config.env, config.fusion, threshold, unseen)
+    depends_on: tuple[object, ...] = (model.version, config.env, config.fusion, threshold, unseen)
+    if config.gate.probe == "required":  # else a stored report without it is as good
+        depends_on += ("probe",)
     figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
     verdict = decide(figures, config.gate)
     run.console.say(verdict.table())
     return figures, verdict
+
+
+def _probe(run: Run, client: RewardClient, reference: TaskReference) -> ProbeFigures:
+    """The precision probe of the reward model."""
+    [pictures] = run.pool.map([Job("probe", (episodes.probe_seed(run.config),))], run.console.progress, "probes")
+    return probe_figures(pictures.gaps_m, pictures.offsets_m, ask(client, reference, pictures))
 
 
 def labeller_config(
