@@ -115,7 +115,12 @@ def gate(tmp_path, probe, reachable=True):
         config=config, path=tmp_path, console=Console(), pool=pool, phase=phase, service=lambda path: ("", client)
     )
     model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
-    figures, verdict = phases.gate(run, SimpleNamespace(gate_episodes=unseen, model=model))
+    write_demonstration(tmp_path, replace(failure(0.9), episode_id="beside_008003"))
+    prepared = SimpleNamespace(gate_episodes=unseen, behaviours=[tmp_path / "beside_008003"], model=model)
+    figures, verdict = phases.gate(run, prepared)
+    assert figures.failures == 1  # what is reported alone does not count for the verdict
+    assert (figures.false_success, figures.behaviours["beside"]["false_success"]) == (0.0, 1.0)
+    assert figures.instruction["episodes"] == 1
     return figures, verdict, pool.jobs, keys
 
 
