@@ -64,6 +64,7 @@ POSITIVE_COUNTS = (
     "actor_every",
     "critics",
     "target_critics",
+    "n_step",
     "replay_capacity",
     "updates_per_call",
     "num_envs_per_env_runner",
@@ -72,6 +73,10 @@ POSITIVE_COUNTS = (
     "threads",
 )
 """Settings of the learner that must be at least 1."""
+
+
+OFF_POLICY = {"n_step": 1}
+"""Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class LearnerConfig:
         target_critics: size of the random subset of target critics whose minimum is the target value.
         critic_sees_potential: whether critics (for PPO, the value network) get the held potential and its age as
             inputs; both are part of the shaped task's state. The policy never gets them.
+        n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
+            corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
         tau: soft-update coefficient of the target critics.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -140,6 +147,7 @@ class LearnerConfig:
     critics: int = 4
     target_critics: int = 2
     critic_sees_potential: bool = True
+    n_step: int = 1
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
@@ -199,6 +207,10 @@ class LearnerConfig:
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
+        for name, neutral in OFF_POLICY.items():
+            if self.algorithm == "ppo" and getattr(self, name) != neutral:
+                fix = f"PPO has no replay buffer: leave it at {neutral!r}, or use algorithm rlpd"
+                raise BadInput(f"learner.{name}", getattr(self, name), fix)
 
 
 @dataclass(frozen=True)

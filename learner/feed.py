@@ -8,10 +8,16 @@ from typing import Any
 import numpy as np
 
 from learner.config import LearnerConfig
-from learner.replay import ColumnarReplay, ReplayColumns, sample_mixed
+from learner.replay import ColumnarReplay, sample_mixed
+from learner.rows import ReplayColumns
 
 HELD_COLUMNS = ("potential", "next_potential", "phase", "next_phase")
 BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated", *HELD_COLUMNS)
+
+
+def batch_columns(config: LearnerConfig) -> tuple[str, ...]:
+    """Names of the columns that an update needs."""
+    return (*BATCH_COLUMNS, *(("discounts",) if config.n_step > 1 else ()))
 
 
 class ReplayFeed:
@@ -46,10 +52,12 @@ class ReplayFeed:
         return whole
 
     def draw(self, updates: int) -> ReplayColumns:
-        """Sample one batch per update: BATCH_COLUMNS, float32 [updates, B, ...]."""
+        """Sample one batch per update: `batch_columns`, float32 [updates, B, ...]."""
         config = self._config
-        columns = sample_mixed(self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates)
-        return {name: columns[name] for name in BATCH_COLUMNS}
+        columns = sample_mixed(
+            self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates, config.n_step
+        )
+        return {name: columns[name] for name in batch_columns(config)}
 
     def get_state(self) -> dict[str, Any]:
         """Both buffers, the random generator and the update schedule."""

@@ -5,7 +5,7 @@ All columns lie side by side in one float32 table, so sampling a batch is a sing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,62 +15,8 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import BadInput
 from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
-
-ReplayColumns = dict[str, NDArray[Any]]
-LABELS = ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
-"""Columns written by the labeller and replaced by `relabel`."""
-SCALARS = (*LABELS, "terminated")
-OPTIONAL = {"potential": 0.0, "next_potential": 0.0, "valid": 1.0, "phase": 0.0, "next_phase": 0.0}
-"""Defaults of columns that may be left out: potential 0, all valid."""
-
-
-@dataclass(frozen=True)
-class RowLayout:
-    """The position of each column in a row of the table.
-
-    Args:
-        observation_size, action_size: D and A.
-    """
-
-    observation_size: int
-    action_size: int
-
-    @property
-    def slices(self) -> dict[str, slice]:
-        """Column name to its slice of a row; scalars are one wide."""
-        sizes = {"obs": self.observation_size, "next_obs": self.observation_size, "actions": self.action_size}
-        sizes |= dict.fromkeys(SCALARS, 1)
-        ends = np.cumsum(list(sizes.values())).tolist()
-        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
-
-    @property
-    def width(self) -> int:
-        """Floats in a row."""
-        return 2 * self.observation_size + self.action_size + len(SCALARS)
-
-    def pack(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Pack columns of T transitions into rows, float32 [T, width].
-
-        Raises:
-            BadInput: a column is missing, has the wrong shape or holds a non-finite value.
-        """
-        count = len(columns["actions"])
-        rows = np.empty((count, self.width), np.float32)
-        for name, span in self.slices.items():
-            if name not in columns and name not in OPTIONAL:
-                raise BadInput(name, None, "give this column")
-            values = np.asarray(columns.get(name, np.full(count, OPTIONAL.get(name, 0.0))), np.float32)
-            shape = (count,) if name in SCALARS else (count, span.stop - span.start)
-            if values.shape != shape:
-                raise BadInput(name, values.shape, f"give shape {shape}")
-            if not np.isfinite(values).all():
-                raise BadInput(name, "nan or inf", "mask invalid values before storing them")
-            rows[:, span] = values.reshape(count, -1)
-        return rows
-
-    def unpack(self, rows: NDArray[np.float32]) -> ReplayColumns:
-        """Columns as views of the rows: [..., D] and [..., A], scalars [...]."""
-        return {name: rows[..., s.start] if name in SCALARS else rows[..., s] for name, s in self.slices.items()}
+from learner.rows import AFTER, LABELS, ReplayColumns, RowLayout
+from learner.windows import follow, link, n_step_returns
 
 
 @dataclass
@@ -79,6 +25,7 @@ class _Episode:
     version: str
     steps: int = 0
     stored: int = 0
+    last: int = -1  # row of its newest transition
 
 
 class ColumnarReplay:
@@ -102,6 +49,7 @@ class ColumnarReplay:
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
         self._serial = np.full(capacity, -1, np.int64)
         self._time = np.zeros(capacity, np.int64)
+        self._successors = np.full(capacity, -1, np.int64)
         self._cursor = 0
         self._next_serial = 0
         self._episodes: dict[str, _Episode] = {}
@@ -139,6 +87,7 @@ class ColumnarReplay:
         self._rows[slots] = rows
         self._serial[slots] = episode.serial
         self._time[slots] = t_started + np.arange(len(rows))
+        self._chain(episode, slots, t_started)
         episode.steps, episode.stored = t_started + len(rows), episode.stored + len(rows)
         self._cursor = (self._cursor + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
@@ -149,6 +98,15 @@ class ColumnarReplay:
             self._ids[self._next_serial] = episode_id
             self._next_serial += 1
         return self._episodes[episode_id]
+
+    def _chain(self, episode: _Episode, slots: NDArray[np.int64], t_started: int) -> None:
+        """Link new rows to each other, and the episode's newest row to the first of them unless steps are missing."""
+        if not len(slots):
+            return
+        self._successors[slots[:-1]], self._successors[slots[-1]] = slots[1:], -1
+        if episode.last >= 0 and t_started == episode.steps:  # rows are overwritten oldest first: it is still there
+            self._successors[episode.last] = slots[0]
+        episode.last = int(slots[-1])
 
     def _evict(self, slots: NDArray[np.int64]) -> None:
         serials, counts = np.unique(self._serial[slots], return_counts=True)
@@ -196,9 +154,31 @@ class ColumnarReplay:
         self._rows[rows, first:last] = fresh[self._time[rows]]
         episode.version = labels.model_version
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Rows sampled uniformly, float32 [*shape, width]."""
-        return self._rows.take(rng.integers(self.size, size=shape), axis=0)
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+        """Row indices sampled uniformly, int of this shape."""
+        return rng.integers(self.size, size=shape)
+
+    def transitions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copies of whole rows, float32 [..., width]."""
+        return self._rows.take(rows, axis=0)
+
+    def windows(
+        self, rows: NDArray[np.int64], n: int, gamma: float, mode: RewardMode
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Transitions over up to n environment steps: from a row's observation to the one after its window.
+
+        Returns:
+            Rows float32 [..., width] whose columns after the step are those at the window's end; and the n-step
+            returns and discounts of `n_step_returns`, [...] each.
+        """
+        spanned, inside = follow(self._successors, rows, n)
+        labels = {name: self._rows[spanned, self.layout.slices[name].start] for name in LABELS[:3]}
+        returns, discounts = n_step_returns(labels, inside, gamma, mode)
+        first, last = self.transitions(rows), self.transitions(spanned[-1])
+        for name in AFTER:
+            span = self.layout.slices[name]
+            first[..., span] = last[..., span]
+        return first, returns, discounts
 
     def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
         """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].
@@ -242,6 +222,9 @@ class ColumnarReplay:
             )
         }
         self._ids = {episode.serial: name for name, episode in self._episodes.items()}
+        self._successors, lasts = link(self._serial, self._time)
+        for episode in self._episodes.values():
+            episode.last = lasts[episode.serial]
         self._next_serial = max(self._ids, default=-1) + 1
 
 
@@ -252,6 +235,7 @@ def sample_mixed(
     demo_share: float,
     rng: np.random.Generator,
     batches: int | None = None,
+    n_step: int = 1,
 ) -> ReplayColumns:
     """Sample n transitions, a fixed share of them demonstrations; if one buffer is empty, all come from the other.
 
@@ -259,8 +243,10 @@ def sample_mixed(
         demo, online: the buffers; discount and reward mode are those of `online`.
         demo_share: in [0, 1]; the first round(n · demo_share) rows are demonstrations.
         batches: number of batches to sample at once, as a leading axis of every column; None samples one without it.
+        n_step: environment steps of a sampled transition; less where its episode ends, or a fragment is missing.
     Returns:
-        All columns and `rewards`, [n, ...] or [batches, n, ...].
+        All columns and `rewards`, [n, ...] or [batches, n, ...]; for n_step > 1 also `discounts`, γ to the number of
+        environment steps spanned.
     Raises:
         BadInput: both buffers are empty.
     Source: arXiv:2302.02948, symmetric sampling (demo_share = 0.5).
@@ -270,11 +256,23 @@ def sample_mixed(
     shares = [(buffer, count) for buffer, count in ((demo, demos), (online, n - demos)) if buffer is not None and count]
     if not all(len(buffer) for buffer, _ in shares):
         raise BadInput("replay", "empty", "store transitions before sampling")
-    parts = [buffer.draw((*lead, count), rng) for buffer, count in shares]
-    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
-    columns = online.layout.unpack(rows)
+    rows = [buffer.draw((*lead, count), rng) for buffer, count in shares]
+    if n_step > 1:
+        return _mixed_windows(online, [(buffer, r) for (buffer, _), r in zip(shares, rows, strict=True)], n_step)
+    parts = [buffer.transitions(r) for (buffer, _), r in zip(shares, rows, strict=True)]
+    columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
     reward = shaped_reward(
         columns["task_reward"], columns["potential"], columns["next_potential"], online.gamma, online.mode
     )
     columns["rewards"] = np.asarray(reward, np.float32)
     return columns
+
+
+def _mixed_windows(
+    online: ColumnarReplay, chosen: Sequence[tuple[ColumnarReplay, NDArray[np.int64]]], n_step: int
+) -> ReplayColumns:
+    """Columns of the windows that start at the chosen rows of each buffer, with `rewards` and `discounts`."""
+    parts = [buffer.windows(rows, n_step, online.gamma, online.mode) for buffer, rows in chosen]
+    transitions, returns, discounts = zip(*parts, strict=True)
+    columns = online.layout.unpack(np.concatenate(transitions, axis=-2))
+    return {**columns, "rewards": np.concatenate(returns, axis=-1), "discounts": np.concatenate(discounts, axis=-1)}

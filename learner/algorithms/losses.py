@@ -28,11 +28,17 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Ten
 
 
 def critic_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, next_log_prob: Tensor | None, gamma: float, alpha: Tensor
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    next_log_prob: Tensor | None,
+    discount: float | Tensor,
+    alpha: Tensor,
 ) -> Tensor:
     """r + γ (1 − terminated) (min over critics of Q' − α log π').
 
     Args:
+        discount: γ; for n-step returns γ^m, float [B], where Q' and π' are those after m environment steps.
         reward, terminated: float [B]; terminated is 1 where the task ended. Truncated transitions bootstrap.
         next_q: float [M, B], of this update's random subset of target critics.
         next_log_prob: float [B]; None for a backup without entropy.
@@ -41,7 +47,7 @@ def critic_target(
     value = next_q.amin(0)
     if next_log_prob is not None:
         value = value - alpha * next_log_prob
-    return reward + gamma * (1.0 - terminated) * value
+    return reward + discount * (1.0 - terminated) * value
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from dopamine_rl.errors import Diverged
 from dopamine_rl.policy import load_policy
 from learner.algorithms.finite import FIX, FiniteWeights
 from learner.algorithms.updater import ACTOR_LOSSES, LOSSES, Agent, Updater, build_agent
-from learner.feed import BATCH_COLUMNS
+from learner.feed import batch_columns
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):
@@ -100,8 +100,9 @@ class RLPDLearner(FiniteWeights, TorchLearner):
         columns = batch[DEFAULT_MODULE_ID]
         count = len(columns["rewards"])
         first = self.updater.updates + 1
+        names = batch_columns(self.config.learner)
         losses = torch.stack(
-            [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
+            [self.updater.update({name: columns[name][index] for name in names}) for index in range(count)]
         )
         require_finite_losses(losses, [self.updater.trains_actor(first + index) for index in range(count)], first)
         means = dict(zip(LOSSES, losses.nanmean(0).tolist(), strict=True))  # NaN if no update trained the actor

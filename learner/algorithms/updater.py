@@ -86,7 +86,7 @@ class Updater:
 
         Args:
             batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; with `critic_sees_potential`
-                also potential, next_potential, phase, next_phase [B].
+                also potential, next_potential, phase, next_phase [B]; with `n_step` > 1 also discounts [B].
         Returns:
             float [5] in the order of LOSSES; ACTOR_LOSSES are NaN if the actor is not trained.
         """
@@ -124,7 +124,8 @@ class Updater:
             next_inputs = self._critic_input(next_observations, batch, "next_potential", "next_phase")
             next_q = critic_values(networks.target.tensors(self._members()), next_inputs, actions)
             entropy = log_prob if settings.entropy_backup else None
-            target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, self.gamma, alpha)
+            discount = batch["discounts"] if settings.n_step > 1 else self.gamma
+            target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, discount, alpha)
         q = networks.critic(inputs, batch["actions"])
         loss = critic_loss(q, target)
         self._descend("critic", self.critic_parameters, loss)

@@ -181,3 +181,13 @@ def test_residual_begins_at_the_base_and_stays_in_its_bound() -> None:
     drawn, _ = policy.sample(observations, 50 * torch.randn(B, A))
     assert ((drawn - base.act(observations)).abs() <= 0.3 + 1e-6).all()
     assert not any(p.requires_grad for p in policy.base.parameters())  # type: ignore[union-attr]
+
+
+def test_targets_discount_by_the_steps_that_each_return_spans() -> None:
+    updater, batch = agent_and_batch(n_step=3, target_critics=E)
+    other, _ = agent_and_batch(target_critics=E)
+    same = updater.update({**batch, "discounts": torch.full((B,), 0.9)})
+    torch.testing.assert_close(same, other.update(batch), equal_nan=True)
+    spans = torch.randint(1, 4, (B,))
+    target = critic_target(batch["rewards"], batch["terminated"], torch.ones(2, B), None, 0.9**spans, torch.tensor(0.1))
+    torch.testing.assert_close(target, batch["rewards"] + (1 - batch["terminated"]) * 0.9**spans)

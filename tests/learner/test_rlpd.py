@@ -223,6 +223,8 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
         {"sample_timeout_s": 0.0},
         {"patience_s": math.nan},
         {"restart_delay_s": -1.0},
+        {"n_step": 0},
+        {"algorithm": "ppo", "n_step": 3},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
