@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dopamine_rl.errors import BadInput, require
+from learner.windows import Preference
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ POSITIVE_COUNTS = (
     "critics",
     "target_critics",
     "n_step",
+    "progress_window",
     "replay_capacity",
     "updates_per_call",
     "num_envs_per_env_runner",
@@ -75,7 +77,7 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
-OFF_POLICY = {"n_step": 1}
+OFF_POLICY = {"n_step": 1, "prefer": "uniform"}
 """Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
@@ -99,6 +101,13 @@ class LearnerConfig:
             inputs; both are part of the shaped task's state. The policy never gets them.
         n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
             corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
+        prefer: which online transitions are sampled more often: "uniform" (none), "high_potential" (of high potential),
+            "rising_potential" (after which it rises within `progress_window`). Half of the batch stays uniform; with
+            no potential all of it does, but for rewarded ends under "rising_potential".
+        prefer_candidates: of so many transitions the preferred one is taken; with 4, the best are sampled 2.5 times
+            as often as uniformly.
+        progress_window: environment steps over which a rise of the potential is measured; several of the steps
+            between scored frames.
         tau: soft-update coefficient of the target critics.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -148,6 +157,9 @@ class LearnerConfig:
     target_critics: int = 2
     critic_sees_potential: bool = True
     n_step: int = 1
+    prefer: Preference = "uniform"
+    prefer_candidates: int = 4
+    progress_window: int = 8
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
@@ -207,6 +219,8 @@ class LearnerConfig:
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
+        if self.prefer_candidates < 2:
+            raise BadInput("learner.prefer_candidates", self.prefer_candidates, "give at least 2")
         for name, neutral in OFF_POLICY.items():
             if self.algorithm == "ppo" and getattr(self, name) != neutral:
                 fix = f"PPO has no replay buffer: leave it at {neutral!r}, or use algorithm rlpd"

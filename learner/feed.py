@@ -10,6 +10,7 @@ import numpy as np
 from learner.config import LearnerConfig
 from learner.replay import ColumnarReplay, sample_mixed
 from learner.rows import ReplayColumns
+from learner.windows import Sampling
 
 HELD_COLUMNS = ("potential", "next_potential", "phase", "next_phase")
 BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated", *HELD_COLUMNS)
@@ -35,6 +36,7 @@ class ReplayFeed:
 
     def __init__(self, online: ColumnarReplay, demo: ColumnarReplay | None, config: LearnerConfig, seed: int) -> None:
         self.online, self.demo, self._config = online, demo, config
+        self._sampling = Sampling(config.n_step, config.prefer, config.prefer_candidates, config.progress_window)
         self._rng = np.random.default_rng(seed)
         self._owed = 0.0
         self._warmed = False
@@ -55,7 +57,7 @@ class ReplayFeed:
         """Sample one batch per update: `batch_columns`, float32 [updates, B, ...]."""
         config = self._config
         columns = sample_mixed(
-            self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates, config.n_step
+            self.demo, self.online, config.batch_size, config.demo_share, self._rng, updates, self._sampling
         )
         return {name: columns[name] for name in batch_columns(config)}
 

@@ -16,7 +16,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
 from learner.rows import AFTER, LABELS, ReplayColumns, RowLayout
-from learner.windows import follow, link, n_step_returns
+from learner.windows import UNIFORM, Sampling, best_of, follow, level_after, link, n_step_returns
 
 
 @dataclass
@@ -154,9 +154,28 @@ class ColumnarReplay:
         self._rows[rows, first:last] = fresh[self._time[rows]]
         episode.version = labels.model_version
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Row indices sampled uniformly, int of this shape."""
-        return rng.integers(self.size, size=shape)
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, sampling: Sampling = UNIFORM) -> NDArray[np.int64]:
+        """Row indices, int of this shape, sampled uniformly or by `sampling.prefer`.
+
+        Preferred transitions get no importance weights: Q-learning's targets are right for any distribution of
+        transitions, which only decides where the critics fit best (as the share of demonstrations does).
+        """
+        if sampling.prefer == "uniform":
+            return rng.integers(self.size, size=shape)
+        candidates = rng.integers(self.size, size=(sampling.prefer_candidates, *shape))
+        rising = sampling.prefer == "rising_potential"
+        signal = self.gains(candidates, sampling.progress_window) if rising else self._cells(candidates, "potential")
+        return best_of(candidates, signal, rng)
+
+    def _cells(self, rows: NDArray[np.int64], name: str) -> NDArray[np.float32]:
+        """A scalar column at some rows, float32 [...]."""
+        return self._rows[rows, self.layout.slices[name].start]
+
+    def gains(self, rows: NDArray[np.int64], window: int) -> NDArray[np.float32]:
+        """Progress gained from before a row's step to the end of its window of environment steps, [...] in [−1, 1]."""
+        last = follow(self._successors, rows, window)[0][-1]
+        ends = {name: self._cells(last, name) for name in ("task_reward", "next_potential", "terminated")}
+        return level_after(ends) - self._cells(rows, "potential")
 
     def transitions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Copies of whole rows, float32 [..., width]."""
@@ -172,7 +191,7 @@ class ColumnarReplay:
             returns and discounts of `n_step_returns`, [...] each.
         """
         spanned, inside = follow(self._successors, rows, n)
-        labels = {name: self._rows[spanned, self.layout.slices[name].start] for name in LABELS[:3]}
+        labels = {name: self._cells(spanned, name) for name in LABELS[:3]}
         returns, discounts = n_step_returns(labels, inside, gamma, mode)
         first, last = self.transitions(rows), self.transitions(spanned[-1])
         for name in AFTER:
@@ -235,7 +254,7 @@ def sample_mixed(
     demo_share: float,
     rng: np.random.Generator,
     batches: int | None = None,
-    n_step: int = 1,
+    sampling: Sampling = UNIFORM,
 ) -> ReplayColumns:
     """Sample n transitions, a fixed share of them demonstrations; if one buffer is empty, all come from the other.
 
@@ -243,7 +262,7 @@ def sample_mixed(
         demo, online: the buffers; discount and reward mode are those of `online`.
         demo_share: in [0, 1]; the first round(n · demo_share) rows are demonstrations.
         batches: number of batches to sample at once, as a leading axis of every column; None samples one without it.
-        n_step: environment steps of a sampled transition; less where its episode ends, or a fragment is missing.
+        sampling: length of the sampled transitions, and which online ones are preferred.
     Returns:
         All columns and `rewards`, [n, ...] or [batches, n, ...]; for n_step > 1 also `discounts`, γ to the number of
         environment steps spanned.
@@ -256,10 +275,13 @@ def sample_mixed(
     shares = [(buffer, count) for buffer, count in ((demo, demos), (online, n - demos)) if buffer is not None and count]
     if not all(len(buffer) for buffer, _ in shares):
         raise BadInput("replay", "empty", "store transitions before sampling")
-    rows = [buffer.draw((*lead, count), rng) for buffer, count in shares]
-    if n_step > 1:
-        return _mixed_windows(online, [(buffer, r) for (buffer, _), r in zip(shares, rows, strict=True)], n_step)
-    parts = [buffer.transitions(r) for (buffer, _), r in zip(shares, rows, strict=True)]
+    chosen = [
+        (buffer, buffer.draw((*lead, count), rng, sampling if buffer is online else UNIFORM))
+        for buffer, count in shares
+    ]
+    if sampling.n_step > 1:
+        return _mixed_windows(online, chosen, sampling.n_step)
+    parts = [buffer.transitions(rows) for buffer, rows in chosen]
     columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
     reward = shaped_reward(
         columns["task_reward"], columns["potential"], columns["next_potential"], online.gamma, online.mode

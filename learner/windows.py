@@ -7,6 +7,8 @@ older policies and demonstrators, not those that the current policy would take. 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,44 @@ from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import RewardMode
 
 Rows = NDArray[np.int64]
+Preference = Literal["uniform", "high_potential", "rising_potential"]
+UNIFORM_SHARE = 0.5
+"""Share of the online transitions that are sampled uniformly whatever is preferred, so that none is left out."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How transitions are sampled. The fields are the settings of the same names in LearnerConfig.
+
+    Args:
+        n_step: environment steps of a sampled transition; fewer where its episode ends, or a fragment is missing.
+        prefer, prefer_candidates: which online transitions are sampled more often.
+        progress_window: environment steps over which a gain of progress is measured.
+    """
+
+    n_step: int = 1
+    prefer: Preference = "uniform"
+    prefer_candidates: int = 4
+    progress_window: int = 8
+
+
+UNIFORM = Sampling()
+
+
+def best_of(candidates: Rows, signal: NDArray[np.float32], rng: np.random.Generator) -> Rows:
+    """Choose one of k uniform candidates: the first, or in the other 1 − UNIFORM_SHARE of the draws the best one.
+
+    With q the share of transitions that have a lower signal, one is sampled UNIFORM_SHARE + (1 − UNIFORM_SHARE) k
+    q^(k − 1) times as often as uniformly: at least half as often and, for k = 4, up to 2.5 times. Only the order of the
+    signal matters; where all are equal, sampling is uniform.
+
+    Args:
+        candidates: int [k, ...], rows sampled uniformly; signal: float [k, ...], of these rows.
+    Returns:
+        int [...].
+    """
+    best = np.take_along_axis(candidates, signal.argmax(0)[None], 0)[0]
+    return np.where(rng.random(best.shape) < UNIFORM_SHARE, candidates[0], best)
 
 
 def link(serial: Rows, time: Rows) -> tuple[Rows, dict[int, int]]:
@@ -54,6 +94,16 @@ def follow(successors: Rows, first: Rows, n: int) -> tuple[Rows, NDArray[np.bool
         inside[i] = following >= 0
         rows[i] = np.where(inside[i], following, rows[i - 1])
     return rows, inside
+
+
+def level_after(columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Progress after a step, in [0, 1]. The label is 0 after every end, so there it is 1 if the end was rewarded.
+
+    Args:
+        columns: task_reward, next_potential and terminated, float [...].
+    """
+    won = (columns["task_reward"] > 0.0).astype(np.float32)
+    return np.where(columns["terminated"] > 0.0, won, columns["next_potential"])
 
 
 def n_step_returns(

@@ -225,6 +225,9 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
         {"restart_delay_s": -1.0},
         {"n_step": 0},
         {"algorithm": "ppo", "n_step": 3},
+        {"algorithm": "ppo", "prefer": "high_potential"},
+        {"prefer_candidates": 1},
+        {"progress_window": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:
