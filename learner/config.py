@@ -22,7 +22,7 @@ class CloningConfig:
         batch_size: transitions per update.
         learning_rate: of AdamW, decayed to zero by a cosine schedule.
         weight_decay: of AdamW.
-        validation_share: share of the demonstrations held out for validation.
+        validation_share: share of the demonstrations held out for validation; of a single one, of its transitions.
         check_every: updates between two validations.
     """
 
@@ -102,8 +102,8 @@ class LearnerConfig:
         n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
             corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
         prefer: which online transitions are sampled more often: "uniform" (none), "high_potential" (of high potential),
-            "rising_potential" (after which it rises within `progress_window`). Half of the batch stays uniform; with
-            no potential all of it does, but for rewarded ends under "rising_potential".
+            "rising_potential" (after which it rises within `progress_window`). Half of them are sampled uniformly
+            all the same; without a potential all are, but for rewarded ends under "rising_potential".
         prefer_candidates: of so many transitions the preferred one is taken; with 4, the best are sampled 2.5 times
             as often as uniformly.
         progress_window: environment steps over which a rise of the potential is measured; several of the steps
