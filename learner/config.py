@@ -77,7 +77,7 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
-OFF_POLICY = {"n_step": 1, "prefer": "uniform"}
+OFF_POLICY = {"n_step": 1, "prefer": "uniform", "imitation": 0.0}
 """Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
@@ -108,6 +108,10 @@ class LearnerConfig:
             as often as uniformly.
         progress_window: environment steps over which a rise of the potential is measured; several of the steps
             between scored frames.
+        imitation: weight of a term of the actor's loss that imitates the actions of the batch, demonstrations and own,
+            each weighted by the progress that followed within `progress_window`; 0 for none. It changes the optimal
+            policy, which shaping alone does not.
+        imitation_temperature: gain of progress at which an action is weighted e times as much as without a gain.
         tau: soft-update coefficient of the target critics.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -160,6 +164,8 @@ class LearnerConfig:
     prefer: Preference = "uniform"
     prefer_candidates: int = 4
     progress_window: int = 8
+    imitation: float = 0.0
+    imitation_temperature: float = 0.1
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
@@ -199,8 +205,10 @@ class LearnerConfig:
             raise BadInput("learner.demo_share", self.demo_share, "give a share in [0, 1]")
         if not 0.0 <= self.residual_scale <= 2.0:
             raise BadInput("learner.residual_scale", self.residual_scale, "give a scale in [0, 2]")
-        for name in ("initial_std", "initial_alpha", "tau", "updates_per_step"):
-            if getattr(self, name) <= 0:
+        if not 0.0 <= self.imitation < math.inf:
+            raise BadInput("learner.imitation", self.imitation, "give a weight, 0 or more")
+        for name in ("initial_std", "initial_alpha", "tau", "updates_per_step", "imitation_temperature"):
+            if not 0.0 < getattr(self, name) < math.inf:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number")
         for name in ("sample_timeout_s", "patience_s"):
             if not 0.0 < getattr(self, name) < math.inf:

@@ -18,7 +18,8 @@ BATCH_COLUMNS = ("obs", "next_obs", "actions", "rewards", "terminated", *HELD_CO
 
 def batch_columns(config: LearnerConfig) -> tuple[str, ...]:
     """Names of the columns that an update needs."""
-    return (*BATCH_COLUMNS, *(("discounts",) if config.n_step > 1 else ()))
+    optional = {"discounts": config.n_step > 1, "gains": config.imitation > 0.0}
+    return (*BATCH_COLUMNS, *(name for name, used in optional.items() if used))
 
 
 class ReplayFeed:
@@ -36,7 +37,9 @@ class ReplayFeed:
 
     def __init__(self, online: ColumnarReplay, demo: ColumnarReplay | None, config: LearnerConfig, seed: int) -> None:
         self.online, self.demo, self._config = online, demo, config
-        self._sampling = Sampling(config.n_step, config.prefer, config.prefer_candidates, config.progress_window)
+        self._sampling = Sampling(
+            config.n_step, config.prefer, config.prefer_candidates, config.progress_window, gains=config.imitation > 0.0
+        )
         self._rng = np.random.default_rng(seed)
         self._owed = 0.0
         self._warmed = False

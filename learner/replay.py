@@ -265,7 +265,7 @@ def sample_mixed(
         sampling: length of the sampled transitions, and which online ones are preferred.
     Returns:
         All columns and `rewards`, [n, ...] or [batches, n, ...]; for n_step > 1 also `discounts`, γ to the number of
-        environment steps spanned.
+        environment steps spanned; with `sampling.gains` also `gains`.
     Raises:
         BadInput: both buffers are empty.
     Source: arXiv:2302.02948, symmetric sampling (demo_share = 0.5).
@@ -279,21 +279,29 @@ def sample_mixed(
         (buffer, buffer.draw((*lead, count), rng, sampling if buffer is online else UNIFORM))
         for buffer, count in shares
     ]
-    if sampling.n_step > 1:
-        return _mixed_windows(online, chosen, sampling.n_step)
+    columns = _transitions(online, chosen) if sampling.n_step == 1 else _windows(online, chosen, sampling.n_step)
+    if sampling.gains:
+        gains = [buffer.gains(rows, sampling.progress_window) for buffer, rows in chosen]
+        columns["gains"] = np.concatenate(gains, axis=-1)
+    return columns
+
+
+_Chosen = Sequence[tuple[ColumnarReplay, NDArray[np.int64]]]
+"""Buffers, and the rows to take from each."""
+
+
+def _transitions(online: ColumnarReplay, chosen: _Chosen) -> ReplayColumns:
+    """Columns of single transitions, with `rewards`."""
     parts = [buffer.transitions(rows) for buffer, rows in chosen]
     columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
     reward = shaped_reward(
         columns["task_reward"], columns["potential"], columns["next_potential"], online.gamma, online.mode
     )
-    columns["rewards"] = np.asarray(reward, np.float32)
-    return columns
+    return {**columns, "rewards": np.asarray(reward, np.float32)}
 
 
-def _mixed_windows(
-    online: ColumnarReplay, chosen: Sequence[tuple[ColumnarReplay, NDArray[np.int64]]], n_step: int
-) -> ReplayColumns:
-    """Columns of the windows that start at the chosen rows of each buffer, with `rewards` and `discounts`."""
+def _windows(online: ColumnarReplay, chosen: _Chosen, n_step: int) -> ReplayColumns:
+    """Columns of windows of up to n_step environment steps, with `rewards` and `discounts`."""
     parts = [buffer.windows(rows, n_step, online.gamma, online.mode) for buffer, rows in chosen]
     transitions, returns, discounts = zip(*parts, strict=True)
     columns = online.layout.unpack(np.concatenate(transitions, axis=-2))

@@ -30,12 +30,14 @@ class Sampling:
         n_step: environment steps of a sampled transition; fewer where its episode ends, or a fragment is missing.
         prefer, prefer_candidates: which online transitions are sampled more often.
         progress_window: environment steps over which a gain of progress is measured.
+        gains: whether to add that gain as a column.
     """
 
     n_step: int = 1
     prefer: Preference = "uniform"
     prefer_candidates: int = 4
     progress_window: int = 8
+    gains: bool = False
 
 
 UNIFORM = Sampling()

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+LARGEST_LOG_WEIGHT = 3.0
+"""Upper bound of the log weight of an imitated transition: it counts at most 20 times as much as one without gain."""
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,3 +83,16 @@ def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Te
 def cloning_loss(mean: Tensor, action: Tensor) -> Tensor:
     """Mean squared error between the squashed mean and the demonstrated action, float [B, A] each."""
     return functional.mse_loss(mean.tanh(), action)
+
+
+def imitation_loss(action: Tensor, stored: Tensor, gain: Tensor, temperature: float) -> Tensor:
+    """Mean of w (action − stored action)², with w = exp(gain / temperature), bounded by LARGEST_LOG_WEIGHT.
+
+    Args:
+        action: float [B, A], the policy's mean action; stored: float [B, A], that of the transition.
+        gain: float [B], progress gained after the transition, in [−1, 1].
+    Source: arXiv:1910.00177, Eq. 9 (advantage-weighted regression). Differs: progress gained in place of the advantage;
+        squared error of the mean in place of the log density. Unlike shaping it does not preserve the optimal policy.
+    """
+    weight = (gain / temperature).clamp(max=LARGEST_LOG_WEIGHT).exp()
+    return (weight * (action - stored).square().mean(-1)).mean()

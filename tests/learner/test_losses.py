@@ -13,6 +13,7 @@ from learner.algorithms.losses import (
     cloning_loss,
     critic_loss,
     critic_target,
+    imitation_loss,
     squashed_gaussian,
 )
 from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
@@ -191,3 +192,26 @@ def test_targets_discount_by_the_steps_that_each_return_spans() -> None:
     spans = torch.randint(1, 4, (B,))
     target = critic_target(batch["rewards"], batch["terminated"], torch.ones(2, B), None, 0.9**spans, torch.tensor(0.1))
     torch.testing.assert_close(target, batch["rewards"] + (1 - batch["terminated"]) * 0.9**spans)
+
+
+def test_imitation_is_the_loop_and_bounded() -> None:
+    action, stored, gain = torch.rand(B, A), torch.rand(B, A), torch.linspace(-1, 1, B)
+    slow = 0.0
+    for b in range(B):
+        error = sum((float(action[b, a]) - float(stored[b, a])) ** 2 for a in range(A)) / A
+        slow += min(math.exp(float(gain[b]) / 0.1), math.exp(3.0)) * error / B
+    assert float(imitation_loss(action, stored, gain, 0.1)) == pytest.approx(slow, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_imitation_moves_the_policy_towards_actions_that_gained(scale: float) -> None:
+    updater, batch = agent_and_batch(actor_every=1, imitation=100.0, residual_scale=scale, actor_lr=1e-2)
+    policy = updater.networks.policy
+    batch["actions"] = policy.act(batch["obs"]).detach() + 0.1
+    batch["gains"] = torch.tensor([0.5] * (B // 2) + [-0.5] * (B // 2))
+    lost = slice(B // 2, None)
+    batch["actions"][lost] -= 0.2  # the opposite direction
+    for _ in range(60):
+        updater.update(batch)
+    moved = policy.act(batch["obs"]).detach()
+    assert (moved - batch["actions"])[: B // 2].abs().mean() < 0.05

@@ -161,3 +161,10 @@ def test_equal_candidates_leave_the_uniform_one() -> None:
     candidates = np.arange(12).reshape(3, 4)
     chosen = best_of(candidates, np.zeros((3, 4), np.float32), np.random.default_rng(0))
     np.testing.assert_array_equal(chosen, candidates[0])
+
+
+def test_the_feed_samples_gains_for_imitation() -> None:
+    config = LearnerConfig(learning_starts=1, batch_size=8, imitation=0.5, progress_window=4)
+    batch = ReplayFeed(line(), line(), config, 0).draw(2)
+    steps = batch["obs"][..., 0]
+    np.testing.assert_allclose(batch["gains"], np.minimum(4, 101 - steps) / 100, atol=1e-6)
