@@ -77,7 +77,7 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
-OFF_POLICY = {"n_step": 1, "prefer": "uniform", "imitation": 0.0}
+OFF_POLICY = {"n_step": 1, "prefer": "uniform", "choose": False, "imitation": 0.0}
 """Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
@@ -108,6 +108,9 @@ class LearnerConfig:
             as often as uniformly.
         progress_window: environment steps over which a rise of the potential is measured; several of the steps
             between scored frames.
+        choose: whether actors, the critics' targets and the saved policy take the better of two actions by the critics:
+            the residual policy's or that of the cloned policy alone. The critics must not see the potential, which is
+            not known while acting.
         imitation: weight of a term of the actor's loss that imitates the actions of the batch, demonstrations and own,
             each weighted by the progress that followed within `progress_window`; 0 for none. It changes the optimal
             policy, which shaping alone does not.
@@ -164,6 +167,7 @@ class LearnerConfig:
     prefer: Preference = "uniform"
     prefer_candidates: int = 4
     progress_window: int = 8
+    choose: bool = False
     imitation: float = 0.0
     imitation_temperature: float = 0.1
     tau: float = 0.005
@@ -229,6 +233,13 @@ class LearnerConfig:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
         if self.prefer_candidates < 2:
             raise BadInput("learner.prefer_candidates", self.prefer_candidates, "give at least 2")
+        if self.choose and not self.residual_scale:
+            raise BadInput("learner.choose", True, "set learner.residual_scale above 0: there is no clone to choose")
+        if self.choose and self.critic_sees_potential:
+            fix = "set learner.critic_sees_potential = false: actors do not know the potential when they choose"
+            raise BadInput("learner.choose", True, fix)
+        if self.choose and self.entropy_backup:
+            raise BadInput("learner.choose", True, "set learner.entropy_backup = false: the clone has no entropy")
         for name, neutral in OFF_POLICY.items():
             if self.algorithm == "ppo" and getattr(self, name) != neutral:
                 fix = f"PPO has no replay buffer: leave it at {neutral!r}, or use algorithm rlpd"

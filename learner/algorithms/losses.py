@@ -91,7 +91,7 @@ def imitation_loss(action: Tensor, stored: Tensor, gain: Tensor, temperature: fl
     Args:
         action: float [B, A], the policy's mean action; stored: float [B, A], that of the transition.
         gain: float [B], progress gained after the transition, in [−1, 1].
-    Source: arXiv:1910.00177, Eq. 9 (advantage-weighted regression). Differs: progress gained in place of the advantage;
+    Source: arXiv:1910.00177 (advantage-weighted regression). Differs: progress gained in place of the advantage;
         squared error of the mean in place of the log density. Unlike shaping it does not preserve the optimal policy.
     """
     weight = (gain / temperature).clamp(max=LARGEST_LOG_WEIGHT).exp()

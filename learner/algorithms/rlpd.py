@@ -151,7 +151,13 @@ class RLPD(ActingAlgorithm, SAC):
     def policy_state(self) -> PolicyState:
         """The policy's weights, for `save_policy` and DeterministicPolicy."""
         weights = self.learner_group.get_weights()[DEFAULT_MODULE_ID]
-        state = {name.removeprefix("policy."): v for name, v in weights.items() if name.startswith("policy.")}
+        saved = {"policy.": "", **({"target.": "critic."} if self.config.learner.choose else {})}
+        state = {
+            new + name.removeprefix(old): values
+            for old, new in saved.items()
+            for name, values in weights.items()
+            if name.startswith(old)
+        }
         if self.config.learner.residual_scale:
             state["residual_scale"] = np.array(self.config.learner.residual_scale, np.float32)
         return state

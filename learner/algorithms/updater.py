@@ -123,7 +123,11 @@ class Updater:
         with torch.no_grad():
             actions, log_prob = networks.policy.sample(next_observations, self._noise(batch["actions"]))
             next_inputs = self._critic_input(next_observations, batch, "next_potential", "next_phase")
-            next_q = critic_values(networks.target.tensors(self._members()), next_inputs, actions)
+            members = networks.target.tensors(self._members())
+            next_q = critic_values(members, next_inputs, actions)
+            if settings.choose:
+                base_q = critic_values(members, next_inputs, networks.policy.base_action(next_observations))
+                next_q = torch.where(base_q.amin(0) > next_q.amin(0), base_q, next_q)
             entropy = log_prob if settings.entropy_backup else None
             discount = batch["discounts"] if settings.n_step > 1 else self.gamma
             target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, discount, alpha)

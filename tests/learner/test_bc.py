@@ -9,7 +9,7 @@ import torch
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from learner.algorithms.bc import BLOCK, BCResult, _validation_rows, train_bc
-from learner.algorithms.networks import Policy
+from learner.algorithms.networks import CriticEnsemble, Policy, better_action
 from learner.config import CloningConfig
 from tests.learner import toy
 
@@ -67,6 +67,26 @@ def test_a_trained_residual_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path
         actions = policy.act(policy.actor.normalise(torch.from_numpy(observations)))
     np.testing.assert_allclose(actions.numpy(), numpy_policy(observations), atol=1e-5)
     assert not np.allclose(actions.numpy(), DeterministicPolicy(cloned.state)(observations), atol=0.05)
+
+
+def test_a_policy_that_chooses_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path) -> None:
+    policy, critic = Policy(2, 2, (32, 32), initial_std=0.05, residual_scale=0.3), CriticEnsemble(2, 2, (16, 8), 3)
+    policy.start_from(cloned.state)
+    for weights in (policy.actor.mean.weight, *critic.gains, *critic.shifts):
+        torch.nn.init.normal_(weights)
+    state = {name: value.numpy() for name, value in policy.state_dict().items()}
+    state |= {f"critic.{name}": value.numpy() for name, value in critic.state_dict().items()}
+    save_policy(tmp_path / "chooses.safetensors", {**state, "residual_scale": np.array(0.3, np.float32)})
+    observations = np.random.default_rng(0).normal(size=(3, 50, 2)).astype(np.float32)
+    with torch.no_grad():
+        normalised = policy.actor.normalise(torch.from_numpy(observations.reshape(-1, 2)))
+        base, residual = policy.base_action(normalised), policy.act(normalised)
+        actions = better_action(critic, normalised, residual, base).reshape(observations.shape)
+    numpy_policy = DeterministicPolicy.load(tmp_path / "chooses.safetensors")
+    np.testing.assert_allclose(actions.numpy(), numpy_policy(observations), atol=1e-5)
+    np.testing.assert_allclose(actions[0, 0].numpy(), numpy_policy(observations[0, 0]), atol=1e-5)
+    share = (actions.reshape(-1, 2) == base).all(-1).float().mean()
+    assert 0.1 < share < 0.9
 
 
 def test_bad_input_is_named(data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult) -> None:

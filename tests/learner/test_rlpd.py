@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dopamine_rl.errors import BadInput
@@ -148,6 +149,27 @@ def test_a_residual_begins_at_the_clone_and_does_not_fall_below_it(cluster: None
 
 
 @pytest.mark.ray
+def test_actors_and_the_saved_policy_choose_by_the_learners_critics(cluster: None, files: Any, tmp_path: Path) -> None:
+    learner = replaced(LEARNER, residual_scale=0.3, critic_sees_potential=False, choose=True)
+    algorithm = make_rlpd_config(TASK, learner, "sparse", **files).build_algo()
+    algorithm.train()
+    module = algorithm.env_runner.module
+    ours = algorithm.learner_group._learner.module["default_policy"]
+    for mine, theirs in zip(module.target.parameters(), ours.target.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    observations = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2)).astype(np.float32)
+    acted = module.forward_inference({"obs": torch.from_numpy(observations)})["actions"].numpy()
+    save_policy(tmp_path / "policy.safetensors", algorithm.policy_state())
+    np.testing.assert_allclose(
+        DeterministicPolicy.load(tmp_path / "policy.safetensors")(observations), acted, atol=1e-4
+    )
+    clone = DeterministicPolicy.load(Path(files["initial_policy"]))(observations)
+    chosen = np.isclose(acted, clone, atol=1e-5).all(-1)
+    assert 0 < chosen.sum() < 200
+    algorithm.stop()
+
+
+@pytest.mark.ray
 def test_remote_env_runners_feed_the_same_replay(cluster: None, files: Any) -> None:
     learner = replaced(LEARNER, num_env_runners=2, num_cpus_per_env_runner=0.5, steps_per_iteration=200)
     task = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA, seed=1)
@@ -231,6 +253,10 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
         {"imitation": math.nan},
         {"imitation_temperature": 0.0},
         {"initial_alpha": math.nan},
+        {"choose": True, "critic_sees_potential": False},
+        {"choose": True, "residual_scale": 0.3},
+        {"choose": True, "residual_scale": 0.3, "critic_sees_potential": False, "entropy_backup": True},
+        {"algorithm": "ppo", "choose": True, "residual_scale": 0.3, "critic_sees_potential": False},
         {"prefer_candidates": 1},
         {"progress_window": 0},
     ],
