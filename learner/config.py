@@ -77,7 +77,7 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
-OFF_POLICY = {"n_step": 1, "prefer": "uniform", "choose": False, "imitation": 0.0}
+OFF_POLICY = {"n_step": 1, "prefer": "uniform", "promote": 0, "choose": False, "imitation": 0.0}
 """Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
@@ -108,6 +108,9 @@ class LearnerConfig:
             as often as uniformly.
         progress_window: environment steps over which a rise of the potential is measured; several of the steps
             between scored frames.
+        promote: number of own episodes that join the demonstrations, the best so far: rewarded ones, the quickest
+            first, then those whose final potential reaches the lower quartile of the recorded demonstrations'; 0 for
+            none.
         choose: whether actors, the critics' targets and the saved policy take the better of two actions by the critics:
             the residual policy's or that of the cloned policy alone. The critics must not see the potential, which is
             not known while acting.
@@ -167,6 +170,7 @@ class LearnerConfig:
     prefer: Preference = "uniform"
     prefer_candidates: int = 4
     progress_window: int = 8
+    promote: int = 0
     choose: bool = False
     imitation: float = 0.0
     imitation_temperature: float = 0.1
@@ -221,8 +225,11 @@ class LearnerConfig:
             raise BadInput("learner.restart_delay_s", self.restart_delay_s, "give seconds, 0 or more")
         if self.tau > 1.0:
             raise BadInput("learner.tau", self.tau, "give a share of at most 1")
-        if self.num_env_runners < 0:
-            raise BadInput("learner.num_env_runners", self.num_env_runners, "give 0 or more")
+        for name in ("num_env_runners", "promote"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"learner.{name}", getattr(self, name), "give 0 or more")
+        if self.promote and not self.demo_share:
+            raise BadInput("learner.promote", self.promote, "set learner.demo_share above 0: none would be sampled")
         for name in ("actor_lr", "critic_lr", "alpha_lr", "ppo_lr"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a learning rate in (0, 1)")

@@ -140,7 +140,10 @@ class RLPD(ActingAlgorithm, SAC):
         episodes = [episode for fragments, _ in samples for episode in fragments]
         for episode in episodes:
             store_fragment(self.feed.online, episode)
+            if episode.is_done:
+                self.feed.finish(episode.id_)
         self.metrics.log_value((REPLAY, "online_transitions"), len(self.feed.online), reduce="max")
+        self.metrics.log_value((REPLAY, "promoted_episodes"), len(self.feed.promoted), window=1)
         return sum(len(episode) for episode in episodes)
 
     def _learn(self, updates: int) -> None:

@@ -119,6 +119,26 @@ def test_a_checkpoint_holds_both_replays_and_learning_goes_on(cluster: None, fil
 
 
 @pytest.mark.ray
+def test_own_successes_join_the_demonstrations_and_the_checkpoint(cluster: None, files: Any, tmp_path: Path) -> None:
+    config = make_rlpd_config(TASK, replaced(LEARNER, promote=2), "sparse", **files)
+    first = config.build_algo()
+    for _ in range(4):
+        first.train()
+    assert len(first.feed.promoted) == 2
+    assert len(first.feed.demo.episodes) == 4 + 2
+    for name in first.feed.promoted:
+        stored = first.feed.demo.columns(first.feed.demo.rows(name))
+        assert stored["task_reward"].sum() == 1.0
+        np.testing.assert_array_equal(stored["next_obs"][:-1], stored["obs"][1:])
+    first.save_to_path(tmp_path / "checkpoint")
+    second = RLPD.from_checkpoint(str(tmp_path / "checkpoint"))
+    assert second.feed.promoted == first.feed.promoted
+    assert second.feed.demo.episodes == first.feed.demo.episodes
+    for algorithm in (first, second):
+        algorithm.stop()
+
+
+@pytest.mark.ray
 def test_nothing_is_learned_before_enough_lies_in_the_replay(cluster: None) -> None:
     config = make_rlpd_config(TASK, replaced(LEARNER, learning_starts=300), "sparse")
     algorithm = config.build_algo()
@@ -253,6 +273,9 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
         {"imitation": math.nan},
         {"imitation_temperature": 0.0},
         {"initial_alpha": math.nan},
+        {"promote": -1},
+        {"promote": 3, "demo_share": 0.0},
+        {"algorithm": "ppo", "promote": 3},
         {"choose": True, "critic_sees_potential": False},
         {"choose": True, "residual_scale": 0.3},
         {"choose": True, "residual_scale": 0.3, "critic_sees_potential": False, "entropy_backup": True},
