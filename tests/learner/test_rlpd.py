@@ -120,7 +120,8 @@ def test_a_checkpoint_holds_both_replays_and_learning_goes_on(cluster: None, fil
 
 @pytest.mark.ray
 def test_own_successes_join_the_demonstrations_and_the_checkpoint(cluster: None, files: Any, tmp_path: Path) -> None:
-    config = make_rlpd_config(TASK, replaced(LEARNER, promote=2), "sparse", **files)
+    others: dict[str, Any] = {"n_step": 3, "prefer": "rising_potential", "imitation": 0.1}
+    config = make_rlpd_config(TASK, replaced(LEARNER, promote=2, **others), "sparse", **files)
     first = config.build_algo()
     for _ in range(4):
         first.train()
