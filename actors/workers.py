@@ -207,7 +207,7 @@ class WorkerPool:
         """Run the jobs and return their results in order.
 
         Args:
-            on_progress: is told how many of them are done.
+            on_progress: called with the number of finished jobs.
             what: they are, in the plural.
             deadline_s: within which one of those under way must end.
 

@@ -21,7 +21,15 @@ if TYPE_CHECKING:
 
 
 OnProgress = Callable[[str, bool], None]
-"""Reports progress of a long operation: one line of text, and whether it must be printed (others may be throttled)."""
+"""Reports progress of a long operation, always as the parameter `on_progress`.
+
+Called with one line of text, and whether it must be printed (True: notes, warnings, results; False: counts such as
+`3 of 10 episodes`, of which a console shows the latest). `Console.progress` is one.
+"""
+
+
+def no_progress(text: str, matters: bool) -> None:
+    """The OnProgress that reports nothing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.say), ExitStack() as stack:
+    with only_run(folder, arguments.fresh, console.progress), ExitStack() as stack:
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
@@ -107,21 +107,14 @@ def summary(
     from dopamine_rl.metrics import paired_difference, wilson
     from experiments.runtime.ownership import earlier_codes
 
-    config, model = this.config, prepared.model
+    config = this.config
     passed = verdict.passed if verdict else None
-    reward_model_data = {
-        "reward_model_start": config.sft.start_from,
-        "reward_model_demonstrations": config.demonstrations.reward_model,
-        "reward_model_failures": config.demonstrations.reward_model_failures,
-        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
-    }
     gain = paired_difference(success["policy"], success["bc"])
     return {
         "name": config.name,
         "reward": config.reward,
         "seed": config.seed,
-        "model_version": model.version if model else None,
-        **(reward_model_data if model else dict.fromkeys(reward_model_data)),
+        **_reward_model(config, prepared),
         **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},
         "policy_minus_bc": {"mean": gain.mean, "low": gain.low, "high": gain.high, "n": gain.n},
         "outcomes": success,
@@ -142,6 +135,18 @@ def summary(
         "provenance": provenance.provenance(preset=this.preset, seed=config.seed),
         "earlier_code": earlier_codes(this.path)[:-1],
     }
+
+
+def _reward_model(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
+    """The reward model's version and training data, each None without one."""
+    origin = {
+        "model_version": prepared.model.version if prepared.model else None,
+        "reward_model_start": config.sft.start_from,
+        "reward_model_demonstrations": config.demonstrations.reward_model,
+        "reward_model_failures": config.demonstrations.reward_model_failures,
+        "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+    }
+    return origin if prepared.model else dict.fromkeys(origin)
 
 
 if __name__ == "__main__":

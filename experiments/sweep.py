@@ -35,6 +35,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
+from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -42,7 +43,7 @@ from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
-from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
+from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
 from reward_service.service import check_engine
 
@@ -101,13 +102,12 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         GateRefused: the reward model failed its gate and `arguments.force` is False.
     """
     from dopamine_rl.provenance import provenance
-    from experiments.job import phases
     from experiments.job.run import Run
     from experiments.runtime.cluster import ray_cluster
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.say), ray_cluster(config.cluster), interruptible(INTERRUPTED):
+    with only_run(folder, arguments.fresh, console.progress), ray_cluster(config.cluster), interruptible(INTERRUPTED):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)
@@ -115,16 +115,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         try:
             with Run(config, folder, console, arguments.preset) as this:
                 folder.write_text("config.toml", dump_toml(config))
-                prepared = phases.prepare(this)
-                _, verdict = phases.gate(this, prepared)
-                if not verdict.passed and not arguments.force:
-                    raise phases.GateRefused(phases.refusal(verdict))
-                outcome = search(this, prepared, arguments, concurrent)
-            report = {
-                **outcome,
-                **conditions(config, prepared, arguments.seed_of_search),
-                "gate_passed": verdict.passed,
-            }
+                report = prepare_and_search(this, arguments, concurrent)
             report["provenance"] = provenance(preset=arguments.preset, seed=config.seed)
             report |= {"phase_seconds": console.phase_seconds, "wall_s": round(console.elapsed_s, 1)}
             folder.write_json("sweep.json", report)
@@ -136,6 +127,23 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         console.say(line)
     console.say(f"Done: {folder.place}/sweep.md")
     return {"trials": len(rows), "best": rows[0] if rows[0]["error"] is None else None, "wall_s": report["wall_s"]}
+
+
+def prepare_and_search(this: Run, arguments: SearchArguments, concurrent: int) -> dict[str, Any]:
+    """Make and check the reward model, then search; the entries of sweep.json that come from them. Raises
+    GateRefused."""
+    from experiments.job import phases
+
+    prepared = phases.prepare(this)
+    _, verdict = phases.gate(this, prepared)
+    if not verdict.passed and not arguments.force:
+        raise phases.GateRefused(phases.refusal(verdict))
+    outcome = search(this, prepared, arguments, concurrent)
+    return {
+        **outcome,
+        **conditions(this.config, prepared, arguments.seed_of_search),
+        "gate_passed": verdict.passed,
+    }
 
 
 def conditions(config: ExperimentConfig, prepared: Prepared, seed: int) -> dict[str, Any]:
@@ -158,7 +166,7 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
     Returns:
         application: the service's name; trials: their rows, the best first.
     """
-    config, console, model = this.config, this.console, prepared.model
+    config, model = this.config, prepared.model
     assert model is not None
     points = sample(config, arguments.trials, arguments.seed_of_search)
     depends_on = (
@@ -178,17 +186,11 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
     )
 
     def work() -> dict[str, Any]:
-        this.pool.close()  # The simulators are no longer needed; free their CPUs for the trials.
+        this.close_pool()  # The simulators are no longer needed; free their CPUs for the trials.
         application, _ = this.service(model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
-        steps = rungs(config)
-        halving = (
-            f"ASHA compares trials after {steps} environment steps" if steps else "no ASHA: the budget is too small"
-        )
-        console.say(f"  {concurrent} trials at once; {halving}")
-        for number, point in enumerate(points):
-            console.say(f"  trial {number}: {flags(point)}")
-        rows = fit(Shared(config, prepared, application, folder), points, concurrent, console)
+        announce(config, points, concurrent, this.console)
+        rows = fit(Shared(config, prepared, application, folder), points, concurrent, this.console)
         return {"application": application, "trials": sorted(rows, key=merit, reverse=True)}
 
     title = f"Search: {len(points)} trials of {config.training.environment_steps} environment steps"
@@ -196,6 +198,15 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
     if any(row["error"] is not None for row in outcome["trials"]):
         this.forget("search")
     return outcome
+
+
+def announce(config: ExperimentConfig, points: Sequence[Point], concurrent: int, console: Console) -> None:
+    """Print the schedule and the settings of every trial."""
+    steps = rungs(config)
+    halving = f"ASHA compares trials after {steps} environment steps" if steps else "no ASHA: the budget is too small"
+    console.say(f"  {concurrent} trials at once; {halving}")
+    for number, point in enumerate(points):
+        console.say(f"  trial {number}: {flags(point)}")
 
 
 def fit(shared: Shared, points: Sequence[Point], concurrent: int, console: Console) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
 from dopamine_rl.grm.config import SFTConfig
 from dopamine_rl.grm.fit import MODEL, TrainingJob, fit, publish
-from dopamine_rl.interfaces import OnProgress
+from dopamine_rl.interfaces import OnProgress, no_progress
 from learner.frame_stream import stream
 
 
@@ -39,7 +39,7 @@ class _Mailbox:
         return lines
 
 
-def train_grm(job: TrainingJob, out: Path, on_progress: OnProgress = lambda text, matters: None) -> Path:
+def train_grm(job: TrainingJob, out: Path, on_progress: OnProgress = no_progress) -> Path:
     """Fine-tune a reward model on recorded episodes as a Ray Train job. Ray must be running.
 
     Args:

@@ -17,7 +17,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
+from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
 from learner.config import TrainingConfig
 
@@ -27,6 +29,8 @@ RECORDS = ("written", "removed", "dropped", "failed")
 CHECKPOINT, PROGRESS = "checkpoint", "progress.json"
 CURVE, EPISODES = "curve.jsonl", "episodes.jsonl"
 """Files beside the policy: one line per iteration, and one line per finished episode."""
+SNAPSHOTS = "policies"
+"""Folder beside the policy: its copies during training, by environment steps (`snapshots`)."""
 RECENT = 50
 """Window of the success rate shown during training, in episodes."""
 
@@ -152,16 +156,24 @@ class Progress:
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
-        """Read a file of `save`; None if there is none, or it belongs to another training (another key)."""
+        """Read a file of `save`; None if there is none, or it belongs to another training (another key).
+
+        Raises:
+            BadInput: it is damaged, or other code wrote it: training silently from the start would lose hours.
+        """
+        path = folder / PROGRESS
         try:
-            stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["key"] != key:
+                return None
+            state = {name: value for name, value in stored.items() if name not in ("key", "about", "ledger")}
+            ledger = LabelLedger.from_state(stored["ledger"])
+            return cls(**{**state, "sittings": state["sittings"] + 1}, ledger=ledger)
+        except FileNotFoundError:
             return None
-        if stored.pop("key") != key:
-            return None
-        stored.pop("about")
-        ledger = LabelLedger.from_state(stored.pop("ledger"))
-        return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = f"resume with the code that wrote this checkpoint, or give --fresh to start over ({error})"
+            raise BadInput(str(path), type(error).__name__, fix) from error
 
     def add_records(self, counts: Mapping[str, Any]) -> None:
         """Add outcomes of label records."""
@@ -173,7 +185,7 @@ def train(
     algorithm: Any,
     config: TrainingConfig,
     out: Path,
-    say: Callable[[str], object],
+    on_progress: OnProgress,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
     key: str = "",
@@ -186,11 +198,11 @@ def train(
 
     Args:
         out: the policy's file; the learning curve and the episodes are written beside it.
-        say: prints a line; called once per iteration.
+        on_progress: called with a line about every iteration.
         progress: progress of the sitting to resume; None starts from scratch.
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
-        about: provenance saved with each checkpoint: code, packages, seed (JSON values).
+        about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -206,18 +218,18 @@ def train(
     curve = JsonLines(out.with_name(CURVE), progress.curve_bytes)
     episodes = JsonLines(out.with_name(EPISODES), progress.episodes_bytes)
     began, saved = time.monotonic() - progress.seconds, time.monotonic()
-    algorithm.acting.on_event = lambda text: say(f"  {text}")
+    algorithm.acting.on_event = lambda text: on_progress(text, True)
     with curve, episodes:
         while progress.environment_steps < config.environment_steps:
+            before = progress.environment_steps
             result = algorithm.train()
             progress.seconds = time.monotonic() - began
             point = aggregate(result, progress, monitor, episodes)
             curve.add(point)
-            say("  " + format_point(point, monitor is not None))
-            if monitor is not None and (warning := monitor.warning()):
-                say(f"  WARNING: {warning}")
-            _report_lost_records(_records_of(result), progress.records, say)
+            _report(point, result, progress, monitor, on_progress)
             on_point(point)
+            if config.snapshot_steps and crossed(point["environment_steps"], before, config.snapshot_steps):
+                _save_snapshot(out, algorithm, point["environment_steps"])
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
                 progress.curve_bytes, progress.episodes_bytes = curve.sync(), episodes.sync()
@@ -225,9 +237,28 @@ def train(
                 saved = time.monotonic()
         for counts in finish_records():
             progress.add_records(counts)
-            _report_lost_records(counts, progress.records, say)
+            _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
-    save_policy(out, algorithm.policy_state())
+    save_policy(out, algorithm.policy_state(), about)
+    return {**_summary(progress, monitor), "curve": points}
+
+
+def _report(
+    point: Mapping[str, Any],
+    result: Mapping[str, Any],
+    progress: Progress,
+    monitor: Monitor | None,
+    on_progress: OnProgress,
+) -> None:
+    """Report one iteration, with the warnings of the monitor and of the label records."""
+    on_progress(format_point(point, monitor is not None), True)
+    if monitor is not None and (warning := monitor.warning()):
+        on_progress(f"WARNING: {warning}", True)
+    _report_lost_records(_records_of(result), progress.records, on_progress)
+
+
+def _summary(progress: Progress, monitor: Monitor | None) -> dict[str, Any]:
+    """The result of `train` without its curve."""
     updates = progress.last["updates"] if progress.last else None
     return {
         "environment_steps": progress.environment_steps,
@@ -237,8 +268,27 @@ def train(
         "labels": progress.ledger.summary() if monitor is not None else None,
         "records": progress.records if monitor is not None else None,
         "shadow": monitor.summary() if monitor is not None else None,
-        "curve": points,
     }
+
+
+def crossed(environment_steps: int, before: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, environment_steps]."""
+    return environment_steps // every > before // every
+
+
+def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int) -> None:
+    folder = policy.with_name(SNAPSHOTS)
+    folder.mkdir(exist_ok=True)
+    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state())
+
+
+def snapshots(policy: Path) -> dict[int, Path]:
+    """Copies of a policy during its training, by environment steps, in increasing order.
+
+    Args:
+        policy: the trained policy's file.
+    """
+    return {int(path.stem): path for path in sorted(policy.with_name(SNAPSHOTS).glob("*.safetensors"))}
 
 
 def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str, about: Mapping[str, Any]) -> None:
@@ -325,7 +375,7 @@ def _records_of(result: Mapping[str, Any]) -> Mapping[str, Any]:
     return records
 
 
-def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], say: Callable[[str], object]) -> None:
+def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], on_progress: OnProgress) -> None:
     """Report label records that were removed or never written."""
     reasons = {
         "removed": "the oldest were removed to stay within labels.records_mb",
@@ -335,7 +385,7 @@ def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], s
     for name, reason in reasons.items():
         count = int(np.nan_to_num(counts.get(name, 0)))
         if count:
-            say(f"  label records of {count} episodes {name} ({totals[name]} in total): {reason}")
+            on_progress(f"label records of {count} episodes {name} ({totals[name]} in total): {reason}", True)
 
 
 def series(values: Any) -> list[float]:

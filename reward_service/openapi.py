@@ -12,20 +12,20 @@ from dopamine_rl.wire import DEFAULT_LIMITS
 from reward_service.bodies import DEFAULT_REMAINING_MS
 from reward_service.statuses import ENCODINGS, STATUSES
 
-FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; shown upright, as its EXIF orientation says"
+FILE = "base64 of a PNG or JPEG file, 8-bit RGB or grey; its EXIF orientation is applied"
 
-ABOUT = """Scores a robot's progress with a reward model. A request holds one or more frames of an episode. For each
-frame and each of three perspectives (incremental, forward, backward), the reply says how much closer it is to the goal
-than its anchor frame; with start_progress also the progress in [0, 1] after each frame. An answer that could not be
-read is null, with a reason; never a number. The same fields can be sent as msgpack (application/msgpack) in the
-envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}}, with bytes instead of base64,
-and without leaving out any field. Bodies may be compressed (Content-Encoding: gzip or deflate); size limits apply after
-decompression."""
+ABOUT = """Scores a robot's progress with a reward model. A request contains one or more frames of an episode. For each
+frame and each of three perspectives (incremental, forward, backward), the reply gives the hop: how much closer to the
+goal the frame is than its anchor frame. With start_progress it also gives the progress in [0, 1] after each frame. An
+answer that could not be read is null, with a reason; never a number. The same fields can be sent as msgpack
+(application/msgpack) in the envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}};
+then images are bytes instead of base64, and no field is optional. Bodies may be compressed (Content-Encoding: gzip or
+deflate); size limits apply after decompression."""
 
 _SUMMARIES = {
-    "/v1/version": "The model version now served.",
-    "/healthz": "Whether a model answers. Needs no token.",
-    "/metrics": "Counts and times in Prometheus' text format.",
+    "/v1/version": "The current model version.",
+    "/healthz": "Health check: whether the model answers. Needs no token.",
+    "/metrics": "Metrics in Prometheus' text format.",
 }
 
 
@@ -33,14 +33,14 @@ def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     score = {
         "operationId": "score",
-        "summary": "Hops, and on request progress, of one or more frames.",
+        "summary": "Hops, and on request the progress, of one or more frames.",
         "parameters": [
             {
                 "name": "Content-Encoding",
                 "in": "header",
                 "required": False,
                 "schema": {"enum": list(ENCODINGS)},
-                "description": "How the body is compressed. Default: not at all.",
+                "description": "Compression of the body. Default: none.",
             }
         ],
         "requestBody": {
@@ -49,7 +49,7 @@ def document() -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The answer.",
+                "description": "The reply.",
                 "content": {"application/json": {"schema": _ref("Reply")}, "application/msgpack": {}},
             },
             **_errors(),
@@ -71,7 +71,7 @@ def document() -> dict[str, Any]:
 
 
 def page() -> str:
-    """The same as HTML."""
+    """The documentation as HTML."""
     described = document()
     parts = [f"<h1>{described['info']['title']}</h1><p>{html.escape(ABOUT)}</p>"]
     for path, methods in described["paths"].items():
@@ -110,18 +110,18 @@ def _array() -> dict[str, Any]:
     properties = {
         "dtype": {"const": "|u1", "default": "|u1"},
         "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 3, "maxItems": 5},
-        "data": {"type": "string", "contentEncoding": "base64", "description": "the pixels in C order, RGB"},
+        "data": {"type": "string", "contentEncoding": "base64", "description": "RGB pixels in C order"},
     }
     return {"type": "object", "properties": properties, "required": ["shape", "data"], "additionalProperties": False}
 
 
 def _pictures(axes: int, text: str) -> dict[str, Any]:
-    """The schema of a field with `axes` axes: nested lists of files, or an array."""
+    """The schema of an image field with `axes` axes: nested lists of files, or an array."""
     files: dict[str, Any] = {"type": "string", "contentEncoding": "base64", "description": FILE}
     for most in (DEFAULT_LIMITS.max_views, DEFAULT_LIMITS.max_frames)[: axes - 3]:
         files = {"type": "array", "items": files, "minItems": 1, "maxItems": most}
     kinds = {3: "[H, W, 3]: a file", 4: "[V, H, W, 3]: a list of V files", 5: "[T, V, H, W, 3]: T lists of V files"}
-    return {"anyOf": [files, _ref("Array")], "description": f"{text} {kinds[axes]}, or an array of raw pixels."}
+    return {"anyOf": [files, _ref("Array")], "description": f"{text} {kinds[axes]}, or an array of pixels."}
 
 
 def _request() -> dict[str, Any]:
@@ -142,23 +142,29 @@ def _request() -> dict[str, Any]:
     properties = {
         "episode_id": {**text, "description": "Unique name of the episode."},
         "instruction": {**text, "description": "The task in words."},
-        "reference_start": _pictures(3, "Front view of a demonstration's first frame."),
-        "reference_end": _pictures(3, "Front view of a demonstration's last frame."),
-        "init": _pictures(4, "First frame of this episode, every view."),
-        "goal": _pictures(4, "Last frame of a demonstration, every view; never of the running episode."),
-        "previous": _pictures(4, "The last scored frame before these; at the start the first frame again."),
-        "frames": _pictures(5, "The frames asked about, in order of time."),
+        "reference_start": _pictures(3, "Front view of the demonstration's first frame."),
+        "reference_end": _pictures(3, "Front view of the demonstration's last frame."),
+        "init": _pictures(4, "First frame of this episode, all views."),
+        "goal": _pictures(4, "Last frame of the demonstration, all views; never of the running episode."),
+        "previous": _pictures(
+            4, "The last scored frame before these, all views; at the start of an episode, its first frame."
+        ),
+        "frames": _pictures(5, "The frames to score, in order of time."),
         "times": {**times, "description": "Environment step of each frame, strictly increasing. Default: 1, 2, …"},
         "model_version": {
             "anyOf": [text, {"type": "null"}],
             "default": None,
-            "description": "The version that must answer; null takes the one now served.",
+            "description": "The model version that must answer; null means the current one.",
         },
-        "remaining_ms": {**number, "default": DEFAULT_REMAINING_MS, "description": "Milliseconds left for the answer."},
+        "remaining_ms": {
+            **number,
+            "default": DEFAULT_REMAINING_MS,
+            "description": "Time left for the reply, in milliseconds.",
+        },
         "start_progress": {
             "anyOf": [unit, {"type": "null"}],
             "default": None,
-            "description": "Progress at `previous`; where given, the reply holds the progress after each frame.",
+            "description": "Progress at `previous`. If given, the reply contains the progress after each frame.",
         },
         "start_perspectives": {
             "anyOf": [{"type": "array", "items": unit, "minItems": 3, "maxItems": 3}, {"type": "null"}],
@@ -171,7 +177,7 @@ def _request() -> dict[str, Any]:
             "properties": fusion,
             "additionalProperties": False,
             "default": asdict(FusionConfig()),
-            "description": "How three perspectives become one progress.",
+            "description": "How the three perspectives are fused into one progress value.",
         },
     }
     optional = {"times", "model_version", "remaining_ms", "start_progress", "start_perspectives", "fusion"}
@@ -189,28 +195,28 @@ def _reply() -> dict[str, Any]:
     properties = {
         "gain": {
             **rows,
-            "description": "[T, 3] in [0, 1], expected positive hop; null where the answer could not be read.",
+            "description": "[T, 3] in [0, 1], expected positive hop; null if the answer could not be read.",
         },
-        "loss": {**rows, "description": "[T, 3] in [0, 1], expected negative hop; null likewise."},
-        "hops": {**rows, "description": "[T, 3] in [-1, 1], gain - loss; null likewise."},
-        "entropy": {**rows, "description": "[T, 3], nats; null where unknown."},
-        "valid": {**flags, "description": "[T]: all three perspectives could be read."},
+        "loss": {**rows, "description": "[T, 3] in [0, 1], expected negative hop; null as for gain."},
+        "hops": {**rows, "description": "[T, 3] in [-1, 1], gain - loss; null as for gain."},
+        "entropy": {**rows, "description": "[T, 3], in nats; null if unknown."},
+        "valid": {**flags, "description": "[T]: whether all three perspectives could be read."},
         "reasons": {
             "type": "array",
             "items": {"type": "string"},
-            "description": "[T]: empty where valid, else why there is no value.",
+            "description": "[T]: empty if valid, otherwise why there is no value.",
         },
         "anchor_times": {
             "type": "array",
             "items": {"type": "integer"},
-            "description": "[T]: time of the frame that each was compared with; -1 is `previous`.",
+            "description": "[T]: time of the anchor frame of each frame; -1 is `previous`.",
         },
-        "model_version": {"type": "string", "description": "The version that answered."},
-        "queue_ms": {"type": "number", "description": "Time the request waited in line."},
-        "model_ms": {"type": "number", "description": "Time its batch spent in the model."},
+        "model_version": {"type": "string", "description": "The model version that answered."},
+        "queue_ms": {"type": "number", "description": "Time in the queue, in milliseconds."},
+        "model_ms": {"type": "number", "description": "Time of its batch in the model, in milliseconds."},
         "folded": {
             "anyOf": [{"type": "object", "properties": folded, "required": list(folded)}, {"type": "null"}],
-            "description": "Progress after each frame, [T], and of each perspective, [T, 3]; held where not valid. "
+            "description": "Progress after each frame, [T], and by perspective, [T, 3]; held if not valid. "
             "Null without start_progress.",
         },
     }
@@ -224,6 +230,6 @@ def _error() -> dict[str, Any]:
         "type": "object",
         "properties": names,
         "required": ["type", "message"],
-        "description": "type, message, and for BadInput field, value and fix.",
+        "description": "type and message; for BadInput also field, value and fix.",
     }
     return {"type": "object", "properties": {"error": error}, "required": ["error"]}

@@ -1,7 +1,7 @@
-"""JPEG and PNG files as pictures. What a file will cost is read from its header, before any pixel is decoded.
+"""Decodes JPEG and PNG files. Size and format are checked in the header, before any pixel is decoded.
 
-Pictures come upright: the orientation that a file's EXIF data names is applied, as every viewer does. Only what cameras
-write is taken: one 8-bit RGB or grey picture, so that nothing is silently dropped (alpha) or squeezed (16 bits).
+The EXIF orientation is applied, as image viewers do. Only 8-bit RGB or grey images are accepted, so that nothing is
+silently lost, such as alpha or 16-bit depth.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from dopamine_rl.errors import BadInput
 
 PNG_MAGIC, JPEG_MAGIC = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 MAX_SCANS = 24
-"""Scans of one JPEG. Each costs a pass over all pixels, however few bytes it has; a usual progressive file has ten."""
+"""Limit of scans per JPEG. Each scan costs a pass over all pixels, however small it is; progressive files have ten."""
 MAX_SEGMENTS = 64
-"""Marker segments before a JPEG's size; a camera writes about ten."""
+"""Limit of marker segments before a JPEG's size; cameras write about ten."""
 MAX_CHUNKS = 4096
-"""Chunks of one PNG; encoders write one for every 8 KiB of data or more."""
-UNTAKEN_CHUNKS = {b"tRNS": "without transparency", b"acTL": "as one picture, not as an animation"}
+"""Limit of chunks per PNG; encoders write one for every 8 KiB or more."""
+REFUSED_CHUNKS = {b"tRNS": "without transparency", b"acTL": "as one picture, not as an animation"}
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION_TAG, SHORT = 0x0112, 3
 MAX_TAGS = 256
-"""Entries of an EXIF directory that are looked through; a camera writes about fifteen."""
+"""Limit of entries read from an EXIF directory; cameras write about fifteen."""
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 DECODABLE_FRAMES = {0xC0, 0xC1, 0xC2}
-"""Baseline, extended, progressive; the others are lossless or arithmetic."""
+"""Baseline, extended and progressive; the others are lossless or use arithmetic coding."""
 
 
 @dataclass(frozen=True, slots=True)
 class PictureHeader:
-    """What a file says of itself.
+    """The header of an image file.
 
     Args:
         kind: "PNG" or "JPEG".
-        height, width: pixels of the upright picture.
-        orientation: EXIF's number, 1 to 8: how the stored pixels are to be turned.
+        height, width: pixels, after the orientation is applied.
+        orientation: EXIF orientation of the stored pixels, 1 to 8.
     """
 
     kind: str
@@ -51,12 +51,12 @@ class PictureHeader:
 
 
 def read_header(name: str, data: bytes) -> PictureHeader:
-    """Return the size of a picture file from its first bytes; decodes nothing.
+    """Read the header of an image file; decodes no pixels.
 
     Args:
-        name: the field, for the error.
+        name: of the field, for error messages.
     Raises:
-        BadInput: neither PNG nor JPEG, cut off, or of a kind that is not taken.
+        BadInput: it is neither PNG nor JPEG, truncated, or in an unsupported format.
     """
     if data.startswith(PNG_MAGIC):
         header = _read_png(name, data)
@@ -66,16 +66,16 @@ def read_header(name: str, data: bytes) -> PictureHeader:
         raise BadInput(name, data[:12], "give the bytes of a PNG or JPEG file, or an array of raw pixels")
     if header.height == 0 or header.width == 0:
         raise BadInput(name, (header.height, header.width), "give a picture with at least one pixel")
-    if header.orientation > 4:  # Turned by a quarter.
+    if header.orientation > 4:  # rotated by 90 degrees
         header = replace(header, height=header.width, width=header.height)
     return header
 
 
 def decode_picture(name: str, data: bytes, header: PictureHeader) -> NDArray[np.uint8]:
-    """Return uint8 [H, W, 3], RGB, upright, of a file whose header was accepted.
+    """Decode an image file with an accepted header to uint8 [H, W, 3], RGB, upright.
 
     Raises:
-        BadInput: the pixels cannot be read, or are not those that the header announced.
+        BadInput: it cannot be decoded, or does not match its header.
     """
     try:
         with Image.open(io.BytesIO(data), formats=[header.kind]) as image:
@@ -83,15 +83,15 @@ def decode_picture(name: str, data: bytes, header: PictureHeader) -> NDArray[np.
             if image.size != stored or image.mode not in ("RGB", "L"):
                 raise ValueError(f"{image.mode} of {image.size}")
             pixels = _upright(np.asarray(image.convert("RGB")), header.orientation)
-    except Exception as error:  # A decoder fails in many ways; every one means that this file is no picture.
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         raise BadInput(name, f"{type(error).__name__}: {error}"[:100], "give a whole, undamaged picture file") from None
     return pixels
 
 
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
-    """Pixels as EXIF's orientation says that they are to be shown.
+    """Apply an EXIF orientation.
 
-    Source: Exif 2.32, tag 0x0112: where the stored row 0 and column 0 lie in the picture.
+    Source: Exif 2.32, tag 0x0112: the sides of the image that the stored row 0 and column 0 belong to.
     """
     if orientation > 4:
         pixels = pixels.swapaxes(0, 1)
@@ -103,7 +103,7 @@ def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
 
 
 def _orientation(exif: bytes) -> int:
-    """The orientation in a block of EXIF data; 1 where it names none that there is, as viewers do."""
+    """The orientation in a block of EXIF data; 1 if it is missing or invalid, as in image viewers."""
     order: Literal["little", "big"] = "little" if exif[:2] == b"II" else "big"
 
     def number(position: int, size: int) -> int:
@@ -130,12 +130,12 @@ def _read_png(name: str, data: bytes) -> PictureHeader:
 
 
 def _read_chunks(name: str, data: bytes) -> int:
-    """The orientation that a PNG's chunks name. Raises BadInput for chunks that change what is shown."""
+    """The orientation in a PNG's chunks. Raises BadInput for transparency and animation."""
     position, orientation = len(PNG_MAGIC), 1
     for _ in range(MAX_CHUNKS):
         length, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
-        if kind in UNTAKEN_CHUNKS:
-            raise BadInput(name, f"PNG with {kind.decode()}", f"save it {UNTAKEN_CHUNKS[kind]}")
+        if kind in REFUSED_CHUNKS:
+            raise BadInput(name, f"PNG with {kind.decode()}", f"save it {REFUSED_CHUNKS[kind]}")
         if kind == b"eXIf":
             orientation = _orientation(data[position + 8 : position + 8 + length])
         position += 12 + length

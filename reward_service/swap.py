@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, CheckpointError, ScoringError, ServiceUnavailable
+from dopamine_rl.interfaces import OnProgress, no_progress
 from reward_service import ledger_store
 from reward_service.client import ServeRewardClient
 from reward_service.releases import KEEP, Ledger, Release
@@ -57,7 +58,7 @@ def swap(
     app_name: str,
     checkpoint: Path,
     config: SwapConfig | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    on_progress: OnProgress = no_progress,
 ) -> SwapResult:
     """Swap the model of a service: every replica loads it beside the current one, then new episodes use it.
 
@@ -67,7 +68,7 @@ def swap(
         app_name: as given to `deploy`.
         checkpoint: folder that every node can read.
         config: settings of the swap.
-        say: prints a line of progress.
+        on_progress: called while the replicas load, and when new episodes use the model.
     Raises:
         BadInput: the checkpoint is not a folder.
         CheckpointError: a replica cannot load it.
@@ -84,18 +85,18 @@ def swap(
         ledger = ledger.stage(str(folder))
         ledger_store.write(app_name, ledger, claim)
         try:
-            replicas = _wait(client, config, lambda replicas: _is_settled(ledger, replicas), say)
+            replicas = _wait(client, config, lambda replicas: _is_settled(ledger, replicas), on_progress)
             version, before = _staged_version(ledger, replicas), replicas[0].versions[0]
             if version == before:
-                say(f"{version} is the current version already")
+                on_progress(f"{version} is the current version already", True)
                 return SwapResult(version, before, len(replicas), time.monotonic() - began)
             promoted = ledger.promote(version, config.keep)
             _check_idle(promoted, replicas, config)
             ledger = _with_versions(promoted, replicas)
         finally:
             ledger_store.write(app_name, ledger.withdraw(), claim)
-        say(f"new episodes use {version}, running ones keep their version")
-        replicas = _wait(client, config, lambda replicas: all(r.versions[0] == version for r in replicas), say)
+        on_progress(f"new episodes use {version}, running ones keep their version", True)
+        replicas = _wait(client, config, lambda replicas: all(r.versions[0] == version for r in replicas), on_progress)
     return SwapResult(version, before, len(replicas), time.monotonic() - began)
 
 
@@ -103,7 +104,7 @@ def _wait(
     client: ServeRewardClient,
     config: SwapConfig,
     done: Callable[[Sequence[ServiceDescription]], bool],
-    say: Callable[[str], None],
+    on_progress: OnProgress,
 ) -> list[ServiceDescription]:
     """Poll all replicas until `done`."""
     deadline, reported_at = time.monotonic() + config.timeout_s, time.monotonic()
@@ -119,7 +120,7 @@ def _wait(
             raise ServiceUnavailable(f"not all replicas were ready within {config.timeout_s:g} s: {why}")
         if time.monotonic() - reported_at > 5.0:
             reported_at = time.monotonic()
-            say("waiting for the replicas …")
+            on_progress("waiting for the replicas …", True)
         time.sleep(POLL_S)
 
 

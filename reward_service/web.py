@@ -67,6 +67,7 @@ class _Protocol(H11Protocol):
         self._unread: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._early = bytearray()
+        self._ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._bare = transport
@@ -101,6 +102,11 @@ class _Protocol(H11Protocol):
             return
         super().data_received(data)
         self._look()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. One that waits for its responses gets them; TLS has no half-open connections."""
+        self._ended = True
+        return self._tls is None and self._phase == "answer" and self.conn.their_state is h11.DONE
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -143,6 +149,8 @@ class _Protocol(H11Protocol):
 
     def _look(self) -> None:
         """Determine the connection's current phase."""
+        if self._ended and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
         if self.transport.is_closing():
             self._enter("closing")
         elif self.cycle is not None and not self.cycle.response_complete:
@@ -213,11 +221,13 @@ def make_server(
 
 
 def _listen(config: IngressConfig) -> socket.socket:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    # The name's meaning is the system's to change, and `is_loopback` has promised loopback.
+    host = "127.0.0.1" if config.host == "localhost" else config.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((config.host.strip("[]"), config.port))
+        listening.bind((host, config.port))
         listening.listen(128)
     except OSError as error:
         listening.close()

@@ -1,6 +1,6 @@
-"""Failures derived from any expert: it acts normally up to a random true progress, then something goes wrong.
+"""Scripted failures made from any expert: it acts normally up to a random true progress, then it is disturbed.
 
-All of them need the standard start, where the action has a gripper.
+All need the standard start, whose actions include the gripper.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def _simulated(env: gymnasium.Env) -> SimulatedEnv:
 
 
 class Disturbed:
-    """Does as the expert does until something goes wrong.
+    """Acts like the expert until the disturbance begins.
 
     Args:
-        expert: what it does well.
+        expert: acts before.
     """
 
     from_progress, to_progress = 0.1, 0.8
-    """True progress at which it goes wrong is drawn between these."""
+    """Range of the true progress at which the disturbance begins."""
 
     def __init__(self, expert: Expert) -> None:
         self._expert = expert
@@ -40,30 +40,30 @@ class Disturbed:
 
     @property
     def stage(self) -> int:
-        """The expert's."""
+        """Current stage of the expert."""
         return self._expert.stage
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
-        """Begin an episode; draws when it goes wrong."""
+        """Begin an episode; draws when the disturbance begins."""
         self._expert.reset(env, rng)
         self._rng = rng
         self._until = float(rng.uniform(self.from_progress, self.to_progress))
-        self._gone_wrong = False
+        self._disturbed = False
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
         """The next action, float32 [7]."""
-        self._gone_wrong |= self.goes_wrong(env)
-        if self._gone_wrong:
-            return self.act_wrongly(env)
+        self._disturbed |= self.is_time(env)
+        if self._disturbed:
+            return self.act_disturbed(env)
         self._last = self._expert.act(env)
         return self._last
 
-    def goes_wrong(self, env: gymnasium.Env) -> bool:
-        """Whether it is time."""
+    def is_time(self, env: gymnasium.Env) -> bool:
+        """Whether the disturbance begins."""
         return _simulated(env).true_progress() >= self._until
 
-    def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """The next action once it is."""
+    def act_disturbed(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """The next action once disturbed."""
         raise NotImplementedError
 
     def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
@@ -71,54 +71,54 @@ class Disturbed:
 
 
 class Stalled(Disturbed):
-    """Stops and stays, its gripper as it was."""
+    """Stops moving; the gripper stays as it is."""
 
-    def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """Nothing."""
+    def act_disturbed(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """Do not move."""
         return self._command(env, np.zeros(3), np.zeros(3), float(self._last[6]))
 
 
 class Dropped(Disturbed):
-    """Opens the gripper on the way, and goes up without the object."""
+    """Opens the gripper on the way and moves up without the object."""
 
     from_progress, to_progress = 0.4, 0.8
 
-    def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """Open, and up."""
+    def act_disturbed(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """Open the gripper and move up."""
         height_m = 0.25 - _simulated(env).state().tool[2, 3]
         return self._command(env, np.array([0.0, 0.0, height_m]), np.zeros(3), OPEN)
 
 
 class Undone(Disturbed):
-    """Goes back the way it came, opening the gripper where it was shut."""
+    """Moves back along its path, and opens the gripper where it had closed it."""
 
     from_progress, to_progress = 0.4, 0.9
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
         super().reset(env, rng)
-        self._way: list[tuple[Matrix, float]] = []
+        self._path: list[tuple[Matrix, float]] = []
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """As the expert, remembering the way."""
-        tool, forwards = _simulated(env).state().tool, not self._gone_wrong
+        """The expert's action; stores the path."""
+        tool, forwards = _simulated(env).state().tool, not self._disturbed
         action = super().act(env)
         if forwards:
-            self._way.append((tool, float(action[6])))
+            self._path.append((tool, float(action[6])))
         return action
 
-    def act_wrongly(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """To the last place that was not reached again yet."""
+    def act_disturbed(self, env: gymnasium.Env) -> NDArray[np.float32]:
+        """Move to the last pose of the path that has not been reached again."""
         tool = _simulated(env).state().tool
-        while len(self._way) > 1 and np.linalg.norm(self._way[-1][0][:3, 3] - tool[:3, 3]) < 0.02:
-            self._way.pop()
-        target, gripper = self._way[-1]
+        while len(self._path) > 1 and np.linalg.norm(self._path[-1][0][:3, 3] - tool[:3, 3]) < 0.02:
+            self._path.pop()
+        target, gripper = self._path[-1]
         turn = rotation_vector(target[:3, :3] @ tool[:3, :3].T)
         return self._command(env, target[:3, 3] - tool[:3, 3], turn, gripper)
 
 
 class Perturbed(Disturbed):
-    """Is pushed off its course each time it has come so far, and never gets further."""
+    """Is pushed away each time it reaches a random true progress, so it never gets further."""
 
     from_progress, to_progress = 0.1, 0.75
 
@@ -127,9 +127,9 @@ class Perturbed(Disturbed):
         super().reset(env, rng)
         self._pushes_left = 0
 
-    def goes_wrong(self, env: gymnasium.Env) -> bool:
-        """Each time that it has come so far; a push aside and upwards lasts 5 to 9 steps."""
-        if self._pushes_left == 0 and super().goes_wrong(env):
+    def is_time(self, env: gymnasium.Env) -> bool:
+        """Never for good: starts a push sideways and upwards of 5 to 9 steps each time the progress is reached."""
+        if self._pushes_left == 0 and super().is_time(env):
             self._pushes_left = int(self._rng.integers(5, 10))
             angle = self._rng.uniform(-np.pi, np.pi)
             aside = np.array([np.cos(angle), np.sin(angle), self._rng.uniform(0.1, 0.6)])
@@ -137,7 +137,7 @@ class Perturbed(Disturbed):
         return False
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """As the expert, but where it is pushed."""
+        """The expert's action, or the push."""
         action = super().act(env)
         if self._pushes_left == 0:
             return action
@@ -152,13 +152,13 @@ DISTURBANCES: Mapping[str, Callable[[Expert], Expert]] = {
     "perturb": Perturbed,
 }
 FAILURES = tuple(DISTURBANCES)
-"""Names of all of them."""
+"""Names of all disturbances."""
 
 
 def with_disturbances(expert: Callable[[], Expert], *names: str) -> dict[str, Callable[[], Expert]]:
-    """The named disturbances of an expert, ready to be made."""
-    return {name: _spoil(DISTURBANCES[name], expert) for name in names}
+    """Constructors of the named disturbances of an expert."""
+    return {name: _disturb(DISTURBANCES[name], expert) for name in names}
 
 
-def _spoil(disturbance: Callable[[Expert], Expert], expert: Callable[[], Expert]) -> Callable[[], Expert]:
+def _disturb(disturbance: Callable[[Expert], Expert], expert: Callable[[], Expert]) -> Callable[[], Expert]:
     return lambda: disturbance(expert())

@@ -1,4 +1,4 @@
-"""Scripted failures that a reward model must not mistake for success. Each is an Expert that never solves the task."""
+"""Scripted failures of peg insertion, which a reward model must not mistake for successes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from actors.peg_state import PegState
 
 
 class NearMiss(PegInsertionExpert):
-    """Jams: pushes the peg, well aligned, against the plate 5 to 10 mm beside the hole and keeps pushing."""
+    """Jams: keeps pushing the aligned peg against the plate, 5 to 10 mm beside the hole."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it pushes."""
         super().reset(env, rng)
         angle, off_m = rng.uniform(-np.pi, np.pi), rng.uniform(0.004, 0.0085)
-        # The hole is square: this is the offset along its nearer side; the grasp gives way by another millimetre.
+        # The hole is square: this is the larger of the two offsets; the grasp yields by another millimetre.
         direction = np.array([np.cos(angle), np.sin(angle)])
         self._beside_m = off_m * direction / np.abs(direction).max()
 
     def head_target(self, state: PegState) -> Matrix:
-        """To the place beside the hole, then forward."""
+        """Beside the hole, then forward."""
         head = state.head
         if np.abs(head[1:3, 3] - self._beside_m).max() < 0.001 and head[0, 3] < -state.half_length:
             self._phase = INSERT
@@ -33,7 +33,7 @@ class NearMiss(PegInsertionExpert):
 
 
 class Stall(PegInsertionExpert):
-    """Does well and stops: at a depth drawn between 3 cm before the plate and two thirds of the way in, and stays."""
+    """Stops at a random depth, from 3 cm before the plate to two thirds of the way in."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it stops."""
@@ -41,24 +41,24 @@ class Stall(PegInsertionExpert):
         self._stop = float(rng.uniform(-0.3, 0.67))
 
     def head_target(self, state: PegState) -> Matrix:
-        """As the expert's, but not beyond the point where it stops."""
+        """The expert's target, but not beyond the point where it stops."""
         target = super().head_target(state)
         target[0, 3] = min(target[0, 3], state.half_length * (self._stop - 1.0))
         return target
 
 
 class Retreat(Stall):
-    """Goes part of the way in, then pulls the peg out again and away to the side."""
+    """Inserts the peg part of the way, then pulls it out and moves it sideways."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
-        """Begin an episode; draws how far it goes and where it withdraws to."""
+        """Begin an episode; draws how deep it goes and where it withdraws to."""
         super().reset(env, rng)
         self._stop = float(rng.uniform(0.15, 0.6))
         self._away_m = rng.uniform(-0.05, 0.05, 2)
         self._withdrawing = False
 
     def head_target(self, state: PegState) -> Matrix:
-        """In, and out again."""
+        """In, then out again."""
         head = state.head
         self._withdrawing |= bool(head[0, 3] > state.half_length * (self._stop - 1.0) - 0.004)
         if not self._withdrawing:
@@ -68,7 +68,7 @@ class Retreat(Stall):
 
 
 class Drop(PegInsertionExpert):
-    """Standard start only: opens the gripper on the way to the hole and moves on without the peg."""
+    """Opens the gripper on the way to the hole and moves on without the peg. Needs the standard start."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws when it lets go."""
@@ -78,7 +78,7 @@ class Drop(PegInsertionExpert):
         self._carrying_steps = int(rng.integers(5, 25))
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """As the expert until it lets go; then up and away."""
+        """The expert's action until it lets go; then up and away."""
         if self._phase < ALIGN:
             return super().act(env)
         self._carrying_steps -= 1
@@ -89,7 +89,7 @@ class Drop(PegInsertionExpert):
 
 
 class StraightPush(PegInsertionExpert):
-    """The baseline that looks at nothing: full speed along the hole's axis from wherever the peg is held."""
+    """Open-loop baseline: moves along the hole's axis at full speed, wherever the peg is."""
 
     stages: tuple[str, ...] = ("push",)
 
@@ -99,6 +99,6 @@ class StraightPush(PegInsertionExpert):
         self._phase = REACH
 
     def act(self, env: gymnasium.Env) -> NDArray[np.float32]:
-        """Straight ahead."""
+        """Move straight ahead."""
         axis = simulated(env).state().hole[:3, 0]
         return self._command(env, 0.05 * axis, np.zeros(3), SHUT)

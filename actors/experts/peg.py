@@ -1,4 +1,4 @@
-"""A scripted expert for the peg insertion: it steers the peg, not the gripper, and goes in only when it fits."""
+"""A scripted expert for peg insertion. It controls the pose of the peg, and inserts it only when it is aligned."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from actors.maniskill import PegInsertionEnv
 
 REACH_M, FETCHED_M = 0.77, 0.68
-"""Reach of the hand pointing straight down, from the base; a peg further out is dragged to the second distance."""
+"""Largest distance from the base that the hand reaches pointing down; a peg beyond it is dragged to the second."""
 HOVER_M = 0.06
-"""Height over the grasp at which the gripper turns and centres before it comes down."""
+"""Height above the grasp at which the gripper aligns before it moves down."""
 RETREAT_M = 0.025
 """Gap to the plate at which the peg is aligned."""
 TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0025, 0.02
-"""Outside and off by more than this: retreat, because the peg would jam."""
+"""With a larger error, outside the hole: retreat, because the peg would jam."""
 ALIGNED_M, ALIGNED_RAD = 0.0015, 0.012
-"""Off by less than this: advance."""
+"""With a smaller error: advance."""
 TOWARDS_M, INTO_M = 0.03, 0.008
-"""How far ahead of the head it aims, and in the hole from the standard start, whose actions are larger: slowly."""
+"""Distance of the target ahead of the head; the second in the hole, for the standard start with its larger actions."""
 REACH, GRASP, ALIGN, INSERT = range(4)
-"""Phases; it inserts as soon as it is aligned, before the hole. As a stage, inserting begins in the hole."""
+"""Phases. Phase INSERT begins once the peg is aligned before the hole; the stage `insert` begins in the hole."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
-"""The weight of the peg pulls the arm down; the integral action takes the remaining error out."""
+"""The peg's weight pulls the arm down; integral action removes the remaining error."""
 
 
 def simulated(env: gymnasium.Env) -> PegInsertionEnv:
@@ -45,12 +45,13 @@ def _from_base_m(position: Matrix) -> float:
 
 
 class PegInsertionExpert:
-    """Solves both starts. Stages: reach the peg and grasp it; align it with the hole and bring it there, again
-    where it jams; insert.
+    """Solves the task from both starts.
+
+    Stages: reach and grasp the peg; bring it to the hole and align it, again if it jams; insert it.
 
     Args:
-        noise: standard deviation of Gaussian noise on every commanded movement (not the gripper), in action units, for
-            demonstrations that also show how to recover. The action returned includes the noise.
+        noise: standard deviation of Gaussian noise added to every movement (not the gripper), in action units, so that
+            demonstrations show how to recover. Returned actions include it.
     """
 
     stages: tuple[str, ...] = ("grasp", "align", "insert")
@@ -59,7 +60,7 @@ class PegInsertionExpert:
         self.noise = noise
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
-        """Begin an episode; with the insertion start the first stage is over."""
+        """Begin an episode; the insertion start begins with the second stage."""
         self._rng = rng
         self._held = simulated(env).config.start == "insertion"
         self._phase = ALIGN if self._held else REACH
@@ -86,7 +87,7 @@ class PegInsertionExpert:
         return self._carry(env, state)
 
     def head_target(self, state: PegState) -> Matrix:
-        """Where the peg's head should be going, a pose in the hole's frame."""
+        """Target of the peg's head, a pose in the hole's frame."""
         head = state.head
         off_m = float(np.abs(head[1:3, 3]).max())
         off_rad = float(np.linalg.norm(rotation_vector(head[:3, :3])))
@@ -103,7 +104,7 @@ class PegInsertionExpert:
         return pose([-state.half_length - RETREAT_M, 0.0, 0.0])
 
     def _notice_blockage(self, state: PegState) -> None:
-        """Count the steps in which the tool stood still; on the way down to the grasp, try further back on the peg."""
+        """Count the steps without movement; if blocked on the way down to the grasp, grasp further back on the peg."""
         moved_m = float(np.linalg.norm(state.tool[:3, 3] - self._tool[:3, 3]))
         turned_rad = float(np.linalg.norm(rotation_vector(state.tool[:3, :3] @ self._tool[:3, :3].T)))
         self._blocked = self._blocked + 1 if moved_m < 0.0005 and turned_rad < 0.002 else 0
@@ -127,7 +128,7 @@ class PegInsertionExpert:
         return self._command(env, np.zeros(3), np.zeros(3), SHUT)
 
     def _fetch(self, env: gymnasium.Env, state: PegState) -> NDArray[np.float32]:
-        """Drag a peg whose tail is out of reach nearer by its middle, and let go of it again."""
+        """Drag a peg that is out of reach nearer, held by its middle, and release it."""
         if self._squeezing == 0:
             arrived, action = self._approach(env, state, 0.0)
             self._squeezing = int(arrived)
@@ -145,7 +146,7 @@ class PegInsertionExpert:
         return self._command(env, np.zeros(3), np.zeros(3), OPEN)
 
     def _approach(self, env: gymnasium.Env, state: PegState, offset_m: float) -> tuple[bool, NDArray[np.float32]]:
-        """Turn and centre above a point of the peg, come down; whether the tool has arrived, and the action."""
+        """Align above a point of the peg, then move down. Returns whether the tool has arrived, and the action."""
         target = state.peg @ pose([-offset_m, 0.0, 0.0], GRASP_ROTATION)
         error_m = target[:3, 3] - state.tool[:3, 3]
         sideways_m = float(np.linalg.norm(error_m[:2]))
@@ -164,15 +165,15 @@ class PegInsertionExpert:
         if np.linalg.norm(error_m) < 0.03:
             self._integral = np.clip(self._integral + INTEGRAL_GAIN * error_m, -INTEGRAL_LIMIT_M, INTEGRAL_LIMIT_M)
         if self._entered and not self._held:
-            # What it aims at moves on with the head: an error that is meant must not add up.
+            # The target moves with the head, so the error along the axis is intended: do not integrate it.
             self._integral -= (self._integral @ state.hole[:3, 0]) * state.hole[:3, 0]
-        # The tool turns about itself; it must also move by what that turn does to the peg's head.
+        # The tool rotates about itself; compensate the displacement of the peg's head by that rotation.
         arm = head[:3, 3] - state.tool[:3, 3]
         swing = Rotation.from_rotvec(turn).apply(arm) - arm
         return self._command(env, error_m + self._integral / TRACKING_GAIN - swing, turn, SHUT)
 
     def _command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
-        """Towards a displacement in the base frame, as far as one action goes; straight also where it is cut."""
+        """The action towards a displacement in the base frame, limited to one action in the same direction."""
         movement = steer(simulated(env).config, move_m, turn_rad)
         if self._phase < INSERT and self._blocked % 2 == 1:
             # With the arm nearly stretched, inverse kinematics fails for large commands, and the arm does not move.

@@ -1,4 +1,4 @@
-"""What scripted experts that take an object share: reach it from above, grasp it, and carry it under control."""
+"""Base of the scripted experts that grasp an object from above and carry it."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from actors.tasks.task import ObjectState
 
 HOVER_M = 0.06
-"""Height over the grasp at which the gripper turns and centres before it comes down."""
+"""Height above the grasp at which the gripper aligns before it moves down."""
 FROM_ABOVE = np.diag([1.0, -1.0, -1.0])
-"""The tool's rotation in the frame of an object that it holds from above."""
+"""Rotation of the tool in the frame of an object grasped from above."""
 UPRIGHT_M, FAR_M, FAR_LEAN_RAD = 0.72, 0.84, 0.6
-"""The hand is upright up to the first distance from the base; at the second it leans outwards by this much."""
+"""The hand is vertical up to the first distance from the base, and leans outwards by this angle at the second."""
 REACH, GRASP, CARRY = 0, 1, 2
-"""Phases that all of them begin with; the first two are one stage, for the fingers close within a frame or two."""
+"""First phases of all of them. REACH and GRASP are one stage, since the fingers close within a frame or two."""
 SQUEEZING_STEPS, LOST_STEPS = 4, 3
-"""Steps that the fingers get to close, and steps without the object after which it counts as lost."""
+"""Steps for the fingers to close, and steps without a grasp after which the object counts as lost."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M, INTEGRAL_BELOW_M = 0.15, 0.01, 0.03
-"""The controller leaves an error of some millimetres under load; close to the target, integral action takes it out."""
+"""Under load the controller has an error of some millimetres; close to the target, integral action removes it."""
 
 
 def simulated(env: gymnasium.Env) -> ObjectEnv:
@@ -36,7 +36,7 @@ def simulated(env: gymnasium.Env) -> ObjectEnv:
 
 
 class PickAndPlace:
-    """Takes the object and, where it loses it, takes it again. Subclasses say where it goes, in `carry`."""
+    """Grasps the object, again if it is lost. Subclasses implement `carry`."""
 
     stages: tuple[str, ...] = ("grasp", "carry")
     grasps: tuple[Matrix, ...] = tuple(
@@ -48,7 +48,7 @@ class PickAndPlace:
         """Begin an episode."""
         self._phase = REACH
         self._lowering = False
-        self._squeezed = self._without = 0
+        self._squeezed = self._lost_steps = 0
         self._integral = np.zeros(3)
 
     @property
@@ -63,18 +63,18 @@ class PickAndPlace:
             return self._reach(env, state)
         if self._phase == GRASP:
             return self._grasp(env, state)
-        self._without = 0 if state.grasped else self._without + 1
-        if self._without >= LOST_STEPS and not self.released:
+        self._lost_steps = 0 if state.grasped else self._lost_steps + 1
+        if self._lost_steps >= LOST_STEPS and not self.released:
             self._start_over()
         return self.carry(env, state)
 
     @property
     def released(self) -> bool:
-        """Whether the object has been let go on purpose."""
+        """Whether the object was released on purpose."""
         return False
 
     def grasp_cost(self, state: ObjectState, target: Matrix) -> float:
-        """What speaks against holding the object with the tool at a pose, besides its turning; in rad."""
+        """Cost of grasping with the tool at a pose, in rad, in addition to the rotation it needs."""
         return 0.0
 
     def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
@@ -82,22 +82,22 @@ class PickAndPlace:
         raise NotImplementedError
 
     def bring(self, env: gymnasium.Env, state: ObjectState, target: Matrix, turning: bool) -> NDArray[np.float32]:
-        """Move the held object towards a pose; with its rotation where `turning`."""
+        """Move the held object towards a pose; `turning` also towards its rotation."""
         error_m = target[:3, 3] - state.item[:3, 3]
         turn = rotation_vector(target[:3, :3] @ state.item[:3, :3].T) if turning else np.zeros(3)
         if np.linalg.norm(error_m) < INTEGRAL_BELOW_M:
             self._integral = np.clip(self._integral + INTEGRAL_GAIN * error_m, -INTEGRAL_LIMIT_M, INTEGRAL_LIMIT_M)
-        # The tool turns about itself; it must also move by what that turn does to the object.
+        # The tool rotates about itself; compensate the displacement of the object by that rotation.
         arm = state.item[:3, 3] - state.tool[:3, 3]
         swing = Rotation.from_rotvec(turn).apply(arm) - arm
         return self.command(env, error_m + self._integral / TRACKING_GAIN - swing, turn, SHUT)
 
     def command(self, env: gymnasium.Env, move_m: Matrix, turn_rad: Matrix, gripper: float) -> NDArray[np.float32]:
-        """Towards a displacement of the tool in the base frame."""
+        """The action towards a displacement of the tool in the base frame."""
         return np.append(steer(simulated(env).config, move_m, turn_rad), gripper).astype(np.float32)
 
     def _start_over(self) -> None:
-        self._phase, self._lowering, self._squeezed, self._without = REACH, False, 0, 0
+        self._phase, self._lowering, self._squeezed, self._lost_steps = REACH, False, 0, 0
         self._integral = np.zeros(3)
 
     def _reach(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
@@ -123,7 +123,7 @@ class PickAndPlace:
 
 
 def _leaning(target: Matrix) -> Matrix:
-    """A pose of the tool from above, turned about the axis that the fingers close along where the arm must stretch."""
+    """A grasp pose from above, tilted about the fingers' closing axis where the arm is stretched."""
     outwards = target[:2, 3] - BASE_XY
     distance_m = float(np.linalg.norm(outwards))
     share = float(np.clip((distance_m - UPRIGHT_M) / (FAR_M - UPRIGHT_M), 0.0, 1.0))

@@ -1,4 +1,4 @@
-"""From where the tool should go to an action: what all scripted experts share."""
+"""Converts a displacement of the tool to an action, for all scripted experts."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ if TYPE_CHECKING:
 
 OPEN, SHUT = 1.0, -1.0
 BASE_XY = np.array([-0.615, 0.0])
-"""Where the robot stands, metres."""
+"""Position of the robot's base, metres."""
 TRACKING_GAIN = 1.2
-"""Commanded movement over error. The arm lags by about two environment steps; with twice as much it swings."""
+"""Proportional gain. The arm lags by about two environment steps; with twice the gain it oscillates."""
 LARGEST_MOVE_M = 0.05
-"""Largest command per environment step and axis; with more the arm overshoots."""
+"""Largest movement per environment step and axis; with a larger one the arm overshoots."""
 FINE_MOVE_M, FINE_BELOW_M = 0.02, 0.05
-"""Largest command where the error is below the second number: slower there, or the peg swings about the hole."""
+"""Largest movement if the error is below the second number; with a larger one the peg oscillates at the hole."""
 
 
 def steer(config: EnvConfig, move_m: Matrix, turn_rad: Matrix) -> Matrix:
-    """Movement [6] in action units towards a displacement in the base frame, as far as one action goes; straight also
-    where it is cut.
+    """The movement [6], in action units, towards a displacement in the base frame.
+
+    Limited to one action; the direction is kept.
 
     Args:
-        move_m: [3], of the tool.
+        move_m: translation [3] of the tool.
         turn_rad: rotation vector [3].
     """
     largest_m = FINE_MOVE_M if np.linalg.norm(move_m) < FINE_BELOW_M else LARGEST_MOVE_M
@@ -37,5 +38,5 @@ def steer(config: EnvConfig, move_m: Matrix, turn_rad: Matrix) -> Matrix:
 
 
 def _shorten(vector: Matrix, largest: float) -> Matrix:
-    """The vector, shorter where an entry would exceed `largest`, in the same direction."""
+    """Scale a vector so that no entry exceeds `largest`."""
     return vector * min(1.0, largest / max(float(np.abs(vector).max()), 1e-9))

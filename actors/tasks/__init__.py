@@ -1,4 +1,4 @@
-"""The simulated tasks, by ManiSkill's names. A new one is a file here and a line below."""
+"""The simulated tasks by their ManiSkill names. To add one, add a file here and an entry below."""
 
 from actors.tasks.peg_insertion import PEG_INSERTION
 from actors.tasks.pick_cube import PICK_CUBE

@@ -1,4 +1,4 @@
-"""PegInsertionSide-v1: a peg is taken from the table and pushed into the hole in the side of a box."""
+"""PegInsertionSide-v1: pick up a peg from the table and insert it into the hole in the side of a box."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PickCube-v1: a red cube on the table is brought to a green ball in the air and held there."""
+"""PickCube-v1: pick up a red cube from the table, and hold it at a green ball in the air."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, r
 
 
 class PickCubeExpert(PickAndPlace):
-    """Carries the cube straight to the goal. Success is within 25 mm of it, at rest."""
+    """Carries the cube straight to the goal. Success: at rest within 25 mm of it."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
@@ -23,14 +23,14 @@ class PickCubeExpert(PickAndPlace):
         self._beside_m = np.zeros(3)
 
     def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
-        """To the goal, and hold."""
+        """Move to the goal and stay."""
         target = state.goal.copy()
         target[:3, 3] += self._beside_m
         return self.bring(env, state, target, turning=False)
 
 
 class NearMiss(PickCubeExpert):
-    """Holds the cube 6 to 20 mm too far off for success, to a side or too low or high."""
+    """Holds the cube 6 to 20 mm outside the tolerance, in a random direction."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it stops."""
@@ -41,12 +41,12 @@ class NearMiss(PickCubeExpert):
 
 
 def read(scene: Any) -> ObjectState:
-    """The true state."""
+    """The simulator's true state."""
     return read_object(scene, scene.cube, to_matrix(scene.goal_site.pose.raw_pose))
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD while reaching; with the cube in hand, the rest by the share of its way to the goal."""
+    """Up to HELD while reaching; once grasped, the rest in proportion to the distance covered to the goal."""
     if not state.grasped:
         return reaching(state, first)
     distances = [float(np.linalg.norm(s.error_m)) for s in (state, first)]

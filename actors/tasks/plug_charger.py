@@ -1,4 +1,4 @@
-"""PlugCharger-v1: a charger with two prongs is picked up and plugged into a receptacle, with 0.5 mm clearance."""
+"""PlugCharger-v1: pick up a charger with two prongs and plug it into a receptacle, with 0.5 mm clearance."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from actors.geometry import Matrix, inverse, pose, rotation_vector, to_matrix
 from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
 
 PRONG_M = 0.016
-"""Length of the prongs; the charger's frame is where they leave its body, its goal where that meets the receptacle."""
+"""Length of the prongs. The origin of the charger's frame is at their base; at the goal it is on the receptacle."""
 DEEP_ENOUGH_M = 0.011
-"""Success: 5 mm of the prongs may stick out."""
+"""Depth for success: 5 mm of the prongs may stick out."""
 FITS_M = 0.0015
-"""Prongs further off than this to a side are not in the holes: 0.5 mm clearance, and what contact gives way."""
+"""With a larger lateral error the prongs are not in the holes: 0.5 mm clearance, plus the compliance of contact."""
 LEAN_RAD = 0.26
-"""The hand leans back, or it would touch the receptacle, which is as high as its fingers are long."""
+"""The hand leans back by this angle; upright it would touch the receptacle."""
 BEFORE_M = 0.02
 """Gap between prongs and receptacle at which the charger is aligned."""
 TOO_FAR_OFF_M, TOO_FAR_OFF_RAD = 0.0012, 0.03
-"""Outside and off by more than this: retreat."""
+"""With a larger error, outside the holes: retreat."""
 ALIGNED_M, ALIGNED_RAD = 0.0004, 0.01
-"""Off by less than this: advance."""
+"""With a smaller error: advance."""
 TOWARDS_M, INTO_M = 0.008, 0.001
-"""How far ahead of the charger it aims, before the holes and in them: prongs that fit tightly go in slowly."""
+"""Distance of the target ahead of the charger, before the holes and in them, where it moves slowly."""
 TOUCHING_M = 0.002
-"""Nearer than this to the receptacle, but not in it, it pushes ever harder."""
+"""At a smaller distance, but not inside, the error is integrated so that it pushes harder and harder."""
 PLUG = CARRY + 1
 
 
 class PlugChargerExpert(PickAndPlace):
-    """Aligns the prongs before the receptacle, goes in when they fit, and steps back when they do not."""
+    """Aligns the prongs before the receptacle, inserts them when aligned, and retreats if they jam."""
 
     stages: tuple[str, ...] = ("grasp", "align", "plug")
     grasps: tuple[Matrix, ...] = (
@@ -44,9 +44,9 @@ class PlugChargerExpert(PickAndPlace):
     )
 
     steps_back = True
-    """Whether it tries again where the prongs jam."""
+    """Whether it retreats and tries again if the prongs jam."""
     depth_m = 0.0
-    """Where it pushes the charger to, along the receptacle's axis; the prongs touch it at −PRONG_M."""
+    """Target of the charger along the receptacle's axis; the prongs touch the receptacle at −PRONG_M."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode."""
@@ -55,7 +55,7 @@ class PlugChargerExpert(PickAndPlace):
         self._beside_m = np.zeros(2)
 
     def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
-        """Align, then in."""
+        """Align, then insert."""
         charger = inverse(state.goal) @ state.item
         off_m = float(np.abs(charger[1:3, 3] - self._beside_m).max())
         off_rad = float(np.linalg.norm(rotation_vector(charger[:3, :3])))
@@ -70,15 +70,15 @@ class PlugChargerExpert(PickAndPlace):
             ahead = charger[0, 3] + (TOWARDS_M if charger[0, 3] < -PRONG_M else INTO_M)
         touches = outside and charger[0, 3] > -PRONG_M - TOUCHING_M
         if self._advancing and not touches:
-            # What it aims at moves on with the charger: an error that is meant must not add up to a push.
+            # The target moves with the charger, so the error along the axis is intended: do not integrate it.
             self._integral -= (self._integral @ state.goal[:3, 0]) * state.goal[:3, 0]
         return self.bring(env, state, state.goal @ pose([min(self.depth_m, ahead), *self._beside_m]), turning=True)
 
 
 class NearMiss(PlugChargerExpert):
-    """Holds the prongs, well aligned, against the receptacle 3 to 10 mm beside the holes.
+    """Holds the aligned prongs against the receptacle, 3 to 10 mm beside the holes.
 
-    It pushes gently: pressed harder, the charger turns in the grasp and slips back.
+    It pushes gently: under more force the charger would turn in the grasp and slip.
     """
 
     steps_back = False
@@ -92,15 +92,14 @@ class NearMiss(PlugChargerExpert):
 
 
 def read(scene: Any) -> ObjectState:
-    """The true state."""
+    """The simulator's true state."""
     return read_object(scene, scene.charger, to_matrix(scene.goal_pose.raw_pose))
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD while reaching; to 0.7 while the charger is held outside, by the way of its prongs to the holes; the rest by
-    depth.
+    """Up to HELD while reaching; up to 0.7 by the distance of the prongs to the holes; the rest by depth.
 
-    A tilt of 0.1 rad counts as much as 20 mm.
+    A rotation error of 0.1 rad counts as much as 20 mm.
     """
     charger = inverse(state.goal) @ state.item
     depth = charger[0, 3] + PRONG_M
@@ -108,11 +107,13 @@ def progress(state: ObjectState, first: ObjectState) -> float:
         return 0.7 + 0.27 * min(1.0, depth / DEEP_ENOUGH_M)
     if not state.grasped:
         return reaching(state, first)
-    return HELD + (0.7 - HELD) * share_covered(_way_left_m(charger), _way_left_m(inverse(first.goal) @ first.item))
+    return HELD + (0.7 - HELD) * share_covered(
+        _distance_left_m(charger), _distance_left_m(inverse(first.goal) @ first.item)
+    )
 
 
-def _way_left_m(charger: Matrix) -> float:
-    """Way of the prongs to the holes, with what they are turned by; the charger's pose is in its goal's frame."""
+def _distance_left_m(charger: Matrix) -> float:
+    """Distance of the prongs to the holes plus their rotation error; the charger's pose is in its goal's frame."""
     tips = charger[:3, 3] + [PRONG_M, 0.0, 0.0]
     return float(np.linalg.norm(tips) + 0.2 * np.linalg.norm(rotation_vector(charger[:3, :3])))
 

@@ -1,4 +1,4 @@
-"""PullCube-v1: a blue cube is dragged towards the robot, onto a red and white target, with the gripper shut."""
+"""PullCube-v1: drag a blue cube towards the robot, onto a red and white target, with the gripper closed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from actors.geometry import Matrix, rotation_vector, to_matrix
 from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, read_object, share_covered
 
 GOAL_RADIUS_M = 0.1
-"""ManiSkill's: the cube's middle has to be nearer to the target's."""
+"""ManiSkill's success: the distance between the centres of cube and target is smaller."""
 BEHIND_M, TOUCH_M = 0.05, 0.035
-"""Distance behind the cube's middle at which the tool comes down, and at which it touches the cube; metres."""
+"""Distance behind the cube's centre at which the tool moves down, and at which it touches the cube."""
 HOVER_M, LOW_M = 0.08, 0.02
-"""Heights of the tool over the table on the way there, and while it pulls."""
+"""Heights of the tool above the table on the way there, and while it pulls."""
 
 
 class PullCubeExpert:
-    """Reaches over the cube, comes down behind it (one stage), pulls."""
+    """Reaches over the cube and down behind it (one stage), then pulls."""
 
     stages: tuple[str, ...] = ("reach", "pull")
 
@@ -57,34 +57,34 @@ class PullCubeExpert:
 
 
 class NearMiss(PullCubeExpert):
-    """Stops with the cube 5 to 20 mm before the target counts."""
+    """Stops when the cube is 5 to 20 mm short of success."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it stops."""
         super().reset(env, rng)
-        self._short_m = float(rng.uniform(0.01, 0.03))  # the arm moves on for some millimetres
+        self._short_m = float(rng.uniform(0.01, 0.03))  # the arm overshoots by some millimetres
 
 
 def _outside_m(state: ObjectState) -> float:
-    """How far the cube's middle is from counting as on the target; negative where it counts."""
+    """Distance of the cube to success; negative once it counts as on the target."""
     return float(np.linalg.norm(state.error_m[:2])) - GOAL_RADIUS_M
 
 
-def _way_to_cube_m(state: ObjectState) -> float:
-    """The tool's way to where it touches the cube: over it, behind it, down."""
+def _distance_to_cube_m(state: ObjectState) -> float:
+    """Distance of the tool to where it touches the cube from behind, by way of the space above it."""
     offset: Matrix = state.tool[:3, 3] - state.item[:3, 3]
     behind = np.hypot(offset[0] - TOUCH_M, offset[1])
     return float(behind + max(0.0, offset[2]))
 
 
 def read(scene: Any) -> ObjectState:
-    """The true state."""
+    """The simulator's true state."""
     return read_object(scene, scene.obj, to_matrix(scene.goal_region.pose.raw_pose))
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD for the tool behind the cube, by its way there; the rest by the share of the cube's way to the target."""
-    at_cube = share_covered(_way_to_cube_m(state), _way_to_cube_m(first))
+    """Up to HELD for reaching the cube from behind; the rest in proportion to the distance covered to the target."""
+    at_cube = share_covered(_distance_to_cube_m(state), _distance_to_cube_m(first))
     pulled = share_covered(max(0.0, _outside_m(state)), _outside_m(first))
     return HELD * at_cube + (0.97 - HELD) * pulled
 

@@ -1,4 +1,4 @@
-"""StackCube-v1: a red cube is put on a green one and let go."""
+"""StackCube-v1: put a red cube on a green one and release it."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, r
 
 CUBE_M = 0.04
 CLEARANCE_M, FUNNEL_M = 0.04, 0.03
-"""The cube travels this much higher than where it will stand, and comes down over the last stretch of this length."""
+"""The cube is carried this much above its goal, and moves down along the last stretch of this length."""
 NEIGHBOUR_M = 0.1
-"""Cubes whose middles are nearer than this may be too close for a finger between them."""
+"""Between cubes whose centres are closer than this there may be no room for a finger."""
 LOWER, RELEASE = CARRY + 1, CARRY + 2
 
 
 class StackCubeExpert(PickAndPlace):
-    """Lifts the cube, brings it over the other one, sets it down, lets go."""
+    """Lifts the cube, carries it over the other one, puts it down and releases it."""
 
     stages: tuple[str, ...] = ("grasp", "carry", "place")
 
@@ -31,79 +31,79 @@ class StackCubeExpert(PickAndPlace):
         """Begin an episode."""
         super().reset(env, rng)
         self._beside_m = np.zeros(3)
-        self._lets_go = True
+        self._releases = True
 
     @property
     def stage(self) -> int:
-        """Index into `stages`; lowering and letting go are one."""
+        """Index into `stages`; lowering and releasing are one."""
         return min(super().stage, len(self.stages) - 1)
 
     @property
     def released(self) -> bool:
-        """Whether the cube has been let go on purpose."""
+        """Whether the cube was released on purpose."""
         return self._phase == RELEASE
 
     def grasp_cost(self, state: ObjectState, target: Matrix) -> float:
-        """No finger goes between the cubes where they stand close together."""
+        """High for grasps with a finger between cubes that are close together."""
         apart = state.error_m[:2]
         return 10.0 * float(abs(target[:2, 1] @ apart)) / NEIGHBOUR_M if np.linalg.norm(apart) < NEIGHBOUR_M else 0.0
 
     def carry(self, env: gymnasium.Env, state: ObjectState) -> NDArray[np.float32]:
-        """Up, across, down, open."""
+        """Lift, carry, lower, release."""
         if self._phase == RELEASE:
             return self.command(env, np.zeros(3), np.zeros(3), OPEN)
         error_m = state.error_m + self._beside_m
         sideways_m = float(np.linalg.norm(error_m[:2]))
         if self._phase == CARRY and sideways_m < 0.006:
             self._phase = LOWER
-        if self._phase == LOWER and self._lets_go and sideways_m < 0.006 and abs(error_m[2]) < 0.003:
+        if self._phase == LOWER and self._releases and sideways_m < 0.006 and abs(error_m[2]) < 0.003:
             self._phase = RELEASE
         error_m[2] += _height_over_goal_m(sideways_m) if self._phase == CARRY else 0.0
         if error_m[2] > 0.02:
-            error_m[:2] = 0.0  # first up: the way across may lead over the other cube
+            error_m[:2] = 0.0  # lift first: the path may lead over the other cube
         return self.bring(env, state, pose(state.item[:3, 3] + error_m), turning=False)
 
 
 class NearMiss(StackCubeExpert):
-    """Sets the cube down too far to a side, where it tips over, or stops above the other one and never lets go."""
+    """Releases the cube too far to one side, so that it tips over, or holds it above the other one for ever."""
 
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin an episode; draws where it ends."""
         super().reset(env, rng)
-        self._lets_go = bool(rng.random() < 0.5)
+        self._releases = bool(rng.random() < 0.5)
         angle = rng.uniform(-np.pi, np.pi)
-        sideways_m = rng.uniform(0.026, 0.036) if self._lets_go else rng.uniform(0.0, 0.01)
+        sideways_m = rng.uniform(0.026, 0.036) if self._releases else rng.uniform(0.0, 0.01)
         self._beside_m = np.array([np.cos(angle) * sideways_m, np.sin(angle) * sideways_m, 0.0])
-        self._beside_m[2] = 0.0 if self._lets_go else rng.uniform(0.01, 0.025)
+        self._beside_m[2] = 0.0 if self._releases else rng.uniform(0.01, 0.025)
 
 
 def _height_over_goal_m(sideways_m: float) -> float:
-    """How far above its goal the cube should be when it is so far to a side of it."""
+    """Height above the goal at a horizontal distance from it."""
     return CLEARANCE_M * min(1.0, sideways_m / FUNNEL_M)
 
 
-def _way_left_m(state: ObjectState) -> float:
-    """The way of the cube: up to the height it travels at, across, down."""
+def _distance_left_m(state: ObjectState) -> float:
+    """Length of the cube's remaining path: up to the carrying height, across, down."""
     sideways_m, below_m = float(np.linalg.norm(state.error_m[:2])), float(state.error_m[2])
     height_m = _height_over_goal_m(sideways_m)
     return sideways_m + height_m + abs(height_m + below_m)
 
 
 def read(scene: Any) -> ObjectState:
-    """The true state."""
+    """The simulator's true state."""
     goal = to_matrix(scene.cubeB.pose.raw_pose)
     goal[2, 3] += CUBE_M
     return read_object(scene, scene.cubeA, goal)
 
 
 def progress(state: ObjectState, first: ObjectState) -> float:
-    """HELD while reaching; to 0.9 by the share of the cube's way; above while it stands on the other one, let go."""
+    """Up to HELD while reaching; up to 0.9 by the path covered; 0.95 once released on the other cube."""
     stands = abs(state.error_m[2]) < 0.005 and np.linalg.norm(state.error_m[:2]) < CUBE_M / 2
     if stands and not state.grasped:
         return 0.95
     if not state.grasped:
         return reaching(state, first)
-    return HELD + (0.9 - HELD) * share_covered(_way_left_m(state), _way_left_m(first))
+    return HELD + (0.9 - HELD) * share_covered(_distance_left_m(state), _distance_left_m(first))
 
 
 STACK_CUBE = ObjectTask(

@@ -1,4 +1,4 @@
-"""What a simulated task is: what it is called and looks like, who solves it, and how far along it truly is."""
+"""Definition of a simulated task: its instructions, cameras, scripts, and the true progress of a state."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from dopamine_rl.interfaces import Expert
 EXPERT = "expert"
 """Name of the script that solves a task."""
 NEAR_MISS = "near_miss"
-"""Name of the script that fails by little."""
+"""Name of the script that nearly succeeds."""
 
 HELD = 0.3
-"""True progress when the object has just been taken; before, progress is this times the share of the way to it."""
+"""True progress when the object has just been grasped; before, it is this times the share of the distance covered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Camera:
     """A fixed camera.
 
     Args:
-        eye, target: where it is and what it looks at, metres in the robot's base-aligned world frame.
+        eye, target: its position and the point it looks at, metres in the world frame (aligned with the base).
         field_of_view_rad: vertical.
     """
 
@@ -40,16 +40,16 @@ class Task:
     """A task of ManiSkill with our cameras and scripts.
 
     Args:
-        name: ManiSkill's.
-        instructions: ways to say it; the first is the canonical one.
-        cameras: `front`, and `close` for what the front view is too coarse for; the wrist camera belongs to the robot.
-        scripts: name of a behaviour -> how to make it. EXPERT solves the task, the others are meant to fail.
-        failures: names of scripts in the order in which failures are recorded, in turn. Half are near misses.
-        horizon: environment steps that an episode from the standard start gets; an expert needs about half of them.
+        name: in ManiSkill.
+        instructions: wordings of the task; the first is the canonical one.
+        cameras: `front`, and `close` for details; the wrist camera is part of the robot.
+        scripts: constructors of the scripted behaviours by name. EXPERT solves the task, the others are meant to fail.
+        failures: names of the scripts that failures are recorded with, in turn. Half are near misses.
+        horizon: environment steps of an episode from the standard start, about twice what an expert needs.
         stride: environment steps from one recorded frame to the next.
-        held: true progress with which the expert's first stage ends: the object is taken, or reached to be pushed.
-        near_miss: whether a failure that ends with this observation [D] nearly succeeded; None where the observation
-            does not tell. Failures of the script `near_miss` count as such in any case.
+        held: true progress at the end of the expert's first stage: the object is grasped, or reached to be pushed.
+        near_miss: whether a failure that ends with this observation [D] nearly succeeded; None if the observation does
+            not tell. Failures of the script `near_miss` always count as near misses.
     """
 
     name: str
@@ -65,13 +65,13 @@ class Task:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ObjectState:
-    """The simulator's true state where one object is to be brought to a goal.
+    """The simulator's true state in a task that brings one object to a goal.
 
     Args:
         tool: pose of the point between the finger tips.
         item: pose of the object.
-        goal: pose that the object should have; its rotation counts where the task says so.
-        grasped: both fingers press on the object.
+        goal: target pose of the object; whether its rotation counts depends on the task.
+        grasped: whether both fingers press on the object.
     """
 
     tool: Matrix
@@ -81,7 +81,7 @@ class ObjectState:
 
     @property
     def error_m(self) -> Matrix:
-        """From the object to its goal, [3]."""
+        """Vector [3] from the object to its goal."""
         return self.goal[:3, 3] - self.item[:3, 3]
 
 
@@ -90,8 +90,8 @@ class ObjectTask(Task):
     """A task that brings one object to a goal.
 
     Args:
-        read: the true state of ManiSkill's scene.
-        progress: true progress in [0, 1] of a state, given the episode's first one; success itself is 1 by definition.
+        read: returns the true state of ManiSkill's scene.
+        progress: true progress in [0, 1] of a state, given the episode's first state; success itself is 1.
     """
 
     read: Callable[[Any], ObjectState]
@@ -99,17 +99,17 @@ class ObjectTask(Task):
 
 
 def read_object(scene: Any, item: Any, goal: Matrix) -> ObjectState:
-    """The state of a scene in which `item` (ManiSkill's actor) has a goal."""
+    """The state of a scene with an object `item` (ManiSkill's actor) and its goal."""
     grasped = bool(scene.agent.is_grasping(item, max_angle=30)[0])
     return ObjectState(to_matrix(scene.agent.tcp.pose.raw_pose), to_matrix(item.pose.raw_pose), goal, grasped)
 
 
-def share_covered(way: float, first_way: float) -> float:
-    """How much of a way is behind, in [0, 1]: 0 where it began, or further off; 1 at its end."""
-    return float(np.clip(1.0 - way / max(first_way, 1e-6), 0.0, 1.0))
+def share_covered(distance: float, first_distance: float) -> float:
+    """Share of a distance that is covered, in [0, 1]: 0 at the start or further away, 1 at the goal."""
+    return float(np.clip(1.0 - distance / max(first_distance, 1e-6), 0.0, 1.0))
 
 
 def reaching(state: ObjectState, first: ObjectState) -> float:
-    """Progress while the object is not held: HELD times the share of the way to it."""
+    """Progress before the object is grasped: HELD times the share of the distance to it that is covered."""
     distances = [float(np.linalg.norm(s.tool[:3, 3] - s.item[:3, 3])) for s in (state, first)]
     return HELD * share_covered(*distances)

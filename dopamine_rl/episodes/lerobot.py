@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +131,31 @@ class LeRobotSource:
         if self.left_out:
             yield describe_left_out(self.root.name, [f"{name} ({length})" for name, length in self.left_out.items()])
 
+    @property
+    def count(self) -> int:
+        """Number of episodes, including those in `left_out`."""
+        return len(self._rows) + len(self.left_out)
+
     def episodes(self) -> list[EpisodeInfo]:
         """See EpisodeSource. Episodes in `left_out` (names with lengths) are not included.
 
         Sub-tasks come from the column `subtask_index`, outcomes from `next.success`, if present.
         """
+        return list(self._episodes.values())
+
+    def episode(self, episode_id: str) -> EpisodeInfo:
+        """Metadata of one episode. Raises EpisodeError or BadInput."""
+        self._row(episode_id)
+        return self._episodes[episode_id]
+
+    @cached_property
+    def _episodes(self) -> dict[str, EpisodeInfo]:
         labels, outcomes = self._values_by_episode(SUBTASK), self._values_by_episode(SUCCESS)
         words = self._words(SUBTASKS, "subtask", SUBTASK) if labels else {}
-        return [
-            self._episode(name, row, labels.get(row.index), words, outcomes.get(row.index, [None])[-1])
+        return {
+            name: self._episode(name, row, labels.get(row.index), words, outcomes.get(row.index, [None])[-1])
             for name, row in self._rows.items()
-        ]
+        }
 
     def frames(
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None

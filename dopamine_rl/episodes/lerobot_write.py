@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from dopamine_rl.episodes.lerobot_videos import VIDEO_PATH, DatasetVideos
 from dopamine_rl.episodes.parquet import write_columns
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_folder_atomically, write_json
-from dopamine_rl.interfaces import EpisodeSource
+from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
 from dopamine_rl.types import EpisodeInfo
 
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -37,7 +37,7 @@ def write_dataset(
     episodes_per_file: int = 100,
     lossless: bool = False,
     copy: bool = True,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> list[str]:
     """Write the episodes of any source as a dataset, atomically and with few frames in memory.
 
@@ -50,7 +50,7 @@ def write_dataset(
         episodes_per_file: most episodes per data or video file.
         lossless: encode videos as lossless RGB, which takes more space and which some players do not support.
         copy: copy video streams where the source has files (`clips`) and they permit it; else encode all.
-        on_progress: called with the number of frames written and in total.
+        on_progress: called with the number of frames written.
     Returns:
         The episode names of the source, in the order of their new numbers.
     Raises:
@@ -102,7 +102,7 @@ class _Writer:
         rate: Fraction,
         videos: DatasetVideos,
         per_file: int,
-        on_progress: Callable[[int, int], None],
+        on_progress: OnProgress,
     ) -> None:
         self._root, self._episodes, self._rate, self._videos, self._per_file = root, episodes, rate, videos, per_file
         self._on_progress = on_progress
@@ -135,7 +135,11 @@ class _Writer:
     def _row(self, number: int, info: EpisodeInfo, table: dict[str, NDArray[Any]]) -> dict[str, Any]:
         """Write the episode's videos, and return its row of `meta/episodes`."""
         start, end, total = self._starts[number], self._starts[number + 1], self._starts[-1]
-        pictures = self._videos.write(number, lambda done: self._on_progress(start + done, total))
+
+        def report(done: int) -> None:
+            self._on_progress(f"{start + done} of {total} frames", start + done == total)
+
+        pictures = self._videos.write(number, report)
         figures = {**pictures, **{name: column_statistics(values) for name, values in table.items()}}
         row = {"episode_index": number, "tasks": list(info.instructions[:1]), "length": info.frame_count}
         row |= {f"data/{name}": value for name, value in _file_indices(number // self._per_file).items()}

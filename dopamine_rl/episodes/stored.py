@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.source import CachedSource, check_instructions, open_source
+from dopamine_rl.episodes.cached_source import CachedSource
+from dopamine_rl.episodes.listing import check_instructions, open_source
 from dopamine_rl.episodes.video import video_format
 from dopamine_rl.errors import EpisodeError
-from dopamine_rl.interfaces import EpisodeSource
+from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
 from dopamine_rl.types import EpisodeInfo
 
 
@@ -37,7 +38,7 @@ def list_stored(
     folder: Path,
     stride: int = 1,
     cameras: Sequence[str] | None = None,
-    say: Callable[[str], object] = lambda text: None,
+    on_progress: OnProgress = no_progress,
 ) -> list[StoredEpisode]:
     """List the episodes of a folder by name, reduced to every `stride`-th frame and the last.
 
@@ -45,7 +46,7 @@ def list_stored(
 
     Args:
         folder, cameras: as for `open_source`.
-        say: called with notes for the user on how the episodes are read, one line each.
+        on_progress: called with notes for the user on how the episodes are read.
     Raises:
         BadInput: there is no episode, or no such camera.
         EpisodeError: an episode is malformed or has no instruction, or two of its keyframes would coincide.
@@ -55,7 +56,7 @@ def list_stored(
     episodes = source.episodes()
     check_instructions(episodes)
     for note in source.notes:
-        say(note)
+        on_progress(note, True)
     return [_thinned(folder, info, stride) for info in episodes]
 
 
@@ -137,13 +138,13 @@ def decode_all(
     episodes: Sequence[StoredEpisode],
     size: tuple[int, int],
     threads: int,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> list[NDArray[np.uint8]]:
     """Decode all frames of some episodes, uint8 [F, V, H, W, 3] each, in parallel.
 
     Args:
         threads: episodes to decode at a time.
-        on_progress: called with the number of episodes decoded and in total.
+        on_progress: called with the number of episodes decoded.
     Raises:
         EpisodeError: an episode cannot be decoded.
     """
@@ -155,7 +156,7 @@ def decode_all(
     with ThreadPoolExecutor(threads) as pool:
         for frames in pool.map(decode, range(len(episodes))):
             decoded.append(frames)
-            on_progress(len(decoded), len(episodes))
+            on_progress(f"episodes decoded: {len(decoded)} of {len(episodes)}", False)
     return decoded
 
 

@@ -8,7 +8,7 @@ reduces the answers to figures, `decide` compares the figures with the bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,7 +22,7 @@ from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.grm.labels import label
-from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.interfaces import OnProgress, RewardClient, no_progress
 from dopamine_rl.metrics import MIN_POINTS
 from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
@@ -200,14 +200,14 @@ def judge(
     fusion: FusionConfig,
     deadline_s: float = 120.0,
     sources: Sequence[Source] | None = None,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> list[JudgedEpisode]:
     """Score recorded episodes in both directions, in the order given.
 
     Args:
         deadline_s: for each request, a fragment of an episode.
         sources: who acted in each episode; where left out, successes are the expert's and failures scripted.
-        on_progress: called with the number of episodes judged and of all, after each `TOGETHER` episodes.
+        on_progress: called after each `TOGETHER` episodes.
     Raises:
         BadInput: not one source for each episode.
         ScoringError: the service cannot answer in time.
@@ -223,7 +223,7 @@ def judge(
         for demonstration, answers, source in zip(demonstrations[group], answered, actors[group], strict=True):
             curve, _ = Variant(fusion).curve(answers)
             judged.append(JudgedEpisode(demonstration, answers, curve, source))
-        on_progress(len(judged), len(demonstrations))
+        on_progress(f"episodes evaluated: {len(judged)} of {len(demonstrations)}", False)
     return judged
 
 

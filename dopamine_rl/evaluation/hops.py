@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -66,12 +66,12 @@ class HopStore:
         self.asked = 0
 
     def answers(
-        self, episode: UnseenEpisode, settings: Mapping[str, Setting], on_progress: Callable[[str, int, int], None]
+        self, episode: UnseenEpisode, settings: Mapping[str, Setting], on_progress: OnProgress
     ) -> dict[str, EpisodeHops]:
         """The answers about an episode by setting, from the folder where they are there.
 
         Args:
-            on_progress: called with the setting's name, frames answered and frames of all.
+            on_progress: called with each setting's name and number of frames.
         Raises:
             BadInput: its videos cannot be used.
             ScoringError: the service did not answer.
@@ -83,7 +83,7 @@ class HopStore:
             plan = episode.plan
             pictures = read_frames(plan.recording, plan.stride, plan.size, plan.views)
             for name in missing:
-                asked = self._ask(episode, settings[name], pictures, partial(on_progress, name))
+                asked = self._ask(episode, settings[name], pictures, _prefixed(on_progress, f"{name}: "))
                 fields = {field: getattr(asked, field) for field in FIELDS}
                 write_atomically(paths[name], partial(write_npz, arrays=fields))
                 found[name] = asked
@@ -97,7 +97,7 @@ class HopStore:
         return self._folder / f"{episode.name}.{key}.npz"
 
     def _ask(
-        self, episode: UnseenEpisode, setting: Setting, pictures: Pictures, on_progress: Callable[[int, int], None]
+        self, episode: UnseenEpisode, setting: Setting, pictures: Pictures, on_progress: OnProgress
     ) -> EpisodeHops:
         plan, ids = episode.plan, pictures.frame_ids
         chosen = np.flatnonzero((ids % (plan.stride * setting.multiple) == 0) | (ids == ids[-1]))
@@ -110,10 +110,9 @@ class HopStore:
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], goal)
         context = replace(reference.context(episode.name, frames[0]), model_version=self._version)
         forwards, backwards = both_directions(self._client, context, frames, self._scoring)
-        count = len(frames) - 1
-        there = forwards.run(lambda done, _: on_progress(done, 2 * count))
-        back = backwards.run(lambda done, _: on_progress(count + done, 2 * count))
-        return join_directions(ids[chosen], there, back)
+        return join_directions(
+            ids[chosen], forwards.run(on_progress), backwards.run(_prefixed(on_progress, "in reverse, "))
+        )
 
     def _ends(self, plan: Plan) -> NDArray[np.uint8]:
         """First and last frame of the demonstration, uint8 [2, V, H, W, 3]."""
@@ -130,19 +129,20 @@ def ask_all(
 
     Args:
         settings: by name.
-        on_progress: told how far it is.
+        on_progress: called with the numbers of episodes and frames.
     Raises:
         ScoringError: the model did not answer; what it answered by then is kept.
     """
     answered: dict[str, list[tuple[UnseenEpisode, EpisodeHops]]] = {name: [] for name in settings}
-
-    def report(number: int, setting: str, done: int, of: int) -> None:
-        on_progress(f"episode {number} of {len(episodes)}, {setting}: {done} of {of} frames", False)
-
     for number, episode in enumerate(episodes, 1):
-        for name, hops in store.answers(episode, settings, partial(report, number)).items():
+        report = _prefixed(on_progress, f"episode {number} of {len(episodes)}, ")
+        for name, hops in store.answers(episode, settings, report).items():
             answered[name].append((episode, hops))
     return answered
+
+
+def _prefixed(on_progress: OnProgress, prefix: str) -> OnProgress:
+    return lambda text, matters: on_progress(prefix + text, matters)
 
 
 def _kept(path: Path) -> EpisodeHops | None:

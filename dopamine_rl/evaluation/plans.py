@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from dopamine_rl.episodes.recordings import MAX_VIEWS, Recording, find_recordings, size_of, split_argument, stride_of
+from dopamine_rl.episodes.cameras import MAX_VIEWS
+from dopamine_rl.episodes.listing import find_recordings, split_argument
+from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import fingerprint
 from dopamine_rl.types import FusionConfig

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, require
-from dopamine_rl.interfaces import PendingScore, RewardClient
+from dopamine_rl.interfaces import OnProgress, PendingScore, RewardClient, no_progress
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest, Views, check_views
 
@@ -88,13 +87,13 @@ def score_episode(
     frames: NDArray[np.uint8],
     times: NDArray[np.int64],
     config: ScoringConfig,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
 ) -> EpisodeScores:
     """Ask for the progress of every frame of an episode.
 
     Args:
         client, context, frames, times, config: see `EpisodeScoring`.
-        on_progress: called with the number of frames answered and of all, after each fragment.
+        on_progress: called after each fragment.
     Raises:
         ScoringError: a request was not answered within its deadline; an overloaded service is asked again until then.
     """
@@ -170,11 +169,11 @@ class EpisodeScoring:
         self._answered += len(reply.reasons)
         self._seconds = time.monotonic() - (self._began or 0.0)
 
-    def run(self, on_progress: Callable[[int, int], None] = lambda done, total: None) -> EpisodeScores:
+    def run(self, on_progress: OnProgress = no_progress) -> EpisodeScores:
         """Ask until every frame is answered. Arguments and errors are those of `score_episode`."""
         while not self.finished:
             self.advance()
-            on_progress(self._answered, len(self._frames))
+            on_progress(f"{self._answered} of {len(self._frames)} frames", False)
         return self.scores()
 
     def scores(self) -> EpisodeScores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.listing import check_instructions, list_recordings, open_source, split_argument
 from dopamine_rl.episodes.raw import KEYFRAMES
-from dopamine_rl.episodes.recordings import Recording, find_recordings, size_of, split_argument, stride_of
-from dopamine_rl.episodes.source import check_instructions, open_source
+from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.figures import Row, verdict_row
 from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.labels import label
+from dopamine_rl.interfaces import OnProgress, no_progress
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
 from dopamine_rl.types import EpisodeInfo
 
@@ -59,7 +60,7 @@ def read_unseen(
     stride: int | None,
     most: int | None,
     threshold: float,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_progress: OnProgress = no_progress,
     cameras: Sequence[str] | None = None,
 ) -> tuple[list[UnseenEpisode], Recording]:
     """The episodes of one task, and the demonstration that references and goal are taken from.
@@ -72,13 +73,15 @@ def read_unseen(
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
         threshold: final progress from which an episode counts as claimed success.
-        on_progress: called with the number of episodes read and of all.
+        on_progress: called for every episode.
         cameras: names of those to use, the front view first; None leaves the choice to the format.
     Raises:
         BadInput: a folder holds no episodes, the episodes show several tasks, or there is nothing to judge or refer to.
         EpisodeError: an episode is malformed, or a folder of videos among the raw episodes has no keyframes.
     """
-    listed = {known.recording.identity: known for folder in folders for known in _listed(str(folder), cameras)}
+    listed = {
+        episode.recording.identity: episode for folder in folders for episode in _list_episodes(str(folder), cameras)
+    }
     reference = _first_annotated(listed.values()) if demo is None else _demonstration(demo, cameras)
     if reference is None:
         raise BadInput("DATA", [str(folder) for folder in folders], "no annotated success is there: give --demo")
@@ -86,7 +89,7 @@ def read_unseen(
         raise BadInput("--demo", str(demo), "it failed: give an episode that succeeded")
     listed.pop(reference.recording.identity, None)
     check_instructions([reference.info])
-    listed = {identity: _told(known, reference.info) for identity, known in listed.items()}
+    listed = {identity: _with_instructions(episode, reference.info) for identity, episode in listed.items()}
     for recording, info in listed.values():
         if info.instructions[0] != reference.info.instructions[0]:
             fix = f"it is of another task than {reference.recording.name}: evaluate each task alone"
@@ -94,57 +97,52 @@ def read_unseen(
         if len(recording.videos) > len(reference.recording.videos):
             fix = f"it has fewer cameras than {recording.name}, {len(recording.videos)}"
             raise BadInput("--demo", reference.recording.name, fix)
-    kept = _spread(list(listed.values()), most)
-    if not kept:
+    selected = _spread(list(listed.values()), most)
+    if not selected:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
-    return _labelled(kept, reference, stride, threshold, on_progress), reference.recording
+    return _labelled(selected, reference, stride, threshold, on_progress), reference.recording
 
 
-class _Listed(NamedTuple):
-    """An episode, before it is read.
-
-    Args:
-        recording: how its pictures are read.
-        info: what is known of it.
-    """
+class _Episode(NamedTuple):
+    """A recording and its metadata."""
 
     recording: Recording
     info: EpisodeInfo
 
 
-def _listed(argument: str, cameras: Sequence[str] | None) -> list[_Listed]:
-    """The episodes of a folder or dataset, or the one of DATASET#NUMBER. Raises BadInput where there is none."""
-    known = open_source(split_argument(argument)[0], cameras).episodes()
-    infos = {info.episode_id: info for info in known}
-    return [_Listed(recording, infos[recording.name]) for recording in find_recordings(argument, cameras)]
+def _list_episodes(argument: str, cameras: Sequence[str] | None) -> list[_Episode]:
+    """The episodes of a folder or dataset, or the one of DATASET#NUMBER. Raises BadInput if there is none."""
+    folder, number = split_argument(argument)
+    source = open_source(folder, cameras)
+    return [_Episode(recording, source.episode(recording.name)) for recording in list_recordings(source, number)]
 
 
-def _told(known: _Listed, reference: EpisodeInfo) -> _Listed:
-    """The episode, with the demonstration's words for the task where it has none of its own."""
-    if known.info.instructions:
-        return known
-    return known._replace(info=replace(known.info, instructions=reference.instructions))
+def _with_instructions(episode: _Episode, reference: EpisodeInfo) -> _Episode:
+    """The episode, with the demonstration's instructions if it has none of its own."""
+    if episode.info.instructions:
+        return episode
+    return episode._replace(info=replace(episode.info, instructions=reference.instructions))
 
 
-def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Listed:
+def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Episode:
     try:
-        found = _listed(str(demo), cameras)
+        episodes = _list_episodes(str(demo), cameras)
     except EpisodeError:
         raise
     except BadInput as error:
         if error.field == "--cameras":
             raise
-        found = []
-    if len(found) != 1:
+        episodes = []
+    if len(episodes) != 1:
         raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")
-    return found[0]
+    return episodes[0]
 
 
-def _first_annotated(listed: Iterable[_Listed]) -> _Listed | None:
+def _first_annotated(listed: Iterable[_Episode]) -> _Episode | None:
     """The first success whose keyframes tell its progress."""
-    for known in listed:
-        if known.info.success is not False and (known.info.true_progress is None or len(known.info.stages) > 1):
-            return known
+    for episode in listed:
+        if episode.info.success is not False and (episode.info.true_progress is None or len(episode.info.stages) > 1):
+            return episode
     return None
 
 
@@ -157,21 +155,21 @@ def _annotated(info: EpisodeInfo, stages: Sequence[str]) -> bool:
     return info.success is not False and (info.true_progress is None or set(info.stages) <= set(stages))
 
 
-def _spread(listed: Sequence[_Listed], most: int | None) -> list[_Listed]:
-    kept = []
+def _spread(listed: Sequence[_Episode], most: int | None) -> list[_Episode]:
+    selected = []
     for failed in (False, True):
-        alike = [known for known in listed if (known.info.success is False) == failed]
-        count = len(alike) if most is None else min(most, len(alike))
-        kept += [alike[i] for i in np.linspace(0, len(alike) - 1, count).round().astype(int)]
-    return kept
+        group = [episode for episode in listed if (episode.info.success is False) == failed]
+        count = len(group) if most is None else min(most, len(group))
+        selected += [group[i] for i in np.linspace(0, len(group) - 1, count).round().astype(int)]
+    return selected
 
 
 def _labelled(
-    listed: Sequence[_Listed],
-    reference: _Listed,
+    listed: Sequence[_Episode],
+    reference: _Episode,
     stride: int | None,
     threshold: float,
-    on_progress: Callable[[int, int], None],
+    on_progress: OnProgress,
 ) -> list[UnseenEpisode]:
     stages = reference.info.stages
     annotated = [info for _, info in (*listed, reference) if _annotated(info, stages)]
@@ -197,5 +195,5 @@ def _labelled(
         )
         steps = np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps
         unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome))
-        on_progress(len(unseen), len(listed))
+        on_progress(f"{len(unseen)} of {len(listed)} episodes read", False)
     return unseen

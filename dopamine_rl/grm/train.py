@@ -304,12 +304,12 @@ class Trainer:
         self._seek()
 
 
-def train(trainer: Trainer, on_progress: Callable[[TrainProgress], None] = lambda progress: None) -> TrainProgress:
-    """Train until the budget is used up; `on_progress` is called after every update and not counted in the budget."""
+def train(trainer: Trainer, on_update: Callable[[TrainProgress], None] = lambda progress: None) -> TrainProgress:
+    """Train until the budget is used up; `on_update` is called after every update and not counted in the budget."""
     progress = trainer.progress()
     while (fraction := trainer.fraction()) < 1.0:
         progress = trainer.step(fraction)
-        on_progress(progress)
+        on_update(progress)
     return progress
 
 

@@ -122,7 +122,7 @@ def named(pairs: Sequence[tuple[str, Path]], option: str) -> dict[str, Path]:
 
 def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console: Console) -> Answers:
     """A model's answers on all looks, and on the episodes for fitting the maps."""
-    from dopamine_rl.episodes.recordings import VIEW_NAMES
+    from dopamine_rl.episodes.cameras import VIEW_NAMES
     from dopamine_rl.evaluation.hops import HopStore, Setting, ask_all
     from dopamine_rl.evaluation.scoring import ScoringConfig
     from dopamine_rl.evaluation.unseen import read_unseen

@@ -42,6 +42,8 @@ APP = "chaos"
 PERIOD_S = 0.1
 RECOVERY_S = 120.0
 PAUSE_S = (0.5, 2.5)
+Recovery = dict[str, list[dict[str, float]]]
+"""Recovery times (answered_s, whole_s) of every fault, by kind."""
 
 
 @dataclass(frozen=True)
@@ -97,42 +99,26 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     """Deploy, inject faults, check; returns the results."""
-    import ray
-
     from experiments.benchmarks.service import untrained
     from experiments.chaos.clients import SIDE, judge
-    from experiments.chaos.faults import SystemUnderTest, break_models, schedule
-    from reward_service.deployment import deploy, shutdown
+    from experiments.chaos.faults import SystemUnderTest, break_models
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
-    from reward_service.service import ServiceConfig
 
-    models = arguments.checkpoint or [untrained(scratch / f"model-{seed}", SIDE, seed) for seed in range(3)]
+    models = list(arguments.checkpoint) or [untrained(scratch / f"model-{seed}", SIDE, seed) for seed in range(3)]
     scorers = {engine.model_version: Scorer(engine) for engine in map(TransformersEngine, models)}
-    folder = scratch / "frames"
-    (folder / "records").mkdir(parents=True)
-    config = ServiceConfig(replicas=arguments.replicas, num_cpus=0.5, max_ongoing_requests=16, max_queued_requests=64)
-    deploy(models[0], APP, config)
-    try:
-        system = SystemUnderTest(
-            app_name=APP,
-            replicas=arguments.replicas,
-            folder=folder,
-            models=list(models),
-            broken=break_models(models[0], scratch),
-            period_s=PERIOD_S,
-            rng=np.random.default_rng(arguments.seed),
-        )
-        for _ in range(arguments.actors):
-            system.add_client()
-        recover(system)
-        recovery, unrecovered = inject(system, schedule(arguments.faults, system.rng))
-        print("waiting for the actors to finish their episodes …", flush=True)
-        ended = ray.get([client.stop.remote() for client in system.clients.values()], timeout=300.0)
-    finally:
-        shutdown(APP)
+    system = SystemUnderTest(
+        app_name=APP,
+        replicas=arguments.replicas,
+        folder=scratch / "frames",
+        models=models,
+        broken=break_models(models[0], scratch),
+        period_s=PERIOD_S,
+        rng=np.random.default_rng(arguments.seed),
+    )
+    recovery, unrecovered, ended = put_under_load(system, arguments.actors, arguments.faults)
     print("scoring every episode again …", flush=True)
-    verdict = judge(folder, system.killed, scorers)
+    verdict = judge(system.folder, system.killed, scorers)
     names = ("answered", "invalid", "late", "rejected", "abandoned")
     return {
         "faults": arguments.faults,
@@ -148,11 +134,36 @@ def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     }
 
 
-def inject(
-    system: SystemUnderTest, faults: Sequence[Callable[[SystemUnderTest], str]]
-) -> tuple[dict[str, list[dict[str, float]]], int]:
+def put_under_load(system: SystemUnderTest, actors: int, faults: int) -> tuple[Recovery, int, list[dict[str, Any]]]:
+    """Deploy the service, let actors label episodes, inject the faults, and stop all.
+
+    Returns:
+        Recovery times by fault, the number of faults without recovery, and the counts of every actor.
+    """
+    import ray
+
+    from experiments.chaos.faults import schedule
+    from reward_service.deployment import deploy, shutdown
+    from reward_service.service import ServiceConfig
+
+    (system.folder / "records").mkdir(parents=True)
+    config = ServiceConfig(replicas=system.replicas, num_cpus=0.5, max_ongoing_requests=16, max_queued_requests=64)
+    deploy(system.models[0], APP, config)
+    try:
+        for _ in range(actors):
+            system.add_client()
+        recover(system)
+        recovery, unrecovered = inject(system, schedule(faults, system.rng))
+        print("waiting for the actors to finish their episodes …", flush=True)
+        counts = ray.get([client.stop.remote() for client in system.clients.values()], timeout=300.0)
+    finally:
+        shutdown(APP)
+    return recovery, unrecovered, counts
+
+
+def inject(system: SystemUnderTest, faults: Sequence[Callable[[SystemUnderTest], str]]) -> tuple[Recovery, int]:
     """Inject faults one by one, each after the service has recovered from the one before."""
-    recovery: dict[str, list[dict[str, float]]] = defaultdict(list)
+    recovery: Recovery = defaultdict(list)
     unrecovered = 0
     for number, fault in enumerate(faults, 1):
         time.sleep(system.rng.uniform(*PAUSE_S))

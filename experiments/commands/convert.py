@@ -26,7 +26,7 @@ from tyro.conf import Positional
 
 from dopamine_rl.episodes.lerobot import read_info
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.source import check_instructions, open_source
+from dopamine_rl.episodes.listing import check_instructions, open_source
 from dopamine_rl.errors import BadInput, require
 from experiments.runtime.arguments import AllCameras, ResultPath, option, parse
 from experiments.runtime.console import Console
@@ -77,11 +77,7 @@ def convert(arguments: Arguments) -> dict[str, Any]:
     check_instructions(source.episodes())
     for note in source.notes:
         console.say(note)
-
-    def say(done: int, total: int) -> None:
-        console.progress(f"{done} of {total} frames", done == total)
-
-    write_dataset(out, source, arguments.episodes_per_file, arguments.lossless, not arguments.encode, say)
+    write_dataset(out, source, arguments.episodes_per_file, arguments.lossless, not arguments.encode, console.progress)
     info = read_info(out)
     return {
         "out": str(out),

@@ -15,14 +15,10 @@ defaults.
 
 from __future__ import annotations
 
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 
-from experiments.job.reward_model import PRESETS, AdaptationArguments, GRMTrainingConfig, resolve, run
-from experiments.runtime.arguments import parse_settings
-from experiments.runtime.ending import command, interruptible
+from experiments.job.reward_model import AdaptationArguments, GRMTrainingConfig, read_command, run_command
+from experiments.runtime.ending import command
 
 PROG = "dopamine grm adapt"
 Arguments, Settings = AdaptationArguments, GRMTrainingConfig
@@ -30,19 +26,13 @@ Arguments, Settings = AdaptationArguments, GRMTrainingConfig
 
 def parse(argv: Sequence[str] | None) -> tuple[AdaptationArguments, GRMTrainingConfig, str]:
     """Return the arguments, the settings, and the command for the model card. Raises BadInput, CheckpointError."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    arguments, config = parse_settings(Arguments, Settings, words, PROG, __doc__, PRESETS)
-    return arguments, resolve(arguments, config), f"{PROG} {shlex.join(words)}"
+    return read_command(Arguments, argv, PROG, __doc__)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Adapt the model and print the metrics."""
-    training = parse(argv)
-    with interruptible("Interrupted. Run the same command again to resume from the last checkpoint."):
-        figures = run(*training)
-    if figures is not None:
-        print(json.dumps(figures))
+    run_command(*parse(argv))
 
 
 if __name__ == "__main__":

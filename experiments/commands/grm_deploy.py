@@ -69,7 +69,7 @@ def deploy(arguments: Arguments, checkpoint: Path) -> None:
         name = arguments.app or _only_service()
         print(f"{name}: loading {checkpoint} …", flush=True)
         config = SwapConfig(arguments.keep, arguments.timeout, arguments.force)
-        result = swap(name, checkpoint, config, lambda line: print(line, flush=True))
+        result = swap(name, checkpoint, config, lambda text, matters: print(text, flush=True))
     print(json.dumps({"app": name, **asdict(result), "took_s": round(result.took_s, 2)}))
 
 

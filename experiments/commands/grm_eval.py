@@ -32,11 +32,19 @@ from experiments.runtime.arguments import Cameras, ResultPath, option, read_pres
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, command, interruptible
-from experiments.runtime.reward_client import reward_client
+from experiments.runtime.reward_client import (
+    CaFile,
+    Deadline,
+    Device,
+    Insecure,
+    Threads,
+    TokenFile,
+    reward_client,
+)
 from experiments.runtime.storage import check_own_report
-from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
+    from dopamine_rl.episodes.recordings import Recording
     from dopamine_rl.evaluation.hops import Setting
     from dopamine_rl.evaluation.unseen import UnseenEpisode
     from experiments.reports.evaluation import Evaluation
@@ -61,16 +69,11 @@ class Arguments:
     """Address of a reward service (HTTP)."""
     app: Annotated[str | None, SOURCE, option("NAME", "")] = None
     """Name of a reward service on the running Ray cluster (RAY_ADDRESS)."""
-    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """With --url: file that contains the service's token."""
-    ca_file: Annotated[Path | None, option("FILE", "")] = None
-    """With an https --url: file of trusted CA certificates."""
-    insecure: bool = False
-    """With --url: allow sending the token to another machine without https."""
-    threads: Annotated[int | None, option("N", "chosen by torch")] = None
-    """With CHECKPOINT: number of CPU threads."""
-    device: Annotated[str, option("NAME")] = "cpu"
-    """With CHECKPOINT: torch device, such as cuda."""
+    token_file: TokenFile = None
+    ca_file: CaFile = None
+    insecure: Insecure = False
+    threads: Threads = None
+    device: Device = "cpu"
     demo: Annotated[Path | None, option("EPISODE", "the first annotated success of DATA")] = None
     """Successful episode (folder or DATASET#NUMBER) whose first and last frames are the START, END and goal images. It
     is left out of the evaluation."""
@@ -85,8 +88,7 @@ class Arguments:
     """Evaluate at most N successes and N failures."""
     bounds: Annotated[str | None, option("PRESET", "")] = None
     """Check the metrics against a preset's [gate] bounds, with its [fusion]. Exit status 3 if any bound is missed."""
-    deadline_s: Annotated[float, option("S")] = 120.0
-    """Time limit in seconds for each request."""
+    deadline_s: Deadline = 120.0
     out: Annotated[ResultPath, option("DIR")] = Path("evaluation")
     """Folder for the results."""
 
@@ -169,35 +171,12 @@ def run(arguments: Arguments) -> Evaluation:
         ScoringError: the service did not answer; the answers so far are saved.
     """
     from dopamine_rl.evaluation.hops import HopStore, ask_all
-    from dopamine_rl.evaluation.unseen import read_unseen
     from experiments.reports.evaluation import evaluate
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
-    stride = None if arguments.stride == "auto" else arguments.stride
-
-    def on_progress(done: int, total: int) -> None:
-        console.progress(f"{done} of {total} episodes read")
-
-    console.say("Reading episodes")
-    console.say_passed_over(arguments.data)
-    episodes, reference = read_unseen(
-        arguments.data,
-        arguments.demo,
-        stride,
-        arguments.episodes,
-        bounds.gate.success_threshold,
-        on_progress,
-        arguments.cameras,
-    )
-    for note in notes([episode.plan for episode in episodes]):
-        console.say(note)
-    bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
-    if bare:
-        console.say(f"{bare} episodes have no annotation; each counts as one segment")
-    if bounds.preset:
-        _check_both_kinds(episodes)
+    episodes, reference = _read_episodes(arguments, bounds, console)
     plans = [episode.plan for episode in episodes]
     settings = make_settings(arguments.views, min(plan.views for plan in plans))
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
@@ -217,6 +196,31 @@ def run(arguments: Arguments) -> Evaluation:
     print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
     return evaluation
+
+
+def _read_episodes(arguments: Arguments, bounds: Bounds, console: Console) -> tuple[list[UnseenEpisode], Recording]:
+    """The episodes to evaluate and the demonstration; prints notes on them. Raises BadInput or EpisodeError."""
+    from dopamine_rl.evaluation.unseen import read_unseen
+
+    console.say("Reading episodes")
+    console.say_passed_over(arguments.data)
+    episodes, reference = read_unseen(
+        arguments.data,
+        arguments.demo,
+        None if arguments.stride == "auto" else arguments.stride,
+        arguments.episodes,
+        bounds.gate.success_threshold,
+        console.progress,
+        arguments.cameras,
+    )
+    for note in notes([episode.plan for episode in episodes]):
+        console.say(note)
+    unannotated = sum(episode.plan.recording.keyframes is None for episode in episodes)
+    if unannotated:
+        console.say(f"{unannotated} episodes have no annotation; each counts as one segment")
+    if bounds.preset:
+        _check_both_kinds(episodes)
+    return episodes, reference
 
 
 def write(folder: Path, evaluation: Evaluation) -> None:

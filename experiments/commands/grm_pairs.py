@@ -31,12 +31,13 @@ import numpy as np
 from tyro.conf import Positional
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
+from dopamine_rl.episodes.listing import check_instructions, open_source
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
-from dopamine_rl.episodes.source import check_instructions, open_source
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.types import EpisodeInfo
 from experiments.reports.items import describe_items
 from experiments.runtime.arguments import Cameras, OptionalResultPath, option, parse
 from experiments.runtime.console import Console
@@ -99,22 +100,13 @@ def report(arguments: Arguments) -> dict[str, Any]:
     source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
     print("\n".join(source.notes), end="\n" if source.notes else "")
-    used = [episode for episode in episodes if episode.success is not False]
-    if not used:
-        raise BadInput("DATA", str(arguments.data), "give successful episodes: pairs are sampled from successes only")
-    if arguments.items is not None:
-        check_instructions(used)
+    used = _successes(episodes, arguments)
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
     statistics = balance(_hashed(blocks, digest))
     print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
-    for text, count in (
-        ("failed episodes left out", len(episodes) - len(used)),
-        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
-    ):
-        if count:
-            print(f"{text}: {count}")
+    _print_counts(episodes, used)
     print(table(statistics))
     figures = {
         "episodes": len(used),
@@ -129,6 +121,25 @@ def report(arguments: Arguments) -> dict[str, Any]:
         figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
+
+
+def _successes(episodes: Sequence[EpisodeInfo], arguments: Arguments) -> list[EpisodeInfo]:
+    """The episodes that did not fail. Raises BadInput if there is none, or one lacks what items need."""
+    used = [episode for episode in episodes if episode.success is not False]
+    if not used:
+        raise BadInput("DATA", str(arguments.data), "give successful episodes: pairs are sampled from successes only")
+    if arguments.items is not None:
+        check_instructions(used)
+    return used
+
+
+def _print_counts(episodes: Sequence[EpisodeInfo], used: Sequence[EpisodeInfo]) -> None:
+    for text, count in (
+        ("failed episodes left out", len(episodes) - len(used)),
+        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
+    ):
+        if count:
+            print(f"{text}: {count}")
 
 
 def _figures(statistics: Balance) -> dict[str, Any]:

@@ -44,9 +44,16 @@ from experiments.runtime.arguments import Cameras, ResultPath, option, written
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.reward_client import reward_client
+from experiments.runtime.reward_client import (
+    CaFile,
+    Deadline,
+    Device,
+    Insecure,
+    Threads,
+    TokenFile,
+    reward_client,
+)
 from experiments.runtime.storage import check_folder, lasting_path
-from reward_service.guards import TOKEN_VARIABLE
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
@@ -82,16 +89,11 @@ class Arguments:
     """Address of a reward service (HTTP), see `dopamine serve`."""
     app: Annotated[str | None, SOURCE, option("NAME", "")] = None
     """Name of a reward service on the running Ray cluster (RAY_ADDRESS)."""
-    token_file: Annotated[Path | None, option("FILE", f"the environment variable {TOKEN_VARIABLE}")] = None
-    """With --url: file that contains the service's token."""
-    ca_file: Annotated[Path | None, option("FILE", "")] = None
-    """With an https --url: file of trusted CA certificates."""
-    insecure: bool = False
-    """With --url: allow sending the token to another machine without https."""
-    threads: Annotated[int | None, option("N", "chosen by torch")] = None
-    """With --model: number of CPU threads."""
-    device: Annotated[str, option("NAME")] = "cpu"
-    """With --model: torch device, such as cuda."""
+    token_file: TokenFile = None
+    ca_file: CaFile = None
+    insecure: Insecure = False
+    threads: Threads = None
+    device: Device = "cpu"
     instruction: Annotated[str | None, option("TEXT", "that of the episode, else of the demonstration")] = None
     """The task in words, such as clear the table."""
     demo: Annotated[str | None, option("EPISODE", "", about=DEMO)] = None
@@ -116,8 +118,7 @@ class Arguments:
     """How the three perspectives are fused into one progress value."""
     fragment: Annotated[int, option("N")] = 16
     """Frames per request."""
-    deadline_s: Annotated[float, option("S")] = 120.0
-    """Time limit in seconds for each request."""
+    deadline_s: Deadline = 120.0
     out: Annotated[ResultPath, option("DIR")] = Path("scores")
     """Folder for the results."""
     column: Annotated[str | None, option("NAME", "")] = None
@@ -159,7 +160,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     )
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
-        for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
+        for root in {plan.recording.dataset.root for plan in plans if plan.recording.dataset is not None}:
             lasting_path(root, "EPISODE")  # the column is written into the dataset
         check_columns([plan.recording for plan in plans], arguments.column)
     console.say_passed_over(path for path in map(Path, arguments.episodes) if path.is_dir())
@@ -238,8 +239,8 @@ def score(plan: Plan, client: RewardClient, version: str, scoring: ScoringConfig
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
     context = replace(reference.context(recording.name, frames[0]), model_version=version)
 
-    def on_progress(done: int, total: int) -> None:
-        console.progress(f"{recording.name}: {done} of {total} frames")
+    def on_progress(text: str, matters: bool) -> None:
+        console.progress(f"{recording.name}: {text}", matters)
 
     scores = score_episode(client, context, frames[1:], pictures.frame_ids[1:], scoring, on_progress)
     rate_hz = recording.format.frames_per_second

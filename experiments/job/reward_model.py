@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.interfaces import no_progress
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
-from experiments.runtime.arguments import Cameras, ResultPath, option
+from experiments.runtime.arguments import Cameras, ResultPath, option, parse_settings
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
+from experiments.runtime.ending import interruptible
 from experiments.runtime.storage import make_folder, only_writer
 
 if TYPE_CHECKING:
@@ -97,6 +101,32 @@ class AdaptationArguments(TrainingArguments):
         super().__post_init__()
 
 
+Own = TypeVar("Own", bound=TrainingArguments)
+
+
+def read_command(
+    cls: type[Own], argv: Sequence[str] | None, prog: str, about: str | None
+) -> tuple[Own, GRMTrainingConfig, str]:
+    """Parse a command line. Returns the arguments, the settings, and the command for the model card.
+
+    Args:
+        cls, argv, prog, about: as for `parse_settings`.
+    Raises:
+        BadInput, CheckpointError: as `resolve`; also if an option is invalid.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    arguments, config = parse_settings(cls, GRMTrainingConfig, words, prog, about, PRESETS)
+    return arguments, resolve(arguments, config), f"{prog} {shlex.join(words)}"
+
+
+def run_command(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -> None:
+    """Train, and print the metrics as JSON."""
+    with interruptible("Interrupted. Run the same command again to resume from the last checkpoint."):
+        figures = run(arguments, config, command)
+    if figures is not None:
+        print(json.dumps(figures))
+
+
 def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
     """The config with the folder of the initial model filled in.
 
@@ -151,20 +181,14 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     # Spinning threads would take the core that their partner needs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from dopamine_rl.grm.fit import TrainingJob, claim
-    from dopamine_rl.metrics import MIN_POINTS
     from dopamine_rl.provenance import provenance
 
     console, out = Console(), arguments.out.resolve()
-    episodes = _usable_episodes(arguments, config, console)
-    training, unseen = split(episodes, arguments.held_out, arguments.shots)
+    training, unseen = _choose_episodes(arguments, config, console)
     origin = provenance(preset=arguments.preset, seed=config.sft.train.seed)
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
-    console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
-    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
-        names = ", ".join(short)
-        console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")
     with ExitStack() as stack:
         if int(os.environ.get("RANK", "0")) == 0:
             make_folder(work)
@@ -187,6 +211,20 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     return {"version": content["model_version"], "folder": str(out), **result, **figures}
 
 
+def _choose_episodes(
+    arguments: TrainingArguments, config: GRMTrainingConfig, console: Console
+) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
+    """The episodes to train on and the held-out ones; prints how many, and which are too short for some metrics."""
+    from dopamine_rl.metrics import MIN_POINTS
+
+    training, unseen = split(_usable_episodes(arguments, config, console), arguments.held_out, arguments.shots)
+    console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
+    if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
+        names = ", ".join(short)
+        console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")
+    return training, unseen
+
+
 def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
     """The episodes of DATA without failures of unknown true progress, which are reported."""
     from dopamine_rl.episodes.stored import list_stored
@@ -195,7 +233,7 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
     usable: list[StoredEpisode] = []
     unlabelled: list[str] = []
     for folder in arguments.data:
-        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.say):
+        for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
             if episode.info.success is False and episode.info.true_progress is None:
                 unlabelled.append(episode.info.episode_id)
             else:
@@ -225,7 +263,7 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
         )
     first = os.environ.get("RANK", "0") == "0"
 
-    model = fit(job, device, on_progress=console.progress if first else lambda text, matters: None)
+    model = fit(job, device, on_progress=console.progress if first else no_progress)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
     if model is not None:

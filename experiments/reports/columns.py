@@ -18,7 +18,7 @@ from dopamine_rl.files import changing
 
 def check_columns(recordings: Sequence[Recording], column: str) -> None:
     """Raise BadInput if there is no dataset, or one has its own column of this name or cannot be written."""
-    roots = {recording.source.root for recording in recordings if recording.source is not None}
+    roots = {recording.dataset.root for recording in recordings if recording.dataset is not None}
     if not roots:
         raise BadInput("--column", column, "leave it out: none of the episodes belongs to a LeRobotDataset")
     for root in sorted(roots):
@@ -38,10 +38,11 @@ def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:
     """
     progress_of: dict[Path, dict[str, NDArray[np.float32]]] = defaultdict(dict)
     for recording in recordings:
-        scores = out / f"{recording.name}.json"
-        if recording.source is not None and scores.exists():
+        dataset, scores = recording.dataset, out / f"{recording.name}.json"
+        if dataset is not None and scores.exists():
             rows = json.loads(scores.read_text(encoding="utf-8"))["columns"]
-            progress_of[recording.source.root][recording.name] = held(recording.count, rows["frame"], rows["progress"])
+            count = dataset.episode(recording.name).frame_count
+            progress_of[dataset.root][recording.name] = held(count, rows["frame"], rows["progress"])
     for root, progress in progress_of.items():
         write_progress(root, progress, column, overwrite=True)
 

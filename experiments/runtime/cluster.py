@@ -58,10 +58,10 @@ def in_job() -> bool:
 
 @contextmanager
 def ray_cluster(config: ClusterConfig) -> Iterator[None]:
-    """A connected Ray for the length of the block.
+    """Connect to Ray for the length of the block.
 
-    Where RAY_ADDRESS is set (job submission sets it) that cluster is joined and left running. Else one is started on
-    this machine, without touching any other, and stopped.
+    If RAY_ADDRESS is set (job submission sets it), that cluster is joined and left running. Otherwise a cluster is
+    started on this machine, apart from any other, and stopped at the end.
 
     Raises:
         BadInput: nothing listens at RAY_ADDRESS, or the cluster has fewer than 2 CPUs.
@@ -83,17 +83,7 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         _check_address(os.environ.get("RAY_ADDRESS", ""))
         ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
     else:
-        choose_temporary_folder()
-        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            include_dashboard=False,
-            object_store_memory=config.object_store_mb * 1024**2,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            runtime_env={"env_vars": variables},
-        )
+        _start(config, variables)
     try:
         available = ray.cluster_resources().get("CPU", 0)
         if available < 2:
@@ -101,6 +91,23 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         yield
     finally:
         _leave()
+
+
+def _start(config: ClusterConfig, variables: dict[str, str]) -> None:
+    """Start a cluster on this machine, whose workers get these environment variables and find our packages."""
+    import ray
+
+    choose_temporary_folder()
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    ray.init(
+        address="local",
+        num_cpus=config.num_cpus,
+        include_dashboard=False,
+        object_store_memory=config.object_store_mb * 1024**2,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"env_vars": variables | {"PYTHONPATH": path}},
+    )
 
 
 @contextmanager

@@ -50,8 +50,8 @@ class Console:
             print(line, flush=True)
 
     def progress(self, text: str, matters: bool = False) -> None:
-        """Show progress. Prints a line of its own if `matters`, or from time to time without a terminal."""
-        if self._live is not None:
+        """Show progress; an `OnProgress`. Prints a line if `matters`, or from time to time without a terminal."""
+        if self._live is not None and not matters:
             self._live.show(text)
         now = time.monotonic()
         if matters or (self._live is None and now - self._last >= self._interval):
@@ -68,7 +68,7 @@ class Console:
 
     def say_passed_over(self, folders: Iterable[Path]) -> None:
         """Warn about folders among raw episodes that contain no episode."""
-        from dopamine_rl.episodes.source import passed_over
+        from dopamine_rl.episodes.listing import passed_over
 
         for folder in folders:
             if names := passed_over(folder):

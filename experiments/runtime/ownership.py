@@ -25,14 +25,14 @@ NOBODYS = frozenset({LOCK, ".DS_Store", "lost+found"})
 """A folder with nothing but these is empty: what systems put into every folder or volume, and the lock."""
 
 
-class Layout(dict[str, "Layout | None"]):
-    """What we write into a folder: a pattern of names (a regular expression for the whole name) and what lies below it.
+class FolderContents(dict[str, "FolderContents | None"]):
+    """What we write into a folder: patterns (regular expressions for the whole name), and the contents of subfolders.
 
-    None is a file, or a folder that holds nothing but ours.
+    None stands for a file, or for a folder that contains only our files.
     """
 
-    def find(self, name: str) -> tuple[bool, Layout | None]:
-        """Whether a name is ours, also while it is half-written, and what lies below it."""
+    def find(self, name: str) -> tuple[bool, FolderContents | None]:
+        """Whether a name is ours, also that of a half-written file, and the contents below it."""
         final = becomes(name) or name
         for pattern, below in self.items():
             if re.fullmatch(pattern, final):
@@ -40,31 +40,34 @@ class Layout(dict[str, "Layout | None"]):
         return False, None
 
 
-_TRAINING = Layout(
+_TRAINING = FolderContents(
     {
         r"policy_demonstrations\.npz|policy\.safetensors|curve\.jsonl|episodes\.jsonl": None,
-        PHASES: Layout({r"\w+\.json": None}),
-        "records": Layout({r".+\.npz": None, "references": Layout({r"[0-9a-f]+\.npz": None})}),
+        PHASES: FolderContents({r"\w+\.json": None}),
+        "records": FolderContents({r".+\.npz": None, "references": FolderContents({r"[0-9a-f]+\.npz": None})}),
+        "policies": FolderContents({r"\d{9}\.safetensors": None}),
         "checkpoint": None,
-        "tensorboard": Layout({r"events\.out\.tfevents\..+": None}),
+        "tensorboard": FolderContents({r"events\.out\.tfevents\..+": None}),
         "wandb": None,
     }
 )
-RUN_FOLDER = Layout(
+RUN_FOLDER = FolderContents(
     {
         **_TRAINING,
         r"run\.json|config\.toml|result\.json|report\.md|gate\.png|learning_curve\.png": None,
         r"(bc|policy|expert)\.mp4": None,
         r"bc(_\d+(x\d+)*)?\.safetensors": None,
-        "demonstrations": Layout({r"[0-9a-f]{8}": None}),
+        "demonstrations": FolderContents({r"[0-9a-f]{8}": None}),
         r"grm|grm\.train|grm_untrained": None,
-        r"arms\.(json|md|png)": None,
-        "arms": Layout({r"[a-z]+_\d+": _TRAINING}),
+        r"report\.json|curves\.png": None,
+        "results": FolderContents({r"\w+-\d+\.json": None}),
+        "prepared": FolderContents({r"\d+-[0-9a-f]{8}": None}),
+        "units": FolderContents({r"\w+-\d+": _TRAINING}),
         r"sweep\.(json|md)": None,
-        "tune": Layout({r"\d{8}-\d{6}": None}),
+        "tune": FolderContents({r"\d{8}-\d{6}": None}),
     }
 )
-"""Everything that the main job, arms and sweeps write into their folder."""
+"""Everything that the main job, studies and sweeps write into their folder."""
 
 
 def check_usable(folder: Path, place: str, fresh: bool) -> None:
@@ -131,9 +134,9 @@ def clear(folder: Path) -> list[str]:
     return [name for name in left if name not in NOBODYS]
 
 
-def _clear(folder: Path, layout: Layout) -> list[str]:
+def _clear(folder: Path, contents: FolderContents) -> list[str]:
     left: list[str] = []
-    for path, below in _ours(folder, layout, left.append):
+    for path, below in _ours(folder, contents, left.append):
         if below is None or path.is_symlink() or not path.is_dir():
             remove(path)
             continue
@@ -143,9 +146,9 @@ def _clear(folder: Path, layout: Layout) -> list[str]:
     return left
 
 
-def remove_leftovers(folder: Path, layout: Layout = RUN_FOLDER) -> None:
+def remove_leftovers(folder: Path, contents: FolderContents = RUN_FOLDER) -> None:
     """Remove what a killed run left half-written among what is ours. Nobody may be writing there."""
-    for path, below in _ours(folder, layout, lambda name: None):
+    for path, below in _ours(folder, contents, lambda name: None):
         if becomes(path.name):
             remove(path)
         elif path.is_dir() and not path.is_symlink():
@@ -156,13 +159,15 @@ def remove_leftovers(folder: Path, layout: Layout = RUN_FOLDER) -> None:
                     remove(inside)
 
 
-def _ours(folder: Path, layout: Layout, other: Callable[[str], object]) -> Iterator[tuple[Path, Layout | None]]:
-    """What in a folder is ours and what lies below it; the names of the rest go to `other`.
+def _ours(
+    folder: Path, contents: FolderContents, other: Callable[[str], object]
+) -> Iterator[tuple[Path, FolderContents | None]]:
+    """Our files and folders in a folder, with their contents; the names of the others are passed to `other`.
 
-    What proves that the folder is a run comes last: killed in between, it still is one.
+    The files that identify the folder as a run come last: if the process is killed in between, it is still one.
     """
     for path in sorted(folder.iterdir(), key=lambda path: (path.name in (PHASES, CONFIG, MARKER), path.name)):
-        ours, below = layout.find(path.name)
+        ours, below = contents.find(path.name)
         if ours:
             yield path, below
         else:

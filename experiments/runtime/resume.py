@@ -10,6 +10,7 @@ from typing import Any
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import fingerprint, write_atomically
+from dopamine_rl.interfaces import OnProgress, no_progress
 from experiments.runtime import ownership
 from experiments.runtime.ownership import LOCK, PHASES
 from experiments.runtime.storage import RunFolder
@@ -60,16 +61,14 @@ class PhaseStore:
 
 
 @contextmanager
-def only_run(
-    folder: RunFolder, fresh: bool = False, say: Callable[[str], object] = lambda text: None
-) -> Iterator[None]:
+def only_run(folder: RunFolder, fresh: bool = False, on_progress: OnProgress = no_progress) -> Iterator[None]:
     """Hold the run folder for the length of the block; the system lets go of it however the process ends.
 
     What a killed run left half-written is removed first.
 
     Args:
         fresh: forget the run that is there, and remove everything that it wrote.
-        say: told what was not removed, and that other code goes on with a run.
+        on_progress: called with what was not removed, and if other code resumes a run.
     Raises:
         BadInput: the folder is neither empty nor a run, its run cannot be continued, or another run works in it.
     """
@@ -82,8 +81,8 @@ def only_run(
                 "--out", folder.place, "another run is using this folder: wait for it, or give another folder"
             ) from error
         if fresh and (left := ownership.clear(folder.path)):
-            say(f"--fresh did not remove files that no run wrote: {', '.join(left)}")
+            on_progress(f"--fresh did not remove files that no run wrote: {', '.join(left)}", True)
         ownership.remove_leftovers(folder.path)
         if changed := ownership.begin(folder.path):
-            say(changed)
+            on_progress(changed, True)
         yield

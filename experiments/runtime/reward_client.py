@@ -1,4 +1,4 @@
-"""The reward model behind `dopamine grm score`: in this process, behind an address, or on the running Ray cluster."""
+"""The reward model that a command asks: in this process, behind an address, or on the running Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,19 +6,38 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.plans import Plan
+from experiments.runtime.arguments import option
 from experiments.runtime.console import Console
-from reward_service.guards import load_token
+from reward_service.guards import TOKEN_VARIABLE, load_token
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
 
 
+TokenFile = Annotated[
+    Path | None,
+    option(
+        "FILE",
+        f"the environment variable {TOKEN_VARIABLE}",
+        about="With --url: file that contains the service's token.",
+    ),
+]
+CaFile = Annotated[Path | None, option("FILE", "", about="With an https --url: file of trusted CA certificates.")]
+Insecure = Annotated[bool, option(about="With --url: allow sending the token to another machine without https.")]
+Threads = Annotated[
+    int | None,
+    option("N", "chosen by torch", about="For a model loaded in this process: number of CPU threads."),
+]
+Device = Annotated[str, option("NAME", about="For a model loaded in this process: torch device, such as cuda.")]
+Deadline = Annotated[float, option("S", about="Time limit in seconds for each request.")]
+
+
 class ModelArguments(Protocol):
-    """Which model is asked: a checkpoint here, a service over HTTP, or an application of the Ray cluster."""
+    """The model to ask: a checkpoint in this process, a service over HTTP, or an application of the Ray cluster."""
 
     @property
     def model(self) -> Path | None:
@@ -38,7 +57,7 @@ class ModelArguments(Protocol):
 
     @property
     def ca_file(self) -> Path | None:
-        """Certificates that vouch for the service."""
+        """File of trusted CA certificates."""
 
     @property
     def insecure(self) -> bool:
@@ -46,11 +65,11 @@ class ModelArguments(Protocol):
 
     @property
     def threads(self) -> int | None:
-        """CPU threads of a checkpoint; None for torch's own number."""
+        """CPU threads for a checkpoint; None lets torch choose."""
 
     @property
     def device(self) -> str:
-        """Where a checkpoint runs."""
+        """Torch device for a checkpoint."""
 
 
 @contextmanager

@@ -19,9 +19,14 @@ from experiments.runtime.cluster import ROOT, in_job
 
 
 def check_folder(path: Path, field: str = "--out") -> None:
-    """Raises BadInput naming `field` where something that is no folder has its place. Creates nothing."""
+    """Raise BadInput naming `field` if a path is no folder, or none can be created there. Creates nothing."""
     if path.exists() and not path.is_dir():
         raise BadInput(field, str(path), "this is a file: give a folder")
+    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not place.is_dir():
+        raise BadInput(field, str(path), f"{place} is a file: give a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(field, str(path), f"give a folder that can be written: {place} cannot")
 
 
 def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:

@@ -237,10 +237,11 @@ class Counted:
 def test_many_episodes_are_asked_about_in_bounded_groups_and_told_of() -> None:
     client, told = Counting(), []
     demonstrations = [failure(i / 200, count=3) for i in range(100)]
-    found = judge(client, demonstrations, REFERENCE, FusionConfig(), on_progress=lambda *done: told.append(done))
+    found = judge(client, demonstrations, REFERENCE, FusionConfig(), on_progress=lambda text, _: told.append(text))
     assert client.most == 2 * TOGETHER
     assert client.under_way == 0
-    assert told == [(min(100, done), 100) for done in range(TOGETHER, 100 + TOGETHER, TOGETHER)]
+    counts = [min(100, done) for done in range(TOGETHER, 100 + TOGETHER, TOGETHER)]
+    assert told == [f"episodes evaluated: {done} of 100" for done in counts]
     assert [e.demonstration for e in found] == demonstrations
     assert [e.source for e in found] == ["failure"] * 100
     with pytest.raises(ScoringTimeout):

@@ -17,11 +17,13 @@ from pyarrow import parquet
 
 from dopamine_rl import files
 from dopamine_rl.episodes import lerobot_columns
+from dopamine_rl.episodes.cached_source import CachedSource
 from dopamine_rl.episodes.lerobot import LeRobotSource, segments
 from dopamine_rl.episodes.lerobot_columns import remove_progress, write_progress
 from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import KEYFRAMES, write_demonstration
-from dopamine_rl.episodes.source import CachedSource, RawSource, open_source
+from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.types import EpisodeInfo
 from tests.dopamine_rl.test_raw_episodes import make_demonstration

@@ -16,7 +16,7 @@ from dopamine_rl import files
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_columns import remove_progress, write_progress
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.errors import BadInput
 from tests.dopamine_rl.test_lerobot_copy import recorded
 

@@ -16,8 +16,9 @@ from pyarrow import parquet
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import write_demonstration
-from dopamine_rl.episodes.source import RawSource, open_source
+from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
@@ -270,7 +271,7 @@ def test_statistics_are_those_of_the_pixels_and_columns(tmp_path: Path) -> None:
 def test_a_folder_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     recorded(tmp_path / "raw", "take_0", 7, 0)
 
-    def appear(done: int, total: int) -> None:
+    def appear(text: str, matters: bool) -> None:
         write_demonstration(tmp_path / "set", make_demonstration(1))
 
     with pytest.raises(BadInput, match="does not exist yet"):

@@ -11,10 +11,10 @@ import pytest
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import find_recordings, open_source
 from dopamine_rl.episodes.raw import read_raw_episode, write_demonstration
-from dopamine_rl.episodes.recordings import find_recordings, read_frames, size_of
+from dopamine_rl.episodes.recordings import read_frames, size_of
 from dopamine_rl.episodes.seek import frame_times, pictures_at
-from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import list_stored, picture_shape
 from dopamine_rl.episodes.video import every_picture, read_pictures, video_format
 from tests.dopamine_rl.test_raw_episodes import make_demonstration

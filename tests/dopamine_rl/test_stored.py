@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import CAMERAS
 from dopamine_rl.episodes.scale import resize
-from dopamine_rl.episodes.source import open_source
 from dopamine_rl.episodes.stored import StoredPictures, decode_all, decoded_bytes, list_stored, picture_shape
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -90,9 +90,9 @@ def test_pictures_come_as_they_lie_in_any_order(raw: Path) -> None:
 
 def test_all_pictures_fit_what_was_foretold(raw: Path) -> None:
     stored, told = list_stored(raw, stride=2), []
-    frames = decode_all(stored, (28, 42), 2, lambda done, total: told.append((done, total)))
+    frames = decode_all(stored, (28, 42), 2, lambda text, _: told.append(text))
     assert [shown.shape for shown in frames] == [(11, 2, 28, 42, 3)] * 4
     assert sum(shown.nbytes for shown in frames) == decoded_bytes(stored, (28, 42))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert told == [f"episodes decoded: {done} of 4" for done in (1, 2, 3, 4)]
     alone = open_source(raw).frames("episode_001", stored[1].frame_ids[3:4])[0, 1]
     np.testing.assert_array_equal(frames[1][3, 1], resize(alone, (28, 42)))

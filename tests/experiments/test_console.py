@@ -36,6 +36,14 @@ def test_on_a_terminal_a_live_line_counts_and_goes() -> None:
     assert text.splitlines()[-1].endswith(" s")
 
 
+def test_on_a_terminal_a_note_is_a_line_that_stays() -> None:
+    screen = io.StringIO()
+    console = Console(terminal=rich.console.Console(file=screen, force_terminal=True, width=100, highlight=False))
+    console.progress("a note", matters=True)
+    assert screen.getvalue().endswith("]   a note\n")
+    assert "\x1b[?25l" not in screen.getvalue()  # no live line was begun
+
+
 def test_tables_are_aligned_and_take_any_text(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [["name", "value"], ["a [bold]b", "1"], ["c", "22"]]
     assert aligned(rows) == "  name       value\n  a [bold]b  1\n  c          22"

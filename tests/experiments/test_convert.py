@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import write_demonstration
-from dopamine_rl.episodes.source import RawSource, open_source
+from dopamine_rl.episodes.raw_source import RawSource
 from experiments.commands import convert
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 

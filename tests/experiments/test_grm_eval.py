@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes import raw as raw_format
 from dopamine_rl.episodes import recordings
 from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
-from dopamine_rl.episodes.source import open_source
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report

@@ -13,7 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
+from dopamine_rl.episodes.listing import find_recordings
+from dopamine_rl.episodes.recordings import read_frames
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.contract import RELEASED

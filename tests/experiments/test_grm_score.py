@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dopamine_rl.episodes.listing import find_recordings
 from dopamine_rl.episodes.raw import CAMERAS, INSTRUCTIONS, KEYFRAMES, read_demonstration, write_demonstration
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
+from dopamine_rl.episodes.recordings import read_frames
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, Overloaded
 from dopamine_rl.evaluation.plans import make_plans

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from dopamine_rl.config import dump_toml, load_preset, preset_names
-from dopamine_rl.episodes.source import passed_over
+from dopamine_rl.episodes.listing import passed_over
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm

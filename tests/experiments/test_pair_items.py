@@ -13,8 +13,9 @@ from PIL import Image
 
 from dopamine_rl.episodes import pair_items
 from dopamine_rl.episodes.items import TrainingItem, read_items, write_items
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.raw import write_demonstration
-from dopamine_rl.episodes.source import RawSource, open_source
+from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.states import episode_states, state_progress
 from dopamine_rl.grm.template import SHORT_TEMPLATE
 from dopamine_rl.progress import hop

@@ -19,9 +19,9 @@ from pyarrow import parquet
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import find_recordings, open_source
 from dopamine_rl.episodes.raw import INSTRUCTIONS, KEYFRAMES, write_demonstration
-from dopamine_rl.episodes.recordings import find_recordings, read_frames
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.recordings import read_frames
 from dopamine_rl.episodes.stored import StoredSource, list_stored, picture_shape
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -129,7 +129,7 @@ def test_cameras_can_be_chosen_by_every_command(
 
 def test_training_says_which_camera_it_takes_for_what(data: Path) -> None:
     said: list[str] = []
-    list_stored(data / "set", say=said.append)
+    list_stored(data / "set", on_progress=lambda text, _: said.append(text))
     assert said == [f"set: front view {FRONT}, then {WRIST} (--cameras chooses others)"]
 
 
@@ -231,7 +231,7 @@ def test_an_episode_without_two_frames_is_left_out_and_named(data: Path, length:
     with pytest.raises(BadInput, match=rf"set#1': it has {length} frames"):
         find_recordings(f"{data}/set#1")
     said: list[str] = []
-    assert len(list_stored(data / "set", say=said.append)) == 2
+    assert len(list_stored(data / "set", on_progress=lambda text, _: said.append(text))) == 2
     assert line in said
     convert.main([str(data / "set"), str(tmp_path / "copy")])
     assert len(open_source(tmp_path / "copy").episodes()) == 2
@@ -254,6 +254,17 @@ def test_a_raw_episode_of_one_frame_is_left_out_and_named(data: Path) -> None:
     assert ([recording.name for recording in recordings], recordings[0].note) == (["take_0", "take_2"], line)
     with pytest.raises(EpisodeError, match="at least 2 frames"):
         open_source(data / "raw/take_1").episodes()
+
+
+def test_an_episode_without_keyframes_is_scored_with_the_others(data: Path) -> None:
+    (data / "raw/take_1" / KEYFRAMES).unlink()
+    recordings = find_recordings(str(data / "raw"))
+    assert [recording.name for recording in recordings] == ["take_0", "take_2", "take_1"]
+    assert recordings[2].keyframes is None
+    assert recordings[2].instructions == recordings[0].instructions
+    for take in ("take_0", "take_2"):
+        (data / "raw" / take / KEYFRAMES).unlink()
+    assert [recording.name for recording in find_recordings(str(data / "raw"))] == ["take_0", "take_1", "take_2"]
 
 
 @pytest.mark.parametrize("name", ["my#set", "#", "a#1", "set#0"])

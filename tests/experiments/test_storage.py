@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,16 @@ def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
     (tmp_path / "hops").mkdir()
     (tmp_path / "hops" / "episode.npz").touch()  # an earlier report was interrupted
     check_own_report(tmp_path, names, "model_version")
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "new" / "deep", tmp_path, Path("relative")):
+        check_folder(path)
+    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
+        with pytest.raises(BadInput, match=r"--out = .* is a file: give a folder"):
+            check_folder(path)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
+    with pytest.raises(BadInput, match=r"--out = .*: give a folder that can be written"):
+        check_folder(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -87,7 +87,7 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
             algo,
             config.training,
             tmp_path / "policy.safetensors",
-            Console().say,
+            Console().progress,
             monitor=training.make_monitor(config),
             finish_records=lambda: finish_records(algo),
         )

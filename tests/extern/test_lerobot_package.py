@@ -17,7 +17,7 @@ from pyarrow import parquet
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.lerobot_columns import write_progress
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.errors import EpisodeError
 from tests.dopamine_rl.test_lerobot_copy import KEYS, moving, recorded
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.source import open_source
+from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.episodes.stored import decode_all, list_stored
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.grm.batches import BatchSampler, from_memory

@@ -25,6 +25,7 @@ from ray import serve
 
 from dopamine_rl.errors import BadInput, Overloaded, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.types import ScoreReply, ScoreRequest
+from reward_service import lease, ledger_store
 from reward_service.client import ServePendingScore, ServeRewardClient
 from reward_service.deployment import deploy, make_engine, shutdown
 from reward_service.scorer import Scorer
@@ -289,3 +290,23 @@ def test_the_application_goes_when_its_driver_is_killed(cluster: str, tmp_path: 
         assert "leased" in serve.status().applications
         driver.kill()
     wait_until(lambda: "leased" not in serve.status().applications, what="the end of the application")
+
+
+def test_a_deletion_that_failed_is_tried_again(
+    cluster: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The ledgers' actor stands still while the application is to be deleted."""
+    monkeypatch.setattr(ledger_store, "CALL_S", 0.5)
+    monkeypatch.setattr(lease, "RETRY_S", 0.1)
+    deploy(write_checkpoint(tmp_path, "v1"), "orphan", _config(lease_s=600.0))  # Its replica would act much later.
+    lease.release("orphan")
+    store = ray.get_actor(ledger_store.STORE, namespace=ledger_store.NAMESPACE)
+    process = ray.get(store.__ray_call__.remote(lambda self: os.getpid()), timeout=20)
+    os.kill(process, signal.SIGSTOP)
+    try:
+        lease.watch("orphan", 0.1)
+        wait_until(lambda: "orphan could not be deleted yet" in caplog.text)
+        assert "orphan" in serve.status().applications
+    finally:
+        os.kill(process, signal.SIGCONT)
+    wait_until(lambda: "orphan" not in serve.status().applications, what="the end of the application")

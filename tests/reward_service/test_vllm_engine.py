@@ -191,6 +191,10 @@ def test_a_dead_vllm_fails_its_call_and_is_started_again(both: Both) -> None:
     np.testing.assert_allclose(both.vllm["after a failure"].hop, both.vllm["two views"].hop, atol=TOLERANCE)
 
 
+def test_a_vllm_that_cannot_be_started_again_has_the_replica_replaced(both: Both) -> None:
+    assert both.told.unhealthy.startswith("vLLM could not be started again: ")
+
+
 def test_nothing_is_left_of_a_closed_engine(both: Both) -> None:
     assert both.told.left == []
 

@@ -3,7 +3,8 @@
 Usage: python -m tests.reward_service.vllm_program FOLDER QUESTIONS ANSWERS [NARROW]
 
 QUESTIONS is a pickled list of (pictures, prompts), each a call; ANSWERS receives the fields of `Answers`. NARROW is
-a model whose heads vLLM cannot run; where it is given, vLLM's process is killed before the last call.
+a model whose heads vLLM cannot run; where it is given, vLLM's process is killed before the last call, and once more
+after it, while its model is missing.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Answers:
         tokens: of each prompt, as the model reads them.
         cached: how many tokens of a call's prompts were found in the prefix cache.
         failure: the error of a call after the kill.
+        unhealthy: the failed health check after the kill without a model.
         left: what runs in the end.
         refused: the error about a model whose heads are too narrow.
     """
@@ -43,6 +45,7 @@ class Answers:
     cached: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     failure: str = ""
+    unhealthy: str = ""
     left: list[str] = field(default_factory=list)
     refused: str = ""
 
@@ -74,6 +77,28 @@ def _until_back(engine: VLLMEngine, pictures: list[Any], prompts: list[Any]) -> 
     wait_until(answers, 600.0, "the restart of vLLM")
 
 
+def _cannot_restart(engine: VLLMEngine, folder: Path, pictures: list[Any], prompts: list[Any]) -> str:
+    """Kill vLLM while its model is missing; the error of the health check once the restart has failed."""
+    errors: list[str] = []
+
+    def is_unhealthy() -> bool:
+        with suppress(ServiceUnavailable):
+            engine.estimate(pictures, prompts)
+        try:
+            engine.check_health()
+        except RuntimeError as error:
+            errors.append(str(error))
+        return bool(errors)
+
+    hidden = folder.rename(folder.with_name(f"{folder.name}.hidden"))
+    try:
+        os.kill(children("VLLM::EngineCore")[0][0], signal.SIGKILL)
+        wait_until(is_unhealthy, 300.0, "the failure of the restart")
+    finally:
+        hidden.rename(folder)
+    return errors[0]
+
+
 def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
     """Ask, and write what came of it."""
     calls = pickle.loads(Path(questions).read_bytes())
@@ -102,6 +127,8 @@ def main(folder: str, questions: str, answers: str, narrow: str = "") -> None:
         told.seconds.append(time.perf_counter() - started)
         told.tokens.append([list(output.prompt_token_ids) for output in outputs])
         told.cached.append(sum(output.num_cached_tokens for output in outputs))
+    if narrow:
+        told.unhealthy = _cannot_restart(engine, Path(folder), *calls[-1])
     engine.close()
     if narrow:
         try:
