@@ -125,9 +125,7 @@ class ReplayFeed:
         self.online.set_state(state["online"])
         self.promoted = dict(state.get("promoted", {}))
         if state["demo"] is not None and self.promoted:  # they take more room than the demonstrations
-            layout, count = self.online.layout, len(state["demo"]["rows"])
-            sizes = count, layout.observation_size, layout.action_size
-            self.demo = ColumnarReplay(*sizes, self.online.gamma, self.online.mode)
+            self.demo = self.online.empty(len(state["demo"]["rows"]))
         if self.demo is not None and state["demo"] is not None:
             self.demo.set_state(state["demo"])
         self._rng.bit_generator.state = state["generator"]

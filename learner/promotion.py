@@ -49,8 +49,7 @@ def joined(replay: ColumnarReplay, sources: Mapping[str, ColumnarReplay]) -> Col
     """A buffer of exactly these whole episodes, each copied from its source; the settings are those of `replay`."""
     parts = {name: source.columns(source.rows(name)) for name, source in sources.items()}
     capacity = max(1, sum(len(columns["actions"]) for columns in parts.values()))
-    layout = replay.layout
-    copy = ColumnarReplay(capacity, layout.observation_size, layout.action_size, replay.gamma, replay.mode)
+    copy = replay.empty(capacity)
     for name, columns in parts.items():
         copy.add(columns, name, version=sources[name].episodes[name])
     return copy

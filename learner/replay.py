@@ -189,23 +189,35 @@ class ColumnarReplay:
         """Copies of whole rows, float32 [..., width]."""
         return self._rows.take(rows, axis=0)
 
+    def rewards(self, columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Shaped reward of each step, float32 [...], from its label columns."""
+        task, before, after = (columns[name] for name in ("task_reward", "potential", "next_potential"))
+        return shaped_reward(task, before, after, self.gamma, self.mode, self.scale)
+
     def windows(
-        self, rows: NDArray[np.int64], n: int, gamma: float, mode: RewardMode
+        self, rows: NDArray[np.int64], n: int, rewards_by: ColumnarReplay
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Transitions over up to n environment steps: from a row's observation to the one after its window.
 
+        Args:
+            rewards_by: the buffer whose discount and shaping count.
         Returns:
             Rows float32 [..., width] whose columns after the step are those at the window's end; and the n-step
             returns and discounts of `n_step_returns`, [...] each.
         """
         spanned, inside = follow(self._successors, rows, n)
-        labels = {name: self._cells(spanned, name) for name in LABELS[:3]}
-        returns, discounts = n_step_returns(labels, inside, gamma, mode)
+        rewards = rewards_by.rewards({name: self._cells(spanned, name) for name in LABELS[:3]})
+        returns, discounts = n_step_returns(rewards, inside, rewards_by.gamma)
         first, last = self.transitions(rows), self.transitions(spanned[-1])
         for name in AFTER:
             span = self.layout.slices[name]
             first[..., span] = last[..., span]
         return first, returns, discounts
+
+    def empty(self, capacity: int) -> ColumnarReplay:
+        """An empty buffer for the same transitions and rewards."""
+        sizes = capacity, self.layout.observation_size, self.layout.action_size
+        return ColumnarReplay(*sizes, self.gamma, self.mode, self.scale)
 
     def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
         """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].
@@ -302,20 +314,12 @@ def _transitions(online: ColumnarReplay, chosen: _Chosen) -> ReplayColumns:
     """Columns of single transitions, with `rewards`."""
     parts = [buffer.transitions(rows) for buffer, rows in chosen]
     columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
-    reward = shaped_reward(
-        columns["task_reward"],
-        columns["potential"],
-        columns["next_potential"],
-        online.gamma,
-        online.mode,
-        online.scale,
-    )
-    return {**columns, "rewards": np.asarray(reward, np.float32)}
+    return {**columns, "rewards": online.rewards(columns)}
 
 
 def _windows(online: ColumnarReplay, chosen: _Chosen, n_step: int) -> ReplayColumns:
     """Columns of windows of up to n_step environment steps, with `rewards` and `discounts`."""
-    parts = [buffer.windows(rows, n_step, online.gamma, online.mode) for buffer, rows in chosen]
+    parts = [buffer.windows(rows, n_step, online) for buffer, rows in chosen]
     transitions, returns, discounts = zip(*parts, strict=True)
     columns = online.layout.unpack(np.concatenate(transitions, axis=-2))
     return {**columns, "rewards": np.concatenate(returns, axis=-1), "discounts": np.concatenate(discounts, axis=-1)}

@@ -13,9 +13,6 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.shaping import shaped_reward
-from dopamine_rl.types import RewardMode
-
 Rows = NDArray[np.int64]
 Preference = Literal["uniform", "high_potential", "rising_potential"]
 UNIFORM_SHARE = 0.5
@@ -109,23 +106,21 @@ def level_after(columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float3
 
 
 def n_step_returns(
-    columns: Mapping[str, NDArray[np.float32]], inside: NDArray[np.bool_], gamma: float, mode: RewardMode
+    rewards: NDArray[np.float32], inside: NDArray[np.bool_], gamma: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Shaped returns of windows, and the discounts of the values to bootstrap from.
+    """Returns of windows, and the discounts of the values to bootstrap from.
 
-    In modes grm and oracle, with m steps in the window: Σ_{i<m} γ^i task_i + γ^m Φ_m − Φ_0, and γ^m.
+    Of shaped rewards Σ_{i<m} γ^i task_i + s(γ^m Φ_m − Φ_0), with m steps in the window; and γ^m.
 
     Args:
-        columns: task_reward, potential and next_potential, float [n, ...].
+        rewards: float [n, ...], of each step.
         inside: bool [n, ...], of `follow`.
         gamma: discount of one environment step.
     Returns:
         float32 [...] each.
     Source: METHOD.md section 3, rule 2; the sum is that of `shaping.n_step_shaping`.
     """
-    task, before, after = (columns[name] for name in ("task_reward", "potential", "next_potential"))
-    rewards = shaped_reward(task, before, after, gamma, mode).astype(np.float64)
     returns = np.zeros(inside.shape[1:])
     for i in range(len(inside)):
-        returns += np.where(inside[i], gamma**i * rewards[i], 0.0)
+        returns += np.where(inside[i], gamma**i * rewards[i].astype(np.float64), 0.0)
     return returns.astype(np.float32), (gamma ** inside.sum(0)).astype(np.float32)

@@ -19,9 +19,9 @@ from tests.learner.test_replay import GAMMA, fragment
 EPISODES = {"ends": (12, True), "runs out": (9, False)}
 
 
-def stored(mode: RewardMode = "grm", capacity: int = 60) -> tuple[ColumnarReplay, dict[str, ReplayColumns]]:
+def stored(mode: RewardMode = "grm", scale: float = 1.0) -> tuple[ColumnarReplay, dict[str, ReplayColumns]]:
     """Two episodes whose fragments of 3 arrive in turn; the truncated one lacks the steps 3 to 5."""
-    replay = ColumnarReplay(capacity, 2, 1, GAMMA, mode)
+    replay = ColumnarReplay(60, 2, 1, GAMMA, mode, scale)
     whole = {name: fragment(0, *shape, seed=i) for i, (name, shape) in enumerate(EPISODES.items())}
     for start in range(0, 12, 3):
         for name, columns in whole.items():
@@ -31,24 +31,28 @@ def stored(mode: RewardMode = "grm", capacity: int = 60) -> tuple[ColumnarReplay
     return replay, whole
 
 
-def expected(whole: dict[str, ReplayColumns], name: str, t: int, n: int, mode: RewardMode) -> tuple[float, int]:
+def expected(
+    whole: dict[str, ReplayColumns], name: str, t: int, n: int, mode: RewardMode, scale: float
+) -> tuple[float, int]:
     """Return and span of the window at step t, by the function that the labeller's side uses."""
     end = 3 if name == "runs out" and t < 3 else EPISODES[name][0]
     labels = (whole[name][key][t:end] for key in ("task_reward", "potential", "next_potential"))
-    returns, spans = n_step_shaping(*labels, GAMMA, n, mode)
+    returns, spans = n_step_shaping(*labels, GAMMA, n, mode, scale)
     return float(returns[0]), int(spans[0])
 
 
-@pytest.mark.parametrize("mode", ["grm", "oracle", "naive", "sparse"])
+@pytest.mark.parametrize(
+    ("mode", "scale"), [("grm", 1.0), ("grm", 2.5), ("oracle", 1.0), ("oracle", 0.0), ("naive", 1.0), ("sparse", 1.0)]
+)
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
-def test_sampled_windows_are_the_slow_loops(mode: RewardMode, n: int) -> None:
-    replay, whole = stored(mode)
+def test_sampled_windows_are_the_slow_loops(mode: RewardMode, scale: float, n: int) -> None:
+    replay, whole = stored(mode, scale)
     batch = sample_mixed(None, replay, 100, 0.0, np.random.default_rng(0), batches=2, sampling=Sampling(n_step=n))
     columns = {key: values.reshape(200, *values.shape[2:]) for key, values in batch.items()}
     for row in range(200):
         name = list(EPISODES)[int(columns["obs"][row, 1])]
         t = int(columns["obs"][row, 0])
-        reward, span = expected(whole, name, t, n, mode)
+        reward, span = expected(whole, name, t, n, mode, scale)
         assert columns["rewards"][row] == np.float32(reward)
         assert columns["discounts"][row] == np.float32(GAMMA**span)
         assert columns["terminated"][row] == (name == "ends" and t + span == 12)  # what ran out of time bootstraps
@@ -62,7 +66,7 @@ def test_sampled_windows_are_the_slow_loops(mode: RewardMode, n: int) -> None:
 def test_one_step_windows_are_the_transitions() -> None:
     replay, _ = stored()
     rows = np.arange(len(replay))
-    transitions, returns, discounts = replay.windows(rows, 1, GAMMA, "grm")
+    transitions, returns, discounts = replay.windows(rows, 1, replay)
     np.testing.assert_array_equal(transitions, replay.transitions(rows))
     np.testing.assert_array_equal(discounts, np.full(len(rows), GAMMA, np.float32))
     batch = replay.sample(40, np.random.default_rng(0))
@@ -79,7 +83,7 @@ def test_windows_survive_eviction_and_a_checkpoint(capacity: int) -> None:
     copy.set_state(replay.get_state())
     for each in (replay, copy):
         each.add(fragment(30, 2), "0", 30)
-        transitions, _, discounts = each.windows(np.arange(capacity), 3, GAMMA, "grm")
+        transitions, _, discounts = each.windows(np.arange(capacity), 3, each)
         columns = each.layout.unpack(transitions)
         for row in range(capacity):
             seed, t = int(columns["obs"][row, 1]), int(columns["obs"][row, 0])
