@@ -94,7 +94,7 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
     """The reward model's results on unseen episodes; "" without a reward model."""
     if verdict is None:
         return ""
-    bounded = {check.name for check in verdict.checks}
+    bounded = {check.name for check in (*verdict.checks, *verdict.advisory)}
     figures = "\n".join(
         f"| {name} | {_number(value)} | | |" for name, value in result["gate"].items() if name not in bounded
     )
