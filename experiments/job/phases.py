@@ -169,8 +169,10 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
 
     def work() -> dict[str, Any]:
         successes = [d for d in episodes.read_all(demonstrations) if d.success]
-        if len(successes) < 2:
-            raise BadInput("demonstrations.policy", len(successes), "fewer than 2 succeeded: increase env.horizon")
+        if not successes:
+            raise BadInput(
+                "demonstrations.policy", config.demonstrations.policy, "none succeeded: increase env.horizon"
+            )
         data = (
             np.concatenate([d.observations[:-1] for d in successes]),
             np.concatenate([d.actions for d in successes]),
