@@ -35,6 +35,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
+from dopamine_rl.grm.folder import usable_model
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -84,6 +85,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
     check_engine(config.service)
+    if config.sft.start_from:
+        usable_model(config.sft.start_from, "sft.start_from")
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)

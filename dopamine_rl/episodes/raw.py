@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.cameras import VIDEO_NAMES as CAMERAS
 from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
-from dopamine_rl.episodes.video import read_pictures, write_video
+from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
 from dopamine_rl.types import Demonstration, check_views
@@ -370,7 +370,7 @@ def _read_video(
             count = len(times)
             pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, path.name, "content", str(error), "give a video that can be decoded") from error
+        raise _error(folder, "", "video", str(path), unreadable(error)) from error
     if not pictures:
         raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)

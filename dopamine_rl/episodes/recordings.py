@@ -26,7 +26,7 @@ from dopamine_rl.episodes.raw import (
     read_outcome,
 )
 from dopamine_rl.episodes.states import frame_progress
-from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
+from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
@@ -322,7 +322,7 @@ def _readable(video: Path, stride: int, size: tuple[int, int]) -> Iterator[tuple
 
 
 def _undecodable(video: Path, error: ValueError) -> BadInput:
-    return BadInput("EPISODE", str(video), f"give a video that can be decoded ({error})")
+    return BadInput("EPISODE", str(video), unreadable(error))
 
 
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:

@@ -16,7 +16,7 @@ from dopamine_rl.episodes import lerobot, raw
 from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import count_frames
-from dopamine_rl.episodes.video import video_format
+from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
@@ -112,9 +112,7 @@ class RawSource:
                 counts[camera] = count_frames(folder / f"{camera}.mp4")
                 rate = video_format(folder / f"{cameras[0]}.mp4").frames_per_second
             except ValueError as error:
-                raise EpisodeError(
-                    f"{name}/{camera}.mp4: content", str(error), "give a video that can be decoded"
-                ) from error
+                raise EpisodeError(f"{name}: video", str(folder / f"{camera}.mp4"), unreadable(error)) from error
         if len(set(counts.values())) > 1:
             raise EpisodeError(
                 f"{name}/*.mp4: frame count", counts, "record the same number of frames with every camera"

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, UseAppendAction
 
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
@@ -91,6 +92,8 @@ def run(arguments: Arguments) -> Comparison:
 
     check_own_report(arguments.out, ("fusion.json", "fusion.md"), "minus_first_model")
     models = named([_pair(text) for text in arguments.model], "--model")
+    for path in models.values():
+        usable_model(path, "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
     if overlap := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
         raise BadInput("--held-in", str(min(overlap)), "give other episodes than those that are evaluated")

@@ -32,7 +32,7 @@ from experiments.runtime.arguments import Cameras, ResultPath, option, read_pres
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import REFUSED, command, interruptible
-from experiments.runtime.reward_client import reward_client
+from experiments.runtime.reward_client import check_model_arguments, reward_client
 from experiments.runtime.storage import check_own_report
 from reward_service.guards import TOKEN_VARIABLE
 
@@ -173,6 +173,7 @@ def run(arguments: Arguments) -> Evaluation:
     from experiments.reports.evaluation import evaluate
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
+    check_model_arguments(arguments, "CHECKPOINT")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     stride = None if arguments.stride == "auto" else arguments.stride

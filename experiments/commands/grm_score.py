@@ -44,7 +44,7 @@ from experiments.runtime.arguments import Cameras, ResultPath, option, written
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.reward_client import reward_client
+from experiments.runtime.reward_client import check_model_arguments, reward_client
 from experiments.runtime.storage import check_folder, lasting_path
 from reward_service.guards import TOKEN_VARIABLE
 
@@ -157,6 +157,8 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     scoring = ScoringConfig(
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
     )
+    check_folder(arguments.out)
+    check_model_arguments(arguments, "--model")
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
         for root in {plan.recording.source.root for plan in plans if plan.recording.source is not None}:
@@ -167,7 +169,6 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         console.say(note)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
-    check_folder(arguments.out)
     for plan in plans:
         if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
             raise BadInput("EPISODE", plan.recording.name, "rename the episode: its name is too long for a file")

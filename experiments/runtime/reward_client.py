@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.plans import Plan
+from dopamine_rl.grm.config import MOST_THREADS
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.console import Console
 from reward_service.guards import load_token
 
@@ -53,6 +55,22 @@ class ModelArguments(Protocol):
         """Where a checkpoint runs."""
 
 
+def check_model_arguments(arguments: ModelArguments, field: str) -> None:
+    """Check what can be checked of the model before an episode is read. Imports nothing heavy.
+
+    Args:
+        field: what names the checkpoint.
+    Raises:
+        BadInput: the checkpoint, its number of threads, or the token's file cannot be used.
+    """
+    if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
+        raise BadInput("--threads", arguments.threads, f"give 1 to {MOST_THREADS}")
+    if arguments.model is not None:
+        usable_model(arguments.model, field)
+    if arguments.url is not None:
+        load_token(arguments.token_file, "127.0.0.1")
+
+
 @contextmanager
 def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
@@ -79,15 +97,12 @@ def embedded_client(
 ) -> RewardClient:
     """A checkpoint in this process. Raises BadInput, CheckpointError."""
     from dopamine_rl.grm.checkpoint import load_grm
-    from dopamine_rl.grm.config import MOST_THREADS
     from dopamine_rl.grm.vision import picture_size
     from reward_service.engines.transformers import TransformersEngine, usable_device
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
     usable_device(device, "--device")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
     console.say(f"Loading {model}")
     grm = load_grm(model)
     labels = grm.template.labels

@@ -360,7 +360,11 @@ def test_an_episode_that_cannot_be_read_does_not_stop_the_others(
         (["RAW/expert_1", "--stride", "0"], "--stride = 0"),
         (["RAW/expert_1", "--hz", "0"], "--hz = 0"),
         (["RAW/expert_1", "--views", "4"], "--views = 4"),
-        (["NOISE.mp4", "--demo", "RAW/expert_1"], "can be decoded"),
+        (["NOISE.mp4", "--demo", "RAW/expert_1"], "EPISODE = '.*noise.mp4': this is no readable video \\(Invalid data"),
+        (
+            ["ZERO.mp4", "--demo", "RAW/expert_1"],
+            "zero.mp4': this is no readable video \\(it is empty\\): copy or record",
+        ),
     ],
 )
 def test_bad_input_is_named_before_anything_is_scored(
@@ -370,10 +374,17 @@ def test_bad_input_is_named_before_anything_is_scored(
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "left.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(b"no video")
-    places = {"RAW": raw, "EMPTY": tmp_path / "empty", "ODD": tmp_path / "odd", "NOISE": tmp_path / "noise"}
+    (tmp_path / "zero.mp4").touch()
+    places = {
+        "RAW": raw,
+        "EMPTY": tmp_path / "empty",
+        "ODD": tmp_path / "odd",
+        "NOISE": tmp_path / "noise",
+        "ZERO": tmp_path / "zero",
+    }
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
-    with pytest.raises(BadInput, match=message.replace("(", r"\(")):
+    with pytest.raises(BadInput, match=message):
         make_plans(score.parse([*words, "--url", "http://127.0.0.1:1"]))
 
 
