@@ -69,7 +69,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            stack.enter_context(ray_cluster(config.cluster))
+            stack.enter_context(ray_cluster(config.cluster, announce=False))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.preset))

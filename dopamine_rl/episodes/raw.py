@@ -29,6 +29,7 @@ from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Demonstration, check_views
 
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
@@ -167,7 +168,11 @@ def read_raw_episode(
     for name, frames_used in ((KEYFRAMES, keyframes), ("", ids)):
         if frames_used is not None and frames_used[-1] >= frame_count:
             raise _error(
-                folder, name, "frame id", int(frames_used[-1]), f"the videos have {frame_count} frames, from 0"
+                folder,
+                name,
+                "frame id",
+                int(frames_used[-1]),
+                f"the videos have {counted(frame_count, 'frame')}, from 0",
             )
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)

@@ -28,6 +28,7 @@ from dopamine_rl.episodes.raw import (
 from dopamine_rl.episodes.states import frame_progress
 from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Views
 
 FRAMES_AT_ONCE = 16
@@ -283,7 +284,7 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
         raise BadInput(
             f"{recording.name}/{KEYFRAMES}: frame id",
             int(keyframes[-1]),
-            f"the videos have {ids[-1] + 1} frames, from 0",
+            f"the videos have {counted(int(ids[-1]) + 1, 'frame')}, from 0",
         )
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 

@@ -19,6 +19,7 @@ from dopamine_rl.episodes.seek import count_frames
 from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
+from dopamine_rl.texts import counted
 from dopamine_rl.types import EpisodeInfo
 
 
@@ -120,7 +121,9 @@ class RawSource:
         count = counts[cameras[0]]
         if keyframes[-1] >= count:
             raise EpisodeError(
-                f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
+                f"{name}/{raw.KEYFRAMES}: frame id",
+                int(keyframes[-1]),
+                f"the videos have {counted(count, 'frame')}, from 0",
             )
         instructions = raw.read_instructions(folder)
         outcome = raw.read_outcome(folder)

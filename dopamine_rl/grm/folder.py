@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ MODEL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
 """Required files of a model folder besides template and weights (`model.safetensors`, or shards and their index)."""
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 """The files of an adapter's folder, as peft calls them."""
+INSTRUCTIONS = "instructions"
+"""Key of a model card: the wordings of the tasks that the model was adapted to or trained on."""
 INDEX = "model.safetensors.index.json"
 """Lists the shards of large weights."""
 AGAIN = "copy the whole model folder again"
@@ -56,6 +59,27 @@ def check_model(folder: Path, template: bool = True) -> None:
     if template:
         load_template(folder)
     _check_weights(folder)
+
+
+def unfamiliar(folder: Path, instructions: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Which tasks a model was not adapted to or trained on, by their words.
+
+    Returns:
+        Those of `instructions` that the model's card does not list, and those that it lists. Capitals, spaces and a
+        full stop at the end make no difference. Both are empty if the card lists none.
+    """
+    try:
+        known = _read(folder / GRM_FILE)["card"][INSTRUCTIONS]
+    except (CheckpointError, KeyError, TypeError):
+        return [], []
+    if not isinstance(known, list) or not known:
+        return [], []
+    plain = {_plain(str(words)) for words in known}
+    return [words for words in dict.fromkeys(instructions) if _plain(words) not in plain], [str(w) for w in known]
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.casefold().split()).rstrip(".")
 
 
 def is_adapter(folder: Path) -> bool:

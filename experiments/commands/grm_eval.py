@@ -27,6 +27,7 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
+from dopamine_rl.texts import counted
 from dopamine_rl.types import FusionConfig
 from experiments.runtime.arguments import Cameras, ResultPath, option, read_preset
 from experiments.runtime.arguments import parse as read_arguments
@@ -196,7 +197,7 @@ def run(arguments: Arguments) -> Evaluation:
         console.say(note)
     bare = sum(episode.plan.recording.keyframes is None for episode in episodes)
     if bare:
-        console.say(f"{bare} episodes have no annotation; each counts as one segment")
+        console.say(f"{counted(bare, 'episode')} without annotation: each counts as one segment")
     if bounds.preset:
         _check_both_kinds(episodes)
     plans = [episode.plan for episode in episodes]
@@ -204,12 +205,14 @@ def run(arguments: Arguments) -> Evaluation:
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
-            f"Model {version}: {len(episodes)} episodes, {len(settings)} settings, reference images of {reference.name}"
+            f"Model {version}: {counted(len(episodes), 'episode')}, {counted(len(settings), 'setting')}, "
+            f"reference images of {reference.name}"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
     total = len(episodes) * len(settings)
-    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
+    saved = "; the others were already saved" if store.asked < total else ""
+    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs{saved}")
     console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.config import MOST_THREADS
-from dopamine_rl.grm.folder import usable_model
+from dopamine_rl.grm.folder import unfamiliar, usable_model
+from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.console import Console
 from reward_service.guards import load_token
 
@@ -92,6 +93,17 @@ def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Con
         raise BadInput("--model", None, "give --model, --url or --app")
 
 
+def warn_of_tasks(model: Path, instructions: Sequence[str], console: Console) -> None:
+    """Warn about tasks that a model was not adapted to, as far as its card says so."""
+    foreign, known = unfamiliar(model, instructions)
+    if foreign:
+        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
+        console.say(
+            f"warning: the model was not adapted to {foreign[0]!r}{others}, but to {known[0]!r}: its progress may mean "
+            "nothing there (adapt it with dopamine grm adapt)"
+        )
+
+
 def embedded_client(
     model: Path, threads: int | None, device: str, plans: Sequence[Plan], console: Console
 ) -> RewardClient:
@@ -104,6 +116,7 @@ def embedded_client(
 
     usable_device(device, "--device")
     console.say(f"Loading {model}")
+    warn_of_tasks(model_folder(model), [plan.instruction for plan in plans], console)
     grm = load_grm(model)
     labels = grm.template.labels
     for plan in plans:

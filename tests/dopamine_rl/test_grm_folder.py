@@ -76,6 +76,7 @@ def test_what_is_no_model_is_told_so(name: str, told: str) -> None:
 def test_a_whole_folder_is_usable_and_nothing_heavy_is_imported() -> None:
     assert usable_model("grm-mini", "--model") == MINI
     program = (
-        "import sys, dopamine_rl.grm.folder as f; f.usable_model('grm-mini', ''); assert 'torch' not in sys.modules"
+        "import sys\nfrom dopamine_rl.grm.folder import usable_model\n"
+        "usable_model('grm-mini', '--model')\nassert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

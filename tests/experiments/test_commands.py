@@ -19,7 +19,7 @@ from dopamine_rl.errors import BadInput
 from experiments.cli import every_command
 from experiments.runtime import ending
 from experiments.runtime.arguments import RESULT, RunArguments
-from experiments.runtime.ending import command, expand
+from experiments.runtime.ending import USAGE, command, expand
 from experiments.runtime.storage import lasting_path
 
 ROOT = Path(__file__).parents[2]

@@ -23,7 +23,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import build_grm
-from experiments.commands import convert, grm_adapt
+from experiments.commands import convert, grm_adapt, grm_train
 from experiments.commands import grm_pairs as pairs
 from experiments.commands.grm_train import main, parse
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split

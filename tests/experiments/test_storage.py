@@ -23,7 +23,7 @@ def test_a_file_is_no_folder(tmp_path):
         with pytest.raises(BadInput, match=f"--out = '{below}': {tmp_path / 'file'} is a file: give another folder"):
             check_folder(below)
     (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(BadInput, match="--out = .*gone"):
+    with pytest.raises(BadInput, match=r"--out = .*gone"):
         check_folder(tmp_path / "gone")
     with pytest.raises(BadInput, match="--out = '/proc/x': give a writable folder"):
         check_folder(Path("/proc/x"))
