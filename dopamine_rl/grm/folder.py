@@ -93,7 +93,7 @@ def model_type(folder: Path) -> str:
         folder.glob("*.safetensors")
     ):
         raise CheckpointError(
-            f"{folder} is not a reward model's folder, it has no config.json: give one, grm-mini, or a hub id"
+            f"{folder} is not a model's folder, config.json is missing: give the folder of a reward model, or grm-mini"
         )
     for name in MODEL_FILES:
         if not (folder / name).is_file():

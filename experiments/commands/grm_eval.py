@@ -211,8 +211,7 @@ def run(arguments: Arguments) -> Evaluation:
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
     total = len(episodes) * len(settings)
-    saved = "; the others were already saved" if store.asked < total else ""
-    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs{saved}")
+    console.say(f"  scored {store.asked} of {total} (episode, setting) pairs; the others were already saved")
     console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)

@@ -80,6 +80,8 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
             job, and the path lies in the job's scratch copy of the working folder.
     """
     text = os.path.expanduser(str(path).removeprefix("file://"))
+    if not text.strip():
+        raise UsageError(field, str(path), "give a path: this one is empty")
     if re.match(r"\w+:/+", text):
         raise UsageError(field, str(path), "give a local path: this command cannot write to a URI")
     if text.startswith("~"):
@@ -134,6 +136,9 @@ class RunFolder:
         Raises: UsageError where a relative path is given inside a submitted job: it would lie in Ray's scratch copy;
             BadInput where it cannot be written.
         """
+        for field, given in (("--out", out), ("--storage", storage)):
+            if given is not None and not given.strip():
+                raise UsageError(field, given, "give a folder: this name is empty")
         target = out or f"{(storage or default_storage()).rstrip('/')}/{name}"
         if "://" in target and not target.startswith("file://"):
             key = hashlib.sha256(target.encode()).hexdigest()[:8]

@@ -65,9 +65,7 @@ def test_a_damaged_folder_is_refused_by_field_value_and_file(kind: str, tmp_path
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "told"), [("nowhere", "it is not a folder"), ("/etc", "it is not a reward model's folder")]
-)
+@pytest.mark.parametrize(("name", "told"), [("nowhere", "it is not a folder"), ("/etc", "it is not a model's folder")])
 def test_what_is_no_model_is_told_so(name: str, told: str) -> None:
     with pytest.raises(BadInput, match=f"--model = '{name}': {told}"):
         usable_model(name, "--model")

@@ -369,7 +369,7 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(
     del change["features"]["subtask_index"]
     (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
     run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
-    assert "7 episodes have no annotation" in capsys.readouterr().out
+    assert "7 episodes without annotation" in capsys.readouterr().out
 
 
 def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
         (["nowhere", "--out", "OUT"], "DATA = 'nowhere': there is no such folder"),
         (["FILE", "--out", "OUT"], "DATA = 'FILE': this is a file"),
         (["RAW", "--out", "OUT", "--start-from", "nowhere/"], "--start-from = 'nowhere/': it is not a folder"),
-        (["RAW", "--out", "OUT", "--start-from", "RAW"], "--start-from = 'RAW': it is not a reward model's folder"),
+        (["RAW", "--out", "OUT", "--start-from", "RAW"], "--start-from = 'RAW': it is not a model's folder"),
     ],
 )
 def test_paths_are_checked_before_anything_heavy_is_imported(
@@ -216,6 +216,7 @@ def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path
     figures = run(*parse(words))
     card = json.loads((tmp_path / "grm" / "grm.json").read_text())["card"]
     assert set(card["held_out_tasks"]) == {"push the block", "push the other block"}
+    assert {"push the block", "push the other block"} <= set(card["instructions"])
     assert figures is not None
     assert figures["mae"] == pytest.approx(sum(task["mae"] for task in card["held_out_tasks"].values()) / 2)
     assert "auc" in card["held_out_tasks"]["push the block"]
