@@ -190,7 +190,7 @@ def test_what_is_wrong_with_settings_is_named_as_in_a_preset(words: list[str], t
 
 def test_what_is_no_number_is_no_option() -> None:
     with pytest.raises(UsageError, match=r"--latency-ms = \(1\.0, nan\): give a finite number"):
-        parse(Arguments, ["e", "--latency-ms", "1", "nan"], "x", "")
+        parse(Arguments, ["e", "--url", "u", "--latency-ms", "1", "nan"], "x", "")
 
 
 def test_every_option_has_a_name() -> None:
