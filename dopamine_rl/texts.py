@@ -14,8 +14,9 @@ def one_line(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: "1 episode", "2 episodes"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """A count with its noun: "1 episode", "2 episodes", "3 successes", "4 retries"."""
+    plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def markdown(text: str) -> str:

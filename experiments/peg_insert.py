@@ -25,6 +25,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
@@ -46,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
     check_engine(config.service)
+    if config.sft.start_from and config.reward in ("grm", "naive"):
+        usable_model(config.sft.start_from, "sft.start_from")
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)
@@ -66,7 +69,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            stack.enter_context(ray_cluster(config.cluster))
+            stack.enter_context(ray_cluster(config.cluster, announce=False))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.preset))

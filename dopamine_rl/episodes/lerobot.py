@@ -171,9 +171,8 @@ class LeRobotSource:
                 tolerance = TIME_TOLERANCE / self.frames_per_second
                 return np.stack(pictures_at(self.root / video.path, times, tolerance, size))
             except ValueError as error:
-                raise EpisodeError(
-                    f"{episode_id}/{video.path}: content", str(error), "give a video with all frames"
-                ) from error
+                fix = f"give a readable video with all frames ({error})"
+                raise EpisodeError(f"{episode_id}: video", str(self.root / video.path), fix) from error
 
         with ThreadPoolExecutor(len(row.videos)) as threads:
             views = list(threads.map(decode, row.videos))

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.cameras import VIDEO_NAMES as CAMERAS
 from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
-from dopamine_rl.episodes.video import read_pictures, write_video
+from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Demonstration, check_views
 
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
@@ -167,7 +168,11 @@ def read_raw_episode(
     for name, frames_used in ((KEYFRAMES, keyframes), ("", ids)):
         if frames_used is not None and frames_used[-1] >= frame_count:
             raise _error(
-                folder, name, "frame id", int(frames_used[-1]), f"the videos have {frame_count} frames, from 0"
+                folder,
+                name,
+                "frame id",
+                int(frames_used[-1]),
+                f"the videos have {counted(frame_count, 'frame')}, from 0",
             )
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
@@ -370,7 +375,7 @@ def _read_video(
             count = len(times)
             pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, path.name, "content", str(error), "give a video that can be decoded") from error
+        raise _error(folder, "", "video", str(path), unreadable(error)) from error
     if not pictures:
         raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)

@@ -15,8 +15,9 @@ from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.raw import KEYFRAMES
 from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.states import frame_progress
-from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
+from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Views
 
 FRAMES_AT_ONCE = 16
@@ -143,7 +144,7 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
         raise BadInput(
             f"{recording.name}/{KEYFRAMES}: frame id",
             int(keyframes[-1]),
-            f"the videos have {ids[-1] + 1} frames, from 0",
+            f"the videos have {counted(int(ids[-1]) + 1, 'frame')}, from 0",
         )
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 
@@ -181,7 +182,7 @@ def _readable(video: Path, stride: int, size: tuple[int, int]) -> Iterator[tuple
 
 
 def _undecodable(video: Path, error: ValueError) -> BadInput:
-    return BadInput("EPISODE", str(video), f"give a video that can be decoded ({error})")
+    return BadInput("EPISODE", str(video), unreadable(error))
 
 
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:

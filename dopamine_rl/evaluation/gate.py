@@ -24,6 +24,7 @@ from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.grm.labels import label
 from dopamine_rl.interfaces import OnProgress, RewardClient, no_progress
 from dopamine_rl.metrics import MIN_POINTS
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
 Source = Literal["expert", "failure", "policy"]
@@ -315,7 +316,7 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     """What the figures rest on, and where that is little."""
     notes = [
         f"judged on {report.successes} unseen successes and {report.failures} failures, "
-        f"a frame every {report.stride} environment steps"
+        f"a frame every {counted(report.stride, 'environment step')}"
     ]
     if report.near_miss_false_success is None:
         notes.append("no failure was a near miss: whether jams are told apart is not known")
@@ -331,5 +332,5 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
         if seen < least:
             notes.append(f"{seen} {kind} are few to judge by: the figures are worth trusting from {least} on")
     if report.invalid:
-        notes.append(f"{report.invalid} frames went without a value; there progress was held")
+        notes.append(f"{counted(report.invalid, 'frame')} went without a value; progress was held there")
     return notes

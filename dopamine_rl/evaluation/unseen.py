@@ -34,6 +34,7 @@ class UnseenEpisode:
         expert: a success whose keyframes tell its progress on the way; only such episodes count for VOC.
         verdict: how it ended (figures.verdict_row).
         outcome: the same in three classes (metrics.true_outcome); None where it is not known.
+        simulated: `frame_steps` are those of an environment, not frames.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class UnseenEpisode:
     expert: bool
     verdict: Row
     outcome: EpisodeOutcome | None
+    simulated: bool
 
     @property
     def name(self) -> str:
@@ -50,7 +52,7 @@ class UnseenEpisode:
 
     @property
     def stride_steps(self) -> int:
-        """Environment steps from one scored frame to the next."""
+        """Environment steps (frames where there is no environment) from one scored frame to the next."""
         return int(self.frame_steps[min(self.plan.stride, len(self.frame_steps) - 1)])
 
 
@@ -193,7 +195,8 @@ def _labelled(
             size_of(recording),
             len(recording.videos),
         )
+        simulated = info.frame_steps is not None
         steps = np.arange(info.frame_count) if info.frame_steps is None else info.frame_steps
-        unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome))
+        unseen.append(UnseenEpisode(plan, truth, steps, expert, verdict_row(info, threshold), outcome, simulated))
         on_progress(f"{len(unseen)} of {len(listed)} episodes read", False)
     return unseen

@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically, write_folder_atomically
-from dopamine_rl.grm.checkpoint import model_type
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, PRESET_OF, RELEASED, RELEASED_LABELS
+from dopamine_rl.grm.folder import GRM_FILE, model_type
 from dopamine_rl.grm.template import IMAGE_SLOT, TEMPLATE_FILE, PromptTemplate
-from dopamine_rl.grm.version import GRM_FILE
 from dopamine_rl.grm.wording import Wording
 
 PROCESSOR_FILE, WEIGHTS = "preprocessor_config.json", "*.safetensors"

@@ -32,8 +32,10 @@ import numpy as np
 from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require, seed_check
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import check_folder
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import SystemUnderTest
@@ -82,6 +84,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(Arguments, argv, "dopamine chaos", __doc__)
     if arguments.out is not None and arguments.out.exists():
         raise BadInput("--out", str(arguments.out), "name a new folder")
+    if arguments.out is not None:
+        check_folder(arguments.out)
+    for checkpoint in arguments.checkpoint:
+        usable_model(checkpoint, "--checkpoint")
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with (

@@ -27,6 +27,7 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
+from dopamine_rl.texts import counted
 from dopamine_rl.types import FusionConfig
 from experiments.runtime.arguments import Cameras, ResultPath, option, read_preset
 from experiments.runtime.arguments import parse as read_arguments
@@ -39,6 +40,7 @@ from experiments.runtime.reward_client import (
     Insecure,
     Threads,
     TokenFile,
+    check_model_arguments,
     reward_client,
 )
 from experiments.runtime.storage import check_own_report
@@ -174,6 +176,7 @@ def run(arguments: Arguments) -> Evaluation:
     from experiments.reports.evaluation import evaluate
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
+    check_model_arguments(arguments, "CHECKPOINT")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     episodes, reference = _read_episodes(arguments, bounds, console)
@@ -182,7 +185,8 @@ def run(arguments: Arguments) -> Evaluation:
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
-            f"Model {version}: {len(episodes)} episodes, {len(settings)} settings, reference images of {reference.name}"
+            f"Model {version}: {counted(len(episodes), 'episode')}, {counted(len(settings), 'setting')}, "
+            f"reference images of {reference.name}"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
@@ -217,7 +221,7 @@ def _read_episodes(arguments: Arguments, bounds: Bounds, console: Console) -> tu
         console.say(note)
     unannotated = sum(episode.plan.recording.keyframes is None for episode in episodes)
     if unannotated:
-        console.say(f"{unannotated} episodes have no annotation; each counts as one segment")
+        console.say(f"{counted(unannotated, 'episode')} without annotation: each counts as one segment")
     if bounds.preset:
         _check_both_kinds(episodes)
     return episodes, reference

@@ -131,7 +131,8 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
     except BadInput as error:
         raise BadInput("--engine", error.value, error.fix) from None
     print("Starting the Ray cluster …", flush=True)
-    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(STOPPED, 0):
+    cluster = ClusterConfig(num_cpus=max(2, arguments.replicas + 1))
+    with ray_cluster(cluster, announce=False), interruptible(STOPPED, 0):
         import ray
 
         from reward_service.client import ServeRewardClient

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,11 +26,11 @@ from dopamine_rl.evaluation.variants import (
     paired_differences,
     variants,
 )
-from dopamine_rl.metrics import OUTCOMES
+from dopamine_rl.metrics import MIN_POINTS, OUTCOMES
 from dopamine_rl.progress import HOP_BINS
-from dopamine_rl.texts import code, one_line
+from dopamine_rl.texts import code, counted, one_line
 from dopamine_rl.types import FusionConfig
-from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
+from experiments.reports.tables import aligned, difference, filled, grid, interval, number, plain, short
 
 FIGURES = {
     "voc_plus": "rank correlation of the incremental chain with time, in annotated successes with 8 or more frames",
@@ -61,6 +61,8 @@ DIFFERENCES = {
     "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
 }  # fmt: skip
 """Metrics whose difference to the served model is listed; errors are at the frames that every stride scores."""
+Layout = Callable[[Sequence[Sequence[str]]], str]
+"""Makes a table of rows."""
 FUSED = COMPARED | {"low_weight": "w < 0.1"}
 SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
@@ -73,7 +75,7 @@ class Evaluation:
         model, version: path and version of the model.
         reference: the demonstration that provides reference and goal images.
         fusion: the served fusion.
-        stride: environment steps between scored frames.
+        stride: environment steps, or video frames where there is no environment, between scored frames.
         answered: the episodes with the answers, by setting; the first setting is the served one.
         fused: every perspective and fusion, at the served setting.
         settings: the served fusion, at every setting.
@@ -125,21 +127,17 @@ class Evaluation:
             self._episodes(),
             "",
         ]
-        parts += [aligned(self._figure_rows()), ""]
-        parts += ["Perspectives and fusions, from the same hops", aligned(_effect_rows(self.fused, FUSED)), ""]
-        parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
-        parts += [
-            "Difference to the served model, on the same episodes and frames",
-            aligned(self._difference_rows()),
-            "",
-        ]
+        parts += [aligned(self._figure_rows()), *self._without_value(), ""]
+        parts += ["Perspectives and fusions, from the same hops", aligned(self._effects(self.fused, FUSED)), ""]
+        parts += ["Strides and cameras", aligned(self._effects(self.settings, SETTINGS)), ""]
+        parts += ["Difference to the served model, on the same episodes and frames", self._differences(aligned), ""]
         parts += [
             "Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column)",
             aligned(self._confusion_rows()),
             "",
         ]
-        parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
-        parts += ["Uncertainty and error", aligned(self._calibration_rows())]
+        parts += ["Hop error by bin of the true hop", self._bins(aligned), ""]
+        parts += ["Uncertainty and error", self._calibrations(aligned)]
         if self.verdict is not None:
             parts += ["", f"Bounds of preset {self.preset}", self.verdict.table()]
         return "\n".join(parts)
@@ -160,19 +158,21 @@ class Evaluation:
 ## Metrics
 {grid(self._figure_rows())}
 
+{"".join(self._without_value())}
+
 ![Curves](curves.png)
 
 ## Perspectives and fusions
 All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
 chain": to its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
 
-{grid(_effect_rows(self.fused, FUSED))}
+{grid(self._effects(self.fused, FUSED))}
 
 ## Strides and cameras
 Cameras that are not named are replaced by blank images. This shows what the model does without them, not what a model
 trained without them would do.
 
-{grid(_effect_rows(self.settings, SETTINGS))}
+{grid(self._effects(self.settings, SETTINGS))}
 
 `order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` is the number of
 episodes with so many, and a dash means none. Strides differ in their share of easy frames (the first, the last), so
@@ -181,7 +181,7 @@ episodes with so many, and a dash means none. Strides differ in their share of e
 ### Difference to the served model
 On the same episodes, and the frames that every stride scores.
 
-{grid(self._difference_rows())}
+{self._differences(grid)}
 
 ![Effects](effects.png)
 
@@ -192,9 +192,9 @@ the first stage complete, by its true progress on the demonstrations' scale.
 {grid(self._confusion_rows())}
 
 ## Hops and uncertainty
-{grid(self._bin_rows())}
+{self._bins(grid)}
 
-{grid(self._calibration_rows())}
+{self._calibrations(grid)}
 
 `rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification
 curve and the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the
@@ -249,36 +249,67 @@ expected error in each fifth of the frames, from least to most uncertain.
     def _episodes(self) -> str:
         n = self.counts()
         cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
+        one = "" if self._several else " One episode gives no intervals and no differences: evaluate at least 2."
         return (
-            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures "
-            f"({n['near_miss']} near misses){cut}; one frame every {self.stride} environment steps; "
-            f"{n['invalid']} frames without a value."
+            f"{counted(n['success'], 'success')} ({n['expert']} annotated), {counted(n['failure'], 'failure')} "
+            f"({counted(n['near_miss'], 'near miss')}){cut}; one frame every {counted(self.stride, self.unit)}; "
+            f"{counted(n['invalid'], 'frame')} without a value.{one}"
         )
+
+    @property
+    def unit(self) -> str:
+        """What time is counted in: environment steps, or frames where there is no environment."""
+        return "environment step" if next(iter(self.answered.values()))[0][0].simulated else "video frame"
+
+    @property
+    def _several(self) -> bool:
+        """Whether there are enough episodes for intervals."""
+        return len(next(iter(self.answered.values()))) > 1
+
+    def _without_value(self) -> list[str]:
+        """A sentence that names the metrics without a value, if there are any."""
+        names = [name for name in FIGURES if not math.isfinite(self.served.figures[name].value)]
+        why = f"no episode of the kind that they are about, or fewer than {MIN_POINTS} scored frames"
+        return [f"Without a value ({why}): {', '.join(names)}."] if names else []
 
     def _figure_rows(self) -> list[list[str]]:
         rows = [["metric", "value", "95 % interval", "explanation"]]
         for name, about in FIGURES.items():
             figure = self.served.figures[name]
-            rows.append([name, number(figure.value), f"{number(figure.low)} – {number(figure.high)}", about])
-        return rows
+            limits = f"{number(figure.low)} – {number(figure.high)}" if self._several else "–"
+            if math.isfinite(figure.value):
+                rows.append([name, number(figure.value), limits, about])
+        return filled(rows)
+
+    def _effects(self, judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
+        rows = [["", *columns.values()]]
+        for name, row in judged.items():
+            ordered = str(int(np.isfinite(row.columns["voc_plus"]).sum()))
+            cells = (ordered if key == "ordered" else short(row.figures[key], self._several) for key in columns)
+            rows.append([name, *cells])
+        return filled(rows)
 
     def _others(self) -> dict[str, Judged]:
         """Every variant and setting but the served one."""
         return dict(list(self.settings.items())[1:]) | self.fused
 
-    def _difference_rows(self) -> list[list[str]]:
+    def _differences(self, layout: Layout) -> str:
+        if not self._several:
+            return "One episode gives no differences with intervals: evaluate at least 2."
         rows = [["", *DIFFERENCES.values()]]
         for name, judged in self._others().items():
             deltas = paired_differences(judged, self.served)
             rows.append([name, *(difference(deltas[key]) if key in deltas else "–" for key in DIFFERENCES)])
-        return rows
+        return layout(filled(rows))
 
     def _confusion_rows(self) -> list[list[str]]:
         rows = [["", *OUTCOMES]]
         return rows + [[name, *map(str, row)] for name, row in zip(OUTCOMES, self.confusion.tolist(), strict=True)]
 
-    def _bin_rows(self) -> list[list[str]]:
+    def _bins(self, layout: Layout) -> str:
         """Groups of five bins, weighted by their hops; plot and JSON have all 25."""
+        if not self.errors:
+            return "No episode has known true progress to compare the hops with."
         rows = [["true hop", *(f"{name}" for name in self.errors), "hops"]]
         edges = np.linspace(-1, 1, HOP_BINS + 1)
         for first in range(0, HOP_BINS, 5):
@@ -287,16 +318,19 @@ expected error in each fifth of the frames, from least to most uncertain.
             for error, count in self.errors.values():
                 total = count[part].sum()
                 cells.append(number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
-            hops = str(self.errors["all"][1][part].sum()) if self.errors else "0"
+            hops = str(self.errors["all"][1][part].sum())
             rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, hops])
-        return rows
+        return layout(rows)
 
-    def _calibration_rows(self) -> list[list[str]]:
+    def _calibrations(self, layout: Layout) -> str:
+        if not self.calibration:
+            return f"Fewer than {MIN_POINTS} scored frames have both an uncertainty and a known error above 0."
         rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifth of uncertainty"]]
         for name, c in self.calibration.items():
             fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
-            rows.append([name, short(c.rank), short(c.area), number(c.curve.area_by_chance), fifths])
-        return rows
+            rank, area = (short(figure, self._several) for figure in (c.rank, c.area))
+            rows.append([name, rank, area, number(c.curve.area_by_chance), fifths])
+        return layout(rows)
 
 
 def evaluate(
@@ -339,14 +373,6 @@ def evaluate(
         preset=preset,
         verdict=verdict,
     )
-
-
-def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
-    rows = [["", *columns.values()]]
-    for name, row in judged.items():
-        ordered = str(int(np.isfinite(row.columns["voc_plus"]).sum()))
-        rows.append([name, *(ordered if key == "ordered" else short(row.figures[key]) for key in columns)])
-    return rows
 
 
 def _intervals(judged: Judged) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from dopamine_rl.errors import MAX_SEED, require
+from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seed", config.seed, f"give at most {MAX_SEED - arguments.seeds + 1} with --seeds {arguments.seeds}"
         )
     check_engine(config.service)
+    if config.sft.start_from and {"grm", "naive"} & set(arguments.arms):
+        usable_model(config.sft.start_from, "sft.start_from")
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_arms")
     with interruptible(STOPPED):
         table = run(folder, config, arguments, arguments.arms, arguments.seeds)

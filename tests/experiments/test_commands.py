@@ -19,7 +19,7 @@ from dopamine_rl.errors import BadInput
 from experiments.cli import every_command
 from experiments.runtime import ending
 from experiments.runtime.arguments import RESULT, RunArguments
-from experiments.runtime.ending import command, expand
+from experiments.runtime.ending import USAGE, command, expand
 from experiments.runtime.storage import lasting_path
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +109,7 @@ def test_inside_a_job_a_relative_result_is_refused(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(SystemExit) as ended:
         import_module(module).main(IN_JOB[short(module)])
-    assert ended.value.code in (1, 2)
+    assert ended.value.code == USAGE
     assert "give an absolute path" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 

@@ -4,7 +4,15 @@ from pathlib import Path
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.storage import RunFolder, check_folder, check_own_report, make_folder, only_writer
+from experiments.runtime.ending import UsageError
+from experiments.runtime.storage import (
+    RunFolder,
+    check_folder,
+    check_own_report,
+    lasting_path,
+    make_folder,
+    only_writer,
+)
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
@@ -15,13 +23,30 @@ def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(BadInput, match=r"--out.*writable"):
+    with pytest.raises(BadInput, match=r"--out.*this is a file: give a folder"):
         make_folder(tmp_path / "file")
     with pytest.raises(BadInput, match="--out"):
         check_folder(tmp_path / "file")
-    check_folder(tmp_path / "new")
+    for below in (tmp_path / "file" / "below", tmp_path / "file" / "further" / "below"):
+        with pytest.raises(BadInput, match=f"--out = '{below}': {tmp_path / 'file'} is a file: give another folder"):
+            check_folder(below)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=r"--out = .*gone"):
+        check_folder(tmp_path / "gone")
+    with pytest.raises(BadInput, match="--out = '/proc/x': give a writable folder"):
+        check_folder(Path("/proc/x"))
+    check_folder(tmp_path / "new" / "below")
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        lasting_path(name)
+    for out, storage in ((name, str(tmp_path)), (None, name)):
+        with pytest.raises(UsageError, match="empty"):
+            RunFolder.resolve(out, storage, "name")
 
 
 def test_a_job_refuses_folders_that_are_thrown_away_with_it(monkeypatch, tmp_path):
