@@ -82,7 +82,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     if views > len(CAMERAS):
         raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
     if folder.exists():
-        raise _error(folder, "", "episode_id", demonstration.episode_id, "choose another name, this one exists")
+        raise _taken(folder)
     _write_instructions(folder, demonstration.instructions)
 
     def fill(temporary: Path) -> None:
@@ -93,7 +93,10 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
         write_npz(temporary / TRANSITIONS, {name: value for name, value in arrays.items() if value is not None})
 
     # The temporary name begins with a dot, so `list_episodes` does not list an incomplete episode.
-    return write_folder_atomically(folder, fill)
+    try:
+        return write_folder_atomically(folder, fill, replace=False)
+    except FileExistsError as error:
+        raise _taken(folder) from error
 
 
 def list_episodes(raw_folder: Path) -> list[Path]:
@@ -261,6 +264,10 @@ def _error(folder: Path, file: str, field: str, value: object, fix: str) -> Epis
     return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
 
 
+def _taken(folder: Path) -> EpisodeError:
+    return _error(folder, "", "episode_id", folder.name, "choose another name, this one exists")
+
+
 def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
     # The released pipeline expects the misspelt key.
     ends = zip(demonstration.stages, demonstration.keyframes[:-1], demonstration.keyframes[1:], strict=True)
@@ -269,13 +276,13 @@ def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
 
 def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     path = folder.parent / INSTRUCTIONS
-    if path.exists():
+    text = json.dumps(list(instructions), indent=2)
+    try:  # another process may be writing the first episode, too
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), replace=False)
+    except FileExistsError:
         if read_instructions(folder) != instructions:
             fix = "a folder has one task: choose another folder"
-            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix)
-        return
-    text = json.dumps(list(instructions), indent=2)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
 
 
 def _load_json(folder: Path, path: Path) -> Any:

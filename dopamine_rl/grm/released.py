@@ -132,7 +132,8 @@ def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bo
         BadInput: `out` exists and was not made by this function.
     """
     changed: list[str] = []
-    if out.exists() and not _made_beside(out, folder):
+    ours = out.exists()
+    if ours and not _made_beside(out, folder):
         raise BadInput("--out", str(out), "name a folder that does not exist yet")
 
     def fill(partial: Path) -> None:
@@ -143,5 +144,5 @@ def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bo
                 shutil.copyfile(path, partial / path.name)
         changed.extend(install(partial, template, pixels))
 
-    write_folder_atomically(out, fill)
+    write_folder_atomically(out, fill, replace=ours)
     return changed
