@@ -21,15 +21,16 @@ from safetensors.torch import load_file, save_file
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.config import LoRAConfig
+from dopamine_rl.grm.format import CONFIG_FILE, GRM_FILE, GRM_FORMAT
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
-from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version
+from dopamine_rl.grm.version import content_version
 from dopamine_rl.texts import code
 
 if TYPE_CHECKING:
     from dopamine_rl.grm.model import GRM
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 """Parts of peft's names of a module's two matrices."""
 UNSUPPORTED = (
@@ -53,11 +54,6 @@ def add_lora(grm: GRM, config: LoRAConfig) -> None:
     if grm.folder is None:
         raise BadInput("sft.start_from", "", "name the model that the adapters are for")
     add_low_rank(grm.model, config)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder contains an adapter instead of a model."""
-    return (folder / CONFIG_FILE).is_file()
 
 
 def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:

@@ -12,13 +12,12 @@ from transformers import AutoTokenizer
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically, write_folder_atomically
-from dopamine_rl.grm.checkpoint import model_type
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, PRESET_OF, RELEASED, RELEASED_LABELS
+from dopamine_rl.grm.format import GRM_FILE, WEIGHTS, check_format, check_weights, model_type
 from dopamine_rl.grm.template import IMAGE_SLOT, TEMPLATE_FILE, PromptTemplate
-from dopamine_rl.grm.version import GRM_FILE
 from dopamine_rl.grm.wording import Wording
 
-PROCESSOR_FILE, WEIGHTS = "preprocessor_config.json", "*.safetensors"
+PROCESSOR_FILE = "preprocessor_config.json"
 
 
 def check_released(folder: Path) -> str:
@@ -28,6 +27,8 @@ def check_released(folder: Path) -> str:
         raise CheckpointError(
             f"{folder} was written by this project and already has a template, which is part of its version"
         )
+    check_format(folder)
+    check_weights(folder)
     return kind
 
 

@@ -151,8 +151,8 @@ def refusal_of(error: OSError) -> DopamineError:
     error = cause if isinstance(cause, OSError) else error
     why = error.strerror or str(error)
     if error.filename == OUTPUT:
-        fix = FIXES.get(error.errno or 0, "redirect it elsewhere")
-        return BadInput("output", OUTPUT, f"it could not be written ({why}): {fix}")
+        remedy = FIXES.get(error.errno or 0, "redirect it elsewhere")
+        return BadInput("output", OUTPUT, f"it could not be written ({why}): {remedy}")
     if error.filename is not None:
         fix = FIXES.get(error.errno or 0)
         text = f"{why}: {fix}" if fix else f"give a usable path ({why})"

@@ -46,9 +46,7 @@ def test_tables_are_aligned_and_take_any_text(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "name       value\na [bold]b  1\nc          22\n"
 
 
-def test_a_name_that_would_break_its_line_is_shown_escaped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_name_that_would_break_its_line_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_demonstration(tmp_path, make_demonstration(1, 5))
     (tmp_path / "left\nright\x1b[2J").mkdir()
     Console().say_passed_over([tmp_path])
