@@ -157,6 +157,20 @@ def read_raw_episode(
     folder = Path(folder)
     instructions = read_instructions(folder)
     keyframes, stages = read_keyframes(folder)
+    ids, frames, frame_count = read_frames(folder, frame_ids, size, cameras)
+    if keyframes[-1] >= frame_count:
+        fix = f"the videos have {frame_count} frames, from 0"
+        raise _error(folder, KEYFRAMES, "frame id", int(keyframes[-1]), fix)
+    return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
+
+
+def read_frames(
+    folder: Path,
+    frame_ids: Sequence[int] | NDArray[np.int64] | None = None,
+    size: tuple[int, int] | None = None,
+    cameras: Sequence[str] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], int]:
+    """The frame ids, frames uint8 [F, V, H, W, 3] and number of frames of an episode; see `read_raw_episode`."""
     ids = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if ids is not None and (ids.ndim != 1 or not len(ids) or ids[0] < 0 or (np.diff(ids) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
@@ -167,18 +181,14 @@ def read_raw_episode(
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
         raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
-    for name, frames_used in ((KEYFRAMES, keyframes), ("", ids)):
-        if frames_used is not None and frames_used[-1] >= frame_count:
-            raise _error(
-                folder, name, "frame id", int(frames_used[-1]), f"the videos have {frame_count} frames, from 0"
-            )
+    if ids is not None and ids[-1] >= frame_count:
+        raise _error(folder, "", "frame id", int(ids[-1]), f"the videos have {frame_count} frames, from 0")
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
     except ValueError:
         shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
         raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
-    ids = np.arange(frame_count) if ids is None else ids
-    return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
+    return np.arange(frame_count) if ids is None else ids, frames, frame_count
 
 
 def read_demonstration(folder: Path) -> Demonstration:

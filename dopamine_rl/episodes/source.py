@@ -46,11 +46,17 @@ def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource |
     return RawSource(folders, cameras)
 
 
-def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
-    """Raise EpisodeError for the first episode without a task in words: it can be neither scored nor trained on."""
+def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave the episode out") -> None:
+    """Raise EpisodeError for the first episode without a task in words: it can be neither scored nor trained on.
+
+    Args:
+        otherwise: what else to do about it.
+    """
     for info in episodes:
         if not info.instructions:
-            fix = "nobody said its task: write it into meta/tasks.parquet and meta/episodes, or leave the episode out"
+            raw_file = f"{raw.INSTRUCTIONS} beside the episode's folder"
+            files = raw_file if info.annotation == raw.KEYFRAMES else "meta/tasks.parquet and meta/episodes"
+            fix = f"nobody said its task: write it into {files}, or {otherwise}"
             raise EpisodeError(f"{info.episode_id}: task", "", fix)
 
 
@@ -124,7 +130,7 @@ class RawSource:
             raise EpisodeError(
                 f"{name}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), f"the videos have {count} frames, from 0"
             )
-        instructions = raw.read_instructions(folder)
+        instructions = raw.find_instructions(folder)
         outcome = raw.read_outcome(folder)
         truth, steps = outcome.true_progress, outcome.frame_steps
         if truth is not None and len(truth) != count:
@@ -152,7 +158,7 @@ class RawSource:
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
-        return raw.read_raw_episode(self._folder(episode_id), frame_ids, size, self._cameras).frames
+        return raw.read_frames(self._folder(episode_id), frame_ids, size, self._cameras)[1]
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
         """The files that show an episode, one a camera."""

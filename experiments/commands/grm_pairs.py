@@ -63,14 +63,22 @@ class Arguments:
     seed: Annotated[int, option("S")] = 0
     """Random seed; the same seed gives the same pairs on every machine."""
     frames_per_state: Annotated[float, option("C")] = 20.0
-    """Frames per state: C in Eq. 1 of the paper."""
+    """Frames per state (C in equation 1 of the paper)."""
     rule: Literal["paper", "released"] = "paper"
     """Rounding of Eq. 1: as in the paper, or as in the released code."""
     zero_share: Annotated[float, option("S")] = 0.05
     """Share of zero-hop pairs."""
 
     def __post_init__(self) -> None:
-        require("", self, seed_check("seed", self.seed))
+        if self.wording is not None and self.items is None:
+            raise BadInput("--wording", str(self.wording), "give --items OUT.json with it, or leave it out")
+        require(
+            "",
+            self,
+            seed_check("seed", self.seed),
+            ("frames_per_state", 0.01 <= self.frames_per_state < float("inf"), "give a finite number of at least 0.01"),
+            ("zero_share", 0.0 <= self.zero_share < 1.0, "give a share in [0, 1)"),
+        )
 
 
 @command

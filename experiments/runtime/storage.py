@@ -24,6 +24,19 @@ def check_folder(path: Path, field: str = "--out") -> None:
         raise BadInput(field, str(path), "this is a file: give a folder")
 
 
+def check_new_folder(path: Path, field: str, data: Path) -> None:
+    """Raise BadInput naming `field` unless a folder can be created at a path, outside the data it is made from."""
+    if path.exists():
+        raise BadInput(field, str(path), "it already exists: give a new folder")
+    parent = next(parent for parent in path.parents if parent.exists())
+    if not parent.is_dir():
+        raise BadInput(field, str(path), f"give another place: {parent} is a file")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(field, str(path), f"give another place: {parent} is not writable")
+    if path.resolve().is_relative_to(data.resolve()):
+        raise BadInput(field, str(path), f"give a folder outside of {data}: what is read must not change")
+
+
 def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:
     """Raise BadInput naming `field` if a report would replace files that are not an earlier report. Creates nothing.
 
