@@ -123,19 +123,18 @@ def check_engine(config: ServiceConfig) -> None:
     if spec is None:
         raise BadInput("service.engine", config.engine, f"there is no module {module!r}: write module:callable")
     names = _names_in(spec)
-    if names and name not in names:
+    if names is not None and name not in names:
         similar = difflib.get_close_matches(name, names, 1)
         fix = f"write {module}:{similar[0]}" if similar else "write module:callable"
         raise BadInput("service.engine", config.engine, f"{module} has no {name}: {fix}")
 
 
-def _names_in(spec: ModuleSpec) -> set[str]:
-    """The names that a module's source defines or imports; empty if they cannot be told without running it."""
+def _names_in(spec: ModuleSpec) -> set[str] | None:
+    """The names that a module's source defines or imports; None if they cannot be told without running it."""
     try:
-        source = Path(spec.origin or "").read_bytes() if spec.has_location else b""
-        waiting: list[ast.AST] = [ast.parse(source)]
-    except (OSError, ValueError, SyntaxError):  # importing it says what is wrong
-        return set()
+        waiting: list[ast.AST] = [ast.parse(Path(spec.origin or "").read_bytes())]
+    except (OSError, ValueError, SyntaxError, RecursionError):  # not Python; importing it says what is wrong
+        return None
     names: set[str] = set()
     while waiting:
         match waiting.pop():
@@ -147,7 +146,7 @@ def _names_in(spec: ModuleSpec) -> set[str]:
                 names.add(name)
             case node:
                 waiting.extend(ast.iter_child_nodes(node))
-    return set() if names & {"*", "__getattr__"} else names
+    return None if names & {"*", "__getattr__"} else names
 
 
 @dataclass
