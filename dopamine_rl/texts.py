@@ -9,8 +9,8 @@ MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w))")
 
 
 def one_line(text: str) -> str:
-    """Replace line breaks and control characters, which would break tables or control the terminal, by spaces."""
-    return CONTROL.sub(" ", text)
+    """Escape line breaks and control characters, which would break lines or control the terminal: a newline as \\n."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def counted(count: int, noun: str) -> str:

@@ -12,12 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
-from dopamine_rl.episodes.raw import KEYFRAMES
+from dopamine_rl.episodes.raw import KEYFRAMES, past_the_end
 from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.states import frame_progress
 from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
-from dopamine_rl.texts import counted
 from dopamine_rl.types import Views
 
 FRAMES_AT_ONCE = 16
@@ -141,11 +140,8 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
     ids, frames = zip(*kept, strict=True)
     keyframes = recording.keyframes
     if keyframes is not None and keyframes[-1] > ids[-1]:
-        raise BadInput(
-            f"{recording.name}/{KEYFRAMES}: frame id",
-            int(keyframes[-1]),
-            f"the videos have {counted(int(ids[-1]) + 1, 'frame')}, from 0",
-        )
+        fix = past_the_end(int(ids[-1]) + 1)
+        raise BadInput(f"{recording.name}/{KEYFRAMES}: frame id", int(keyframes[-1]), fix)
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 
 

@@ -315,7 +315,7 @@ def decide(report: GateReport, config: GateConfig) -> Verdict:
 def _notes(report: GateReport, config: GateConfig) -> list[str]:
     """What the figures rest on, and where that is little."""
     notes = [
-        f"judged on {report.successes} unseen successes and {report.failures} failures, "
+        f"judged on {counted(report.successes, 'unseen success')} and {counted(report.failures, 'failure')}, "
         f"a frame every {counted(report.stride, 'environment step')}"
     ]
     if report.near_miss_false_success is None:
@@ -324,7 +324,7 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
         share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
         notes.append(f"{share} are taken for successes")
     if report.cut_off:
-        notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")
+        notes.append(f"{counted(report.cut_off, 'episode')} ran out of time on the way in: neither success nor failure")
     for kind, seen, least in (
         ("successes", report.successes, config.least_successes),
         ("failures", report.failures, config.least_failures),

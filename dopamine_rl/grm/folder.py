@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,35 +30,45 @@ INDEX = "model.safetensors.index.json"
 AGAIN = "copy the whole model folder again"
 
 
-def usable_model(checkpoint: str | Path, field: str, template: bool = True) -> Path:
+def check_model(folder: Path) -> None:
+    """Check the files of a model's or an adapter's folder without loading them. Raises CheckpointError."""
+    if is_adapter(folder):
+        _check_adapter(folder)
+        return
+    check_without_template(folder)
+    load_template(folder)
+
+
+def check_without_template(folder: Path) -> None:
+    """`check_model` for a model that has no prompt template yet. Raises CheckpointError."""
+    check_format(folder)
+    _check_weights(folder)
+
+
+def check_for_any_engine(folder: Path) -> None:
+    """`check_model` where the engine is not known: another's folders hold other files. Raises CheckpointError."""
+    if (folder / GRM_FILE).is_file():
+        check_model(folder)
+
+
+def usable_model(checkpoint: str | Path, field: str, check: Callable[[Path], object] = check_model) -> Path:
     """The folder of a reward model that a user names, checked before anything expensive.
 
     Args:
         checkpoint: as `model_folder` takes it.
         field: what named it.
-        template: whether it must have a prompt template.
+        check: of its files; raises CheckpointError.
     Raises:
         BadInput: naming `field`: there is no such model, or a file of it is missing, damaged or incomplete.
     """
     try:
         folder = model_folder(checkpoint)
-        check_model(folder, template)
+        check(folder)
     except CheckpointError as error:
         text = str(error)
         fix = f"it {text.removeprefix(f'{checkpoint} ')}" if text.startswith(f"{checkpoint} is ") else text
         raise BadInput(field, str(checkpoint), fix) from error
     return folder
-
-
-def check_model(folder: Path, template: bool = True) -> None:
-    """Check the files of a model's or an adapter's folder without loading them. Raises CheckpointError."""
-    if is_adapter(folder):
-        _check_adapter(folder, template)
-        return
-    check_format(folder)
-    if template:
-        load_template(folder)
-    _check_weights(folder)
 
 
 def unfamiliar(folder: Path, instructions: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -99,10 +109,10 @@ def model_type(folder: Path) -> str:
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing: {AGAIN}, or train a new one")
     (architecture,) = _values(folder / "config.json", "model_type")
-    if architecture not in ARCHITECTURES:
+    if not isinstance(architecture, str) or architecture not in ARCHITECTURES:
         supported = " or ".join(ARCHITECTURES.values())
         raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {supported} checkpoint")
-    return str(architecture)
+    return architecture
 
 
 def check_format(folder: Path) -> str | None:
@@ -144,14 +154,14 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def _check_adapter(folder: Path, template: bool) -> None:
+def _check_adapter(folder: Path) -> None:
     config = _read(folder / ADAPTER_CONFIG)
     about = _read(folder / GRM_FILE) if (folder / GRM_FILE).is_file() else {}
     _check_header(folder / ADAPTER_WEIGHTS)
     base = about.get("base")
     path = (base.get("path") if isinstance(base, dict) else None) or config.get("base_model_name_or_path") or ""
     try:
-        check_model(model_folder(str(path)), template)
+        check_model(model_folder(str(path)))
     except CheckpointError as error:
         raise CheckpointError(f"{folder} is an adapter whose base cannot be loaded: {error}") from error
 

@@ -21,7 +21,7 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, require
-from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.folder import check_for_any_engine, usable_model
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command, interruptible
 from reward_service.releases import KEEP
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Deploy the checkpoint and print the result."""
     arguments = parse(Arguments, argv, "dopamine grm deploy", __doc__)
     with interruptible("Interrupted. The service keeps its current model."):
-        deploy(arguments, model_folder(arguments.checkpoint))
+        deploy(arguments, usable_model(arguments.checkpoint, "CHECKPOINT", check_for_any_engine))
 
 
 def deploy(arguments: Arguments, checkpoint: Path) -> None:

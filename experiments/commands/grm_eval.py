@@ -174,6 +174,7 @@ def run(arguments: Arguments) -> Evaluation:
     """
     from dopamine_rl.evaluation.hops import HopStore, ask_all
     from experiments.reports.evaluation import evaluate
+    from experiments.reports.evaluation_tables import table
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
     check_model_arguments(arguments, "CHECKPOINT")
@@ -195,7 +196,7 @@ def run(arguments: Arguments) -> Evaluation:
     console.say("Computing metrics and confidence intervals")
     model = str(arguments.model or arguments.url or arguments.app)
     evaluation = evaluate(answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name)
-    print(evaluation.table())
+    print(table(evaluation))
     write(arguments.out, evaluation)
     print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
@@ -231,10 +232,11 @@ def write(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.md, its plots, and eval.json last."""
     from dopamine_rl.files import write_text
     from experiments.reports.evaluation_plots import plot_all
+    from experiments.reports.evaluation_tables import markdown
 
     plot_all(folder, evaluation)
     text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
-    for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
+    for name, content in (("eval.md", markdown(evaluation)), ("eval.json", text + "\n")):
         write_text(folder / name, content)
 
 

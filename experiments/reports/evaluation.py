@@ -1,9 +1,8 @@
-"""The report of `dopamine grm eval`: tables for the terminal, Markdown, and JSON."""
+"""The evaluation of a reward model by `dopamine grm eval`, and its JSON; `evaluation_tables` shows it as text."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,11 +25,9 @@ from dopamine_rl.evaluation.variants import (
     paired_differences,
     variants,
 )
-from dopamine_rl.metrics import MIN_POINTS, OUTCOMES
-from dopamine_rl.progress import HOP_BINS
-from dopamine_rl.texts import code, counted, one_line
+from dopamine_rl.metrics import OUTCOMES
 from dopamine_rl.types import FusionConfig
-from experiments.reports.tables import aligned, difference, filled, grid, interval, number, plain, short
+from experiments.reports.tables import interval, plain
 
 FIGURES = {
     "voc_plus": "rank correlation of the incremental chain with time, in annotated successes with 8 or more frames",
@@ -50,21 +47,6 @@ FIGURES = {
     "outcome_accuracy": "accuracy of success, partial or failure by Eq. 58",
 }
 """Metrics of the served model, in the order of the table, with explanations."""
-ORDER = {"ordered": "of n", "voc_plus": "VOC+", "voc_minus": "VOC−"}
-"""Metrics that depend only on the hops, and their number of episodes."""
-COMPARED = {
-    "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others", "success_end": "end+", "failure_end": "end−",
-    "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
-}  # fmt: skip
-"""Metrics for comparing curves."""
-DIFFERENCES = {
-    "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
-}  # fmt: skip
-"""Metrics whose difference to the served model is listed; errors are at the frames that every stride scores."""
-Layout = Callable[[Sequence[Sequence[str]]], str]
-"""Makes a table of rows."""
-FUSED = COMPARED | {"low_weight": "w < 0.1"}
-SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -120,89 +102,6 @@ class Evaluation:
             "passed": None if self.verdict is None else self.verdict.passed,
         }
 
-    def table(self) -> str:
-        """All tables, for the terminal."""
-        parts = [
-            one_line(f"Reward model {self.version} ({self.model}), references of {self.reference}"),
-            self._episodes(),
-            "",
-        ]
-        parts += [aligned(self._figure_rows()), *self._without_value(), ""]
-        parts += ["Perspectives and fusions, from the same hops", aligned(self._effects(self.fused, FUSED)), ""]
-        parts += ["Strides and cameras", aligned(self._effects(self.settings, SETTINGS)), ""]
-        parts += ["Difference to the served model, on the same episodes and frames", self._differences(aligned), ""]
-        parts += [
-            "Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column)",
-            aligned(self._confusion_rows()),
-            "",
-        ]
-        parts += ["Hop error by bin of the true hop", self._bins(aligned), ""]
-        parts += ["Uncertainty and error", self._calibrations(aligned)]
-        if self.verdict is not None:
-            parts += ["", f"Bounds of preset {self.preset}", self.verdict.table()]
-        return "\n".join(parts)
-
-    def markdown(self) -> str:
-        """The report with tables and plots."""
-        verdict = ""
-        if self.verdict is not None:
-            head = "| metric | value | bound | |\n| --- | --- | --- | --- |"
-            verdict = f"\n## Bounds of preset {code(self.preset)}\n{head}\n{self.verdict.markdown()}\n"
-        return f"""# Reward model `{self.version}` on unseen episodes
-
-{code(self.model)}, with reference and goal images from {code(self.reference)}, which is not evaluated.
-{self._episodes()}
-95 % intervals: Wilson for shares of episodes, otherwise bootstrap over episodes, stratified by success (for an AUC of
-1 its width is 0, although new episodes may differ).
-{verdict}
-## Metrics
-{grid(self._figure_rows())}
-
-{"".join(self._without_value())}
-
-![Curves](curves.png)
-
-## Perspectives and fusions
-All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
-chain": to its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
-
-{grid(self._effects(self.fused, FUSED))}
-
-## Strides and cameras
-Cameras that are not named are replaced by blank images. This shows what the model does without them, not what a model
-trained without them would do.
-
-{grid(self._effects(self.settings, SETTINGS))}
-
-`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` is the number of
-episodes with so many, and a dash means none. Strides differ in their share of easy frames (the first, the last), so
-`MAE, common frames` uses only the frames that every stride scores, without the first.
-
-### Difference to the served model
-On the same episodes, and the frames that every stride scores.
-
-{self._differences(grid)}
-
-![Effects](effects.png)
-
-## Outcomes
-Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column). Partial: a failure that ends with at least
-the first stage complete, by its true progress on the demonstrations' scale.
-
-{grid(self._confusion_rows())}
-
-## Hops and uncertainty
-{self._bins(grid)}
-
-{self._calibrations(grid)}
-
-`rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification
-curve and the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the
-expected error in each fifth of the frames, from least to most uncertain.
-
-![Hops](hops.png)
-"""
-
     def content(self) -> dict[str, Any]:
         """eval.json."""
         episodes = [
@@ -223,7 +122,7 @@ expected error in each fifth of the frames, from least to most uncertain.
             "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
             "differences": {
                 name: {key: interval(value) for key, value in paired_differences(judged, self.served).items()}
-                for name, judged in self._others().items()
+                for name, judged in self.others().items()
             },
             "outcomes": list(OUTCOMES),
             "confusion": self.confusion.tolist(),
@@ -246,91 +145,19 @@ expected error in each fifth of the frames, from least to most uncertain.
             "episodes": episodes,
         }
 
-    def _episodes(self) -> str:
-        n = self.counts()
-        cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
-        one = "" if self._several else " One episode gives no intervals and no differences: evaluate at least 2."
-        return (
-            f"{counted(n['success'], 'success')} ({n['expert']} annotated), {counted(n['failure'], 'failure')} "
-            f"({counted(n['near_miss'], 'near miss')}){cut}; one frame every {counted(self.stride, self.unit)}; "
-            f"{counted(n['invalid'], 'frame')} without a value.{one}"
-        )
-
     @property
     def unit(self) -> str:
         """What time is counted in: environment steps, or frames where there is no environment."""
         return "environment step" if next(iter(self.answered.values()))[0][0].simulated else "video frame"
 
     @property
-    def _several(self) -> bool:
+    def several(self) -> bool:
         """Whether there are enough episodes for intervals."""
         return len(next(iter(self.answered.values()))) > 1
 
-    def _without_value(self) -> list[str]:
-        """A sentence that names the metrics without a value, if there are any."""
-        names = [name for name in FIGURES if not math.isfinite(self.served.figures[name].value)]
-        why = f"no episode of the kind that they are about, or fewer than {MIN_POINTS} scored frames"
-        return [f"Without a value ({why}): {', '.join(names)}."] if names else []
-
-    def _figure_rows(self) -> list[list[str]]:
-        rows = [["metric", "value", "95 % interval", "explanation"]]
-        for name, about in FIGURES.items():
-            figure = self.served.figures[name]
-            limits = f"{number(figure.low)} – {number(figure.high)}" if self._several else "–"
-            if math.isfinite(figure.value):
-                rows.append([name, number(figure.value), limits, about])
-        return filled(rows)
-
-    def _effects(self, judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
-        rows = [["", *columns.values()]]
-        for name, row in judged.items():
-            ordered = str(int(np.isfinite(row.columns["voc_plus"]).sum()))
-            cells = (ordered if key == "ordered" else short(row.figures[key], self._several) for key in columns)
-            rows.append([name, *cells])
-        return filled(rows)
-
-    def _others(self) -> dict[str, Judged]:
+    def others(self) -> dict[str, Judged]:
         """Every variant and setting but the served one."""
         return dict(list(self.settings.items())[1:]) | self.fused
-
-    def _differences(self, layout: Layout) -> str:
-        if not self._several:
-            return "One episode gives no differences with intervals: evaluate at least 2."
-        rows = [["", *DIFFERENCES.values()]]
-        for name, judged in self._others().items():
-            deltas = paired_differences(judged, self.served)
-            rows.append([name, *(difference(deltas[key]) if key in deltas else "–" for key in DIFFERENCES)])
-        return layout(filled(rows))
-
-    def _confusion_rows(self) -> list[list[str]]:
-        rows = [["", *OUTCOMES]]
-        return rows + [[name, *map(str, row)] for name, row in zip(OUTCOMES, self.confusion.tolist(), strict=True)]
-
-    def _bins(self, layout: Layout) -> str:
-        """Groups of five bins, weighted by their hops; plot and JSON have all 25."""
-        if not self.errors:
-            return "No episode has known true progress to compare the hops with."
-        rows = [["true hop", *(f"{name}" for name in self.errors), "hops"]]
-        edges = np.linspace(-1, 1, HOP_BINS + 1)
-        for first in range(0, HOP_BINS, 5):
-            part = slice(first, first + 5)
-            cells = []
-            for error, count in self.errors.values():
-                total = count[part].sum()
-                cells.append(number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
-            hops = str(self.errors["all"][1][part].sum())
-            rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, hops])
-        return layout(rows)
-
-    def _calibrations(self, layout: Layout) -> str:
-        if not self.calibration:
-            return f"Fewer than {MIN_POINTS} scored frames have both an uncertainty and a known error above 0."
-        rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifth of uncertainty"]]
-        for name, c in self.calibration.items():
-            fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
-            rank, area = (short(figure, self._several) for figure in (c.rank, c.area))
-            rows.append([name, rank, area, number(c.curve.area_by_chance), fifths])
-        return layout(rows)
 
 
 def evaluate(

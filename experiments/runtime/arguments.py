@@ -331,6 +331,8 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
     while cause is not None and not isinstance(cause, BadInput):
         cause = cause.__context__
     if isinstance(cause, BadInput):
+        if getattr(event, "argument", None) is not None and cause.field == "--out":  # of `lasting_path`
+            cause = BadInput(_name(event.argument), cause.value, cause.fix)
         raise _usage(cause, cls) from None
     names = [name for name, _ in option_names(cls)]
     unknown = next((word for word in words if _is_option(word) and _option(word) not in names), None)
@@ -348,9 +350,10 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
             f"remove it or {event.first_token}: give only one of them",
         )
     if isinstance(event, parts.InvalidChoice):
-        similar = difflib.get_close_matches(event.value, event.choices, 1)
+        choices = [choice for choice in event.choices if choice != "None"]
+        similar = difflib.get_close_matches(event.value, choices, 1)
         fix = f"write {similar[0]}; available:" if similar else "give one of"
-        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(event.choices)}")
+        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(choices)}")
     if isinstance(event, parts.UnrecognizedArgs):
         raise UsageError("arguments", event.tokens[0], "remove it: unexpected argument")
     argument = getattr(event, "argument", None)

@@ -41,6 +41,15 @@ def check_folder(path: Path, field: str = "--out", inside: Path | None = None) -
         raise BadInput(field, str(path), f"give a writable folder ({error.strerror})") from error
 
 
+def check_new_folder(path: Path, field: str = "--out", data: Path | None = None) -> None:
+    """Raise BadInput naming `field` unless a folder can be created at a path, outside the data it is made from."""
+    if os.path.lexists(path):
+        raise BadInput(field, str(path), "it already exists: give a new folder")
+    check_folder(path, field)
+    if data is not None and path.resolve().is_relative_to(data.resolve()):
+        raise BadInput(field, str(path), f"give a folder outside of {data}: what is read must not change")
+
+
 def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:
     """Raise BadInput naming `field` if a report would replace files that are not an earlier report. Creates nothing.
 

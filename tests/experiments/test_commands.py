@@ -204,15 +204,30 @@ def test_a_reader_that_went_away_ends_a_command_without_a_word() -> None:
     assert not done.stderr
 
 
-@pytest.mark.parametrize("body", ["print('a result')", "print('a result', flush=True)"])
-def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('a result')",
+        "print('a result', flush=True)",
+        "print('a result'); raise SystemExit(0)",
+        "import pathlib, dopamine_rl.files as files; "
+        "files.write_atomically(pathlib.Path('innocent'), lambda path: print('meanwhile', flush=True))",
+    ],
+)
+def test_output_onto_a_full_disk_is_said_in_one_line(body: str, unbuffered: str) -> None:
     line = f"{sys.executable} -c '{PRINTER.format(body.replace(chr(39), chr(34)))}' >/dev/full"
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, env=buffered)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
-    assert "standard output" in said
-    assert "No space left on device: free disk space" in said
+    assert "output = 'standard output': it could not be written (No space left on device): free disk space" in said
+
+
+def test_a_closed_output_costs_no_result(tmp_path: Path) -> None:
+    line = f"{sys.executable} -c '{PRINTER.format('print(1, flush=True)')}' >&-"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Errors of the system.
