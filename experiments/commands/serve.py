@@ -155,10 +155,10 @@ def serve(app: str | None, checkpoint: Path | None, service: ServiceConfig, answ
 
     if checkpoint is None:
         with running_cluster(), interruptible(STOPPED, 0):
+            from experiments.runtime.reward_client import running_service
             from reward_service.client import ServeRewardClient
 
-            _check_app(str(app))
-            answer(ServeRewardClient(str(app)))
+            answer(ServeRewardClient(running_service(app)))
         return
     print("Starting the Ray cluster …", flush=True)
     cluster = ClusterConfig(num_cpus=max(2, service.replicas + 1))
@@ -179,14 +179,6 @@ def serve(app: str | None, checkpoint: Path | None, service: ServiceConfig, answ
             answer(ServeRewardClient(name))
         finally:
             shutdown(name)
-
-
-def _check_app(app: str) -> None:
-    from reward_service import ledger_store
-
-    if app not in (names := ledger_store.names()):
-        fix = f"give one of {', '.join(names)}" if names else "no reward service runs on this cluster: give CHECKPOINT"
-        raise BadInput("--app", app, fix)
 
 
 def _check_resources(service: ServiceConfig, resources: Mapping[str, float]) -> None:

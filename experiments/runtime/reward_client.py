@@ -105,11 +105,28 @@ def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Con
         with running_cluster():
             from reward_service.client import ServeRewardClient
 
-            yield ServeRewardClient(arguments.app)
+            yield ServeRewardClient(running_service(arguments.app))
     elif arguments.model is not None:
         yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
     else:
         raise BadInput("--model", None, "give --model, --url or --app")
+
+
+def running_service(name: str | None) -> str:
+    """The reward service of this name on the joined cluster, or the only one.
+
+    Raises:
+        BadInput: there is no such service, or no single one.
+    """
+    from reward_service import ledger_store
+
+    names = ledger_store.names()
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None or name not in names:
+        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
+        raise BadInput("--app", name, fix)
+    return name
 
 
 def warn_of_tasks(model: Path, instructions: Sequence[str], console: Console) -> None:
