@@ -6,6 +6,8 @@ import logging
 import os
 import queue
 import threading
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 from actors.label_records import REFERENCES, LabelRecord
@@ -90,35 +92,56 @@ class LabelRecordWriter:
 
 
 def trim(folder: Path, budget_bytes: int, newest: Path) -> int:
-    """Remove the oldest records of a folder until it fits its size limit, except `newest`; returns their number."""
-    records = sorted(
-        (status.st_mtime_ns, path, status.st_size) for path, status in _files(folder) if path.endswith(".npz")
-    )
-    total = sum(size for _, _, size in records) + sum(status.st_size for _, status in _files(folder / REFERENCES))
+    """Remove the oldest records of a folder until it fits its size limit, except `newest`; returns their number.
+
+    References that no record uses any more go first: they are older than every record (see LabelRecord.save).
+    """
+    oldest_first = (file for file in _files(folder) if file.path.endswith(".npz"))
+    records = deque(sorted(oldest_first, key=lambda file: file.path == str(newest)))
+    references = deque(_files(folder / REFERENCES))
+    total = sum(file.size for file in (*records, *references))
     removed = 0
-    for _, path, size in records:
-        if total <= budget_bytes:
+    while total > budget_bytes and records:
+        if references and references[0].changed < records[0].changed:
+            file = references.popleft()
+            _unlink(file.path)
+        elif len(records) > 1:
+            file = records.popleft()
+            removed += _unlink(file.path)
+        else:
             break
-        if path == str(newest):
-            continue
-        total -= size
-        try:
-            os.unlink(path)
-            removed += 1
-        except FileNotFoundError:  # another actor's writer was faster, and has counted it
-            continue
+        total -= file.size
     return removed
 
 
-def _files(folder: Path) -> list[tuple[str, os.stat_result]]:
-    """The files of a folder, without those that another writer removes meanwhile."""
+def _unlink(path: str) -> bool:
+    """Remove a file. False if another actor's writer was faster, and has counted it."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file: when it was last changed (ns), its path, and its size in bytes."""
+
+    changed: int
+    path: str
+    size: int
+
+
+def _files(folder: Path) -> list[_File]:
+    """The files of a folder, the oldest first, without those that another writer removes meanwhile."""
     files = []
     if folder.is_dir():
         with os.scandir(folder) as entries:
             for entry in entries:
                 try:
                     if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
-                        files.append((entry.path, entry.stat(follow_symlinks=False)))
+                        status = entry.stat(follow_symlinks=False)
+                        files.append(_File(status.st_mtime_ns, entry.path, status.st_size))
                 except FileNotFoundError:
                     continue
-    return files
+    return sorted(files, key=lambda file: (file.changed, file.path))

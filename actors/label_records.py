@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -108,7 +109,9 @@ class LabelRecord:
             "header": np.array(json.dumps(header)),
         }
         path = folder / f"{context.episode_id}.npz"
-        return write_atomically(path, lambda temporary: write_npz(temporary, arrays))
+        write_atomically(path, lambda temporary: write_npz(temporary, arrays))
+        _save_shared(folder, context)  # again: they must not be older than the record
+        return path
 
     @classmethod
     def load(cls, path: Path) -> LabelRecord:
@@ -162,14 +165,16 @@ def unpack(packed: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.uint8]
 
 
 def _save_shared(folder: Path, context: EpisodeContext) -> str:
-    """Write what episodes of a task share, unless it is there, and return its name."""
+    """Write what episodes of a task share, or mark it as used now if it is there; returns its name."""
     shared = {name: getattr(context, name) for name in _SHARED}
     digest = hashlib.sha256()
     for name, picture in shared.items():
         digest.update(f"{name} {picture.dtype} {picture.shape}\n".encode() + picture.tobytes())
     name = digest.hexdigest()[:16]
     path = folder / REFERENCES / f"{name}.npz"
-    if not path.exists():
+    try:
+        os.utime(path)
+    except FileNotFoundError:
         write_atomically(path, lambda temporary: write_npz(temporary, shared))
     return name
 

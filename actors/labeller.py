@@ -22,6 +22,7 @@ from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUn
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.shaping import held_potential, next_potentials, phase, shaped_reward
+from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import (
     EpisodeContext,
     FusionConfig,
@@ -42,6 +43,9 @@ class LabellerConfig:
     Args:
         mode: source of the potential, and form of the reward.
         gamma: discount of learner and shaping.
+        scale: factor of the shaping; 0 records potentials without paying them.
+        target: map from the simulator's geometric progress to the target that mode oracle reports; None reports it as
+            it is.
         stride: environment steps between two scored frames.
         fusion: how the three perspectives are fused into one progress.
         deadline_s: how long to wait for a fragment's answers when it is closed; also the time limit of each request.
@@ -56,6 +60,8 @@ class LabellerConfig:
     deadline_s: float = 10.0
     records_dir: Path | None = None
     records_mb: float = 500.0
+    scale: float = 1.0
+    target: ProgressMap | None = None
 
     @property
     def asks_model(self) -> bool:
@@ -182,8 +188,10 @@ class Labeller:
             self._ask(episode)
 
     def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
-        """Use the simulator's true progress as potential (mode oracle, for diagnosis)."""
-        frame = ScoredFrame(time=time, outcome="answered", progress=float(progress))
+        """Use the simulator's true progress, in the config's target, as potential (mode oracle, for diagnosis)."""
+        target = self.config.target
+        value = float(progress if target is None else target(progress))
+        frame = ScoredFrame(time=time, outcome="answered", progress=value)
         self._episodes[episode_id].scored.append(frame)
 
     def collect(
@@ -222,7 +230,12 @@ class Labeller:
             model_version=episode.version,
         )
         rewards = shaped_reward(
-            columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
+            columns.task_reward,
+            columns.potential,
+            columns.next_potential,
+            self.config.gamma,
+            self.config.mode,
+            self.config.scale,
         )
         # Last: if collecting fails, `hold` needs the old values.
         episode.end, episode.level = start + steps, float(potential[-1])
@@ -248,7 +261,12 @@ class Labeller:
             model_version=self.version(episode_id),
         )
         rewards = shaped_reward(
-            columns.task_reward, columns.potential, columns.next_potential, self.config.gamma, self.config.mode
+            columns.task_reward,
+            columns.potential,
+            columns.next_potential,
+            self.config.gamma,
+            self.config.mode,
+            self.config.scale,
         )
         if episode_id in self._episodes:
             self._episodes[episode_id].end += steps

@@ -37,6 +37,15 @@ def load_preset(cls: type[Config], path: Path | str) -> Config:
     return _build(cls, table, "", cls)
 
 
+def load_table(cls: type[Config], table: Mapping[str, Any], base: Config) -> Config:
+    """Return an instance of the dataclass `cls` with the values of nested tables; omitted keys keep those of `base`.
+
+    Raises:
+        BadInput: as for `load_preset`.
+    """
+    return _build(cls, table, "", cls, base)
+
+
 def preset_names(preset_dir: Path | str) -> list[str]:
     """Return the names that `--preset` accepts: the TOML files of a folder, sorted."""
     return sorted(path.stem for path in Path(preset_dir).glob("*.toml"))

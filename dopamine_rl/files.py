@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -105,6 +106,8 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replac
             temporary.mkdir()
             fill(temporary)
         if replace and folder.exists():
+            if _exchange(temporary, folder):
+                return folder
             folder.replace(replaced)
         try:
             return temporary.rename(folder)
@@ -116,6 +119,17 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replac
         shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
             remove(replaced)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Exchange the names of two files or folders in one step, so that a killed process leaves both names taken.
+
+    False, without a change, where the system or the file system cannot (Linux can, NFS cannot).
+    """
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    current_folder, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of renameat2(2)
+    names = (os.fsencode(first), os.fsencode(second))
+    return renameat2 is not None and not renameat2(current_folder, names[0], current_folder, names[1], exchange)
 
 
 @contextmanager

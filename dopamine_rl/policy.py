@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dopamine_rl.errors import BadInput, CheckpointError
@@ -14,6 +17,9 @@ from dopamine_rl.files import write_atomically
 
 PolicyState = dict[str, NDArray[np.float32]]
 """`actor.*` and, for a residual policy, `base.*` and `residual_scale`; names as in the state of networks.Policy."""
+
+PROVENANCE = "provenance"
+"""Key of a policy file's metadata."""
 
 
 class DeterministicPolicy:
@@ -73,9 +79,11 @@ def hidden_widths(state: Mapping[str, NDArray[np.float32]], prefix: str = "actor
     return tuple(len(state[f"{prefix}.layers.{index}.bias"]) for index in range(len(biases)))
 
 
-def save_policy(path: Path, state: PolicyState) -> None:
+def save_policy(path: Path, state: PolicyState, about: Mapping[str, Any] | None = None) -> None:
     """Write a policy as safetensors, atomically.
 
+    Args:
+        about: its provenance (JSON values), kept in the file's metadata.
     Raises:
         BadInput: an array has a non-finite value.
     """
@@ -83,7 +91,23 @@ def save_policy(path: Path, state: PolicyState) -> None:
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise BadInput(name, "nan or inf", "save a policy whose training did not diverge")
-    write_atomically(path, lambda temporary: save_file(arrays, temporary))
+    metadata = {PROVENANCE: json.dumps(about, sort_keys=True)} if about else None
+    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
+
+
+def policy_provenance(path: Path) -> dict[str, Any] | None:
+    """The provenance that `save_policy` was given; None without one, as in files of older versions.
+
+    Raises:
+        CheckpointError: the file is missing or is no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+        about = json.loads(metadata.get(PROVENANCE, "null"))
+    except Exception as error:  # safetensors raises errors of its own besides OSError
+        raise CheckpointError(f"{path} is no policy file: {error}") from error
+    return about if isinstance(about, dict) else None
 
 
 def load_policy(path: Path) -> PolicyState:

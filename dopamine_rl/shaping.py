@@ -81,7 +81,12 @@ def next_potentials(potential: ArrayLike, terminated: bool) -> NDArray[np.float3
 
 
 def shaped_reward(
-    task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, mode: RewardMode
+    task_reward: ArrayLike,
+    potential: ArrayLike,
+    next_potential: ArrayLike,
+    gamma: float,
+    mode: RewardMode,
+    scale: float = 1.0,
 ) -> NDArray[np.float32]:
     """Return the learner's reward. Both the labeller and replay compute it with this function.
 
@@ -91,15 +96,19 @@ def shaped_reward(
         task_reward: from the task; any shape.
         potential, next_potential: held Φ before and after the step (0 after termination), same shape.
         gamma: the learner's discount in (0, 1]; γ^k where it acts in macro-steps of k environment steps.
-        mode: grm and oracle: task + γΦ' − Φ; naive: task + Φ' − Φ (the semantic trap); sparse: the task reward only.
+        mode: grm and oracle: task + s(γΦ' − Φ); naive: task + s(Φ' − Φ) (the semantic trap); sparse: the task reward
+            only.
+        scale: s, 0 or more. sΦ is a potential too, so the optimal policy stays the same.
     Returns:
         float32 of the same shape.
     Raises:
-        BadInput: unknown mode, γ out of range, shapes differ, or a value that is not finite.
+        BadInput: unknown mode, γ or scale out of range, shapes differ, or a value that is not finite.
     Source: arXiv:2512.23703, Eq. 14.
     """
     if not 0.0 < gamma <= 1.0:
         raise BadInput("gamma", gamma, "give a discount in (0, 1]")
+    if not 0.0 <= scale < math.inf:
+        raise BadInput("scale", scale, "give a finite number, 0 or more")
     task = _float32("task_reward", task_reward)
     if mode == "sparse":
         return task.astype(np.float32)
@@ -108,22 +117,28 @@ def shaped_reward(
     before, after = _float32("potential", potential), _float32("next_potential", next_potential)
     if not task.shape == before.shape == after.shape:
         raise BadInput("potential", (before.shape, after.shape), f"give the shape of task_reward, {task.shape}")
-    return (task + (1.0 if mode == "naive" else gamma) * after - before).astype(np.float32)
+    return (task + scale * (1.0 if mode == "naive" else gamma) * after - scale * before).astype(np.float32)
 
 
 def n_step_shaping(
-    task_reward: ArrayLike, potential: ArrayLike, next_potential: ArrayLike, gamma: float, n: int, mode: RewardMode
+    task_reward: ArrayLike,
+    potential: ArrayLike,
+    next_potential: ArrayLike,
+    gamma: float,
+    n: int,
+    mode: RewardMode,
+    scale: float = 1.0,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the shaped n-step returns of a fragment, and the number of steps that each spans.
 
-    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + γ^m Φ_{t+m} − Φ_t; bootstrap with γ^m. At the end of
+    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + s(γ^m Φ_{t+m} − Φ_t); bootstrap with γ^m. At the end of
     the fragment m is the number of remaining steps, not n.
 
     Args:
         task_reward, potential, next_potential: float [T], as for `shaped_reward`, of consecutive steps of one episode.
         gamma: discount of one environment step.
         n: window in environment steps.
-        mode: as for `shaped_reward`.
+        mode, scale: as for `shaped_reward`.
     Returns:
         float32 [T] returns and int64 [T] spans m = min(n, T − t).
     Raises:
@@ -131,7 +146,7 @@ def n_step_shaping(
     """
     if n < 1:
         raise BadInput("n", n, "give at least 1 environment step")
-    reward = shaped_reward(task_reward, potential, next_potential, gamma, mode).astype(np.float64)
+    reward = shaped_reward(task_reward, potential, next_potential, gamma, mode, scale).astype(np.float64)
     if reward.ndim != 1:
         raise BadInput("task_reward", reward.shape, "give the consecutive steps of one episode, [T]")
     spans = np.minimum(n, np.arange(len(reward), 0, -1))

@@ -74,7 +74,7 @@ DOPAMINE = Group(
     {
         "train": Command("the main job: demonstrations, reward model, policy, report", "experiments.peg_insert"),
         "sweep": Command("search for settings: many trials, one reward model", "experiments.sweep"),
-        "compare": Command("compare rewards: the same training with each of them", "experiments.sweeps.comparison"),
+        "compare": Command("compare settings: the same training, arms and seeds", "experiments.commands.compare"),
         "evaluate": Command("measure the success rate of a policy", "experiments.commands.evaluate"),
         "audit": Command("rescore a run's episodes and compare", "experiments.commands.audit"),
         "serve": Command("serve a reward model over HTTP", "experiments.commands.serve"),

@@ -25,13 +25,11 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
-from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig
-from reward_service.service import check_engine
+from experiments.settings import ExperimentConfig, check_named
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
@@ -46,9 +44,7 @@ Arguments, Settings = RunArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
-    check_engine(config.service)
-    if config.sft.start_from and config.reward in ("grm", "naive"):
-        usable_model(config.sft.start_from, "sft.start_from")
+    check_named(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)

@@ -14,10 +14,12 @@ from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.grm.folder import usable_model
+from dopamine_rl.targets import Target
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
 from learner.config import CloningConfig, LearnerConfig, TrainingConfig
-from reward_service.service import ServiceConfig
+from reward_service.service import ServiceConfig, check_engine
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,11 @@ class ExperimentConfig:
     reward: RewardMode = "grm"
     """Source of the potential: grm (the reward model), naive (the reward model, paid as a plain difference of
     progress: the semantic trap), oracle (simulator ground truth: a diagnostic), sparse (no shaping: a baseline)."""
+    oracle_target: Target = "geometric"
+    """Target that reward oracle reports. geometric: distances and angles to the goal. keyframes: the same, mapped to
+    the progress that the policy's demonstrations have by their keyframes (see sft.target)."""
+    potential_scale: float = 1.0
+    """Factor of the shaping. 0 pays the task's reward alone, while critics that see the potential still do."""
     seed: int = 0
     """Random seed of the networks, the replay buffer and the actors."""
     gamma: float = 0.97
@@ -186,6 +193,8 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         check_task(self.env)
         require("", self, seed_check("seed", self.seed))
+        if not 0.0 <= self.potential_scale < math.inf:
+            raise BadInput("potential_scale", self.potential_scale, "give a finite number, 0 or more")
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
@@ -196,3 +205,14 @@ class ExperimentConfig:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )
+
+
+def check_named(config: ExperimentConfig) -> None:
+    """Check what a config only names, the engine and the initial reward model, before anything starts.
+
+    Raises:
+        BadInput: there is no such engine, or the model's files are missing or damaged.
+    """
+    check_engine(config.service)
+    if config.sft.start_from and config.reward in ("grm", "naive"):
+        usable_model(config.sft.start_from, "sft.start_from")

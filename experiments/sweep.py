@@ -35,18 +35,17 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
-from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.texts import counted
+from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig
+from experiments.settings import ExperimentConfig, check_named
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
-from experiments.sweeps.space import Point, bundles, concurrency, flags, rungs, sample
+from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
-from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -85,9 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
-    check_engine(config.service)
-    if config.sft.start_from:
-        usable_model(config.sft.start_from, "sft.start_from")
+    check_named(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)
@@ -189,7 +186,7 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
     )
 
     def work() -> dict[str, Any]:
-        this.pool.close()  # The simulators are no longer needed; free their CPUs for the trials.
+        this.close_pool()  # The simulators are no longer needed; free their CPUs for the trials.
         application, _ = this.service(model.path)
         folder = this.path / "tune" / time.strftime("%Y%m%d-%H%M%S")
         announce(config, points, concurrent, this.console)

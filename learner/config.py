@@ -209,6 +209,8 @@ class TrainingConfig:
     """Environment steps to train for, over all actors."""
     checkpoint_s: float = 60.0
     """Seconds between two checkpoints, from which an interrupted run resumes."""
+    snapshot_steps: int = 0
+    """Save a copy of the policy every so many environment steps, in policies/; 0 saves none."""
 
     def __post_init__(self) -> None:
         require(
@@ -216,4 +218,5 @@ class TrainingConfig:
             self,
             ("environment_steps", self.environment_steps >= 1, "give at least 1"),
             ("checkpoint_s", self.checkpoint_s > 0.0, "give seconds above 0"),
+            ("snapshot_steps", self.snapshot_steps >= 0, "give 0 or more"),
         )

@@ -92,12 +92,20 @@ class ColumnarReplay:
         capacity: number of transitions; the oldest are overwritten.
         observation_size, action_size: D and A.
         gamma: discount of learner and shaping.
-        mode: reward of sampled batches.
+        mode, scale: reward of sampled batches (`dopamine_rl.shaping.shaped_reward`).
     """
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int, gamma: float, mode: RewardMode) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        observation_size: int,
+        action_size: int,
+        gamma: float,
+        mode: RewardMode,
+        scale: float = 1.0,
+    ) -> None:
         self.layout = RowLayout(observation_size, action_size)
-        self.capacity, self.gamma, self.mode = capacity, gamma, mode
+        self.capacity, self.gamma, self.mode, self.scale = capacity, gamma, mode, scale
         self.size = 0
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
         self._serial = np.full(capacity, -1, np.int64)
@@ -256,7 +264,7 @@ def sample_mixed(
     """Sample n transitions, a fixed share of them demonstrations; if one buffer is empty, all come from the other.
 
     Args:
-        demo, online: the buffers; discount and reward mode are those of `online`.
+        demo, online: the buffers; discount, reward mode and scale are those of `online`.
         demo_share: in [0, 1]; the first round(n · demo_share) rows are demonstrations.
         batches: number of batches to sample at once, as a leading axis of every column; None samples one without it.
     Returns:
@@ -274,7 +282,12 @@ def sample_mixed(
     rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
     columns = online.layout.unpack(rows)
     reward = shaped_reward(
-        columns["task_reward"], columns["potential"], columns["next_potential"], online.gamma, online.mode
+        columns["task_reward"],
+        columns["potential"],
+        columns["next_potential"],
+        online.gamma,
+        online.mode,
+        online.scale,
     )
     columns["rewards"] = np.asarray(reward, np.float32)
     return columns

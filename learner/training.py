@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
@@ -29,6 +30,8 @@ RECORDS = ("written", "removed", "dropped", "failed")
 CHECKPOINT, PROGRESS = "checkpoint", "progress.json"
 CURVE, EPISODES = "curve.jsonl", "episodes.jsonl"
 """Files beside the policy: one line per iteration, and one line per finished episode."""
+SNAPSHOTS = "policies"
+"""Folder beside the policy: its copies during training, by environment steps (`snapshots`)."""
 RECENT = 50
 """Window of the success rate shown during training, in episodes."""
 
@@ -154,16 +157,24 @@ class Progress:
 
     @classmethod
     def load(cls, folder: Path, key: str) -> Progress | None:
-        """Read a file of `save`; None if there is none, or it belongs to another training (another key)."""
+        """Read a file of `save`; None if there is none, or it belongs to another training (another key).
+
+        Raises:
+            BadInput: it is damaged, or other code wrote it: training silently from the start would lose hours.
+        """
+        path = folder / PROGRESS
         try:
-            stored = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            if stored["key"] != key:
+                return None
+            state = {name: value for name, value in stored.items() if name not in ("key", "about", "ledger")}
+            ledger = LabelLedger.from_state(stored["ledger"])
+            return cls(**{**state, "sittings": state["sittings"] + 1}, ledger=ledger)
+        except FileNotFoundError:
             return None
-        if stored.pop("key") != key:
-            return None
-        stored.pop("about")
-        ledger = LabelLedger.from_state(stored.pop("ledger"))
-        return cls(**{**stored, "sittings": stored["sittings"] + 1}, ledger=ledger)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fix = f"resume with the code that wrote this checkpoint, or give --fresh to start over ({error})"
+            raise BadInput(str(path), type(error).__name__, fix) from error
 
     def add_records(self, counts: Mapping[str, Any]) -> None:
         """Add outcomes of label records."""
@@ -192,7 +203,7 @@ def train(
         progress: progress of the sitting to resume; None starts from scratch.
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
-        about: provenance saved with each checkpoint: code, packages, seed (JSON values).
+        about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -211,12 +222,15 @@ def train(
     algorithm.acting.on_event = lambda text: on_progress(text, True)
     with curve, episodes:
         while progress.environment_steps < config.environment_steps:
+            before = progress.environment_steps
             result = algorithm.train()
             progress.seconds = time.monotonic() - began
             point = aggregate(result, progress, monitor, episodes)
             curve.add(point)
             _report(point, result, progress, monitor, on_progress)
             on_point(point)
+            if config.snapshot_steps and crossed(point["environment_steps"], before, config.snapshot_steps):
+                _save_snapshot(out, algorithm, point["environment_steps"])
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
                 progress.curve_bytes, progress.episodes_bytes = curve.sync(), episodes.sync()
@@ -226,7 +240,7 @@ def train(
             progress.add_records(counts)
             _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
-    save_policy(out, algorithm.policy_state())
+    save_policy(out, algorithm.policy_state(), about)
     return {**_summary(progress, monitor), "curve": points}
 
 
@@ -256,6 +270,26 @@ def _summary(progress: Progress, monitor: Monitor | None) -> dict[str, Any]:
         "records": progress.records if monitor is not None else None,
         "shadow": monitor.summary() if monitor is not None else None,
     }
+
+
+def crossed(environment_steps: int, before: int, every: int) -> bool:
+    """Whether a multiple of `every` lies in (before, environment_steps]."""
+    return environment_steps // every > before // every
+
+
+def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int) -> None:
+    folder = policy.with_name(SNAPSHOTS)
+    folder.mkdir(exist_ok=True)
+    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state())
+
+
+def snapshots(policy: Path) -> dict[int, Path]:
+    """Copies of a policy during its training, by environment steps, in increasing order.
+
+    Args:
+        policy: the trained policy's file.
+    """
+    return {int(path.stem): path for path in sorted(policy.with_name(SNAPSHOTS).glob("*.safetensors"))}
 
 
 def save_checkpoint(folder: Path, algorithm: Any, progress: Progress, key: str, about: Mapping[str, Any]) -> None:

@@ -68,6 +68,7 @@ class _Protocol(H11Protocol):
         self._unread: asyncio.TimerHandle | None = None
         self._handshake: asyncio.Task[None] | None = None
         self._early = bytearray()
+        self._ended = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._bare = transport
@@ -102,6 +103,11 @@ class _Protocol(H11Protocol):
             return
         super().data_received(data)
         self._look()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client sends no more. One that waits for its responses gets them; TLS has no half-open connections."""
+        self._ended = True
+        return self._tls is None and self._phase == "answer" and self.conn.their_state is h11.DONE
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -144,6 +150,8 @@ class _Protocol(H11Protocol):
 
     def _look(self) -> None:
         """Determine the connection's current phase."""
+        if self._ended and (self.cycle is None or self.cycle.response_complete):
+            self.transport.close()
         if self.transport.is_closing():
             self._enter("closing")
         elif self.cycle is not None and not self.cycle.response_complete:
@@ -222,10 +230,12 @@ def bind(config: IngressConfig) -> socket.socket:
     Raises:
         BadInput: it is in use, or not an address of this machine.
     """
-    bound = socket.socket(socket.AF_INET6 if ":" in config.host else socket.AF_INET)
+    # The name's meaning is the system's to change, and `is_loopback` has promised loopback.
+    host = "127.0.0.1" if config.host == "localhost" else config.host.strip("[]")
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        bound.bind((config.host.strip("[]"), config.port))
+        bound.bind((host, config.port))
     except (OSError, UnicodeError) as error:
         bound.close()
         raise _address_error(config, error) from None

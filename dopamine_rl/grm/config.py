@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dopamine_rl.errors import BadInput, require, seed_check
+from dopamine_rl.targets import TARGETS, Target
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
 """Negative controls of training."""
@@ -246,6 +247,9 @@ class SFTConfig:
     """LoRA adapters instead of training all weights."""
     start_from: str = ""
     """Folder or hub id of the reward model to start from; empty builds one from `[grm]`."""
+    target: Target = "keyframes"
+    """Progress that the model learns. keyframes: equal shares of the demonstration's stages. geometric: the simulator's
+    true progress, for studies; a real robot has none."""
     stride: int = 1
     """Use every n-th frame of a recording; about 10 for videos with 30 frames per second."""
     memory_mb: int = 2048
@@ -272,6 +276,8 @@ class SFTConfig:
     """How often a failed job is restarted."""
 
     def __post_init__(self) -> None:
+        if self.target not in TARGETS:
+            raise BadInput("sft.target", self.target, f"choose from {', '.join(TARGETS)}")
         for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")

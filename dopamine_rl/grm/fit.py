@@ -48,7 +48,7 @@ class TrainingJob:
     Args:
         config: training settings, including the number of processes.
         grm: shape of the model to build if `config.start_from` is empty.
-        episodes: training episodes, labelled by keyframes (successes) or the simulator's true progress (failures).
+        episodes: training episodes, labelled with `config.target` (dopamine_rl.grm.labels).
         held_out: episodes for evaluation during and after training, with at least one success per task; may be empty.
         work: folder of the job's state, shared by all nodes.
         card: content of the model card besides the training results.
@@ -72,6 +72,7 @@ class TrainingJob:
         model = {"sft.start_from": model_version(self.config.start_from)} if self.config.start_from else {}
         flat = model or _flat("grm", asdict(self.grm))
         flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
+        flat |= {"sft.target": self.config.target} if self.config.target != "keyframes" else {}
         flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
         infos = [(str(stored.folder), stored.info) for stored in self.episodes]
         data = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
@@ -282,7 +283,7 @@ def start(job: TrainingJob) -> GRM:
 def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_progress: OnProgress) -> Batches:
     """The batches of a job: from memory if all images fit, else streamed. The batches are the same."""
     config = job.config
-    labels = label([episode.info for episode in job.episodes])
+    labels = label([episode.info for episode in job.episodes], config.target)
     sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
@@ -311,7 +312,7 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
         BadInput: a task has no success to train on. EpisodeError: a frame cannot be decoded.
     """
     stored = (*job.episodes, *job.held_out)
-    labels = label([episode.info for episode in stored])
+    labels = label([episode.info for episode in stored], job.config.target)
     exams = []
     for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
         members = [index for index, episode in enumerate(labels) if episode.instructions[0] == task]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
+from dopamine_rl.targets import ProgressMap, Target
 from dopamine_rl.types import EpisodeInfo, check_views
 
 
@@ -75,24 +76,35 @@ class LabelledEpisode:
         return self.labels.success
 
 
-def label(episodes: Sequence[EpisodeInfo]) -> list[EpisodeLabels]:
-    """Label successes by their keyframes and failures by their simulator-true progress, in the order given.
+def label(episodes: Sequence[EpisodeInfo], target: Target = "keyframes") -> list[EpisodeLabels]:
+    """Label episodes with their progress, in the order given.
 
+    With keyframes as target, successes are labelled by their keyframes and failures by their simulator-true progress.
     The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of
-    failures is mapped to the progress that successes of the same task have at that value. An episode without recorded
-    outcome counts as a success.
+    failures is mapped to the progress that successes of the same task have at that value. With the geometric target
+    both are labelled by their true progress. An episode without recorded outcome counts as a success.
 
     Raises:
-        BadInput: a task has failures but no success with true progress; a failure has no true progress; unusable
-            keyframes.
+        BadInput: a task has failures but no success with true progress; an episode lacks a true progress that is
+            needed; unusable keyframes.
         EpisodeError: a success has too few states.
     """
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
+    if target == "geometric":
+        return [
+            EpisodeLabels(
+                episode.instructions,
+                _true_progress(episode).astype(np.float32),
+                labels[index].states if index in labels else np.zeros(0, np.int64),
+                len(episode.cameras),
+            )
+            for index, episode in enumerate(episodes)
+        ]
     successes = [(episodes[index], episode_labels) for index, episode_labels in labels.items()]
     failed = dict.fromkeys(episode.instructions[0] for episode in episodes if episode.success is False)
-    scales = {task: _scale_of(task, successes) for task in failed}
+    maps = {task: _map_of(task, successes) for task in failed}
     return [
-        labels[index] if index in labels else _label_failure(episode, *scales[episode.instructions[0]])
+        labels[index] if index in labels else _label_failure(episode, maps[episode.instructions[0]])
         for index, episode in enumerate(episodes)
     ]
 
@@ -108,10 +120,16 @@ def _label_success(episode: EpisodeInfo) -> EpisodeLabels:
     return EpisodeLabels(episode.instructions, progress.astype(np.float32), states, len(episode.cameras))
 
 
-def _scale_of(
-    task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The map from true progress to progress in the successes of one task."""
+def keyframe_map(episodes: Sequence[EpisodeInfo]) -> ProgressMap:
+    """The map from geometric progress to progress by keyframes, in successes of one task that have a true progress.
+
+    Raises:
+        BadInput: there are none.
+    """
+    return _map_of(episodes[0].instructions[0], [(episode, _label_success(episode)) for episode in episodes])
+
+
+def _map_of(task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]) -> ProgressMap:
     curves = [
         (episode.true_progress, labels.progress)
         for episode, labels in successes
@@ -120,21 +138,16 @@ def _scale_of(
     if not curves:
         raise BadInput("demonstrations", task, "give successes with true progress in addition to this task's failures")
     true, progress = zip(*curves, strict=True)
-    return _scale(np.concatenate(true), np.concatenate(progress))
+    return ProgressMap.fit(true, progress)
 
 
-def _scale(
-    true: NDArray[np.float32], progress: NDArray[np.float32], bins: int = 16
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """A non-decreasing, piecewise linear map from true progress to progress, through the means of quantile bins."""
-    order = np.array_split(np.argsort(true, kind="stable"), min(bins, len(true)))
-    corners = np.array([true[part].mean() for part in order], np.float64)
-    means = np.array([progress[part].mean() for part in order], np.float64)
-    return np.array([0.0, *corners, 1.0]), np.maximum.accumulate(np.array([0.0, *means, 1.0]))
-
-
-def _label_failure(episode: EpisodeInfo, corners: NDArray[np.float64], means: NDArray[np.float64]) -> EpisodeLabels:
-    if episode.true_progress is None:
-        raise BadInput(f"{episode.episode_id}.true_progress", None, "record it, or train on successes only")
-    progress = np.interp(episode.true_progress, corners, means).astype(np.float32)
+def _label_failure(episode: EpisodeInfo, keyframes: ProgressMap) -> EpisodeLabels:
+    progress = keyframes(_true_progress(episode)).astype(np.float32)
     return EpisodeLabels(episode.instructions, progress, np.zeros(0, np.int64), len(episode.cameras))
+
+
+def _true_progress(episode: EpisodeInfo) -> NDArray[np.float32]:
+    if episode.true_progress is None:
+        fix = "record it; without it train on successes, with keyframes as target"
+        raise BadInput(f"{episode.episode_id}.true_progress", None, fix)
+    return episode.true_progress

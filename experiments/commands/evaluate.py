@@ -9,8 +9,8 @@
 
 POLICY is a saved policy or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and
 straight_push (peg insertion only). A policy in a run folder is evaluated with the settings of that run, unless
-you give --preset. The last line is JSON: mean, low, high (95 % Wilson interval), n, mean_environment_steps and
-failed_seeds.
+you give --preset. The last line is JSON: mean, low, high (95 % Wilson interval), n, mean_environment_steps,
+failed_seeds and policy_provenance (null for scripts and for policies of older versions).
 """
 
 from __future__ import annotations
@@ -74,11 +74,13 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     from experiments.runtime.cluster import ray_cluster
 
     spec = PolicySpec("network", Path(policy).resolve()) if policy.endswith(".safetensors") else PolicySpec(policy)
+    made_by = None
     if spec.path is not None:
-        from dopamine_rl.policy import load_policy
+        from dopamine_rl.policy import load_policy, policy_provenance
 
         try:
             load_policy(spec.path)  # fail here on a damaged file, not in a worker
+            made_by = policy_provenance(spec.path)
         except CheckpointError as error:
             raise BadInput("POLICY", policy, f"give a policy written by `dopamine train` ({error})") from error
     elif policy not in (scripts := TASKS[config.env.task].scripts):
@@ -93,7 +95,7 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]
     steps = sum(outcome["environment_steps"] for outcome in outcomes) / len(outcomes)
     rate = wilson(len(seeds) - len(failed), len(seeds))
-    return {**asdict(rate), "mean_environment_steps": steps, "failed_seeds": failed}
+    return {**asdict(rate), "mean_environment_steps": steps, "failed_seeds": failed, "policy_provenance": made_by}
 
 
 if __name__ == "__main__":

@@ -20,10 +20,12 @@ from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
+from dopamine_rl.grm.labels import keyframe_map
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.policy import save_policy
 from dopamine_rl.provenance import provenance
-from dopamine_rl.types import Demonstration, LabelColumns, TaskReference
+from dopamine_rl.targets import ProgressMap
+from dopamine_rl.types import Demonstration, EpisodeInfo, LabelColumns, TaskReference
 from experiments.job import plans as episodes
 from experiments.job.report import plot_gate
 from experiments.job.run import Run
@@ -84,12 +86,14 @@ class Prepared:
         policy_episodes: folders of the policy's demonstrations.
         gate_episodes: folders of the unseen episodes, and what acted in them.
         model: the reward model; None if the reward does not use one.
+        target: map from geometric progress to the oracle's target; None where the oracle reports it as it is.
     """
 
     policy_episodes: list[Path]
     gate_episodes: list[tuple[Path, Source]]
     cloned: Cloned
     model: RewardModel | None
+    target: ProgressMap | None = None
 
 
 def prepare(run: Run) -> Prepared:
@@ -104,7 +108,7 @@ def prepare(run: Run) -> Prepared:
     _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     cloned = _clone(run, scripted["policy"].paths)
     if not uses_model:
-        return Prepared(scripted["policy"].paths, [], cloned, None)
+        return Prepared(scripted["policy"].paths, [], cloned, None, oracle_target(config, scripted["policy"].paths))
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
@@ -116,11 +120,24 @@ def prepare(run: Run) -> Prepared:
     return Prepared(scripted["policy"].paths, unseen, cloned, model)
 
 
-def reference(run: Run) -> TaskReference:
-    """The task reference of a reward model. Missing demonstrations are recorded first."""
-    plan = episodes.scripted_plans(run.config, run.path / "demonstrations")["reward_model"]
-    _record(run, "reference", "Demonstrations for the reward model's references", {"reward_model": plan})
-    return TaskReference.of(episodes.first_success(episodes.read_all(plan.paths)))
+def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
+    """The map to the oracle's target, fitted to the policy's demonstrations."""
+    if config.reward != "oracle" or config.oracle_target == "geometric":
+        return None
+    successes = [d for d in episodes.read_all(demonstrations) if d.success]
+    return keyframe_map([EpisodeInfo.of(demonstration) for demonstration in successes])
+
+
+def policy_demonstrations(run: Run, root: Path) -> list[Path]:
+    """Record the policy's demonstrations with frames at the stride of the run's config; returns their folders.
+
+    Args:
+        root: folder of the run that prepared the other inputs, at another stride.
+    """
+    plan = episodes.scripted_plans(run.config, root / "demonstrations")["policy"]
+    plan = replace(plan, stride=run.config.env.stride)
+    _record(run, "policy_demonstrations", "The policy's demonstrations at another stride", {"policy": plan})
+    return plan.paths
 
 
 def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
@@ -147,10 +164,11 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
-            save_policy(candidates[name], train_bc(*data, hidden, config.cloning, config.seed).state)
+            state = train_bc(*data, hidden, config.cloning, config.seed).state
+            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed))
             run.console.progress(f"cloned with hidden layers {name}")
         seeds = episodes.trial_seeds(config)
-        wins = _success(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
+        wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
         trials = {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
         best = max(trials, key=lambda name: trials[name])
         run.console.say(f"  success rate on {len(seeds)} trial seeds: {trials}; using {best}")
@@ -224,8 +242,15 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     return figures, verdict
 
 
-def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -> LabellerConfig:
-    """The labeller's config, with the learner's γ."""
+def labeller_config(
+    config: ExperimentConfig, records_dir: Path | None = None, target: ProgressMap | None = None
+) -> LabellerConfig:
+    """The labeller's config, with the learner's γ.
+
+    Args:
+        records_dir: folder of the label records; None writes none.
+        target: see `Prepared`.
+    """
     return LabellerConfig(
         mode=config.reward,
         gamma=config.gamma,
@@ -234,6 +259,8 @@ def labeller_config(config: ExperimentConfig, records_dir: Path | None = None) -
         deadline_s=config.labels.deadline_s,
         records_dir=records_dir,
         records_mb=config.labels.records_mb,
+        scale=config.potential_scale,
+        target=target,
     )
 
 
@@ -245,7 +272,7 @@ def label(run: Run, prepared: Prepared) -> Path:
     def work() -> int:
         demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
         records = run.path / "records" if config.labels.keep_frames else None
-        patient = replace(labeller_config(config, records), deadline_s=120.0)
+        patient = replace(labeller_config(config, records, prepared.target), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
         writer = LabelRecordWriter(records, config.labels.records_mb) if records else None
         room = config.service.max_queued_requests
@@ -256,7 +283,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         save_demonstrations(path, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
         return len(demonstrations)
 
-    labels_from = (model.version, config.fusion) if model else None
+    labels_from = (model.version, config.fusion) if model else prepared.target
     depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, labels_from)
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
@@ -343,7 +370,7 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
     outcomes = {}
 
     def success(spec: PolicySpec) -> list[bool]:
-        return _success(run, [spec], seeds)[0]
+        return outcomes_of(run, [spec], seeds)[0]
 
     for name, spec in compared.items():
         depends_on = (spec.kind, file_version(spec.path) if spec.path else None, config.env, config.evaluation)
@@ -356,7 +383,7 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
     return outcomes
 
 
-def _success(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:
+def outcomes_of(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:
     """Whether each policy succeeded on each seed."""
     jobs = [Job("evaluate", (spec, seed)) for spec in specs for seed in seeds]
     won = [bool(outcome["success"]) for outcome in run.pool.map(jobs, run.console.progress, "episodes")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,6 +69,20 @@ def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: s
         "gate_rollouts": config.demonstrations.gate_rollouts,
     }
     return {name: _plan(config, root, name, (policy,) * count) for name, count in counts.items()}
+
+
+def largest_set(config: ExperimentConfig) -> int:
+    """Number of episodes of a run's largest set, in whole tens."""
+    counts = config.demonstrations
+    sizes = (
+        counts.reward_model + counts.reward_model_failures,
+        counts.policy,
+        counts.gate_successes + counts.gate_failures,
+        config.cloning.trials,
+        counts.reward_model_rollouts,
+        counts.gate_rollouts,
+    )
+    return 10 * math.ceil(max(sizes) / 10)
 
 
 def trial_seeds(config: ExperimentConfig) -> list[int]:

@@ -52,12 +52,19 @@ class Run:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def sibling(self, config: ExperimentConfig, folder: RunFolder) -> Run:
+    def use_service(self, checkpoint: Path, name: str) -> None:
+        """Use a checkpoint's reward service that already runs under a name; it does not end with this run."""
+        from reward_service.client import ServeRewardClient
+
+        self._services[checkpoint] = (name, ServeRewardClient(name))
+
+    def sibling(self, config: ExperimentConfig, folder: RunFolder, pool: WorkerPool | None = None) -> Run:
         """A run that shares this one's simulators and services, which end with this one.
 
-        Its environment must be the same.
+        Args:
+            pool: simulators to use instead. Shared ones have this run's environment.
         """
-        other = Run(config, folder, self.console, self.preset, self.pool)
+        other = Run(config, folder, self.console, self.preset, pool or self.pool)
         other._services = self._services
         other._stack = self._stack
         return other
@@ -93,6 +100,12 @@ class Run:
             self._pool = WorkerPool(replace(self.config.env, oracle=True), simulation.workers, simulation.num_cpus)
             self._stack.callback(self._pool.close)
         return self._pool
+
+    def close_pool(self) -> None:
+        """End the simulators; the next use starts new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
 
     def service(self, checkpoint: Path) -> tuple[str, ServeRewardClient]:
         """Name and client of a checkpoint's reward service, which the first call deploys under a unique name."""

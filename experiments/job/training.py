@@ -14,8 +14,9 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import fingerprint
 from dopamine_rl.provenance import provenance
+from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, RewardModel, asks_model, labeller_config
+from experiments.job.phases import Prepared, asks_model, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -37,14 +38,20 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
 
 
 def make_task(
-    config: ExperimentConfig, app_name: str, reference: TaskReference | None, records: Path, sitting: int = 1
+    config: ExperimentConfig,
+    app_name: str,
+    reference: TaskReference | None,
+    records: Path,
+    sitting: int = 1,
+    target: ProgressMap | None = None,
 ) -> TrainingSetup:
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
-        app_name, reference, sitting: as for `build_algorithm`.
+        app_name, reference, sitting, target: as for `build_algorithm`.
     """
-    labelling = labeller_config(config, records if config.labels.keep_frames and asks_model(config) else None)
+    records_dir = records if config.labels.keep_frames and asks_model(config) else None
+    labelling = labeller_config(config, records_dir, target)
     make_client: Callable[[], Any] | None = (
         functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
     )
@@ -71,6 +78,7 @@ def build_algorithm(
     cloned: Path,
     records: Path,
     sitting: int = 1,
+    target: ProgressMap | None = None,
 ) -> Any:
     """Build the RLlib algorithm of the config; this starts its actors.
 
@@ -78,19 +86,32 @@ def build_algorithm(
         app_name: name of the reward service, if the reward uses one.
         reference: the task reference; None without a reward model.
         sitting: how often this training was started; each time the environments use other seeds.
+        target: map from geometric progress to the oracle's target (see `Prepared`).
     """
-    task = make_task(config, app_name, reference, records, sitting)
+    task = make_task(config, app_name, reference, records, sitting, target)
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
 
         return make_ppo_config(task, config.learner, initial_policy=str(cloned)).build_algo()
     from learner.algorithms.rlpd import make_rlpd_config
 
-    return make_rlpd_config(task, config.learner, config.reward, str(demonstrations), str(cloned)).build_algo()
+    return make_rlpd_config(
+        task, config.learner, config.reward, str(demonstrations), str(cloned), config.potential_scale
+    ).build_algo()
 
 
-def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, Any]:
-    """The training phase: from the cloned policy to `policy.safetensors`; returns the result of `train`."""
+def train_policy(
+    run: Run,
+    prepared: Prepared,
+    transitions: Path,
+    on_point: Callable[[dict[str, Any]], object] = lambda point: None,
+) -> dict[str, Any]:
+    """The training phase: from the cloned policy to `policy.safetensors`; returns the result of `train`.
+
+    Args:
+        transitions: file of the labelled demonstrations.
+        on_point: also called with every point of the learning curve.
+    """
     config, model = run.config, prepared.model if asks_model(run.config) else None
     service = (model.version, config.fusion, config.service) if model else None
     depends_on = (
@@ -103,25 +124,36 @@ def train_policy(run: Run, prepared: Prepared, transitions: Path) -> dict[str, A
         config.labels,
         prepared.cloned.version,
         config.demonstrations,
+        config.potential_scale,
+        prepared.target,
         service,
     )
 
     def work() -> dict[str, Any]:
-        return _train(run, model, prepared.cloned.path, transitions, fingerprint(depends_on))
+        return _train(run, replace(prepared, model=model), transitions, fingerprint(depends_on), on_point)
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
 
 
-def _train(run: Run, model: RewardModel | None, cloned: Path, transitions: Path, key: str) -> dict[str, Any]:
+def _train(
+    run: Run, prepared: Prepared, transitions: Path, key: str, on_point: Callable[[dict[str, Any]], object]
+) -> dict[str, Any]:
     """Train, resuming from the checkpoint with this key if there is one."""
-    config, checkpoint = run.config, run.path / CHECKPOINT
+    config, checkpoint, model = run.config, run.path / CHECKPOINT, prepared.model
     progress = Progress.load(checkpoint, key)
     app_name = run.service(model.path)[0] if model else ""
     sitting = progress.sittings if progress else 1
     reference, records = model.reference if model else None, run.path / "records"
-    algorithm = build_algorithm(config, app_name, reference, transitions, cloned, records, sitting)
+    algorithm = build_algorithm(
+        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target
+    )
     tracker = Tracker(run.folder, config)
+
+    def log(point: dict[str, Any]) -> None:
+        tracker.log(point["environment_steps"], point)
+        on_point(point)
+
     try:
         if progress is not None:
             run.console.say(f"  resuming at {progress.environment_steps} environment steps")
@@ -136,7 +168,7 @@ def _train(run: Run, model: RewardModel | None, cloned: Path, transitions: Path,
             key,
             about=provenance(preset=run.preset, seed=config.seed),
             monitor=make_monitor(config),
-            on_point=lambda point: tracker.log(point["environment_steps"], point),
+            on_point=log,
             finish_records=lambda: finish_records(algorithm),
         )
     finally:

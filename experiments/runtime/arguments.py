@@ -104,8 +104,8 @@ AllCameras = Annotated[
 
 
 @dataclasses.dataclass(frozen=True)
-class RunArguments:
-    """The folder of a run and how to use it."""
+class FolderArguments:
+    """The folder of a run."""
 
     out: Annotated[str | None, option("DIR", "STORAGE/NAME")] = None
     """Folder of this run: a path or a URI."""
@@ -115,6 +115,12 @@ class RunArguments:
     """Folder of all runs: a path or a URI. In a submitted job the default is ~/dopamine_rl/runs."""
     fresh: bool = False
     """Delete an earlier run in this folder and start over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunArguments(FolderArguments):
+    """The folder of a run and how to use it."""
+
     force: bool = False
     """Continue even if the reward model failed its gate. The result records it."""
     preset: Annotated[str, option("NAME")] = DEFAULT_PRESET

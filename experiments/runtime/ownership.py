@@ -45,6 +45,7 @@ _TRAINING = FolderContents(
         r"policy_demonstrations\.npz|policy\.safetensors|curve\.jsonl|episodes\.jsonl": None,
         PHASES: FolderContents({r"\w+\.json": None}),
         "records": FolderContents({r".+\.npz": None, "references": FolderContents({r"[0-9a-f]+\.npz": None})}),
+        "policies": FolderContents({r"\d{9}\.safetensors": None}),
         "checkpoint": None,
         "tensorboard": FolderContents({r"events\.out\.tfevents\..+": None}),
         "wandb": None,
@@ -58,13 +59,15 @@ RUN_FOLDER = FolderContents(
         r"bc(_\d+(x\d+)*)?\.safetensors": None,
         "demonstrations": FolderContents({r"[0-9a-f]{8}": None}),
         r"grm|grm\.train|grm_untrained": None,
-        r"arms\.(json|md|png)": None,
-        "arms": FolderContents({r"[a-z]+_\d+": _TRAINING}),
+        r"report\.json|curves\.png": None,
+        "results": FolderContents({r"\w+-\d+\.json": None}),
+        "prepared": FolderContents({r"\d+-[0-9a-f]{8}": None}),
+        "units": FolderContents({r"\w+-\d+": _TRAINING}),
         r"sweep\.(json|md)": None,
         "tune": FolderContents({r"\d{8}-\d{6}": None}),
     }
 )
-"""Everything that the main job, arms and sweeps write into their folder."""
+"""Everything that the main job, studies and sweeps write into their folder."""
 
 
 def check_usable(folder: Path, place: str, fresh: bool) -> None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.job.capacity import simulators
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig
 from experiments.sweeps.report import LOST
-from experiments.sweeps.space import at_point, simulators
+from experiments.sweeps.space import at_point
 
 if TYPE_CHECKING:
     from dopamine_rl.types import TaskReference
@@ -50,6 +51,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
     from ray import tune
 
     from actors.callbacks import finish_records
+    from dopamine_rl.provenance import provenance
     from experiments.job.training import build_algorithm, make_monitor
     from learner.training import train
 
@@ -73,6 +75,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
             config.training,
             policy,
             Console().progress,
+            about=provenance(seed=config.seed),
             monitor=make_monitor(config),
             on_point=on_point,
             finish_records=lambda: finish_records(algorithm),

@@ -7,10 +7,11 @@ that hangs. New weights are sent with the sampling call, so only env runners tha
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import statistics
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,8 @@ class Acting:
         self._durations: deque[float] = deque(maxlen=50)
         self._weights: Any = None
         self._sent: dict[int, Any] = {}
+        self._restarts: Counter[int] = Counter()
+        self._begun: set[int] = set()
         self._reported: set[int] = set()
         self._heard_at = time.monotonic()
         self.replaced = 0
@@ -93,8 +96,10 @@ class Acting:
             self.publish()
         for runner in idle:
             outdated = self._sent.get(runner) is not self._weights
-            self._call(runner, _sample, samples=True, state=self._weights if outdated else None)
+            state, restarts = self._weights if outdated else None, self._restarts[runner]
+            self._call(runner, _continue, samples=True, restarts=restarts, first=runner not in self._begun, state=state)
             self._sent[runner] = self._weights
+            self._begun.add(runner)
 
     def take(self, everyone: bool = False) -> list[RunnerSample]:
         """Collect the samples that arrived since the last call; waits for the first one if there are none.
@@ -171,6 +176,9 @@ class Acting:
         except RayError as error:
             self._lose(call.runner, str(error).splitlines()[0])
             return []
+        if call.samples and sample is None:
+            self._lose(call.runner, "its process was restarted while it was idle")
+            return []
         if call.samples:
             self._reported.discard(call.runner)
             self._durations.append(now - call.since)
@@ -187,6 +195,8 @@ class Acting:
             return
         self._lost[runner] = _Lost(now, now + PING_EVERY_S)
         self._sent.pop(runner, None)
+        self._begun.discard(runner)
+        self._restarts[runner] += 1
         self._reported.discard(runner)
         self._group._worker_manager.set_actor_state(runner, healthy=False)
         self.on_event(f"env runner {runner} is lost, the others continue: {reason}")
@@ -231,10 +241,16 @@ def _sample(env_runner: Any, state: Any = None) -> RunnerSample:
     return env_runner.sample(), env_runner.get_metrics()
 
 
+def _continue(env_runner: Any, restarts: int, first: bool, state: Any) -> RunnerSample | None:
+    """`_sample`, unless the env runner's process has been restarted: that one has neither weights nor a new seed."""
+    return _sample(env_runner, state) if env_runner.continues(restarts, first) else None
+
+
 def _ping(env_runner: Any) -> None:
     """Return as soon as the env runner has started."""
 
 
 def _stop(env_runner: Any) -> None:
-    """Close an env runner's environments."""
-    env_runner.stop()
+    """Close an env runner's environments; one that cannot be closed is no reason to restart the process."""
+    with contextlib.suppress(Exception):
+        env_runner.stop()

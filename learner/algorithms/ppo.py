@@ -137,6 +137,9 @@ class ActorPPOConfig(PPOConfig):
         """The learner that checks its losses."""
         return ActorPPOLearner
 
+    def validate_train_batch_size_vs_rollout_fragment_length(self) -> None:
+        """Nothing to refuse, unlike for RLlib's sampling: ours collects fragments until the batch is full."""
+
 
 class ActorPPO(ActingAlgorithm, PPO):
     """RLlib's PPO with RLPD's policy format, robust against slow and hung env runners."""

@@ -42,6 +42,7 @@ class RLPDConfig(SACConfig):
         super().__init__(algo_class=algo_class or RLPD)
         self.learner = LearnerConfig()
         self.reward_mode: RewardMode = "sparse"
+        self.potential_scale = 1.0
         self.demonstrations: str | None = None
         self.initial_policy: str | None = None
         self.replay_buffer_config["no_local_replay_buffer"] = True
@@ -52,6 +53,7 @@ class RLPDConfig(SACConfig):
         reward_mode: RewardMode,
         demonstrations: str | None = None,
         initial_policy: str | None = None,
+        potential_scale: float = 1.0,
     ) -> RLPDConfig:
         """Set RLPD's options.
 
@@ -60,8 +62,9 @@ class RLPDConfig(SACConfig):
             reward_mode: reward of replayed transitions.
             demonstrations: an .npz of `save_demonstrations`, or None.
             initial_policy: a file of `save_policy` to start from, or None.
+            potential_scale: factor of the shaping.
         """
-        self.learner, self.reward_mode = learner, reward_mode
+        self.learner, self.reward_mode, self.potential_scale = learner, reward_mode, potential_scale
         self.demonstrations, self.initial_policy = demonstrations, initial_policy
         return self
 
@@ -109,6 +112,7 @@ class RLPD(ActingAlgorithm, SAC):
             actions.shape[0],
             settings.gamma,
             settings.reward_mode,
+            settings.potential_scale,
         )
         demo = None
         if settings.demonstrations:
@@ -191,6 +195,7 @@ def make_rlpd_config(
     reward_mode: RewardMode,
     demonstrations: str | None = None,
     initial_policy: str | None = None,
+    potential_scale: float = 1.0,
 ) -> RLPDConfig:
     """Make RLPD's configuration; `.build_algo()` starts it.
 
@@ -200,7 +205,8 @@ def make_rlpd_config(
         reward_mode: reward of replayed transitions.
         demonstrations: an .npz of `save_demonstrations`; None learns from online data only.
         initial_policy: a file of `save_policy` to start from, or None.
+        potential_scale: factor of the shaping.
     """
-    config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy)
+    config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy, potential_scale)
     configure(config, setup, learner)
     return config

@@ -120,6 +120,23 @@ def test_two_writers_share_a_folder(tmp_path):
     assert 1 <= left <= 5
 
 
+def test_references_that_no_record_uses_any_more_are_removed(tmp_path):
+    size = record("probe").save(tmp_path / "probe").stat().st_size
+    shared = sum(path.stat().st_size for path in (tmp_path / "probe" / "references").iterdir())
+    folder, budget_mb = tmp_path / "records", (3.5 * size + 2.5 * shared) / 1e6
+    writer = LabelRecordWriter(folder, budget_mb)
+    for i in range(12):  # a run that is resumed with another reward model has other references
+        another = record(f"e{i:02}", seed=i)
+        context = replace(another.context, goal=np.full_like(another.context.goal, i // 2))
+        writer.write(replace(another, context=context))
+        assert sum(path.stat().st_size for path in folder.rglob("*.npz")) <= budget_mb * 1e6
+    left = sorted(folder.glob("*.npz"))
+    assert [path.stem for path in left] == ["e09", "e10", "e11"]
+    for path in left:
+        LabelRecord.load(path)
+    assert len(list((folder / "references").iterdir())) == 2
+
+
 def test_links_and_other_files_are_not_removed(tmp_path):
     (tmp_path / "elsewhere.npz").write_bytes(b"x" * 10_000)
     folder = tmp_path / "records"

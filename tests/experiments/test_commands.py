@@ -18,7 +18,7 @@ import pytest
 from dopamine_rl.errors import BadInput
 from experiments.cli import every_command
 from experiments.runtime import ending
-from experiments.runtime.arguments import RESULT, RunArguments
+from experiments.runtime.arguments import RESULT, FolderArguments
 from experiments.runtime.ending import USAGE, command, expand
 from experiments.runtime.storage import lasting_path
 
@@ -50,7 +50,7 @@ def short(module: str) -> str:
 
 # What each command is given inside a job, with a relative path for its result; None: it writes no result.
 IN_JOB: dict[str, list[str] | None] = {
-    "comparison": ["--out", "results"],
+    "compare": ["--out", "results"],
     "audit": None,
     "cli": ["grm", "score", "episode", "--model", "grm-mini"],
     "convert": ["raw", "dataset"],
@@ -92,7 +92,7 @@ def test_every_option_for_a_result_refuses_what_would_be_thrown_away() -> None:
     checked = 0
     for _, entry in every_command():
         arguments = import_module(entry.module).Arguments
-        if issubclass(arguments, RunArguments):  # RunFolder.resolve does it
+        if issubclass(arguments, FolderArguments):  # RunFolder.resolve does it
             continue
         hints = get_type_hints(arguments, include_extras=True)
         for name in {"out", "items"} & set(hints):

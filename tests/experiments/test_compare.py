@@ -1,52 +1,229 @@
+"""Studies: their files, their results, their pages, and one study for real."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from experiments.settings import ExperimentConfig
-from experiments.sweeps.comparison import main, markdown, pooled, steps_to_level
+from dopamine_rl.errors import BadInput
+from experiments.commands import compare
+from experiments.comparison.page import markdown, plot
+from experiments.comparison.results import read_result, summarise, write_result
+from experiments.comparison.study import STUDIES, load_study, study_names
+from experiments.comparison.unit import curve_seeds, shared_config, shared_key
+from experiments.job.plans import SETS, largest_set
+
+TEXT = """
+about = "A question."
+preset = "smoke"
+seeds = [0, 1]
+baseline = "sparse"
+[curve]
+every = 200
+episodes = 4
+[settings]
+env.lateral_m = 0.03
+cluster.num_cpus = 3
+[arms.sparse]
+reward = "sparse"
+[arms.fine]
+reward = "oracle"
+oracle_target = "keyframes"
+env.stride = 1
+"""
 
 
-def curve(*successes_of_ten):
-    """A point after every ten episodes of fifty environment steps."""
-    points, total = [], 0
-    for i, successes in enumerate(successes_of_ten, start=1):
-        total += successes
-        points.append({"environment_steps": 500 * i, "episodes": 10 * i, "successes": total})
-    return points
+@pytest.fixture
+def study(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "study.toml").write_text(TEXT)
+    return load_study(str(tmp_path / "mine"))
 
 
-def test_the_level_is_reached_where_twenty_episodes_in_a_row_have_it():
-    assert steps_to_level(curve(2, 9, 8, 10)) == 1500
-    assert steps_to_level(curve(10, 1, 1)) is None
-    assert steps_to_level(curve(10)) is None  # Ten episodes are too few to say so.
-    assert steps_to_level([]) is None
+def test_an_arm_has_the_settings_of_preset_study_and_its_own(study):
+    units = {unit.name: unit for unit in study.units()}
+    assert list(units) == ["sparse-0", "fine-0", "sparse-1", "fine-1"]
+    fine = units["fine-1"].config
+    assert (fine.reward, fine.oracle_target, fine.env.stride, fine.env.lateral_m) == ("oracle", "keyframes", 1, 0.03)
+    assert units["sparse-0"].config.env.stride == study.stride == 2
+    assert "cluster.num_cpus" not in units["fine-1"].settings  # where it runs does not matter
+    assert units["fine-1"].settings["env.lateral_m"] == 0.03
 
 
-def result(arm, seed, outcomes, clone, points):
-    return {"arm": arm, "seed": seed, "outcomes": outcomes, "clone": clone, "curve": points}
-
-
-def test_pooling_pairs_every_episode_with_the_clones():
-    clone = [True, False] * 10
-    results = [
-        result("grm", 0, [True] * 20, clone, curve(2, 10, 10)),
-        result("grm", 1, [True] * 10 + [False] * 10, clone, curve(10, 10)),
-        result("sparse", 0, clone, clone, curve(0, 0)),
+def test_no_two_seeds_share_an_episode(study):
+    configs = [unit.config for unit in study.units(["fine"], range(5))]
+    assert len({config.seed for config in configs}) == 5
+    size = largest_set(configs[0])
+    seen = [
+        config.demonstrations.first_seed + 1000 * k + i
+        for config in configs
+        for k in range(len(SETS))
+        for i in range(size)
     ]
-    grm, sparse = pooled(results, "grm"), pooled(results, "sparse")
-    assert grm["success"]["n"] == grm["gain"]["n"] == 40
-    assert grm["success"]["mean"] == pytest.approx(0.75)
-    assert grm["gain"]["mean"] == pytest.approx(0.25)
-    assert grm["seeds"] == [1.0, 0.5]
-    assert grm["environment_steps_to_level"] == (1500 + 1000) / 2
-    assert sparse["gain"]["mean"] == 0.0
-    assert sparse["environment_steps_to_level"] is None
-    page = markdown(ExperimentConfig(), {"grm": grm, "sparse": sparse}, seeds=2)
-    assert "| grm | 0.75" in page
-    assert "not reached" in page
+    assert len(seen) == len(set(seen))
+    assert not set(seen) & set(curve_seeds(study.curve))
+    with pytest.raises(BadInput, match="seeds"):
+        list(study.units(seeds=[1000]))
 
 
-@pytest.mark.parametrize(("flags", "named"), [(["--seeds", "0"], "seeds"), (["--arms", "gmr"], "untrained")])
-def test_bad_input_is_met_before_anything_starts(flags, named, capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(flags)
-    assert caught.value.code == 2
-    assert named in capsys.readouterr().err
+def test_arms_share_what_is_equal(study):
+    sparse, fine = (unit.config for unit in study.units(seeds=[0]))
+    assert shared_key(shared_config(sparse, 2)) == shared_key(shared_config(fine, 2))
+    model = replace(sparse, reward="grm")
+    other = replace(model, sft=replace(model.sft, target="geometric"))
+    keys = {shared_key(shared_config(config, 2)) for config in (sparse, model, other, replace(sparse, seed=1))}
+    assert len(keys) == 4
+    faster = replace(model, learner=replace(model.learner, updates_per_step=9.0), potential_scale=0.0)
+    assert shared_key(shared_config(faster, 2)) == shared_key(shared_config(model, 2))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "named"),
+    [
+        ('baseline = "sparse"', 'baseline = "spares"', "baseline = 'spares': name one of the arms"),
+        ("every = 200", "every = 0", "curve.every = 0"),
+        ("every = 200", "evry = 200", "evry"),
+        ("env.stride = 1", "env.strid = 1", "write env.stride"),
+        ("env.stride = 1", "env.stride = 0", "env.stride = 0"),
+        ('reward = "oracle"', 'reward = "orakel"', "reward = 'orakel'"),
+        ('preset = "smoke"', 'preset = "smok"', "preset = 'smok': give one of"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", "seeds = [0, 0]"),
+        ("seeds = [0, 1]", 'seeds = "0"', "seeds = '0': write a list"),
+        ("[arms.fine]", "[arms.'f/../x']", "arms.f/../x"),
+        ("[curve]", "[curves]", "curves"),
+        ("about =", "about", "give a readable TOML file"),
+    ],
+)
+def test_a_bad_study_file_is_refused_with_field_and_fix(tmp_path, capsys, before, after, named):
+    (tmp_path / "study.toml").write_text(TEXT.replace(before, after, 1))
+    with pytest.raises(SystemExit) as ended:
+        compare.main([str(tmp_path / "study.toml"), "--out", str(tmp_path / "out")])
+    assert ended.value.code in (1, 2)
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert named in line
+    assert "study.toml" in line
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_studies_that_ship_are_whole(name):
+    study = load_study(name)
+    units = list(study.units())
+    assert units
+    for unit in units:
+        read_result(STUDIES / name, study, unit)  # raises where the study file was changed since
+
+
+def result(rates, final="0101", gate=None):
+    points = [{"environment_steps": 200 * i, "outcomes": "1" * rate + "0" * (4 - rate)} for i, rate in enumerate(rates)]
+    return {"curve": points, "final": final, "gate": gate, "seconds": 1.5}
+
+
+def test_a_result_is_read_back_and_known_by_its_settings(study, tmp_path):
+    unit = next(study.units(["fine"]))
+    assert read_result(tmp_path, study, unit) is None
+    path = write_result(tmp_path, study, unit, result([1, 2, 4]))
+    stored = read_result(tmp_path, study, unit)
+    assert stored.curve.success.tolist() == [0.25, 0.5, 1.0]
+    assert stored.final == (False, True, False, True)
+    changed = replace(unit, settings={**unit.settings, "env.stride": 2})
+    with pytest.raises(BadInput, match=r"env.stride 1, now 2.*delete it"):
+        read_result(tmp_path, study, changed)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(BadInput, match="delete it to run the unit again"):
+        read_result(tmp_path, study, unit)
+
+
+def test_the_report_has_every_arm_and_seed(study, tmp_path):
+    for unit in study.units():
+        if unit.name != "fine-1":
+            rates = [1, 1, 1] if unit.arm == "sparse" else [1, 3, 3]
+            write_result(tmp_path, study, unit, result(rates, gate={"passed": False} if unit.arm == "fine" else None))
+    results = [found for unit in study.units() if (found := read_result(tmp_path, study, unit))]
+    table = summarise(results, list(study.arms), study.baseline)
+    fine = table["fine"]
+    assert fine["area_minus_baseline"]["seeds"] == [0]
+    assert fine["area_minus_baseline"]["value"] == pytest.approx(0.375)
+    assert fine["steps_ratio_0.5"] == {"value": 0.5, "at_most": True}
+    assert table["sparse"]["steps_to_0.5"] == [None, None]
+    page = markdown(study, table, ["fine-1"])
+    assert "Not complete" in page
+    assert "at most 0.50" in page
+    assert "| failed |" in page
+    plot(tmp_path / "curves.png", results, list(study.arms))
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    json.dumps(table, allow_nan=False)
+
+
+def test_areas_are_taken_up_to_the_shortest_budget(study):
+    long = replace(study, curve=study.curve)
+    results = []
+    for arm, rates in (("sparse", [0, 0, 0, 0, 0]), ("fine", [0, 4, 4])):
+        curve = result(rates)["curve"]
+        outcomes = np.array([[d == "1" for d in point["outcomes"]] for point in curve])
+        from experiments.comparison.results import LearningCurve, UnitResult
+
+        steps = tuple(point["environment_steps"] for point in curve)
+        results.append(UnitResult(arm, 0, LearningCurve(steps, outcomes), (True,), None, 1.0))
+    table = summarise(results, list(long.arms), "sparse")
+    assert table["sparse"]["budget"] == table["fine"]["budget"] == 400
+    assert table["fine"]["area"]["value"] == pytest.approx(0.75)
+
+
+REAL = """
+about = "Tiny."
+preset = "smoke"
+seeds = [0]
+[curve]
+every = 100
+episodes = 2
+[settings]
+training.environment_steps = 200
+learner.critic_warmup_updates = 20
+evaluation.episodes = 2
+cloning.trials = 2
+cloning.widths = [32]
+cloning.updates = 50
+cluster.num_cpus = 3
+demonstrations.reward_model = 2
+demonstrations.reward_model_failures = 0
+demonstrations.gate_successes = 1
+demonstrations.gate_failures = 1
+demonstrations.gate_rollouts = 0
+demonstrations.policy = 3
+sft.train.updates = 3
+[arms.sparse]
+reward = "sparse"
+[arms.fine]
+reward = "oracle"
+oracle_target = "keyframes"
+env.stride = 1
+[arms.grm]
+reward = "grm"
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.render
+@pytest.mark.slow
+def test_a_study_runs_and_what_is_done_is_not_done_again(tmp_path, capsys):
+    (tmp_path / "study.toml").write_text(REAL)
+    command = [str(tmp_path / "study.toml"), "--storage", str(tmp_path / "runs"), "--concurrent", "2"]
+    compare.main(command)
+    summary = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert summary["missing"] == []
+    assert set(summary["arms"]) == {"sparse", "fine", "grm"}
+    stored = json.loads((tmp_path / "results" / "grm-0.json").read_text())
+    assert stored["curve"][0]["environment_steps"] == 0
+    assert stored["curve"][-1]["environment_steps"] == stored["environment_steps"] >= 200
+    assert {len(point["outcomes"]) for point in stored["curve"]} == {2}
+    assert stored["labels"]["closed"]
+    assert stored["labels"]["asked"] > 0
+    assert stored["gate"]["passed"] is False
+    assert stored["provenance"]["seed"] == 0
+    assert (tmp_path / "report.md").read_text().count("| fine |")
+    shutil.rmtree(tmp_path / "runs")
+    before = (tmp_path / "results" / "grm-0.json").stat().st_mtime_ns
+    compare.main(command)
+    assert (tmp_path / "results" / "grm-0.json").stat().st_mtime_ns == before

@@ -14,13 +14,13 @@ import pytest
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import DeterministicPolicy
 from experiments import peg_insert, sweep
+from experiments.commands import compare
 from experiments.commands.audit import audit_run
 from experiments.runtime import ownership
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.resume import only_run
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps import comparison
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_run"
 
@@ -62,11 +62,12 @@ def old_run(request, tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, comparison.main])
+@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, compare.main])
 def test_going_on_with_it_is_refused_with_the_fix(old_run, main, capsys):
     before = {path: path.stat().st_mtime_ns for path in old_run.rglob("*")}
+    settings = [] if main is compare.main else ["--preset", str(old_run / "config.toml")]
     with pytest.raises(SystemExit) as caught:
-        main(["--preset", str(old_run / "config.toml"), "--out", str(old_run)])
+        main([*settings, "--out", str(old_run)])
     assert caught.value.code == 1
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "--fresh" in line

@@ -9,10 +9,10 @@ import pytest
 from dopamine_rl import provenance
 from dopamine_rl.errors import BadInput
 from experiments import peg_insert, sweep
+from experiments.commands import compare
 from experiments.runtime import ownership
 from experiments.runtime.resume import PhaseStore, only_run
 from experiments.runtime.storage import RunFolder
-from experiments.sweeps import comparison
 
 
 def tree(folder):
@@ -33,12 +33,13 @@ def home(tmp_path):
     return home
 
 
-@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, comparison.main])
+@pytest.mark.parametrize("main", [peg_insert.main, sweep.main, compare.main])
 @pytest.mark.parametrize("flags", [[], ["--fresh"]])
 def test_a_folder_that_is_no_run_is_not_touched(home, main, flags, capsys):
     before = tree(home)
+    settings = [] if main is compare.main else ["--preset", "smoke"]
     with pytest.raises(SystemExit) as caught:
-        main(["--preset", "smoke", "--out", str(home), *flags])
+        main([*settings, "--out", str(home), *flags])
     assert caught.value.code == 1
     assert tree(home) == before
     [line] = capsys.readouterr().err.strip().splitlines()
@@ -84,14 +85,18 @@ def begun(folder):
             "records/a.npz",
             "records/references/0123abcd.npz",
             "tensorboard/events.out.tfevents.1",
-            "arms/grm_0/phases/train.json",
-            "arms/grm_0/policy.safetensors",
+            "units/grm-0/phases/train.json",
+            "units/grm-0/policy.safetensors",
+            "units/grm-0/policies/000001000.safetensors",
+            "prepared/0-0123abcd/grm/grm.json",
+            "results/grm-0.json",
+            "curves.png",
             "tune/20260101-000000/trial_000/curve.jsonl",
             "curve.jsonl",
             "grm.train/state.pt",
             "sweep.json",
             ".policy.0123abcd.safetensors",
-            "arms/.grm_0.0123abcd/x",
+            "units/.grm-0.0123abcd/x",
         )
         PhaseStore(RunFolder(folder)).run("gate", 1, lambda: 1, lambda: None)
 
@@ -102,8 +107,8 @@ def test_fresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
     mine = [
         "notes.txt",
         "records/notes.txt",
-        "arms/grm_0/notes.txt",
-        "arms/other/policy.safetensors",
+        "units/grm-0/notes.txt",
+        "units/other/policy.safetensors",
         "best/policy.mp4",
     ]
     write(folder, *mine)
@@ -111,7 +116,7 @@ def test_fresh_removes_what_a_run_wrote_and_nothing_else(tmp_path):
         files = {name for name in tree(folder) if (folder / name).is_file()}
         assert files == {".lock", "run.json", *mine}
     assert "notes.txt" in said[0]
-    assert "arms/other" in said[0]
+    assert "units/other" in said[0]
 
 
 def test_fresh_leaves_no_folder_of_a_run_alone(tmp_path):

@@ -10,10 +10,9 @@ from dopamine_rl.errors import BadInput
 from experiments import peg_insert as train
 from experiments import sweep
 from experiments.chaos import __main__ as chaos
-from experiments.commands import audit, evaluate, grm_pairs, serve
+from experiments.commands import audit, compare, evaluate, grm_pairs, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
-from experiments.sweeps import comparison
 
 SEEDS = (
     "seed",
@@ -100,7 +99,9 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         (audit.main, ["nowhere"], "RUN = 'nowhere': there is no such folder"),
         (evaluate.main, [NO_POLICY], f"POLICY = '{NO_POLICY}': give a policy"),
         (serve.main, ["grm-mini", "--engine", "nope:Nope"], "--engine = 'nope:Nope': there is no module 'nope'"),
-        (comparison.main, ["--seed", "2147483646"], "seed = 2147483646: give at most 2147483645 with --seeds 3"),
+        (compare.main, ["--seeds", "11"], "seeds = 11: give at most 10: each takes 90 of a set's 1000 seeds"),
+        (compare.main, ["nothing"], "STUDY = 'nothing': give one of"),
+        (compare.main, ["--arms", "gmr"], "--arms = 'gmr': choose from sparse, grm"),
         (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
         (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
     ],

@@ -1,5 +1,9 @@
+import errno
 import json
+import os
+import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -104,3 +108,19 @@ def test_a_report_replaces_reports_alone(tmp_path: Path) -> None:
     (tmp_path / "hops").mkdir()
     (tmp_path / "hops" / "episode.npz").touch()  # an earlier report was interrupted
     check_own_report(tmp_path, names, "model_version")
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_any_work(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "new" / "deep", tmp_path, Path("relative")):
+        check_folder(path)
+    for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
+        with pytest.raises(BadInput, match=r"--out = .* is a file: give (a|another) folder"):
+            check_folder(path)
+    denied = PermissionError(
+        errno.EACCES, os.strerror(errno.EACCES)
+    )  # the tests may run as root, who may write anywhere
+    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=denied))
+    with pytest.raises(BadInput, match=r"--out = .*: give a writable folder \(Permission denied\)"):
+        check_folder(tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -10,12 +10,13 @@ import pytest
 
 from dopamine_rl.config import load_preset
 from dopamine_rl.errors import BadInput
+from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 from experiments.sweep import main
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
-from experiments.sweeps.space import Choice, Range, at_point, bundles, concurrency, flags, rungs, sample, space
+from experiments.sweeps.space import Choice, Range, at_point, flags, rungs, sample, space
 from experiments.sweeps.trial import figures
 from learner.config import LearnerConfig
 from tests.experiments.test_peg_insert import ROOT, TINY, environment

@@ -15,7 +15,6 @@ from experiments.reports.video import write_film
 from experiments.runtime.console import Console
 from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
-from experiments.sweeps import comparison
 
 
 @pytest.fixture
@@ -99,26 +98,6 @@ def test_a_film_shows_the_tasks_reward_alone(tmp_path):
     assert len(curves.progress) == 0
     path = write_film(tmp_path / "policy.mp4", enumerate(film.views), curves, "title")
     assert path.stat().st_size > 1000
-
-
-@pytest.mark.parametrize(
-    ("names", "model"), [(["sparse", "oracle"], False), (["sparse", "naive"], True), (["untrained"], False)]
-)
-def test_arms_train_a_model_only_where_one_of_them_asks_it(calls, tmp_path, monkeypatch, names, model):
-    from contextlib import nullcontext
-
-    from experiments.runtime import cluster
-
-    gates = []
-    verdict = type("Verdict", (), {"passed": True})
-    monkeypatch.setattr(cluster, "ray_cluster", lambda config: nullcontext())
-    monkeypatch.setattr(phases, "gate", lambda run, prepared: (gates.append(1), verdict))
-    monkeypatch.setattr(phases, "evaluate", lambda run, compared: {"bc": [True], "straight_push": [False]})
-    monkeypatch.setattr(phases, "reference", lambda run: None)
-    curve = [{"environment_steps": 1, "episodes": 1, "successes": 1}]
-    monkeypatch.setattr(comparison, "_train_arm", lambda *_: {"outcomes": [True], "curve": curve})
-    comparison.main(["--arms", *names, "--seeds", "1", "--out", str(tmp_path / "arms")])
-    assert ("reward model" in calls) == bool(gates) == model
 
 
 def test_the_report_of_a_run_with_a_model_has_every_section(tmp_path):

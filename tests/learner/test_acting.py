@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -54,11 +55,14 @@ class Walk(gymnasium.Env[Any, Any]):
     steps = 0
 
     def __init__(self, config: Any) -> None:
-        self.mine = config.worker_index == config["runner"]
+        self.runner, self.mine = config.worker_index, config.worker_index == config["runner"]
         self.trouble, self.folder = config["trouble"], Path(config["folder"])
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         self.t, self.x = 0, 0.0
+        if seed is not None:
+            with (self.folder / "seeds").open("a", encoding="utf-8") as file:
+                file.write(f"{self.runner} {seed}\n")
         if Walk.steps >= 15:
             self._meet("reset")
         return self._see()
@@ -72,10 +76,12 @@ class Walk(gymnasium.Env[Any, Any]):
         return observation, 0.0, False, self.t >= HORIZON, info
 
     def _meet(self, call: str) -> None:
-        """Once: hang, or crash as programs do, with an exception that has no arguments."""
+        """Once: hang, die, or crash as programs do, with an exception that has no arguments."""
         if not self.mine or not self.trouble.endswith(call) or (self.folder / "met").exists():
             return
         (self.folder / "met").write_text(str(os.getpid()))
+        if self.trouble.startswith("dies"):
+            os._exit(1)
         while self.trouble.startswith("hangs"):
             time.sleep(0.1)
         raise AssertionError
@@ -213,6 +219,56 @@ def unfinished(algorithm: Any) -> set[str]:
         return set()
     online = algorithm.feed.online
     return {name for name in online.episodes if len(online.times(name)) < HORIZON}
+
+
+@pytest.mark.ray
+def test_a_restarted_env_runner_begins_with_other_seeds(build: Any, tmp_path: Path) -> None:
+    algorithm = build("dies at step", num_envs_per_env_runner=2)
+
+    def seeds() -> list[tuple[int, int]]:
+        lines = (tmp_path / "seeds").read_text().splitlines()
+        return [(int(runner), int(seed)) for runner, seed in map(str.split, lines)]
+
+    while len(seeds()) < 6 if (tmp_path / "seeds").exists() else True:
+        algorithm.train()
+    assert {seed for runner, seed in seeds() if runner == 1} == {2, 3}
+    again = env_runner.environment_seed(1, runner=2, environments=2, restarts=1)
+    assert [seed for runner, seed in seeds() if runner == 2] == [4, 5, again, again + 1]
+    algorithm.train()
+
+
+@pytest.mark.ray
+def test_an_env_runner_that_was_restarted_while_idle_does_not_act_with_initial_weights(build: Any) -> None:
+    algorithm = build("none")
+    algorithm.train()
+    algorithm.acting.take(everyone=True)
+    before = pids(algorithm)
+    os.kill(before[1], signal.SIGKILL)
+    while True:
+        try:
+            if pids(algorithm)[1] != before[1]:
+                break
+        except ray.exceptions.RayError:
+            time.sleep(0.1)
+    algorithm.acting.request()
+    assert len(algorithm.acting.take(everyone=True)) == 1
+    assert any(line.endswith(": its process was restarted while it was idle") for line in algorithm.lines)
+    while not any("back" in line for line in algorithm.lines):
+        algorithm.train()
+    algorithm.train()
+
+
+def test_no_two_environments_have_the_same_seed() -> None:
+    seeds = [
+        env_runner.environment_seed(7, runner, 3, restarts, recreated) + environment
+        for runner in range(1, 5)
+        for restarts in range(3)
+        for recreated in range(3)
+        for environment in range(3)
+    ]
+    assert len(set(seeds)) == len(seeds)
+    assert [env_runner.environment_seed(7, runner, 1) for runner in range(3)] == [7, 8, 9]
+    assert max(seeds) < 2**31
 
 
 @pytest.mark.ray

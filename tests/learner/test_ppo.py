@@ -61,6 +61,12 @@ def test_ppo_begins_with_the_clone(cluster: None, tmp_path: Path) -> None:
     algorithm.stop()
 
 
+@pytest.mark.parametrize(("runners", "environments"), [(2, 3), (1, 1), (7, 5)])
+def test_a_batch_need_not_be_a_multiple_of_the_fragments(runners: int, environments: int) -> None:
+    learner = replace(LEARNER, num_env_runners=runners, num_envs_per_env_runner=environments, ppo_batch_size=200)
+    make_ppo_config(TASK, replace(learner, ppo_minibatch_size=50, rollout_fragment_length=8)).validate()
+
+
 def test_the_held_potential_of_a_fragment_covers_its_last_observation() -> None:
     labels = replace(
         toy.labels(np.array([[1.2, 0.0], [0.6, 0.0], [0.3, 0.0]]), np.zeros(2), terminated=False),

@@ -1,14 +1,16 @@
 """What a training remembers: files that only grow and are cut to the checkpoint, and a state of constant size."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import JsonLines
+from dopamine_rl.policy import load_policy, policy_provenance
 from learner.config import TrainingConfig
 from learner.training import LabelLedger, LatencyHistogram, Progress, series, train
 
@@ -86,6 +88,23 @@ def test_the_only_episode_of_an_iteration_counts(tmp_path, potential, without):
     assert ends == ({None} if without else {0.25})
 
 
+@pytest.mark.parametrize("damage", ["cut", "list", "field", "ledger"])
+def test_a_checkpoint_that_cannot_be_resumed_is_named_instead_of_training_from_the_start(tmp_path, damage):
+    path = tmp_path / "progress.json"
+    assert Progress.load(tmp_path, "key") is None
+    Progress().save(path, "key", {})
+    assert Progress.load(tmp_path, "another key") is None
+    stored = json.loads(path.read_text())
+    if damage == "field":
+        stored["of_newer_code"] = 1
+    elif damage == "ledger":
+        del stored["ledger"]
+    text = json.dumps([stored] if damage == "list" else stored)
+    path.write_text(text[:-5] if damage == "cut" else text)
+    with pytest.raises(BadInput, match=r"progress\.json = .*: resume with the code .* --fresh"):
+        Progress.load(tmp_path, "key")
+
+
 class Steps:
     """An algorithm that acts ten steps an iteration, and finishes an episode in each."""
 
@@ -127,6 +146,16 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
         {"commit": "abc"},
         **more,
     )
+
+
+def test_a_policy_names_what_made_it_and_old_ones_can_be_read(tmp_path):
+    run(tmp_path, Steps())
+    assert policy_provenance(tmp_path / "policy.safetensors") == {"commit": "abc"}
+    old = Path(__file__).parents[1] / "fixtures" / "old_run" / "policy.safetensors"
+    assert policy_provenance(old) is None
+    assert load_policy(old)
+    with pytest.raises(CheckpointError):
+        policy_provenance(tmp_path / "curve.jsonl")
 
 
 def lines(path):

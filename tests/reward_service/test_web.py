@@ -100,6 +100,16 @@ def test_a_pipelined_half_head_is_closed() -> None:
         assert _closed(connection).count(b"HTTP/1.1 200") == 1
 
 
+@pytest.mark.parametrize(
+    ("sent", "answers"), [(GET + b"\r\n", 1), (2 * (GET + b"\r\n"), 2), (GET, 0), (GET + b"\r\n" + GET, 1)]
+)
+def test_a_client_that_sends_no_more_gets_its_answers(sent: bytes, answers: int) -> None:
+    with _listening(replace(QUICK, head_s=60.0)) as port, _connect(port) as connection:
+        connection.sendall(sent)
+        connection.shutdown(socket.SHUT_WR)
+        assert _closed(connection).count(b"HTTP/1.1 200") == answers
+
+
 @pytest.mark.parametrize("framing", [b"Content-Length: 1000\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
 def test_a_body_without_end(framing: bytes) -> None:
     head = b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"

@@ -1,0 +1,1 @@
+"""Studies: settings × seeds compared with equal budgets, and reported with intervals."""

@@ -1,0 +1,254 @@
+"""A study file: which arms are compared, with which seeds, and how. No ray import.
+
+    about = "What the shape of the potential costs."
+    preset = "laptop"
+    seeds = [0, 1, 2]
+    baseline = "sparse"
+
+    [curve]
+    every = 2000
+
+    [settings.env]                       # of all arms
+    lateral_m = 0.03
+
+    [arms.sparse]
+    reward = "sparse"
+
+    [arms.oracle]
+    reward = "oracle"
+    env.stride = 1
+
+A seed draws its own demonstrations, cloned policy, reward model and learner; arms with the same seed share them.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dopamine_rl.config import load_table, preset_names
+from dopamine_rl.errors import BadInput, require, seed_check
+from experiments.job.plans import largest_set
+from experiments.runtime.arguments import PRESETS
+from experiments.settings import ExperimentConfig
+
+STUDIES = Path(__file__).resolve().parents[1] / "studies"
+"""Studies that come with the project: NAME/study.toml, and the results of their units beside it."""
+STUDY_FILE = "study.toml"
+PLACES = ("cluster", "service", "simulation", "tracking")
+"""Sections of settings that do not change a result."""
+SPAN = 1000
+"""Seeds of a set of demonstrations (experiments.job.plans)."""
+
+
+@dataclass(frozen=True)
+class CurveConfig:
+    """Evaluation of the policy during training, without exploration noise."""
+
+    every: int = 2000
+    """Environment steps between two points."""
+    episodes: int = 50
+    """Unseen episodes per point, the same for all points, arms and seeds."""
+    first_seed: int = 60_000
+    """Seed of the first of them. They are used for nothing else."""
+
+    def __post_init__(self) -> None:
+        require(
+            "curve",
+            self,
+            ("every", self.every >= 1, "give at least 1"),
+            ("episodes", self.episodes >= 1, "give at least 1"),
+            seed_check("first_seed", self.first_seed),
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One training of a study.
+
+    Args:
+        arm: name of the arm.
+        seed: of demonstrations, cloned policy, reward model and learner.
+        config: resolved settings.
+        settings: the settings that the study file gives this arm, by dotted name: what its result is known by.
+    """
+
+    arm: str
+    seed: int
+    config: ExperimentConfig
+    settings: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Name of its result and of its folder."""
+        return f"{self.arm}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file.
+
+    Args:
+        name: of its folder.
+        path: the file.
+        about: what it asks, in a sentence.
+        preset: preset that all arms start from.
+        seeds: default seeds.
+        baseline: arm that the others are compared with.
+        curve: evaluation during training.
+        settings: settings of all arms, as nested tables.
+        arms: settings of each arm, as nested tables.
+    """
+
+    name: str
+    path: Path
+    about: str
+    preset: str
+    seeds: tuple[int, ...]
+    baseline: str
+    curve: CurveConfig
+    settings: Mapping[str, Any]
+    arms: Mapping[str, Mapping[str, Any]]
+    base: ExperimentConfig = field(repr=False)
+
+    @property
+    def stride(self) -> int:
+        """Environment steps between scored frames, unless an arm has its own."""
+        return load_table(ExperimentConfig, self.settings, self.base).env.stride
+
+    def units(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Iterator[Unit]:
+        """The trainings of some arms and seeds (by default all), seed by seed.
+
+        Raises:
+            BadInput: an arm does not exist, or a setting is invalid.
+        """
+        for arm in arms:
+            if arm not in self.arms:
+                raise BadInput("--arms", arm, f"choose from {', '.join(self.arms)}")
+        configs = {arm: self._config(arm) for arm in arms or self.arms}
+        for seed in seeds or self.seeds:
+            for arm, config in configs.items():
+                yield Unit(arm, seed, _with_seed(config, seed), self._settings(arm))
+
+    def _settings(self, arm: str) -> dict[str, Any]:
+        """An arm's settings by dotted name, without those that say where it runs."""
+        settings = flat(_merged(self.settings, self.arms[arm]))
+        return {name: value for name, value in settings.items() if name.partition(".")[0] not in PLACES}
+
+    def _config(self, arm: str) -> ExperimentConfig:
+        table = _merged(self.settings, self.arms[arm])
+        try:
+            return load_table(ExperimentConfig, table, self.base)
+        except BadInput as error:
+            raise BadInput(f"{self.path}: arms.{arm}: {error.field}", error.value, error.fix) from error
+
+
+def load_study(name: str) -> Study:
+    """Read a study by name, or its file or folder by path.
+
+    Raises:
+        BadInput: there is no such study, or its file is invalid; names the file and the field.
+    """
+    path = _find(name)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput("STUDY", str(path), f"give a readable TOML file: {error}") from error
+    try:
+        return _study(path, table)
+    except BadInput as error:
+        raise BadInput(f"{path}: {error.field}", error.value, error.fix) from error
+
+
+def study_names() -> list[str]:
+    """Names of the studies that come with the project."""
+    return sorted(path.parent.name for path in STUDIES.glob(f"*/{STUDY_FILE}"))
+
+
+def _find(name: str) -> Path:
+    if name in study_names():
+        return STUDIES / name / STUDY_FILE
+    path = Path(name)
+    path = path / STUDY_FILE if path.is_dir() else path
+    if not path.is_file():
+        raise BadInput("STUDY", name, f"give one of {', '.join(study_names())}, or your own file {STUDY_FILE}")
+    return path.resolve()
+
+
+KEYS = {"about": str, "preset": str, "seeds": list, "baseline": str, "curve": dict, "settings": dict, "arms": dict}
+
+
+def _study(path: Path, table: Mapping[str, Any]) -> Study:
+    for key, value in table.items():
+        if key not in KEYS:
+            raise BadInput(key, value, f"remove it, or write one of {', '.join(KEYS)}")
+        if not isinstance(value, KEYS[key]):
+            raise BadInput(key, value, f"write a {KEYS[key].__name__}")
+    arms, seeds = table.get("arms", {}), tuple(table.get("seeds", [0]))
+    if not arms:
+        raise BadInput("arms", arms, "give at least one arm, as a table [arms.NAME]")
+    for arm, settings in arms.items():
+        if not re.fullmatch(r"\w+", arm) or not isinstance(settings, dict):
+            raise BadInput(f"arms.{arm}", settings, "give a table [arms.NAME]; names have letters, digits and '_'")
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise BadInput("seeds", list(seeds), "give a list of different whole numbers, 0 or more")
+    baseline = table.get("baseline", next(iter(arms)))
+    if baseline not in arms:
+        raise BadInput("baseline", baseline, f"name one of the arms: {', '.join(arms)}")
+    preset = table.get("preset", "laptop")
+    base = PRESETS / f"{preset}.toml"
+    if not base.is_file():
+        raise BadInput("preset", preset, f"give one of {', '.join(preset_names(PRESETS))}")
+    return Study(
+        name=path.parent.name if path.name == STUDY_FILE else path.stem,
+        path=path,
+        about=table.get("about", ""),
+        preset=preset,
+        seeds=seeds,
+        baseline=baseline,
+        curve=load_table(CurveConfig, table.get("curve", {}), CurveConfig()),
+        settings=table.get("settings", {}),
+        arms=arms,
+        base=load_table(ExperimentConfig, tomllib.loads(base.read_text(encoding="utf-8")), ExperimentConfig()),
+    )
+
+
+def _with_seed(config: ExperimentConfig, seed: int) -> ExperimentConfig:
+    """The config with all seeds of this seed: no two seeds share a demonstration.
+
+    Raises:
+        BadInput: the sets of demonstrations of so large a seed would overlap.
+    """
+    size = largest_set(config)
+    if (seed + 1) * size > SPAN:
+        fix = f"give at most {SPAN // size - 1}: each takes {size} of a set's {SPAN} seeds"
+        raise BadInput("seeds", seed, fix)
+    first = config.demonstrations.first_seed + seed * size
+    train = replace(config.sft.train, seed=seed)
+    return replace(
+        config,
+        seed=seed,
+        demonstrations=replace(config.demonstrations, first_seed=first),
+        sft=replace(config.sft, train=train),
+    )
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables; values of the second replace those of the first."""
+    merged = dict(first)
+    for name, value in second.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merged(merged[name], value) if both else value
+    return merged
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested tables as one, by dotted name."""
+    entries: dict[str, Any] = {}
+    for name, value in table.items():
+        entries |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return entries
