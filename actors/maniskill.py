@@ -13,7 +13,7 @@ from scipy.spatial.transform import Rotation
 
 from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
-from actors.tasks.task import ObjectState, ObjectTask, Task
+from actors.tasks.task import ObjectState, ObjectTask, PrecisePlace, Task
 from dopamine_rl.errors import BadInput, seed_check
 from dopamine_rl.types import Views
 
@@ -96,12 +96,14 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     last step; and `oracle_progress` (float in [0, 1]) where the config asks for it.
 
     Args:
+        task: of the config.
         scene: what is simulated; closed with the environment.
         observation_size: length of the observation.
     """
 
-    def __init__(self, config: EnvConfig, scene: TabletopScene, observation_size: int) -> None:
+    def __init__(self, config: EnvConfig, task: Task, scene: TabletopScene, observation_size: int) -> None:
         self.config, self.environment_step, self._stride = config, 0, config.stride
+        self.task = task
         self._scene, self._pictures = scene, bool(config.views)
         self._insertion = config.start == "insertion"
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
@@ -172,6 +174,28 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self._scene.restore(states)
         return self._observe()
 
+    @property
+    def place(self) -> PrecisePlace:
+        """Where the task asks for precision. Raises BadInput where it does nowhere."""
+        if self.task.place is None:
+            raise BadInput("env.task", self.config.task, "choose a task that goes into a hole: a peg's or a charger's")
+        return self.task.place
+
+    def put(self, where: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Put the held object, at rest and turned the right way, before that place.
+
+        Args:
+            where: [gap, y, z], metres (actors.tasks.task.PrecisePlace).
+        Returns:
+            [gap, y, z] where it came to rest.
+        Raises:
+            BadInput: the task has no such place.
+            RuntimeError: the arm cannot reach that.
+        """
+        self.place.put(self._scene, where)
+        self._observe()  # reads the state there
+        return self.place.where(self.state())
+
     def close(self) -> None:
         """Release the scene's memory."""
         self._scene.close()
@@ -208,7 +232,7 @@ class PegInsertionEnv(SimulatedEnv):
 
         rebuild = config.start == "standard"
         self._peg_scene = PegScene(task.cameras, config.views, config.image_size, APPEARANCES[config.look], rebuild)
-        super().__init__(config, self._peg_scene, OBSERVATION_SIZE)
+        super().__init__(config, task, self._peg_scene, OBSERVATION_SIZE)
         if self._insertion:
             self._peg_scene.build(config.geometry_seed)
 
@@ -249,8 +273,8 @@ class ObjectEnv(SimulatedEnv):
         from actors.scene import build_scene
 
         scene = build_scene(task, config.views, config.image_size, APPEARANCES[config.look])
-        super().__init__(config, scene, observation_size=10)
-        self.task = task
+        super().__init__(config, task, scene, observation_size=10)
+        self._task = task
 
     def state(self) -> ObjectState:
         """The simulator's true state, read once a step, for scripted experts and evaluation."""
@@ -258,10 +282,10 @@ class ObjectEnv(SimulatedEnv):
 
     def true_progress(self) -> float:
         """As the task has it."""
-        return self.task.progress(self.state(), self._first)
+        return self._task.progress(self.state(), self._first)
 
     def _observe(self) -> NDArray[np.float32]:
-        state = self._state = self.task.read(self._scene)
+        state = self._state = self._task.read(self._scene)
         positions = [matrix[:3, 3] for matrix in (state.tool, state.item, state.goal)]
         return np.concatenate([*positions, [state.grasped]]).astype(np.float32)
 
@@ -276,4 +300,4 @@ class ObjectEnv(SimulatedEnv):
 
     def _begin(self, seed: int) -> None:
         self._scene.reset(seed=seed)
-        self._first = self.task.read(self._scene)
+        self._first = self._task.read(self._scene)

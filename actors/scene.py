@@ -19,8 +19,11 @@ from mani_skill.envs.sapien_env import BaseEnv
 from mani_skill.sensors.camera import CameraConfig
 from mani_skill.utils import sapien_utils
 from mani_skill.utils.registration import REGISTERED_ENVS
+from mani_skill.utils.structs import Pose
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
+from actors.geometry import Matrix, inverse, pose, to_matrix
 from actors.tasks.task import Camera, Task
 from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.types import Views
@@ -29,6 +32,18 @@ NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python
 
 SHUT_M = -0.01
 """Target of the fingers when the gripper presses, metres from the middle."""
+OPEN_M = 0.04
+"""Target of the open fingers."""
+SETTLING_STEPS = 20
+"""Simulation steps (10 ms each) in which an object put between the fingers comes to rest in the grasp."""
+POSTURE_RAD = (0.0, np.pi / 8, 0.0, -np.pi * 5 / 8, 0.0, np.pi * 3 / 4)
+"""The arm's joints but the last at rest; poses are reached near this posture."""
+
+
+def to_pose(matrix: Matrix) -> sapien.Pose:
+    """A pose as SAPIEN's."""
+    x, y, z, w = Rotation.from_matrix(matrix[:3, :3]).as_quat()
+    return sapien.Pose(matrix[:3, 3].astype(np.float32), np.array([w, x, y, z], np.float32))
 
 
 class Appearance(Protocol):
@@ -135,6 +150,54 @@ class TabletopScene(BaseEnv):
                 f"env_states/{kind}/{name}", name, f"give a trajectory of ManiSkill's Panda among {', '.join(bodies)}"
             )
         return name
+
+    def hold(self, item: Any, at: Matrix, grasp: Matrix, finger_m: float, wrist_rad: float) -> None:
+        """Put an object at a pose of the world, held by the gripper, everything at rest.
+
+        The outcome depends on the arguments and the geometry alone, bit for bit. Two things see to it: the object is
+        taken far away for a step, so that the engine drops what it remembers of the last contacts; then it meets one
+        finger before the other, because the engine's solver works through contacts in the order in which they were
+        found. Its weight takes it some millimetres down in the grasp.
+
+        Args:
+            item: ManiSkill's actor.
+            at: where its frame shall be.
+            grasp: pose of the tool in its frame.
+            finger_m: of each finger from the middle when it touches.
+            wrist_rad: the arm's last joint, about.
+        Raises:
+            RuntimeError: the arm cannot reach that.
+        """
+        joints = self._joints_for(at @ grasp, wrist_rad)
+        arm, gripper = (self.agent.controller.controllers[name] for name in ("arm", "gripper"))
+        arm.set_drive_targets(torch.as_tensor(joints[None], dtype=torch.float32))
+        gripper.set_drive_targets(torch.full((1, 2), OPEN_M))
+        beside_one_finger = at @ grasp @ pose([0.0, 0.1, 0.0]) @ inverse(grasp)
+        for waiting in (pose([0.0, -0.6, 0.5]), beside_one_finger):
+            self._set(joints, OPEN_M, item, waiting)
+            self.scene.step()
+        self._set(joints, finger_m, item, at)
+        gripper.set_drive_targets(torch.full((1, 2), SHUT_M))
+        for _ in range(SETTLING_STEPS):
+            self.scene.step()
+        self.agent.controller.reset()
+
+    def _set(self, joints: NDArray[np.float64], finger_m: float, item: Any, at: Matrix) -> None:
+        qpos = torch.as_tensor([[*joints, finger_m, finger_m]], dtype=torch.float32)
+        self.agent.robot.set_qpos(qpos)
+        item.set_pose(Pose.create(to_pose(at)))
+        self._clear_sim_state()
+
+    def _joints_for(self, tool: Matrix, wrist_rad: float) -> NDArray[np.float64]:
+        """The seven arm joints that bring the tool to a pose, near the posture of rest."""
+        rest = torch.tensor([[*POSTURE_RAD, wrist_rad, OPEN_M, OPEN_M]])
+        base = to_matrix(self.agent.robot.pose.raw_pose)
+        target = Pose.create(to_pose(inverse(base) @ tool))
+        joints = self.agent.controller.controllers["arm"].kinematics.compute_ik(target, rest.float())
+        limits = self.agent.robot.get_qlimits()[0, :7]
+        if joints is None or bool(((joints[0] < limits[:, 0]) | (joints[0] > limits[:, 1])).any()):
+            raise RuntimeError(f"the arm cannot reach {tool[:3, 3]}; choose another geometry seed or smaller offsets")
+        return joints[0].numpy().astype(np.float64)
 
     def pictures(self) -> Views:
         """Render the views now: uint8 [V, H, W, 3]."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
+from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.interfaces import OnProgress
 
 
@@ -39,7 +40,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "play_back", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "play_back", "probe", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -106,6 +107,12 @@ class SimulationWorker:
         from actors.playback import play_back_missing
 
         return play_back_missing(self._get(), path, number, out_dir)
+
+    def probe(self, seed: int) -> ProbePictures:
+        """Record the states of the precision probe."""
+        from actors.probe import record_probe
+
+        return record_probe(self._get(), seed)
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""

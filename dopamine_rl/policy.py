@@ -16,23 +16,28 @@ from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically
 
 PolicyState = dict[str, NDArray[np.float32]]
-"""`actor.*` and, for a residual policy, `base.*` and `residual_scale`; names as in the state of networks.Policy."""
+"""`actor.*` and, for a residual policy, `base.*` and `residual_scale`; names as in the state of networks.Policy. With
+`critic.*`, of a networks.CriticEnsemble, a residual policy takes the better of its own action and the base's."""
+
+LAYER_NORM_EPSILON = np.float32(1e-5)
+"""As in torch."""
 
 PROVENANCE = "provenance"
 """Key of a policy file's metadata."""
 
 
 class DeterministicPolicy:
-    """The mean action of a policy.
+    """The mean action of a policy; with critics in the file, the better of it and the base's.
 
     Args:
-        state: arrays of a `Policy`; with a base also `residual_scale`.
+        state: arrays of a `Policy`; with a base also `residual_scale`, and `critic.*` if it chooses.
     """
 
     def __init__(self, state: Mapping[str, NDArray[np.float32]]) -> None:
         self._actor = _Actor(state, "actor")
         self._base = _Actor(state, "base") if "base.mean.weight" in state else None
         self._scale = np.float32(state["residual_scale"].item() if self._base else 0.0)
+        self._critic = _Critics(state, "critic") if "critic.weights.0" in state else None
 
     @classmethod
     def load(cls, path: Path) -> DeterministicPolicy:
@@ -52,7 +57,36 @@ class DeterministicPolicy:
         action = np.tanh(self._actor(observations))
         if self._base is None:
             return action
-        return np.clip(np.tanh(self._base(observations)) + self._scale * action, -1.0, 1.0)
+        base = np.tanh(self._base(observations))
+        residual = np.clip(base + self._scale * action, -1.0, 1.0)
+        if self._critic is None:
+            return residual
+        normalised = self._actor.normalise(observations)
+        better = self._critic(normalised, residual) > self._critic(normalised, base)
+        return np.where(better[..., None], residual, base)
+
+
+class _Critics:
+    """The mean of an ensemble of critics."""
+
+    def __init__(self, state: Mapping[str, NDArray[np.float32]], prefix: str) -> None:
+        layers = sum(name.startswith(f"{prefix}.weights.") for name in state)
+        linear = [(state[f"{prefix}.weights.{i}"], state[f"{prefix}.biases.{i}"]) for i in range(layers)]
+        norms = [(state[f"{prefix}.gains.{i}"], state[f"{prefix}.shifts.{i}"]) for i in range(layers - 1)]
+        self._hidden, self._last = list(zip(linear, norms, strict=False)), linear[-1]
+
+    def __call__(self, normalised: NDArray[np.float32], actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Q values [...] of normalised observations [..., D] and actions [..., A]."""
+        joined = np.concatenate((normalised, actions), -1)
+        values = joined.reshape(-1, joined.shape[-1])
+        for (weight, bias), (gain, shift) in self._hidden:
+            values = values @ weight + bias
+            values = (values - values.mean(-1, keepdims=True)) / np.sqrt(
+                values.var(-1, keepdims=True) + LAYER_NORM_EPSILON
+            )
+            values = np.maximum(values * gain + shift, 0.0)
+        weight, bias = self._last
+        return (values @ weight + bias).mean(0).reshape(joined.shape[:-1])
 
 
 class _Actor:
@@ -62,11 +96,14 @@ class _Actor:
         self._layers = [(state[f"{name}.weight"].T, state[f"{name}.bias"]) for name in names]
         self._mean, self._std = state[f"{prefix}.observation_mean"], state[f"{prefix}.observation_std"]
 
+    def normalise(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
+        given = np.asarray(observations, np.float32)
+        if given.shape[-1:] != self._mean.shape:
+            raise BadInput("observations", given.shape, f"give {len(self._mean)} numbers in the last axis")
+        return (given - self._mean) / self._std
+
     def __call__(self, observations: NDArray[np.float32]) -> NDArray[np.float32]:
-        hidden = np.asarray(observations, np.float32)
-        if hidden.shape[-1:] != self._mean.shape:
-            raise BadInput("observations", hidden.shape, f"give {len(self._mean)} numbers in the last axis")
-        hidden = (hidden - self._mean) / self._std
+        hidden = self.normalise(observations)
         for weight, bias in self._layers[:-1]:
             hidden = np.maximum(hidden @ weight + bias, 0.0)
         weight, bias = self._layers[-1]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.types import FoldedProgress, FusionConfig, ScoreReply, ScoreRequest
+from dopamine_rl.types import PERSPECTIVES, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest
 
 Floats = NDArray[np.float64]
 
@@ -212,10 +212,13 @@ def fold(
         if valid[t]:
             start = progress if fusion.chain == "fused" else incremental
             incremental = float(apply_distribution(start, gain[t, 0], loss[t, 0]))
+            perspectives = (incremental, float(forward[t]), float(backward[t]))
             if fusion.kind == "consistency":
-                fused = consistency_fusion(progress, incremental, forward[t], backward[t], weight[t])
+                fused = consistency_fusion(progress, *perspectives, weight[t])
+            elif fusion.kind == "mean":
+                fused = mean_fusion(*perspectives)
             else:
-                fused = mean_fusion(incremental, forward[t], backward[t])
+                fused = np.asarray(perspectives[PERSPECTIVES.index(fusion.kind)])
             progress = float(np.clip(fused, 0.0, 1.0))
             last = np.array([incremental, forward[t], backward[t], progress])
         rows[t] = last

@@ -20,6 +20,11 @@ Target = Literal["keyframes", "geometric"]
 simulator's true progress, from distances and angles to the goal."""
 TARGETS: tuple[Target, ...] = get_args(Target)
 
+FailureLabels = Literal["truth", "outcome"]
+"""Labels of failed episodes. truth: their true progress, which only a simulator knows. outcome: 0 where they end, for a
+try that failed was then not nearly done, however near the goal it came; the rest of the try gets no label."""
+FAILURE_LABELS: tuple[FailureLabels, ...] = get_args(FailureLabels)
+
 
 @dataclass(frozen=True)
 class ProgressMap:

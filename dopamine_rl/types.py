@@ -7,7 +7,7 @@ P = 3 (perspectives, in the order of `PERSPECTIVES`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,18 +97,22 @@ class TaskReference:
         return EpisodeContext(episode_id, self.instruction, self.reference_start, self.reference_end, init, self.goal)
 
 
+FusionKind = Literal["mean", "consistency", "incremental", "forward", "backward"]
+FUSIONS: tuple[FusionKind, ...] = get_args(FusionKind)
+
+
 @dataclass(frozen=True, slots=True)
 class FusionConfig:
     """How the three perspectives are fused into one progress value (METHOD.md section 2).
 
     Args:
-        kind: "mean" (Eq. 8) or "consistency" (Eq. 9-11).
+        kind: "mean" (Eq. 8) or "consistency" (Eq. 9-11); or one perspective alone, for ablations.
         alpha: sharpness of the consistency weight exp(−α Δ²).
         epsilon: added to Φ̄ in the denominator of Δ (the paper does not state its value).
         chain: the incremental hop is applied to the "fused" progress, or to the incremental perspective's "own".
     """
 
-    kind: Literal["mean", "consistency"] = "mean"
+    kind: FusionKind = "mean"
     alpha: float = 20.0
     epsilon: float = 1e-6
     chain: Literal["fused", "own"] = "fused"
@@ -117,6 +121,7 @@ class FusionConfig:
         require(
             "fusion",
             self,
+            ("kind", self.kind in FUSIONS, f"choose from {', '.join(FUSIONS)}"),
             ("alpha", 0.0 <= self.alpha < np.inf, "give a finite number of at least 0; the paper uses 20"),
             ("epsilon", 0.0 < self.epsilon < np.inf, "give a small finite number above 0, such as 1e-6"),
         )

@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, WireError
 from dopamine_rl.progress import check_interval
-from dopamine_rl.types import PERSPECTIVES, EpisodeContext, FoldedProgress, FusionConfig, ScoreReply, ScoreRequest
+from dopamine_rl.types import (
+    FUSIONS,
+    PERSPECTIVES,
+    EpisodeContext,
+    FoldedProgress,
+    FusionConfig,
+    ScoreReply,
+    ScoreRequest,
+)
 
 PROTOCOL, VERSION = "dopamine-reward", 1
 
@@ -116,7 +124,7 @@ def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS)
         if body.take("start_progress", int, float, type(None)) is None
         else body.number("start_progress"),
         fusion=FusionConfig(
-            kind=fusion.choice("kind", ("mean", "consistency")),
+            kind=fusion.choice("kind", FUSIONS),
             alpha=fusion.number("alpha"),
             epsilon=fusion.number("epsilon"),
             chain=fusion.choice("chain", ("fused", "own")),

@@ -62,7 +62,7 @@ class DemonstrationConfig:
             ("reward_model", self.reward_model >= 1, "give at least 1"),
             ("reward_model_stride", self.reward_model_stride >= 0, "give at least 0"),
             ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
-            ("policy", self.policy >= 2, "give at least 2: one is used for validation"),
+            ("policy", self.policy >= 1, "give at least 1"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),

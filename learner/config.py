@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dopamine_rl.errors import BadInput, require
+from learner.windows import Preference
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class CloningConfig:
         batch_size: transitions per update.
         learning_rate: of AdamW, decayed to zero by a cosine schedule.
         weight_decay: of AdamW.
-        validation_share: share of the demonstrations held out for validation.
+        validation_share: share of the demonstrations held out for validation; of a single one, of its transitions.
         check_every: updates between two validations.
     """
 
@@ -64,6 +65,8 @@ POSITIVE_COUNTS = (
     "actor_every",
     "critics",
     "target_critics",
+    "n_step",
+    "progress_window",
     "replay_capacity",
     "updates_per_call",
     "num_envs_per_env_runner",
@@ -72,6 +75,10 @@ POSITIVE_COUNTS = (
     "threads",
 )
 """Settings of the learner that must be at least 1."""
+
+
+OFF_POLICY = {"n_step": 1, "prefer": "uniform", "promote": 0, "choose": False, "imitation": 0.0}
+"""Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,25 @@ class LearnerConfig:
         target_critics: size of the random subset of target critics whose minimum is the target value.
         critic_sees_potential: whether critics (for PPO, the value network) get the held potential and its age as
             inputs; both are part of the shaped task's state. The policy never gets them.
+        n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
+            corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
+        prefer: which online transitions are sampled more often: "uniform" (none), "high_potential" (of high potential),
+            "rising_potential" (after which it rises within `progress_window`). Half of them are sampled uniformly
+            all the same; without a potential all are, but for rewarded ends under "rising_potential".
+        prefer_candidates: of so many transitions the preferred one is taken; with 4, the best are sampled 2.5 times
+            as often as uniformly.
+        progress_window: environment steps over which a rise of the potential is measured; several of the steps
+            between scored frames.
+        promote: number of own episodes that join the demonstrations, the best so far: rewarded ones, the quickest
+            first, then those whose final potential reaches the lower quartile of the recorded demonstrations'; 0 for
+            none.
+        choose: whether actors, the critics' targets and the saved policy take the better of two actions by the critics:
+            the residual policy's or that of the cloned policy alone. The critics must not see the potential, which is
+            not known while acting.
+        imitation: weight of a term of the actor's loss that imitates the actions of the batch, demonstrations and own,
+            each weighted by the progress that followed within `progress_window`; 0 for none. It changes the optimal
+            policy, which shaping alone does not.
+        imitation_temperature: gain of progress at which an action is weighted e times as much as without a gain.
         tau: soft-update coefficient of the target critics.
         actor_lr: learning rate of the actor.
         critic_lr: learning rate of the critics.
@@ -140,6 +166,14 @@ class LearnerConfig:
     critics: int = 4
     target_critics: int = 2
     critic_sees_potential: bool = True
+    n_step: int = 1
+    prefer: Preference = "uniform"
+    prefer_candidates: int = 4
+    progress_window: int = 8
+    promote: int = 0
+    choose: bool = False
+    imitation: float = 0.0
+    imitation_temperature: float = 0.1
     tau: float = 0.005
     actor_lr: float = 3e-4
     critic_lr: float = 3e-4
@@ -179,8 +213,10 @@ class LearnerConfig:
             raise BadInput("learner.demo_share", self.demo_share, "give a share in [0, 1]")
         if not 0.0 <= self.residual_scale <= 2.0:
             raise BadInput("learner.residual_scale", self.residual_scale, "give a scale in [0, 2]")
-        for name in ("initial_std", "initial_alpha", "tau", "updates_per_step"):
-            if getattr(self, name) <= 0:
+        if not 0.0 <= self.imitation < math.inf:
+            raise BadInput("learner.imitation", self.imitation, "give a weight, 0 or more")
+        for name in ("initial_std", "initial_alpha", "tau", "updates_per_step", "imitation_temperature"):
+            if not 0.0 < getattr(self, name) < math.inf:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number")
         for name in ("sample_timeout_s", "patience_s"):
             if not 0.0 < getattr(self, name) < math.inf:
@@ -189,8 +225,11 @@ class LearnerConfig:
             raise BadInput("learner.restart_delay_s", self.restart_delay_s, "give seconds, 0 or more")
         if self.tau > 1.0:
             raise BadInput("learner.tau", self.tau, "give a share of at most 1")
-        if self.num_env_runners < 0:
-            raise BadInput("learner.num_env_runners", self.num_env_runners, "give 0 or more")
+        for name in ("num_env_runners", "promote"):
+            if getattr(self, name) < 0:
+                raise BadInput(f"learner.{name}", getattr(self, name), "give 0 or more")
+        if self.promote and not self.demo_share:
+            raise BadInput("learner.promote", self.promote, "set learner.demo_share above 0: none would be sampled")
         for name in ("actor_lr", "critic_lr", "alpha_lr", "ppo_lr"):
             if not 0.0 < getattr(self, name) < 1.0:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a learning rate in (0, 1)")
@@ -199,6 +238,19 @@ class LearnerConfig:
         for name in POSITIVE_COUNTS:
             if getattr(self, name) < 1:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give at least 1")
+        if self.prefer_candidates < 2:
+            raise BadInput("learner.prefer_candidates", self.prefer_candidates, "give at least 2")
+        if self.choose and not self.residual_scale:
+            raise BadInput("learner.choose", True, "set learner.residual_scale above 0: there is no clone to choose")
+        if self.choose and self.critic_sees_potential:
+            fix = "set learner.critic_sees_potential = false: actors do not know the potential when they choose"
+            raise BadInput("learner.choose", True, fix)
+        if self.choose and self.entropy_backup:
+            raise BadInput("learner.choose", True, "set learner.entropy_backup = false: the clone has no entropy")
+        for name, neutral in OFF_POLICY.items():
+            if self.algorithm == "ppo" and getattr(self, name) != neutral:
+                fix = f"PPO has no replay buffer: leave it at {neutral!r}, or use algorithm rlpd"
+                raise BadInput(f"learner.{name}", getattr(self, name), fix)
 
 
 @dataclass(frozen=True)

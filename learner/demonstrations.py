@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_npz
 from dopamine_rl.types import Demonstration, LabelColumns, RewardMode
-from learner.replay import LABELS, ColumnarReplay, ReplayColumns
+from learner.replay import ColumnarReplay
+from learner.rows import LABELS, ReplayColumns
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ All columns lie side by side in one float32 table, so sampling a batch is a sing
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,62 +15,8 @@ from numpy.typing import NDArray
 from dopamine_rl.errors import BadInput
 from dopamine_rl.shaping import shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
-
-ReplayColumns = dict[str, NDArray[Any]]
-LABELS = ("task_reward", "potential", "next_potential", "valid", "phase", "next_phase")
-"""Columns written by the labeller and replaced by `relabel`."""
-SCALARS = (*LABELS, "terminated")
-OPTIONAL = {"potential": 0.0, "next_potential": 0.0, "valid": 1.0, "phase": 0.0, "next_phase": 0.0}
-"""Defaults of columns that may be left out: potential 0, all valid."""
-
-
-@dataclass(frozen=True)
-class RowLayout:
-    """The position of each column in a row of the table.
-
-    Args:
-        observation_size, action_size: D and A.
-    """
-
-    observation_size: int
-    action_size: int
-
-    @property
-    def slices(self) -> dict[str, slice]:
-        """Column name to its slice of a row; scalars are one wide."""
-        sizes = {"obs": self.observation_size, "next_obs": self.observation_size, "actions": self.action_size}
-        sizes |= dict.fromkeys(SCALARS, 1)
-        ends = np.cumsum(list(sizes.values())).tolist()
-        return {name: slice(end - size, end) for (name, size), end in zip(sizes.items(), ends, strict=True)}
-
-    @property
-    def width(self) -> int:
-        """Floats in a row."""
-        return 2 * self.observation_size + self.action_size + len(SCALARS)
-
-    def pack(self, columns: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """Pack columns of T transitions into rows, float32 [T, width].
-
-        Raises:
-            BadInput: a column is missing, has the wrong shape or holds a non-finite value.
-        """
-        count = len(columns["actions"])
-        rows = np.empty((count, self.width), np.float32)
-        for name, span in self.slices.items():
-            if name not in columns and name not in OPTIONAL:
-                raise BadInput(name, None, "give this column")
-            values = np.asarray(columns.get(name, np.full(count, OPTIONAL.get(name, 0.0))), np.float32)
-            shape = (count,) if name in SCALARS else (count, span.stop - span.start)
-            if values.shape != shape:
-                raise BadInput(name, values.shape, f"give shape {shape}")
-            if not np.isfinite(values).all():
-                raise BadInput(name, "nan or inf", "mask invalid values before storing them")
-            rows[:, span] = values.reshape(count, -1)
-        return rows
-
-    def unpack(self, rows: NDArray[np.float32]) -> ReplayColumns:
-        """Columns as views of the rows: [..., D] and [..., A], scalars [...]."""
-        return {name: rows[..., s.start] if name in SCALARS else rows[..., s] for name, s in self.slices.items()}
+from learner.rows import AFTER, LABELS, ReplayColumns, RowLayout
+from learner.windows import UNIFORM, Sampling, best_of, follow, level_after, link, n_step_returns
 
 
 @dataclass
@@ -79,6 +25,7 @@ class _Episode:
     version: str
     steps: int = 0
     stored: int = 0
+    last: int = -1  # row of its newest transition
 
 
 class ColumnarReplay:
@@ -110,6 +57,7 @@ class ColumnarReplay:
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
         self._serial = np.full(capacity, -1, np.int64)
         self._time = np.zeros(capacity, np.int64)
+        self._successors = np.full(capacity, -1, np.int64)
         self._cursor = 0
         self._next_serial = 0
         self._episodes: dict[str, _Episode] = {}
@@ -147,6 +95,7 @@ class ColumnarReplay:
         self._rows[slots] = rows
         self._serial[slots] = episode.serial
         self._time[slots] = t_started + np.arange(len(rows))
+        self._chain(episode, slots, t_started)
         episode.steps, episode.stored = t_started + len(rows), episode.stored + len(rows)
         self._cursor = (self._cursor + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
@@ -157,6 +106,15 @@ class ColumnarReplay:
             self._ids[self._next_serial] = episode_id
             self._next_serial += 1
         return self._episodes[episode_id]
+
+    def _chain(self, episode: _Episode, slots: NDArray[np.int64], t_started: int) -> None:
+        """Link new rows to each other, and the episode's newest row to the first of them unless steps are missing."""
+        if not len(slots):
+            return
+        self._successors[slots[:-1]], self._successors[slots[-1]] = slots[1:], -1
+        if episode.last >= 0 and t_started == episode.steps:  # rows are overwritten oldest first: it is still there
+            self._successors[episode.last] = slots[0]
+        episode.last = int(slots[-1])
 
     def _evict(self, slots: NDArray[np.int64]) -> None:
         serials, counts = np.unique(self._serial[slots], return_counts=True)
@@ -204,9 +162,62 @@ class ColumnarReplay:
         self._rows[rows, first:last] = fresh[self._time[rows]]
         episode.version = labels.model_version
 
-    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Rows sampled uniformly, float32 [*shape, width]."""
-        return self._rows.take(rng.integers(self.size, size=shape), axis=0)
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator, sampling: Sampling = UNIFORM) -> NDArray[np.int64]:
+        """Row indices, int of this shape, sampled uniformly or by `sampling.prefer`.
+
+        Preferred transitions get no importance weights: Q-learning's targets are right for any distribution of
+        transitions, which only decides where the critics fit best (as the share of demonstrations does).
+        """
+        if sampling.prefer == "uniform":
+            return rng.integers(self.size, size=shape)
+        candidates = rng.integers(self.size, size=(sampling.prefer_candidates, *shape))
+        rising = sampling.prefer == "rising_potential"
+        signal = self.gains(candidates, sampling.progress_window) if rising else self._cells(candidates, "potential")
+        return best_of(candidates, signal, rng)
+
+    def _cells(self, rows: NDArray[np.int64], name: str) -> NDArray[np.float32]:
+        """A scalar column at some rows, float32 [...]."""
+        return self._rows[rows, self.layout.slices[name].start]
+
+    def gains(self, rows: NDArray[np.int64], window: int) -> NDArray[np.float32]:
+        """Progress gained from before a row's step to the end of its window of environment steps, [...] in [−1, 1]."""
+        last = follow(self._successors, rows, window)[0][-1]
+        ends = {name: self._cells(last, name) for name in ("task_reward", "next_potential", "terminated")}
+        return level_after(ends) - self._cells(rows, "potential")
+
+    def transitions(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Copies of whole rows, float32 [..., width]."""
+        return self._rows.take(rows, axis=0)
+
+    def rewards(self, columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Shaped reward of each step, float32 [...], from its label columns."""
+        task, before, after = (columns[name] for name in ("task_reward", "potential", "next_potential"))
+        return shaped_reward(task, before, after, self.gamma, self.mode, self.scale)
+
+    def windows(
+        self, rows: NDArray[np.int64], n: int, rewards_by: ColumnarReplay
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Transitions over up to n environment steps: from a row's observation to the one after its window.
+
+        Args:
+            rewards_by: the buffer whose discount and shaping count.
+        Returns:
+            Rows float32 [..., width] whose columns after the step are those at the window's end; and the n-step
+            returns and discounts of `n_step_returns`, [...] each.
+        """
+        spanned, inside = follow(self._successors, rows, n)
+        rewards = rewards_by.rewards({name: self._cells(spanned, name) for name in LABELS[:3]})
+        returns, discounts = n_step_returns(rewards, inside, rewards_by.gamma)
+        first, last = self.transitions(rows), self.transitions(spanned[-1])
+        for name in AFTER:
+            span = self.layout.slices[name]
+            first[..., span] = last[..., span]
+        return first, returns, discounts
+
+    def empty(self, capacity: int) -> ColumnarReplay:
+        """An empty buffer for the same transitions and rewards."""
+        sizes = capacity, self.layout.observation_size, self.layout.action_size
+        return ColumnarReplay(*sizes, self.gamma, self.mode, self.scale)
 
     def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
         """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].
@@ -250,6 +261,9 @@ class ColumnarReplay:
             )
         }
         self._ids = {episode.serial: name for name, episode in self._episodes.items()}
+        self._successors, lasts = link(self._serial, self._time)
+        for episode in self._episodes.values():
+            episode.last = lasts[episode.serial]
         self._next_serial = max(self._ids, default=-1) + 1
 
 
@@ -260,6 +274,7 @@ def sample_mixed(
     demo_share: float,
     rng: np.random.Generator,
     batches: int | None = None,
+    sampling: Sampling = UNIFORM,
 ) -> ReplayColumns:
     """Sample n transitions, a fixed share of them demonstrations; if one buffer is empty, all come from the other.
 
@@ -267,8 +282,10 @@ def sample_mixed(
         demo, online: the buffers; discount, reward mode and scale are those of `online`.
         demo_share: in [0, 1]; the first round(n · demo_share) rows are demonstrations.
         batches: number of batches to sample at once, as a leading axis of every column; None samples one without it.
+        sampling: length of the sampled transitions, and which online ones are preferred.
     Returns:
-        All columns and `rewards`, [n, ...] or [batches, n, ...].
+        All columns and `rewards`, [n, ...] or [batches, n, ...]; for n_step > 1 also `discounts`, γ to the number of
+        environment steps spanned; with `sampling.gains` also `gains`.
     Raises:
         BadInput: both buffers are empty.
     Source: arXiv:2302.02948, symmetric sampling (demo_share = 0.5).
@@ -278,16 +295,31 @@ def sample_mixed(
     shares = [(buffer, count) for buffer, count in ((demo, demos), (online, n - demos)) if buffer is not None and count]
     if not all(len(buffer) for buffer, _ in shares):
         raise BadInput("replay", "empty", "store transitions before sampling")
-    parts = [buffer.draw((*lead, count), rng) for buffer, count in shares]
-    rows = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
-    columns = online.layout.unpack(rows)
-    reward = shaped_reward(
-        columns["task_reward"],
-        columns["potential"],
-        columns["next_potential"],
-        online.gamma,
-        online.mode,
-        online.scale,
-    )
-    columns["rewards"] = np.asarray(reward, np.float32)
+    chosen = [
+        (buffer, buffer.draw((*lead, count), rng, sampling if buffer is online else UNIFORM))
+        for buffer, count in shares
+    ]
+    columns = _transitions(online, chosen) if sampling.n_step == 1 else _windows(online, chosen, sampling.n_step)
+    if sampling.gains:
+        gains = [buffer.gains(rows, sampling.progress_window) for buffer, rows in chosen]
+        columns["gains"] = np.concatenate(gains, axis=-1)
     return columns
+
+
+_Chosen = Sequence[tuple[ColumnarReplay, NDArray[np.int64]]]
+"""Buffers, and the rows to take from each."""
+
+
+def _transitions(online: ColumnarReplay, chosen: _Chosen) -> ReplayColumns:
+    """Columns of single transitions, with `rewards`."""
+    parts = [buffer.transitions(rows) for buffer, rows in chosen]
+    columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
+    return {**columns, "rewards": online.rewards(columns)}
+
+
+def _windows(online: ColumnarReplay, chosen: _Chosen, n_step: int) -> ReplayColumns:
+    """Columns of windows of up to n_step environment steps, with `rewards` and `discounts`."""
+    parts = [buffer.windows(rows, n_step, online) for buffer, rows in chosen]
+    transitions, returns, discounts = zip(*parts, strict=True)
+    columns = online.layout.unpack(np.concatenate(transitions, axis=-2))
+    return {**columns, "rewards": np.concatenate(returns, axis=-1), "discounts": np.concatenate(discounts, axis=-1)}

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from dopamine_rl.types import FusionConfig
+from dopamine_rl.types import FUSIONS, FusionConfig
 from dopamine_rl.wire import DEFAULT_LIMITS
 from reward_service.bodies import DEFAULT_REMAINING_MS
 from reward_service.statuses import ENCODINGS, STATUSES
@@ -134,7 +134,7 @@ def _request() -> dict[str, Any]:
         "maxItems": DEFAULT_LIMITS.max_frames,
     }
     fusion = {
-        "kind": {"enum": ["mean", "consistency"]},
+        "kind": {"enum": list(FUSIONS)},
         "alpha": {**number, "minimum": 0},
         "epsilon": {**number, "exclusiveMinimum": 0},
         "chain": {"enum": ["fused", "own"]},

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+
 from actors.experts.disturbed import with_disturbances
 from actors.experts.failures import Drop, NearMiss, Retreat, Stall, StraightPush
 from actors.experts.peg import PegInsertionExpert
-from actors.peg_state import near_miss
-from actors.tasks.task import Camera, Task
+from actors.geometry import Matrix, pose
+from actors.peg_state import PegState, near_miss
+from actors.tasks.task import Camera, PrecisePlace, Task
+
+
+def put(scene: Any, where: Matrix) -> None:
+    """Hold the peg at [gap, y, z] before the hole, metres, turned as the hole is."""
+    gap, y, z = where
+    scene.place_grasped(pose([-scene.state().half_length - gap, y, z]))
+
+
+def where(state: PegState) -> Matrix:
+    """[gap, y, z] of the peg's head before the hole, metres."""
+    head = state.head[:3, 3]
+    return np.array([-state.half_length - head[0], *head[1:]])
+
 
 PEG_INSERTION = Task(
     name="PegInsertionSide-v1",
@@ -33,4 +51,5 @@ PEG_INSERTION = Task(
     stride=4,
     held=0.2,
     near_miss=near_miss,
+    place=PrecisePlace(put=put, where=where),
 )

@@ -12,10 +12,12 @@ from scipy.spatial.transform import Rotation
 from actors.experts.disturbed import FAILURES, with_disturbances
 from actors.experts.pick_and_place import CARRY, FROM_ABOVE, PickAndPlace
 from actors.geometry import Matrix, inverse, pose, rotation_vector, to_matrix
-from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, reaching, read_object, share_covered
+from actors.tasks.task import HELD, Camera, ObjectState, ObjectTask, PrecisePlace, reaching, read_object, share_covered
 
 PRONG_M = 0.016
 """Length of the prongs. The origin of the charger's frame is at their base; at the goal it is on the receptacle."""
+HALF_WIDTH_M = 0.015
+"""Of the charger's body, between the fingers."""
 DEEP_ENOUGH_M = 0.011
 """Depth for success: 5 mm of the prongs may stick out."""
 FITS_M = 0.0015
@@ -118,6 +120,19 @@ def _distance_left_m(charger: Matrix) -> float:
     return float(np.linalg.norm(tips) + 0.2 * np.linalg.norm(rotation_vector(charger[:3, :3])))
 
 
+def put(scene: Any, where: Matrix) -> None:
+    """Hold the charger at [gap, y, z] before the receptacle, metres, turned as its holes are."""
+    gap, y, z = where
+    charger = to_matrix(scene.goal_pose.raw_pose) @ pose([-PRONG_M - gap, y, z])
+    scene.hold(scene.charger, charger, PlugChargerExpert.grasps[0], HALF_WIDTH_M, np.pi / 4)
+
+
+def where(state: ObjectState) -> Matrix:
+    """[gap, y, z] of the prongs before the receptacle, metres."""
+    charger = (inverse(state.goal) @ state.item)[:3, 3]
+    return np.array([-PRONG_M - charger[0], *charger[1:]])
+
+
 PLUG_CHARGER = ObjectTask(
     name="PlugCharger-v1",
     instructions=(
@@ -135,4 +150,5 @@ PLUG_CHARGER = ObjectTask(
     stride=4,
     read=read,
     progress=progress,
+    place=PrecisePlace(put=put, where=where, gaps_m=(BEFORE_M, 0.01, 0.003)),
 )

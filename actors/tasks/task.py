@@ -36,6 +36,25 @@ class Camera:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrecisePlace:
+    """Where a task asks for precision: the mouth that the held object goes into, and where the object is put before it
+    to learn whether a reward model sees it aligned.
+
+    Args:
+        put: puts the object of a scene, held and turned the right way, at [gap, y, z] before the mouth: metres from its
+            tip to the mouth, and to both sides of the axis.
+        where: [gap, y, z] of a state.
+        gaps_m: from far to near.
+        offsets_m: distances from the axis, from 0 on.
+    """
+
+    put: Callable[[Any, Matrix], None]
+    where: Callable[[Any], Matrix]
+    gaps_m: tuple[float, ...] = (0.03, 0.015, 0.003)
+    offsets_m: tuple[float, ...] = (0.0, 0.003, 0.005, 0.008, 0.011, 0.014, 0.017, 0.02, 0.025, 0.03)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A task of ManiSkill with our cameras and scripts.
 
@@ -50,6 +69,7 @@ class Task:
         held: true progress at the end of the expert's first stage: the object is grasped, or reached to be pushed.
         near_miss: whether a failure that ends with this observation [D] nearly succeeded; None if the observation does
             not tell. Failures of the script `near_miss` always count as near misses.
+        place: where it asks for precision; None where it does nowhere.
     """
 
     name: str
@@ -61,6 +81,7 @@ class Task:
     stride: int
     held: float = HELD
     near_miss: Callable[[NDArray[np.float32]], bool] | None = None
+    place: PrecisePlace | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)

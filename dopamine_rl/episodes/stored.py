@@ -73,6 +73,22 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     return StoredEpisode(folder, reduced, frame_ids)
 
 
+def failed_end(stored: StoredEpisode, share: float = 1 / 3) -> StoredEpisode:
+    """A failed episode reduced to its first frame and the last `share` of its frames."""
+    count = len(stored.frame_ids)
+    kept = np.union1d([0], np.arange(count - max(1, round(share * count)), count))
+    info = stored.info
+    reduced = replace(
+        info,
+        frame_count=len(kept),
+        keyframes=np.array([0, len(kept) - 1]),
+        stages=info.stages[-1:],
+        true_progress=None if info.true_progress is None else info.true_progress[kept],
+        frame_steps=None if info.frame_steps is None else info.frame_steps[kept],
+    )
+    return StoredEpisode(stored.folder, reduced, stored.frame_ids[kept])
+
+
 class StoredSource:
     """Stored episodes of any folders as one EpisodeSource; their names are their list indices."""
 

@@ -78,7 +78,7 @@ def order_row(hops: ArrayLike, swapped: ArrayLike | None, curve: ArrayLike, expe
 
 
 def curve_row(curve: ArrayLike, valid: ArrayLike, expert_truth: ArrayLike | None) -> Row:
-    """What an episode's progress curve says.
+    """What an episode's progress curve says. `late` is the mean over its last quarter without the last frame.
 
     Args:
         curve: float [T + 1], progress from 0 at the first frame.
@@ -86,8 +86,11 @@ def curve_row(curve: ArrayLike, valid: ArrayLike, expert_truth: ArrayLike | None
         expert_truth: float [T + 1], true progress of an expert's success; None for other episodes.
     """
     progress = np.asarray(curve)
+    last = len(progress) - 1
+    late = min(-(-3 * last // 4), last - 1)
     return {
         "end": float(progress[-1]),
+        "late": float(progress[late:-1].mean()) if late > 0 else np.nan,
         "progress_mae": np.nan if expert_truth is None else progress_mae(progress, expert_truth),
         "invalid": int((~np.asarray(valid, bool)).sum()),
     }
@@ -97,12 +100,17 @@ def figures(columns: Columns, threshold: float) -> dict[str, float]:
     """Reduce episodes to figures; NaN where there is no episode to say it by. Means are over the episodes that say
     something.
 
+    `failed_end_order` is the chance that a success stands higher late on its way (`late`) than a failure at its end. It
+    needs no more than how tries ended, and is low where a model tells the two apart by the success's last picture
+    alone, which `auc` does not notice.
+
     Args:
         columns: of `verdict_row`, `order_row` and `curve_row`.
         threshold: final progress from which an episode counts as claimed success.
     """
     ends = columns["end"]
     successes, failures, near = (ends[columns[name] == 1] for name in ("success", "failure", "near_miss"))
+    late = columns["late"][(columns["success"] == 1) & np.isfinite(columns["late"])]
     return {
         "voc_plus": mean(columns["voc_plus"]),
         "voc_minus": mean(columns["voc_minus"]),
@@ -110,6 +118,7 @@ def figures(columns: Columns, threshold: float) -> dict[str, float]:
         "progress_mae": mean(columns["progress_mae"]),
         "false_success": false_success(failures, threshold).mean if len(failures) else np.nan,
         "auc": auc(successes, failures) if len(successes) and len(failures) else np.nan,
+        "failed_end_order": auc(late, failures) if len(late) and len(failures) else np.nan,
         "success_end": mean(successes),
         "failure_end": mean(failures),
         "near_miss_false_success": false_success(near, threshold).mean if len(near) else np.nan,

@@ -8,7 +8,7 @@ reduces the answers to figures, `decide` compares the figures with the bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.answers import EpisodeHops, both_directions, join_directions
 from dopamine_rl.evaluation.figures import Columns, Row, as_columns, curve_row, figures, order_row, verdict_row
 from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.probe import ProbeFigures
 from dopamine_rl.evaluation.scoring import ScoringConfig
 from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.grm.labels import label
@@ -72,6 +73,9 @@ class GateReport:
         successes, failures: episodes.
         cut_off: episodes that were neither.
         stride: environment steps between scored frames.
+        failed_end_order: chance that a success late on its way stands higher than a failure's end (figures); None where
+            no success is long enough, and in older reports.
+        probe_rank, probe_trade: of the precision probe (probe.ProbeFigures); None where it was not taken.
     """
 
     voc_plus: float
@@ -89,6 +93,9 @@ class GateReport:
     failures: int
     cut_off: int
     stride: int
+    failed_end_order: float | None = None
+    probe_rank: float | None = None
+    probe_trade: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +125,17 @@ class Check:
     @property
     def cells(self) -> tuple[str, str, str, str]:
         """Name, value, bound and outcome as text."""
+        return self._cells("FAILED")
+
+    @property
+    def advisory_cells(self) -> tuple[str, str, str, str]:
+        """The same for a figure that refuses nothing."""
+        return self._cells("missed (advisory)")
+
+    def _cells(self, missed: str) -> tuple[str, str, str, str]:
         value = f"{self.value:.4f}" if math.isfinite(self.value) else "no value"
         sign = "≥" if self.direction == "least" else "≤"
-        return self.name, value, f"{sign} {self.bound:g}", "ok" if self.passed else "FAILED"
+        return self.name, value, f"{sign} {self.bound:g}", "ok" if self.passed else missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +144,13 @@ class Verdict:
 
     Args:
         checks: one for each figure with a bound.
+        advisory: the same for figures whose bounds refuse nothing.
         notes: what the figures rest on; no note makes the verdict fail.
     """
 
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
+    advisory: tuple[Check, ...] = ()
 
     @property
     def failed(self) -> tuple[Check, ...]:
@@ -145,9 +162,13 @@ class Verdict:
         """Every figure keeps its bound."""
         return not self.failed
 
+    @property
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        return [check.cells for check in self.checks] + [check.advisory_cells for check in self.advisory]
+
     def table(self) -> str:
         """The figures in aligned columns for the terminal, then the notes, then advice for what failed."""
-        rows = [check.cells for check in self.checks]
+        rows = self._rows
         name, value, bound = (max(len(row[column]) for row in rows) for column in range(3))
         failed = f"REFUSED: {len(self.failed)} of {len(self.checks)} figures out of bounds"
         lines = [f"Reward model {'accepted' if self.passed else failed}"]
@@ -156,11 +177,16 @@ class Verdict:
         lines += [f"  {check.name}: {check.advice}." for check in self.failed]
         return "\n".join(lines)
 
-    def markdown(self) -> str:
-        """The rows of a Markdown table with the columns figure, value, bound and outcome."""
-        cells = [check.cells for check in self.checks]
+    def markdown(self, words: Mapping[str, str] | None = None) -> str:
+        """The rows of a Markdown table with the columns figure, value, bound and outcome.
+
+        Args:
+            words: say what a figure is, before its name in parentheses.
+        """
+        titles = {name: f"{text} (`{name}`)" for name, text in (words or {}).items()}
         return "\n".join(
-            f"| {' | '.join(row[:3])} | {row[3] if row[3] == 'ok' else f'**{row[3]}**'} |" for row in cells
+            f"| {titles.get(name, name)} | {value} | {bound} | {outcome if outcome == 'ok' else f'**{outcome}**'} |"
+            for name, value, bound, outcome in self._rows
         )
 
 
@@ -192,6 +218,19 @@ FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
     ),
 }
 """Figure with a bound -> on which side the bound lies, and what to do where it is not kept."""
+PROBE_FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
+    "probe_rank": (
+        "least",
+        "the model does not see the object aligned before the hole: add the wrist view (env.views), or train on "
+        "failures that end beside the hole (demonstrations.reward_model_failures)",
+    ),
+    "probe_trade": (
+        "largest",
+        "the model pays for going to the hole misaligned, where a policy gets stuck: train on failures that end beside "
+        "the hole (demonstrations.reward_model_failures)",
+    ),
+}
+"""The same for the figures of the precision probe."""
 
 
 def judge(
@@ -279,9 +318,10 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
         seen = f"{experts} expert successes ({ordered} of {MIN_POINTS} frames or more), {failures} failures"
         raise BadInput("gate episodes", seen, "record more, give env.horizon more time, or choose a smaller env.stride")
     found = figures(columns, threshold)
-    missed = found.pop("near_miss_false_success")
+    missed, order = found.pop("near_miss_false_success"), found.pop("failed_end_order")
     return GateReport(
         **found,
+        failed_end_order=order if math.isfinite(order) else None,
         near_miss_false_success=missed if near else None,
         near_misses=near,
         invalid=invalid,
@@ -303,13 +343,36 @@ def _row(episode: JudgedEpisode, threshold: float) -> Row:
     )
 
 
+def with_probe(report: GateReport, probe: ProbeFigures) -> GateReport:
+    """The report with the figures of the precision probe; None where its answers could not be read."""
+    rank, trade = (value if math.isfinite(value) else None for value in (probe.rank, probe.trade))
+    return replace(report, probe_rank=rank, probe_trade=trade)
+
+
 def decide(report: GateReport, config: GateConfig) -> Verdict:
-    """Compare a reward model's figures with the bounds."""
-    checks = tuple(
-        Check(name, getattr(report, name), getattr(config, name), direction, advice)
-        for name, (direction, advice) in FIGURES.items()
+    """Compare a reward model's figures with the bounds. A required probe without a value is a failure."""
+    checks = _checks(report, config, FIGURES)
+    advisory: tuple[Check, ...] = ()
+    if config.probe == "required":
+        checks += _checks(report, config, PROBE_FIGURES)
+    elif _shown(report, config):
+        advisory = _checks(report, config, PROBE_FIGURES)
+    return Verdict(checks, tuple(_notes(report, config)), advisory)
+
+
+def _shown(report: GateReport, config: GateConfig) -> bool:
+    """The figures of the probe stand in the verdict without refusing anything."""
+    return config.probe == "shown" and (report.probe_rank, report.probe_trade) != (None, None)
+
+
+def _checks(
+    report: GateReport, config: GateConfig, bounded: Mapping[str, tuple[Literal["least", "largest"], str]]
+) -> tuple[Check, ...]:
+    values = {name: getattr(report, name) for name in bounded}
+    return tuple(
+        Check(name, math.nan if values[name] is None else values[name], getattr(config, name), direction, advice)
+        for name, (direction, advice) in bounded.items()
     )
-    return Verdict(checks, tuple(_notes(report, config)))
 
 
 def _notes(report: GateReport, config: GateConfig) -> list[str]:
@@ -323,6 +386,8 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     else:
         share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
         notes.append(f"{share} are taken for successes")
+    if _shown(report, config):
+        notes.append("the precision probe (probe_rank, probe_trade) is advisory; gate.probe = required lets it refuse")
     if report.cut_off:
         notes.append(f"{counted(report.cut_off, 'episode')} ran out of time on the way in: neither success nor failure")
     for kind, seen, least in (

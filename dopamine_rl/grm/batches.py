@@ -179,10 +179,18 @@ class BatchSampler:
         task_sequence = [(first + turn) % len(self._tasks) for turn in range(self._plan.episodes)]
         chosen = []
         for task, count in Counter(task_sequence).items():
-            members = self._tasks[task]
-            draws = rng.choice(len(members), count, replace=count > len(members))
-            chosen += [members[draw] for draw in draws]
+            for members, number in self._shared_out(self._tasks[task], count, rng):
+                draws = rng.choice(len(members), number, replace=number > len(members))
+                chosen += [members[draw] for draw in draws]
         return chosen
+
+    def _shared_out(self, members: list[int], count: int, rng: np.random.Generator) -> list[tuple[Sequence[int], int]]:
+        """Groups of a task's episodes to draw from, and how many of each: all together, or failures apart."""
+        failed = [index for index in members if not self._episodes[index].success]
+        if not self._plan.failures or not failed:
+            return [(members, count)]
+        failures = int(rng.binomial(count, self._plan.failures))
+        return [(self._goals[self._episodes[members[0]].instructions[0]], count - failures), (failed, failures)]
 
     def batches(self, fetch: Fetch, threads: int = 1) -> Batches:
         """All batches; threads fetch and augment their images a bounded number of batches ahead of training."""

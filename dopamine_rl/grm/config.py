@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dopamine_rl.errors import BadInput, require, seed_check
-from dopamine_rl.targets import TARGETS, Target
+from dopamine_rl.targets import FAILURE_LABELS, TARGETS, FailureLabels, Target
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
 """Negative controls of training."""
@@ -76,6 +76,8 @@ class BatchPlan:
     spread: float = 0.0
     """Largest distance between neighbouring frames of a run, as a share of the episode; 0 takes consecutive frames. For
     episodes recorded at camera rate but scored at a lower one, 0.08 matches the distances in scoring."""
+    failures: float = 0.0
+    """Probability that an episode of a batch is a failure, if its task has some; 0 draws all episodes equally often."""
     by_progress: float = 0.0
     """Probability that a run of a success is placed at a random progress instead of a random time, which samples short
     stages more often."""
@@ -91,7 +93,7 @@ class BatchPlan:
         for name in ("neighbours", "balanced", "still"):
             if getattr(self, name) < 0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give 0 or more")
-        for name in ("spread", "by_progress", "blank_view", "blank_reference"):
+        for name in ("spread", "failures", "by_progress", "blank_view", "blank_reference"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give a share in [0, 1]")
 
@@ -250,6 +252,9 @@ class SFTConfig:
     target: Target = "keyframes"
     """Progress that the model learns. keyframes: equal shares of the demonstration's stages. geometric: the simulator's
     true progress, for studies; a real robot has none."""
+    failures: FailureLabels = "truth"
+    """Labels of failed training episodes. truth: the simulator's true progress; failures without are skipped. outcome:
+    no progress in their last third, which is all that is used of them; needs no simulator."""
     stride: int = 1
     """Use every n-th frame of a recording; about 10 for videos with 30 frames per second."""
     memory_mb: int = 2048
@@ -278,6 +283,8 @@ class SFTConfig:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise BadInput("sft.target", self.target, f"choose from {', '.join(TARGETS)}")
+        if self.failures not in FAILURE_LABELS:
+            raise BadInput("sft.failures", self.failures, f"choose from {', '.join(FAILURE_LABELS)}")
         for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.{name}", getattr(self, name), "give at least 1")

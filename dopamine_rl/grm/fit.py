@@ -73,6 +73,7 @@ class TrainingJob:
         flat = model or _flat("grm", asdict(self.grm))
         flat |= _flat("sft.train", asdict(self.config.train)) | {"sft.stride": self.config.stride}
         flat |= {"sft.target": self.config.target} if self.config.target != "keyframes" else {}
+        flat |= {"sft.failures": self.config.failures} if self.config.failures != "truth" else {}
         flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
         infos = [(str(stored.folder), stored.info) for stored in self.episodes]
         data = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
@@ -283,7 +284,7 @@ def start(job: TrainingJob) -> GRM:
 def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_progress: OnProgress) -> Batches:
     """The batches of a job: from memory if all images fit, else streamed. The batches are the same."""
     config = job.config
-    labels = label([episode.info for episode in job.episodes], config.target)
+    labels = label([episode.info for episode in job.episodes], config.target, config.failures)
     sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
@@ -312,7 +313,8 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
         BadInput: a task has no success to train on. EpisodeError: a frame cannot be decoded.
     """
     stored = (*job.episodes, *job.held_out)
-    labels = label([episode.info for episode in stored], job.config.target)
+    labels = label([episode.info for episode in job.episodes], job.config.target, job.config.failures)
+    labels += label([episode.info for episode in stored], job.config.target)[len(job.episodes) :]
     exams = []
     for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
         members = [index for index, episode in enumerate(labels) if episode.instructions[0] == task]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
-from dopamine_rl.targets import ProgressMap, Target
+from dopamine_rl.targets import FailureLabels, ProgressMap, Target
 from dopamine_rl.types import EpisodeInfo, check_views
 
 
@@ -76,19 +76,25 @@ class LabelledEpisode:
         return self.labels.success
 
 
-def label(episodes: Sequence[EpisodeInfo], target: Target = "keyframes") -> list[EpisodeLabels]:
+def label(
+    episodes: Sequence[EpisodeInfo], target: Target = "keyframes", failures: FailureLabels = "truth"
+) -> list[EpisodeLabels]:
     """Label episodes with their progress, in the order given.
 
     With keyframes as target, successes are labelled by their keyframes and failures by their simulator-true progress.
     The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of
     failures is mapped to the progress that successes of the same task have at that value. With the geometric target
-    both are labelled by their true progress. An episode without recorded outcome counts as a success.
+    both are labelled by their true progress. Failures labelled by their outcome have no progress in any frame. An
+    episode without recorded outcome counts as a success.
 
     Raises:
         BadInput: a task has failures but no success with true progress; an episode lacks a true progress that is
             needed; unusable keyframes.
         EpisodeError: a success has too few states.
     """
+    if failures == "outcome":
+        successes_alone = iter(label([episode for episode in episodes if episode.success is not False], target))
+        return [_label_failed(episode) if episode.success is False else next(successes_alone) for episode in episodes]
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
     if target == "geometric":
         return [
@@ -144,6 +150,12 @@ def _map_of(task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]) -
 def _label_failure(episode: EpisodeInfo, keyframes: ProgressMap) -> EpisodeLabels:
     progress = keyframes(_true_progress(episode)).astype(np.float32)
     return EpisodeLabels(episode.instructions, progress, np.zeros(0, np.int64), len(episode.cameras))
+
+
+def _label_failed(episode: EpisodeInfo) -> EpisodeLabels:
+    """No progress in any frame."""
+    nothing = np.zeros(episode.frame_count, np.float32)
+    return EpisodeLabels(episode.instructions, nothing, np.zeros(0, np.int64), len(episode.cameras))
 
 
 def _true_progress(episode: EpisodeInfo) -> NDArray[np.float32]:

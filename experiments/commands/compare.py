@@ -158,8 +158,7 @@ def _run_group(
             inputs[unit.name] = units.prepare_unit(
                 unit, shared[key], folder.path / "units" / unit.name, study.preset, study.curve
             )
-        for member in shared.values():
-            member.run.close_pool()  # its CPUs are for the trainings
+            shared[key].run.close_pool()  # its memory and CPUs are for the trainings
 
         def keep(name: str, result: dict[str, Any]) -> None:
             unit = next(unit for unit in group if unit.name == name)

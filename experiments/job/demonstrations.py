@@ -7,7 +7,8 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from actors.maniskill import LOOKS, EnvConfig
 from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, Task
+from dopamine_rl.config import load_preset
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
@@ -137,12 +139,37 @@ def _record_missing(
     }
 
 
-def find_task(name: str) -> Task:
-    """The task of this name, given with or without its version. Raises BadInput."""
+def find_task(name: str, field: str = "TASK") -> Task:
+    """The task of this name, given with or without its version. Raises BadInput naming `field`."""
     for task in TASKS.values():
         if name in (task.name, _short(task)):
             return task
-    raise BadInput("TASK", name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+    raise BadInput(field, name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+
+
+def environment_folder(env: EnvConfig) -> str:
+    """Name of a run's folder of all episodes recorded in an environment."""
+    return hashlib.sha256(repr(env).encode()).hexdigest()[:8]
+
+
+def recorded_in(episode: Path) -> EnvConfig:
+    """The environment that an episode of `dopamine demos` or of a run of `dopamine train` was recorded in.
+
+    Raises:
+        BadInput: naming `--env`, where no settings lie beside it that can be read.
+    """
+    folder = episode.resolve()
+    settings = folder.parent / SETTINGS
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        stored = json.loads(settings.read_text(encoding="utf-8"))
+        known = {field.name: stored[field.name] for field in fields(EnvConfig) if field.name in stored}
+        return EnvConfig(**{**known, "views": tuple(known["views"])})
+    for run in folder.parents[2:4]:
+        with suppress(BadInput):
+            env = load_preset(ExperimentConfig, run / "config.toml").env
+            if folder.parents[1] == run / "demonstrations" / environment_folder(env):
+                return env
+    raise BadInput("--env", None, f"name the preset that {episode} was recorded with: no settings lie beside it")
 
 
 def environment(task: Task, arguments: DemosArguments) -> EnvConfig:

@@ -14,14 +14,17 @@ import numpy as np
 
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
+from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
-from dopamine_rl.episodes.stored import list_stored
+from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report
+from dopamine_rl.evaluation.gate import GateReport, Source, Verdict, decide, judge, report, with_probe
+from dopamine_rl.evaluation.probe import ProbeFigures, ask, probe_figures
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.labels import keyframe_map
 from dopamine_rl.grm.version import folder_version
+from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.policy import save_policy
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
@@ -153,8 +156,10 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
 
     def work() -> dict[str, Any]:
         successes = [d for d in episodes.read_all(demonstrations) if d.success]
-        if len(successes) < 2:
-            raise BadInput("demonstrations.policy", len(successes), "fewer than 2 succeeded: increase env.horizon")
+        if not successes:
+            raise BadInput(
+                "demonstrations.policy", config.demonstrations.policy, "none succeeded: increase env.horizon"
+            )
         data = (
             np.concatenate([d.observations[:-1] for d in successes]),
             np.concatenate([d.actions for d in successes]),
@@ -201,6 +206,8 @@ def _train_reward_model(
         stored = [
             episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
         ]
+        if config.sft.failures == "outcome":
+            stored = [failed_end(episode) if episode.info.success is False else episode for episode in stored]
         work = run.path.resolve() / "grm.train"
         job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
         try:
@@ -232,14 +239,30 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             on_progress=run.console.progress,
         )
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
-        return asdict(report(judged, config.gate.success_threshold, config.env.stride))
+        figures = report(judged, config.gate.success_threshold, config.env.stride)
+        if config.gate.probe == "required":
+            figures = with_probe(figures, _probe(run, client, model.reference))
+        elif config.gate.probe == "shown" and TASKS[config.env.task].place is not None:
+            found = run.console.attempt("precision probe", lambda: _probe(run, client, model.reference), None)
+            figures = figures if found is None else with_probe(figures, found)
+        return asdict(figures)
 
     unseen = [(path.name, source) for path, source in prepared.gate_episodes]
-    depends_on = (model.version, config.env, config.fusion, config.gate.success_threshold, unseen)
+    depends_on: tuple[object, ...] = (
+        model.version, config.env, config.fusion, config.gate.success_threshold, unseen,
+    )  # fmt: skip
+    if config.gate.probe == "required":  # else a stored report without it is as good
+        depends_on += ("probe",)
     figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
     verdict = decide(figures, config.gate)
     run.console.say(*verdict.table().splitlines())
     return figures, verdict
+
+
+def _probe(run: Run, client: RewardClient, reference: TaskReference) -> ProbeFigures:
+    """The precision probe of the reward model."""
+    [pictures] = run.pool.map([Job("probe", (episodes.probe_seed(run.config),))], run.console.progress, "probes")
+    return probe_figures(pictures.gaps_m, pictures.offsets_m, ask(client, reference, pictures))
 
 
 def labeller_config(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,13 +12,14 @@ from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
+from experiments.job.demonstrations import environment_folder
 from experiments.settings import ExperimentConfig
 
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
 """Kinds of scripted failures, taken in turn. More than half are near misses, because few failures of the cloned policy,
 which are evaluated together with them, are: it hesitates before the hole."""
-SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts")
-"""Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" are not recorded."""
+SETS = ("reward_model", "policy", "gate", "trial", "reward_model_rollouts", "gate_rollouts", "probe")
+"""Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" and "probe" are not recorded."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,11 @@ def trial_seeds(config: ExperimentConfig) -> list[int]:
     return list(range(first, first + config.cloning.trials))
 
 
+def probe_seed(config: ExperimentConfig) -> int:
+    """Seed of the scene of the precision probe."""
+    return _first_seed(config, "probe")
+
+
 def read_all(folders: Sequence[Path]) -> list[Demonstration]:
     """Read recorded episodes."""
     return [read_demonstration(path) for path in folders]
@@ -105,10 +110,9 @@ def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
-    environment = hashlib.sha256(repr(config.env).encode()).hexdigest()[:8]
     first = _first_seed(config, name)
     stride = config.demonstrations.reward_model_stride if name == "reward_model" else 0
-    folder = root / environment / (f"{name}_stride_{stride}" if stride else name)
+    folder = root / environment_folder(config.env) / (f"{name}_stride_{stride}" if stride else name)
     return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
 
 

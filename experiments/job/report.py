@@ -97,11 +97,7 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
     """The reward model's results on unseen episodes; "" without a reward model."""
     if verdict is None:
         return ""
-    bounded = {check.name for check in verdict.checks}
-    checks = "\n".join(
-        f"| {GATE.get(name, name)} (`{name}`) | {value} | {bound} | {'ok' if outcome == 'ok' else f'**{outcome}**'} |"
-        for name, value, bound, outcome in (check.cells for check in verdict.checks)
-    )
+    bounded = {check.name for check in (*verdict.checks, *verdict.advisory)}
     figures = "\n".join(
         f"| {GATE.get(name, name)} | {_number(value)} | | |"
         for name, value in result["gate"].items()
@@ -112,7 +108,7 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
 
 | figure | value | bound | |
 | --- | --- | --- | --- |
-{checks}
+{verdict.markdown(GATE)}
 {figures}
 
 ![Progress of unseen successes and failures](gate.png)

@@ -222,9 +222,13 @@ def _choose_episodes(
     arguments: TrainingArguments, config: GRMTrainingConfig, console: Console
 ) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
     """The episodes to train on and the held-out ones; prints how many, and which are too short for some metrics."""
+    from dopamine_rl.episodes.stored import failed_end
     from dopamine_rl.metrics import MIN_POINTS
 
     training, unseen = split(_usable_episodes(arguments, config, console), arguments.held_out, arguments.shots)
+    if config.sft.failures == "outcome":
+        training = [failed_end(episode) if episode.info.success is False else episode for episode in training]
+        unseen = [e for e in unseen if e.info.success is not False or e.info.true_progress is not None]
     console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
@@ -241,12 +245,14 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
     unlabelled: list[str] = []
     for folder in arguments.data:
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
-            if episode.info.success is False and episode.info.true_progress is None:
+            needs_truth = episode.info.success is False and config.sft.failures == "truth"
+            if needs_truth and episode.info.true_progress is None:
                 unlabelled.append(episode.info.episode_id)
             else:
                 usable.append(episode)
     if unlabelled:
-        console.say(f"skipping failures without recorded true progress: {', '.join(unlabelled)}")
+        names = ", ".join(unlabelled)
+        console.say(f"skipping failures without recorded true progress (see --sft.failures outcome): {names}")
     return usable
 
 

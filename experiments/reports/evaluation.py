@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.evaluation.gate import Verdict, decide, summarise
+from dopamine_rl.evaluation.gate import GateReport, Verdict, decide, summarise
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.variants import (
     CLAIM,
@@ -42,6 +42,7 @@ FIGURES = {
     "failure_end": "mean final Φ* of failures",
     "gap": "difference of these two",
     "auc": "probability that a success ends higher than a failure",
+    "failed_end_order": "probability that a success is higher in its last quarter, before its end, than a failed end",
     "false_success": "share of failures classified as success",
     "near_miss_false_success": "the same for near misses, by the script's name or the peg's final position",
     "outcome_accuracy": "accuracy of success, partial or failure by Eq. 58",
@@ -160,6 +161,14 @@ class Evaluation:
         return dict(list(self.settings.items())[1:]) | self.fused
 
 
+def _verdict(report: GateReport, gate: GateConfig) -> Verdict:
+    """The gate's verdict on recorded episodes, which cannot be probed: that takes the simulator."""
+    verdict = decide(report, replace(gate, probe="off"))
+    if gate.probe != "required":
+        return verdict
+    return replace(verdict, notes=(*verdict.notes, "the preset also requires the precision probe: dopamine grm probe"))
+
+
 def evaluate(
     answered: Mapping[str, Answered],
     gate: GateConfig,
@@ -184,7 +193,7 @@ def evaluate(
     settings = {name: judge_variant(part, served, threshold) for name, part in answered.items()}
     fused = {name: judge_variant(own, variant, threshold) for name, variant in variants().items()}
     columns = next(iter(settings.values())).columns
-    verdict = decide(summarise(columns, threshold, stride), gate) if preset else None
+    verdict = _verdict(summarise(columns, threshold, stride), gate) if preset else None
     return Evaluation(
         model=model,
         version=version,

@@ -8,6 +8,7 @@ GATE = {
     "kendall": "Kendall's τ-b of progress with time, in successes",
     "progress_mae": "mean absolute error of progress in successes",
     "auc": "AUC: probability that a success ends higher than a failure",
+    "failed_end_order": "probability that a success late on its way is higher than a failure's end",
     "false_success": "share of failures that end like a success",
     "near_miss_false_success": "the same for near misses",
     "success_end": "mean final progress of successes",
@@ -18,6 +19,8 @@ GATE = {
     "cut_off": "episodes that are neither (time ran out during insertion)",
     "invalid": "frames without a value; progress was held there",
     "stride": "environment steps between scored frames",
+    "probe_rank": "precision probe: rank correlation of progress with alignment before the hole",
+    "probe_trade": "precision probe: progress near and misaligned minus far and aligned",
 }
 """Figures of the gate, `gate`."""
 LABELS = {

@@ -19,6 +19,8 @@ from learner.config import CloningConfig
 
 LEAST_STD = 0.05
 """Lower bound of the normalising standard deviation: inputs that hardly vary in demonstrations must not blow up."""
+BLOCK = 3
+"""Consecutive transitions of a block that is held out of a single demonstration."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +30,8 @@ class BCResult:
     Args:
         state: arrays for `save_policy`; with `Policy.start_from`, RLPD starts from exactly this mean.
         training_loss: mean squared error of the best weights on the training transitions.
-        validation_loss: the same on held-out episodes.
+        validation_loss: the same on held-out episodes; on held-out blocks if there is only one episode, where it is
+            too optimistic to compare with others: it only says when to stop.
         kept_update: the update with the lowest validation loss, whose weights are returned.
     """
 
@@ -49,16 +52,18 @@ def train_bc(
 ) -> BCResult:
     """Fit the squashed mean to demonstrated actions by least squares.
 
-    Whole episodes are held out for validation: neighbouring transitions are too similar for an unbiased estimate.
+    Whole episodes are held out for validation: neighbouring transitions are too similar for an unbiased estimate. Of a
+    single episode, blocks of consecutive transitions are held out.
 
     Args:
         observations: float32 [N, D]; actions: float32 [N, A] in [−1, 1].
-        episode_lengths: int [M], lengths of the M ≥ 2 episodes; they sum to N.
+        episode_lengths: int [M], lengths of the M ≥ 1 episodes; they sum to N.
         hidden: hidden-layer widths.
         config: training settings; its widths are not used here.
         seed: of the split, the initial weights and the batches.
     Raises:
-        BadInput: the lengths do not sum to N, there are fewer than two episodes, or a value is not finite.
+        BadInput: the lengths do not sum to N, there is no episode, or a single one of less than 3 transitions, or
+            a value is not finite.
         Diverged: a loss is not finite.
     """
     _check(observations, actions, episode_lengths)
@@ -79,19 +84,31 @@ def train_bc(
 def _check(observations: NDArray[np.float32], actions: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
     if not len(observations) == len(actions) == int(np.sum(lengths)):
         raise BadInput("episode_lengths", np.sum(lengths), f"give lengths that sum to {len(observations)} rows")
-    if len(lengths) < 2:
-        raise BadInput("episode_lengths", lengths, "give at least two episodes, one of them for validation")
+    if not len(lengths) or (len(lengths) == 1 and lengths[0] < BLOCK):
+        raise BadInput("episode_lengths", lengths, f"give at least one episode of at least {BLOCK} transitions")
     for name, values in (("observations", observations), ("actions", actions)):
         if not np.isfinite(values).all():
             raise BadInput(name, "nan or inf", "give finite numbers")
 
 
 def _validation_rows(lengths: NDArray[np.int64], share: float, generator: torch.Generator) -> Tensor:
-    """bool [N]: the transitions of the held-out episodes."""
+    """bool [N]: the transitions that are held out."""
+    if len(lengths) == 1:
+        return _validation_blocks(int(lengths[0]), share, generator)
     count = min(max(1, round(share * len(lengths))), len(lengths) - 1)
     chosen = torch.zeros(len(lengths), dtype=torch.bool)
     chosen[torch.randperm(len(lengths), generator=generator)[:count]] = True
     return chosen.repeat_interleave(torch.as_tensor(lengths))
+
+
+def _validation_blocks(count: int, share: float, generator: torch.Generator) -> Tensor:
+    """bool [N]: blocks of a single episode, one in each of several equal parts, together about a share of it."""
+    chosen, size = torch.zeros(count, dtype=torch.bool), min(BLOCK, count // 3)
+    blocks = min(max(1, round(share * count / size)), count // (2 * size))  # at most half of it
+    for part in torch.arange(count).tensor_split(blocks):
+        start = int(torch.randint(len(part) - size + 1, (), generator=generator))
+        chosen[part[start : start + size]] = True
+    return chosen
 
 
 def _descend(

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
+LARGEST_LOG_WEIGHT = 3.0
+"""Upper bound of the log weight of an imitated transition: it counts at most 20 times as much as one without gain."""
 
 
 def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,11 +30,17 @@ def squashed_gaussian(mean: Tensor, log_std: Tensor, noise: Tensor) -> tuple[Ten
 
 
 def critic_target(
-    reward: Tensor, terminated: Tensor, next_q: Tensor, next_log_prob: Tensor | None, gamma: float, alpha: Tensor
+    reward: Tensor,
+    terminated: Tensor,
+    next_q: Tensor,
+    next_log_prob: Tensor | None,
+    discount: float | Tensor,
+    alpha: Tensor,
 ) -> Tensor:
     """r + γ (1 − terminated) (min over critics of Q' − α log π').
 
     Args:
+        discount: γ; for n-step returns γ^m, float [B], where Q' and π' are those after m environment steps.
         reward, terminated: float [B]; terminated is 1 where the task ended. Truncated transitions bootstrap.
         next_q: float [M, B], of this update's random subset of target critics.
         next_log_prob: float [B]; None for a backup without entropy.
@@ -41,7 +49,7 @@ def critic_target(
     value = next_q.amin(0)
     if next_log_prob is not None:
         value = value - alpha * next_log_prob
-    return reward + gamma * (1.0 - terminated) * value
+    return reward + discount * (1.0 - terminated) * value
 
 
 def critic_loss(q: Tensor, target: Tensor) -> Tensor:
@@ -75,3 +83,16 @@ def alpha_loss(log_alpha: Tensor, log_prob: Tensor, target_entropy: float) -> Te
 def cloning_loss(mean: Tensor, action: Tensor) -> Tensor:
     """Mean squared error between the squashed mean and the demonstrated action, float [B, A] each."""
     return functional.mse_loss(mean.tanh(), action)
+
+
+def imitation_loss(action: Tensor, stored: Tensor, gain: Tensor, temperature: float) -> Tensor:
+    """Mean of w (action − stored action)², with w = exp(gain / temperature), bounded by LARGEST_LOG_WEIGHT.
+
+    Args:
+        action: float [B, A], the policy's mean action; stored: float [B, A], that of the transition.
+        gain: float [B], progress gained after the transition, in [−1, 1].
+    Source: arXiv:1910.00177 (advantage-weighted regression). Differs: progress gained in place of the advantage;
+        squared error of the mean in place of the log density. Unlike shaping it does not preserve the optimal policy.
+    """
+    weight = (gain / temperature).clamp(max=LARGEST_LOG_WEIGHT).exp()
+    return (weight * (action - stored).square().mean(-1)).mean()

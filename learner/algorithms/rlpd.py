@@ -144,7 +144,10 @@ class RLPD(ActingAlgorithm, SAC):
         episodes = [episode for fragments, _ in samples for episode in fragments]
         for episode in episodes:
             store_fragment(self.feed.online, episode)
+            if episode.is_done:
+                self.feed.finish(episode.id_)
         self.metrics.log_value((REPLAY, "online_transitions"), len(self.feed.online), reduce="max")
+        self.metrics.log_value((REPLAY, "promoted_episodes"), len(self.feed.promoted), window=1)
         return sum(len(episode) for episode in episodes)
 
     def _learn(self, updates: int) -> None:
@@ -155,7 +158,13 @@ class RLPD(ActingAlgorithm, SAC):
     def policy_state(self) -> PolicyState:
         """The policy's weights, for `save_policy` and DeterministicPolicy."""
         weights = self.learner_group.get_weights()[DEFAULT_MODULE_ID]
-        state = {name.removeprefix("policy."): v for name, v in weights.items() if name.startswith("policy.")}
+        saved = {"policy.": "", **({"target.": "critic."} if self.config.learner.choose else {})}
+        state = {
+            new + name.removeprefix(old): values
+            for old, new in saved.items()
+            for name, values in weights.items()
+            if name.startswith(old)
+        }
         if self.config.learner.residual_scale:
             state["residual_scale"] = np.array(self.config.learner.residual_scale, np.float32)
         return state

@@ -18,12 +18,13 @@ from torch import Tensor
 from dopamine_rl.errors import Diverged
 from dopamine_rl.policy import load_policy
 from learner.algorithms.finite import FIX, FiniteWeights
+from learner.algorithms.networks import better_action
 from learner.algorithms.updater import ACTOR_LOSSES, LOSSES, Agent, Updater, build_agent
-from learner.feed import BATCH_COLUMNS
+from learner.feed import batch_columns
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):
-    """Policy, critics and temperature; env runners have the policy only."""
+    """Policy, critics and temperature; env runners have the policy, and with `choose` the target critics."""
 
     observation_space: Any
     action_space: Any
@@ -34,8 +35,10 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
         sizes = self.observation_space.shape[0], self.action_space.shape[0]
         agent = build_agent(*sizes, self.model_config["learner"], self.model_config["base_hidden"])
         self.policy = agent.policy
+        if self.model_config["learner"].choose or not self.inference_only:
+            self.target = agent.target
         if not self.inference_only:
-            self.critic, self.target, self.log_alpha = agent.critic, agent.target, agent.log_alpha
+            self.critic, self.log_alpha = agent.critic, agent.log_alpha
 
     def agent(self) -> Agent:
         """The networks, for the updater."""
@@ -43,17 +46,25 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
 
     def get_non_inference_attributes(self) -> list[str]:
         """Attributes that env runners do not need."""
-        return ["critic", "target", "log_alpha"]
+        needed = ("target",) if self.model_config["learner"].choose else ()
+        return [name for name in ("critic", "target", "log_alpha") if name not in needed]
 
     @torch.no_grad()
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        return {Columns.ACTIONS: self.policy.act(self.policy.actor.normalise(batch[Columns.OBS]))}
+        observations = self.policy.actor.normalise(batch[Columns.OBS])
+        return {Columns.ACTIONS: self._choose(observations, self.policy.act(observations))}
 
     @torch.no_grad()
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         observations = self.policy.actor.normalise(batch[Columns.OBS])
         noise = torch.randn(len(observations), self.action_space.shape[0], device=observations.device)
-        return {Columns.ACTIONS: self.policy.sample(observations, noise)[0]}
+        return {Columns.ACTIONS: self._choose(observations, self.policy.sample(observations, noise)[0])}
+
+    def _choose(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """With `choose`, the better of these actions and the cloned policy's."""
+        if not self.model_config["learner"].choose:
+            return actions
+        return better_action(self.target, observations, actions, self.policy.base_action(observations))
 
 
 def require_finite_losses(losses: Tensor, trains_actor: Sequence[bool], first: int) -> None:
@@ -100,8 +111,9 @@ class RLPDLearner(FiniteWeights, TorchLearner):
         columns = batch[DEFAULT_MODULE_ID]
         count = len(columns["rewards"])
         first = self.updater.updates + 1
+        names = batch_columns(self.config.learner)
         losses = torch.stack(
-            [self.updater.update({name: columns[name][index] for name in BATCH_COLUMNS}) for index in range(count)]
+            [self.updater.update({name: columns[name][index] for name in names}) for index in range(count)]
         )
         require_finite_losses(losses, [self.updater.trains_actor(first + index) for index in range(count)], first)
         means = dict(zip(LOSSES, losses.nanmean(0).tolist(), strict=True))  # NaN if no update trained the actor

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from learner.algorithms.losses import actor_loss, alpha_loss, critic_loss, critic_target
+from learner.algorithms.losses import actor_loss, alpha_loss, critic_loss, critic_target, imitation_loss
 from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
 from learner.config import LearnerConfig
 
@@ -86,7 +86,8 @@ class Updater:
 
         Args:
             batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; with `critic_sees_potential`
-                also potential, next_potential, phase, next_phase [B].
+                also potential, next_potential, phase, next_phase [B]; with `n_step` > 1 also discounts [B];
+                with `imitation` also gains [B].
         Returns:
             float [5] in the order of LOSSES; ACTOR_LOSSES are NaN if the actor is not trained.
         """
@@ -97,7 +98,7 @@ class Updater:
         critic_metrics = self._update_critic(inputs, next_observations, batch, alpha)
         self.updates += 1
         if self.trains_actor(self.updates):
-            actor_metrics = self._update_actor(observations, inputs, alpha)
+            actor_metrics = self._update_actor(observations, inputs, batch, alpha)
         else:
             actor_metrics = torch.full((2,), math.nan, device=self._device)
         return torch.cat((critic_metrics, actor_metrics, alpha[None]))
@@ -122,9 +123,14 @@ class Updater:
         with torch.no_grad():
             actions, log_prob = networks.policy.sample(next_observations, self._noise(batch["actions"]))
             next_inputs = self._critic_input(next_observations, batch, "next_potential", "next_phase")
-            next_q = critic_values(networks.target.tensors(self._members()), next_inputs, actions)
+            members = networks.target.tensors(self._members())
+            next_q = critic_values(members, next_inputs, actions)
+            if settings.choose:
+                base_q = critic_values(members, next_inputs, networks.policy.base_action(next_observations))
+                next_q = torch.where(base_q.amin(0) > next_q.amin(0), base_q, next_q)
             entropy = log_prob if settings.entropy_backup else None
-            target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, self.gamma, alpha)
+            discount = batch["discounts"] if settings.n_step > 1 else self.gamma
+            target = critic_target(batch["rewards"], batch["terminated"], next_q, entropy, discount, alpha)
         q = networks.critic(inputs, batch["actions"])
         loss = critic_loss(q, target)
         self._descend("critic", self.critic_parameters, loss)
@@ -139,14 +145,18 @@ class Updater:
             return None
         return torch.randperm(total, generator=self.generator, device=self._device)[: self.settings.target_critics]
 
-    def _update_actor(self, observations: Tensor, inputs: Tensor, alpha: Tensor) -> Tensor:
-        networks = self.networks
+    def _update_actor(self, observations: Tensor, inputs: Tensor, batch: dict[str, Tensor], alpha: Tensor) -> Tensor:
+        networks, settings = self.networks, self.settings
         width = networks.policy.actor.mean.out_features
         actions, log_prob = networks.policy.sample(
             observations, self._noise(observations.new_empty(len(observations), width))
         )
         q = critic_values(networks.critic.tensors(), inputs, actions)
         loss = actor_loss(log_prob, q, alpha)
+        if settings.imitation:
+            mean = networks.policy.act(observations)
+            imitated = imitation_loss(mean, batch["actions"], batch["gains"], settings.imitation_temperature)
+            loss = loss + settings.imitation * imitated
         # The two losses share no gradients, so one backward pass is enough.
         temperature_loss = alpha_loss(networks.log_alpha, log_prob, self._target_entropy)
         self._descend("actor", [*self.actor_parameters, networks.log_alpha], loss + temperature_loss)

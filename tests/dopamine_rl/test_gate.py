@@ -13,8 +13,19 @@ import pytest
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ScoringTimeout
-from dopamine_rl.evaluation.gate import TOGETHER, GateReport, JudgedEpisode, Source, decide, judge, report
+from dopamine_rl.evaluation.figures import curve_row
+from dopamine_rl.evaluation.gate import (
+    TOGETHER,
+    GateReport,
+    JudgedEpisode,
+    Source,
+    decide,
+    judge,
+    report,
+    with_probe,
+)
 from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.evaluation.probe import probe_figures
 from dopamine_rl.grm.config import BatchPlan, Control, TrainConfig
 from dopamine_rl.interfaces import PendingScore, Prompt
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, ScoreReply, ScoreRequest, TaskReference
@@ -174,6 +185,7 @@ def test_figures_on_fixed_answers_stay_what_they_were() -> None:
             "progress_mae": 0.15872244925315804, "false_success": 0.0, "auc": 2 / 3, "success_end": 0.6040000021457672,
             "failure_end": 0.21333333353201547, "near_misses": 1, "near_miss_false_success": 0.0, "invalid": 80,
             "successes": 4, "failures": 3, "cut_off": 1, "stride": STRIDE,
+                "failed_end_order": 2 / 3, "probe_rank": None, "probe_trade": None,
         }
     )  # fmt: skip
 
@@ -325,6 +337,80 @@ def test_the_table_names_what_failed_and_what_to_do_last() -> None:
     assert verdict.markdown().splitlines()[1] == "| voc_minus | 0.1000 | ≥ 0.95 | **FAILED** |"
     assert verdict.markdown().splitlines()[0] == "| voc_plus | 0.9900 | ≥ 0.95 | ok |"
     assert not any(line.startswith("  auc: ") for line in lines)
+
+
+def test_the_probe_is_shown_beside_its_bounds_and_refuses_nothing_until_it_is_required() -> None:
+    trapped = replace(GOOD, probe_rank=-0.33, probe_trade=0.19)
+    verdict = decide(trapped, GateConfig())
+    assert verdict.passed
+    rows = [row.split() for row in verdict.table().splitlines()[6:8]]
+    assert rows == [
+        ["probe_rank", "-0.3300", "≥", "0.9", "missed", "(advisory)"],
+        ["probe_trade", "0.1900", "≤", "0", "missed", "(advisory)"],
+    ]
+    assert "probe_trade) is advisory" in verdict.table()
+    assert verdict.markdown().splitlines()[-1] == "| probe_trade | 0.1900 | ≤ 0 | **missed (advisory)** |"
+    assert [check.name for check in decide(trapped, GateConfig(probe="required")).failed] == [
+        "probe_rank",
+        "probe_trade",
+    ]
+    sound = replace(GOOD, probe_rank=0.9, probe_trade=0.0)
+    assert decide(sound, GateConfig(probe="required")).passed
+    assert decide(sound, GateConfig()).advisory[0].cells[-1] == "ok"
+    assert decide(trapped, GateConfig(probe="off")) == decide(GOOD, GateConfig(probe="off"))
+
+
+def test_a_required_probe_without_a_value_is_a_failure_and_one_that_was_not_taken_is_not_shown() -> None:
+    verdict = decide(GOOD, GateConfig(probe="required"))
+    assert [check.name for check in verdict.failed] == ["probe_rank", "probe_trade"]
+    assert "no value" in verdict.table()
+    assert decide(GOOD, GateConfig()).advisory == ()
+    assert "probe" not in decide(GOOD, GateConfig()).table()
+    half = decide(replace(GOOD, probe_trade=-0.2), GateConfig())
+    assert [check.cells[1] for check in half.advisory] == ["no value", "-0.2000"]
+
+
+def test_the_probe_s_figures_stand_in_the_report_and_what_was_unreadable_does_not() -> None:
+    gaps, offsets = [0.03, 0.03, 0.003, 0.003], [0.0, 0.03, 0.0, 0.03]
+    found = with_probe(GOOD, probe_figures(gaps, offsets, [0.2, 0.1, 0.4, 0.3]))
+    assert (found.probe_rank, found.probe_trade) == (pytest.approx(1.0), pytest.approx(0.1))
+    found = with_probe(GOOD, probe_figures(gaps, offsets, [0.2, math.nan, 0.4, 0.3]))
+    assert (found.probe_rank, found.probe_trade) == (None, pytest.approx(0.1))
+
+
+def test_a_report_of_before_the_probe_is_still_read() -> None:
+    stored = asdict(GOOD)
+    for name in ("failed_end_order", "probe_rank", "probe_trade"):
+        del stored[name]
+    assert GateReport(**stored) == GOOD
+    assert decide(GateReport(**stored), GateConfig()).passed
+
+
+def test_a_success_that_only_its_last_picture_tells_from_a_failure_is_noticed() -> None:
+    """Final progress alone separates the two; before its end the success stands below where the failure ends."""
+    jammed = [failure(0.45), failure(0.45)]
+    told = report(judged([success(), *jammed]), 0.8, STRIDE)
+    assert (told.auc, told.failed_end_order) == (1.0, 1.0)
+    by_the_end_alone = episode([*np.linspace(0.0, 0.3, 11), 1.0], True)
+    untold = report(judged([by_the_end_alone, *jammed]), 0.8, STRIDE)
+    assert (untold.auc, untold.failed_end_order) == (1.0, 0.0)
+    half = report(judged([by_the_end_alone, success(), *jammed]), 0.8, STRIDE)
+    assert half.failed_end_order == 0.5
+
+
+@pytest.mark.parametrize(("count", "late"), [(1, None), (2, None), (3, [1]), (5, [3]), (9, [6, 7]), (12, [9, 10])])
+def test_late_is_the_last_quarter_without_the_end(count: int, late: list[int] | None) -> None:
+    curve = np.arange(count) / 16
+    found = curve_row(curve, np.ones(count - 1), None)["late"]
+    assert math.isnan(found) if late is None else found == pytest.approx(np.mean(late) / 16)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("probe", "on"), ("probe_rank", 1.1), ("probe_trade", -1.1), ("probe_rank", math.nan)]
+)
+def test_a_bound_of_the_probe_that_cannot_be_is_named(field: str, value: Any) -> None:
+    with pytest.raises(BadInput, match=rf"gate\.{field} = "):
+        GateConfig(**{field: value})
 
 
 def test_few_episodes_are_noted_but_fail_nothing() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -22,18 +22,9 @@ from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
+from tests.videos import encode
 
 KEYS = ("observation.images.cam_high", "observation.images.cam_left_wrist")
-
-
-def encode(path: Path, pictures: np.ndarray, codec: str = "libx264", pixels: str = "yuv420p", **options: str) -> None:
-    """Another program's video: lossy, with frames that are decoded ahead of being shown."""
-    with av.open(str(path), "w") as container:
-        stream = cast(av.VideoStream, container.add_stream(codec, rate=Fraction(10), options=options))
-        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], pixels
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 def moving(count: int, seed: int, height: int = 64, width: int = 96) -> np.ndarray:

@@ -24,13 +24,13 @@ from dopamine_rl.progress import (
     mean_fusion,
     split_hop,
 )
-from dopamine_rl.types import EpisodeContext, FusionConfig, ScoreReply, ScoreRequest
+from dopamine_rl.types import FUSIONS, EpisodeContext, FusionConfig, ScoreReply, ScoreRequest
 
 few = settings(max_examples=150, deadline=None)
 unit = st.floats(0, 1)
 fusions = st.builds(
     FusionConfig,
-    kind=st.sampled_from(["mean", "consistency"]),
+    kind=st.sampled_from(FUSIONS),
     alpha=st.floats(0, 50),
     epsilon=st.sampled_from([1e-6, 1e-2]),
     chain=st.sampled_from(["fused", "own"]),
@@ -113,6 +113,8 @@ def slow_fold(progress: float, own: float, gain: np.ndarray, loss: np.ndarray, v
             forward, backward = min(max(gf - lf, 0), 1), min(max(1 + gb - lb, 0), 1)
             if fusion.kind == "mean":
                 progress = (own + forward + backward) / 3
+            elif fusion.kind != "consistency":
+                progress = {"incremental": own, "forward": forward, "backward": backward}[fusion.kind]
             else:
                 mean = (forward + backward) / 2
                 w = math.exp(-fusion.alpha * (abs(backward - forward) / (mean + fusion.epsilon)) ** 2)

@@ -1,9 +1,13 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from dopamine_rl.episodes.stored import StoredEpisode, failed_end
 from dopamine_rl.errors import BadInput
+from dopamine_rl.grm.batches import BatchSampler
+from dopamine_rl.grm.config import BatchPlan, TrainConfig
 from dopamine_rl.grm.labels import keyframe_map, label
 from dopamine_rl.shaping import n_step_shaping, shaped_reward
 from dopamine_rl.targets import ProgressMap
@@ -53,6 +57,36 @@ def test_the_geometric_target_labels_with_true_progress():
     assert not failed.success
     with pytest.raises(BadInput, match="true_progress"):
         label([replace(episode(), true_progress=None)], "geometric")
+
+
+def test_failures_labelled_by_outcome_have_no_progress_and_need_no_simulator():
+    failure = replace(episode(success=False), true_progress=None)
+    succeeded, failed = label([episode(), failure], failures="outcome")
+    np.testing.assert_array_equal(succeeded.progress, label([episode()])[0].progress)
+    assert not failed.progress.any()
+    assert not failed.success
+    geometric = label([failure, episode()], "geometric", "outcome")[1]
+    np.testing.assert_array_equal(geometric.progress, episode().true_progress)
+
+
+def test_only_the_first_frame_and_the_end_of_a_failure_are_kept():
+    failure = episode(success=False)
+    end = failed_end(StoredEpisode(Path("e"), failure, np.arange(0, 82, 2)))
+    assert end.frame_ids.tolist() == [0, *range(54, 82, 2)]
+    assert end.info.frame_count == len(end.info.true_progress) == 15
+    assert end.info.keyframes.tolist() == [0, 14]
+    assert len(end.info.stages) == 1
+
+
+def test_a_share_of_a_batch_can_be_failures():
+    labels = label([episode(), *[episode(success=False)] * 9], failures="outcome")
+    config = TrainConfig(plan=BatchPlan(episodes=2, failures=0.3))
+    sampler = BatchSampler(labels, config)
+    chosen = [index for number in range(500) for index in sampler._choose(np.random.default_rng(number))]
+    assert np.mean([index > 0 for index in chosen]) == pytest.approx(0.3, abs=0.05)
+    everyone = BatchSampler(labels, TrainConfig())
+    chosen = [index for number in range(500) for index in everyone._choose(np.random.default_rng(number))]
+    assert np.mean([index > 0 for index in chosen]) == pytest.approx(0.9, abs=0.05)
 
 
 @pytest.mark.parametrize("mode", ["grm", "oracle", "naive", "sparse"])

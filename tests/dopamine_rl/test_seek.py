@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,17 +10,9 @@ import pytest
 
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, write_video
+from tests.videos import encode
 
 COUNT = 40
-
-
-def encode(path: Path, codec: str, options: dict[str, str], pictures: np.ndarray) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(10), options=options)
-        stream.height, stream.width, stream.pix_fmt = *pictures.shape[1:3], "yuv420p"
-        for picture in pictures:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 @pytest.fixture(scope="module", params=["h264", "h264_reordered", "av1"])
@@ -35,12 +25,7 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         "h264_reordered": ("libx264", {"g": "7", "bf": "3", "b_strategy": "0", "open_gop": "1"}),
         "av1": ("libsvtav1", {"g": "8", "preset": "12"}),
     }[request.param]
-    # In a process of its own: for root, SVT-AV1 makes the process that encodes a real-time one (SCHED_FIFO 99),
-    # children included, and for all tests that follow.
-    process = multiprocessing.get_context("spawn").Process(target=encode, args=(path, codec, options, pictures))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    encode(path, pictures, codec, **options)
     return path
 
 

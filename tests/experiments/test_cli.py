@@ -77,16 +77,18 @@ def test_every_command_is_a_dataclass_with_a_sentence_for_every_option(
 
 
 def sentences(cls: Any, prefix: str = "") -> list[tuple[str, str]]:
-    """Every field of a tree of dataclasses with the text that tyro finds for it."""
+    """Every field of a tree of dataclasses with the text that tyro finds for it: of a shared option, or below it."""
     from tyro._docstrings import get_field_docstring
 
     texts = []
     for field in fields(cls) if cls is not None else ():
         hint = get_type_hints(cls)[field.name]
+        extras = getattr(get_type_hints(cls, include_extras=True)[field.name], "__metadata__", ())
+        about = next((extra.help for extra in extras if getattr(extra, "help", None)), "")
         if is_dataclass(hint):
             texts += sentences(hint, f"{prefix}{field.name}.")
         elif field.init:
-            texts.append((prefix + field.name, get_field_docstring(cls, field.name, ()) or ""))
+            texts.append((prefix + field.name, about or get_field_docstring(cls, field.name, ()) or ""))
     return texts
 
 

@@ -58,6 +58,7 @@ IN_JOB: dict[str, list[str] | None] = {
     "grm_deploy": None,
     "evaluate": None,
     "grm_eval": ["grm-mini", "raw"],
+    "grm_probe": ["grm-mini", "--demo", "raw"],
     "grm_adapt": ["raw", "--out", "m2"],
     "grm_train": ["raw", "--out=m2"],
     "grm_import_template": ["clone", "checkpoint", "--out", "m2"],

@@ -22,6 +22,7 @@ from dopamine_rl.episodes.raw import INSTRUCTIONS, KEYFRAMES, TRANSITIONS, read_
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report
+from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.hops import Setting
 from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.evaluation.variants import Variant, hop_row, progress_row
@@ -33,13 +34,14 @@ from dopamine_rl.metrics import kendall_tau, spearman
 from dopamine_rl.types import Demonstration, FusionConfig, HopEstimates, TaskReference
 from experiments import cli
 from experiments.commands import grm_eval as evaluate_grm
+from experiments.reports import evaluation as evaluation_report
 from experiments.reports import evaluation_plots as grm_plots
 from experiments.reports.evaluation import FIGURES, Evaluation
 from experiments.runtime.ending import UsageError
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.grm_toys import TINY, labelled, moving_square
-from tests.dopamine_rl.test_gate import STRIDE, AlwaysForward, episode
+from tests.dopamine_rl.test_gate import GOOD, STRIDE, AlwaysForward, episode
 from tests.dopamine_rl.test_variants import answers_of
 from tests.fakes import FakeEngine, seen
 from tests.reward_service.http import serving
@@ -514,3 +516,10 @@ def test_over_http_the_figures_are_the_same(
 def test_with_a_service_every_path_is_data() -> None:
     parsed = evaluate_grm.parse(["raw_a", "raw_b", "--url", "http://127.0.0.1:1", "--stride", "auto"])
     assert (parsed.model, parsed.data, parsed.stride) == (None, (Path("raw_a"), Path("raw_b")), "auto")
+
+
+@pytest.mark.parametrize("probe", ["shown", "required"])
+def test_recorded_episodes_are_not_refused_for_a_probe_that_only_the_simulator_can_take(probe: str) -> None:
+    verdict = evaluation_report._verdict(GOOD, GateConfig(probe=probe))  # type: ignore[arg-type]
+    assert verdict.passed
+    assert ("dopamine grm probe" in verdict.table()) == (probe == "required")

@@ -2,16 +2,32 @@
 
 from dataclasses import replace
 from itertools import chain
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
 
 from dopamine_rl.config import load_preset, preset_names
+from dopamine_rl.episodes.raw import write_demonstration
+from dopamine_rl.evaluation.probe import ProbePictures
+from experiments.job import phases
 from experiments.job import plans as episodes
 from experiments.runtime.arguments import PRESETS
+from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.dopamine_rl.test_gate import REFERENCE, failure, success
+from tests.fakes import FakeEngine, frame
 
 
 def every_set(config, tmp_path):
     plans = episodes.scripted_plans(config, tmp_path) | episodes.rollout_plans(config, tmp_path, tmp_path / "bc", "v1")
-    return {name: list(plan.seeds) for name, plan in plans.items()} | {"trial": episodes.trial_seeds(config)}
+    return (
+        {name: list(plan.seeds) for name, plan in plans.items()}
+        | {"trial": episodes.trial_seeds(config)}
+        | {"probe": [episodes.probe_seed(config)]}
+    )
 
 
 def test_no_seed_serves_two_purposes_in_any_preset(tmp_path):
@@ -38,3 +54,68 @@ def test_the_laptop_preset_judges_on_as_many_episodes_as_a_verdict_needs():
     assert wanted.gate_failures + wanted.gate_rollouts >= config.gate.least_failures
     kinds = [episodes.FAILURES[i % len(episodes.FAILURES)] for i in range(wanted.gate_failures)]
     assert kinds.count("near_miss") >= len(kinds) / 2
+
+
+STATES = [(gap, offset) for gap in (0.03, 0.003) for offset in (0.0, 0.01, 0.03)]
+
+
+class OneProbe:
+    """A pool whose simulator shows a model that pays for advancing misaligned, or cannot reach a state."""
+
+    def __init__(self, reachable: bool) -> None:
+        self.jobs, self._reachable = [], reachable
+
+    def map(self, jobs, on_progress, what):
+        self.jobs += jobs
+        if not self._reachable:
+            raise RuntimeError("the arm cannot reach [1. 1. 1.]")
+        progress = np.array([0.2, 0.15, 0.1, 0.6, 0.5, 0.4])
+        gaps, offsets = np.array(STATES).T
+        return [ProbePictures(frame(0.0), np.stack([frame(value) for value in progress]), gaps, offsets, progress)]
+
+
+def gate(tmp_path, probe, reachable=True):
+    """The gate's phase with real scoring of pictures that show their progress; also the jobs and what it depends on."""
+    config = ExperimentConfig()
+    config = replace(config, gate=replace(config.gate, probe=probe))
+    unseen = []
+    for demonstration, source in ((success(), "expert"), (failure(), "failure")):
+        write_demonstration(tmp_path, demonstration)
+        unseen.append((tmp_path / demonstration.episode_id, source))
+    keys = []
+
+    def phase(name, title, depends_on, work):
+        keys.append(depends_on)
+        return work()
+
+    client = LocalRewardClient(Scorer(FakeEngine()))
+    pool = OneProbe(reachable)
+    run = SimpleNamespace(
+        config=config, path=tmp_path, console=Console(), pool=pool, phase=phase, service=lambda path: ("", client)
+    )
+    model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
+    figures, verdict = phases.gate(run, SimpleNamespace(gate_episodes=unseen, model=model))
+    return figures, verdict, pool.jobs, keys
+
+
+def test_the_gate_shows_the_probe_and_a_stored_report_without_it_stays_good(tmp_path):
+    figures, verdict, [job], shown = gate(tmp_path / "shown", "shown")
+    assert (job.method, job.args) == ("probe", (7000,))
+    assert figures.probe_rank == pytest.approx(1.0)
+    assert figures.probe_trade == pytest.approx(0.2, abs=0.01)
+    assert [check.passed for check in verdict.advisory] == [True, False]
+    assert "probe_trade" not in [check.name for check in verdict.checks]
+    figures, verdict, jobs, off = gate(tmp_path / "off", "off")
+    assert (figures.probe_rank, figures.probe_trade, jobs, verdict.advisory) == (None, None, [], ())
+    *_, required = gate(tmp_path / "required", "required")
+    assert shown == off != required
+
+
+def test_a_required_probe_refuses_and_one_that_cannot_be_taken_stops_the_run(tmp_path, capsys):
+    _, verdict, *_ = gate(tmp_path / "refused", "required")
+    assert "probe_trade" in [check.name for check in verdict.failed]
+    figures, *_ = gate(tmp_path / "shown", "shown", reachable=False)
+    assert figures.probe_rank is None
+    assert "warning: no precision probe: the arm cannot reach" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match="cannot reach"):
+        gate(tmp_path / "required", "required", reachable=False)

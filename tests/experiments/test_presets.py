@@ -42,6 +42,11 @@ def test_overrides_and_places():
     assert (config.gamma, config.env.stride) == (0.9, 3)
 
 
+def test_one_demonstration_of_the_policy_is_accepted():
+    _, config = parse_settings(RunArguments, ExperimentConfig, ["--demonstrations.policy", "1"], "prog", "about")
+    assert config.demonstrations.policy == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -49,6 +54,8 @@ def test_overrides_and_places():
         (["--gamma", "1.5"], r"gamma = 1.5"),
         (["--demonstrations.policy", "0"], "demonstrations"),
         (["--demonstrations.policy", "2000"], "1000"),
+        (["--learner.choose"], r"critic_sees_potential = false"),
+        (["--learner.algorithm", "ppo", "--learner.promote", "5"], r"learner.promote = 5"),
         (["--env.stride", "0"], "stride"),
         (["--evaluation.first-seed", "1000"], "evaluation.first_seed"),
         (["--evaluation.episodes", "0"], "evaluation.episodes"),

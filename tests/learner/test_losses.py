@@ -13,9 +13,10 @@ from learner.algorithms.losses import (
     cloning_loss,
     critic_loss,
     critic_target,
+    imitation_loss,
     squashed_gaussian,
 )
-from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
+from learner.algorithms.networks import CriticEnsemble, Policy, better_action, critic_values
 from learner.algorithms.updater import LOSSES, Updater, build_agent
 from learner.config import LearnerConfig
 from learner.feed import HELD_COLUMNS
@@ -181,3 +182,75 @@ def test_residual_begins_at_the_base_and_stays_in_its_bound() -> None:
     drawn, _ = policy.sample(observations, 50 * torch.randn(B, A))
     assert ((drawn - base.act(observations)).abs() <= 0.3 + 1e-6).all()
     assert not any(p.requires_grad for p in policy.base.parameters())  # type: ignore[union-attr]
+
+
+def test_targets_discount_by_the_steps_that_each_return_spans() -> None:
+    updater, batch = agent_and_batch(n_step=3, target_critics=E)
+    other, _ = agent_and_batch(target_critics=E)
+    same = updater.update({**batch, "discounts": torch.full((B,), 0.9)})
+    torch.testing.assert_close(same, other.update(batch), equal_nan=True)
+    spans = torch.randint(1, 4, (B,))
+    target = critic_target(batch["rewards"], batch["terminated"], torch.ones(2, B), None, 0.9**spans, torch.tensor(0.1))
+    torch.testing.assert_close(target, batch["rewards"] + (1 - batch["terminated"]) * 0.9**spans)
+
+
+def test_imitation_is_the_loop_and_bounded() -> None:
+    action, stored, gain = torch.rand(B, A), torch.rand(B, A), torch.linspace(-1, 1, B)
+    slow = 0.0
+    for b in range(B):
+        error = sum((float(action[b, a]) - float(stored[b, a])) ** 2 for a in range(A)) / A
+        slow += min(math.exp(float(gain[b]) / 0.1), math.exp(3.0)) * error / B
+    assert float(imitation_loss(action, stored, gain, 0.1)) == pytest.approx(slow, rel=1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.3])
+def test_imitation_moves_the_policy_towards_actions_that_gained(scale: float) -> None:
+    updater, batch = agent_and_batch(actor_every=1, imitation=100.0, residual_scale=scale, actor_lr=1e-2)
+    policy = updater.networks.policy
+    batch["actions"] = policy.act(batch["obs"]).detach() + 0.1
+    batch["gains"] = torch.tensor([0.5] * (B // 2) + [-0.5] * (B // 2))
+    lost = slice(B // 2, None)
+    batch["actions"][lost] -= 0.2  # the opposite direction
+    for _ in range(60):
+        updater.update(batch)
+    moved = policy.act(batch["obs"]).detach()
+    assert (moved - batch["actions"])[: B // 2].abs().mean() < 0.05
+
+
+def test_of_two_actions_the_better_one_is_taken() -> None:
+    ensemble = CriticEnsemble(D, A, (16,), E)
+    observations, actions, others = torch.randn(B, D), torch.rand(B, A), torch.rand(B, A)
+    taken = better_action(ensemble, observations, actions, others)
+    for b in range(B):
+        values = [
+            sum(plain_critic(ensemble, e, observations[b], each[b]) for e in range(E)) for each in (actions, others)
+        ]
+        torch.testing.assert_close(taken[b], actions[b] if values[0] > values[1] else others[b])
+    torch.testing.assert_close(better_action(ensemble, observations, actions, actions), actions)
+
+
+def test_targets_take_the_better_of_residual_and_clone() -> None:
+    updater, batch = agent_and_batch(
+        choose=True, critic_sees_potential=False, residual_scale=1.0, initial_std=1.0, actor_every=2, target_critics=E
+    )
+    agent = updater.networks
+    with torch.no_grad():
+        noise = torch.randn((B, A), generator=torch.Generator().manual_seed(0))
+        residual, base = agent.policy.sample(batch["next_obs"], noise)[0], agent.policy.base_action(batch["next_obs"])
+        values = [agent.target(batch["next_obs"], each).amin(0) for each in (residual, base)]
+        assert not torch.allclose(*values)
+        target = batch["rewards"] + 0.9 * (1 - batch["terminated"]) * torch.maximum(*values)
+        expected = critic_loss(agent.critic(batch["obs"], batch["actions"]), target)
+    assert float(updater.update(batch)[0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_critics_that_begin_with_the_potential_learn_what_shaped_ones_learn(n: int) -> None:
+    """Q = net + Φ on the task's reward has the same error as Q = net on the shaped one, so it is no option."""
+    task, potential, next_potential, net = torch.randn(B), torch.rand(B), torch.rand(B), torch.randn(B)
+    terminated, next_net, alpha = (torch.rand(B) < 0.3).float(), torch.randn(2, B), torch.tensor(0.1)
+    next_potential = next_potential * (1 - terminated)  # as labels are
+    discount = 0.9**n
+    shaped = task + discount * next_potential - potential
+    offset = critic_target(task, terminated, next_net + next_potential, None, discount, alpha) - (net + potential)
+    torch.testing.assert_close(offset, critic_target(shaped, terminated, next_net, None, discount, alpha) - net)

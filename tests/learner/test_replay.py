@@ -13,7 +13,8 @@ from dopamine_rl.types import LabelColumns
 from learner.config import LearnerConfig
 from learner.demonstrations import ReplayEpisode, load_demonstrations, save_demonstrations, transition_columns
 from learner.feed import ReplayFeed
-from learner.replay import ColumnarReplay, ReplayColumns, sample_mixed
+from learner.replay import ColumnarReplay, sample_mixed
+from learner.rows import ReplayColumns
 
 GAMMA = 0.9
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 
 from dopamine_rl.errors import BadInput
@@ -118,6 +119,27 @@ def test_a_checkpoint_holds_both_replays_and_learning_goes_on(cluster: None, fil
 
 
 @pytest.mark.ray
+def test_own_successes_join_the_demonstrations_and_the_checkpoint(cluster: None, files: Any, tmp_path: Path) -> None:
+    others: dict[str, Any] = {"n_step": 3, "prefer": "rising_potential", "imitation": 0.1}
+    config = make_rlpd_config(TASK, replaced(LEARNER, promote=2, **others), "sparse", **files)
+    first = config.build_algo()
+    for _ in range(4):
+        first.train()
+    assert len(first.feed.promoted) == 2
+    assert len(first.feed.demo.episodes) == 4 + 2
+    for name in first.feed.promoted:
+        stored = first.feed.demo.columns(first.feed.demo.rows(name))
+        assert stored["task_reward"].sum() == 1.0
+        np.testing.assert_array_equal(stored["next_obs"][:-1], stored["obs"][1:])
+    first.save_to_path(tmp_path / "checkpoint")
+    second = RLPD.from_checkpoint(str(tmp_path / "checkpoint"))
+    assert second.feed.promoted == first.feed.promoted
+    assert second.feed.demo.episodes == first.feed.demo.episodes
+    for algorithm in (first, second):
+        algorithm.stop()
+
+
+@pytest.mark.ray
 def test_nothing_is_learned_before_enough_lies_in_the_replay(cluster: None) -> None:
     config = make_rlpd_config(TASK, replaced(LEARNER, learning_starts=300), "sparse")
     algorithm = config.build_algo()
@@ -144,6 +166,27 @@ def test_a_residual_begins_at_the_clone_and_does_not_fall_below_it(cluster: None
     assert not np.allclose(moved(observations), clone(observations), atol=1e-3)
     assert np.abs(moved(observations) - clone(observations)).max() <= 0.3 + 1e-6
     assert toy.success_rate(moved) >= toy.success_rate(clone)
+    algorithm.stop()
+
+
+@pytest.mark.ray
+def test_actors_and_the_saved_policy_choose_by_the_learners_critics(cluster: None, files: Any, tmp_path: Path) -> None:
+    learner = replaced(LEARNER, residual_scale=0.3, critic_sees_potential=False, choose=True)
+    algorithm = make_rlpd_config(TASK, learner, "sparse", **files).build_algo()
+    algorithm.train()
+    module = algorithm.env_runner.module
+    ours = algorithm.learner_group._learner.module["default_policy"]
+    for mine, theirs in zip(module.target.parameters(), ours.target.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    observations = np.random.default_rng(0).uniform(-1.2, 1.2, (200, 2)).astype(np.float32)
+    acted = module.forward_inference({"obs": torch.from_numpy(observations)})["actions"].numpy()
+    save_policy(tmp_path / "policy.safetensors", algorithm.policy_state())
+    np.testing.assert_allclose(
+        DeterministicPolicy.load(tmp_path / "policy.safetensors")(observations), acted, atol=1e-4
+    )
+    clone = DeterministicPolicy.load(Path(files["initial_policy"]))(observations)
+    chosen = np.isclose(acted, clone, atol=1e-5).all(-1)
+    assert 0 < chosen.sum() < 200
     algorithm.stop()
 
 
@@ -223,6 +266,23 @@ def test_what_rlpd_cannot_do_is_refused(change: Any, field: str) -> None:
         {"sample_timeout_s": 0.0},
         {"patience_s": math.nan},
         {"restart_delay_s": -1.0},
+        {"n_step": 0},
+        {"algorithm": "ppo", "n_step": 3},
+        {"algorithm": "ppo", "prefer": "high_potential"},
+        {"algorithm": "ppo", "imitation": 1.0},
+        {"imitation": -0.1},
+        {"imitation": math.nan},
+        {"imitation_temperature": 0.0},
+        {"initial_alpha": math.nan},
+        {"promote": -1},
+        {"promote": 3, "demo_share": 0.0},
+        {"algorithm": "ppo", "promote": 3},
+        {"choose": True, "critic_sees_potential": False},
+        {"choose": True, "residual_scale": 0.3},
+        {"choose": True, "residual_scale": 0.3, "critic_sees_potential": False, "entropy_backup": True},
+        {"algorithm": "ppo", "choose": True, "residual_scale": 0.3, "critic_sees_potential": False},
+        {"prefer_candidates": 1},
+        {"progress_window": 0},
     ],
 )
 def test_settings_out_of_range_are_refused(change: dict[str, Any]) -> None:

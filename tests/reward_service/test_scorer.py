@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, VersionUnavailable
 from dopamine_rl.interfaces import Prompt
-from dopamine_rl.types import EpisodeContext, FoldedProgress, FusionConfig, HopEstimates, ScoreReply, ScoreRequest
+from dopamine_rl.types import (
+    FUSIONS,
+    EpisodeContext,
+    FoldedProgress,
+    FusionConfig,
+    HopEstimates,
+    ScoreReply,
+    ScoreRequest,
+)
 from dopamine_rl.wire import decode_request, encode_request
 from reward_service.scorer import Scorer
 from tests.contracts import assert_same_answer, check_scorer
@@ -196,7 +204,7 @@ def _pictures_for_a_model(frames: int, seed: int) -> ScoreRequest:
 @given(
     st.lists(st.integers(0, 50).map(lambda value: value / 50), min_size=1, max_size=7),
     st.sets(st.integers(1, 6)),
-    st.sampled_from(["mean", "consistency"]),
+    st.sampled_from(FUSIONS),
     st.sampled_from(["fused", "own"]),
     st.booleans(),
 )
