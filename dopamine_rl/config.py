@@ -32,7 +32,8 @@ def load_preset(cls: type[Config], path: Path | str) -> Config:
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput("preset", str(path), f"give a readable TOML file: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise BadInput("preset", str(path), f"give a readable TOML file ({reason})") from error
     return _build(cls, table, "", cls)
 
 

@@ -47,12 +47,15 @@ LOCK = ".lock"
 """Lock file in a folder whose files are being changed; the operating system releases the lock with the process."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
+def write_atomically(path: Path, write: Callable[[Path], object], replace: bool = True) -> Path:
     """Let `write` create a temporary file next to `path`, then rename it to `path`.
 
     If the process is killed, the previous file stays untouched.
 
+    Args:
+        replace: replace an existing file.
     Raises:
+        FileExistsError: the file exists (it may have appeared meanwhile) and `replace` is False.
         OSError: the system does not let it be written; `filename` is set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +63,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> Path:
     try:
         with naming(path, temporary.parent):
             write(temporary)
-        return temporary.replace(path)
+            return temporary.replace(path) if replace or not _linked(temporary, path) else path
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _linked(file: Path, path: Path) -> bool:
+    """Give a file a second name that nobody has; False if the file system has no links and nobody has the name.
+
+    Raises:
+        FileExistsError: somebody has it.
+    """
+    try:
+        os.link(file, path)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        if path.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from error
+        return False
+    return True
 
 
 def write_text(path: Path, text: str) -> Path:
@@ -81,9 +101,9 @@ def write_folder_atomically(folder: Path, fill: Callable[[Path], object], replac
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = _beside(folder), _beside(folder)
-    temporary.mkdir()
     try:
         with naming(folder, temporary):
+            temporary.mkdir()
             fill(temporary)
         if replace and folder.exists():
             if _exchange(temporary, folder):
@@ -123,14 +143,13 @@ def naming(path: Path, probed: Path) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as error:
-        unnamed = error.filename is None or TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name)
-        if unnamed and error.errno is not None:
-            raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
-        raise
     except DopamineError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            if error.filename is None or TEMPORARY.fullmatch(Path(os.fsdecode(error.filename)).name):
+                raise OSError(error.errno, error.strerror or os.strerror(error.errno), str(path)) from error
+            raise
         if (cause := _probe(probed)) is not None:
             raise OSError(cause.errno, os.strerror(cause.errno or errno.EIO), str(path)) from error
         raise
@@ -199,9 +218,10 @@ def replace_together(root: Path, fill: Callable[[Path], object]) -> None:
     `changing` completes the replacement, and `PENDING` exists until then.
     """
     stage = _beside(root / "staged")
-    stage.mkdir()
     try:
-        fill(stage)
+        with naming(root, stage):
+            stage.mkdir()
+            fill(stage)
         stage.rename(root / PENDING)  # from here on the change is completed, even after a crash
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -9,13 +9,14 @@ MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w))")
 
 
 def one_line(text: str) -> str:
-    """Replace line breaks and control characters, which would break tables or control the terminal, by spaces."""
-    return CONTROL.sub(" ", text)
+    """Escape line breaks and control characters, which would break lines or control the terminal: a newline as \\n."""
+    return CONTROL.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun: "1 episode", "2 episodes"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    """A count with its noun: "1 episode", "2 episodes", "3 successes", "4 retries"."""
+    plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
 
 
 def markdown(text: str) -> str:

@@ -29,8 +29,7 @@ from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig
-from reward_service.service import check_engine
+from experiments.settings import ExperimentConfig, check_named
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
@@ -45,7 +44,7 @@ Arguments, Settings = RunArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
-    check_engine(config.service)
+    check_named(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)
@@ -66,7 +65,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            stack.enter_context(ray_cluster(config.cluster))
+            stack.enter_context(ray_cluster(config.cluster, announce=False))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.preset))

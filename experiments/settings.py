@@ -14,11 +14,12 @@ from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
+from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.targets import Target
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
 from learner.config import CloningConfig, LearnerConfig, TrainingConfig
-from reward_service.service import ServiceConfig
+from reward_service.service import ServiceConfig, check_engine
 
 
 @dataclass(frozen=True)
@@ -209,3 +210,14 @@ class ExperimentConfig:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )
+
+
+def check_named(config: ExperimentConfig) -> None:
+    """Check what a config only names, the engine and the initial reward model, before anything starts.
+
+    Raises:
+        BadInput: there is no such engine, or the model's files are missing or damaged.
+    """
+    check_engine(config.service)
+    if config.sft.start_from and config.reward in ("grm", "naive"):
+        usable_model(config.sft.start_from, "sft.start_from")

@@ -35,17 +35,17 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
+from dopamine_rl.texts import counted
 from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
 from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig
+from experiments.settings import ExperimentConfig, check_named
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
-from reward_service.service import check_engine
 
 if TYPE_CHECKING:
     from experiments.job.phases import Prepared
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
-    check_engine(config.service)
+    check_named(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)
@@ -111,7 +111,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)
-        console.say(f"Sweep of {config.name}: {arguments.trials} trials, results in {folder.place}")
+        console.say(f"Sweep of {config.name}: {counted(arguments.trials, 'trial')}, results in {folder.place}")
         try:
             with Run(config, folder, console, arguments.preset) as this:
                 folder.write_text("config.toml", dump_toml(config))
@@ -193,7 +193,7 @@ def search(this: Run, prepared: Prepared, arguments: SearchArguments, concurrent
         rows = fit(Shared(config, prepared, application, folder), points, concurrent, this.console)
         return {"application": application, "trials": sorted(rows, key=merit, reverse=True)}
 
-    title = f"Search: {len(points)} trials of {config.training.environment_steps} environment steps"
+    title = f"Search: {counted(len(points), 'trial')} of {config.training.environment_steps} environment steps"
     outcome: dict[str, Any] = this.phase("search", title, depends_on, work)
     if any(row["error"] is not None for row in outcome["trials"]):
         this.forget("search")
@@ -204,7 +204,7 @@ def announce(config: ExperimentConfig, points: Sequence[Point], concurrent: int,
     """Print the schedule and the settings of every trial."""
     steps = rungs(config)
     halving = f"ASHA compares trials after {steps} environment steps" if steps else "no ASHA: the budget is too small"
-    console.say(f"  {concurrent} trials at once; {halving}")
+    console.say(f"  {counted(concurrent, 'trial')} at once; {halving}")
     for number, point in enumerate(points):
         console.say(f"  trial {number}: {flags(point)}")
 

@@ -21,6 +21,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
+from dopamine_rl.texts import counted
 from learner.config import TrainingConfig
 
 OUTCOMES = ("asked", "answered", "invalid", "late", "rejected", "retried", "errors")
@@ -385,7 +386,8 @@ def _report_lost_records(counts: Mapping[str, Any], totals: Mapping[str, int], o
     for name, reason in reasons.items():
         count = int(np.nan_to_num(counts.get(name, 0)))
         if count:
-            on_progress(f"label records of {count} episodes {name} ({totals[name]} in total): {reason}", True)
+            episodes = counted(count, "episode")
+            on_progress(f"label records of {episodes} {name} ({totals[name]} in total): {reason}", True)
 
 
 def series(values: Any) -> list[float]:

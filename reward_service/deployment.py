@@ -242,9 +242,10 @@ def shutdown(name: str) -> None:
 
 
 def _reason(message: str) -> str:
-    """A replica's own error, without the traceback that Serve adds; without such an error the whole message."""
-    errors = [line.strip() for line in message.splitlines() if line.strip().startswith("dopamine_rl.errors.")]
-    return errors[-1].removeprefix("dopamine_rl.errors.") if errors else message
+    """A replica's own error, without the traceback that Serve adds; without such an error the last line."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("dopamine_rl.errors.")]
+    return (errors or lines or [""])[-1].removeprefix("dopamine_rl.errors.")
 
 
 def _wait_until_running(name: str, ready_s: float) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import re
 import ssl
 import threading
 import time
@@ -13,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, Overloaded, require
@@ -21,6 +23,9 @@ from reward_service.statuses import RateLimited, Unauthorized
 
 TOKEN_VARIABLE = "DOPAMINE_TOKEN"
 SHORTEST_TOKEN = 16
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+_TIME = rb"(?:\x17\x0d(\d{12})Z|\x18\x0f(\d{14})Z)"
+_VALIDITY = re.compile(rb"\x30[\x1e-\x22]" + 2 * _TIME)
 
 
 @dataclass(frozen=True)
@@ -124,25 +129,55 @@ def load_tls(config: IngressConfig) -> ssl.SSLContext | None:
         return None
     if config.insecure:
         raise BadInput("--insecure", True, "leave it out: --tls-cert is given")
-    for option, file in (("--tls-cert", cert), ("--tls-key", key)):
+    content = {}
+    for option, file in (("--tls-cert", cert), ("--tls-key", cert if key is None else key)):
         try:
-            if file is not None:
-                file.read_bytes()
+            content[option] = file.read_bytes()
         except OSError as error:
-            raise BadInput(option, str(file), f"give a readable PEM file: {type(error).__name__}") from None
+            raise BadInput(option, str(file), f"give a readable PEM file: {error.strerror}") from None
+    if b"BEGIN CERTIFICATE" not in content["--tls-cert"]:
+        raise BadInput("--tls-cert", str(cert), "give a PEM file with the server's certificate")
+    if b"PRIVATE KEY" not in content["--tls-key"]:
+        if key is not None:
+            raise BadInput("--tls-key", str(key), "give a PEM file with the certificate's private key")
+        raise BadInput("--tls-cert", str(cert), "give --tls-key FILE with its key, or a file that holds both")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(
             cert, key, password=lambda: ""
         )  # A key with a password must not prompt on the terminal.
     except (OSError, ValueError) as error:
-        why = getattr(error, "reason", None) or type(error).__name__
+        why = getattr(error, "reason", None) or "they cannot be read"
         raise BadInput(
             "--tls-cert, --tls-key",
             (str(cert), None if key is None else str(key)),
             f"give PEM files of a certificate and of its own key, without a password: {why}",
         ) from None
+    _check_dates(cert)
     return context
+
+
+def _read_time(digits: bytes) -> datetime:
+    text = digits.decode()
+    if len(text) == 12:
+        text = ("19" if text >= "50" else "20") + text
+    return datetime.strptime(text, "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+
+
+def _check_dates(cert: Path) -> None:
+    """Raise BadInput if a certificate has expired or is not valid yet: every client would refuse it.
+
+    Source: RFC 5280, 4.1.2.5: validity is a sequence of two times, with two digits of the year up to 2049.
+    """
+    first = _CERTIFICATE.search(cert.read_text("latin-1"))
+    validity = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(first[0])) if first else None
+    if validity is None:
+        return
+    begin, end = (_read_time(validity[i] or validity[i + 1]) for i in (1, 3))
+    now = datetime.now(UTC)
+    if not begin <= now <= end:
+        when = f"expired on {end:%Y-%m-%d}" if now > end else f"is not valid before {begin:%Y-%m-%d}"
+        raise BadInput("--tls-cert", str(cert), f"renew it: it {when}, and clients refuse it")
 
 
 def load_token(file: Path | None, host: str) -> str | None:
@@ -156,18 +191,21 @@ def load_token(file: Path | None, host: str) -> str | None:
     try:
         token = os.environ.get(TOKEN_VARIABLE) if file is None else file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput("--token-file", source, f"give a readable file with a token: {type(error).__name__}") from None
+        why = getattr(error, "strerror", "it is no text")
+        raise BadInput("--token-file", source, f"give a readable file with a token: {why}") from None
     token = (token or "").strip()
     if not token and (file is not None or not is_loopback(host)):
         raise BadInput(
-            "host" if file is None else "--token-file",
+            "--host" if file is None else "--token-file",
             host if file is None else source,
             "give a token: "
             f"--token-file FILE or the environment variable {TOKEN_VARIABLE}; without one only this machine "
             "may ask (--host 127.0.0.1)",
         )
     if token and (len(token) < SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token):
-        raise BadInput(source, "(not shown)", f"use a token of at least {SHORTEST_TOKEN} printable ASCII characters")
+        fix = f"use a token of at least {SHORTEST_TOKEN} printable ASCII characters, without a space"
+        field, value = (TOKEN_VARIABLE, "(not shown)") if file is None else ("--token-file", source)
+        raise BadInput(field, value, fix)
     return token or None
 
 

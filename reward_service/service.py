@@ -8,14 +8,19 @@ small batches; it also moves a request that does not fit behind newer ones.)
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import difflib
 import logging
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 
@@ -93,25 +98,55 @@ class ServiceConfig:
             *((name, getattr(self, name) >= 0, "give 0 or more seconds") for name in ("scale_up_s", "scale_down_s")),
             ("batch_wait_ms", 0.0 <= self.batch_wait_ms < 1e6, "give 0 or more milliseconds"),
             ("lease_s", 0.0 <= self.lease_s < 1e9, "give 0 or more seconds; 0 keeps the application for ever"),
-            ("engine", ":" in self.engine, "write module:callable"),
+            ("ready_s", 0.0 < self.ready_s < 1e6, "give seconds above 0"),
+            ("engine", all(self.engine.partition(":")), "write module:callable"),
         )
 
 
 def check_engine(config: ServiceConfig) -> None:
-    """Check that the engine's module can be found, without importing it.
+    """Check that the engine's module can be found and defines the callable, without importing it.
 
-    Engines of another interpreter are not checked.
+    Engines of another interpreter are not checked, but that there is such an interpreter.
 
     Raises:
-        BadInput: there is no such module.
+        BadInput: there is no such module, callable or interpreter.
     """
-    module = config.engine.partition(":")[0]
+    if config.python:
+        if not (Path(config.python).is_file() and os.access(config.python, os.X_OK)):
+            raise BadInput("service.python", config.python, "give the Python interpreter of an environment")
+        return
+    module, _, name = config.engine.partition(":")
     try:
-        spec = config.python or find_spec(module)
+        spec = find_spec(module)
     except (ImportError, ValueError):  # a parent package is missing, or the name is not one
         spec = None
     if spec is None:
         raise BadInput("service.engine", config.engine, f"there is no module {module!r}: write module:callable")
+    names = _names_in(spec)
+    if names is not None and name not in names:
+        similar = difflib.get_close_matches(name, names, 1)
+        fix = f"write {module}:{similar[0]}" if similar else "write module:callable"
+        raise BadInput("service.engine", config.engine, f"{module} has no {name}: {fix}")
+
+
+def _names_in(spec: ModuleSpec) -> set[str] | None:
+    """The names that a module's source defines or imports; None if they cannot be told without running it."""
+    try:
+        waiting: list[ast.AST] = [ast.parse(Path(spec.origin or "").read_bytes())]
+    except (OSError, ValueError, SyntaxError, RecursionError):  # not Python; importing it says what is wrong
+        return None
+    names: set[str] = set()
+    while waiting:
+        match waiting.pop():
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.add(name)
+            case ast.alias(name=name, asname=asname):
+                names.add(asname or name.partition(".")[0])
+            case ast.Name(id=name, ctx=ast.Store()):
+                names.add(name)
+            case node:
+                waiting.extend(ast.iter_child_nodes(node))
+    return None if names & {"*", "__getattr__"} else names
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import ssl
 from collections import Counter
@@ -184,10 +185,13 @@ class _Protocol(H11Protocol):
 
 
 def make_server(
-    client: RewardClient, config: IngressConfig, token: str | None
+    client: RewardClient, config: IngressConfig, token: str | None, bound: socket.socket | None = None
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
     """Make a server and its listening sockets; `server.run(sockets)` serves until interrupted.
 
+    Args:
+        client, config, token: as for `make_app`.
+        bound: from `bind`; None binds now.
     Raises:
         BadInput: the host is public without a token or TLS, the certificate is invalid, or the address is in use.
     """
@@ -217,19 +221,41 @@ def make_server(
         timeout_graceful_shutdown=3,
         workers=1,
     )
-    return uvicorn.Server(settings), [_listen(config)]
+    return uvicorn.Server(settings), [_listen(bound or bind(config), config)]
 
 
-def _listen(config: IngressConfig) -> socket.socket:
+def bind(config: IngressConfig) -> socket.socket:
+    """Take the address, without listening yet: clients are refused until the server runs.
+
+    Raises:
+        BadInput: it is in use, or not an address of this machine.
+    """
     # The name's meaning is the system's to change, and `is_loopback` has promised loopback.
     host = "127.0.0.1" if config.host == "localhost" else config.host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listening.bind((host, config.port))
-        listening.listen(128)
-    except OSError as error:
-        listening.close()
-        raise BadInput("host, port", (config.host, config.port), f"give an address that is free: {error}") from None
-    return listening
+        bound.bind((host, config.port))
+    except (OSError, UnicodeError) as error:
+        bound.close()
+        raise _address_error(config, error) from None
+    return bound
+
+
+def _listen(bound: socket.socket, config: IngressConfig) -> socket.socket:
+    try:
+        bound.listen(128)
+    except OSError as error:  # another program that took the address, too, listens already
+        bound.close()
+        raise _address_error(config, error) from None
+    return bound
+
+
+def _address_error(config: IngressConfig, error: OSError | UnicodeError) -> BadInput:
+    code = error.errno if isinstance(error, OSError) else None
+    if code == errno.EADDRINUSE:
+        return BadInput("--port", config.port, "another program listens there: give another port, or 0 for a free one")
+    if code == errno.EACCES:
+        return BadInput("--port", config.port, "give a port of at least 1024: lower ones need root")
+    why = error.strerror if isinstance(error, OSError) else error
+    return BadInput("--host", config.host, f"give an address of this machine, such as 127.0.0.1 or 0.0.0.0 ({why})")

@@ -97,7 +97,9 @@ case $system in
 change | keep) ;;
 *) echo "DOPAMINE_SYSTEM = '$system': write keep, so that nothing is installed, or leave it out" >&2; exit 2 ;;
 esac
-renders && exit 0
+found() { echo "Vulkan driver: $(tail -n 1 "$log")"; }
+
+renders && { found; exit 0; }
 command -v apt-get >/dev/null || give_up "this is not Debian or Ubuntu"
 if [ "$system" = keep ]; then
     by_hand >&2
@@ -107,3 +109,4 @@ fi
 echo "No usable Vulkan driver; installing ${packages[*]}" >&2
 install_mesa
 renders || give_up "${packages[0]} $(dpkg-query -W -f '${Version}' "${packages[0]}") is installed, but rendering fails"
+found

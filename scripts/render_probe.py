@@ -1,4 +1,4 @@
-"""Render one tiny picture of a box on the CPU; exit 0 only if the box is in it."""
+"""Render one tiny picture of a box on the CPU; print the driver and exit 0 only if the box is in it."""
 
 import numpy as np
 import sapien
@@ -12,4 +12,6 @@ camera = scene.add_camera("camera", width=16, height=16, fovy=1.0, near=0.01, fa
 scene.update_render()
 camera.take_picture()
 red = np.asarray(camera.get_picture("Color"))[8, 8, 0]
+summary = sapien.render.get_device_summary()
+print(next((line.partition(":")[2].strip() for line in summary.splitlines() if line.startswith("GPU:")), "unnamed"))
 raise SystemExit(None if red > 0.1 else f"the box is missing from the picture: red = {red}")

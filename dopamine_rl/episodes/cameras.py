@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.texts import one_line
 
 MAX_VIEWS = 3
 """Most views that a reward model gets: the front view, then up to two more (METHOD.md section 4)."""
@@ -107,12 +108,12 @@ def describe_cameras(owner: str, used: Sequence[str], available: Sequence[str]) 
     unused = [name for name in available if name not in used]
     if unused:
         line += f"; not used: {', '.join(unused)}"
-    return f"{line} (--cameras chooses others)" if len(available) > 1 else line
+    return one_line(f"{line} (--cameras chooses others)" if len(available) > 1 else line)
 
 
 def describe_left_out(owner: str, names: Sequence[str]) -> str:
     """One line on the episodes that are skipped because they are too short."""
-    return f"{owner}: left out, because an episode needs at least 2 frames: {', '.join(names)}"
+    return one_line(f"{owner}: left out, because an episode needs at least 2 frames: {', '.join(names)}")
 
 
 def _words(name: str) -> set[str]:

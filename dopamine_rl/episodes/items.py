@@ -57,7 +57,7 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
         try:
             for index, content in enumerate(values.from_list() if values.next() == "[" else values.from_lines()):
                 yield _item(path, index, content)
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             fix = "give one JSON list of items, or one item per line"
             raise EpisodeError(f"{path.name}: content", str(error), fix) from error
 

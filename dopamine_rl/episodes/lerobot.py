@@ -32,9 +32,11 @@ from dopamine_rl.episodes.lerobot_rows import (
     is_number,
     malformed,
     read_rows,
+    read_table,
     too_short,
+    unreadable_table,
 )
-from dopamine_rl.episodes.parquet import column_names, read_columns
+from dopamine_rl.episodes.parquet import column_names
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
@@ -171,9 +173,8 @@ class LeRobotSource:
                 tolerance = TIME_TOLERANCE / self.frames_per_second
                 return np.stack(pictures_at(self.root / video.path, times, tolerance, size))
             except ValueError as error:
-                raise EpisodeError(
-                    f"{episode_id}/{video.path}: content", str(error), "give a video with all frames"
-                ) from error
+                fix = f"give a readable video with all frames ({error})"
+                raise EpisodeError(f"{episode_id}: video", str(self.root / video.path), fix) from error
 
         with ThreadPoolExecutor(len(row.videos)) as threads:
             views = list(threads.map(decode, row.videos))
@@ -193,7 +194,7 @@ class LeRobotSource:
     def column(self, episode_id: str, name: str) -> NDArray[Any]:
         """A column of the data, one entry per frame of an episode. Raises EpisodeError."""
         row = self._row(episode_id)
-        values = self._columns(row.data, ("frame_index", name), episode_index=row.index)
+        values = read_table(self.root, row.data, ("frame_index", name), episode_index=row.index)
         order = np.argsort(np.array(values["frame_index"], np.float64), kind="stable")
         if len(order) != row.length:
             raise EpisodeError(
@@ -245,7 +246,7 @@ class LeRobotSource:
             return {}
         values: dict[int, list[Any]] = {row.index: [None] * row.length for row in self._rows.values()}
         for path in sorted({row.data for row in self._rows.values()}):
-            columns = self._columns(path, ("episode_index", "frame_index", column))
+            columns = read_table(self.root, path, ("episode_index", "frame_index", column))
             for episode, frame, value in zip(*columns.values(), strict=True):
                 if not is_number(frame):
                     raise malformed(self.root, path, "frame_index", frame, "number the frames of each episode from 0")
@@ -258,17 +259,10 @@ class LeRobotSource:
         try:
             names = column_names(self.root / path)
         except (OSError, ValueError) as error:
-            raise malformed(self.root, path, "content", str(error), "give a readable parquet file") from error
+            raise unreadable_table(self.root, path, error) from error
         column = word if word in names else "__index_level_0__"
-        columns = self._columns(path, (index, column))
+        columns = read_table(self.root, path, (index, column))
         return dict(zip(columns[index], columns[column], strict=True))
-
-    def _columns(self, path: str, names: Sequence[str], **equal_to: int) -> dict[str, list[Any]]:
-        try:
-            return read_columns(self.root / path, names, **equal_to)
-        except (OSError, ValueError) as error:
-            fix = "give a parquet file with these columns"
-            raise malformed(self.root, path, ", ".join(names), str(error), fix) from error
 
 
 def segments(labels: Sequence[int | None]) -> tuple[NDArray[np.int64], tuple[int, ...]] | None:

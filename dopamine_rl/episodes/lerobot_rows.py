@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dopamine_rl.episodes.parquet import read_columns
+from dopamine_rl.episodes.parquet import NoColumn, read_columns
 from dopamine_rl.errors import EpisodeError
 
 INFO, EPISODES = "meta/info.json", "meta/episodes"
@@ -85,10 +85,7 @@ def read_rows(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> li
 def _rows_of(root: Path, path: str, info: Mapping[str, Any], cameras: Sequence[str]) -> list[EpisodeRow]:
     names = ["episode_index", "length", "tasks", *(f"data/{name}" for name in FILE)]
     names += [f"videos/{camera}/{name}" for camera in cameras for name in (*FILE, *SPAN)]
-    try:
-        columns = read_columns(root / path, names)
-    except (OSError, ValueError) as error:
-        raise malformed(root, path, ", ".join(names), str(error), "give a parquet file with these columns") from error
+    columns = read_table(root, path, names)
     return [
         _to_row(root, path, dict(zip(columns, values, strict=True)), info, cameras)
         for values in zip(*columns.values(), strict=True)
@@ -163,6 +160,21 @@ def too_short(root: Path, name: str, length: int) -> EpisodeError:
     """The error about an episode that is too short."""
     fix = "an episode needs at least 2 frames: choose another one, or record this one again"
     return malformed(root, EPISODES, f"{name}.length", length, fix)
+
+
+def read_table(root: Path, path: str, names: Sequence[str], **equal_to: int) -> dict[str, list[Any]]:
+    """`read_columns` of a dataset's file. Raises EpisodeError."""
+    try:
+        return read_columns(root / path, names, **equal_to)
+    except NoColumn as error:
+        raise malformed(root, path, ", ".join(error.names), "missing", "give a parquet file with it") from error
+    except (OSError, ValueError) as error:
+        raise unreadable_table(root, path, error) from error
+
+
+def unreadable_table(root: Path, path: str, error: Exception) -> EpisodeError:
+    """The error about a dataset's file that is not a parquet file."""
+    return malformed(root, path, "content", str(error), "give a readable parquet file")
 
 
 def malformed(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.lerobot import TIME_TOLERANCE
 from dopamine_rl.episodes.lerobot_stats import PictureStatistics, sampled_frames
 from dopamine_rl.episodes.remux import Packets, PacketTable, join, read_table
-from dopamine_rl.episodes.video import VideoWriter
+from dopamine_rl.episodes.video import VideoWriter, unreadable
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.interfaces import EpisodeSource
 from dopamine_rl.types import EpisodeInfo
@@ -194,7 +194,7 @@ def _read(episode: str, path: Path) -> PacketTable | None:
     try:
         return read_table(path)
     except ValueError as error:
-        raise EpisodeError(f"{episode}/{path.name}: content", str(error), "give a video that can be decoded") from error
+        raise EpisodeError(f"{episode}: video", str(path), unreadable(error)) from error
 
 
 def _plan(root: Path, key: str, packets_of: Sequence[Packets | None], episodes_per_file: int) -> list[_File]:

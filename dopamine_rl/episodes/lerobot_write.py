@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ from dopamine_rl.episodes.lerobot import INFO, SUBTASK, SUBTASKS, SUCCESS, TASKS
 from dopamine_rl.episodes.lerobot_columns import SCALAR
 from dopamine_rl.episodes.lerobot_stats import STATS, column_statistics
 from dopamine_rl.episodes.lerobot_videos import VIDEO_PATH, DatasetVideos
+from dopamine_rl.episodes.listing import check_instructions
 from dopamine_rl.episodes.parquet import write_columns
-from dopamine_rl.errors import BadInput
+from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import write_folder_atomically, write_json
 from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
 from dopamine_rl.types import EpisodeInfo
@@ -38,6 +40,7 @@ def write_dataset(
     lossless: bool = False,
     copy: bool = True,
     on_progress: OnProgress = no_progress,
+    instruction: str = "",
 ) -> list[str]:
     """Write the episodes of any source as a dataset, atomically and with few frames in memory.
 
@@ -51,16 +54,21 @@ def write_dataset(
         lossless: encode videos as lossless RGB, which takes more space and which some players do not support.
         copy: copy video streams where the source has files (`clips`) and they permit it; else encode all.
         on_progress: called with the number of frames written.
+        instruction: the task of episodes that name none.
     Returns:
         The episode names of the source, in the order of their new numbers.
     Raises:
         BadInput: the folder exists, there is no episode, cameras or rates differ, or camera names collide.
+        EpisodeError: an episode has no task.
     """
-    episodes = list(source.episodes())
-    if root.exists() or not episodes:
+    given = (instruction.strip(),) if instruction.strip() else ()
+    episodes = [replace(info, instructions=info.instructions or given) for info in source.episodes()]
+    if root.exists():
         raise _taken(root)
-    if len({(info.cameras, info.frames_per_second) for info in episodes}) > 1:
-        raise BadInput("source", [info.cameras for info in episodes], "give episodes of the same cameras and rate")
+    if not episodes:
+        raise BadInput("source", [], "give at least one episode")
+    _check_alike(episodes)
+    check_instructions(episodes, "give it with --instruction")
     cameras = feature_names(episodes[0].cameras)
     rate = Fraction(episodes[0].frames_per_second).limit_denominator(1001)
 
@@ -71,12 +79,26 @@ def write_dataset(
     try:
         write_folder_atomically(root, fill, replace=False)
     except FileExistsError as error:
+        if not root.exists():
+            raise
         raise _taken(root) from error
     return [info.episode_id for info in episodes]
 
 
 def _taken(root: Path) -> BadInput:
-    return BadInput("root", str(root), "name a folder that does not exist yet, and a source with an episode")
+    return BadInput("OUT", str(root), "it already exists: give a new folder")
+
+
+def _check_alike(episodes: Sequence[EpisodeInfo]) -> None:
+    """Raise EpisodeError for the first episode whose cameras or rate differ from those of the first one."""
+    first = episodes[0]
+    for info in episodes[1:]:
+        if info.cameras != first.cameras:
+            fix = f"give episodes of the same cameras: {first.episode_id} has {', '.join(first.cameras)}"
+            raise EpisodeError(f"{info.episode_id}: cameras", ", ".join(info.cameras), fix)
+        if info.frames_per_second != first.frames_per_second:
+            fix = f"give episodes of the same frame rate: {first.episode_id} has {first.frames_per_second:g}"
+            raise EpisodeError(f"{info.episode_id}: frames per second", info.frames_per_second, fix)
 
 
 def feature_names(cameras: Sequence[str]) -> dict[str, str]:

@@ -86,11 +86,17 @@ def split_argument(argument: str) -> tuple[Path, str]:
     return Path(argument), ""
 
 
-def check_instructions(episodes: Sequence[EpisodeInfo]) -> None:
-    """Raise EpisodeError for the first episode without an instruction: it can be neither scored nor trained on."""
+def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave the episode out") -> None:
+    """Raise EpisodeError for the first episode without an instruction: it can be neither scored nor trained on.
+
+    Args:
+        otherwise: what else to do about it.
+    """
     for info in episodes:
         if not info.instructions:
-            fix = "nobody said its task: write it into meta/tasks.parquet and meta/episodes, or leave the episode out"
+            raw_file = f"{raw.INSTRUCTIONS} beside the episode's folder"
+            files = raw_file if info.annotation == raw.KEYFRAMES else "meta/tasks.parquet and meta/episodes"
+            fix = f"nobody said its task: write it into {files}, or {otherwise}"
             raise EpisodeError(f"{info.episode_id}: task", "", fix)
 
 

@@ -60,7 +60,11 @@ class PairItems:
         """
         check_new(out)
         pictures = _pictures(out)
-        write_folder_atomically(pictures, lambda folder: self._write_pictures(folder, on_progress))
+        try:
+            write_folder_atomically(pictures, lambda folder: self._write_pictures(folder, on_progress), replace=False)
+        except FileExistsError:
+            check_new(out)  # made by another process meanwhile
+            raise
         try:
             write_items(out, self._items(pictures.name))
         except BaseException:

@@ -158,7 +158,7 @@ def _fill(
         for start, size, count in zip(starts, sizes.ravel(), quota.ravel(), strict=True)
         if count
     ]
-    return np.concatenate(chosen), quota
+    return np.concatenate([np.zeros(0, np.int64), *chosen]), quota
 
 
 def _split(total: int, parts: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -19,6 +19,14 @@ HUGGINGFACE = b"huggingface"
 _PANDAS = {"int64": "int64", "string": "unicode"}
 
 
+class NoColumn(ValueError):
+    """A file lacks columns; `names` are theirs."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(f"it has no column {', '.join(names)}")
+        self.names = tuple(names)
+
+
 def column_names(path: Path) -> list[str]:
     """Names of a file's columns. Raises ValueError or OSError if it is not a parquet file."""
     from pyarrow import parquet
@@ -30,7 +38,8 @@ def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[st
     """Columns of a file as lists, of all rows or those in which columns equal given values; null is None.
 
     Raises:
-        ValueError, OSError: the file is not a parquet file, or lacks a column.
+        NoColumn: the file lacks a column.
+        ValueError, OSError: the file is not a parquet file.
     """
     from pyarrow import parquet
 
@@ -38,7 +47,7 @@ def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[st
     with parquet.ParquetFile(path) as file:
         missing = [name for name in (*columns, *equal_to) if name not in file.schema_arrow.names]
     if missing:
-        raise ValueError(f"it has no column {', '.join(missing)}")
+        raise NoColumn(missing)
     table = parquet.read_table(path, columns=list(columns), filters=filters, partitioning=None)
     return {name: table.column(name).to_pylist() for name in columns}
 

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.cameras import VIDEO_NAMES as CAMERAS
 from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
-from dopamine_rl.episodes.video import read_pictures, write_video
+from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Demonstration, check_views
 
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
@@ -82,7 +83,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     if views > len(CAMERAS):
         raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
     if folder.exists():
-        raise _error(folder, "", "episode_id", demonstration.episode_id, "choose another name, this one exists")
+        raise _taken(folder)
     _write_instructions(folder, demonstration.instructions)
 
     def fill(temporary: Path) -> None:
@@ -93,7 +94,10 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
         write_npz(temporary / TRANSITIONS, {name: value for name, value in arrays.items() if value is not None})
 
     # The temporary name begins with a dot, so `list_episodes` does not list an incomplete episode.
-    return write_folder_atomically(folder, fill)
+    try:
+        return write_folder_atomically(folder, fill, replace=False)
+    except FileExistsError as error:
+        raise _taken(folder) from error
 
 
 def list_episodes(raw_folder: Path) -> list[Path]:
@@ -154,6 +158,19 @@ def read_raw_episode(
     folder = Path(folder)
     instructions = read_instructions(folder)
     keyframes, stages = read_keyframes(folder)
+    ids, frames, frame_count = read_frames(folder, frame_ids, size, cameras)
+    if keyframes[-1] >= frame_count:
+        raise _error(folder, KEYFRAMES, "frame id", int(keyframes[-1]), past_the_end(frame_count))
+    return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
+
+
+def read_frames(
+    folder: Path,
+    frame_ids: Sequence[int] | NDArray[np.int64] | None = None,
+    size: tuple[int, int] | None = None,
+    cameras: Sequence[str] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.uint8], int]:
+    """The frame ids, frames uint8 [F, V, H, W, 3] and number of frames of an episode; see `read_raw_episode`."""
     ids = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if ids is not None and (ids.ndim != 1 or not len(ids) or ids[0] < 0 or (np.diff(ids) <= 0).any()):
         raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
@@ -164,18 +181,14 @@ def read_raw_episode(
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
         raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
-    for name, frames_used in ((KEYFRAMES, keyframes), ("", ids)):
-        if frames_used is not None and frames_used[-1] >= frame_count:
-            raise _error(
-                folder, name, "frame id", int(frames_used[-1]), f"the videos have {frame_count} frames, from 0"
-            )
+    if ids is not None and ids[-1] >= frame_count:
+        raise _error(folder, "", "frame id", int(ids[-1]), past_the_end(frame_count))
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
     except ValueError:
         shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
         raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
-    ids = np.arange(frame_count) if ids is None else ids
-    return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
+    return np.arange(frame_count) if ids is None else ids, frames, frame_count
 
 
 def read_demonstration(folder: Path) -> Demonstration:
@@ -261,6 +274,15 @@ def _error(folder: Path, file: str, field: str, value: object, fix: str) -> Epis
     return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
 
 
+def past_the_end(frame_count: int) -> str:
+    """The fix for a frame id that is no frame's."""
+    return f"the videos have {counted(frame_count, 'frame')}, from 0"
+
+
+def _taken(folder: Path) -> EpisodeError:
+    return _error(folder, "", "episode_id", folder.name, "choose another name, this one exists")
+
+
 def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
     # The released pipeline expects the misspelt key.
     ends = zip(demonstration.stages, demonstration.keyframes[:-1], demonstration.keyframes[1:], strict=True)
@@ -269,13 +291,13 @@ def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
 
 def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     path = folder.parent / INSTRUCTIONS
-    if path.exists():
+    text = json.dumps(list(instructions), indent=2)
+    try:  # another process may be writing the first episode, too
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), replace=False)
+    except FileExistsError:
         if read_instructions(folder) != instructions:
             fix = "a folder has one task: choose another folder"
-            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix)
-        return
-    text = json.dumps(list(instructions), indent=2)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
 
 
 def _load_json(folder: Path, path: Path) -> Any:
@@ -370,7 +392,7 @@ def _read_video(
             count = len(times)
             pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, path.name, "content", str(error), "give a video that can be decoded") from error
+        raise _error(folder, "", "video", str(path), unreadable(error)) from error
     if not pictures:
         raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)

@@ -13,7 +13,7 @@ from dopamine_rl.episodes import raw
 from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import count_frames
-from dopamine_rl.episodes.video import video_format
+from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.types import EpisodeInfo
 
@@ -67,9 +67,8 @@ class RawSource:
         keyframes, stages = raw.read_keyframes(folder)
         count, rate = self._measure(folder)
         if keyframes[-1] >= count:
-            fix = f"the videos have {count} frames, from 0"
-            raise EpisodeError(f"{episode_id}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), fix)
-        instructions = raw.read_instructions(folder)
+            raise EpisodeError(f"{episode_id}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), raw.past_the_end(count))
+        instructions = raw.find_instructions(folder)
         outcome = raw.read_outcome(folder)
         truth = outcome.true_progress
         if truth is not None and len(truth) != count:
@@ -100,8 +99,7 @@ class RawSource:
                 counts[camera] = count_frames(folder / f"{camera}.mp4")
                 rates.append(video_format(folder / f"{camera}.mp4").frames_per_second)
             except ValueError as error:
-                fix = "give a video that can be decoded"
-                raise EpisodeError(f"{name}/{camera}.mp4: content", str(error), fix) from error
+                raise EpisodeError(f"{name}: video", str(folder / f"{camera}.mp4"), unreadable(error)) from error
         if len(set(counts.values())) > 1:
             fix = "record the same number of frames with every camera"
             raise EpisodeError(f"{name}/*.mp4: frame count", counts, fix)
@@ -114,7 +112,7 @@ class RawSource:
         self, episode_id: str, frame_ids: NDArray[np.int64], size: tuple[int, int] | None = None
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
-        return raw.read_raw_episode(self.folder(episode_id), frame_ids, size, self._cameras).frames
+        return raw.read_frames(self.folder(episode_id), frame_ids, size, self._cameras)[1]
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
         """The video files of an episode, one per camera."""

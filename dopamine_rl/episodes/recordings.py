@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.pauses import wavers
-from dopamine_rl.episodes.raw import KEYFRAMES
+from dopamine_rl.episodes.raw import KEYFRAMES, past_the_end
 from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.states import frame_progress
-from dopamine_rl.episodes.video import VideoFormat, every_picture, video_format
+from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
@@ -144,11 +144,8 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
     ids, frames = zip(*kept, strict=True)
     keyframes = recording.keyframes
     if keyframes is not None and keyframes[-1] > ids[-1]:
-        raise BadInput(
-            f"{recording.name}/{KEYFRAMES}: frame id",
-            int(keyframes[-1]),
-            f"the videos have {ids[-1] + 1} frames, from 0",
-        )
+        fix = past_the_end(int(ids[-1]) + 1)
+        raise BadInput(f"{recording.name}/{KEYFRAMES}: frame id", int(keyframes[-1]), fix)
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 
 
@@ -185,7 +182,7 @@ def _readable(video: Path, stride: int, size: tuple[int, int]) -> Iterator[tuple
 
 
 def _undecodable(video: Path, error: ValueError) -> BadInput:
-    return BadInput("EPISODE", str(video), f"give a video that can be decoded ({error})")
+    return BadInput("EPISODE", str(video), unreadable(error))
 
 
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:

@@ -59,6 +59,7 @@ def sample_states(
     """
     m = intervals_per_segment(keyframes, n_frames, frames_per_state, rule)
     keys = _check_keyframes(keyframes, n_frames)
+    m = min(m, int(np.diff(keys).max()))  # more intervals than frames give the same states
     segments = [np.rint(np.linspace(start, end, m + 1)) for start, end in pairwise(keys)]
     return np.unique(np.concatenate(segments)).astype(np.int64)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.cached_source import CachedSource
 from dopamine_rl.episodes.listing import check_instructions, open_source
-from dopamine_rl.episodes.video import video_format
+from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
 from dopamine_rl.types import EpisodeInfo
@@ -146,7 +146,7 @@ def picture_shape(episode: StoredEpisode) -> tuple[int, int]:
     try:
         shape = video_format(video)
     except ValueError as error:
-        raise EpisodeError(f"{episode.info.episode_id}/{video.name}: content", str(error), "give a video") from error
+        raise EpisodeError(f"{episode.info.episode_id}: video", str(video), unreadable(error)) from error
     return shape.height, shape.width
 
 

@@ -181,6 +181,20 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     """Open a file with its first video stream. Raises ValueError if it is not a video."""
     try:
         with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError("it contains no pictures")
             yield container, container.streams.video[0]
     except (OSError, IndexError, av.FFmpegError) as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(_reason(path, error)) from error
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, without the number of FFmpeg's error and without the path."""
+    if path.is_file() and path.stat().st_size == 0:
+        return "it is empty"
+    return str(getattr(error, "strerror", None) or error)
+
+
+def unreadable(error: ValueError) -> str:
+    """The fix for a file that `opened` refuses; the value beside it is the file's path."""
+    return f"this is no readable video ({error}): copy or record it again"

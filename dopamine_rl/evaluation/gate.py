@@ -27,6 +27,7 @@ from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.grm.labels import label
 from dopamine_rl.interfaces import OnProgress, RewardClient, no_progress
 from dopamine_rl.metrics import MIN_POINTS
+from dopamine_rl.texts import counted
 from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
 Source = Literal["expert", "failure", "policy"]
@@ -185,10 +186,16 @@ class Verdict:
         lines += [f"  {check.name}: {check.advice}." for check in self.failed]
         return "\n".join(lines)
 
-    def markdown(self) -> str:
-        """The rows of a Markdown table with the columns figure, value, bound and outcome."""
+    def markdown(self, words: Mapping[str, str] | None = None) -> str:
+        """The rows of a Markdown table with the columns figure, value, bound and outcome.
+
+        Args:
+            words: say what a figure is, before its name in parentheses.
+        """
+        titles = {name: f"{text} (`{name}`)" for name, text in (words or {}).items()}
         return "\n".join(
-            f"| {' | '.join(row[:3])} | {row[3] if row[3] == 'ok' else f'**{row[3]}**'} |" for row in self._rows
+            f"| {titles.get(name, name)} | {value} | {bound} | {outcome if outcome == 'ok' else f'**{outcome}**'} |"
+            for name, value, bound, outcome in self._rows
         )
 
 
@@ -430,8 +437,8 @@ def _checks(
 def _notes(report: GateReport, config: GateConfig) -> list[str]:
     """What the figures rest on, and where that is little."""
     notes = [
-        f"judged on {report.successes} unseen successes and {report.failures} failures, "
-        f"a frame every {report.stride} environment steps"
+        f"judged on {counted(report.successes, 'unseen success')} and {counted(report.failures, 'failure')}, "
+        f"a frame every {counted(report.stride, 'environment step')}"
     ]
     if report.near_miss_false_success is None:
         notes.append("no failure was a near miss: whether jams are told apart is not known")
@@ -441,7 +448,7 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     if _shown(report, config):
         notes.append("the precision probe (probe_rank, probe_trade) is advisory; gate.probe = required lets it refuse")
     if report.cut_off:
-        notes.append(f"{report.cut_off} episodes ran out of time on their way in, and are neither success nor failure")
+        notes.append(f"{counted(report.cut_off, 'episode')} ran out of time on the way in: neither success nor failure")
     for kind, seen, least in (
         ("successes", report.successes, config.least_successes),
         ("failures", report.failures, config.least_failures),
@@ -449,5 +456,5 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
         if seen < least:
             notes.append(f"{seen} {kind} are few to judge by: the figures are worth trusting from {least} on")
     if report.invalid:
-        notes.append(f"{report.invalid} frames went without a value; there progress was held")
+        notes.append(f"{counted(report.invalid, 'frame')} went without a value; progress was held there")
     return notes

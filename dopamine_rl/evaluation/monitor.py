@@ -14,6 +14,7 @@ from typing import Any
 from dopamine_rl.errors import BadInput
 from dopamine_rl.metrics import auc, false_success
 from dopamine_rl.progress import check_interval
+from dopamine_rl.texts import counted
 
 LEAST_EACH = 3
 """Fewest episodes of a kind that a figure is trusted from."""
@@ -97,7 +98,7 @@ class ShadowMonitor:
         self._warnings += bool(worse)
         parts = [f"the reward model and the simulator part: {'; '.join(worse)}"] if worse else []
         parts += [f"recovered: {'; '.join(better)}"] if better else []
-        return f"{'. '.join(parts)} (last {len(self._episodes)} episodes)" if parts else None
+        return f"{'. '.join(parts)} (last {counted(len(self._episodes), 'episode')})" if parts else None
 
     def summary(self) -> dict[str, Any]:
         """Figures of the last episodes, None where there is none, and what was warned of; ready for JSON."""
@@ -144,7 +145,7 @@ class ShadowMonitor:
         share = false_success(failures, self._threshold).mean
         found["false_success"] = (
             share - self._most_false_success,
-            f"{share:.0%} of {len(failures)} failures end at progress {self._threshold:g} or above "
+            f"{share:.0%} of {counted(len(failures), 'failure')} end at progress {self._threshold:g} or above "
             f"(bound {self._most_false_success:.0%})",
         )
         if len(successes) < LEAST_EACH:
@@ -152,8 +153,8 @@ class ShadowMonitor:
         separation, (high, low) = auc(successes, failures), (_mean(successes), _mean(failures))
         found["auc"] = (
             self._least_auc - separation,
-            f"AUC of {len(successes)} successes against {len(failures)} failures is {separation:.2f} "
-            f"(bound {self._least_auc:g})",
+            f"AUC of {counted(len(successes), 'success')} against {counted(len(failures), 'failure')} is "
+            f"{separation:.2f} (bound {self._least_auc:g})",
         )
         found["ends"] = (low - high, f"successes end at {high:.2f} on average, failures at {low:.2f}")
         return found

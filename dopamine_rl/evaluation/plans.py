@@ -11,6 +11,7 @@ from dopamine_rl.episodes.listing import find_recordings, split_argument
 from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import fingerprint
+from dopamine_rl.texts import counted
 from dopamine_rl.types import FusionConfig
 
 BLANK, ITSELF = "blank", "itself"
@@ -138,7 +139,9 @@ def _plan(recording: Recording, demonstration: Recording | None, arguments: Plan
         raise BadInput("--instruction", arguments.instruction, f"say what the task of {recording.name} is")
     views = arguments.views or len(recording.videos)
     if demonstration is not None and arguments.views is None and len(demonstration.videos) < views:
-        raise BadInput("--views", views, f"the demonstration has {len(demonstration.videos)} cameras: give --views")
+        raise BadInput(
+            "--views", views, f"the demonstration has {counted(len(demonstration.videos), 'camera')}: give --views"
+        )
     stride = stride_of(recording, arguments.stride, arguments.hz)
     size = arguments.size or size_of(recording)
     return Plan(recording, demonstration, words, stride, size, views)

@@ -39,6 +39,7 @@ class UnseenEpisode:
         outcome: the same in three classes (metrics.true_outcome); None where it is not known.
         kind: of behaviour (behaviours.kind_of); "" where it has none.
         pauses: int64 [L], number of the pause that each video frame belongs to; 0 where something moves.
+        simulated: `frame_steps` are those of an environment, not frames.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class UnseenEpisode:
     outcome: EpisodeOutcome | None
     kind: str
     pauses: NDArray[np.int64]
+    simulated: bool
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class UnseenEpisode:
 
     @property
     def stride_steps(self) -> int:
-        """Environment steps from one scored frame to the next."""
+        """Environment steps (frames where there is no environment) from one scored frame to the next."""
         return int(self.frame_steps[min(self.plan.stride, len(self.frame_steps) - 1)])
 
 
@@ -209,6 +211,7 @@ def _labelled(
                 outcome=None if end is None else true_outcome(info.success is not False, end, len(stages)),
                 kind=kind_of(recording.name, info.stages),
                 pauses=find_pauses(info.keyframes, info.stages, info.frame_count),
+                simulated=info.frame_steps is not None,
             )
         )
         on_progress(f"{len(unseen)} of {len(listed)} episodes read", False)

@@ -21,15 +21,15 @@ from safetensors.torch import load_file, save_file
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import ESCAPED, write_folder_atomically
 from dopamine_rl.grm.config import LoRAConfig
+from dopamine_rl.grm.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GRM_FILE, GRM_FORMAT
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
-from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, content_version
+from dopamine_rl.grm.version import content_version
 from dopamine_rl.texts import code
 
 if TYPE_CHECKING:
     from dopamine_rl.grm.model import GRM
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX, DOWN, UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 """Parts of peft's names of a module's two matrices."""
 UNSUPPORTED = (
@@ -53,11 +53,6 @@ def add_lora(grm: GRM, config: LoRAConfig) -> None:
     if grm.folder is None:
         raise BadInput("sft.start_from", "", "name the model that the adapters are for")
     add_low_rank(grm.model, config)
-
-
-def is_adapter(folder: Path) -> bool:
-    """Whether a folder contains an adapter instead of a model."""
-    return (folder / CONFIG_FILE).is_file()
 
 
 def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
@@ -95,8 +90,8 @@ def save_adapter(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
     about = {"format": GRM_FORMAT, "hop_bins": HOP_BINS, "model_version": version, "base": base, "card": dict(card)}
 
     def fill(partial: Path) -> None:
-        save_file(tensors, partial / WEIGHTS_FILE, metadata={"format": "pt"})
-        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", errors=ESCAPED)
+        save_file(tensors, partial / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        (partial / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8", errors=ESCAPED)
         (partial / GRM_FILE).write_text(
             json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8", errors=ESCAPED
         )
@@ -126,13 +121,13 @@ def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
         CheckpointError: a file is missing or damaged, the base is missing or has the wrong version, or the kind of
             adapter is not supported.
     """
-    config, about = _read(folder / CONFIG_FILE), _read(folder / GRM_FILE) if (folder / GRM_FILE).is_file() else {}
+    config, about = _read(folder / ADAPTER_CONFIG), _read(folder / GRM_FILE) if (folder / GRM_FILE).is_file() else {}
     base: dict[str, str] = about.get("base", {})
     base_path = base.get("path") or config.get("base_model_name_or_path") or ""
     unsupported = [name for name in UNSUPPORTED if config.get(name)]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or unsupported:
         kind = ", ".join(unsupported) or "not plain LoRA"
-        raise CheckpointError(f"{folder / CONFIG_FILE} is not supported ({kind}): merge the adapter with peft")
+        raise CheckpointError(f"{folder / ADAPTER_CONFIG} is not supported ({kind}): merge the adapter with peft")
     try:
         grm = load(base_path)
     except CheckpointError as error:
@@ -143,9 +138,9 @@ def load_adapter(folder: Path, load: Callable[[str], GRM]) -> GRM:
             "restore the base, or train the adapter again"
         )
     try:
-        _merge_into(grm.model, load_file(folder / WEIGHTS_FILE), float(config["lora_alpha"]))
+        _merge_into(grm.model, load_file(folder / ADAPTER_WEIGHTS), float(config["lora_alpha"]))
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        message = f"{folder / WEIGHTS_FILE} does not fit {base_path} ({error!r}): copy the folder again"
+        message = f"{folder / ADAPTER_WEIGHTS} does not fit {base_path} ({error!r}): copy the folder again"
         raise CheckpointError(message) from error
     if about and (version := grm.model_version) != about.get("model_version"):
         raise CheckpointError(

@@ -18,20 +18,16 @@ from transformers.utils import logging
 
 from dopamine_rl.errors import CheckpointError
 from dopamine_rl.files import ESCAPED, write_folder_atomically
-from dopamine_rl.grm.adapters import is_adapter, load_adapter
+from dopamine_rl.grm.adapters import load_adapter
+from dopamine_rl.grm.folder import ARCHITECTURES, GRM_FILE, GRM_FORMAT, check_format, is_adapter
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.lora import merged_weights
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, load_template
 from dopamine_rl.grm.trie import answer_trie
-from dopamine_rl.grm.version import GRM_FILE, GRM_FORMAT, folder_documents, folder_version
+from dopamine_rl.grm.version import folder_documents, folder_version
 from dopamine_rl.texts import code
-
-ARCHITECTURES = {"qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
-"""Supported architectures: `model_type` in `config.json` -> common name."""
-MODEL_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
-"""Required files of a model folder besides template and weights (`model.safetensors`, or shards and their index)."""
 
 
 def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
@@ -86,7 +82,7 @@ def load_grm(folder: str | Path) -> GRM:
     folder = model_folder(folder)
     if is_adapter(folder):
         return load_adapter(folder, load_grm)
-    recorded = _check_format(folder)
+    recorded = check_format(folder)
     template = load_template(folder)
     loaded: list[Any] = []
     for name, load in (
@@ -132,42 +128,6 @@ def _no_progress_bar() -> Iterator[None]:
     finally:
         if enabled:
             logging.enable_progress_bar()
-
-
-def model_type(folder: Path) -> str:
-    """The architecture of a model folder, a key of `ARCHITECTURES`. Raises CheckpointError if it is none."""
-    for name in MODEL_FILES:
-        if not (folder / name).is_file():
-            raise CheckpointError(f"{folder / name} is missing: copy the whole model folder again, or train a new one")
-    (architecture,) = _values(folder / "config.json", "model_type")
-    if architecture not in ARCHITECTURES:
-        supported = " or ".join(ARCHITECTURES.values())
-        raise CheckpointError(f"{folder / 'config.json'} is of a {architecture} model: use a {supported} checkpoint")
-    return str(architecture)
-
-
-def _check_format(folder: Path) -> str | None:
-    """Refuse folders that transformers would misread or complete with defaults; returns the version in `grm.json`."""
-    model_type(folder)
-    path = folder / "preprocessor_config.json"
-    # There is an old and a new form of the image size limits.
-    limits = ("min_pixels", "max_pixels") if b'"min_pixels"' in path.read_bytes() else ("size",)
-    _values(path, "patch_size", "image_mean", *limits)
-    if not (folder / GRM_FILE).is_file():
-        return None
-    form, version = _values(folder / GRM_FILE, "format", "model_version")
-    if form != GRM_FORMAT:
-        raise CheckpointError(f"{folder / GRM_FILE} has format {form}, not {GRM_FORMAT}: train the model again")
-    return str(version)
-
-
-def _values(path: Path, *keys: str) -> list[Any]:
-    """Values of a JSON file. Raises CheckpointError if it is unreadable or lacks a key."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return [content[key] for key in keys]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error!r}): copy the whole model folder again") from error
 
 
 def model_version(folder: str | Path) -> str:

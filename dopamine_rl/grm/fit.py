@@ -26,6 +26,7 @@ from dopamine_rl.grm.batches import Batches, BatchSampler, from_memory
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate, spread
+from dopamine_rl.grm.folder import INSTRUCTIONS
 from dopamine_rl.grm.labels import LabelledEpisode, label
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
@@ -34,6 +35,8 @@ from dopamine_rl.interfaces import OnProgress, no_progress
 
 MODEL, STATE, SETTINGS = "model", "state.pt", "settings.json"
 """In a job's folder: the finished model, the training state, and the settings that it belongs to."""
+MOST_INSTRUCTIONS = 1000
+"""A card with more wordings than this lists none."""
 CURVE = "curve.jsonl"
 """In a model's folder: loss and held-out metrics at every checkpoint of training."""
 
@@ -262,6 +265,8 @@ class _Fit:
         tasks, train_settings = self._evaluate(progress), asdict(self._job.config.train)
         card = {**self._job.card, "training": train_settings, "result": asdict(progress)}
         card["episodes"] = len(self._job.episodes)
+        words = dict.fromkeys(words for episode in self._job.episodes for words in episode.info.instructions)
+        card |= {INSTRUCTIONS: list(words)} if len(words) <= MOST_INSTRUCTIONS else {}
         card |= {"held_out": mean_figures(tasks)} if tasks else {}
         card |= {"held_out_tasks": tasks} if len(tasks) > 1 else {}
         card["demonstration"] = mean_figures(self._figures(fit_of, "demonstration's"))

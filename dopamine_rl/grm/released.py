@@ -12,10 +12,9 @@ from transformers import AutoTokenizer
 
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically, write_folder_atomically
-from dopamine_rl.grm.checkpoint import model_type
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, PRESET_OF, RELEASED, RELEASED_LABELS
+from dopamine_rl.grm.folder import GRM_FILE, check_without_template, model_type
 from dopamine_rl.grm.template import IMAGE_SLOT, TEMPLATE_FILE, PromptTemplate
-from dopamine_rl.grm.version import GRM_FILE
 from dopamine_rl.grm.wording import Wording
 
 PROCESSOR_FILE, WEIGHTS = "preprocessor_config.json", "*.safetensors"
@@ -28,6 +27,7 @@ def check_released(folder: Path) -> str:
         raise CheckpointError(
             f"{folder} was written by this project and already has a template, which is part of its version"
         )
+    check_without_template(folder)
     return kind
 
 
@@ -132,7 +132,8 @@ def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bo
         BadInput: `out` exists and was not made by this function.
     """
     changed: list[str] = []
-    if out.exists() and not _made_beside(out, folder):
+    ours = out.exists()
+    if ours and not _made_beside(out, folder):
         raise BadInput("--out", str(out), "name a folder that does not exist yet")
 
     def fill(partial: Path) -> None:
@@ -143,5 +144,5 @@ def install_beside(folder: Path, out: Path, template: PromptTemplate, pixels: bo
                 shutil.copyfile(path, partial / path.name)
         changed.extend(install(partial, template, pixels))
 
-    write_folder_atomically(out, fill)
+    write_folder_atomically(out, fill, replace=ours)
     return changed

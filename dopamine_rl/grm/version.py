@@ -13,9 +13,6 @@ from safetensors import SafetensorError, safe_open
 
 from dopamine_rl.errors import CheckpointError
 
-GRM_FILE, GRM_FORMAT = "grm.json", 1
-"""The file that marks a model folder made here, and its format."""
-
 _JSON_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json", "template.json")
 _VOLATILE = frozenset(
     {"transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype", "processor_class"}

@@ -73,7 +73,7 @@ def find_wording(clone: Path, constant: str | None = None) -> Wording:
         )
     try:
         texts = find_texts(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadInput("CLONE", str(path), f"it cannot be parsed as Python ({error}); {_OTHERWISE}") from error
     if constant is not None:
         texts = [text for text in texts if text.name == constant]

@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, UseAppendAction
 
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.grm.folder import usable_model
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
@@ -91,6 +93,8 @@ def run(arguments: Arguments) -> Comparison:
 
     check_own_report(arguments.out, ("fusion.json", "fusion.md"), "minus_first_model")
     models = named([_pair(text) for text in arguments.model], "--model")
+    for path in models.values():
+        usable_model(path, "--model")
     looks = named([(path.resolve().name, path) for path in arguments.data], "DATA")
     if overlap := {path.resolve() for path in arguments.data} & {path.resolve() for path in arguments.held_in}:
         raise BadInput("--held-in", str(min(overlap)), "give other episodes than those that are evaluated")
@@ -146,7 +150,7 @@ def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console
     version = client.model_version(timeout_s=60.0)
     answered = {}
     for name, (episodes, reference) in read.items():
-        console.say(f"model {version}: {name}, {len(episodes)} episodes")
+        console.say(f"model {version}: {name}, {counted(len(episodes), 'episode')}")
         store = HopStore(arguments.out / "hops", client, version, reference, ScoringConfig(in_flight=1))
         settings = {ALL_VIEWS: Setting()} | ({} if name == HELD_IN else alone)
         answered[name] = ask_all(store, episodes, settings, console.progress)

@@ -26,10 +26,11 @@ from typing import Annotated, Any, Literal
 
 from dopamine_rl.errors import require
 from dopamine_rl.files import write_atomically
-from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import check_folder
 
 UnseenTask = Literal["PegInsertionSide", "PlugCharger"]
 STARTS: dict[UnseenTask, str] = {"PegInsertionSide": "grm-mini", "PlugCharger": "grm-mini-no-charger"}
@@ -109,7 +110,8 @@ def run(arguments: Arguments) -> dict[str, Any]:
     """All rows. Raises BadInput if an argument is invalid, EpisodeError if stored episodes were changed."""
     starts = {task: arguments.start_from or STARTS[task] for task in arguments.tasks}
     for start in starts.values():
-        model_folder(start)
+        usable_model(start, "--start-from")
+    check_folder(arguments.out)
     console, rows = Console(), []
     for task, start in starts.items():
         arms = [Arm(start, shots) for shots in sorted(set(arguments.shots))]

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
+from dopamine_rl.episodes.cameras import MAX_VIEWS
 from dopamine_rl.errors import require
 from experiments.benchmarks.models import make_grm, spell
 from experiments.runtime.arguments import option, parse
@@ -74,7 +75,7 @@ class Arguments:
     """Single-token answers, or spelled ones."""
     device: Annotated[str, option("NAME")] = "cpu"
     """Torch device of both arms."""
-    dtype: Annotated[str, option("NAME")] = "float32"
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Torch dtype of both arms."""
 
     def __post_init__(self) -> None:
@@ -84,7 +85,7 @@ class Arguments:
             ("rounds", self.rounds >= 0, "give at least 1, or 0 for the default"),
             ("threads", self.threads >= 1, "give at least 1"),
             ("frames", all(count >= 1 for count in self.frames), "give numbers of at least 1"),
-            ("views", all(count >= 1 for count in self.views), "give numbers of at least 1"),
+            ("views", all(1 <= count <= MAX_VIEWS for count in self.views), f"give numbers from 1 to {MAX_VIEWS}"),
         )
 
 
@@ -99,8 +100,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     import torch
 
-    from reward_service.engines.transformers import TransformersEngine
+    from reward_service.engines.transformers import TransformersEngine, usable_device
 
+    usable_device(arguments.device, "--device")
     torch.set_num_threads(arguments.threads)
     grm = make_grm(arguments.architecture, getattr(torch, arguments.dtype), arguments.device)
     if arguments.answers == "text":

@@ -35,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, require
+from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.interfaces import PendingScore
 from dopamine_rl.types import EpisodeContext, ScoreRequest
 from experiments.runtime.arguments import option, parse
@@ -82,6 +83,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure every load, then overload the service, and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench service", __doc__)
+    if arguments.checkpoint is not None:
+        usable_model(arguments.checkpoint, "--checkpoint")
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(ClusterConfig(num_cpus=8)):

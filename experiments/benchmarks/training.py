@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
+from dopamine_rl.episodes.cameras import MAX_VIEWS
 from dopamine_rl.errors import require
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
@@ -67,7 +68,7 @@ class Arguments:
             self,
             ("rounds", self.rounds >= 1, "give at least 1"),
             ("threads", self.threads >= 1, "give at least 1"),
-            ("views", self.views >= 1, "give at least 1"),
+            ("views", 1 <= self.views <= MAX_VIEWS, f"give 1 to {MAX_VIEWS}"),
             ("frames", self.frames >= 8, "give at least 8"),
             ("group", self.group >= 1, "give at least 1"),
         )
@@ -87,7 +88,9 @@ def measure(arguments: Arguments) -> dict[str, float]:
     from dopamine_rl.grm.config import GRMConfig, TrainConfig
     from dopamine_rl.grm.model import build_grm
     from dopamine_rl.grm.train import Trainer
+    from reward_service.engines.transformers import usable_device
 
+    usable_device(arguments.device, "--device")
     torch.set_num_threads(arguments.threads)
     config = TrainConfig(budget_s=0, updates=10_000)
     grm, stock = build_grm(GRMConfig()), build_grm(GRMConfig())

@@ -31,9 +31,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from tyro.conf import Positional
 
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError, require, seed_check
+from dopamine_rl.errors import DopamineError, ScoringError, require, seed_check
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import check_new_folder
 
 if TYPE_CHECKING:
     from experiments.chaos.faults import SystemUnderTest
@@ -80,8 +82,10 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Inject the faults, check every label, print the results."""
     arguments = parse(Arguments, argv, "dopamine chaos", __doc__)
-    if arguments.out is not None and arguments.out.exists():
-        raise BadInput("--out", str(arguments.out), "name a new folder")
+    if arguments.out is not None:
+        check_new_folder(arguments.out)
+    for checkpoint in arguments.checkpoint:
+        usable_model(checkpoint, "--checkpoint")
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
     with (

@@ -19,6 +19,7 @@ from tyro.conf import Positional
 from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.grm.folder import usable_model
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
 
@@ -50,10 +51,11 @@ def audit_run(run: Path, episodes: int | None = None) -> dict[str, float | int]:
     paths = sorted((run / "records").glob("*.npz"))[:episodes]
     if not paths:
         raise BadInput("RUN", str(run), "give a run folder with episodes in records/ (labels.keep_frames)")
+    model = usable_model(run / "grm", "RUN")
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
 
-    engine = TransformersEngine(run / "grm")
+    engine = TransformersEngine(model)
     return audit(map(LabelRecord.load, paths), Scorer(engine), engine.model_version)
 
 

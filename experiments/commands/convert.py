@@ -3,8 +3,8 @@
     dopamine convert raw dataset
     dopamine convert raw dataset --encode
 
-RAW is a folder of raw episodes, one raw episode, or another LeRobotDataset v3. All episodes need the same
-cameras, image sizes and frame rate.
+DATA is a folder of raw episodes, one raw episode, or another LeRobotDataset v3. All episodes need the same
+cameras, image sizes and frame rate. --instruction gives the task of episodes that name none.
 
 The dataset contains the videos, the task, success labels where known, subtasks if every episode is annotated,
 and LeRobot's statistics. It contains no actions, states or ground-truth progress.
@@ -26,18 +26,19 @@ from tyro.conf import Positional
 
 from dopamine_rl.episodes.lerobot import read_info
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.listing import check_instructions, open_source
-from dopamine_rl.errors import BadInput, require
+from dopamine_rl.episodes.listing import open_source
+from dopamine_rl.errors import require
 from experiments.runtime.arguments import AllCameras, ResultPath, option, parse
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
+from experiments.runtime.storage import check_new_folder
 
 
 @dataclass(frozen=True)
 class Arguments:
     """The episodes to convert, and where to write them."""
 
-    raw: Annotated[Positional[Path], option("RAW")]
+    data: Annotated[Positional[Path], option("DATA")]
     """A folder of episodes."""
     out: Annotated[Positional[ResultPath], option("OUT")]
     """The dataset's folder. It must not exist yet."""
@@ -47,6 +48,8 @@ class Arguments:
     """Re-encode losslessly. Files are larger, and some players cannot show them."""
     cameras: AllCameras = None
     """Cameras to use, separated by commas, the front view first."""
+    instruction: Annotated[str, option("TEXT", "")] = ""
+    """Task of the episodes that name none; the others keep theirs."""
     episodes_per_file: Annotated[int, option("N")] = 100
     """Episodes per data and video file."""
 
@@ -69,15 +72,21 @@ def convert(arguments: Arguments) -> dict[str, Any]:
         BadInput: OUT exists, there are no episodes, an episode is malformed, or the episodes do not match.
     """
     out: Path = arguments.out.resolve()
-    if out.exists():
-        raise BadInput("OUT", str(out), "it already exists: give a new folder")
+    check_new_folder(out, "OUT", arguments.data)
     console = Console()
-    console.say_passed_over([arguments.raw])
-    source = open_source(arguments.raw, arguments.cameras)
-    check_instructions(source.episodes())
+    console.say_passed_over([arguments.data])
+    source = open_source(arguments.data, arguments.cameras)
     for note in source.notes:
         console.say(note)
-    write_dataset(out, source, arguments.episodes_per_file, arguments.lossless, not arguments.encode, console.progress)
+    write_dataset(
+        out,
+        source,
+        arguments.episodes_per_file,
+        arguments.lossless,
+        not arguments.encode,
+        console.progress,
+        arguments.instruction,
+    )
     info = read_info(out)
     return {
         "out": str(out),

@@ -26,6 +26,7 @@ from tyro.conf import Positional
 from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
@@ -85,9 +86,11 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     elif policy not in (scripts := TASKS[config.env.task].scripts):
         raise BadInput("POLICY", policy, f"give a .safetensors file or one of {', '.join(scripts)}")
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
+    console = Console()
     with ray_cluster(config.cluster), interruptible("Interrupted."):
+        console.say(f"Starting {counted(config.simulation.workers, 'simulator')}")
         pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)
-        outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], Console().progress, "episodes")
+        outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], console.progress, "episodes")
         pool.close()
     failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]
     steps = sum(outcome["environment_steps"] for outcome in outcomes) / len(outcomes)

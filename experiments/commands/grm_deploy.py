@@ -20,8 +20,8 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from dopamine_rl.errors import BadInput, require
-from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.errors import require
+from dopamine_rl.grm.folder import check_for_any_engine, usable_model
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command, interruptible
 from reward_service.releases import KEEP
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Deploy the checkpoint and print the result."""
     arguments = parse(Arguments, argv, "dopamine grm deploy", __doc__)
     with interruptible("Interrupted. The service keeps its current model."):
-        deploy(arguments, model_folder(arguments.checkpoint))
+        deploy(arguments, usable_model(arguments.checkpoint, "CHECKPOINT", check_for_any_engine))
 
 
 def deploy(arguments: Arguments, checkpoint: Path) -> None:
@@ -64,20 +64,11 @@ def deploy(arguments: Arguments, checkpoint: Path) -> None:
     from experiments.runtime.cluster import running_cluster
 
     with running_cluster():
+        from experiments.runtime.reward_client import running_service
         from reward_service.swap import SwapConfig, swap
 
-        name = arguments.app or _only_service()
+        name = running_service(arguments.app)
         print(f"{name}: loading {checkpoint} …", flush=True)
         config = SwapConfig(arguments.keep, arguments.timeout, arguments.force)
         result = swap(name, checkpoint, config, lambda text, matters: print(text, flush=True))
     print(json.dumps({"app": name, **asdict(result), "took_s": round(result.took_s, 2)}))
-
-
-def _only_service() -> str:
-    from reward_service import ledger_store
-
-    names = ledger_store.names()
-    if len(names) != 1:
-        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
-        raise BadInput("--app", None, fix)
-    return names[0]

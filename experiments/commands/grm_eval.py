@@ -31,6 +31,7 @@ from dopamine_rl.errors import BadInput, require
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.evaluation.plans import notes
 from dopamine_rl.evaluation.scoring import ScoringConfig
+from dopamine_rl.texts import counted
 from dopamine_rl.types import FusionConfig
 from experiments.runtime.arguments import Cameras, ResultPath, option, read_preset
 from experiments.runtime.arguments import parse as read_arguments
@@ -43,6 +44,7 @@ from experiments.runtime.reward_client import (
     Insecure,
     Threads,
     TokenFile,
+    check_model_arguments,
     reward_client,
 )
 from experiments.runtime.storage import check_own_report
@@ -180,8 +182,10 @@ def run(arguments: Arguments) -> Evaluation:
     """
     from dopamine_rl.evaluation.hops import HopStore, ask_all
     from experiments.reports.evaluation import evaluate
+    from experiments.reports.evaluation_tables import table
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
+    check_model_arguments(arguments, "CHECKPOINT")
     bounds, console = read_bounds(arguments.bounds), Console()
     scoring = ScoringConfig(bounds.fusion, in_flight=1 if arguments.model else 4, deadline_s=arguments.deadline_s)
     episodes, reference = _read_episodes(arguments, bounds, console)
@@ -191,7 +195,8 @@ def run(arguments: Arguments) -> Evaluation:
     with reward_client(arguments, plans, console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)
         console.say(
-            f"Model {version}: {len(episodes)} episodes, {len(settings)} settings, reference images of {reference.name}"
+            f"Model {version}: {counted(len(episodes), 'episode')}, {counted(len(settings), 'setting')}, "
+            f"reference images of {reference.name}"
         )
         store = HopStore(arguments.out / "hops", client, version, reference, scoring)
         answered = ask_all(store, episodes, settings, console.progress)
@@ -205,7 +210,7 @@ def run(arguments: Arguments) -> Evaluation:
     evaluation = evaluate(
         answered, bounds.gate, bounds.fusion, bounds.preset, model, version, reference.name, mismatched
     )
-    print(evaluation.table())
+    print(table(evaluation))
     write(arguments.out, evaluation)
     print(f"Report: {arguments.out / 'eval.md'}")
     print(json.dumps(evaluation.summary(), ensure_ascii=False))
@@ -231,7 +236,7 @@ def _read_episodes(arguments: Arguments, bounds: Bounds, console: Console) -> tu
         console.say(note)
     unannotated = sum(episode.plan.recording.keyframes is None for episode in episodes)
     if unannotated:
-        console.say(f"{unannotated} episodes have no annotation; each counts as one segment")
+        console.say(f"{counted(unannotated, 'episode')} without annotation: each counts as one segment")
     if bounds.preset:
         _check_both_kinds(episodes)
     return episodes, reference
@@ -266,10 +271,11 @@ def write(folder: Path, evaluation: Evaluation) -> None:
     """Write eval.md, its plots, and eval.json last."""
     from dopamine_rl.files import write_text
     from experiments.reports.evaluation_plots import plot_all
+    from experiments.reports.evaluation_tables import markdown
 
     plot_all(folder, evaluation)
     text = json.dumps(evaluation.content(), indent=2, allow_nan=False, ensure_ascii=False)
-    for name, content in (("eval.md", evaluation.markdown()), ("eval.json", text + "\n")):
+    for name, content in (("eval.md", markdown(evaluation)), ("eval.json", text + "\n")):
         write_text(folder / name, content)
 
 

@@ -27,7 +27,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS
 from experiments.runtime.arguments import OptionalResultPath, option, parse
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.storage import lasting_path
+from experiments.runtime.storage import check_folder, lasting_path
 
 Contract = Literal["grm-3b", "grm-2.0"]
 PIXELS = f"Keep the checkpoint's image size limits instead of setting {MIN_PIXELS} to {MAX_PIXELS} pixels."
@@ -69,15 +69,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(arguments: Arguments) -> dict[str, Any]:
     """Import the prompt. Raises BadInput or CheckpointError, and then changes nothing."""
-    from dopamine_rl.grm.hub import model_folder
+    from dopamine_rl.grm.folder import usable_model
     from dopamine_rl.grm.released import check_released, install, install_beside, released_template
     from dopamine_rl.grm.wording import find_wording, read_wording
 
     checkpoint = arguments.paths[-1]
-    folder = model_folder(checkpoint)
+    folder = usable_model(checkpoint, "CHECKPOINT", check_released)
     if arguments.out is None:
         lasting_path(folder, "CHECKPOINT")
-    check_released(folder)
+    else:
+        check_folder(arguments.out, inside=arguments.out.resolve().parent)
     if folder != checkpoint and arguments.out is None:
         raise BadInput("--out", None, f"give a folder: {checkpoint} is in a cache that must not be changed")
     wording = read_wording(arguments.text) if arguments.text else find_wording(arguments.paths[0], arguments.constant)

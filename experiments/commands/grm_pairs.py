@@ -23,7 +23,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +38,7 @@ from dopamine_rl.episodes.pauses import wavers
 from dopamine_rl.episodes.states import episode_states
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.progress import HOP_BINS
+from dopamine_rl.texts import counted
 from dopamine_rl.types import EpisodeInfo
 from experiments.reports.items import describe_items
 from experiments.runtime.arguments import Cameras, OptionalResultPath, option, parse
@@ -65,14 +66,22 @@ class Arguments:
     seed: Annotated[int, option("S")] = 0
     """Random seed; the same seed gives the same pairs on every machine."""
     frames_per_state: Annotated[float, option("C")] = 20.0
-    """Frames per state: C in Eq. 1 of the paper."""
+    """Frames per state (C in equation 1 of the paper)."""
     rule: Literal["paper", "released"] = "paper"
     """Rounding of Eq. 1: as in the paper, or as in the released code."""
     zero_share: Annotated[float, option("S")] = 0.05
     """Share of zero-hop pairs."""
 
     def __post_init__(self) -> None:
-        require("", self, seed_check("seed", self.seed))
+        if self.wording is not None and self.items is None:
+            raise BadInput("--wording", str(self.wording), "give --items OUT.json with it, or leave it out")
+        require(
+            "",
+            self,
+            seed_check("seed", self.seed),
+            ("frames_per_state", 0.01 <= self.frames_per_state < float("inf"), "give a finite number of at least 0.01"),
+            ("zero_share", 0.0 <= self.zero_share < 1.0, "give a share in [0, 1)"),
+        )
 
 
 @command
@@ -90,8 +99,7 @@ def report(arguments: Arguments) -> dict[str, Any]:
         BadInput: no episode succeeded, an episode or item is malformed, or an argument is invalid.
     """
     if arguments.data.suffix in SUFFIXES:
-        if arguments.items is not None:
-            raise BadInput("--items", str(arguments.items), "leave it out, or give a folder of episodes as DATA")
+        _check_only_data(arguments)
         return describe_items(arguments.data)
     if arguments.items is not None:
         check_new(arguments.items)
@@ -106,7 +114,8 @@ def report(arguments: Arguments) -> dict[str, Any]:
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
     statistics = balance(_hashed(blocks, digest))
-    print(f"{len(used)} episodes with {sum(map(len, states))} states, {arguments.n} pairs")
+    found = f"{counted(len(used), 'episode')} with {counted(sum(map(len, states)), 'state')}"
+    print(f"{found}, {counted(arguments.n, 'pair')}")
     _print_counts(episodes, used)
     print(table(statistics))
     figures = {
@@ -122,6 +131,16 @@ def report(arguments: Arguments) -> dict[str, Any]:
         figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
+
+
+def _check_only_data(arguments: Arguments) -> None:
+    """Raise BadInput if an option is given whose effect a file of items cannot show: its items are only counted."""
+    for argument in fields(arguments):
+        value = getattr(arguments, argument.name)
+        if argument.name != "data" and value != argument.default:
+            name = "-n" if argument.name == "n" else f"--{argument.name.replace('_', '-')}"
+            shown = str(value) if isinstance(value, Path) else value
+            raise BadInput(name, shown, "leave it out, or give a folder of episodes as DATA: items are only counted")
 
 
 def _successes(episodes: Sequence[EpisodeInfo], arguments: Arguments) -> list[EpisodeInfo]:

@@ -27,11 +27,21 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import Positional, create_mutex_group
 
 from dopamine_rl.errors import BadInput, require, seed_check
+from dopamine_rl.texts import counted
 from experiments.runtime.arguments import ResultPath, option
 from experiments.runtime.arguments import parse as read_arguments
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
-from experiments.runtime.reward_client import CaFile, Deadline, Device, Insecure, Threads, TokenFile, reward_client
+from experiments.runtime.reward_client import (
+    CaFile,
+    Deadline,
+    Device,
+    Insecure,
+    Threads,
+    TokenFile,
+    check_model_arguments,
+    reward_client,
+)
 from experiments.runtime.storage import check_own_report
 
 if TYPE_CHECKING:
@@ -113,6 +123,7 @@ def run(arguments: Arguments) -> ProbeReport:
     from experiments.reports.probe import ProbeReport
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
+    check_model_arguments(arguments, "MODEL")
     env, console = environment(arguments), Console()
     plan = read_plan(arguments, env)
     with reward_client(arguments, [plan], console) as client, interruptible(INTERRUPTED):
@@ -121,7 +132,9 @@ def run(arguments: Arguments) -> ProbeReport:
         reference = TaskReference(plan.instruction, ends[0, 0], ends[-1, 0], ends[-1])
         console.say(f"Recording the states of the probe: {env.task}, seed {arguments.seed}")
         pictures = record(arguments, env)
-        console.say(f"Model {version}: {len(pictures.frames)} states, reference images of {plan.recording.name}")
+        console.say(
+            f"Model {version}: {counted(len(pictures.frames), 'state')}, reference images of {plan.recording.name}"
+        )
         progress = ask(client, reference, pictures, arguments.deadline_s, console.progress)
     report = ProbeReport(
         str(arguments.model or arguments.url or arguments.app),

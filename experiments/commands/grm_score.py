@@ -51,6 +51,7 @@ from experiments.runtime.reward_client import (
     Insecure,
     Threads,
     TokenFile,
+    check_model_arguments,
     reward_client,
 )
 from experiments.runtime.storage import check_folder, lasting_path
@@ -158,6 +159,8 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     scoring = ScoringConfig(
         FusionConfig(arguments.fusion), arguments.fragment, 1 if arguments.model else 4, arguments.deadline_s
     )
+    check_folder(arguments.out)
+    check_model_arguments(arguments, "--model")
     plans, console = make_plans(arguments), Console()
     if arguments.column is not None:
         for root in {plan.recording.dataset.root for plan in plans if plan.recording.dataset is not None}:
@@ -168,7 +171,6 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         console.say(note)
     for warning in warnings(plans):
         console.say(f"warning: {warning}")
-    check_folder(arguments.out)
     for plan in plans:
         if len(os.fsencode(f"{plan.recording.name}.json")) > LONGEST_NAME:
             raise BadInput("EPISODE", plan.recording.name, "rename the episode: its name is too long for a file")

@@ -12,7 +12,8 @@ To serve other machines (any --host except loopback), give a token and TLS: --tl
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,12 +21,13 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, require
-from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.folder import check_for_any_engine, check_model, usable_model
 from dopamine_rl.wire import WireLimits
 from experiments.runtime.arguments import option
 from experiments.runtime.arguments import parse as read_arguments
-from experiments.runtime.ending import command, interruptible
+from experiments.runtime.ending import UsageError, command, interruptible
 from reward_service.guards import TOKEN_VARIABLE, IngressConfig, load_tls, load_token
+from reward_service.service import ServiceConfig, check_engine
 
 STOPPED = "Stopped."
 DEFAULTS = IngressConfig()
@@ -90,7 +92,27 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted; Ctrl-C exits with status 0."""
     arguments = parse(argv)
-    config = IngressConfig(
+    # Everything that can be is checked now: an error must not wait until the model is loaded.
+    try:
+        config, service = ingress_config(arguments), service_config(arguments)
+        token = load_token(arguments.token_file, config.host)
+        load_tls(config)
+        from reward_service.web import bind
+
+        bound = bind(config)
+    except BadInput as error:
+        raise UsageError(_option(error.field), error.value, error.fix) from None
+    check = check_model if service.engine.startswith("reward_service.") else check_for_any_engine
+    named = arguments.checkpoint
+    checkpoint = None if named is None else usable_model(named, "CHECKPOINT", check)
+    os.environ.pop(TOKEN_VARIABLE, None)  # The cluster's processes do not need it.
+    with bound, interruptible(STOPPED, status=0):
+        serve(arguments.app, checkpoint, service, lambda client: listen(client, config, token, bound))
+
+
+def ingress_config(arguments: Arguments) -> IngressConfig:
+    """How HTTP is answered. Raises BadInput."""
+    return IngressConfig(
         host=arguments.host,
         port=arguments.port,
         limits=WireLimits(max_bytes=int(arguments.max_mb * 2**20)),
@@ -105,19 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         tls_key=arguments.tls_key,
         insecure=arguments.insecure,
     )
-    token = load_token(arguments.token_file, config.host)
-    load_tls(config)  # Check it now: an error must not wait until the model is loaded.
-    checkpoint = None if arguments.checkpoint is None else model_folder(arguments.checkpoint)
-    os.environ.pop(TOKEN_VARIABLE, None)  # The cluster's processes do not need it.
-    with interruptible(STOPPED, status=0):
-        serve(arguments, checkpoint, config, token)
 
 
-def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, token: str | None) -> None:
-    """Deploy the checkpoint, if any, and answer HTTP requests until interrupted; then clean up."""
-    from experiments.runtime.cluster import ClusterConfig, ray_cluster
-    from reward_service.service import ServiceConfig, check_engine
-
+def service_config(arguments: Arguments) -> ServiceConfig:
+    """How the model is served. Raises BadInput."""
     engine = {name: value for name in ("engine", "python") if (value := getattr(arguments, name)) is not None}
     service = ServiceConfig(
         replicas=arguments.replicas,
@@ -126,19 +139,35 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
         ready_s=arguments.ready_s,
         **engine,
     )
-    try:
-        check_engine(service)
-    except BadInput as error:
-        raise BadInput("--engine", error.value, error.fix) from None
+    check_engine(service)
+    return service
+
+
+def _option(field: str) -> str:
+    """The option of a field of one of the two configurations."""
+    section, _, name = field.rpartition(".")
+    return f"--{name.replace('num_', '').replace('_', '-')}" if section in ("ingress", "service") else field
+
+
+def serve(app: str | None, checkpoint: Path | None, service: ServiceConfig, answer: Callable[[object], None]) -> None:
+    """Deploy the checkpoint, or find the running service `app`, and `answer` for its client; then clean up."""
+    from experiments.runtime.cluster import ClusterConfig, ray_cluster, running_cluster
+
+    if checkpoint is None:
+        with running_cluster(), interruptible(STOPPED, 0):
+            from experiments.runtime.reward_client import running_service
+            from reward_service.client import ServeRewardClient
+
+            answer(ServeRewardClient(running_service(app)))
+        return
     print("Starting the Ray cluster …", flush=True)
-    with ray_cluster(ClusterConfig(num_cpus=max(2, arguments.replicas + 1))), interruptible(STOPPED, 0):
+    cluster = ClusterConfig(num_cpus=max(2, service.replicas + 1))
+    with ray_cluster(cluster, announce=False), interruptible(STOPPED, 0):
         import ray
 
         from reward_service.client import ServeRewardClient
 
-        if checkpoint is None:
-            listen(ServeRewardClient(str(arguments.app)), config, token)
-            return
+        _check_resources(service, ray.cluster_resources())
         from reward_service.deployment import deploy, shutdown
 
         name = f"http-{os.getpid()}"
@@ -147,16 +176,25 @@ def serve(arguments: Arguments, checkpoint: Path | None, config: IngressConfig, 
         address = ray.get_runtime_context().gcs_address
         print(f"To change the model while it runs: RAY_ADDRESS={address} dopamine grm deploy CHECKPOINT --app {name}")
         try:
-            listen(ServeRewardClient(name), config, token)
+            answer(ServeRewardClient(name))
         finally:
             shutdown(name)
 
 
-def listen(client: object, config: IngressConfig, token: str | None) -> None:
+def _check_resources(service: ServiceConfig, resources: Mapping[str, float]) -> None:
+    """Raise BadInput if the whole cluster has too few GPUs or CPUs: the replicas would be awaited in vain."""
+    for field, kind, each in (("--gpus", "GPU", service.num_gpus), ("--replicas", "CPU", service.num_cpus)):
+        if service.replicas * each > (there := resources.get(kind, 0.0)):
+            given = service.num_gpus if kind == "GPU" else service.replicas
+            fix = f"the cluster has {there:g} {kind}s, and the replicas need {service.replicas * each:g}: give less"
+            raise BadInput(field, given, fix)
+
+
+def listen(client: object, config: IngressConfig, token: str | None, bound: socket.socket) -> None:
     """Answer HTTP requests until interrupted."""
     from reward_service.web import make_server
 
-    server, sockets = make_server(client, config, token)  # type: ignore[arg-type]
+    server, sockets = make_server(client, config, token, bound)  # type: ignore[arg-type]
     host, port = sockets[0].getsockname()[:2]
     where = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
     access = "token required" if token else "no token"

@@ -289,6 +289,7 @@ def _record(
         jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
     # Ray installs its own SIGTERM handler when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(INTERRUPTED):
+        console.say(f"Starting {counted(workers, 'simulator')}")
         pool = WorkerPool(env, workers, num_cpus=1)
         pool.map(jobs, console.progress, "episodes")
         pool.close()

@@ -277,7 +277,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
         depends_on += ("probe",)
     figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
     verdict = decide(figures, config.gate)
-    run.console.say(verdict.table())
+    run.console.say(*verdict.table().splitlines())
     return figures, verdict
 
 

@@ -14,6 +14,7 @@ from dopamine_rl.types import Rate
 from experiments.reports.behaviours import behaviour_rows, instruction_line
 from experiments.reports.plots import new_figure
 from experiments.reports.tables import grid
+from experiments.reports.words import GATE, LABELS, SHADOW, phase_words
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -37,7 +38,9 @@ def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict | N
     """Write report.md from a result; `verdict` is None if the run has no reward model."""
     success = "\n".join(f"| {label} | {_rate(result[f'{name}_success'])} |" for name, label in POLICIES.items())
     gain = result["policy_minus_bc"]
-    phases = "\n".join(f"| {name} | {seconds} |" for name, seconds in result["phase_seconds"].items())
+    phases = "\n".join(
+        f"| {phase_words(name, POLICIES)} | {seconds} |" for name, seconds in result["phase_seconds"].items()
+    )
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
@@ -99,16 +102,16 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
         return ""
     bounded = {check.name for check in (*verdict.checks, *verdict.advisory)}
     figures = "\n".join(
-        f"| {name} | {_number(value)} | | |"
+        f"| {GATE.get(name, name)} | {_number(value)} | | |"
         for name, value in result["gate"].items()
         if name not in bounded | {"behaviours", "instruction"}
     )
     return f"""## The reward model on unseen episodes
-{_gate_verdict(result)}
+{_gate_verdict(result)} In parentheses: the name of the bound in the preset's `[gate]`.
 
 | figure | value | bound | |
 | --- | --- | --- | --- |
-{verdict.markdown()}
+{verdict.markdown(GATE)}
 {figures}
 {_behaviours(result["gate"])}
 ![Progress of unseen successes and failures](gate.png)
@@ -128,8 +131,8 @@ def _label_sections(result: dict[str, Any]) -> str:
     """Outcomes of the labels, and the shadow monitor's metrics; "" if no reward model was used."""
     if result["labels"] is None:
         return ""
-    labels = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["labels"].items())
-    shadow = "\n".join(f"| {name} | {_number(value)} |" for name, value in result["shadow"].items())
+    labels = "\n".join(f"| {LABELS.get(name, name)} | {_number(value)} |" for name, value in result["labels"].items())
+    shadow = "\n".join(f"| {SHADOW.get(name, name)} | {_number(value)} |" for name, value in result["shadow"].items())
     return f"""
 | labels | |
 | --- | --- |
@@ -167,13 +170,14 @@ def _training_truth(result: dict[str, Any]) -> str:
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
     count, start = result["reward_model_demonstrations"], result["reward_model_start"]
     origin = f"was adapted from {code(start)} with" if start else "was trained on"
-    sentence = f"The reward model {origin} {count} successful demonstration{'s' if count > 1 else ''}"
+    sentence = f"The reward model {origin} {counted(count, 'successful demonstration')}"
     if not scripted + rollouts:
         return f"{sentence} only."
+    failures = [f"{scripted} of scripts"] if scripted else []
+    failures += [f"the failures among {counted(rollouts, 'rollout')} of the cloned policy"] if rollouts else []
     return (
-        f"{sentence}. It was also trained on failed episodes labelled with the simulator's true progress ({scripted} "
-        f"scripted ones, and the failures among {rollouts} rollouts of the cloned policy). For labelling it uses "
-        "images only. To train without failures: "
+        f"{sentence}. It was also trained on failed episodes labelled with the simulator's true progress "
+        f"({' and '.join(failures)}). For labelling it uses images only. To train without failures: "
         "demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0."
     )
 
@@ -226,4 +230,8 @@ def recent_success(curve: Sequence[dict[str, Any]], i: int, least: int = 20) -> 
 
 
 def _number(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
     return "–" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
-from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.interfaces import no_progress
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
@@ -25,7 +25,7 @@ from experiments.runtime.arguments import Cameras, ResultPath, option, parse_set
 from experiments.runtime.cluster import ClusterConfig
 from experiments.runtime.console import Console
 from experiments.runtime.ending import interruptible
-from experiments.runtime.storage import make_folder, only_writer
+from experiments.runtime.storage import check_folder, only_writer
 
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
@@ -128,15 +128,21 @@ def run_command(arguments: TrainingArguments, config: GRMTrainingConfig, command
 
 
 def resolve(arguments: TrainingArguments, config: GRMTrainingConfig) -> GRMTrainingConfig:
-    """The config with the folder of the initial model filled in.
+    """The config with the folder of the initial model filled in. Imports nothing heavy.
 
     Raises:
-        BadInput: the output folder holds something other than a model, or overlaps with the episodes.
-        CheckpointError: the initial model cannot be used.
+        BadInput: the output folder holds something other than a model, overlaps with the episodes, or cannot be
+            written; the initial model cannot be used; there are no such episodes.
     """
+    for folder in arguments.data:
+        if not folder.is_dir():
+            there = "this is a file" if folder.exists() else "there is no such folder"
+            raise BadInput("DATA", str(folder), f"{there}: give a folder of raw episodes, or a LeRobotDataset v3")
     _check_replaceable(arguments.out.resolve(), arguments.data)
+    check_folder(arguments.out, inside=arguments.out.resolve().parent)
     if start := arguments.start_from or config.sft.start_from:  # a job's processes have other working folders
-        return replace(config, sft=replace(config.sft, start_from=str(model_folder(start).resolve())))
+        field = "--start-from" if arguments.start_from else "sft.start_from"
+        return replace(config, sft=replace(config.sft, start_from=str(usable_model(start, field).resolve())))
     return config
 
 
@@ -158,7 +164,8 @@ def _check_replaceable(out: Path, data: Sequence[Path]) -> None:
     for folder in map(Path.resolve, data):
         if out == folder or folder in out.parents or out in folder.parents:
             raise BadInput("--out", str(out), f"give a folder separate from the episodes in {folder}")
-    if out.exists() and not (out / "grm.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+    check_folder(out)
+    if out.exists() and not (out / "grm.json").is_file() and any(out.iterdir()):
         raise BadInput(
             "--out",
             str(out),
@@ -180,18 +187,18 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     """
     # Spinning threads would take the core that their partner needs. Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from dopamine_rl.grm.fit import TrainingJob, claim
-    from dopamine_rl.provenance import provenance
-
     console, out = Console(), arguments.out.resolve()
     training, unseen = _choose_episodes(arguments, config, console)
+    from dopamine_rl.grm.fit import TrainingJob, claim  # imports torch, which takes seconds
+    from dopamine_rl.provenance import provenance
+
     origin = provenance(preset=arguments.preset, seed=config.sft.train.seed)
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
     job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
     with ExitStack() as stack:
         if int(os.environ.get("RANK", "0")) == 0:
-            make_folder(work)
+            work.mkdir(parents=True, exist_ok=True)
             stack.enter_context(only_writer(work))
             if claim(job, arguments.fresh):
                 console.say(f"  resuming the training in {work}")

@@ -1,8 +1,7 @@
-"""The report of `dopamine grm eval`: tables for the terminal, Markdown, and JSON."""
+"""The evaluation of a reward model by `dopamine grm eval`, and its JSON; `evaluation_tables` shows it as text."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -29,11 +28,8 @@ from dopamine_rl.evaluation.variants import (
     variants,
 )
 from dopamine_rl.metrics import OUTCOMES
-from dopamine_rl.progress import HOP_BINS
-from dopamine_rl.texts import code, one_line
 from dopamine_rl.types import FusionConfig
-from experiments.reports.behaviours import behaviour_rows, instruction_line
-from experiments.reports.tables import aligned, difference, grid, interval, number, plain, short
+from experiments.reports.tables import interval, plain
 
 FIGURES = {
     "voc_plus": "rank correlation of the incremental chain with time, in annotated successes with 8 or more frames",
@@ -54,19 +50,6 @@ FIGURES = {
     "outcome_accuracy": "accuracy of success, partial or failure by Eq. 58",
 }
 """Metrics of the served model, in the order of the table, with explanations."""
-ORDER = {"ordered": "of n", "voc_plus": "VOC+", "voc_minus": "VOC−"}
-"""Metrics that depend only on the hops, and their number of episodes."""
-COMPARED = {
-    "order": "order", "progress_mae": "MAE", "other_mae": "MAE, others", "success_end": "end+", "failure_end": "end−",
-    "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
-}  # fmt: skip
-"""Metrics for comparing curves."""
-DIFFERENCES = {
-    "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
-}  # fmt: skip
-"""Metrics whose difference to the served model is listed; errors are at the frames that every stride scores."""
-FUSED = COMPARED | {"low_weight": "w < 0.1"}
-SETTINGS = ORDER | COMPARED | {"common_mae": "MAE, common frames"}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -77,7 +60,7 @@ class Evaluation:
         model, version: path and version of the model.
         reference: the demonstration that provides reference and goal images.
         fusion: the served fusion.
-        stride: environment steps between scored frames.
+        stride: environment steps, or video frames where there is no environment, between scored frames.
         answered: the episodes with the answers, by setting; the first setting is the served one.
         fused: every perspective and fusion, at the served setting.
         settings: the served fusion, at every setting.
@@ -126,105 +109,6 @@ class Evaluation:
             "passed": None if self.verdict is None else self.verdict.passed,
         }
 
-    def table(self) -> str:
-        """All tables, for the terminal."""
-        parts = [
-            one_line(f"Reward model {self.version} ({self.model}), references of {self.reference}"),
-            self._episodes(),
-            "",
-        ]
-        parts += [aligned(self._figure_rows()), ""]
-        if self.behaviours:
-            parts += ["Behaviour, by kind of episode", aligned(behaviour_rows(self.behaviours)), ""]
-        if self.instruction:
-            parts += [instruction_line(self.instruction), ""]
-        parts += ["Perspectives and fusions, from the same hops", aligned(_effect_rows(self.fused, FUSED)), ""]
-        parts += ["Strides and cameras", aligned(_effect_rows(self.settings, SETTINGS)), ""]
-        parts += [
-            "Difference to the served model, on the same episodes and frames",
-            aligned(self._difference_rows()),
-            "",
-        ]
-        parts += [
-            "Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column)",
-            aligned(self._confusion_rows()),
-            "",
-        ]
-        parts += ["Hop error by bin of the true hop", aligned(self._bin_rows()), ""]
-        parts += ["Uncertainty and error", aligned(self._calibration_rows())]
-        if self.verdict is not None:
-            parts += ["", f"Bounds of preset {self.preset}", self.verdict.table()]
-        return "\n".join(parts)
-
-    def markdown(self) -> str:
-        """The report with tables and plots."""
-        verdict = ""
-        if self.verdict is not None:
-            head = "| metric | value | bound | |\n| --- | --- | --- | --- |"
-            verdict = f"\n## Bounds of preset {code(self.preset)}\n{head}\n{self.verdict.markdown()}\n"
-        told = instruction_line(self.instruction) if self.instruction else "No annotated success to be told wrongly."
-        return f"""# Reward model `{self.version}` on unseen episodes
-
-{code(self.model)}, with reference and goal images from {code(self.reference)}, which is not evaluated.
-{self._episodes()}
-95 % intervals: Wilson for shares of episodes, otherwise bootstrap over episodes, stratified by success (for an AUC of
-1 its width is 0, although new episodes may differ).
-{verdict}
-## Metrics
-{grid(self._figure_rows())}
-
-![Curves](curves.png)
-
-## Behaviour
-{grid(behaviour_rows(self.behaviours)) if self.behaviours else "No episode's name says its kind."}
-
-`Spearman` and `τ_a` (Kendall's, in which tied pairs count 0) compare Φ* with true progress over all frames, means over
-episodes. `RMSE at rest` is Φ* about its mean while nothing moves, `gain at rest` what it gains in a pause; both need a
-stage called `pause`. `truth` is the final true progress on the simulator's scale.
-
-{told}
-
-## Perspectives and fusions
-All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
-chain": to its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
-
-{grid(_effect_rows(self.fused, FUSED))}
-
-## Strides and cameras
-Cameras that are not named are replaced by blank images. This shows what the model does without them, not what a model
-trained without them would do.
-
-{grid(_effect_rows(self.settings, SETTINGS))}
-
-`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` is the number of
-episodes with so many, and a dash means none. Strides differ in their share of easy frames (the first, the last), so
-`MAE, common frames` uses only the frames that every stride scores, without the first.
-
-### Difference to the served model
-On the same episodes, and the frames that every stride scores.
-
-{grid(self._difference_rows())}
-
-![Effects](effects.png)
-
-## Outcomes
-Confusion matrix: true outcome (row), outcome predicted by Eq. 58 (column). Partial: a failure that ends with at least
-the first stage complete, by its true progress on the demonstrations' scale.
-
-{grid(self._confusion_rows())}
-
-## Hops and uncertainty
-{grid(self._bin_rows())}
-
-{grid(self._calibration_rows())}
-
-`rank` is the Spearman correlation of uncertainty and absolute error. AUSE is the area between the sparsification
-curve and the best possible one (0 is best); "by chance" is that of a random uncertainty. The last column is the
-expected error in each fifth of the frames, from least to most uncertain.
-
-![Hops](hops.png)
-"""
-
     def content(self) -> dict[str, Any]:
         """eval.json."""
         episodes = [
@@ -246,7 +130,7 @@ expected error in each fifth of the frames, from least to most uncertain.
             "settings": {name: _intervals(judged) for name, judged in self.settings.items()},
             "differences": {
                 name: {key: interval(value) for key, value in paired_differences(judged, self.served).items()}
-                for name, judged in self._others().items()
+                for name, judged in self.others().items()
             },
             "outcomes": list(OUTCOMES),
             "confusion": self.confusion.tolist(),
@@ -271,57 +155,19 @@ expected error in each fifth of the frames, from least to most uncertain.
             "episodes": episodes,
         }
 
-    def _episodes(self) -> str:
-        n = self.counts()
-        cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
-        return (
-            f"{n['success']} successes ({n['expert']} annotated), {n['failure']} failures "
-            f"({n['near_miss']} near misses){cut}; one frame every {self.stride} environment steps; "
-            f"{n['invalid']} frames without a value."
-        )
+    @property
+    def unit(self) -> str:
+        """What time is counted in: environment steps, or frames where there is no environment."""
+        return "environment step" if next(iter(self.answered.values()))[0][0].simulated else "video frame"
 
-    def _figure_rows(self) -> list[list[str]]:
-        rows = [["metric", "value", "95 % interval", "explanation"]]
-        for name, about in FIGURES.items():
-            figure = self.served.figures[name]
-            rows.append([name, number(figure.value), f"{number(figure.low)} – {number(figure.high)}", about])
-        return rows
+    @property
+    def several(self) -> bool:
+        """Whether there are enough episodes for intervals."""
+        return len(next(iter(self.answered.values()))) > 1
 
-    def _others(self) -> dict[str, Judged]:
+    def others(self) -> dict[str, Judged]:
         """Every variant and setting but the served one."""
         return dict(list(self.settings.items())[1:]) | self.fused
-
-    def _difference_rows(self) -> list[list[str]]:
-        rows = [["", *DIFFERENCES.values()]]
-        for name, judged in self._others().items():
-            deltas = paired_differences(judged, self.served)
-            rows.append([name, *(difference(deltas[key]) if key in deltas else "–" for key in DIFFERENCES)])
-        return rows
-
-    def _confusion_rows(self) -> list[list[str]]:
-        rows = [["", *OUTCOMES]]
-        return rows + [[name, *map(str, row)] for name, row in zip(OUTCOMES, self.confusion.tolist(), strict=True)]
-
-    def _bin_rows(self) -> list[list[str]]:
-        """Groups of five bins, weighted by their hops; plot and JSON have all 25."""
-        rows = [["true hop", *(f"{name}" for name in self.errors), "hops"]]
-        edges = np.linspace(-1, 1, HOP_BINS + 1)
-        for first in range(0, HOP_BINS, 5):
-            part = slice(first, first + 5)
-            cells = []
-            for error, count in self.errors.values():
-                total = count[part].sum()
-                cells.append(number(float(np.nansum(error[part] * count[part]) / total) if total else math.nan))
-            hops = str(self.errors["all"][1][part].sum()) if self.errors else "0"
-            rows.append([f"{edges[first]:+.1f} … {edges[first + 5]:+.1f}", *cells, hops])
-        return rows
-
-    def _calibration_rows(self) -> list[list[str]]:
-        rows = [["uncertainty", "rank", "AUSE", "by chance", "expected error by fifth of uncertainty"]]
-        for name, c in self.calibration.items():
-            fifths = "  ".join(f"{error:.3f}" for error in c.classes.error)
-            rows.append([name, short(c.rank), short(c.area), number(c.curve.area_by_chance), fifths])
-        return rows
 
 
 def _verdict(report: GateReport, gate: GateConfig) -> Verdict:
@@ -390,14 +236,6 @@ def _instruction(
 
 def _end(served: Variant, answers: EpisodeHops) -> float:
     return float(served.curve(answers)[0][-1])
-
-
-def _effect_rows(judged: Mapping[str, Judged], columns: Mapping[str, str]) -> list[list[str]]:
-    rows = [["", *columns.values()]]
-    for name, row in judged.items():
-        ordered = str(int(np.isfinite(row.columns["voc_plus"]).sum()))
-        rows.append([name, *(ordered if key == "ordered" else short(row.figures[key]) for key in columns)])
-    return rows
 
 
 def _intervals(judged: Judged) -> dict[str, Any]:

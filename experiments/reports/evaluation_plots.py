@@ -13,6 +13,7 @@ from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.types import PERSPECTIVES
 from experiments.reports.evaluation import Evaluation
 from experiments.reports.plots import new_figure
+from experiments.reports.tables import number
 
 COLOURS = {"success": "tab:green", "partial": "tab:orange", "failure": "tab:red", "cut off": "grey"}
 LEAST = 5
@@ -46,8 +47,8 @@ def _plot_curves(path: Path, evaluation: Evaluation) -> None:
             order.plot(share, back, color="tab:orange", alpha=0.4, lw=1.1, label="backward from 1")
     figures = evaluation.served.figures
     for axes, title in ((successes, "Φ* of successes"), (failures, "Φ* of failures, by true outcome")):
-        axes.set(title=title, xlabel="environment step", ylabel="Φ*")
-    voc = f"VOC+ {figures['voc_plus'].value:.2f}, VOC− {figures['voc_minus'].value:.2f}"
+        axes.set(title=title, xlabel=evaluation.unit, ylabel="Φ*")
+    voc = f"VOC+ {number(figures['voc_plus'].value)}, VOC− {number(figures['voc_minus'].value)}"
     order.set(title=f"incremental chain: {voc}", xlabel="share of an annotated success", ylabel="progress")
     for axes in (successes, failures, order):
         axes.set(ylim=(-0.03, 1.03))

@@ -13,6 +13,7 @@ from dopamine_rl.episodes.balance import CENTRAL
 from dopamine_rl.episodes.items import read_items
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS, hop_bin
+from dopamine_rl.texts import one_line
 
 TASKS_SHOWN = 20
 """Maximum number of tasks to list, the most frequent first."""
@@ -53,7 +54,7 @@ def describe_items(path: Path) -> dict[str, Any]:
 
 
 def _task_lines(tasks: Counter[str]) -> list[str]:
-    lines = [f"{count:>9}  {task}" for task, count in tasks.most_common(TASKS_SHOWN)]
+    lines = [f"{count:>9}  {one_line(task)}" for task, count in tasks.most_common(TASKS_SHOWN)]
     return lines + ([f"           and {len(tasks) - TASKS_SHOWN} more tasks"] if len(tasks) > TASKS_SHOWN else [])
 
 

@@ -58,11 +58,18 @@ def number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-def short(figure: Interval) -> str:
-    """Value and interval with two decimals."""
+def short(figure: Interval, interval: bool = True) -> str:
+    """Value and, with `interval`, its interval; two decimals."""
     if not math.isfinite(figure.value):
         return "–"
-    return f"{figure.value:.2f} ({figure.low:.2f}–{figure.high:.2f})".replace("0.", ".")
+    limits = f" ({figure.low:.2f}–{figure.high:.2f})" if interval else ""
+    return f"{figure.value:.2f}{limits}".replace("0.", ".")
+
+
+def filled(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows without the columns in which no row has a value."""
+    kept = [i for i in range(len(rows[0])) if i == 0 or any(row[i] != "–" for row in rows[1:])]
+    return [[row[i] for i in kept] for row in rows]
 
 
 def difference(figure: Interval) -> str:

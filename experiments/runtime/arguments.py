@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
+import math
 import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ DEFAULT_PRESET = "laptop"
 
 _ABOUT = "(what it does)"
 """Placeholder for the description while tyro formats the rest: tyro would join its lines."""
+MAY_BE_INFINITE = ("sft.train.clip",)
+"""Settings for which inf means that there is no limit."""
 _TYPES = {int: "a whole number", float: "a number", str: "text", Path: "a path", bool: "True or False"}
 
 
@@ -238,7 +241,8 @@ def _start(config: type[Config], preset: str, presets: Path) -> Config:
     try:
         return load_preset(config, preset if own else presets / f"{preset}.toml")
     except BadInput as error:
-        raise UsageError(error.field, error.value, error.fix) from error
+        field = "--preset" if error.field == "preset" else error.field
+        raise UsageError(field, error.value, error.fix) from error
 
 
 def _plain_flags(config: Any, words: Sequence[str]) -> list[str]:
@@ -274,6 +278,8 @@ def _parse(cls: Any, words: list[str], prog: str, about: str | None) -> Any:
     try:
         with on_parse_error(refuse), redirect_stdout(described):
             result = tyro.cli(cls, prog=prog, description=_ABOUT, args=words, config=(tyro.conf.AvoidSubcommands,))
+        _check_finite(getattr(result, "own", result), "--")
+        _check_finite(getattr(result, "settings", None), "")
         _check_usual_results(getattr(result, "own", result))
         return result
     except UsageError:
@@ -288,6 +294,18 @@ def _usage(error: BadInput, cls: Any) -> UsageError:
     own = typing.get_type_hints(_bare(hints["own"])[0]) if "own" in hints else hints
     field = f"--{error.field.replace('_', '-')}" if error.field in own else error.field
     return UsageError(field, error.value, error.fix)
+
+
+def _check_finite(arguments: Any, prefix: str) -> None:
+    """Raise UsageError for a number that is NaN, which passes most comparisons, or infinite."""
+    for field in dataclasses.fields(arguments) if dataclasses.is_dataclass(arguments) else ():
+        value = getattr(arguments, field.name)
+        name = prefix + (field.name.replace("_", "-") if prefix.startswith("--") else field.name)
+        _check_finite(value, f"{name}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            infinite = isinstance(number, float) and math.isinf(number) and name not in MAY_BE_INFINITE
+            if infinite or number != number:
+                raise UsageError(name, value, "give a finite number")
 
 
 def _check_usual_results(arguments: Any) -> None:
@@ -319,6 +337,8 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
     while cause is not None and not isinstance(cause, BadInput):
         cause = cause.__context__
     if isinstance(cause, BadInput):
+        if getattr(event, "argument", None) is not None and cause.field == "--out":  # of `lasting_path`
+            cause = BadInput(_name(event.argument), cause.value, cause.fix)
         raise _usage(cause, cls) from None
     names = [name for name, _ in option_names(cls)]
     unknown = next((word for word in words if _is_option(word) and _option(word) not in names), None)
@@ -336,9 +356,10 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
             f"remove it or {event.first_token}: give only one of them",
         )
     if isinstance(event, parts.InvalidChoice):
-        similar = difflib.get_close_matches(event.value, event.choices, 1)
+        choices = [choice for choice in event.choices if choice != "None"]
+        similar = difflib.get_close_matches(event.value, choices, 1)
         fix = f"write {similar[0]}; available:" if similar else "give one of"
-        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(event.choices)}")
+        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(choices)}")
     if isinstance(event, parts.UnrecognizedArgs):
         raise UsageError("arguments", event.tokens[0], "remove it: unexpected argument")
     argument = getattr(event, "argument", None)

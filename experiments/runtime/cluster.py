@@ -57,12 +57,14 @@ def in_job() -> bool:
 
 
 @contextmanager
-def ray_cluster(config: ClusterConfig) -> Iterator[None]:
+def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     If RAY_ADDRESS is set (job submission sets it), that cluster is joined and left running. Otherwise a cluster is
     started on this machine, apart from any other, and stopped at the end.
 
+    Args:
+        announce: say on standard error that Ray starts, which takes seconds.
     Raises:
         BadInput: nothing listens at RAY_ADDRESS, or the cluster has fewer than 2 CPUs.
     """
@@ -73,6 +75,8 @@ def ray_cluster(config: ClusterConfig) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.update({name: value for name, value in PASSIVE.items() if name not in os.environ})
+    if announce:
+        print("Joining the Ray cluster …" if joined else "Starting Ray …", file=sys.stderr, flush=True)
     _quieten()
     import ray
     from ray import rllib  # noqa: F401  (sets its own log level when imported)
@@ -202,7 +206,6 @@ def _quieten() -> None:
     """Only errors of Ray are shown. To be called before Ray is imported."""
     # Else Ray would start another cluster for what is left of Serve once ours is gone.
     os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     from ray import serve  # noqa: F401  (sets its own log level when imported)
 
     for name in ("ray", "ray.serve", "ray.tune", "ray.train", "ray.data"):

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from dopamine_rl.texts import one_line
+
 if TYPE_CHECKING:
     import rich.console
     import rich.progress
@@ -41,9 +43,9 @@ class Console:
         """Seconds since the run began."""
         return time.monotonic() - self._began
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        line = f"[{self.elapsed_s:6.1f} s] {text}"
+    def say(self, *lines: str) -> None:
+        """Print a line, or several under one time. Control characters, as in names of files, are shown escaped."""
+        line = f"[{self.elapsed_s:6.1f} s] " + "\n".join(map(one_line, lines))
         if self._live is not None:
             self._live.print(line)
         else:

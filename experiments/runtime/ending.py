@@ -11,11 +11,14 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO, cast
 
-from dopamine_rl.errors import BadInput, DopamineError
+from dopamine_rl.errors import BadInput, CheckpointError, DopamineError
 from dopamine_rl.files import ESCAPED
 from dopamine_rl.texts import one_line
+
+OUTPUT = "standard output"
+"""Stands for a file name in an OSError of standard output."""
 
 USAGE, REFUSED, INTERRUPTED, UNREAD = 2, 3, 130, 141
 """Exit statuses: invalid command line, reward model refused by the gate, Ctrl-C, closed output pipe."""
@@ -28,6 +31,8 @@ FIXES = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "close other programs that hold files open",
     errno.ENAMETOOLONG: "give a shorter name",
+    errno.EEXIST: "give another path, this one is taken",
+    errno.ENOTDIR: "give another path, a part of this one is a file",
 }
 """Fixes for errors of the operating system, by errno."""
 
@@ -50,11 +55,14 @@ def command(main: Main) -> Main:
 
     @functools.wraps(main)
     def entry(argv: Sequence[str] | None = None, *rest: object) -> None:
-        make_printable()
         words = [expand(word) for word in (sys.argv[1:] if argv is None else argv)]
         try:
-            with interruptible("Interrupted."):
-                main(words, *rest)
+            with printable_output(), interruptible("Interrupted."):
+                try:
+                    main(words, *rest)
+                except SystemExit:
+                    sys.stdout.flush()
+                    raise
                 sys.stdout.flush()
         except DopamineError as error:
             exit_with(error)
@@ -64,11 +72,51 @@ def command(main: Main) -> Main:
     return entry
 
 
-def make_printable() -> None:
-    """Let stdout and stderr print any text: characters outside their encoding become \\uXXXX, valid in JSON."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+@contextmanager
+def printable_output() -> Iterator[None]:
+    """Let stdout and stderr print any text: characters outside their encoding become \\uXXXX, valid in JSON.
+
+    A failed write to stdout names it. A stream that the caller closed (`>&-`) discards everything.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (kept until the process ends)
+        elif isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=ESCAPED)
+    before = sys.stdout
+    if not isinstance(before, _NamedOutput):
+        sys.stdout = cast(TextIO, _NamedOutput(before))
+    try:
+        yield
+    finally:
+        sys.stdout = before
+
+
+class _NamedOutput:
+    """A stream whose errors name standard output, so that no file being written at that moment is blamed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with _naming_output():
+            return self._stream.write(text)
+
+    def flush(self) -> None:
+        with _naming_output():
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _naming_output() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, OUTPUT) from error
 
 
 def expand(word: str) -> str:
@@ -87,10 +135,12 @@ def exit_with(error: DopamineError) -> NoReturn:
     """End the process with the error's message and exit status."""
     cause = getattr(error, "cause", None)  # Ray wraps errors of other processes, with their traceback.
     text = str(cause if isinstance(cause, DopamineError) else error)
-    if isinstance(error, BadInput):
-        text = one_line(text.replace("\n", "\\n"))
+    if isinstance(error, BadInput | CheckpointError):
+        text = one_line(text)
     with contextlib.suppress(OSError):
         print(f"error: {text}", file=sys.stderr, flush=True)
+    if _unwritable(sys.stdout):
+        _drop_output()
     refused = type(error).__name__ == "GateRefused"  # its module imports torch
     raise SystemExit(USAGE if isinstance(error, UsageError) else REFUSED if refused else 1) from error
 
@@ -100,6 +150,9 @@ def refusal_of(error: OSError) -> DopamineError:
     cause = getattr(error, "cause", None)
     error = cause if isinstance(cause, OSError) else error
     why = error.strerror or str(error)
+    if error.filename == OUTPUT:
+        remedy = FIXES.get(error.errno or 0, "redirect it elsewhere")
+        return BadInput("output", OUTPUT, f"it could not be written ({why}): {remedy}")
     if error.filename is not None:
         fix = FIXES.get(error.errno or 0)
         text = f"{why}: {fix}" if fix else f"give a usable path ({why})"
@@ -112,12 +165,9 @@ def _text(name: object) -> str:
 
 
 def _exit_with_refusal(error: OSError) -> NoReturn:
-    if isinstance(error, BrokenPipeError) and error.filename is None:
+    if isinstance(error, BrokenPipeError) and error.filename in (None, OUTPUT):
         _drop_output()
         raise SystemExit(UNREAD) from None
-    if _unwritable(sys.stdout):
-        _drop_output()
-        error = OSError(error.errno, error.strerror, "standard output")
     exit_with(refusal_of(error))
 
 

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.plans import Plan
+from dopamine_rl.grm.config import MOST_THREADS
+from dopamine_rl.grm.folder import unfamiliar, usable_model
+from dopamine_rl.grm.hub import model_folder
 from experiments.runtime.arguments import option
 from experiments.runtime.console import Console
 from reward_service.guards import TOKEN_VARIABLE, load_token
@@ -72,6 +75,22 @@ class ModelArguments(Protocol):
         """Torch device for a checkpoint."""
 
 
+def check_model_arguments(arguments: ModelArguments, field: str) -> None:
+    """Check what can be checked of the model before an episode is read. Imports nothing heavy.
+
+    Args:
+        field: what names the checkpoint.
+    Raises:
+        BadInput: the checkpoint, its number of threads, or the token's file cannot be used.
+    """
+    if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
+        raise BadInput("--threads", arguments.threads, f"give 1 to {MOST_THREADS}")
+    if arguments.model is not None:
+        usable_model(arguments.model, field)
+    if arguments.url is not None:
+        load_token(arguments.token_file, "127.0.0.1")
+
+
 @contextmanager
 def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
@@ -86,11 +105,39 @@ def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Con
         with running_cluster():
             from reward_service.client import ServeRewardClient
 
-            yield ServeRewardClient(arguments.app)
+            yield ServeRewardClient(running_service(arguments.app))
     elif arguments.model is not None:
         yield embedded_client(arguments.model, arguments.threads, arguments.device, plans, console)
     else:
         raise BadInput("--model", None, "give --model, --url or --app")
+
+
+def running_service(name: str | None) -> str:
+    """The reward service of this name on the joined cluster, or the only one.
+
+    Raises:
+        BadInput: there is no such service, or no single one.
+    """
+    from reward_service import ledger_store
+
+    names = ledger_store.names()
+    if name is None and len(names) == 1:
+        return names[0]
+    if name is None or name not in names:
+        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
+        raise BadInput("--app", name, fix)
+    return name
+
+
+def warn_of_tasks(model: Path, instructions: Sequence[str], console: Console) -> None:
+    """Warn about tasks that a model was not adapted to, as far as its card says so."""
+    foreign, known = unfamiliar(model, instructions)
+    if foreign:
+        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
+        console.say(
+            f"warning: the model was not adapted to {foreign[0]!r}{others}, but to {known[0]!r}: its progress may mean "
+            "nothing there (adapt it with dopamine grm adapt)"
+        )
 
 
 def embedded_client(
@@ -98,16 +145,14 @@ def embedded_client(
 ) -> RewardClient:
     """A checkpoint in this process. Raises BadInput, CheckpointError."""
     from dopamine_rl.grm.checkpoint import load_grm
-    from dopamine_rl.grm.config import MOST_THREADS
     from dopamine_rl.grm.vision import picture_size
     from reward_service.engines.transformers import TransformersEngine, usable_device
     from reward_service.local import LocalRewardClient
     from reward_service.scorer import Scorer
 
     usable_device(device, "--device")
-    if threads is not None and not 1 <= threads <= MOST_THREADS:
-        raise BadInput("--threads", threads, f"give 1 to {MOST_THREADS}")
     console.say(f"Loading {model}")
+    warn_of_tasks(model_folder(model), [plan.instruction for plan in plans], console)
     grm = load_grm(model)
     labels = grm.template.labels
     for plan in plans:

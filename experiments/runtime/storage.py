@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,17 +17,37 @@ from typing import Any
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_text
 from experiments.runtime.cluster import ROOT, in_job
+from experiments.runtime.ending import UsageError
 
 
-def check_folder(path: Path, field: str = "--out") -> None:
-    """Raise BadInput naming `field` if a path is no folder, or none can be created there. Creates nothing."""
-    if path.exists() and not path.is_dir():
-        raise BadInput(field, str(path), "this is a file: give a folder")
-    place = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not place.is_dir():
-        raise BadInput(field, str(path), f"{place} is a file: give a folder")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise BadInput(field, str(path), f"give a folder that can be written: {place} cannot")
+def check_folder(path: Path, field: str = "--out", inside: Path | None = None) -> None:
+    """Check that results can be written into a folder, which may not exist yet. Leaves nothing behind.
+
+    Args:
+        field: what named it.
+        inside: the folder that is written into; `path` itself if left out.
+    Raises:
+        BadInput: naming `field`: it, or a part of its path, is a file, or the system does not let it be written.
+    """
+    existing = inside or path
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        fix = "this is a file: give a folder" if existing == path else f"{existing} is a file: give another folder"
+        raise BadInput(field, str(path), fix)
+    try:
+        tempfile.TemporaryDirectory(prefix=".", dir=existing).cleanup()
+    except OSError as error:
+        raise BadInput(field, str(path), f"give a writable folder ({error.strerror})") from error
+
+
+def check_new_folder(path: Path, field: str = "--out", data: Path | None = None) -> None:
+    """Raise BadInput naming `field` unless a folder can be created at a path, outside the data it is made from."""
+    if os.path.lexists(path):
+        raise BadInput(field, str(path), "it already exists: give a new folder")
+    check_folder(path, field)
+    if data is not None and path.resolve().is_relative_to(data.resolve()):
+        raise BadInput(field, str(path), f"give a folder outside of {data}: what is read must not change")
 
 
 def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = "--out") -> None:
@@ -51,10 +72,11 @@ def check_own_report(folder: Path, names: Sequence[str], key: str, field: str = 
 
 def make_folder(path: Path, field: str = "--out") -> None:
     """Create a folder, with its parents, unless it is there. Raises BadInput naming `field` where that cannot be."""
+    check_folder(path, field)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(field, str(path), f"give a writable folder ({error})") from error
+        raise BadInput(field, str(path), f"give a writable folder ({error.strerror})") from error
 
 
 def lasting_path(path: str | Path, field: str = "--out", instead: str = "an absolute path") -> Path:
@@ -63,19 +85,21 @@ def lasting_path(path: str | Path, field: str = "--out", instead: str = "an abso
     Args:
         field: what named it. instead: what is to be given where it would not last.
     Raises:
-        BadInput: it is a URI or another account's folder that is not there; or the command runs inside a submitted job,
-            and the path lies in the job's scratch copy of the working folder.
+        UsageError: it is a URI or another account's folder that is not there; or the command runs inside a submitted
+            job, and the path lies in the job's scratch copy of the working folder.
     """
     text = os.path.expanduser(str(path).removeprefix("file://"))
+    if not text.strip():
+        raise UsageError(field, str(path), "give a path: this one is empty")
     if re.match(r"\w+:/+", text):
-        raise BadInput(field, str(path), "give a local path: this command cannot write to a URI")
+        raise UsageError(field, str(path), "give a local path: this command cannot write to a URI")
     if text.startswith("~"):
-        raise BadInput(field, str(path), "give a path: there is no user of this name")
+        raise UsageError(field, str(path), "give a path: there is no user of this name")
     if in_job():
         copy = Path.cwd() if "runtime_resources" in Path.cwd().parts else None
         if not Path(text).is_absolute() or (copy and Path(text).resolve().is_relative_to(copy)):
             outside = instead if not Path(text).is_absolute() else "a path outside the job's working folder"
-            raise BadInput(field, str(path), f"give {outside}: a job's working folder is deleted at its end")
+            raise UsageError(field, str(path), f"give {outside}: a job's working folder is deleted at its end")
     return Path(text)
 
 
@@ -118,8 +142,12 @@ class RunFolder:
     def resolve(cls, out: str | None, storage: str | None, name: str) -> RunFolder:
         """The folder `out`, or `storage`/`name`; either may be a local path or a URI such as s3://bucket/runs.
 
-        Raises: BadInput where a relative path is given inside a submitted job: it would lie in Ray's scratch copy.
+        Raises: UsageError where a relative path is given inside a submitted job: it would lie in Ray's scratch copy;
+            BadInput where it cannot be written.
         """
+        for field, given in (("--out", out), ("--storage", storage)):
+            if given is not None and not given.strip():
+                raise UsageError(field, given, "give a folder: this name is empty")
         target = out or f"{(storage or default_storage()).rstrip('/')}/{name}"
         if "://" in target and not target.startswith("file://"):
             key = hashlib.sha256(target.encode()).hexdigest()[:8]

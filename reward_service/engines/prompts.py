@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
 
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.grm.adapters import is_adapter
 from dopamine_rl.grm.checkpoint import model_version
+from dopamine_rl.grm.folder import is_adapter
 from dopamine_rl.grm.template import PromptTemplate, load_template
 from dopamine_rl.grm.trie import AnswerTrie, answer_trie
 from dopamine_rl.grm.vision import picture_size

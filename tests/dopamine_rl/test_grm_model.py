@@ -10,10 +10,10 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from dopamine_rl.errors import BadInput, CheckpointError
-from dopamine_rl.grm.checkpoint import MODEL_FILES, load_grm, model_version, save_grm
+from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.folder import GRM_FILE, MODEL_FILES
 from dopamine_rl.grm.model import build_grm
-from dopamine_rl.grm.version import GRM_FILE
 from tests.dopamine_rl.grm_toys import TINY
 
 

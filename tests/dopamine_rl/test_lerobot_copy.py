@@ -265,7 +265,7 @@ def test_a_folder_that_appears_in_the_meantime_is_not_replaced(tmp_path: Path) -
     def appear(text: str, matters: bool) -> None:
         write_demonstration(tmp_path / "set", make_demonstration(1))
 
-    with pytest.raises(BadInput, match="does not exist yet"):
+    with pytest.raises(BadInput, match="already exists"):
         write_dataset(tmp_path / "set", open_source(tmp_path / "raw"), on_progress=appear)
     assert (tmp_path / "set/episode_001").exists()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

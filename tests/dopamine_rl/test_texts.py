@@ -1,4 +1,4 @@
-"""Names that people give are shown as they are."""
+"""Names that people give are shown as they are; what would break a line is escaped."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dopamine_rl.texts import code, counted, markdown, one_line
 
 
 def test_a_name_stays_on_its_line() -> None:
-    assert one_line("a\nb\r\tc\x1b[2Jd\u2028e") == "a b  c [2Jd e"
+    assert one_line("a\nb\r\tc\x1b[2Jd\u2028e") == r"a\nb\r\tc\x1b[2Jd\u2028e"
 
 
 def test_markdown_shows_a_name_as_it_is() -> None:
     assert markdown("pay_$5_and_$_change") == r"pay\_\$5_and\_\$\_change"
     assert markdown("a|b<script>") == r"a\|b\<script\>"
-    assert markdown("_x_ *y* `z`\n[q](r)") == r"\_x\_ \*y\* \`z\` \[q\](r)"
+    assert markdown("_x_ *y* `z`\n[q](r)") == r"\_x\_ \*y\* \`z\`\\n\[q\](r)"
     assert markdown("voc_plus 0.97 (0.9–1.0)") == "voc_plus 0.97 (0.9–1.0)"
 
 

@@ -173,10 +173,11 @@ def test_a_preset_sets_what_the_command_line_does_not(presets: Path) -> None:
     ("words", "told"),
     [
         (["--preset", "lapto"], "--preset = 'lapto': write laptop; available: cluster, laptop"),
-        (["--preset", "none.toml"], "preset = 'none.toml': give a readable TOML file"),
+        (["--preset", "none.toml"], "--preset = 'none.toml': give a readable TOML file (No such file or directory)"),
         (["--learner.raet", "1"], "--learner.raet = '1': write --learner.rate"),
         (["--rate", "1"], "--rate = '1': write --learner.rate"),
         (["--learner.rate", "-1"], "learner.rate = -1.0: give a rate above 0"),
+        (["--learner.rate", "inf"], "learner.rate = inf: give a finite number"),
         (["--seed", "-1"], "seed = -1: give 0 or more"),
         (["--learner.hidden", "4", "x"], "--learner.hidden = '4 x': give a whole number (units of each layer)"),
     ],
@@ -185,6 +186,11 @@ def test_what_is_wrong_with_settings_is_named_as_in_a_preset(words: list[str], t
     with pytest.raises(UsageError) as caught:
         parse_settings(JobArguments, Job, words, "x", "", presets)
     assert str(caught.value).startswith(told)
+
+
+def test_what_is_no_number_is_no_option() -> None:
+    with pytest.raises(UsageError, match=r"--latency-ms = \(1\.0, nan\): give a finite number"):
+        parse(Arguments, ["e", "--url", "u", "--latency-ms", "1", "nan"], "x", "")
 
 
 def test_every_option_has_a_name() -> None:

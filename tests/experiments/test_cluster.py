@@ -58,6 +58,8 @@ def test_a_cluster_starts_where_the_temporary_folder_is_too_long(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "up"
     assert "too long for Ray's sockets" in done.stderr
+    assert "Starting Ray …" in done.stderr
+    assert "logging.cc" not in done.stderr
 
 
 def test_the_address_of_a_cluster_that_is_gone_is_said_at_once(

@@ -19,7 +19,7 @@ from dopamine_rl.errors import BadInput
 from experiments.cli import every_command
 from experiments.runtime import ending
 from experiments.runtime.arguments import RESULT, FolderArguments
-from experiments.runtime.ending import command, expand
+from experiments.runtime.ending import USAGE, command, expand
 from experiments.runtime.storage import lasting_path
 
 ROOT = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_inside_a_job_a_relative_result_is_refused(
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
     with pytest.raises(SystemExit) as ended:
         import_module(module).main(IN_JOB[short(module)])
-    assert ended.value.code in (1, 2)
+    assert ended.value.code == USAGE
     assert "give an absolute path" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
 
@@ -205,15 +205,30 @@ def test_a_reader_that_went_away_ends_a_command_without_a_word() -> None:
     assert not done.stderr
 
 
-@pytest.mark.parametrize("body", ["print('a result')", "print('a result', flush=True)"])
-def test_output_onto_a_full_disk_is_said_in_one_line(body: str) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "print('a result')",
+        "print('a result', flush=True)",
+        "print('a result'); raise SystemExit(0)",
+        "import pathlib, dopamine_rl.files as files; "
+        "files.write_atomically(pathlib.Path('innocent'), lambda path: print('meanwhile', flush=True))",
+    ],
+)
+def test_output_onto_a_full_disk_is_said_in_one_line(body: str, unbuffered: str) -> None:
     line = f"{sys.executable} -c '{PRINTER.format(body.replace(chr(39), chr(34)))}' >/dev/full"
-    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
-    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, env=buffered)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 1
     [said] = done.stderr.splitlines()
-    assert "standard output" in said
-    assert "No space left on device: free disk space" in said
+    assert "output = 'standard output': it could not be written (No space left on device): free disk space" in said
+
+
+def test_a_closed_output_costs_no_result(tmp_path: Path) -> None:
+    line = f"{sys.executable} -c '{PRINTER.format('print(1, flush=True)')}' >&-"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Errors of the system.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 import rich.console
 
+from dopamine_rl.episodes.raw import write_demonstration
 from experiments.reports.tables import aligned, show
 from experiments.runtime.console import Console
+from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 
 def test_piped_there_are_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,3 +52,13 @@ def test_tables_are_aligned_and_take_any_text(capsys: pytest.CaptureFixture[str]
     assert aligned(rows) == "  name       value\n  a [bold]b  1\n  c          22"
     show(rows)
     assert capsys.readouterr().out == "name       value\na [bold]b  1\nc          22\n"
+
+
+def test_a_name_that_would_break_its_line_is_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_demonstration(tmp_path, make_demonstration(1, 5))
+    (tmp_path / "left\nright\x1b[2J").mkdir()
+    Console().say_passed_over([tmp_path])
+    Console().say("one", "two\nthree")
+    warning, *rest = capsys.readouterr().out.splitlines()
+    assert r"no episode in left\nright\x1b[2J (in" in warning
+    assert [line.rpartition("] ")[2] for line in rest] == ["one", r"two\nthree"]

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dopamine_rl.episodes.lerobot_columns import write_progress
+from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import open_source
+from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.episodes.video import write_video
+from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz, write_text
 from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.model import build_grm
 from experiments.commands import grm_pairs as pairs
 from experiments.runtime.console import Console
 from tests.dopamine_rl.grm_toys import TINY, record_squares
+from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
 MIB = 2**20
 
@@ -66,6 +73,22 @@ def test_pairs_onto_a_full_disk_end_with_one_line(
     assert str(disk / "items") in said
     assert "No space left on device: free disk space" in said
     assert [path.name for path in disk.iterdir()] == ["ballast"]
+
+
+def test_a_column_that_cannot_be_written_names_the_dataset(disk: Path, tmp_path: Path) -> None:
+    write_demonstration(tmp_path / "raw", make_demonstration(1, 5))
+    (disk / "ballast").unlink()
+    root = disk / "set"
+    write_dataset(root, open_source(tmp_path / "raw"))
+    before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    with (disk / "ballast").open("wb", buffering=0) as ballast, suppress(OSError):
+        while ballast.write(bytes(4096)):
+            pass
+    with pytest.raises((OSError, BadInput)) as caught:
+        write_progress(root, {"episode_000000": np.zeros(5, np.float32)})
+    assert str(root) in str(caught.value)
+    assert "No space left on device" in str(caught.value)
+    assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
 def test_a_page_that_cannot_be_written_costs_no_result(disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def test_a_running_service_gets_other_weights(tmp_path):
 
 def test_what_cannot_be_meant_is_named(tmp_path):
     for arguments, address, wanted, expected in (
-        ([tmp_path / "missing"], "", 1, "missing is not a folder"),
+        ([tmp_path / "missing"], "", 1, "missing': it is not a folder"),
         ([tmp_path], "127.0.0.1:1", 1, "RAY_ADDRESS"),
         ([tmp_path], "nonsense", 1, "RAY_ADDRESS"),
         ([tmp_path, "--keep", "-1"], "", 2, "keep"),

@@ -18,7 +18,7 @@ from dopamine_rl.episodes import raw as raw_format
 from dopamine_rl.episodes import recordings
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.listing import open_source
-from dopamine_rl.episodes.raw import KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
+from dopamine_rl.episodes.raw import INSTRUCTIONS, KEYFRAMES, TRANSITIONS, read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation import variants as grm_figures
 from dopamine_rl.evaluation.gate import judge, report
@@ -115,7 +115,8 @@ plot_all = grm_plots.plot_all
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few resamples, and no plots."""
+    """Few resamples, no plots, and no model needed where an engine stands for it."""
+    monkeypatch.setattr(evaluate_grm, "check_model_arguments", lambda *_: None)
     monkeypatch.setattr(grm_figures, "RESAMPLES", 20)
     monkeypatch.setattr(grm_plots, "plot_all", lambda folder, evaluation: None)
 
@@ -408,6 +409,25 @@ def test_plain_annotated_episodes_are_successes_and_no_failure_means_no_figure(
     assert not (tmp_path / "refused").exists()  # nothing was asked
 
 
+def test_one_recording_without_an_environment_is_told_in_frames_and_sentences(
+    raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("expert_10", "expert_12"):
+        shutil.copytree(raw / name, tmp_path / "plain" / name)
+        (tmp_path / "plain" / name / TRANSITIONS).unlink()
+    shutil.copy(raw / INSTRUCTIONS, tmp_path / "plain")
+    answering(FakeEngine())
+    evaluation = run("model", tmp_path / "plain", "--out", tmp_path / "out", "--stride", 4)
+    report = (tmp_path / "out" / "eval.md").read_text(encoding="utf-8")
+    for text in (capsys.readouterr().out, report):
+        assert "1 success (1 annotated), 0 failures (0 near misses); one frame every 4 video frames" in text
+        assert "environment step" not in text
+        assert "One episode gives no differences with intervals: evaluate at least 2." in text
+        assert "Without a value (no episode of the kind" in text
+        assert not [line for line in text.splitlines() if line.count("–") > 2 or " *" in line]
+    assert evaluation.summary()["figures"]["auc"] is None
+
+
 def test_a_dataset_is_judged_as_its_raw_episodes_are(
     raw: Path, tmp_path: Path, answering: Callable[[FakeEngine], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -430,7 +450,7 @@ def test_a_dataset_is_judged_as_its_raw_episodes_are(
     del change["features"]["subtask_index"]
     (tmp_path / "set/meta/info.json").write_text(json.dumps(change))
     run("model", tmp_path / "set", "--out", tmp_path / "b", "--stride", 1)
-    assert "7 episodes have no annotation" in capsys.readouterr().out
+    assert "7 episodes without annotation" in capsys.readouterr().out
 
 
 def test_nothing_is_decoded_before_the_model_is_asked(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,4 +147,26 @@ def test_what_it_cannot_use_ends_with_a_message(
             cli.main(["grm", "import-template", *map(str, words)])
         assert ended.value.code == 1
         assert why in capsys.readouterr().err
+    for name, content, why in (
+        ("preprocessor_config.json", "", "preprocessor_config.json cannot be read"),
+        ("preprocessor_config.json", "[1]", "preprocessor_config.json cannot be read"),
+        ("config.json", '{"model_type": ["x"]}', "use a Qwen2.5-VL or Qwen3-VL checkpoint"),
+        ("model.safetensors", "", "model.safetensors cannot be read"),
+    ):
+        broken = shutil.copytree(tmp_path / "GRM", tmp_path / "broken")
+        (broken / name).write_text(content)
+        for out in ([], ["--out", tmp_path / "out"]):
+            with pytest.raises(SystemExit) as ended:
+                cli.main(["grm", "import-template", str(clone), str(broken), *map(str, out)])
+            assert ended.value.code == 1
+            [said] = capsys.readouterr().err.splitlines()
+            assert why in said
+            assert str(broken) in said
+        shutil.rmtree(broken)
+    deep = tmp_path / "deep.py"
+    deep.write_text("ASK = " + "+".join(20_000 * ['"a"']))
+    with pytest.raises(SystemExit):
+        cli.main(["grm", "import-template", str(deep), str(tmp_path / "GRM")])
+    assert "cannot be parsed as Python" in capsys.readouterr().err
     assert not (tmp_path / "GRM" / "template.json").exists()
+    assert not (tmp_path / "out").exists()

@@ -357,11 +357,15 @@ def test_an_episode_that_cannot_be_read_does_not_stop_the_others(
         (["RAW/expert_1/cam_high.mp4"], "without keyframes: give a demonstration"),
         (["RAW/expert_1/cam_high.mp4", "--demo", "blank"], "--instruction"),
         (["RAW/expert_1", "--demo", "RAW/failed_3"], "it failed"),
-        (["RAW/expert_1", "--demo", "RAW/expert_2/cam_high.mp4"], "the demonstration has 1 cameras"),
+        (["RAW/expert_1", "--demo", "RAW/expert_2/cam_high.mp4"], "the demonstration has 1 camera"),
         (["RAW/expert_1", "--stride", "0"], "--stride = 0"),
         (["RAW/expert_1", "--hz", "0"], "--hz = 0"),
         (["RAW/expert_1", "--views", "4"], "--views = 4"),
-        (["NOISE.mp4", "--demo", "RAW/expert_1"], "can be decoded"),
+        (["NOISE.mp4", "--demo", "RAW/expert_1"], "EPISODE = '.*noise.mp4': this is no readable video \\(Invalid data"),
+        (
+            ["ZERO.mp4", "--demo", "RAW/expert_1"],
+            "no readable video \\(it is empty\\): copy or record",
+        ),
     ],
 )
 def test_bad_input_is_named_before_anything_is_scored(
@@ -371,11 +375,28 @@ def test_bad_input_is_named_before_anything_is_scored(
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "left.mp4").touch()
     (tmp_path / "noise.mp4").write_bytes(b"no video")
-    places = {"RAW": raw, "EMPTY": tmp_path / "empty", "ODD": tmp_path / "odd", "NOISE": tmp_path / "noise"}
+    (tmp_path / "zero.mp4").touch()
+    places = {"RAW": raw} | {name.upper(): tmp_path / name for name in ("empty", "odd")}
+    places |= {"NOISE": tmp_path / "noise", "ZERO": tmp_path / "zero"}
     for name, place in places.items():
         words = [word.replace(name, str(place)) for word in words]
-    with pytest.raises(BadInput, match=message.replace("(", r"\(")):
+    with pytest.raises(BadInput, match=message):
         make_plans(score.parse([*words, "--url", "http://127.0.0.1:1"]))
+
+
+def test_a_model_is_not_trusted_with_a_task_that_it_was_not_adapted_to(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, card, warned in (
+        ("other", {"instructions": ["stack the cups", "pile the cups"]}, True),
+        ("same", {"instructions": ["stack the cups", "Push  the block."]}, False),
+        ("older", {}, False),
+    ):
+        save_grm(build_grm(TINY), tmp_path / name, card)
+        plans = make_plans(score.parse([str(raw / "expert_1"), "--model", str(tmp_path / name)]))
+        embedded_client(tmp_path / name, 1, "cpu", plans, Console())
+        told = "warning: the model was not adapted to 'push the block', but to 'stack the cups'"
+        assert (told in capsys.readouterr().out) == warned
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.fit import CURVE, STATE
 from dopamine_rl.grm.model import build_grm
-from experiments.commands import convert, grm_adapt
+from experiments.commands import convert, grm_adapt, grm_train
 from experiments.commands import grm_pairs as pairs
 from experiments.commands.grm_train import main, parse
 from experiments.job.reward_model import PRESETS, GRMTrainingConfig, _check_replaceable, run, split
@@ -105,6 +105,39 @@ def test_nothing_but_a_model_is_replaced(raw: Path, tmp_path: Path) -> None:
             parse([str(raw), "--out", str(out)])
     for out in ("new", "empty", "model"):
         parse([str(raw), "--out", str(tmp_path / out)])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["RAW", "--out", "/proc/x"], "--out = '/proc/x': give a writable folder"),
+        (["RAW", "--out", "FILE"], "--out = 'FILE': this is a file: give a folder"),
+        (["RAW", "--out", "FILE/below"], "--out = 'FILE/below': FILE is a file"),
+        (["nowhere", "--out", "OUT"], "DATA = 'nowhere': there is no such folder"),
+        (["FILE", "--out", "OUT"], "DATA = 'FILE': this is a file"),
+        (["RAW", "--out", "OUT", "--start-from", "nowhere/"], "--start-from = 'nowhere/': it is not a folder"),
+        (["RAW", "--out", "OUT", "--start-from", "RAW"], "--start-from = 'RAW': it is not a model's folder"),
+    ],
+)
+def test_paths_are_checked_before_anything_heavy_is_imported(
+    words: list[str], told: str, raw: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    places = {"RAW": raw, "FILE": tmp_path / "file", "OUT": tmp_path / "out"}
+    for name, place in places.items():
+        words, told = [word.replace(name, str(place)) for word in words], told.replace(name, str(place))
+    for command in (grm_train, grm_adapt):
+        with pytest.raises(BadInput) as raised:
+            command.parse(words)
+        assert told in str(raised.value)
+    program = (
+        "import sys; from experiments.commands.grm_adapt import main\n"
+        "try: main(sys.argv[1:])\nfinally: assert 'torch' not in sys.modules, 'torch'"
+    )
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+    assert told in done.stderr
+    assert "AssertionError" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_file_of_a_model_is_known_as_one(tmp_path: Path) -> None:
@@ -197,6 +230,7 @@ def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path
     figures = run(*parse(words))
     card = json.loads((tmp_path / "grm" / "grm.json").read_text())["card"]
     assert set(card["held_out_tasks"]) == {"push the block", "push the other block"}
+    assert {"push the block", "push the other block"} <= set(card["instructions"])
     assert figures is not None
     assert figures["mae"] == pytest.approx(sum(task["mae"] for task in card["held_out_tasks"].values()) / 2)
     assert "auc" in card["held_out_tasks"]["push the block"]

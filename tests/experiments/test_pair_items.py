@@ -78,6 +78,12 @@ def test_a_question_shows_eight_pictures_in_the_words_of_a_model(data: Path, tmp
     assert {item.prompt[:15] for item in read_items(tmp_path / "items.json")} == {"Be an evaluator"}
 
 
+def test_extreme_shares_and_states_give_pairs(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, zeros in ((["--zero-share", "0.99"], 10), (["--frames-per-state", "0.01"], 0)):
+        pairs.main([str(data), "-n", "10", *words])
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["zero_hops"] == zeros
+
+
 def test_items_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     hops = [-1.0, -0.05, 0.0, 0.0, 0.05, 0.99]
     images = tuple("abcdefgh")
@@ -102,8 +108,8 @@ def test_what_cannot_be_is_named_and_nothing_is_left(
 ) -> None:
     def said(*words: object) -> str:
         with pytest.raises(SystemExit) as ended:
-            pairs.main([*map(str, words), *OPTIONS])
-        assert ended.value.code == 1
+            pairs.main([*map(str, words), *(OPTIONS if words[0] == data else [])])
+        assert ended.value.code in (1, 2)
         return capsys.readouterr().err
 
     items = tmp_path / "items.json"
@@ -116,7 +122,19 @@ def test_what_cannot_be_is_named_and_nothing_is_left(
     assert "at least one item" in said(tmp_path / "none.json")
     (tmp_path / "bad.json").write_text('[{"id": "x", "image": []}]')
     assert "bad.json: [0] x: image = []" in said(tmp_path / "bad.json")
-    assert "leave it out" in said(tmp_path / "bad.json", "--items", items)
+    for option, value in (("--items", items), ("-n", 5), ("--seed", 1), ("--rule", "released"), ("--zero-share", 0.1)):
+        shown = repr(value) if isinstance(value, int | float) else f"'{value}'"
+        assert f"{option} = {shown}: leave it out" in said(tmp_path / "bad.json", option, value)
+    assert "give --items" in said(data, "--wording", data)
+    assert "--items = 's3://bucket/items.json'" in said(data, "--items", "s3://bucket/items.json")
+    assert str(tmp_path / "bad.json") in said(data, "--items", tmp_path / "bad.json" / "items.json")
+    assert "'/proc/items_pictures'" in said(data, "--items", "/proc/items.json")
+    (tmp_path / "bad.json").write_text(100_000 * "[")
+    assert "bad.json: content = " in said(tmp_path / "bad.json")
+    for option, value in (("--frames-per-state", "0"), ("--frames-per-state", "inf"), ("--zero-share", "1")):
+        with pytest.raises(SystemExit):
+            pairs.main([str(data), option, value])
+        assert f"{option} = {float(value)}" in capsys.readouterr().err
 
     good = RawSource.episodes
 

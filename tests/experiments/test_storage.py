@@ -1,11 +1,22 @@
+import errno
 import json
 import os
+import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from dopamine_rl.errors import BadInput
-from experiments.runtime.storage import RunFolder, check_folder, check_own_report, make_folder, only_writer
+from experiments.runtime.ending import UsageError
+from experiments.runtime.storage import (
+    RunFolder,
+    check_folder,
+    check_own_report,
+    lasting_path,
+    make_folder,
+    only_writer,
+)
 
 
 def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
@@ -16,13 +27,30 @@ def test_out_is_the_folder_and_storage_holds_one_folder_a_run(tmp_path):
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(BadInput, match=r"--out.*writable"):
+    with pytest.raises(BadInput, match=r"--out.*this is a file: give a folder"):
         make_folder(tmp_path / "file")
     with pytest.raises(BadInput, match="--out"):
         check_folder(tmp_path / "file")
-    check_folder(tmp_path / "new")
+    for below in (tmp_path / "file" / "below", tmp_path / "file" / "further" / "below"):
+        with pytest.raises(BadInput, match=f"--out = '{below}': {tmp_path / 'file'} is a file: give another folder"):
+            check_folder(below)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(BadInput, match=r"--out = .*gone"):
+        check_folder(tmp_path / "gone")
+    with pytest.raises(BadInput, match="--out = '/proc/x': give a writable folder"):
+        check_folder(Path("/proc/x"))
+    check_folder(tmp_path / "new" / "below")
     assert not (tmp_path / "new").exists()
     assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_empty_name_is_no_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--out"):
+        lasting_path(name)
+    for out, storage in ((name, str(tmp_path)), (None, name)):
+        with pytest.raises(UsageError, match="empty"):
+            RunFolder.resolve(out, storage, "name")
 
 
 def test_a_job_refuses_folders_that_are_thrown_away_with_it(monkeypatch, tmp_path):
@@ -87,9 +115,12 @@ def test_a_folder_that_cannot_be_made_is_named_before_any_work(tmp_path, monkeyp
     for path in (tmp_path / "new" / "deep", tmp_path, Path("relative")):
         check_folder(path)
     for path in (tmp_path / "file", tmp_path / "file" / "x", tmp_path / "file" / "x" / "y"):
-        with pytest.raises(BadInput, match=r"--out = .* is a file: give a folder"):
+        with pytest.raises(BadInput, match=r"--out = .* is a file: give (a|another) folder"):
             check_folder(path)
-    monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
-    with pytest.raises(BadInput, match=r"--out = .*: give a folder that can be written"):
+    denied = PermissionError(
+        errno.EACCES, os.strerror(errno.EACCES)
+    )  # the tests may run as root, who may write anywhere
+    monkeypatch.setattr(tempfile, "mkdtemp", Mock(side_effect=denied))
+    with pytest.raises(BadInput, match=r"--out = .*: give a writable folder \(Permission denied\)"):
         check_folder(tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

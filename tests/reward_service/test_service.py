@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 
-from dopamine_rl.errors import ScoringTimeout, ServiceUnavailable, VersionUnavailable
+from dopamine_rl.errors import BadInput, ScoringTimeout, ServiceUnavailable, VersionUnavailable
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from reward_service.scorer import Scorer
-from reward_service.service import Answer, ScoringService, warm_up
+from reward_service.service import Answer, ScoringService, ServiceConfig, check_engine, warm_up
 from tests.contracts import assert_same_answer
 from tests.fakes import FakeEngine, make_request, seeded_request
 
@@ -187,3 +189,32 @@ def test_many_callers_get_their_own_answers() -> None:
         assert isinstance(answer, ScoreReply)
         assert_same_answer(answer, Scorer(FakeEngine()).score([request])[0])
     assert service.counts.batches < 15
+
+
+@pytest.mark.parametrize(
+    ("source", "is_there"),
+    [
+        ("def engine(): ...", True),
+        ("class engine: ...", True),
+        ("if True:\n    try:\n        from json import loads as engine\n    except ImportError:\n        pass", True),
+        ("other = engine = print", True),
+        ("from json import *", True),  # cannot be told without running it
+        ("def __getattr__(name): ...", True),
+        ("def (", True),
+        ("def other():\n    engine = 1", False),
+        ("class Other:\n    def engine(self): ...", False),
+        ("print(engine)", False),
+    ],
+)
+def test_an_engine_that_its_module_lacks_is_refused_without_importing_it(
+    source: str, is_there: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "an_engine_module.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    config = ServiceConfig(engine="an_engine_module:engine")
+    if is_there:
+        check_engine(config)
+    else:
+        with pytest.raises(BadInput, match=r"service\.engine = .* has no engine: write "):
+            check_engine(config)
+    assert "an_engine_module" not in sys.modules

@@ -37,8 +37,9 @@ def ensure(folder: Path, system: str | None, **fakes: str) -> tuple[subprocess.C
 
 
 def test_a_system_that_renders_is_left_alone(tmp_path: Path) -> None:
-    done, calls = ensure(tmp_path, None, python="exit 0")
+    done, calls = ensure(tmp_path, None, python="echo a warning; echo llvmpipe")
     assert (done.returncode, calls, done.stderr) == (0, "", "")
+    assert done.stdout == "Vulkan driver: llvmpipe\n"
 
 
 def test_the_driver_is_installed_where_that_is_allowed(tmp_path: Path) -> None:
