@@ -123,8 +123,8 @@ def run(arguments: Arguments) -> ProbeReport:
     from experiments.reports.probe import ProbeReport
 
     check_own_report(arguments.out, REPORT_FILES, "model_version")
-    check_model_arguments(arguments, "MODEL")
     env, console = environment(arguments), Console()
+    check_model_arguments(arguments, "MODEL")
     plan = read_plan(arguments, env)
     with reward_client(arguments, [plan], console) as client, interruptible(INTERRUPTED):
         version = client.model_version(timeout_s=60.0)

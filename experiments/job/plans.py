@@ -6,14 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from actors.demonstrations import episode_folder
-from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 from experiments.job.demonstrations import environment_folder
 from experiments.settings import ExperimentConfig
+
+if TYPE_CHECKING:
+    from actors.workers import Job, PolicySpec
 
 FAILURES = ("near_miss", "stall", "near_miss", "retreat", "near_miss")
 """Kinds of scripted failures, taken in turn. More than half are near misses, because few failures of the cloned policy,
@@ -59,6 +62,8 @@ class EpisodePlan:
     @property
     def jobs(self) -> list[Job]:
         """The simulators' jobs that record them; existing episodes are reused."""
+        from actors.workers import Job  # imports Ray
+
         acted = zip(self.actors, self.seeds, strict=True)
         if self.as_meant:
             return [Job("record_as_meant", (actor, seed, self.folder)) for actor, seed in acted]
@@ -80,6 +85,8 @@ def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePla
 
 def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: str) -> dict[str, EpisodePlan]:
     """Rollouts of the cloned policy: some to train the reward model, unseen ones for the gate."""
+    from actors.workers import PolicySpec  # imports Ray
+
     policy = PolicySpec("network", cloned, f"clone_{version}")
     counts = {
         "reward_model_rollouts": config.demonstrations.reward_model_rollouts,

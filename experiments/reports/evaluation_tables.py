@@ -42,7 +42,7 @@ def table(evaluation: Evaluation) -> str:
     ]
     parts += [aligned(_figure_rows(evaluation)), *_without_value(evaluation), ""]
     if evaluation.behaviours:
-        parts += ["Behaviour, by kind of episode", aligned(behaviour_rows(evaluation.behaviours)), ""]
+        parts += ["Behaviour, by kind of episode", aligned(filled(behaviour_rows(evaluation.behaviours))), ""]
     if evaluation.instruction:
         parts += [instruction_line(evaluation.instruction), ""]
     parts += [
@@ -86,7 +86,7 @@ def markdown(evaluation: Evaluation) -> str:
 ![Curves](curves.png)
 
 ## Behaviour
-{grid(behaviour_rows(evaluation.behaviours)) if evaluation.behaviours else "No episode's name says its kind."}
+{grid(filled(behaviour_rows(evaluation.behaviours))) if evaluation.behaviours else "No episode's name says its kind."}
 
 `Spearman` and `τ_a` (Kendall's, in which tied pairs count 0) compare Φ* with true progress over all frames, means over
 episodes. `RMSE at rest` is Φ* about its mean while nothing moves, `gain at rest` what it gains in a pause; both need a

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from actors.workers import Film
+from dopamine_rl.evaluation.gate import Verdict
 from experiments import peg_insert
 from experiments.job import films, phases, report
 from experiments.job.run import Run
@@ -51,7 +52,7 @@ def test_no_model_is_made_and_no_episode_recorded_for_one(calls, tmp_path, rewar
 @pytest.mark.parametrize("reward", ["grm", "naive"])
 def test_what_asks_the_model_makes_it(calls, tmp_path, reward):
     assert phases.prepare(run_of(reward, tmp_path)).model is not None
-    assert ("demonstrations", {"policy", "reward_model", "gate"}) in calls
+    assert ("demonstrations", {"policy", "reward_model", "gate", "gate_behaviours"}) in calls
     assert "reward model" in calls
 
 
@@ -103,7 +104,7 @@ def test_a_film_shows_the_tasks_reward_alone(tmp_path):
 def test_the_report_of_a_run_with_a_model_has_every_section(tmp_path):
     old = Path(__file__).parents[1] / "fixtures" / "old_run"
     result = json.loads((old / "result.json").read_text())
-    verdict = type("Verdict", (), {"checks": (), "markdown": lambda self: "| bounds |"})()
+    verdict = Verdict(checks=(), notes=())
     text = report.write_report(RunFolder(tmp_path), result, verdict, ["expert.mp4", "bc.mp4", "policy.mp4"]).read_text()
     for words in (
         "## The reward model on unseen episodes",
