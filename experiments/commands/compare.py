@@ -91,7 +91,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if missing and not arguments.report:
         with interruptible(INTERRUPTED):
             failed = run(study, missing, folder, home, arguments)
-    summary = write_report(study, home)
+    summary, text = write_report(study, home)
+    print(text)
     print(json.dumps(summary))
     if failed:
         raise DopamineError(f"trainings failed: {', '.join(failed)}; their errors are above. The others are reported.")
@@ -126,7 +127,6 @@ def run(study: Study, missing: Sequence[Unit], folder: RunFolder, home: Path, ar
                 failed += _run_group(study, group, folder, home, arguments, console)
             finally:
                 folder.publish()
-            write_report(study, home)
     return failed
 
 
@@ -163,6 +163,7 @@ def _run_group(
         def keep(name: str, result: dict[str, Any]) -> None:
             unit = next(unit for unit in group if unit.name == name)
             write_result(home, study, unit, _with_clone(result, shared[keys[name]], study, unit))
+            write_report(study, home)
 
         return _fit(inputs, study, keep, arguments.concurrent, len([s for s in shared.values() if s.gate]), console)
 
@@ -246,8 +247,8 @@ def _watcher(keep: Any, failed: list[str], console: Console) -> Any:
     return Watcher()
 
 
-def write_report(study: Study, home: Path) -> dict[str, Any]:
-    """Write the report of all results of the study so far; returns the content of report.json."""
+def write_report(study: Study, home: Path) -> tuple[dict[str, Any], str]:
+    """Write the report of all results so far; returns the content of report.json, and the table as text."""
     units = list(study.units())
     found: dict[str, UnitResult | None] = {unit.name: read_result(home, study, unit) for unit in units}
     results = [result for result in found.values() if result is not None]
@@ -259,8 +260,7 @@ def write_report(study: Study, home: Path) -> dict[str, Any]:
         plot(home / "curves.png", results, list(study.arms))
         report.write_text("report.md", markdown(study, table, missing))
         report.write_json("report.json", summary)
-        print(aligned(rows(table)), flush=True)
-    return summary
+    return summary, aligned(rows(table)) if table else "No results yet."
 
 
 if __name__ == "__main__":

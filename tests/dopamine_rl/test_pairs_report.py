@@ -111,7 +111,7 @@ def test_the_command_prints_a_table_and_ends_with_json(data: Path, capsys: pytes
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["-n", "0"], "-n = 0"), (["--seed", "-1"], "--seed"), (["--zero-share", "1"], "zero_share")],
+    [(["-n", "0"], "-n = 0"), (["--seed", "-1"], "--seed"), (["--zero-share", "1"], "--zero-share")],
 )
 def test_bad_arguments_end_the_command_with_a_sentence(
     data: Path, options: list[str], said: str, capsys: pytest.CaptureFixture[str]

@@ -91,6 +91,7 @@ def test_the_table_says_what_models_and_looks_do_to_every_rule(
 ) -> None:
     engines = {"before": Doubting("fake-1", 0.8), "after": Doubting("fake-2", 1.0)}
     monkeypatch.setattr(grm_figures, "RESAMPLES", 20)
+    monkeypatch.setattr(fusion, "usable_model", lambda path, field: path)  # the engines below stand in for folders
     monkeypatch.setattr(
         score_client, "embedded_client", lambda model, *_: LocalRewardClient(Scorer(engines[model.name]))
     )

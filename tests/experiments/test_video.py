@@ -49,7 +49,7 @@ def test_a_film_of_any_name_is_drawn_without_complaint(tmp_path, recwarn, name):
 
 
 def test_text_on_a_plot_is_one_line_that_fits():
-    assert plot_text("Φ* τ–✓ 推\n") == "Φ* τ–✓ □ "
+    assert plot_text("Φ* τ–✓ 推\n") == "Φ* τ–✓ □\\n"
     assert plot_text("pay_$5_and_$_change") == "pay_$5_and_$_change"
     assert len(plot_text("n" * 1000)) <= 115
 

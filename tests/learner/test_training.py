@@ -218,7 +218,7 @@ def test_records_that_are_lost_are_told_of(tmp_path):
     said, ends = [], [{"written": 2, "removed": 1, "dropped": 0, "failed": 0}, {"failed": 3}]
     run(tmp_path, Steps(), said=said, finish_records=lambda: ends)
     assert [line.split(":")[0].strip() for line in said if "records of" in line] == [
-        "label records of 1 episodes removed (1 in total)",
+        "label records of 1 episode removed (1 in total)",
         "label records of 3 episodes failed (3 in total)",
     ]
 
