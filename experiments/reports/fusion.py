@@ -35,7 +35,7 @@ from dopamine_rl.evaluation.weighted_fusion import (
 )
 from dopamine_rl.files import write_text
 from dopamine_rl.metrics import Interval, auc, bootstrap
-from dopamine_rl.texts import markdown, one_line
+from dopamine_rl.texts import counted, markdown, one_line
 from dopamine_rl.types import PERSPECTIVES, FusionConfig, Perspective
 from experiments.reports.tables import aligned, difference, grid, interval, number, short
 
@@ -292,9 +292,9 @@ def _alarm(answered: Answered, plain: Answered, source: Source) -> Interval:
 def _counts(look: str, figures: LookFigures) -> str:
     columns = next(iter(figures.judged.values())).columns
     cut = int(columns["cut_off"].sum())
-    return (
-        f"{look}: {int(columns['success'].sum())} successes, {int(columns['failure'].sum())} failures "
-        f"({int(columns['near_miss'].sum())} near misses)" + (f", {cut} cut off" if cut else "")
+    successes, failures, near = (int(columns[name].sum()) for name in ("success", "failure", "near_miss"))
+    return f"{look}: {counted(successes, 'success')}, {counted(failures, 'failure')} ({counted(near, 'near miss')})" + (
+        f", {cut} cut off" if cut else ""
     )
 
 

@@ -113,7 +113,7 @@ def test_the_table_says_what_models_and_looks_do_to_every_rule(
     assert content["figures"]["plain"]["x"]["alarm"] is None
     assert content["figures"]["light"]["x"]["alarm"]["entropy"]["value"] == pytest.approx(0.5)
     assert len(content["maps"]["x"]["entropy"]) == 3
-    assert "## plain: 3 successes, 2 failures (1 near misses)" in (tmp_path / "out" / "fusion.md").read_text()
+    assert "## plain: 3 successes, 2 failures (1 near miss)" in (tmp_path / "out" / "fusion.md").read_text()
     calls = [len(engine.calls) for engine in engines.values()]
     fusion.main(words)
     assert [len(engine.calls) for engine in engines.values()] == calls
