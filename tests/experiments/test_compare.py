@@ -207,6 +207,7 @@ reward = "grm"
 @pytest.mark.ray
 @pytest.mark.render
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_study_runs_and_what_is_done_is_not_done_again(tmp_path, capsys):
     (tmp_path / "study.toml").write_text(REAL)
     command = [str(tmp_path / "study.toml"), "--storage", str(tmp_path / "runs"), "--concurrent", "2"]
