@@ -6,7 +6,8 @@
 
 STUDY is a study that comes with the project, or a file of your own (experiments/comparison/study.py describes it). A
 seed draws its own demonstrations, cloned policy, reward model and learner; arms with the same seed share what is equal.
-Trainings run side by side under Ray Tune, on one machine or a cluster, and use one reward service per reward model.
+Trainings run side by side under Ray Tune, on one machine or a cluster, and use one reward service per reward model. On
+two cores each takes five minutes and more, so the studies that come with the project take hours.
 
 The result of every training is a small file in results/ beside the study file (with --out, in that folder), written as
 soon as it ends; what lies there is not run again. report.md, report.json and curves.png beside it cover all results so

@@ -7,9 +7,10 @@
     dopamine evaluate expert --env.task PlugCharger-v1 --env.start standard --env.translation-m 0.05 \\
         --env.rotation-rad 0.1 --env.horizon 200 --evaluation.episodes 100
 
-POLICY is a saved policy or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, and
-straight_push (peg insertion only). A policy in a run folder is evaluated with the settings of that run, unless
-you give --preset. The last line is JSON: mean, low, high (95 % Wilson interval), n, mean_environment_steps,
+POLICY is a saved policy or one of the task's scripts: expert, near_miss, stall, retreat, drop, perturb, pause, retry,
+oscillate, beside, drop_at_end, and straight_push (peg insertion only); nothing can be dropped from the insertion start.
+A policy in a run folder is evaluated with the settings of that run, unless you give --preset. The last line is JSON:
+mean, low, high (95 % Wilson interval), n, mean_environment_steps,
 failed_seeds and policy_provenance (null for scripts and for policies of older versions).
 """
 

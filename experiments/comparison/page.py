@@ -53,7 +53,8 @@ def markdown(study: Study, table: Mapping[str, Mapping[str, Any]], missing: Sequ
         missing: names of the units without a result.
     """
     figures = next(iter(table.values()))
-    open_units = f"\n**Not complete:** {counted(len(missing), 'unit')} without a result ({', '.join(missing)}).\n"
+    some = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+    open_units = f"\n**Not complete:** {counted(len(missing), 'unit')} without a result ({some}).\n"
     ratios = [
         f"- {arm}: median environment steps to .5 relative to {study.baseline}: {_ratio(row['steps_ratio_0.5'])}"
         for arm, row in table.items()
@@ -65,17 +66,17 @@ def markdown(study: Study, table: Mapping[str, Mapping[str, Any]], missing: Sequ
 {open_units if missing else ""}
 {grid(rows(table))}
 
-Every curve is the success rate on {study.curve.episodes} unseen episodes (seeds {study.curve.first_seed} and up),
+Every curve is the success rate on {study.curve.episodes} held-out episodes (seeds {study.curve.first_seed} and up),
 without exploration noise, about every {study.curve.every} environment steps; its first point is the cloned policy. The
 area is taken up to {figures["budget"]} environment steps and divided by them. Intervals of areas and of their paired
 differences from `{study.baseline}`: 95 %, bootstrap over seeds, then episodes. Environment steps to a level: the first
-of two consecutive points that have it, by seed. Final success: another set of unseen episodes, Wilson interval over all
-seeds. Longest below the clone: the worst seed's longest stretch of points below its cloned policy, in environment
+of two consecutive points that have it, by seed. Final success: another set of held-out episodes, Wilson interval over
+all seeds. Longest below the clone: the worst seed's longest stretch of points below its cloned policy, in environment
 steps.
 
 {chr(10).join(ratios)}
 
-![Success on unseen episodes](curves.png)
+![Success on held-out episodes](curves.png)
 
 Policies see the simulator's state, and success is the simulator's. Written by `dopamine compare {study.name}`.
 """
@@ -105,5 +106,5 @@ def plot(path: Path, results: Sequence[UnitResult], arms: Sequence[str]) -> None
         axes.plot(steps, mean, color=color, linewidth=1.8, label=label)
         axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.12, linewidth=0)
     axes.legend(fontsize=7, loc="upper left")
-    axes.set(xlabel="environment steps", ylabel="success on unseen episodes", ylim=(-0.03, 1.03))
+    axes.set(xlabel="environment steps", ylabel="success on held-out episodes", ylim=(-0.03, 1.03))
     figure.savefig(path)

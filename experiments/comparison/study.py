@@ -41,6 +41,8 @@ STUDIES = Path(__file__).resolve().parents[1] / "studies"
 STUDY_FILE = "study.toml"
 PLACES = ("cluster", "service", "simulation", "tracking")
 """Sections of settings that do not change a result."""
+OWN = {"name", "seed", "demonstrations.first_seed", "sft.train.seed"}
+"""Settings that follow from a unit's seed."""
 SPAN = 1000
 """Seeds of a set of demonstrations (experiments.job.plans)."""
 
@@ -199,6 +201,12 @@ def _study(path: Path, table: Mapping[str, Any]) -> Study:
     baseline = table.get("baseline", next(iter(arms)))
     if baseline not in arms:
         raise BadInput("baseline", baseline, f"name one of the arms: {', '.join(arms)}")
+    for owner, settings in {
+        "settings": table.get("settings", {}),
+        **{f"arms.{arm}": arms[arm] for arm in arms},
+    }.items():
+        for name in OWN & flat(settings).keys():
+            raise BadInput(f"{owner}.{name}", flat(settings)[name], "remove it: every unit gets its own from `seeds`")
     preset = table.get("preset", "laptop")
     base = PRESETS / f"{preset}.toml"
     if not base.is_file():

@@ -94,6 +94,8 @@ def test_arms_share_what_is_equal(study):
         ("[arms.fine]", "[arms.'f/../x']", "arms.f/../x"),
         ("[curve]", "[curves]", "curves"),
         ("about =", "about", "give a readable TOML file"),
+        ("[settings]", "[settings]\nseed = 4", "settings.seed = 4: remove it"),
+        ('reward = "oracle"', 'reward = "oracle"\nname = "x"', "arms.fine.name = 'x': remove it"),
     ],
 )
 def test_a_bad_study_file_is_refused_with_field_and_fix(tmp_path, capsys, before, after, named):

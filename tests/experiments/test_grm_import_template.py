@@ -83,6 +83,7 @@ def stock_hops(checkpoint: Path, demo: NDArray[np.uint8], frames: NDArray[np.uin
     return torch.stack(binned_hops(logits)[:2]).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [3, 1])
 def test_scores_are_those_of_the_stock_model(checkpoint: Path, raw: Path, views: int, tmp_path: Path) -> None:
     episode, demo = raw / "episode_002", raw / "episode_001"
@@ -97,6 +98,7 @@ def test_scores_are_those_of_the_stock_model(checkpoint: Path, raw: Path, views:
     assert stock.std(axis=1).min() > 1e-4
 
 
+@pytest.mark.slow
 def test_it_is_evaluated(checkpoint: Path, raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [checkpoint, raw, "--stride", 1, "--views", "front+wrist+close-up", "--threads", 1, "--out", tmp_path]
     cli.main(["grm", "eval", *map(str, words)])

@@ -227,6 +227,7 @@ def fuzz_routes(count: int) -> None:
         assert session.get(url + "/healthz", timeout=5).status_code == 200
 
 
+@pytest.mark.slow
 def test_routes() -> None:
     fuzz_routes(100)
 
