@@ -119,9 +119,16 @@ def make_plans(arguments: PlanArguments) -> list[Plan]:
     return [_plan(recording, demonstration, arguments) for recording in recordings]
 
 
+def find_demonstrations(argument: str, cameras: Sequence[str] | None = None) -> list[Recording]:
+    """The episodes that `--demo` names. Raises as `find_recordings` does, and names that option."""
+    try:
+        return find_recordings(argument, cameras if split_argument(argument)[0].is_dir() else None)
+    except BadInput as error:
+        raise BadInput("--demo" if error.field == "EPISODE" else error.field, error.value, error.fix) from error
+
+
 def _demonstration(argument: str, cameras: Sequence[str] | None) -> Recording:
-    folder = split_argument(argument)[0].is_dir()
-    for recording in find_recordings(argument, cameras if folder else None):
+    for recording in find_demonstrations(argument, cameras):
         if recording.success is not False:
             return recording
     raise BadInput("--demo", argument, "it failed: give an episode that succeeded")

@@ -181,12 +181,11 @@ def environment(arguments: Arguments) -> EnvConfig:
 
 def read_plan(arguments: Arguments, env: EnvConfig) -> Plan:
     """How the states are judged by the demonstration. Raises BadInput where it does not fit the environment."""
-    from dopamine_rl.episodes.listing import find_recordings
     from dopamine_rl.episodes.recordings import size_of
-    from dopamine_rl.evaluation.plans import Plan
+    from dopamine_rl.evaluation.plans import Plan, find_demonstrations
 
     demo = str(arguments.demo)
-    found = find_recordings(demo)
+    found = find_demonstrations(demo)
     if len(found) != 1:
         raise BadInput("--demo", demo, f"it holds {len(found)} episodes: give one, as a folder or DATASET#NUMBER")
     [recording] = found

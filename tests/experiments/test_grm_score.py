@@ -445,3 +445,10 @@ def test_a_real_robot_episode_is_scored(model: Path, tmp_path: Path) -> None:
 def test_a_device_that_is_not_here_is_named(tmp_path):
     with pytest.raises(BadInput, match=r"--device.*'nonsense'"):
         embedded_client(tmp_path, 1, "nonsense", [], Console())
+
+
+def test_a_demonstration_that_is_not_there_is_not_called_an_episode(tmp_path):
+    from dopamine_rl.evaluation.plans import find_demonstrations
+
+    with pytest.raises(BadInput, match=r"^--demo = .*nope"):
+        find_demonstrations(str(tmp_path / "nope"))
