@@ -229,14 +229,7 @@ class Labeller:
             next_phase=age[1:],
             model_version=episode.version,
         )
-        rewards = shaped_reward(
-            columns.task_reward,
-            columns.potential,
-            columns.next_potential,
-            self.config.gamma,
-            self.config.mode,
-            self.config.scale,
-        )
+        rewards = self._rewards(columns)
         # Last: if collecting fails, `hold` needs the old values.
         episode.end, episode.level = start + steps, float(potential[-1])
         return rewards, columns
@@ -260,17 +253,16 @@ class Labeller:
             next_phase=age[1:],
             model_version=self.version(episode_id),
         )
-        rewards = shaped_reward(
-            columns.task_reward,
-            columns.potential,
-            columns.next_potential,
-            self.config.gamma,
-            self.config.mode,
-            self.config.scale,
-        )
+        rewards = self._rewards(columns)
         if episode_id in self._episodes:
             self._episodes[episode_id].end += steps
         return rewards, columns
+
+    def _rewards(self, columns: LabelColumns) -> NDArray[np.float32]:
+        config = self.config
+        return shaped_reward(
+            columns.task_reward, columns.potential, columns.next_potential, config.gamma, config.mode, config.scale
+        )
 
     def level(self, episode_id: str) -> float:
         """The potential at the end of an episode's last fragment; 0 for an unknown episode."""

@@ -7,7 +7,8 @@
 STUDY is a study that comes with the project, or a file of your own (experiments/comparison/study.py describes it). A
 seed draws its own demonstrations, cloned policy, reward model and learner; arms with the same seed share what is equal.
 Trainings run side by side under Ray Tune, on one machine or a cluster, and use one reward service per reward model. On
-two cores each takes five minutes and more, so the studies that come with the project take hours.
+two cores each takes five minutes and more, so the studies that come with the project take hours. On a cluster STORAGE
+must be a folder that all nodes share.
 
 The result of every training is a small file in results/ beside the study file (with --out, in that folder), written as
 soon as it ends; what lies there is not run again. report.md, report.json and curves.png beside it cover all results so
@@ -159,12 +160,11 @@ def _run_group(
             inputs[unit.name] = units.prepare_unit(
                 unit, shared[key], folder.path / "units" / unit.name, study.preset, study.curve
             )
-            shared[key].run.close_pool()  # its memory and CPUs are for the trainings
 
         def keep(name: str, result: dict[str, Any]) -> None:
             unit = next(unit for unit in group if unit.name == name)
             write_result(home, study, unit, _with_clone(result, shared[keys[name]], study, unit))
-            write_report(study, home)
+            console.attempt("report.md", lambda: write_report(study, home), None)
 
         return _fit(inputs, study, keep, arguments.concurrent, len([s for s in shared.values() if s.gate]), console)
 
@@ -204,13 +204,17 @@ def _fit(
     from experiments.comparison.unit import run_unit
 
     first = next(iter(inputs.values()))
-    config = first.unit.config
-    at_once = concurrency(config, ray.cluster_resources(), wanted, services)
+    cluster = ray.cluster_resources()
+    at_once = min(concurrency(this.unit.config, cluster, wanted, services) for this in inputs.values())
     console.say(f"Training: {counted(len(inputs), 'unit')}, {at_once} at once")
     failed: list[str] = []
     trainable = tune.with_parameters(run_unit, inputs=inputs)
+
+    def resources(trial_config: dict[str, Any]) -> Any:
+        return tune.PlacementGroupFactory(bundles(inputs[trial_config["unit"]].unit.config.learner))
+
     tune.Tuner(
-        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles(config.learner))),
+        tune.with_resources(trainable, resources),
         param_space={"unit": tune.grid_search(list(inputs))},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=at_once, trial_dirname_creator=lambda trial: trial.config["unit"]
@@ -237,7 +241,7 @@ def _watcher(keep: Any, failed: list[str], console: Console) -> Any:
             if "result" in result:
                 keep(name, result["result"])
                 final = result["result"]["final"]
-                success = f" | done: success {final.count('1') / len(final):.2f} on {len(final)} unseen episodes"
+                success = f" | done: success {final.count('1') / len(final):.2f} on {len(final)} held-out episodes"
             console.say(f"  {name}: {steps}{success}")
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **_: Any) -> None:

@@ -151,7 +151,6 @@ def policy_demonstrations(run: Run, root: Path) -> list[Path]:
         root: folder of the run that prepared the other inputs, at another stride.
     """
     plan = episodes.scripted_plans(run.config, root / "demonstrations")["policy"]
-    plan = replace(plan, stride=run.config.env.stride)
     _record(run, "policy_demonstrations", "The policy's demonstrations at another stride", {"policy": plan})
     return plan.paths
 

@@ -59,12 +59,12 @@ class Run:
         self._services[checkpoint] = (name, ServeRewardClient(name))
 
     def sibling(self, config: ExperimentConfig, folder: RunFolder, pool: WorkerPool | None = None) -> Run:
-        """A run that shares this one's simulators and services, which end with this one.
+        """A run that shares this one's services, which end with this one.
 
         Args:
-            pool: simulators to use instead. Shared ones have this run's environment.
+            pool: simulators to use; None starts new ones when they are needed.
         """
-        other = Run(config, folder, self.console, self.preset, pool or self.pool)
+        other = Run(config, folder, self.console, self.preset, pool)
         other._services = self._services
         other._stack = self._stack
         return other
