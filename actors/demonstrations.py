@@ -9,11 +9,13 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.experts.disturbed import simulated
 from actors.tasks import TASKS
 from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
+from dopamine_rl.paths import tool_pose
 from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
@@ -52,6 +54,7 @@ def record(
     observations, actions, rewards = [observation], [], []
     frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
+    poses = [_tool_pose(env)]
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(env)
@@ -64,6 +67,7 @@ def record(
             frames.append(infos["scored_views"])
             frame_steps.append(len(actions))
             truths += [infos["oracle_progress"]] if truths else []
+            poses.append(_tool_pose(env))
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
     task, name = task_of(env), episode_id or f"seed_{seed:06d}"
     return Demonstration(
@@ -81,7 +85,12 @@ def record(
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
         near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, observations[-1])),
+        tool_poses=np.stack(poses),
     )
+
+
+def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
+    return tool_pose(simulated(env).state().tool)
 
 
 def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:

@@ -63,7 +63,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
     last = int(success.argmax()) + 1 if success.any() else len(success)
     env.reset(seed=trajectory.seed)
     _same_start(env, states)
-    observations, frames, frame_steps, truths, stages = [], [], [], [], [0]
+    observations, frames, frame_steps, truths, poses, stages = [], [], [], [], [], [0]
     for step in range(last + 1):
         observations.append(env.restore(moment(states, step), first=step == 0))
         truth = 1.0 if success[step - 1] and step else env.true_progress()
@@ -72,6 +72,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
             frames.append(env.render_views())
             frame_steps.append(step)
             truths.append(truth)
+            poses.append(tool_pose(env.state().tool))
     first, *later = task.scripts[EXPERT]().stages
     keyframes, names = find_keyframes(stages[1:], frame_steps, (first, " and ".join(later)))
     return Demonstration(
@@ -88,6 +89,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
         success=bool(success[last - 1]),
         seed=trajectory.seed,
         true_progress=np.array(truths, np.float32),
+        tool_poses=np.stack(poses),
     )
 
 

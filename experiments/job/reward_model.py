@@ -30,6 +30,7 @@ from experiments.runtime.storage import check_folder, only_writer
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
     from dopamine_rl.grm.fit import TrainingJob
+    from dopamine_rl.targets import FailureLabels
 
 PRESETS = MAIN_PRESETS / "grm"
 
@@ -237,8 +238,8 @@ def _choose_episodes(
 
 
 def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
-    """The episodes of DATA without those of unknown progress, which are reported: failures whose true progress was not
-    recorded, and successes that pause or retreat, whose keyframes do not tell it."""
+    """The episodes of DATA without those of unknown progress, which are reported: failures of which nothing that tells
+    it was recorded, and successes that pause or retreat, whose keyframes do not tell it."""
     from dopamine_rl.episodes.pauses import wavers
     from dopamine_rl.episodes.stored import list_stored
 
@@ -248,8 +249,7 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
     wavering: list[str] = []
     for folder in arguments.data:
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
-            needs_truth = episode.info.success is False and config.sft.failures == "truth"
-            if needs_truth and episode.info.true_progress is None:
+            if episode.info.success is False and not _labelled(episode, config.sft.failures):
                 unlabelled.append(episode.info.episode_id)
             elif episode.info.success is not False and wavers(episode.info.stages):
                 wavering.append(episode.info.episode_id)
@@ -257,10 +257,17 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
                 usable.append(episode)
     if unlabelled:
         names = ", ".join(unlabelled)
-        console.say(f"skipping failures without recorded true progress (see --sft.failures outcome): {names}")
+        lacking = "poses of the tool" if config.sft.failures == "path" else "true progress"
+        console.say(f"skipping failures without recorded {lacking} (see --sft.failures outcome): {names}")
     if wavering:
         console.say(f"skipping successes that pause or retreat: {', '.join(wavering)}")
     return usable
+
+
+def _labelled(failure: StoredEpisode, failures: FailureLabels) -> bool:
+    """Whether what was recorded of a failure tells its labels."""
+    needed = {"truth": failure.info.true_progress, "path": failure.info.tool_poses}
+    return failures not in needed or needed[failures] is not None
 
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
