@@ -15,6 +15,7 @@ from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import EnvStates, ManiSkillTrajectory, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome, write_demonstration
 from dopamine_rl.errors import BadInput
+from dopamine_rl.paths import tool_pose
 from dopamine_rl.types import Demonstration
 
 PLAYBACK = "trajectory"

@@ -38,8 +38,11 @@ class PathConfig:
         )
 
 
+DEFAULT = PathConfig()
+
+
 def path_progress(
-    poses: ArrayLike, paths: Sequence[tuple[ArrayLike, ArrayLike]], config: PathConfig = PathConfig()
+    poses: ArrayLike, paths: Sequence[tuple[ArrayLike, ArrayLike]], config: PathConfig = DEFAULT
 ) -> NDArray[np.float64]:
     """The progress of poses by the demonstrations of one scene, float64 [F] in [0, 1].
 

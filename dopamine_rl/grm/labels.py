@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
-from dopamine_rl.paths import PathConfig, path_progress
+from dopamine_rl.paths import DEFAULT, PathConfig, path_progress
 from dopamine_rl.targets import FailureLabels, ProgressMap, Target
 from dopamine_rl.types import EpisodeInfo, check_views
 
@@ -81,7 +81,7 @@ def label(
     episodes: Sequence[EpisodeInfo],
     target: Target = "keyframes",
     failures: FailureLabels = "truth",
-    path: PathConfig = PathConfig(),
+    path: PathConfig = DEFAULT,
 ) -> list[EpisodeLabels]:
     """Label episodes with their progress, in the order given.
 
