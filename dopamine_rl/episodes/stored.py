@@ -72,9 +72,14 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
 
 def _at_frames(info: EpisodeInfo, frame_ids: NDArray[np.int64], keyframes: NDArray[np.int64]) -> EpisodeInfo:
     """The metadata of an episode reduced to some frames, with the keyframes given."""
-    arrays = {name: getattr(info, name) for name in ("true_progress", "frame_steps", "tool_poses")}
-    kept = {name: None if values is None else values[frame_ids] for name, values in arrays.items()}
-    return replace(info, frame_count=len(frame_ids), keyframes=keyframes, **kept)
+    return replace(
+        info,
+        frame_count=len(frame_ids),
+        keyframes=keyframes,
+        true_progress=None if info.true_progress is None else info.true_progress[frame_ids],
+        frame_steps=None if info.frame_steps is None else info.frame_steps[frame_ids],
+        tool_poses=None if info.tool_poses is None else info.tool_poses[frame_ids],
+    )
 
 
 def failed_end(stored: StoredEpisode, share: float = 1 / 3) -> StoredEpisode:
