@@ -51,6 +51,8 @@ class Practice:
             raise BadInput(f"{demonstration.episode_id}.stages", demonstration.stages, fix)
         poses = demonstration.tool_poses.astype(np.float64)
         self._path = [pose(row[:3], Rotation.from_quat(row[3:]).as_matrix()) for row in poses[: last + 1]]
+        # Uniform in distance: a demonstration waits where it aligns, and the place before the hole is passed in a step.
+        self._travelled = np.append(0.0, np.linalg.norm(np.diff(poses[: last + 1, :3], axis=0), axis=1).cumsum())
         onward = poses[-1, :3] - poses[last, :3]
         self._onward = onward / max(float(np.linalg.norm(onward)), 1e-9)
 
@@ -72,7 +74,7 @@ class Practice:
     def _draw(self, env: gymnasium.Env) -> Matrix:
         """The pose of the next place."""
         config, rng = simulated(env).config, self._rng
-        near = self._path[int(rng.integers(len(self._path)))]
+        near = self._path[int(np.searchsorted(self._travelled, rng.uniform(0.0, self._travelled[-1])))]
         aside = _direction(rng) * rng.uniform(0.0, BEYOND * config.lateral_m) * (rng.random() < SHARE_ASIDE)
         turn = _direction(rng) * rng.uniform(0.0, BEYOND * config.angle_rad) * (rng.random() < SHARE_TURNED)
         where = near[:3, 3] + aside
