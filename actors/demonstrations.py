@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.experts.disturbed import simulated
+from actors.geometry import position_and_quaternion
 from actors.tasks import TASKS
 from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
-from dopamine_rl.paths import tool_pose
 from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
@@ -90,7 +90,7 @@ def record(
 
 
 def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
-    return tool_pose(simulated(env).state().tool)
+    return position_and_quaternion(simulated(env).state().tool)
 
 
 def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:

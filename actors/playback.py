@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from actors.demonstrations import episode_folder, find_keyframes, task_of
+from actors.geometry import position_and_quaternion
 from actors.maniskill import PEG_INSERTION, SimulatedEnv
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import EnvStates, ManiSkillTrajectory, read_trajectories
 from dopamine_rl.episodes.raw import read_outcome, write_demonstration
 from dopamine_rl.errors import BadInput
-from dopamine_rl.paths import tool_pose
 from dopamine_rl.types import Demonstration
 
 PLAYBACK = "trajectory"
@@ -73,7 +73,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
             frames.append(env.render_views())
             frame_steps.append(step)
             truths.append(truth)
-            poses.append(tool_pose(env.state().tool))
+            poses.append(position_and_quaternion(env.state().tool))
     first, *later = task.scripts[EXPERT]().stages
     keyframes, names = find_keyframes(stages[1:], frame_steps, (first, " and ".join(later)))
     return Demonstration(

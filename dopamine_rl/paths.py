@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation
 
 from dopamine_rl.errors import BadInput, require
 
@@ -68,9 +67,3 @@ def _distances(poses: ArrayLike, path: ArrayLike, lever_m: float) -> NDArray[np.
     # q and −q are the same rotation; the angle between two is twice that between their quaternions.
     first, second = (part[:, 3:] / np.linalg.norm(part[:, 3:], axis=1, keepdims=True) for part in (here, there))
     return moved + lever_m * 2.0 * np.arccos(np.abs(first @ second.T).clip(0.0, 1.0))
-
-
-def tool_pose(matrix: ArrayLike) -> NDArray[np.float32]:
-    """A pose [4, 4] as float32 [7]: position in metres and quaternion (x, y, z, w)."""
-    array = np.asarray(matrix, np.float64)
-    return np.concatenate([array[:3, 3], Rotation.from_matrix(array[:3, :3]).as_quat()]).astype(np.float32)

@@ -5,14 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from actors.envs import make_env
 from actors.experts.practice import CLEARANCE_M, Practice
+from actors.geometry import pose, position_and_quaternion
 from actors.maniskill import EnvConfig, PegInsertionEnv
 from actors.peg_state import off_hole_m
 from actors.tasks import TASKS
 from dopamine_rl.errors import BadInput
-from dopamine_rl.paths import path_progress, tool_pose
+from dopamine_rl.paths import path_progress
 from dopamine_rl.types import Demonstration
 from tests.dopamine_rl.test_raw_episodes import make_demonstration
 
@@ -30,10 +32,10 @@ def demonstration(env: PegInsertionEnv) -> Demonstration:
     env.reset(seed=100)
     expert = TASKS["PegInsertionSide-v1"].scripts["expert"]()
     expert.reset(env, np.random.default_rng(0))
-    poses, stages, terminated = [tool_pose(env.state().tool)], [expert.stage], False
+    poses, stages, terminated = [position_and_quaternion(env.state().tool)], [expert.stage], False
     while not terminated:
         *_, terminated, _truncated, _infos = env.step(expert.act(env))
-        poses.append(tool_pose(env.state().tool))
+        poses.append(position_and_quaternion(env.state().tool))
         stages.append(expert.stage)
     last = len(poses) - 1
     return replace(
@@ -54,7 +56,7 @@ def test_it_stays_before_the_plate_and_sees_what_is_aside(env: PegInsertionEnv, 
         while not truncated:
             observation, _, terminated, truncated, _ = env.step(practice.act(env))
             assert not terminated
-            poses.append(tool_pose(env.state().tool))
+            poses.append(position_and_quaternion(env.state().tool))
             off_m.append(off_hole_m(observation))
             gaps_m.append(-env.state().half_length - env.state().head[0, 3])
     assert max(off_m) > 0.03
@@ -75,6 +77,11 @@ def test_the_same_seed_goes_the_same_way(env: PegInsertionEnv, demonstration: De
         practice.reset(env, np.random.default_rng(3))
         actions.append(np.stack([practice.act(env) for _ in range(3)]))
     np.testing.assert_array_equal(*actions)
+
+
+def test_a_pose_is_seven_numbers() -> None:
+    turned = pose([1.0, 2.0, 3.0], Rotation.from_rotvec([0.0, 0.0, np.pi / 2]).as_matrix())
+    assert position_and_quaternion(turned) == pytest.approx([1.0, 2.0, 3.0, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])
 
 
 def test_a_demonstration_that_says_too_little_is_refused(demonstration: Demonstration) -> None:

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.labels import label
-from dopamine_rl.paths import PathConfig, path_progress, tool_pose
+from dopamine_rl.paths import PathConfig, path_progress
 from dopamine_rl.types import EpisodeInfo
 
 CONFIG = PathConfig(scale_m=0.01, lever_m=0.1)
@@ -53,13 +53,6 @@ def test_the_nearest_of_several_paths_counts() -> None:
     assert path_progress(other, paths, CONFIG) == pytest.approx(path_progress(PATH, paths, CONFIG))
     with pytest.raises(BadInput, match="give a success"):
         path_progress(PATH, [], CONFIG)
-
-
-def test_a_pose_is_seven_numbers() -> None:
-    matrix = np.eye(4)
-    matrix[:3, :3] = Rotation.from_rotvec([0.0, 0.0, np.pi / 2]).as_matrix()
-    matrix[:3, 3] = 1.0, 2.0, 3.0
-    assert tool_pose(matrix) == pytest.approx([1.0, 2.0, 3.0, 0.0, 0.0, np.sqrt(0.5), np.sqrt(0.5)])
 
 
 @pytest.mark.parametrize(("field", "value"), [("scale_m", 0.0), ("scale_m", np.inf), ("lever_m", -1.0)])
