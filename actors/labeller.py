@@ -21,7 +21,7 @@ from actors.label_records import LabelRecord, ScoredFrame
 from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.interfaces import PendingScore, RewardClient
 from dopamine_rl.progress import FoldState, fold
-from dopamine_rl.shaping import held_potential, next_potentials, phase, shaped_reward
+from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import (
     EpisodeContext,
@@ -43,7 +43,7 @@ class LabellerConfig:
     Args:
         mode: source of the potential, and form of the reward.
         gamma: discount of learner and shaping.
-        scale: factor of the shaping; 0 records potentials without paying them.
+        shaping: how the potential is paid; scale 0 records potentials without paying them.
         target: map from the simulator's geometric progress to the target that mode oracle reports; None reports it as
             it is.
         stride: environment steps between two scored frames.
@@ -60,7 +60,7 @@ class LabellerConfig:
     deadline_s: float = 10.0
     records_dir: Path | None = None
     records_mb: float = 500.0
-    scale: float = 1.0
+    shaping: Shaping = FULL
     target: ProgressMap | None = None
 
     @property
@@ -261,7 +261,7 @@ class Labeller:
     def _rewards(self, columns: LabelColumns) -> NDArray[np.float32]:
         config = self.config
         return shaped_reward(
-            columns.task_reward, columns.potential, columns.next_potential, config.gamma, config.mode, config.scale
+            columns.task_reward, columns.potential, columns.next_potential, config.gamma, config.mode, config.shaping
         )
 
     def level(self, episode_id: str) -> float:

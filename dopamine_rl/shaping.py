@@ -17,6 +17,33 @@ from dopamine_rl.progress import check_interval
 from dopamine_rl.types import RewardMode
 
 
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """How much of the potential is paid, and whether progress itself is.
+
+    Args:
+        scale: s, factor of γΦ' − Φ, 0 or more. sΦ is a potential too, so the optimal policy stays the same.
+        progress: b, weight of progress as a reward of its own, 0 or more: b(1 − γ)Φ' a step, and b for a success, as if
+            progress stayed 1 for ever. The return grows by b times the discounted mean of progress. A policy that has
+            never succeeded is then drawn to high progress for good, not only until its critics know Φ; for that, among
+            policies that fail the one with more progress is best. To finish always pays more than to hover.
+    Raises:
+        BadInput: a number out of range.
+    """
+
+    scale: float = 1.0
+    progress: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("scale", "progress"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise BadInput(name, getattr(self, name), "give a finite number, 0 or more")
+
+
+FULL = Shaping()
+"""Potential-based shaping as it is, Eq. 14."""
+
+
 def held_potential(score_times: ArrayLike, progress: ArrayLike, T: int, start: float) -> NDArray[np.float32]:
     """Return the potential at the T + 1 observations of a fragment, held between scored frames.
 
@@ -86,7 +113,7 @@ def shaped_reward(
     next_potential: ArrayLike,
     gamma: float,
     mode: RewardMode,
-    scale: float = 1.0,
+    shaping: Shaping = FULL,
 ) -> NDArray[np.float32]:
     """Return the learner's reward. Both the labeller and replay compute it with this function.
 
@@ -96,19 +123,18 @@ def shaped_reward(
         task_reward: from the task; any shape.
         potential, next_potential: held Φ before and after the step (0 after termination), same shape.
         gamma: the learner's discount in (0, 1]; γ^k where it acts in macro-steps of k environment steps.
-        mode: grm and oracle: task + s(γΦ' − Φ); naive: task + s(Φ' − Φ) (the semantic trap); sparse: the task reward
-            only.
-        scale: s, 0 or more. sΦ is a potential too, so the optimal policy stays the same.
+        mode: grm and oracle: task + s(γΦ' − Φ) + b((1 − γ)Φ' + task); naive: task + s(Φ' − Φ) (the semantic trap);
+            sparse: the task reward only.
+        shaping: s and b. The task reward is 1 for a success.
     Returns:
         float32 of the same shape.
     Raises:
-        BadInput: unknown mode, γ or scale out of range, shapes differ, or a value that is not finite.
+        BadInput: unknown mode, γ out of range, naive with a reward for progress, shapes differ, or a value that is
+            not finite.
     Source: arXiv:2512.23703, Eq. 14.
     """
     if not 0.0 < gamma <= 1.0:
         raise BadInput("gamma", gamma, "give a discount in (0, 1]")
-    if not 0.0 <= scale < math.inf:
-        raise BadInput("scale", scale, "give a finite number, 0 or more")
     task = _float32("task_reward", task_reward)
     if mode == "sparse":
         return task.astype(np.float32)
@@ -117,7 +143,14 @@ def shaped_reward(
     before, after = _float32("potential", potential), _float32("next_potential", next_potential)
     if not task.shape == before.shape == after.shape:
         raise BadInput("potential", (before.shape, after.shape), f"give the shape of task_reward, {task.shape}")
-    return (task + scale * (1.0 if mode == "naive" else gamma) * after - scale * before).astype(np.float32)
+    if mode == "naive":
+        if shaping.progress:
+            raise BadInput("progress", shaping.progress, "give 0: naive pays Φ' − Φ as it is")
+        return (task + shaping.scale * after - shaping.scale * before).astype(np.float32)
+    paid = task + shaping.scale * gamma * after - shaping.scale * before
+    if shaping.progress:
+        paid += shaping.progress * ((1.0 - gamma) * after + task)
+    return paid.astype(np.float32)
 
 
 def n_step_shaping(
@@ -127,18 +160,19 @@ def n_step_shaping(
     gamma: float,
     n: int,
     mode: RewardMode,
-    scale: float = 1.0,
+    shaping: Shaping = FULL,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Return the shaped n-step returns of a fragment, and the number of steps that each spans.
 
-    In modes grm and oracle, entry t is Σ_{i<m} γ^i task_{t+i} + s(γ^m Φ_{t+m} − Φ_t); bootstrap with γ^m. At the end of
+    In modes grm and oracle, with no reward for progress, entry t is Σ_{i<m} γ^i task_{t+i} + s(γ^m Φ_{t+m} − Φ_t);
+    bootstrap with γ^m. At the end of
     the fragment m is the number of remaining steps, not n.
 
     Args:
         task_reward, potential, next_potential: float [T], as for `shaped_reward`, of consecutive steps of one episode.
         gamma: discount of one environment step.
         n: window in environment steps.
-        mode, scale: as for `shaped_reward`.
+        mode, shaping: as for `shaped_reward`.
     Returns:
         float32 [T] returns and int64 [T] spans m = min(n, T − t).
     Raises:
@@ -146,7 +180,7 @@ def n_step_shaping(
     """
     if n < 1:
         raise BadInput("n", n, "give at least 1 environment step")
-    reward = shaped_reward(task_reward, potential, next_potential, gamma, mode, scale).astype(np.float64)
+    reward = shaped_reward(task_reward, potential, next_potential, gamma, mode, shaping).astype(np.float64)
     if reward.ndim != 1:
         raise BadInput("task_reward", reward.shape, "give the consecutive steps of one episode, [T]")
     spans = np.minimum(n, np.arange(len(reward), 0, -1))

@@ -15,6 +15,7 @@ from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.folder import usable_model
+from dopamine_rl.shaping import Shaping
 from dopamine_rl.targets import Target
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
@@ -165,6 +166,10 @@ class ExperimentConfig:
     the progress that the policy's demonstrations have by their keyframes (see sft.target)."""
     potential_scale: float = 1.0
     """Factor of the shaping. 0 pays the task's reward alone, while critics that see the potential still do."""
+    progress_reward: float = 0.0
+    """Weight of progress as a reward of its own: (1 − γ)Φ' a step, and 1 for a success. It draws a policy that has
+    never succeeded to high progress for good; shaping alone does not. Among policies that fail it changes which is
+    best."""
     seed: int = 0
     """Random seed of the networks, the replay buffer and the actors."""
     gamma: float = 0.97
@@ -203,8 +208,11 @@ class ExperimentConfig:
     def __post_init__(self) -> None:
         check_task(self.env)
         require("", self, seed_check("seed", self.seed))
-        if not 0.0 <= self.potential_scale < math.inf:
-            raise BadInput("potential_scale", self.potential_scale, "give a finite number, 0 or more")
+        for name in ("potential_scale", "progress_reward"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise BadInput(name, getattr(self, name), "give a finite number, 0 or more")
+        if self.progress_reward and self.reward == "naive":
+            raise BadInput("progress_reward", self.progress_reward, "give 0: reward naive pays progress in its own way")
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
@@ -220,6 +228,11 @@ class ExperimentConfig:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )
+
+    @property
+    def shaping(self) -> Shaping:
+        """How the potential is paid."""
+        return Shaping(self.potential_scale, self.progress_reward)
 
 
 def check_named(config: ExperimentConfig) -> None:

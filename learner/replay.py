@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.shaping import shaped_reward
+from dopamine_rl.shaping import FULL, Shaping, shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
 from learner.rows import AFTER, LABELS, ReplayColumns, RowLayout
 from learner.windows import UNIFORM, Sampling, best_of, follow, level_after, link, n_step_returns
@@ -39,7 +39,7 @@ class ColumnarReplay:
         capacity: number of transitions; the oldest are overwritten.
         observation_size, action_size: D and A.
         gamma: discount of learner and shaping.
-        mode, scale: reward of sampled batches (`dopamine_rl.shaping.shaped_reward`).
+        mode, shaping: reward of sampled batches (`dopamine_rl.shaping.shaped_reward`).
     """
 
     def __init__(
@@ -49,10 +49,10 @@ class ColumnarReplay:
         action_size: int,
         gamma: float,
         mode: RewardMode,
-        scale: float = 1.0,
+        shaping: Shaping = FULL,
     ) -> None:
         self.layout = RowLayout(observation_size, action_size)
-        self.capacity, self.gamma, self.mode, self.scale = capacity, gamma, mode, scale
+        self.capacity, self.gamma, self.mode, self.shaping = capacity, gamma, mode, shaping
         self.size = 0
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
         self._serial = np.full(capacity, -1, np.int64)
@@ -192,7 +192,7 @@ class ColumnarReplay:
     def rewards(self, columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Shaped reward of each step, float32 [...], from its label columns."""
         task, before, after = (columns[name] for name in ("task_reward", "potential", "next_potential"))
-        return shaped_reward(task, before, after, self.gamma, self.mode, self.scale)
+        return shaped_reward(task, before, after, self.gamma, self.mode, self.shaping)
 
     def windows(
         self, rows: NDArray[np.int64], n: int, rewards_by: ColumnarReplay
@@ -217,7 +217,7 @@ class ColumnarReplay:
     def empty(self, capacity: int) -> ColumnarReplay:
         """An empty buffer for the same transitions and rewards."""
         sizes = capacity, self.layout.observation_size, self.layout.action_size
-        return ColumnarReplay(*sizes, self.gamma, self.mode, self.scale)
+        return ColumnarReplay(*sizes, self.gamma, self.mode, self.shaping)
 
     def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
         """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].

@@ -25,7 +25,7 @@ def make_films(run: Run, prepared: Prepared) -> list[str]:
     version = model.version if model else None
     specs = {name: spec for name, spec in policies(run, prepared).items() if name in TITLES}
     versions = [file_version(spec.path) if spec.path else spec.kind for spec in specs.values()]
-    reward = (config.reward, config.gamma, config.potential_scale)
+    reward = (config.reward, config.gamma, config.shaping)
     depends_on = (versions, version, config.env, config.fusion, reward, config.evaluation)
     names: list[str] = run.phase("films", "Videos", depends_on, lambda: _film(run, specs, model))
     return names

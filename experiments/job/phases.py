@@ -312,7 +312,7 @@ def labeller_config(
         deadline_s=config.labels.deadline_s,
         records_dir=records_dir,
         records_mb=config.labels.records_mb,
-        scale=config.potential_scale,
+        shaping=config.shaping,
         target=target,
     )
 

@@ -96,7 +96,7 @@ def build_algorithm(
     from learner.algorithms.rlpd import make_rlpd_config
 
     return make_rlpd_config(
-        task, config.learner, config.reward, str(demonstrations), str(cloned), config.potential_scale
+        task, config.learner, config.reward, str(demonstrations), str(cloned), config.shaping
     ).build_algo()
 
 
@@ -124,7 +124,7 @@ def train_policy(
         config.labels,
         prepared.cloned.version,
         config.demonstrations,
-        config.potential_scale,
+        config.shaping,
         prepared.target,
         service,
     )

@@ -17,7 +17,7 @@ from dopamine_rl import provenance
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import becomes, remove, write_atomically
 
-PROJECT, FORMAT = "dopamine-rl", 3
+PROJECT, FORMAT = "dopamine-rl", 4
 """Content of `run.json`. The format changes when runs of older versions can no longer be resumed; runs of format 1 have
 no `run.json`."""
 MARKER, LOCK, PHASES, CONFIG = "run.json", ".lock", "phases", "config.toml"

@@ -23,6 +23,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
+from dopamine_rl.shaping import FULL, Shaping
 from dopamine_rl.types import RewardMode
 from learner.algorithms.acting import RunnerSample
 from learner.algorithms.common import ActingAlgorithm, TrainingSetup, configure
@@ -42,7 +43,7 @@ class RLPDConfig(SACConfig):
         super().__init__(algo_class=algo_class or RLPD)
         self.learner = LearnerConfig()
         self.reward_mode: RewardMode = "sparse"
-        self.potential_scale = 1.0
+        self.shaping = FULL
         self.demonstrations: str | None = None
         self.initial_policy: str | None = None
         self.replay_buffer_config["no_local_replay_buffer"] = True
@@ -53,7 +54,7 @@ class RLPDConfig(SACConfig):
         reward_mode: RewardMode,
         demonstrations: str | None = None,
         initial_policy: str | None = None,
-        potential_scale: float = 1.0,
+        shaping: Shaping = FULL,
     ) -> RLPDConfig:
         """Set RLPD's options.
 
@@ -62,9 +63,9 @@ class RLPDConfig(SACConfig):
             reward_mode: reward of replayed transitions.
             demonstrations: an .npz of `save_demonstrations`, or None.
             initial_policy: a file of `save_policy` to start from, or None.
-            potential_scale: factor of the shaping.
+            shaping: how the potential is paid.
         """
-        self.learner, self.reward_mode, self.potential_scale = learner, reward_mode, potential_scale
+        self.learner, self.reward_mode, self.shaping = learner, reward_mode, shaping
         self.demonstrations, self.initial_policy = demonstrations, initial_policy
         return self
 
@@ -112,7 +113,7 @@ class RLPD(ActingAlgorithm, SAC):
             actions.shape[0],
             settings.gamma,
             settings.reward_mode,
-            settings.potential_scale,
+            settings.shaping,
         )
         demo = None
         if settings.demonstrations:
@@ -204,7 +205,7 @@ def make_rlpd_config(
     reward_mode: RewardMode,
     demonstrations: str | None = None,
     initial_policy: str | None = None,
-    potential_scale: float = 1.0,
+    shaping: Shaping = FULL,
 ) -> RLPDConfig:
     """Make RLPD's configuration; `.build_algo()` starts it.
 
@@ -214,8 +215,8 @@ def make_rlpd_config(
         reward_mode: reward of replayed transitions.
         demonstrations: an .npz of `save_demonstrations`; None learns from online data only.
         initial_policy: a file of `save_policy` to start from, or None.
-        potential_scale: factor of the shaping.
+        shaping: how the potential is paid.
     """
-    config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy, potential_scale)
+    config = RLPDConfig().rlpd(learner, reward_mode, demonstrations, initial_policy, shaping)
     configure(config, setup, learner)
     return config

@@ -9,7 +9,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.batches import BatchSampler
 from dopamine_rl.grm.config import BatchPlan, TrainConfig
 from dopamine_rl.grm.labels import keyframe_map, label
-from dopamine_rl.shaping import n_step_shaping, shaped_reward
+from dopamine_rl.shaping import Shaping, n_step_shaping, shaped_reward
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeInfo
 
@@ -92,11 +92,35 @@ def test_a_share_of_a_batch_can_be_failures():
 @pytest.mark.parametrize("mode", ["grm", "oracle", "naive", "sparse"])
 def test_the_scale_multiplies_the_shaping_alone(mode):
     task, before, after = np.array([0.0, 1.0]), np.array([0.2, 0.5]), np.array([0.5, 0.0])
-    whole, half = (shaped_reward(task, before, after, 0.9, mode, scale) for scale in (1.0, 0.5))
+    whole, half = (shaped_reward(task, before, after, 0.9, mode, Shaping(scale)) for scale in (1.0, 0.5))
     np.testing.assert_allclose(half - task, (whole - task) / 2, atol=1e-7)
-    np.testing.assert_array_equal(shaped_reward(task, before, after, 0.9, mode, 0.0), task)
+    np.testing.assert_array_equal(shaped_reward(task, before, after, 0.9, mode, Shaping(0.0)), task)
     assert whole.tolist() == shaped_reward(task, before, after, 0.9, mode).tolist()
-    returns, _ = n_step_shaping(task, before, after, 0.9, 2, mode, 0.5)
+    returns, _ = n_step_shaping(task, before, after, 0.9, 2, mode, Shaping(0.5))
     np.testing.assert_allclose(returns[0], half[0] + 0.9 * half[1], atol=1e-6)
-    with pytest.raises(BadInput, match="scale"):
-        shaped_reward(task, before, after, 0.9, mode, -1.0)
+    for name in ("scale", "progress"):
+        with pytest.raises(BadInput, match=name):
+            Shaping(**{name: -1.0})
+
+
+def test_progress_as_a_reward_counts_as_if_a_success_lasted():
+    task, before, after = np.array([0.0, 0.0, 1.0]), np.array([0.1, 0.4, 0.6]), np.array([0.4, 0.6, 0.0])
+    plain, paid = (shaped_reward(task, before, after, 0.9, "grm", Shaping(progress=b)) for b in (0.0, 2.0))
+    lasting = np.concatenate([after[:2], np.ones(1000)])  # progress from the success on
+    discounted = 0.9 ** np.arange(len(lasting))
+    gained = (0.9 ** np.arange(3) * (paid - plain)).sum()
+    np.testing.assert_allclose(gained, 2.0 * (1.0 - 0.9) * (discounted * lasting).sum(), rtol=1e-6)
+    assert shaped_reward(task, before, after, 0.9, "sparse", Shaping(progress=2.0)).tolist() == task.tolist()
+    with pytest.raises(BadInput, match="naive pays"):
+        shaped_reward(task, before, after, 0.9, "naive", Shaping(progress=2.0))
+
+
+@pytest.mark.parametrize("b", [0.5, 1.0, 50.0])
+def test_with_progress_as_a_reward_finishing_pays_more_than_hovering(b):
+    gamma, level, steps = 0.97, 0.99, 2000
+    hovering = np.full(steps, level)
+    for end in (1, 10, 100):  # the task is finished after so many steps of hovering, or never
+        before, after, task = hovering[:end], np.append(hovering[1:end], 0.0), np.append(np.zeros(end - 1), 1.0)
+        finished = shaped_reward(task, before, after, gamma, "grm", Shaping(progress=b))
+        never = shaped_reward(np.zeros(steps), hovering, hovering, gamma, "grm", Shaping(progress=b))
+        assert (gamma ** np.arange(end) * finished).sum() > (gamma ** np.arange(steps) * never).sum()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.shaping import Shaping
 from dopamine_rl.types import LabelColumns, RewardMode
 from learner.config import LearnerConfig
 from learner.feed import ReplayFeed
@@ -34,7 +35,7 @@ def feed(promote: int = 3, mode: RewardMode = "grm", demonstrations: int = 4, ca
         assert demo is not None
         demo.add(episode(100 + i, 10, 0.9 - 0.1 * i, won=True), f"demo_{i}", version="v1")
     config = LearnerConfig(learning_starts=1, batch_size=8, promote=promote)
-    return ReplayFeed(ColumnarReplay(capacity, 2, 1, GAMMA, mode, 2.0), demo, config, 0)
+    return ReplayFeed(ColumnarReplay(capacity, 2, 1, GAMMA, mode, Shaping(2.0)), demo, config, 0)
 
 
 def play(fed: ReplayFeed, name: str, *args: Any, **kwargs: Any) -> None:
@@ -54,7 +55,7 @@ def test_the_best_join_and_the_worst_of_them_leaves() -> None:
     assert fed.demo is not None
     assert fed.demo.episodes == {**{f"demo_{i}": "v1" for i in range(4)}, "slow": "v1", "quick": "v1"}
     assert len(fed.demo) == fed.demo.capacity == 40 + 9 + 5
-    assert fed.demo.scale == fed.online.scale == 2.0
+    assert fed.demo.shaping == fed.online.shaping == Shaping(2.0)
     stored, own = fed.demo.columns(fed.demo.rows("quick")), fed.online.columns(fed.online.rows("quick"))
     assert all((stored[key] == own[key]).all() for key in stored)
     assert set(fed.draw(40)["obs"][..., :4, 1].ravel()) == {3, 4, 100, 101, 102, 103}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dopamine_rl.shaping import n_step_shaping
+from dopamine_rl.shaping import FULL, Shaping, n_step_shaping
 from dopamine_rl.types import LabelColumns, RewardMode
 from learner.config import LearnerConfig
 from learner.feed import ReplayFeed
@@ -19,9 +19,9 @@ from tests.learner.test_replay import GAMMA, fragment
 EPISODES = {"ends": (12, True), "runs out": (9, False)}
 
 
-def stored(mode: RewardMode = "grm", scale: float = 1.0) -> tuple[ColumnarReplay, dict[str, ReplayColumns]]:
+def stored(mode: RewardMode = "grm", shaping: Shaping = FULL) -> tuple[ColumnarReplay, dict[str, ReplayColumns]]:
     """Two episodes whose fragments of 3 arrive in turn; the truncated one lacks the steps 3 to 5."""
-    replay = ColumnarReplay(60, 2, 1, GAMMA, mode, scale)
+    replay = ColumnarReplay(60, 2, 1, GAMMA, mode, shaping)
     whole = {name: fragment(0, *shape, seed=i) for i, (name, shape) in enumerate(EPISODES.items())}
     for start in range(0, 12, 3):
         for name, columns in whole.items():
@@ -32,27 +32,35 @@ def stored(mode: RewardMode = "grm", scale: float = 1.0) -> tuple[ColumnarReplay
 
 
 def expected(
-    whole: dict[str, ReplayColumns], name: str, t: int, n: int, mode: RewardMode, scale: float
+    whole: dict[str, ReplayColumns], name: str, t: int, n: int, mode: RewardMode, shaping: Shaping
 ) -> tuple[float, int]:
     """Return and span of the window at step t, by the function that the labeller's side uses."""
     end = 3 if name == "runs out" and t < 3 else EPISODES[name][0]
     labels = (whole[name][key][t:end] for key in ("task_reward", "potential", "next_potential"))
-    returns, spans = n_step_shaping(*labels, GAMMA, n, mode, scale)
+    returns, spans = n_step_shaping(*labels, GAMMA, n, mode, shaping)
     return float(returns[0]), int(spans[0])
 
 
 @pytest.mark.parametrize(
-    ("mode", "scale"), [("grm", 1.0), ("grm", 2.5), ("oracle", 1.0), ("oracle", 0.0), ("naive", 1.0), ("sparse", 1.0)]
+    ("mode", "shaping"),
+    [
+        ("grm", FULL),
+        ("grm", Shaping(2.5)),
+        ("oracle", Shaping(1.0, 0.5)),
+        ("oracle", Shaping(0.0)),
+        ("naive", FULL),
+        ("sparse", FULL),
+    ],
 )
 @pytest.mark.parametrize("n", [2, 3, 5, 30])
-def test_sampled_windows_are_the_slow_loops(mode: RewardMode, scale: float, n: int) -> None:
-    replay, whole = stored(mode, scale)
+def test_sampled_windows_are_the_slow_loops(mode: RewardMode, shaping: Shaping, n: int) -> None:
+    replay, whole = stored(mode, shaping)
     batch = sample_mixed(None, replay, 100, 0.0, np.random.default_rng(0), batches=2, sampling=Sampling(n_step=n))
     columns = {key: values.reshape(200, *values.shape[2:]) for key, values in batch.items()}
     for row in range(200):
         name = list(EPISODES)[int(columns["obs"][row, 1])]
         t = int(columns["obs"][row, 0])
-        reward, span = expected(whole, name, t, n, mode, scale)
+        reward, span = expected(whole, name, t, n, mode, shaping)
         assert columns["rewards"][row] == np.float32(reward)
         assert columns["discounts"][row] == np.float32(GAMMA**span)
         assert columns["terminated"][row] == (name == "ends" and t + span == 12)  # what ran out of time bootstraps
