@@ -1,7 +1,8 @@
 """Practice: the robot wanders about a demonstration's path, alone, so that a reward model sees what lies beside it.
 
-It moves from one place to the next, each near the path and aside of it or turned, and never further than where the
-demonstration's last stage begins. It asks only for the tool's pose, which the joints of a real robot tell, too.
+It moves from one place to the next. In most tries these lie near the path, aside of it or turned, and never further
+than where the demonstration's last stage begins. In the others they lie far off: a policy goes there, too, and finds what
+the reward model has never seen. Practice asks only for the tool's pose, which the joints of a real robot tell as well.
 """
 
 from __future__ import annotations
@@ -23,6 +24,12 @@ BEYOND = 1.5
 """Places lie up to so many times as far from the path as episodes start from the axis, and turned as much."""
 SHARE_ASIDE, SHARE_TURNED = 0.85, 0.7
 """Of the places; the others lie on the path, or are turned as it is."""
+SHARE_FAR = 1 / 3
+"""Of the tries. Near and far ones are kept apart: on the way, what is held may be lost."""
+FROM_M, TO_M, FAR_TURN_RAD = 0.05, 0.15, 0.5
+"""Distance of far places from the path, and largest turn."""
+LOWEST_M = 0.04
+"""Of far places, above the table."""
 CLEARANCE_M = 0.001
 """Kept before where the last stage begins: a peg beside its hole must not be pushed into the plate."""
 ARRIVED_M, MOST_STEPS = 0.003, 7
@@ -59,6 +66,7 @@ class Practice:
     def reset(self, env: gymnasium.Env, rng: np.random.Generator) -> None:
         """Begin a try; draws where it goes."""
         self._rng = rng
+        self._far = bool(rng.random() < SHARE_FAR)
         self._target = self._draw(env)
         self._steps = 0
 
@@ -75,6 +83,10 @@ class Practice:
         """The pose of the next place."""
         config, rng = simulated(env).config, self._rng
         near = self._path[int(np.searchsorted(self._travelled, rng.uniform(0.0, self._travelled[-1])))]
+        if self._far:
+            where = near[:3, 3] + _direction(rng) * rng.uniform(FROM_M, TO_M)
+            turn = _direction(rng) * rng.uniform(0.0, FAR_TURN_RAD)
+            return pose([*where[:2], max(LOWEST_M, where[2])], Rotation.from_rotvec(turn).as_matrix() @ near[:3, :3])
         aside = _direction(rng) * rng.uniform(0.0, BEYOND * config.lateral_m) * (rng.random() < SHARE_ASIDE)
         turn = _direction(rng) * rng.uniform(0.0, BEYOND * config.angle_rad) * (rng.random() < SHARE_TURNED)
         where = near[:3, 3] + aside
