@@ -1,8 +1,8 @@
 """Practice: the robot wanders about a demonstration's path, alone, so that a reward model sees what lies beside it.
 
 It moves from one place to the next. In most tries these lie near the path, aside of it or turned, and never further
-than where the demonstration's last stage begins. In the others they lie far off: a policy goes there, too, and finds what
-the reward model has never seen. Practice asks only for the tool's pose, which the joints of a real robot tell as well.
+than where the demonstration's last stage begins. In the others they lie far off: a policy goes there, too, and finds
+what the reward model has never seen. Practice asks only for the tool's pose, which a real robot's joints tell as well.
 """
 
 from __future__ import annotations
