@@ -24,6 +24,11 @@ class CloningConfig:
         weight_decay: of AdamW.
         validation_share: share of the demonstrations held out for validation; of a single one, of its transitions.
         check_every: updates between two validations.
+        observation_noise: standard deviation of noise on the demonstrated observations, in units of their own standard
+            deviation. A clone of few demonstrations then errs less beside them.
+        still_share: share of every batch that lies far from the demonstrations, with no movement as its action: the
+            clone stands still where it knows nothing, instead of running away.
+        still_spread: up to how far, in the same units.
     """
 
     widths: tuple[int, ...] = (128, 256)
@@ -35,6 +40,9 @@ class CloningConfig:
     weight_decay: float = 1e-4
     validation_share: float = 0.1
     check_every: int = 100
+    observation_noise: float = 0.0
+    still_share: float = 0.0
+    still_spread: float = 5.0
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -57,6 +65,9 @@ class CloningConfig:
             ("learning_rate", 0.0 < self.learning_rate < 1.0, "give a learning rate in (0, 1)"),
             ("validation_share", 0.0 < self.validation_share < 1.0, "give a share in (0, 1)"),
             ("check_every", self.check_every >= 1, "give at least 1"),
+            ("observation_noise", 0.0 <= self.observation_noise < math.inf, "give 0 or more"),
+            ("still_share", 0.0 <= self.still_share < 1.0, "give a share in [0, 1)"),
+            ("still_spread", 0.0 < self.still_spread < math.inf, "give a number above 0"),
         )
 
 

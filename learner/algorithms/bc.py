@@ -122,7 +122,7 @@ def _descend(
     losses: list[Tensor] = []  # since the last validation
     for update in range(1, config.updates + 1):
         rows = torch.randint(len(fit[0]), (config.batch_size,), generator=generator).to(fit[0].device)
-        loss = cloning_loss(actor(actor.normalise(fit[0][rows]))[0], fit[1][rows])
+        loss = cloning_loss(*_prediction(actor, fit[0][rows], fit[1][rows], config, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -137,6 +137,24 @@ def _descend(
                 best_state = {name: value.clone() for name, value in actor.state_dict().items()}
     actor.load_state_dict(best_state)
     return best_update
+
+
+def _prediction(
+    actor: GaussianActor, observations: Tensor, actions: Tensor, config: CloningConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The actor's and the wanted actions for a batch, [B, A] each, with noise and still samples (CloningConfig)."""
+    inputs = actor.normalise(observations)
+    if config.observation_noise or config.still_share:
+        deviations = torch.full((len(inputs), 1), config.observation_noise)
+        still = round(config.still_share * len(inputs))
+        # From the noise's own edge outwards, so that far and near meet.
+        reach = torch.rand((still, 1), generator=generator)
+        deviations[:still] = 3.0 * config.observation_noise + config.still_spread * reach
+        noise = torch.randn(inputs.shape, generator=generator) * deviations
+        inputs = inputs + noise.to(inputs.device)
+        actions = actions.clone()
+        actions[:still] = 0.0
+    return actor(inputs)[0], actions
 
 
 def _require_finite(losses: list[float], validation_loss: float, update: int) -> None:
