@@ -59,7 +59,7 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
                 yield _item(path, index, content)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             fix = "give one JSON list of items, or one item per line"
-            raise EpisodeError(f"{path.name}: content", str(error), fix) from error
+            raise EpisodeError(f"{path}: content", str(error), fix) from error
 
 
 def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
@@ -152,8 +152,8 @@ class _Values:
 
 def _item(path: Path, index: int, content: Any) -> TrainingItem:
     if not isinstance(content, dict):
-        raise EpisodeError(f"{path.name}: [{index}]", content, "give an object")
-    name = f"{path.name}: [{index}] {content.get('id', '')}".rstrip()
+        raise EpisodeError(f"{path}: [{index}]", content, "give an object")
+    name = f"{path}: [{index}] {content.get('id', '')}".rstrip()
 
     def bad(field: str, value: object, fix: str) -> EpisodeError:
         return EpisodeError(f"{name}: {field}", value, fix)

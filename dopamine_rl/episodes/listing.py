@@ -36,7 +36,7 @@ def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource |
         raise BadInput("DATA", str(path), fix)
     for folder in _list_unannotated(path):
         fix = "mark where its sub-tasks begin and end, or keep the episode elsewhere"
-        raise EpisodeError(f"{folder.name}/{raw.KEYFRAMES}: file", "missing", fix)
+        raise raw.malformed(folder, raw.KEYFRAMES, "file", "missing", fix)
     return source
 
 
@@ -94,8 +94,9 @@ def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave 
     """
     for info in episodes:
         if not info.instructions:
-            raw_file = f"{raw.INSTRUCTIONS} beside the episode's folder"
-            files = raw_file if info.annotation == raw.KEYFRAMES else "meta/tasks.parquet and meta/episodes"
+            folder, _, file = info.annotation.rpartition("/")
+            raw_file = raw.instructions_of(Path(folder)) if file == raw.KEYFRAMES else None
+            files = raw_file or "the dataset's meta/tasks.parquet and meta/episodes"
             fix = f"nobody said its task: write it into {files}, or {otherwise}"
             raise EpisodeError(f"{info.episode_id}: task", "", fix)
 

@@ -81,7 +81,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     check_views("frames", demonstration.frames, 5)
     views = demonstration.frames.shape[1]
     if views > len(CAMERAS):
-        raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
+        raise malformed(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
     if folder.exists():
         raise _taken(folder)
     _write_instructions(folder, demonstration.instructions)
@@ -119,7 +119,7 @@ def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]
         return list(find_cameras(wanted, list_videos(folder), folder.name))
     cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
     if cameras != list(CAMERAS[: max(1, len(cameras))]):
-        raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+        raise malformed(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
     return cameras
 
 
@@ -160,7 +160,7 @@ def read_raw_episode(
     keyframes, stages = read_keyframes(folder)
     ids, frames, frame_count = read_frames(folder, frame_ids, size, cameras)
     if keyframes[-1] >= frame_count:
-        raise _error(folder, KEYFRAMES, "frame id", int(keyframes[-1]), past_the_end(frame_count))
+        raise malformed(folder, KEYFRAMES, "frame id", int(keyframes[-1]), past_the_end(frame_count))
     return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
 
 
@@ -173,21 +173,21 @@ def read_frames(
     """The frame ids, frames uint8 [F, V, H, W, 3] and number of frames of an episode; see `read_raw_episode`."""
     ids = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if ids is not None and (ids.ndim != 1 or not len(ids) or ids[0] < 0 or (np.diff(ids) <= 0).any()):
-        raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
+        raise malformed(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
     cameras = list_cameras(folder, cameras)
     with ThreadPoolExecutor(len(cameras)) as threads:
         videos = list(threads.map(lambda camera: _read_video(folder, camera, ids, size), cameras))
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
-        raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
+        raise malformed(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
     if ids is not None and ids[-1] >= frame_count:
-        raise _error(folder, "", "frame id", int(ids[-1]), past_the_end(frame_count))
+        raise malformed(folder, "", "frame id", int(ids[-1]), past_the_end(frame_count))
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
     except ValueError:
         shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
-        raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
+        raise malformed(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
     return np.arange(frame_count) if ids is None else ids, frames, frame_count
 
 
@@ -201,16 +201,18 @@ def read_demonstration(folder: Path) -> Demonstration:
     arrays = _read_transitions(folder)
     if len(arrays) == 1:
         fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
-        raise _error(folder, TRANSITIONS, "arrays", list(arrays), fix)
+        raise malformed(folder, TRANSITIONS, "arrays", list(arrays), fix)
     raw = read_raw_episode(folder)
     steps, count = arrays["frame_steps"], len(arrays["actions"])
     check_frame_steps(folder, steps, raw.frame_count, count)
     if len(arrays["observations"]) != count + 1 or len(arrays["task_rewards"]) != count:
         lengths = {name: len(arrays[name]) for name in ("observations", "actions", "task_rewards")}
-        raise _error(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
+        raise malformed(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
     truth = arrays.get("true_progress")
     if truth is not None and len(truth) != len(steps):
-        raise _error(folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} frames")
+        raise malformed(
+            folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} frames"
+        )
     return Demonstration(
         episode_id=raw.episode_id,
         instructions=raw.instructions,
@@ -262,7 +264,7 @@ def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last:
     is_valid = len(steps) == frame_count and steps[0] == 0 and (np.diff(steps) > 0).all()
     if not is_valid or (last is not None and steps[-1] > last):
         to = "" if last is None else f" to {last}"
-        raise _error(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
+        raise malformed(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
 
 
 def has_transitions(folder: Path) -> bool:
@@ -270,8 +272,13 @@ def has_transitions(folder: Path) -> bool:
     return (Path(folder) / TRANSITIONS).exists() and len(_read_transitions(folder)) > 1
 
 
-def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
+def malformed(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
+    """The error about a field in a file of an episode, or beside its folder; "" is the folder itself.
+
+    It names the path as the folder was given.
+    """
+    path = instructions_of(folder) if file == INSTRUCTIONS else folder / file
+    return EpisodeError(f"{path}: {field}", value, fix)
 
 
 def past_the_end(frame_count: int) -> str:
@@ -280,7 +287,7 @@ def past_the_end(frame_count: int) -> str:
 
 
 def _taken(folder: Path) -> EpisodeError:
-    return _error(folder, "", "episode_id", folder.name, "choose another name, this one exists")
+    return malformed(folder, "", "episode_id", folder.name, "choose another name, this one exists")
 
 
 def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
@@ -297,24 +304,24 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     except FileExistsError:
         if read_instructions(folder) != instructions:
             fix = "a folder has one task: choose another folder"
-            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
+            raise malformed(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
 
 
 def _load_json(folder: Path, path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
-        raise _error(folder, path.name, "content", "missing", f"put it at {path}") from error
+        raise malformed(folder, path.name, "content", "missing", f"put it at {path}") from error
     except (OSError, ValueError) as error:
-        raise _error(folder, path.name, "content", str(error), "give a readable JSON file") from error
+        raise malformed(folder, path.name, "content", str(error), "give a readable JSON file") from error
 
 
 def read_instructions(folder: Path) -> tuple[str, ...]:
     """The wordings of an episode's task, from the file next to its folder. Raises EpisodeError if there are none."""
     instructions = find_instructions(folder)
     if not instructions:
-        _load_json(folder, _instructions_of(folder))  # raises the error about a missing file
-        raise _error(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
+        _load_json(folder, instructions_of(folder))  # raises the error about a missing file
+        raise malformed(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
     return instructions
 
 
@@ -327,9 +334,9 @@ def find_instructions(folder: Path) -> tuple[str, ...]:
     Raises:
         EpisodeError: it has other content.
     """
-    if not _instructions_of(folder).exists():
+    if not instructions_of(folder).exists():
         return ()
-    content = _load_json(folder, _instructions_of(folder))
+    content = _load_json(folder, instructions_of(folder))
     sentences = content
     if isinstance(content, dict):
         sentence = content.get("instruction")
@@ -338,28 +345,30 @@ def find_instructions(folder: Path) -> tuple[str, ...]:
         sentences = [sentences]
     if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
         fix = 'give a list of at least one sentence, or {"instruction": "one sentence"}'
-        raise _error(folder, INSTRUCTIONS, "instructions", content, fix)
+        raise malformed(folder, INSTRUCTIONS, "instructions", content, fix)
     return tuple(text.strip() for text in sentences if text.strip())
 
 
-def _instructions_of(folder: Path) -> Path:
-    return folder.absolute().parent / INSTRUCTIONS  # the parent of `.` is `.`
+def instructions_of(folder: Path) -> Path:
+    """The file with the task of the episodes beside this one."""
+    named = folder.name not in ("", "..")  # the parent of `.` is `.`
+    return (folder if named else folder.resolve()).parent / INSTRUCTIONS
 
 
 def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Frame ids of an episode's sub-task boundaries, int64 [N+1], and N names. Raises EpisodeError."""
     segments = _load_json(folder, folder / KEYFRAMES)
     if not isinstance(segments, list) or not segments:
-        raise _error(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")
+        raise malformed(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")
     ids: list[int] = []
     stages: list[str] = []
     for i, segment in enumerate(segments):
         start, end, stage = _read_segment(folder, i, segment)
         if ids and start != ids[-1]:
             fix = f"start at the end of the previous segment, {ids[-1]}"
-            raise _error(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
+            raise malformed(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
         if end <= start:
-            raise _error(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
+            raise malformed(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
         ids = ids or [start]
         ids.append(end)
         stages.append(stage)
@@ -368,13 +377,13 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
     if not isinstance(segment, dict):
-        raise _error(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
+        raise malformed(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
     for key in ("start_frame_id", "end_frame_id"):
         if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
-            raise _error(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
+            raise malformed(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
     stage = segment.get("annotation", segment.get("anotation"))  # the released data misspells it
     if not isinstance(stage, str) or not stage:
-        raise _error(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
+        raise malformed(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
     return segment["start_frame_id"], segment["end_frame_id"], stage
 
 
@@ -392,9 +401,9 @@ def _read_video(
             count = len(times)
             pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, "", "video", str(path), unreadable(error)) from error
+        raise malformed(folder, "", "video", str(path), unreadable(error)) from error
     if not pictures:
-        raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
+        raise malformed(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)
 
 
@@ -406,9 +415,9 @@ def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
             arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else names)}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         fix = f"give arrays {', '.join(ARRAYS)}, or only success"
-        raise _error(folder, TRANSITIONS, "content", str(error), fix) from error
+        raise malformed(folder, TRANSITIONS, "content", str(error), fix) from error
     for name, array in arrays.items():
         ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
         if array.ndim != ndim or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-            raise _error(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
+            raise malformed(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
     return arrays

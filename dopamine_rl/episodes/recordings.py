@@ -145,7 +145,7 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
     keyframes = recording.keyframes
     if keyframes is not None and keyframes[-1] > ids[-1]:
         fix = past_the_end(int(ids[-1]) + 1)
-        raise BadInput(f"{recording.name}/{KEYFRAMES}: frame id", int(keyframes[-1]), fix)
+        raise BadInput(f"{recording.videos[0].parent / KEYFRAMES}: frame id", int(keyframes[-1]), fix)
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 
 
@@ -186,9 +186,12 @@ def _undecodable(video: Path, error: ValueError) -> BadInput:
 
 
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:
-    counts = {video.name: sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos}
+    names = [video.name for video in videos]
+    names = names if len(set(names)) == len(names) else [str(video) for video in videos]
+    frames = [sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos]
+    counts = dict(zip(names, frames, strict=True))
     return BadInput(
-        f"{recording.name}: frames of each camera",
+        f"{recording.videos[0].parent}: frames of each camera",
         counts,
         "record the same number of frames with every camera, or use the first of them: --views 1",
     )

@@ -73,9 +73,8 @@ def episode_states(episode: EpisodeInfo, frames_per_state: float, rule: StateRul
     """
     states = sample_states(episode.keyframes, episode.frame_count, frames_per_state, rule)
     if len(states) < MIN_STATES:
-        where = f"{episode.episode_id}/{episode.annotation}" if episode.annotation else episode.episode_id
         raise EpisodeError(
-            f"{where}: states",
+            f"{episode.annotation or episode.episode_id}: states",
             len(states),
             f"annotate more segments or use fewer frames per state: at least {MIN_STATES} states are needed",
         )

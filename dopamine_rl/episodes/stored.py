@@ -51,13 +51,12 @@ def list_stored(
         BadInput: there is no episode, or no such camera.
         EpisodeError: an episode is malformed or has no instruction, or two of its keyframes would coincide.
     """
-    folder = Path(folder).resolve()
-    source = open_source(folder, cameras)
+    source = open_source(Path(folder), cameras)
     episodes = source.episodes()
     check_instructions(episodes)
     for note in source.notes:
         on_progress(note, True)
-    return [_thinned(folder, info, stride) for info in episodes]
+    return [_thinned(Path(folder).resolve(), info, stride) for info in episodes]
 
 
 def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
@@ -66,7 +65,7 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     if (np.diff(keyframes) <= 0).any():
         most = np.diff(info.keyframes).min()  # every stride up to the smallest distance keeps a frame between keyframes
         fix = f"give a stride of at most {most}, not {stride}: two keyframes would coincide"
-        raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), fix)
+        raise EpisodeError(f"{info.annotation or info.episode_id}: keyframes", info.keyframes.tolist(), fix)
     truth = None if info.true_progress is None else info.true_progress[frame_ids]
     steps = None if info.frame_steps is None else info.frame_steps[frame_ids]
     reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth, frame_steps=steps)

@@ -147,7 +147,7 @@ def test_malformed_items_are_named_by_file_item_and_field(
     assert next(reading).item_id == "good"
     with pytest.raises(EpisodeError) as caught:
         next(reading)
-    assert caught.value.field.startswith(f"items.{form}: [1]")
+    assert caught.value.field.startswith(f"{path}: [1]")
     assert caught.value.field.endswith(f": {field}")
 
 
