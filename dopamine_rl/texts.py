@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+MOST_KEYS = 12
+"""Keys that a message lists."""
 MARKDOWN = re.compile(r"([\\`*\[\]<>|~$&]|(?<!\w)_|_(?!\w))")
 
 
@@ -17,6 +21,22 @@ def counted(count: int, noun: str) -> str:
     """A count with its noun: "1 episode", "2 episodes", "3 successes", "4 retries"."""
     plural = f"{noun[:-1]}ies" if re.search("[^aeiou]y$", noun) else f"{noun}es" if noun.endswith("s") else f"{noun}s"
     return f"{count} {noun if count == 1 else plural}"
+
+
+def missing_key(key: str, found: Iterable[str], known: Iterable[str] = ()) -> str:
+    """The fix for an object, table or archive without a key: rename the one that was meant, or add it.
+
+    Args:
+        key: that is missing.
+        found: keys that are there.
+        known: keys with a meaning of their own.
+    """
+    names = list(found)
+    others = {name.casefold(): name for name in names if name not in known}
+    similar = difflib.get_close_matches(key.casefold(), others, 1) or [name for name in others if key.startswith(name)]
+    rename = f"rename the key {others[similar[0]]} to {key}" if similar and similar[0] else f"add the key {key}"
+    listed = ", ".join(names[:MOST_KEYS]) + (", …" if len(names) > MOST_KEYS else "")
+    return f"{rename}; found: {listed or 'none'}"
 
 
 def markdown(text: str) -> str:

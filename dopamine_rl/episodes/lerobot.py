@@ -13,7 +13,6 @@ frames are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -36,11 +35,12 @@ from dopamine_rl.episodes.lerobot_rows import (
     too_short,
     unreadable_table,
 )
-from dopamine_rl.episodes.parquet import column_names
+from dopamine_rl.episodes.parquet import DAMAGED, column_names
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.files import PENDING, changing
+from dopamine_rl.files import PENDING, changing, read_json
+from dopamine_rl.texts import missing_key
 from dopamine_rl.types import EpisodeInfo
 
 VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
@@ -68,9 +68,11 @@ def read_info(root: Path) -> dict[str, Any]:
         with changing(root):  # waits for a running change, completes an interrupted one
             pass
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise malformed(root, INFO, "content", str(error), "give a readable JSON file") from error
+        info = read_json(root / INFO)
+    except FileNotFoundError as error:
+        raise malformed(root, INFO, "content", "missing", "copy the dataset again") from error
+    except ValueError as error:
+        raise malformed(root, INFO, "content", str(error), "copy the dataset again") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
         ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames per second"),
@@ -80,7 +82,9 @@ def read_info(root: Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise malformed(root, INFO, "content", info, "give an object")
     for name, is_valid, fix in checks:
-        if not is_valid(info.get(name)):
+        if name not in info:
+            raise malformed(root, INFO, name, "missing", missing_key(name, info))
+        if not is_valid(info[name]):
             raise malformed(root, INFO, name, info.get(name), fix)
     for name, feature in info["features"].items():
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
@@ -257,7 +261,7 @@ class LeRobotSource:
         """The words of a table by index. The words are the table's pandas index, which may have any name."""
         try:
             names = column_names(self.root / path)
-        except (OSError, ValueError) as error:
+        except DAMAGED as error:
             raise unreadable_table(self.root, path, error) from error
         column = word if word in names else "__index_level_0__"
         columns = read_table(self.root, path, (index, column))

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dopamine_rl.episodes.parquet import NoColumn, read_columns
+from dopamine_rl.episodes.parquet import DAMAGED, NoColumn, read_columns
 from dopamine_rl.errors import EpisodeError
+from dopamine_rl.texts import missing_key
 
 INFO, EPISODES = "meta/info.json", "meta/episodes"
 FILE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
@@ -168,14 +169,19 @@ def read_table(root: Path, path: str, names: Sequence[str], **equal_to: int) -> 
     try:
         return read_columns(root / path, names, **equal_to)
     except NoColumn as error:
-        raise malformed(root, path, ", ".join(error.names), "missing", "give a parquet file with it") from error
-    except (OSError, ValueError) as error:
+        raise malformed(
+            root, path, error.names[0], "missing", missing_key(error.names[0], error.found, names)
+        ) from error
+    except DAMAGED as error:
         raise unreadable_table(root, path, error) from error
 
 
 def unreadable_table(root: Path, path: str, error: Exception) -> EpisodeError:
     """The error about a dataset's file that is not a parquet file."""
-    return malformed(root, path, "content", str(error), "give a readable parquet file")
+    if isinstance(error, FileNotFoundError):
+        return malformed(root, path, "file", "missing", "copy the dataset again")
+    reason = str(error).strip().partition("\n")[0]
+    return malformed(root, path, "content", reason, "this is no readable parquet file: copy the dataset again")
 
 
 def malformed(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:

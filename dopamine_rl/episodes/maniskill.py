@@ -6,7 +6,6 @@ the recorded states (`actors.playback`), with the cameras of the reward model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import EpisodeError
+from dopamine_rl.files import read_json
 
 if TYPE_CHECKING:
     import h5py
@@ -82,10 +82,11 @@ def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iter
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        about = read_json(path)
+    except (FileNotFoundError, ValueError) as error:
         fix = "give the JSON file that belongs to the .h5 file"
-        raise EpisodeError(f"{path}: content", str(error), fix) from error
+        value = "missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise EpisodeError(f"{path}: content", value, fix) from error
     if not isinstance(about, dict) or not isinstance(about.get("episodes"), list):
         raise EpisodeError(f"{path}: episodes", about, "give a list with one entry per trajectory")
     info = about.get("env_info")
@@ -138,7 +139,11 @@ def _array(path: Path, group: h5py.Group, field: str, ndim: int, kind: Any) -> N
     values = group.get(field)
     if values is None or not hasattr(values, "ndim") or values.ndim != ndim:
         raise EpisodeError(where, values, f"give an array with {ndim} axes")
-    array = values[()].astype(kind)
+    try:
+        array = values[()].astype(kind)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        fix = "the file is damaged, or this is no array of numbers: copy or record it again"
+        raise EpisodeError(where, str(error), fix) from error
     if not np.isfinite(array).all():
         raise EpisodeError(where, array, "give finite numbers")
     return np.asarray(array)

@@ -13,7 +13,6 @@ optional; with fewer than three views only the first cameras exist.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,8 +27,8 @@ from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
-from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
-from dopamine_rl.texts import counted
+from dopamine_rl.files import read_json, read_npz, write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.texts import counted, missing_key
 from dopamine_rl.types import Demonstration, check_views
 
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
@@ -43,6 +42,13 @@ ARRAYS = {
     "seed": 0,
 }
 """Arrays of `transitions.npz` and their number of axes: all of them, or only `success`."""
+FRAME_IDS, STAGE = ("start_frame_id", "end_frame_id"), ("annotation", "anotation")
+"""Keys of a segment; the released data misspells the second."""
+EXAMPLES = {
+    KEYFRAMES: 'a list like [{"annotation": "grasp", "start_frame_id": 0, "end_frame_id": 80}]',
+    INSTRUCTIONS: 'a list of at least one sentence, like ["insert the plug"]',
+}
+"""What the JSON files hold."""
 OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
 
 
@@ -309,11 +315,11 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
 
 def _load_json(folder: Path, path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return read_json(path)
     except FileNotFoundError as error:
         raise malformed(folder, path.name, "content", "missing", f"put it at {path}") from error
-    except (OSError, ValueError) as error:
-        raise malformed(folder, path.name, "content", str(error), "give a readable JSON file") from error
+    except ValueError as error:
+        raise malformed(folder, path.name, "content", str(error), f"give {EXAMPLES[path.name]}") from error
 
 
 def read_instructions(folder: Path) -> tuple[str, ...]:
@@ -378,10 +384,16 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
     if not isinstance(segment, dict):
         raise malformed(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
-    for key in ("start_frame_id", "end_frame_id"):
+    for key in FRAME_IDS:
+        if key not in segment:
+            fix = missing_key(key, segment, (*FRAME_IDS, *STAGE))
+            raise malformed(folder, KEYFRAMES, f"[{i}].{key}", "missing", fix)
         if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
             raise malformed(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
-    stage = segment.get("annotation", segment.get("anotation"))  # the released data misspells it
+    if not any(key in segment for key in STAGE):
+        fix = missing_key(STAGE[0], segment, FRAME_IDS)
+        raise malformed(folder, KEYFRAMES, f"[{i}].annotation", "missing", fix)
+    stage = next(segment[key] for key in STAGE if key in segment)
     if not isinstance(stage, str) or not stage:
         raise malformed(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
     return segment["start_frame_id"], segment["end_frame_id"], stage
@@ -410,12 +422,17 @@ def _read_video(
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
     """All of `ARRAYS` and the existing ones of `OPTIONAL_ARRAYS`, or only `success`."""
     try:
-        with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
-            names = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in file.files]
-            arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else names)}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        fix = f"give arrays {', '.join(ARRAYS)}, or only success"
+        found = read_npz(folder / TRANSITIONS)
+    except ValueError as error:
+        fix = "it is damaged, or was not written by numpy.savez: copy it again, or record the episode again"
         raise malformed(folder, TRANSITIONS, "content", str(error), fix) from error
+    names = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in found]
+    if list(found) == ["success"]:
+        names = ["success"]
+    if missing := [name for name in names if name not in found]:
+        fix = f"{missing_key(missing[0], found, ARRAYS | OPTIONAL_ARRAYS)}; give all arrays, or only success"
+        raise malformed(folder, TRANSITIONS, missing[0], "missing", fix)
+    arrays = {name: found[name] for name in names}
     for name, array in arrays.items():
         ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
         if array.ndim != ndim or array.dtype.kind not in "biuf" or not np.isfinite(array).all():

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +52,14 @@ def fault(call: Callable[[], object]) -> BadInput:
         call()
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+def refusal(call: Callable[[], object]) -> BadInput | None:
+    try:
+        call()
+    except BadInput as error:
+        return error
+    return None
 
 
 def path_in(field: str) -> Path:
@@ -119,3 +130,111 @@ def test_too_few_states_and_keyframes_that_coincide_are_named_by_their_file(data
 
     with pytest.raises(EpisodeError, match=rf"^{path}: states = 2"):
         episode_states(open_source(data / "raw").episodes()[1], 1.0)
+
+
+@pytest.mark.parametrize(
+    ("segment", "field", "fix"),
+    [
+        ({"annotation": "a", "start": 0, "end_frame_id": 9}, "[0].start_frame_id", "rename the key start to"),
+        ({"annotation": "a", "start_frame_id": 0, "end": 9}, "[0].end_frame_id", "rename the key end to end_frame_id"),
+        ({"annotation": "a", "Start_Frame_Id": 0, "end_frame_id": 9}, "[0].start_frame_id", "the key Start_Frame_Id"),
+        ({"annotation": "a", "from": 0, "to": 9}, "[0].start_frame_id", "found: annotation, from, to"),
+        ({"annotations": "a", "start_frame_id": 0, "end_frame_id": 9}, "[0].annotation", "rename the key annotations"),
+        ({"start_frame_id": 0, "end_frame_id": 9}, "[0].annotation", "found: start_frame_id, end_frame_id"),
+        ({}, "[0].start_frame_id", "found: none"),
+    ],
+)
+def test_a_missing_key_is_named_with_those_that_are_there(data: Path, segment: object, field: str, fix: str) -> None:
+    path = data / "raw/episode_000" / KEYFRAMES
+    path.write_text(json.dumps([segment]), encoding="utf-8")
+    error = fault(lambda: find_recordings(str(data / "raw")))
+    assert (error.field, error.value) == (f"{path}: {field}", "missing")
+    assert fix in error.fix
+
+
+JSON = {
+    "": "it is empty",
+    " \n": "it is empty",
+    "[": "line 1, column 2",
+    "[" * 100_000: "it is nested too deeply",
+    "1" * 5_000: "it cannot be read as JSON",
+    "\xff": "it is not UTF-8 text",
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), JSON.items(), ids=list(JSON.values()))
+@pytest.mark.parametrize("name", [f"raw/episode_000/{KEYFRAMES}", f"raw/{INSTRUCTIONS}", "set/meta/info.json"])
+def test_a_damaged_json_file_is_described_in_words(data: Path, name: str, content: str, reason: str) -> None:
+    (data / name).write_bytes(content.encode("latin-1"))
+    error = fault(lambda: find_recordings(str(data / name.partition("/")[0])))
+    assert error.field == f"{data / name}: content"
+    assert reason in str(error.value)
+    assert "(char " not in str(error)
+    for word in ("annotation", "sentence", "copy the dataset again"):
+        if name.endswith({"annotation": KEYFRAMES, "sentence": INSTRUCTIONS}.get(word, "info.json")):
+            assert word in error.fix
+
+
+def damage_archive(path: Path) -> dict[str, bytes]:
+    whole = path.read_bytes()
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("success.npy", b"\x93NUMPY nonsense")
+    middle = whole.index(b"actions.npy") + 200
+    return {
+        "empty": b"",
+        "text": b"success: true",
+        "one array": array.getvalue(),
+        "pickle": pickle.dumps([1, 2]),
+        "cut short": whole[: len(whole) // 2],
+        "a flipped byte": whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :],
+        "no arrays inside": packed.getvalue(),
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", ["empty", "text", "one array", "pickle", "cut short", "a flipped byte", "no arrays inside"]
+)
+def test_damaged_transitions_are_called_damaged(data: Path, kind: str) -> None:
+    path = data / "raw/episode_000" / TRANSITIONS
+    path.write_bytes(damage_archive(path)[kind])
+    for call in (
+        lambda: find_recordings(str(data / "raw")),
+        lambda: open_source(data / "raw").episodes(),
+        lambda: raw_format.read_demonstration(path.parent),
+    ):
+        error = fault(call)
+        assert error.field.startswith(f"{path}: ")
+        assert "pickle" not in str(error)
+        assert "it is damaged, or was not written by numpy.savez" in str(error)
+        assert "copy it again" in error.fix
+
+
+def test_transitions_without_an_array_say_which_are_there(data: Path) -> None:
+    path = data / "raw/episode_000" / TRANSITIONS
+    np.savez(path, success=True, seed=1)
+    error = fault(lambda: find_recordings(str(data / "raw")))
+    assert (error.field, error.value) == (f"{path}: observations", "missing")
+    assert "found: success, seed" in error.fix
+    np.savez(path, success=np.array([None]))
+    error = fault(lambda: find_recordings(str(data / "raw")))
+    assert (error.field, error.value) == (f"{path}: content", "its array success cannot be read")
+
+
+def test_any_damage_of_a_table_is_one_line_with_a_fix(data: Path) -> None:
+    tables = [*(data / "set/data").rglob("*.parquet"), *(data / "set/meta").rglob("*.parquet")]
+    rng = np.random.default_rng(0)
+    for table in tables:
+        whole = table.read_bytes()
+        cuts = [b"", b"PAR1", b"no table", whole[: len(whole) // 2]]
+        for place in rng.integers(0, len(whole), 60):
+            cuts.append(whole[:place] + bytes(rng.integers(0, 256, 8, np.uint8)) + whole[place + 8 :])
+        for content in cuts:
+            table.write_bytes(content)
+            error = refusal(lambda: open_source(data / "set").episodes())
+            if error is not None and error.field.endswith(": content"):
+                assert path_in(error.field) == table
+                assert "copy the dataset again" in error.fix
+        table.write_bytes(whole)
