@@ -49,6 +49,8 @@ EXAMPLES = {
     INSTRUCTIONS: 'a list of at least one sentence, like ["insert the plug"]',
 }
 """What the JSON files hold."""
+OTHER_VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
+"""Suffixes of videos; only `.mp4` in small letters is read from a folder."""
 OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
 
 
@@ -125,8 +127,25 @@ def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]
         return list(find_cameras(wanted, list_videos(folder), folder.name))
     cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
     if cameras != list(CAMERAS[: max(1, len(cameras))]):
-        raise malformed(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+        raise malformed(folder, "*.mp4", "cameras", cameras, _missing_camera(folder, cameras))
     return cameras
+
+
+def _missing_camera(folder: Path, cameras: Sequence[str]) -> str:
+    """The fix for an episode without the first of `CAMERAS`, or with a gap in them."""
+    missing = next(camera for camera in CAMERAS if camera not in cameras)
+    whose = "the front camera's video" if missing == CAMERAS[0] else "a video"
+    fixes = [f"put {whose} there as {missing}.mp4", convertible(folder)]
+    if others := list_videos(folder):
+        fixes.append(f"or name those to use, the front view first: --cameras {','.join(others)}")
+    return "; ".join(filter(None, fixes))
+
+
+def convertible(folder: Path) -> str:
+    """The fix for a folder with videos of other formats; "" without any."""
+    others = sorted(path.name for path in folder.glob("[!.]*") if path.suffix.lower() in OTHER_VIDEOS)
+    other = next((name for name in others if not name.endswith(".mp4")), None)
+    return "" if other is None else f"{other} is there: convert it, ffmpeg -i {other} {Path(other).stem}.mp4"
 
 
 def is_too_short(folder: Path) -> bool:
@@ -289,7 +308,7 @@ def malformed(folder: Path, file: str, field: str, value: object, fix: str) -> E
 
 def past_the_end(frame_count: int) -> str:
     """The fix for a frame id that is no frame's."""
-    return f"the videos have {counted(frame_count, 'frame')}, from 0"
+    return f"give 0 to {frame_count - 1}: the videos have {counted(frame_count, 'frame')}"
 
 
 def _taken(folder: Path) -> EpisodeError:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.cached_source import CachedSource
 from dopamine_rl.episodes.listing import check_instructions, open_source
+from dopamine_rl.episodes.recordings import check_videos
 from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
@@ -54,6 +55,7 @@ def list_stored(
     source = open_source(Path(folder), cameras)
     episodes = source.episodes()
     check_instructions(episodes)
+    check_videos((video for info in episodes for video in source.videos(info.episode_id)), "DATA")
     for note in source.notes:
         on_progress(note, True)
     return [_thinned(Path(folder).resolve(), info, stride) for info in episodes]

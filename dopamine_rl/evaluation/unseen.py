@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.listing import check_instructions, list_recordings, open_source, split_argument
 from dopamine_rl.episodes.pauses import find_pauses, wavers
 from dopamine_rl.episodes.raw import KEYFRAMES
-from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
+from dopamine_rl.episodes.recordings import Recording, check_files, size_of, stride_of
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.behaviours import kind_of
 from dopamine_rl.evaluation.figures import Row, verdict_row
-from dopamine_rl.evaluation.plans import Plan
+from dopamine_rl.evaluation.plans import Plan, check_single
 from dopamine_rl.grm.labels import label
 from dopamine_rl.interfaces import OnProgress, no_progress
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
@@ -78,7 +78,7 @@ def read_unseen(
     Args:
         folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded
             whether it succeeded counts as a success, as in training.
-        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
+        demo: one episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
             progress. It is not judged.
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
@@ -109,6 +109,8 @@ def read_unseen(
         if len(recording.videos) > len(reference.recording.videos):
             fix = f"it has fewer cameras than {recording.name}, {len(recording.videos)}"
             raise BadInput("--demo", reference.recording.name, fix)
+    check_files([reference.recording], "--demo")
+    check_files([recording for recording, _ in listed.values()], "DATA")
     selected = _spread(list(listed.values()), most)
     if not selected:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
@@ -144,9 +146,9 @@ def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Episode:
     except BadInput as error:
         if error.field == "--cameras":
             raise
-        episodes = []
-    if len(episodes) != 1:
-        raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")
+        fix = f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER"
+        raise BadInput("--demo", str(demo), error.fix if error.field == "EPISODE" else fix) from error
+    check_single(str(demo), [recording for recording, _ in episodes])
     return episodes[0]
 
 

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dopamine_rl.episodes.listing import find_recordings
+from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import find_recordings, open_source
 from dopamine_rl.episodes.raw import CAMERAS, INSTRUCTIONS, KEYFRAMES, read_demonstration, write_demonstration
 from dopamine_rl.episodes.recordings import read_frames
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, Overloaded
-from dopamine_rl.evaluation.plans import make_plans
+from dopamine_rl.evaluation.plans import find_demonstration, make_plans
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.grm.checkpoint import save_grm
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.metrics import kendall_tau, outcome, progress_mae, voc_plus
@@ -447,8 +449,33 @@ def test_a_device_that_is_not_here_is_named(tmp_path):
         embedded_client(tmp_path, 1, "nonsense", [], Console())
 
 
-def test_a_demonstration_that_is_not_there_is_not_called_an_episode(tmp_path):
-    from dopamine_rl.evaluation.plans import find_demonstrations
-
+def test_a_demonstration_that_is_not_there_is_not_called_an_episode(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^--demo = .*nope"):
-        find_demonstrations(str(tmp_path / "nope"))
+        find_demonstration(str(tmp_path / "nope"))
+
+
+def test_the_demonstration_is_one_episode(raw: Path, tmp_path: Path) -> None:
+    """In every command that takes one: `score` and `probe` ask `find_demonstration`, `eval` and the ablation
+    `read_unseen`."""
+    write_dataset(tmp_path / "set", open_source(raw))
+    named = {
+        raw: rf"it holds 3 episodes: give one, as FOLDER/EPISODE or DATASET#NUMBER, such as {raw}/expert_1$",
+        tmp_path / "set": rf"it holds 3 episodes: give one, .* such as {tmp_path}/set#0$",
+        Path(f"{tmp_path}/set#3"): "give a number from 0 to 2: the dataset has 3 episodes$",
+        Path(f"{tmp_path}/set#x"): "give a number from 0 to 2: the dataset has 3 episodes$",
+        Path(f"{tmp_path}/set#"): "give a number from 0 to 2: the dataset has 3 episodes$",
+    }
+    for demo, fix in named.items():
+        words = [str(raw / "expert_2"), "--demo", str(demo), "--url", "http://127.0.0.1:1"]
+        for read in (
+            lambda demo=demo: find_demonstration(str(demo)),
+            lambda words=words: make_plans(score.parse(words)),
+            lambda demo=demo: read_unseen([raw], demo, 1, None, 0.8),
+        ):
+            with pytest.raises(BadInput, match=fix) as caught:
+                read()  # type: ignore[misc]
+            assert (caught.value.field, caught.value.value) == ("--demo", str(demo))
+    with pytest.raises(BadInput, match=r"EPISODE = .*set#': give a number from 0 to 2"):
+        find_recordings(f"{tmp_path}/set#")
+    with pytest.raises(BadInput, match=rf"EPISODE = .*raw\d#1': {raw} is no LeRobotDataset: give FOLDER/EPISODE"):
+        find_recordings(f"{raw}#1")

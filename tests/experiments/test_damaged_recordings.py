@@ -6,11 +6,13 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -21,6 +23,9 @@ from dopamine_rl.episodes.raw import INSTRUCTIONS, KEYFRAMES, TRANSITIONS, read_
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.episodes.video import write_video
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.evaluation.plans import Plan, make_plans
+from dopamine_rl.evaluation.unseen import read_unseen
+from experiments.commands import grm_score
 from tests.dopamine_rl.grm_toys import record_squares
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -238,3 +243,79 @@ def test_any_damage_of_a_table_is_one_line_with_a_fix(data: Path) -> None:
                 assert path_in(error.field) == table
                 assert "copy the dataset again" in error.fix
         table.write_bytes(whole)
+
+
+def plans(*words: object) -> list[Plan]:
+    """What `dopamine grm score` knows before it loads the model."""
+    return make_plans(grm_score.parse([*map(str, words), "--url", "http://127.0.0.1:1"]))
+
+
+def unseen(folder: Path) -> object:
+    return read_unseen([folder], None, 1, None, 0.8)
+
+
+def index_first(video: Path) -> bytes:
+    """The bytes of a video with its index before the pictures, as for streaming: half of it can be opened."""
+    with av.open(str(video)) as source:
+        stream = source.streams.video[0]
+        with av.open("streamed.mp4", "w", options={"movflags": "faststart"}) as target:
+            copy = target.add_stream_from_template(stream)
+            for packet in source.demux(stream):
+                if packet.dts is not None:
+                    packet.stream = copy
+                    target.mux(packet)
+    return Path("streamed.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("camera", ["cam_high", "cam_left_wrist"])
+@pytest.mark.parametrize("kind", ["raw", "set"])
+def test_a_video_that_is_cut_short_is_found_before_anything_is_loaded(data: Path, kind: str, camera: str) -> None:
+    video = next(path for path in (data / kind).rglob("*.mp4") if camera in str(path))
+    whole = index_first(video)
+    for part in (0.5, 0.9):
+        video.write_bytes(whole[: int(len(whole) * part)])
+        for read in (lambda: plans(data / kind), lambda: list_stored(data / kind), lambda: unseen(data / kind)):
+            error = fault(read)
+            assert str(video) in str(error)
+            assert re.search(r"it is cut short, \d+ of \d+ bytes\): copy or record it again", error.fix)
+    video.write_bytes(whole)
+    assert len(plans(data / kind)) == len(list_stored(data / kind)) == 2
+
+
+def test_keyframes_beyond_the_end_are_found_before_anything_is_loaded(data: Path) -> None:
+    path = data / "raw/episode_001" / KEYFRAMES
+    path.write_text('[{"annotation": "push", "start_frame_id": 0, "end_frame_id": 20}]', encoding="utf-8")
+    other = data / "raw/episode_000"
+    for read in (
+        lambda: plans(data / "raw"),
+        lambda: plans(other, "--demo", path.parent),
+        lambda: list_stored(data / "raw"),
+        lambda: unseen(data / "raw"),
+    ):
+        error = fault(read)
+        assert (error.field, error.value) == (f"{path}: frame id", 20)
+        assert error.fix == "give 0 to 19: the videos have 20 frames"
+
+
+def test_a_folder_without_a_video_says_what_it_lacks(data: Path) -> None:
+    folder = data / "raw/episode_001"
+    for video in folder.glob("*.mp4"):
+        video.rename(video.with_suffix(".avi"))
+    for read in (lambda: plans(folder), lambda: plans(data / "raw"), lambda: list_stored(data / "raw")):
+        error = fault(read)
+        assert (error.field, error.value) == (f"{folder}/*.mp4: cameras", [])
+        assert "put the front camera's video there as cam_high.mp4" in error.fix
+        assert "cam_high.avi is there: convert it, ffmpeg -i cam_high.avi cam_high.mp4" in error.fix
+    (folder / KEYFRAMES).unlink()
+    error = fault(lambda: plans(folder, "--demo", "blank"))
+    assert (error.field, error.value) == ("EPISODE", str(folder))
+    assert "cam_high.avi is there: convert it" in error.fix
+    for path in folder.iterdir():
+        path.unlink()
+    error = fault(lambda: plans(folder, "--demo", "blank"))
+    assert "it holds neither videos (.mp4) nor episodes' folders" in error.fix
+    (folder / "cam_left_wrist.mp4").write_bytes((data / "raw/episode_000/cam_left_wrist.mp4").read_bytes())
+    (folder / KEYFRAMES).write_bytes((data / "raw/episode_000" / KEYFRAMES).read_bytes())
+    error = fault(lambda: plans(folder))
+    assert (error.field, error.value) == (f"{folder}/*.mp4: cameras", ["cam_left_wrist"])
+    assert "put the front camera's video there as cam_high.mp4" in error.fix
