@@ -24,13 +24,14 @@ from dopamine_rl.evaluation.plans import find_demonstration, make_plans
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.grm.checkpoint import save_grm
+from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.metrics import kendall_tau, outcome, progress_mae, voc_plus
 from dopamine_rl.types import Demonstration, ScoreReply, ScoreRequest, TaskReference
 from experiments.commands import grm_score as score
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError
-from experiments.runtime.reward_client import embedded_client
+from experiments.runtime.reward_client import embedded_client, warn_of_tasks
 from reward_service.engines.transformers import TransformersEngine
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
@@ -389,16 +390,31 @@ def test_bad_input_is_named_before_anything_is_scored(
 def test_a_model_is_not_trusted_with_a_task_that_it_was_not_adapted_to(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, card, warned in (
-        ("other", {"instructions": ["stack the cups", "pile the cups"]}, True),
-        ("same", {"instructions": ["stack the cups", "Push  the block."]}, False),
-        ("older", {}, False),
+    other = "warning: the model was not adapted to 'push the block', but to 'stack the cups'"
+    unknown = (
+        "the model does not list the tasks that it was adapted to: it is unknown whether it knows 'push the block'"
+    )
+    for name, card, told in (
+        ("other", {"instructions": ["stack the cups", "pile the cups"]}, other),
+        ("same", {"instructions": ["stack the cups", "Push  the block."]}, None),
+        ("older", {}, unknown),
+        ("odd", {"instructions": "push the block"}, unknown),
+        ("none", {"instructions": []}, unknown),
     ):
         save_grm(build_grm(TINY), tmp_path / name, card)
         plans = make_plans(score.parse([str(raw / "expert_1"), "--model", str(tmp_path / name)]))
-        embedded_client(tmp_path / name, 1, "cpu", plans, Console())
-        told = "warning: the model was not adapted to 'push the block', but to 'stack the cups'"
-        assert (told in capsys.readouterr().out) == warned
+        embedded_client(tmp_path / name, 1, "cpu", plans * 2, Console())
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "warning: the model" in line]
+        assert [told in line for line in warnings] == ([] if told is None else [True]), name
+
+
+def test_the_shipped_models_do_not_say_what_they_know(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("grm-mini", "grm-mini-no-charger"):
+        warn_of_tasks(model_folder(name), ["fold the towel", "push the block"], Console())
+        said = capsys.readouterr().out
+        assert said.count("warning: ") == 1
+        assert "it is unknown whether it knows 'fold the towel' and 1 more" in said
+        assert "adapt it with dopamine grm adapt" in said
 
 
 @pytest.mark.parametrize(
