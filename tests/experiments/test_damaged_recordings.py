@@ -25,7 +25,9 @@ from dopamine_rl.episodes.video import write_video
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.plans import Plan, make_plans
 from dopamine_rl.evaluation.unseen import read_unseen
-from experiments.commands import grm_score
+from experiments.commands import grm_pairs, grm_score, grm_train
+from experiments.job import reward_model
+from experiments.runtime.console import Console
 from tests.dopamine_rl.grm_toys import record_squares
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -126,15 +128,68 @@ def test_cameras_that_differ_are_named_by_their_folder(data: Path, reader: str) 
     assert error.field == "data/raw/episode_001/*.mp4: frame count"
 
 
-def test_too_few_states_and_keyframes_that_coincide_are_named_by_their_file(data: Path) -> None:
-    path = data / "raw/episode_001" / KEYFRAMES
+def test_keyframes_that_coincide_are_named_by_their_file(data: Path) -> None:
     error = fault(lambda: list_stored(data / "raw", stride=30))
     assert error.field == f"data/raw/episode_000/{KEYFRAMES}: keyframes"
-    path.write_text('[{"annotation": "push", "start_frame_id": 3, "end_frame_id": 4}]', encoding="utf-8")
-    from dopamine_rl.episodes.states import episode_states
 
-    with pytest.raises(EpisodeError, match=rf"^{path}: states = 2"):
-        episode_states(open_source(data / "raw").episodes()[1], 1.0)
+
+def annotate(episode: Path, first: int, last: int) -> Path:
+    segment = {"annotation": "near", "start_frame_id": first, "end_frame_id": last}
+    (episode / KEYFRAMES).write_text(json.dumps([segment]), encoding="utf-8")
+    np.savez(episode / TRANSITIONS, success=True)  # with true progress, only episodes of two stages are references
+    return episode / KEYFRAMES
+
+
+SHORT = (
+    "states = 2: annotate a longer part of it, or use more of its frames: at least 3 states are needed",
+    "states = 2: annotate more segments, or use fewer frames per state: at least 3 states are needed",
+)
+
+
+def test_an_episode_with_too_few_states_is_skipped_and_named(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_squares(data / "more", 4, 1, count=20)
+    path = annotate(data / "more/episode_001", 4, 5)
+    figures = grm_pairs.report(grm_pairs.Arguments(data / "more", n=100, frames_per_state=2.0))
+    assert figures["episodes"] == 3
+    said = capsys.readouterr().out
+    assert f"skipped: {path}: {SHORT[1]}" in said
+    assert "pause or retreat" not in said
+    notes: list[str] = []
+    for demo in (None, data / "more/episode_000"):
+        episodes, reference = read_unseen([data / "more"], demo, 1, None, 0.8, lambda text, _: notes.append(text))
+        assert [episode.name for episode in episodes] == ["episode_002", "episode_003", "episode_004"]
+        assert reference.name == "episode_000"
+        assert notes.count(f"skipped: {path}: {SHORT[0]}") == 1
+        notes.clear()
+    annotate(data / "more/episode_000", 7, 8)
+    assert read_unseen([data / "more"], None, 1, None, 0.8)[1].name == "episode_002"
+    with pytest.raises(EpisodeError, match=SHORT[0]):
+        read_unseen([data / "more"], data / "more/episode_001", 1, None, 0.8)
+    chosen = reward_model._usable_episodes(*training(data / "more"), Console())
+    assert [episode.info.episode_id for episode in chosen] == ["episode_002", "episode_003", "episode_004"]
+    assert f"skipped: {path}: {SHORT[0]}" in capsys.readouterr().out
+
+
+def training(folder: Path) -> tuple[reward_model.TrainingArguments, reward_model.GRMTrainingConfig]:
+    arguments, config, _ = grm_train.parse([str(folder), "--out", "model"])
+    return arguments, config
+
+
+def test_only_if_no_episode_has_enough_states_the_command_ends(data: Path) -> None:
+    for episode in ("episode_000", "episode_001"):
+        annotate(data / "raw" / episode, 4, 5)
+    for read in (
+        lambda: grm_pairs.report(grm_pairs.Arguments(data / "raw")),
+        lambda: read_unseen([data / "raw"], None, 1, None, 0.8),
+        lambda: reward_model._usable_episodes(*training(data / "raw"), Console()),
+    ):
+        error = fault(read)
+        assert error.field == f"data/raw/episode_000/{KEYFRAMES}: states"
+    annotate(data / "raw/episode_000", 0, 19)
+    with pytest.raises(EpisodeError, match=f"episode_001/{KEYFRAMES}: {SHORT[0]}"):
+        read_unseen([data / "raw"], None, 1, None, 0.8)
 
 
 @pytest.mark.parametrize(
