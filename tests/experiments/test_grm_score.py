@@ -139,7 +139,8 @@ def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(
         assert np.abs(pictures[0].astype(int) - pictures[-1]).max() > 60
     printed = capsys.readouterr().out.splitlines()
     assert json.loads(printed[-1])["episodes"] == results
-    assert printed[-5].split()[:4] == ["episode", "frames", "end", "outcome"]
+    assert printed[-6].split()[:4] == ["episode", "frames", "end", "outcome"]
+    assert printed[-2].startswith("outcome: success, partial or failure by the curve (Eq. 58); τ: Kendall's rank corr")
     assert sorted(path.suffix for path in out.iterdir()) == [".csv"] * 3 + [".json"] * 3 + [".mp4"] * 3
 
 
