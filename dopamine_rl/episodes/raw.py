@@ -384,7 +384,7 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Frame ids of an episode's sub-task boundaries, int64 [N+1], and N names. Raises EpisodeError."""
     segments = _load_json(folder, folder / KEYFRAMES)
     if not isinstance(segments, list) or not segments:
-        raise malformed(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")
+        raise malformed(folder, KEYFRAMES, "segments", segments, f"give {EXAMPLES[KEYFRAMES]}")
     ids: list[int] = []
     stages: list[str] = []
     for i, segment in enumerate(segments):
