@@ -4,7 +4,8 @@
     raw/episode_001/annotated_keyframes.json  cam_high.mp4  cam_left_wrist.mp4  cam_right_wrist.mp4  [transitions.npz]
 
 To mark a recording without transitions (as from a real robot) as failed, write only `success` to `transitions.npz`:
-`np.savez("transitions.npz", success=False)`. An episode without the file counts as a success.
+`np.savez("transitions.npz", success=False)`, and with it, where the robot knows them, its `tool_poses` (float [F, 7]).
+An episode without the file counts as a success.
 
 Source: METHOD.md section 6 (format of the released Robo-Dopamine pipeline). Differs: `transitions.npz` is ours and
 optional; with fewer than three views only the first cameras exist.
@@ -41,7 +42,7 @@ ARRAYS = {
     "success": 0,
     "seed": 0,
 }
-"""Arrays of `transitions.npz` and their number of axes: all of them, or only `success`."""
+"""Arrays of `transitions.npz` and their number of axes: all of them, or `success` without the others."""
 FRAME_IDS, STAGE = ("start_frame_id", "end_frame_id"), ("annotation", "anotation")
 """Keys of a segment; the released data misspells the second."""
 EXAMPLES = {
@@ -51,7 +52,7 @@ EXAMPLES = {
 """What the JSON files hold."""
 OTHER_VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
 """Suffixes of videos; only `.mp4` in small letters is read from a folder."""
-OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
+OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0, "tool_poses": 2}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -224,7 +225,7 @@ def read_demonstration(folder: Path) -> Demonstration:
     """
     folder = Path(folder)
     arrays = _read_transitions(folder)
-    if len(arrays) == 1:
+    if "actions" not in arrays:
         fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
         raise malformed(folder, TRANSITIONS, "arrays", list(arrays), fix)
     raw = read_raw_episode(folder)
@@ -253,7 +254,22 @@ def read_demonstration(folder: Path) -> Demonstration:
         seed=int(arrays["seed"]),
         true_progress=None if truth is None else truth.astype(np.float32),
         near_miss=bool(arrays["near_miss"]) if "near_miss" in arrays else None,
+        tool_poses=_tool_poses(folder, arrays, len(steps)),
     )
+
+
+def _tool_poses(folder: Path, arrays: dict[str, NDArray[Any]], count: int | None = None) -> NDArray[np.float32] | None:
+    """The tool's poses of `count` frames (None: however many), if they were recorded. Raises EpisodeError."""
+    poses = arrays.get("tool_poses")
+    if poses is None:
+        return None
+    if poses.shape != (len(poses) if count is None else count, 7):
+        rows = "one row for each frame" if count is None else f"one row for each of {count} frames"
+        raise malformed(folder, TRANSITIONS, "tool_poses", poses.shape, f"give {rows}: position (3), quaternion (4)")
+    if not np.allclose(np.linalg.norm(poses[:, 3:], axis=1), 1.0, atol=0.01):
+        fix = "give unit quaternions (x, y, z, w) after the positions"
+        raise malformed(folder, TRANSITIONS, "tool_poses", poses[:, 3:], fix)
+    return poses.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -261,13 +277,14 @@ class Outcome:
     """The recorded outcome of an episode; None for what was not recorded.
 
     Args:
-        success, true_progress, near_miss, frame_steps: as in `EpisodeInfo`, not checked against the videos.
+        success, true_progress, near_miss, frame_steps, tool_poses: as in `EpisodeInfo`, not checked against the videos.
     """
 
     success: bool | None = None
     true_progress: NDArray[np.float32] | None = None
     near_miss: bool | None = None
     frame_steps: NDArray[np.int64] | None = None
+    tool_poses: NDArray[np.float32] | None = None
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -281,6 +298,7 @@ def read_outcome(folder: Path) -> Outcome:
         None if truth is None else truth.astype(np.float32),
         None if near_miss is None else bool(near_miss),
         None if steps is None else steps.astype(np.int64),
+        _tool_poses(folder, arrays),
     )
 
 
@@ -294,7 +312,7 @@ def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last:
 
 def has_transitions(folder: Path) -> bool:
     """Whether an episode has transitions, as `read_demonstration` needs them. Raises EpisodeError."""
-    return (Path(folder) / TRANSITIONS).exists() and len(_read_transitions(folder)) > 1
+    return (Path(folder) / TRANSITIONS).exists() and "actions" in _read_transitions(folder)
 
 
 def malformed(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
@@ -439,15 +457,14 @@ def _read_video(
 
 
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
-    """All of `ARRAYS` and the existing ones of `OPTIONAL_ARRAYS`, or only `success`."""
+    """All of `ARRAYS`, or of these only `success`, and the existing ones of `OPTIONAL_ARRAYS`."""
     try:
         found = read_npz(folder / TRANSITIONS)
     except ValueError as error:
         fix = "it is damaged, or was not written by numpy.savez: copy it again, or record the episode again"
         raise malformed(folder, TRANSITIONS, "content", str(error), fix) from error
-    names = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in found]
-    if list(found) == ["success"]:
-        names = ["success"]
+    required = ARRAYS if set(found) & set(ARRAYS) - {"success"} else ("success",)
+    names = [*required, *(name for name in OPTIONAL_ARRAYS if name in found)]
     if missing := [name for name in names if name not in found]:
         fix = f"{missing_key(missing[0], found, ARRAYS | OPTIONAL_ARRAYS)}; give all arrays, or only success"
         raise malformed(folder, TRANSITIONS, missing[0], "missing", fix)

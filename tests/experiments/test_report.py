@@ -81,3 +81,21 @@ def test_an_episode_cut_off_on_its_way_in_is_drawn_apart(tmp_path: Path, monkeyp
     assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
     assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == 3
     assert (tmp_path / "gate.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (None, "simulator's true progress"),
+        ("truth", "simulator's true progress"),
+        ("path", "joints"),
+        ("outcome", "outcome"),
+    ],
+)
+def test_what_failures_were_labelled_by_is_told(labels: str | None, told: str) -> None:
+    tries = {"reward_model_failures": 0, "reward_model_rollouts": 0, "reward_model_practice": 24}
+    result = finished() | tries | {"reward_model_failure_labels": labels, "reward_model_demonstrations": 1}
+    text = report._training_truth(result | {"reward_model_start": "grm-mini"})
+    assert "24 episodes of practice" in text
+    assert told in text
+    assert ("simulator" in text) == (labels in (None, "truth"))
