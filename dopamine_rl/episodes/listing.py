@@ -99,7 +99,7 @@ def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave 
             raw_file = raw.instructions_of(Path(folder)) if file == raw.KEYFRAMES else None
             files = raw_file or "the dataset's meta/tasks.parquet and meta/episodes"
             fix = f"nobody said its task: write it into {files}, or {otherwise}"
-            raise EpisodeError(f"{info.episode_id}: task", "", fix)
+            raise EpisodeError(f"{folder if raw_file else info.episode_id}: task", "", fix)
 
 
 def passed_over(path: Path) -> list[str]:
