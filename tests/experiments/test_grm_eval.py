@@ -347,7 +347,7 @@ def test_behaviour_is_judged_by_kind_and_by_its_truth(
         for column in ("outcome: share of", "τ_a: Kendall's", "w < 0.1: share of", "end+, end−: mean"):
             assert column in " ".join(text.replace("`", "").split())
         assert "every environment step" not in text
-        assert not re.search(r"\\[<*]|\d\.\d{5}|\d%", text.rpartition("\nReport:")[0] or text)
+        assert not re.search(r"\\[<*|]|\d\.\d{5}|\d%", text.rpartition("\nReport:")[0] or text)
     count = len(list((tmp_path / "hops/misled").glob("*.npz")))
     assert count == 3
     run(*words, "--mismatch", "sweep the floor", "--mismatch", "wave")
