@@ -13,6 +13,7 @@ import re
 import shutil
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -247,6 +248,58 @@ def write_json(path: Path, content: object) -> None:
     """Write a JSON file; create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=4, ensure_ascii=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a UTF-8 JSON file, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: why it cannot be read, in words.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise
+    except UnicodeDecodeError as error:
+        raise ValueError("it is not UTF-8 text") from error
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    if not text.strip():
+        raise ValueError("it is empty")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON (line {error.lineno}, column {error.colno}: {error.msg})") from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ValueError("it cannot be read as JSON") from error
+
+
+def read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of an .npz file. Raises ValueError: why it cannot be read, in words."""
+    import numpy as np
+
+    try:
+        if not zipfile.is_zipfile(path):  # numpy would take it for a pickle or a single array
+            raise ValueError("it is no .npz file" if path.stat().st_size else "it is empty")
+        with np.load(path, allow_pickle=False) as file:
+            return {name: _read_array(file, name) for name in file.files}
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from error
+    except zipfile.BadZipFile as error:
+        raise ValueError("its list of arrays is damaged") from error
+
+
+def _read_array(file: Mapping[str, NDArray[Any]], name: str) -> NDArray[Any]:
+    try:
+        array = file[name]
+    except Exception as error:  # numpy, zipfile and zlib raise errors of many types for damaged bytes
+        raise ValueError(f"its array {name} cannot be read") from error
+    if not hasattr(array, "dtype"):
+        raise ValueError(f"{name} in it is no array")
+    return array
 
 
 def write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -380,8 +380,8 @@ class EpisodeInfo:
         cameras: names in the order of the V axis.
         keyframes: int64 [N+1], frame ids of the sub-task boundaries, strictly increasing, below `frame_count`.
         stages: N names, one per segment.
-        annotation: file or column that the keyframes come from; "" if there is none and the whole episode is one
-            segment.
+        annotation: where the keyframes come from (path of the file as the user gave it, and column), as errors name it;
+            "" if there are none and the whole episode is one segment.
         success: whether it succeeded; None if not recorded.
         true_progress: float32 [frame_count], the simulator's true progress at each frame; None if unknown.
         near_miss: whether a failure came close to success, as judged by the actor; None if not recorded.
@@ -416,7 +416,7 @@ class EpisodeInfo:
             cameras,
             demonstration.keyframes,
             demonstration.stages,
-            "keyframes",
+            f"{demonstration.episode_id}: keyframes",
             demonstration.success,
             demonstration.true_progress,
             demonstration.near_miss,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput
-from dopamine_rl.files import write_atomically, write_npz
+from dopamine_rl.files import read_npz, write_atomically, write_npz
 from dopamine_rl.types import Demonstration, LabelColumns, RewardMode
 from learner.replay import ColumnarReplay
 from learner.rows import LABELS, ReplayColumns
@@ -102,8 +102,10 @@ def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarR
     """
     if not path.is_file():
         raise BadInput("demonstrations", str(path), "give an .npz file written by save_demonstrations")
-    with np.load(path, allow_pickle=False) as arrays:
-        joined = dict(arrays)
+    try:
+        joined = read_npz(path)
+    except ValueError as error:
+        raise BadInput("demonstrations", str(path), f"write it again with save_demonstrations: {error}") from error
     required = {"obs", "actions", "episode_ids", "episode_versions", "episode_lengths"}
     if "potential" in joined:  # A labelled file must have all labels: none may be filled with a default.
         required |= set(LABELS)

@@ -18,9 +18,12 @@ from typing import Any, TextIO
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import ESCAPED, write_atomically
 from dopamine_rl.grm.score import format_decimal_score, parse_score
+from dopamine_rl.texts import missing_key
 
 IMAGES = 8
 """START and END (front view); then front, left wrist and right wrist of BEFORE and of AFTER."""
+KEYS = ("id", "image", "images", "task", "conversations")
+"""Keys of an item; some releases have `images` for `image`."""
 PIECE = 1 << 16
 """Characters to read at a time."""
 LONGEST = 1 << 24
@@ -59,7 +62,7 @@ def read_items(path: Path) -> Iterator[TrainingItem]:
                 yield _item(path, index, content)
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             fix = "give one JSON list of items, or one item per line"
-            raise EpisodeError(f"{path.name}: content", str(error), fix) from error
+            raise EpisodeError(f"{path}: content", str(error), fix) from error
 
 
 def write_items(path: Path, items: Iterable[TrainingItem]) -> int:
@@ -152,14 +155,16 @@ class _Values:
 
 def _item(path: Path, index: int, content: Any) -> TrainingItem:
     if not isinstance(content, dict):
-        raise EpisodeError(f"{path.name}: [{index}]", content, "give an object")
-    name = f"{path.name}: [{index}] {content.get('id', '')}".rstrip()
+        raise EpisodeError(f"{path}: [{index}]", content, "give an object")
+    name = f"{path}: [{index}] {content.get('id', '')}".rstrip()
 
     def bad(field: str, value: object, fix: str) -> EpisodeError:
+        if value is None and field in KEYS and field not in content:
+            value, fix = "missing", missing_key(field, content, KEYS)
         return EpisodeError(f"{name}: {field}", value, fix)
 
     item_id, images, task, turns = (content.get(key) for key in ("id", "image", "task", "conversations"))
-    images = content.get("images") if images is None else images  # the key in some releases
+    images = content.get("images") if images is None else images
     if not isinstance(item_id, str | int) or isinstance(item_id, bool) or item_id == "":
         raise bad("id", item_id, "give a unique name")
     if not isinstance(images, list) or len(images) != IMAGES or not all(isinstance(i, str) and i for i in images):

@@ -13,7 +13,6 @@ frames are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -36,11 +35,12 @@ from dopamine_rl.episodes.lerobot_rows import (
     too_short,
     unreadable_table,
 )
-from dopamine_rl.episodes.parquet import column_names
+from dopamine_rl.episodes.parquet import DAMAGED, column_names
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import pictures_at
 from dopamine_rl.errors import BadInput, EpisodeError
-from dopamine_rl.files import PENDING, changing
+from dopamine_rl.files import PENDING, changing, read_json
+from dopamine_rl.texts import missing_key
 from dopamine_rl.types import EpisodeInfo
 
 VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
@@ -68,9 +68,11 @@ def read_info(root: Path) -> dict[str, Any]:
         with changing(root):  # waits for a running change, completes an interrupted one
             pass
     try:
-        info = json.loads((root / INFO).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise malformed(root, INFO, "content", str(error), "give a readable JSON file") from error
+        info = read_json(root / INFO)
+    except FileNotFoundError as error:
+        raise malformed(root, INFO, "content", "missing", "copy the dataset again") from error
+    except ValueError as error:
+        raise malformed(root, INFO, "content", str(error), "copy the dataset again") from error
     checks: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         ("codebase_version", lambda value: value == VERSION, f"convert the dataset to {VERSION}"),
         ("fps", lambda value: type(value) in (int, float) and 0 < value < 1e4, "give frames per second"),
@@ -80,7 +82,9 @@ def read_info(root: Path) -> dict[str, Any]:
     if not isinstance(info, dict):
         raise malformed(root, INFO, "content", info, "give an object")
     for name, is_valid, fix in checks:
-        if not is_valid(info.get(name)):
+        if name not in info:
+            raise malformed(root, INFO, name, "missing", missing_key(name, info))
+        if not is_valid(info[name]):
             raise malformed(root, INFO, name, info.get(name), fix)
     for name, feature in info["features"].items():
         if not isinstance(feature, dict) or not isinstance(feature.get("dtype"), str):
@@ -101,7 +105,7 @@ class LeRobotSource:
     """
 
     def __init__(self, root: Path, cameras: Sequence[str] | None = None) -> None:
-        self.root = root.resolve()
+        self.root, self._name = root, root.resolve().name
         self._info = read_info(self.root)
         features = self._info["features"]
         available = [name for name, feature in features.items() if _is_camera(feature)]
@@ -115,7 +119,7 @@ class LeRobotSource:
         if cameras is None:
             self.cameras = order_cameras(available)[:MAX_VIEWS]
         else:
-            self.cameras = find_cameras(cameras, available, self.root.name)
+            self.cameras = find_cameras(cameras, available, self._name)
         if not isinstance(self._info.get("video_path"), str):
             fix = "give the pattern of the videos' paths"
             raise malformed(self.root, INFO, "video_path", self._info.get("video_path"), fix)
@@ -127,11 +131,11 @@ class LeRobotSource:
 
     def _notes(self, available: Sequence[str], unread: dict[str, dict[str, Any]]) -> Iterator[str]:
         """Notes for the user on how the dataset is read, one line each."""
-        yield describe_cameras(self.root.name, self.cameras, available)
+        yield describe_cameras(self._name, self.cameras, available)
         for name, feature in unread.items():
-            yield f"{self.root.name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
+            yield f"{self._name}: {name} is not read ({_kind(feature)}): only colour cameras stored as videos are"
         if self.left_out:
-            yield describe_left_out(self.root.name, [f"{name} ({length})" for name, length in self.left_out.items()])
+            yield describe_left_out(self._name, [f"{name} ({length})" for name, length in self.left_out.items()])
 
     @property
     def count(self) -> int:
@@ -180,7 +184,7 @@ class LeRobotSource:
             views = list(threads.map(decode, row.videos))
         if len({view.shape for view in views}) > 1:
             shapes = dict(zip(self.cameras, (view.shape[1:3] for view in views), strict=True))
-            raise EpisodeError(f"{episode_id}/videos: picture size", shapes, "give a `size`")
+            raise malformed(self.root, "videos", f"{episode_id}: picture size", shapes, "give a `size`")
         return np.stack(views, axis=1)
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
@@ -197,34 +201,33 @@ class LeRobotSource:
         values = read_table(self.root, row.data, ("frame_index", name), episode_index=row.index)
         order = np.argsort(np.array(values["frame_index"], np.float64), kind="stable")
         if len(order) != row.length:
-            raise EpisodeError(
-                f"{episode_id}/{row.data}: rows", len(order), f"give one for each of {row.length} frames"
-            )
+            fix = f"give one for each of {row.length} frames"
+            raise malformed(self.root, row.data, f"{episode_id}: rows", len(order), fix)
         return np.array(values[name])[order]
 
     def _row(self, episode_id: str) -> EpisodeRow:
         if episode_id in self.left_out:
             raise too_short(self.root, episode_id, self.left_out[episode_id])
         if episode_id not in self._rows:
-            raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self.root.name}")
+            raise BadInput("episode_id", episode_id, f"name one of the {len(self._rows)} episodes of {self._name}")
         return self._rows[episode_id]
 
     def _episode(
         self, name: str, row: EpisodeRow, labels: Sequence[int | None] | None, words: dict[int, str], success: Any
     ) -> EpisodeInfo:
         if success is not None and not isinstance(success, bool):
-            raise EpisodeError(f"{name}/{row.data}: {SUCCESS}", success, "give true or false in the last row")
+            raise malformed(self.root, row.data, f"{name}.{SUCCESS}", success, "give true or false in the last row")
         invalid = [label for label in labels or () if label is not None and not isinstance(label, int | float)]
         if invalid:
-            raise EpisodeError(f"{name}/{row.data}: {SUBTASK}", invalid[0], "give the number of a sub-task, or null")
+            fix = "give the number of a sub-task, or null"
+            raise malformed(self.root, row.data, f"{name}.{SUBTASK}", invalid[0], fix)
         annotation = None if labels is None else segments(labels)
         keyframes, stages = annotation or (np.array([0, row.length - 1], np.int64), ())
         if annotation is not None:
             unknown = [index for index in stages if not isinstance(words.get(index), str)]
             if unknown:
-                raise EpisodeError(
-                    f"{name}/{SUBTASKS}: {SUBTASK}", unknown[0], f"name it in words, like {sorted(words)}"
-                )
+                fix = f"name it in words, like {sorted(words)}"
+                raise malformed(self.root, SUBTASKS, f"{name}.{SUBTASK}", unknown[0], fix)
             stage_names = tuple(words[index] for index in stages)
         else:
             stage_names = (*row.instructions, "")[:1]
@@ -236,7 +239,7 @@ class LeRobotSource:
             cameras=self.cameras,
             keyframes=keyframes,
             stages=stage_names,
-            annotation=f"{row.data}: {SUBTASK}" if annotation else "",
+            annotation=f"{self.root / row.data}: {name}.{SUBTASK}" if annotation else "",
             success=success,
         )
 
@@ -258,7 +261,7 @@ class LeRobotSource:
         """The words of a table by index. The words are the table's pandas index, which may have any name."""
         try:
             names = column_names(self.root / path)
-        except (OSError, ValueError) as error:
+        except DAMAGED as error:
             raise unreadable_table(self.root, path, error) from error
         column = word if word in names else "__index_level_0__"
         columns = read_table(self.root, path, (index, column))

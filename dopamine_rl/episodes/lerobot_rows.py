@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dopamine_rl.episodes.parquet import NoColumn, read_columns
+from dopamine_rl.episodes.parquet import DAMAGED, NoColumn, read_columns
 from dopamine_rl.errors import EpisodeError
+from dopamine_rl.texts import missing_key
 
 INFO, EPISODES = "meta/info.json", "meta/episodes"
 FILE, SPAN = ("chunk_index", "file_index"), ("from_timestamp", "to_timestamp")
@@ -99,28 +100,29 @@ def _to_row(root: Path, path: str, row: dict[str, Any], info: Mapping[str, Any],
     words = row["tasks"] if isinstance(row["tasks"], list) else [row["tasks"]]
     instructions = tuple(text.strip() for text in words if isinstance(text, str) and text.strip())
     if not _is_count(row["length"]):
-        raise EpisodeError(f"{name}/{path}: length", row["length"], "give a number of frames")
+        raise malformed(root, path, f"{name}.length", row["length"], "give a number of frames")
     length = int(row["length"])
     if length < 2:
         return EpisodeRow(int(row["episode_index"]), instructions, length, "", ())
     for field, value in row.items():
         whole = field.rpartition("/")[2] in FILE
         if field != "tasks" and not (_is_count(value) if whole else is_number(value)):
-            raise EpisodeError(f"{name}/{path}: {field}", value, "give a number")
+            raise malformed(root, path, f"{name}.{field}", value, "give a number")
     rate = float(info["fps"])
-    videos = tuple(_span(root, f"{name}/{path}", row, info, camera, (length - 1) / rate) for camera in cameras)
+    videos = tuple(_span(root, path, row, info, camera, (length - 1) / rate) for camera in cameras)
     data = _path(root, info, "data_path", **{field: int(row[f"data/{field}"]) for field in FILE})
     return EpisodeRow(int(row["episode_index"]), instructions, length, data, videos)
 
 
 def _span(
-    root: Path, where: str, row: dict[str, Any], info: Mapping[str, Any], camera: str, duration_s: float
+    root: Path, path: str, row: dict[str, Any], info: Mapping[str, Any], camera: str, duration_s: float
 ) -> VideoSpan:
     start, end = (float(row[f"videos/{camera}/{field}"]) for field in SPAN)
     if start < 0 or end < start + duration_s:
         last = f"{start + duration_s:.4f} s"
         fix = f"its {row['length']} frames begin at {start} s; the last one is shown at {last}"
-        raise EpisodeError(f"{where}: videos/{camera}/to_timestamp", end, fix)
+        field = f"{episode_name(int(row['episode_index']))}.videos/{camera}/to_timestamp"
+        raise malformed(root, path, field, end, fix)
     numbers = {field: int(row[f"videos/{camera}/{field}"]) for field in FILE}
     return VideoSpan(_path(root, info, "video_path", video_key=camera, **numbers), start, end)
 
@@ -167,16 +169,21 @@ def read_table(root: Path, path: str, names: Sequence[str], **equal_to: int) -> 
     try:
         return read_columns(root / path, names, **equal_to)
     except NoColumn as error:
-        raise malformed(root, path, ", ".join(error.names), "missing", "give a parquet file with it") from error
-    except (OSError, ValueError) as error:
+        raise malformed(
+            root, path, error.names[0], "missing", missing_key(error.names[0], error.found, names)
+        ) from error
+    except DAMAGED as error:
         raise unreadable_table(root, path, error) from error
 
 
 def unreadable_table(root: Path, path: str, error: Exception) -> EpisodeError:
     """The error about a dataset's file that is not a parquet file."""
-    return malformed(root, path, "content", str(error), "give a readable parquet file")
+    if isinstance(error, FileNotFoundError):
+        return malformed(root, path, "file", "missing", "copy the dataset again")
+    reason = str(error).strip().partition("\n")[0]
+    return malformed(root, path, "content", reason, "this is no readable parquet file: copy the dataset again")
 
 
 def malformed(root: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    """The error about a field in a file of a dataset."""
-    return EpisodeError(f"{root.name}/{file}: {field}", value, fix)
+    """The error about a field in a file of a dataset; it names the path as `root` was given."""
+    return EpisodeError(f"{root / file}: {field}", value, fix)

@@ -16,6 +16,7 @@ from dopamine_rl.episodes.lerobot import LeRobotSource, episode_name, is_dataset
 from dopamine_rl.episodes.raw_source import RawSource
 from dopamine_rl.episodes.recordings import Recording
 from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.texts import counted
 from dopamine_rl.types import EpisodeInfo
 
 
@@ -36,7 +37,7 @@ def open_source(path: Path, cameras: Sequence[str] | None = None) -> RawSource |
         raise BadInput("DATA", str(path), fix)
     for folder in _list_unannotated(path):
         fix = "mark where its sub-tasks begin and end, or keep the episode elsewhere"
-        raise EpisodeError(f"{folder.name}/{raw.KEYFRAMES}: file", "missing", fix)
+        raise raw.malformed(folder, raw.KEYFRAMES, "file", "missing", fix)
     return source
 
 
@@ -59,31 +60,31 @@ def find_recordings(argument: str, cameras: Sequence[str] | None = None) -> list
         return [_of_folder(path, cameras)]
     source, unannotated = _find_source(path, cameras), _list_unannotated(path)
     if source is None and not unannotated:
-        fix = "it holds neither videos (.mp4) nor episodes' folders; name one that does"
+        fix = raw.convertible(path) or "it holds neither videos (.mp4) nor episodes' folders; name one that does"
         raise BadInput("EPISODE", str(path), fix)
     annotated = [] if source is None else list_recordings(source, number)
     return [*annotated, *(_of_folder(folder, cameras) for folder in unannotated)]
 
 
-def list_recordings(source: RawSource | LeRobotSource, number: str = "") -> list[Recording]:
-    """The episodes of a source, or the one with a number in a dataset.
+def list_recordings(source: RawSource | LeRobotSource, number: str | None = None) -> list[Recording]:
+    """The episodes of a source, or the one with a number in a dataset; None takes all.
 
     Raises:
         BadInput: there is no such episode, or malformed metadata.
     """
     if isinstance(source, LeRobotSource):
-        episodes = [_numbered(source, number)] if number else source.episodes()
+        episodes = source.episodes() if number is None else [_numbered(source, number)]
         return [_of_dataset(source, info) for info in episodes]
     recordings = [_of_raw(source, name) for name in source.names]
     return [replace(recordings[0], note="\n".join(source.notes)), *recordings[1:]]
 
 
-def split_argument(argument: str) -> tuple[Path, str]:
-    """The folder and number of DATASET#NUMBER; else the whole argument and "". A folder's name may contain # too."""
+def split_argument(argument: str) -> tuple[Path, str | None]:
+    """The folder and number of DATASET#NUMBER; else the whole argument and None. A folder's name may contain # too."""
     dataset, mark, number = argument.rpartition("#")
     if mark and not Path(argument).exists() and is_dataset(Path(dataset)):
         return Path(dataset), number
-    return Path(argument), ""
+    return Path(argument), None
 
 
 def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave the episode out") -> None:
@@ -94,10 +95,11 @@ def check_instructions(episodes: Sequence[EpisodeInfo], otherwise: str = "leave 
     """
     for info in episodes:
         if not info.instructions:
-            raw_file = f"{raw.INSTRUCTIONS} beside the episode's folder"
-            files = raw_file if info.annotation == raw.KEYFRAMES else "meta/tasks.parquet and meta/episodes"
+            folder, _, file = info.annotation.rpartition("/")
+            raw_file = raw.instructions_of(Path(folder)) if file == raw.KEYFRAMES else None
+            files = raw_file or "the dataset's meta/tasks.parquet and meta/episodes"
             fix = f"nobody said its task: write it into {files}, or {otherwise}"
-            raise EpisodeError(f"{info.episode_id}: task", "", fix)
+            raise EpisodeError(f"{folder if raw_file else info.episode_id}: task", "", fix)
 
 
 def passed_over(path: Path) -> list[str]:
@@ -128,7 +130,8 @@ def _list_unannotated(path: Path) -> list[Path]:
 def _numbered(source: LeRobotSource, number: str) -> EpisodeInfo:
     argument, last = f"{source.root}#{number}", source.count - 1
     if not (number.isascii() and number.isdecimal() and int(number) <= last):
-        raise BadInput("EPISODE", argument, f"give a number from 0 to {last}")
+        fix = f"give a number from 0 to {last}: the dataset has {counted(source.count, 'episode')}"
+        raise BadInput("EPISODE", argument, fix)
     name = episode_name(int(number))
     if name in source.left_out:
         fix = f"it has {source.left_out[name]} frames, and an episode needs at least 2: choose another one"
@@ -197,6 +200,9 @@ def _of_videos(argument: str, cameras: Sequence[str] | None) -> Recording:
     for video in videos:
         if not video.is_file():
             fix = "no such file: give an episode's folder, a folder of episodes, or VIDEO[,VIDEO[,VIDEO]]"
+            folder, mark, _ = argument.rpartition("#")
+            if mark and Path(folder).is_dir():
+                fix = f"{folder} is no LeRobotDataset: give FOLDER/EPISODE instead of a number"
             raise BadInput("EPISODE", str(video), fix)
     if len(videos) > MAX_VIEWS:
         raise BadInput("EPISODE", argument, f"give at most {MAX_VIEWS} videos of one episode")

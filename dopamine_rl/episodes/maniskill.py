@@ -6,7 +6,6 @@ the recorded states (`actors.playback`), with the cameras of the reward model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import EpisodeError
+from dopamine_rl.files import read_json
 
 if TYPE_CHECKING:
     import h5py
@@ -72,7 +72,7 @@ def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iter
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        raise EpisodeError(f"{path.name}: content", str(error), "give ManiSkill's trajectory file, NAME.h5") from error
+        raise EpisodeError(f"{path}: content", str(error), "give ManiSkill's trajectory file, NAME.h5") from error
     with file:
         for i, content in enumerate(about["episodes"]):
             episode = _entry(path, i, content)
@@ -82,32 +82,34 @@ def read_trajectories(path: Path, numbers: Container[int] | None = None) -> Iter
 
 def _about(path: Path) -> dict[str, Any]:
     try:
-        about = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+        about = read_json(path)
+    except (FileNotFoundError, ValueError) as error:
         fix = "give the JSON file that belongs to the .h5 file"
-        raise EpisodeError(f"{path.name}: content", str(error), fix) from error
+        value = "missing" if isinstance(error, FileNotFoundError) else str(error)
+        raise EpisodeError(f"{path}: content", value, fix) from error
     if not isinstance(about, dict) or not isinstance(about.get("episodes"), list):
-        raise EpisodeError(f"{path.name}: episodes", about, "give a list with one entry per trajectory")
+        raise EpisodeError(f"{path}: episodes", about, "give a list with one entry per trajectory")
     info = about.get("env_info")
     if not isinstance(info, dict) or not isinstance(info.get("env_id"), str):
-        raise EpisodeError(f"{path.name}: env_info.env_id", info, "name the task")
+        raise EpisodeError(f"{path}: env_info.env_id", info, "name the task")
     return about
 
 
 def _entry(path: Path, index: int, about: Any) -> dict[str, Any]:
     """Validate the JSON file's entry of a trajectory."""
     if not isinstance(about, dict):
-        raise EpisodeError(f"{path.stem}.json: episodes[{index}]", about, "give an object")
+        raise EpisodeError(f"{path.with_suffix('.json')}: episodes[{index}]", about, "give an object")
     for key, kinds in (("episode_id", int), ("episode_seed", int), ("control_mode", str)):
         if not isinstance(about.get(key), kinds):
-            raise EpisodeError(f"{path.stem}.json: episodes[{index}].{key}", about.get(key), f"give {kinds.__name__}")
+            fix = f"give {'a number' if kinds is int else 'text'}"
+            raise EpisodeError(f"{path.with_suffix('.json')}: episodes[{index}].{key}", about.get(key), fix)
     return about
 
 
 def _trajectory(path: Path, file: h5py.File, task: str, about: dict[str, Any]) -> ManiSkillTrajectory:
     name = f"traj_{about['episode_id']}"
     if name not in file:
-        raise EpisodeError(f"{path.name}: {name}", list(file)[:5], "give the trajectory that the JSON file names")
+        raise EpisodeError(f"{path}: {name}", list(file)[:5], "give the trajectory that the JSON file names")
     group = file[name]
     arrays: dict[str, NDArray[Any]] = {}
     for field, ndim, kind in (("actions", 2, np.float32), ("terminated", 1, bool), ("truncated", 1, bool)):
@@ -117,7 +119,7 @@ def _trajectory(path: Path, file: h5py.File, task: str, about: dict[str, Any]) -
     if success is not None:
         lengths["success"] = len(success)
     if len(set(lengths.values())) > 1 or not len(arrays["actions"]):
-        raise EpisodeError(f"{path.name}: {name} lengths", lengths, "give one entry for each of at least one step")
+        raise EpisodeError(f"{path}: {name} lengths", lengths, "give one entry for each of at least one step")
     states = _states(path, group, len(arrays["actions"])) if "env_states" in group else None
     return ManiSkillTrajectory(
         name,
@@ -133,11 +135,15 @@ def _trajectory(path: Path, file: h5py.File, task: str, about: dict[str, Any]) -
 
 
 def _array(path: Path, group: h5py.Group, field: str, ndim: int, kind: Any) -> NDArray[Any]:
-    where = f"{path.name}: {group.name.lstrip('/')}/{field}"
+    where = f"{path}: {group.name.lstrip('/')}/{field}"
     values = group.get(field)
     if values is None or not hasattr(values, "ndim") or values.ndim != ndim:
         raise EpisodeError(where, values, f"give an array with {ndim} axes")
-    array = values[()].astype(kind)
+    try:
+        array = values[()].astype(kind)
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        fix = "the file is damaged, or this is no array of numbers: copy or record it again"
+        raise EpisodeError(where, str(error), fix) from error
     if not np.isfinite(array).all():
         raise EpisodeError(where, array, "give finite numbers")
     return np.asarray(array)
@@ -150,7 +156,7 @@ def _states(path: Path, group: h5py.Group, steps: int) -> EnvStates:
         states[kind] = {body: _array(path, bodies, body, 2, np.float32) for body in bodies}
         for body, values in states[kind].items():
             if len(values) != steps + 1:
-                where = f"{path.name}: {group.name.lstrip('/')}/env_states/{kind}/{body}"
+                where = f"{path}: {group.name.lstrip('/')}/env_states/{kind}/{body}"
                 fix = f"give one state before each of {steps} steps and one at the end"
                 raise EpisodeError(where, values.shape, fix)
     return states

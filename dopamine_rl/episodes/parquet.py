@@ -20,15 +20,19 @@ _PANDAS = {"int64": "int64", "string": "unicode"}
 
 
 class NoColumn(ValueError):
-    """A file lacks columns; `names` are theirs."""
+    """A file lacks the columns `names`; it has those in `found`."""
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], found: Sequence[str]) -> None:
         super().__init__(f"it has no column {', '.join(names)}")
-        self.names = tuple(names)
+        self.names, self.found = tuple(names), tuple(found)
+
+
+DAMAGED = (OSError, ValueError, NotImplementedError, TypeError, KeyError)
+"""What pyarrow raises for a file that is damaged or no parquet file; its own errors are subclasses."""
 
 
 def column_names(path: Path) -> list[str]:
-    """Names of a file's columns. Raises ValueError or OSError if it is not a parquet file."""
+    """Names of a file's columns. Raises one of DAMAGED if it is not a parquet file."""
     from pyarrow import parquet
 
     return list(parquet.read_schema(path).names)
@@ -39,15 +43,15 @@ def read_columns(path: Path, columns: Sequence[str], **equal_to: int) -> dict[st
 
     Raises:
         NoColumn: the file lacks a column.
-        ValueError, OSError: the file is not a parquet file.
+        DAMAGED: the file is not a parquet file.
     """
     from pyarrow import parquet
 
     filters = [(name, "==", value) for name, value in equal_to.items()] or None
     with parquet.ParquetFile(path) as file:
-        missing = [name for name in (*columns, *equal_to) if name not in file.schema_arrow.names]
-    if missing:
-        raise NoColumn(missing)
+        found = file.schema_arrow.names
+    if missing := [name for name in (*columns, *equal_to) if name not in found]:
+        raise NoColumn(missing, found)
     table = parquet.read_table(path, columns=list(columns), filters=filters, partitioning=None)
     return {name: table.column(name).to_pylist() for name in columns}
 

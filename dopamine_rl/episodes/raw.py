@@ -14,7 +14,6 @@ optional; with fewer than three views only the first cameras exist.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,8 +28,8 @@ from dopamine_rl.episodes.cameras import find_cameras
 from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
-from dopamine_rl.files import write_atomically, write_folder_atomically, write_npz
-from dopamine_rl.texts import counted
+from dopamine_rl.files import read_json, read_npz, write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.texts import counted, missing_key
 from dopamine_rl.types import Demonstration, check_views
 
 KEYFRAMES, INSTRUCTIONS, TRANSITIONS = "annotated_keyframes.json", "task_instruction.json", "transitions.npz"
@@ -44,6 +43,15 @@ ARRAYS = {
     "seed": 0,
 }
 """Arrays of `transitions.npz` and their number of axes: all of them, or `success` without the others."""
+FRAME_IDS, STAGE = ("start_frame_id", "end_frame_id"), ("annotation", "anotation")
+"""Keys of a segment; the released data misspells the second."""
+EXAMPLES = {
+    KEYFRAMES: 'a list like [{"annotation": "grasp", "start_frame_id": 0, "end_frame_id": 80}]',
+    INSTRUCTIONS: 'a list of at least one sentence, like ["insert the plug"]',
+}
+"""What the JSON files hold."""
+OTHER_VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
+"""Suffixes of videos; only `.mp4` in small letters is read from a folder."""
 OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0, "tool_poses": 2}
 
 
@@ -82,7 +90,7 @@ def write_demonstration(raw_folder: Path, demonstration: Demonstration) -> Path:
     check_views("frames", demonstration.frames, 5)
     views = demonstration.frames.shape[1]
     if views > len(CAMERAS):
-        raise _error(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
+        raise malformed(folder, "*.mp4", "views", views, f"record at most {len(CAMERAS)}")
     if folder.exists():
         raise _taken(folder)
     _write_instructions(folder, demonstration.instructions)
@@ -120,8 +128,25 @@ def list_cameras(folder: Path, wanted: Sequence[str] | None = None) -> list[str]
         return list(find_cameras(wanted, list_videos(folder), folder.name))
     cameras = [camera for camera in CAMERAS if (folder / f"{camera}.mp4").exists()]
     if cameras != list(CAMERAS[: max(1, len(cameras))]):
-        raise _error(folder, "*.mp4", "cameras", cameras, f"give the first cameras of {CAMERAS}, without a gap")
+        raise malformed(folder, "*.mp4", "cameras", cameras, _missing_camera(folder, cameras))
     return cameras
+
+
+def _missing_camera(folder: Path, cameras: Sequence[str]) -> str:
+    """The fix for an episode without the first of `CAMERAS`, or with a gap in them."""
+    missing = next(camera for camera in CAMERAS if camera not in cameras)
+    whose = "the front camera's video" if missing == CAMERAS[0] else "a video"
+    fixes = [f"put {whose} there as {missing}.mp4", convertible(folder)]
+    if others := list_videos(folder):
+        fixes.append(f"or name those to use, the front view first: --cameras {','.join(others)}")
+    return "; ".join(filter(None, fixes))
+
+
+def convertible(folder: Path) -> str:
+    """The fix for a folder with videos of other formats; "" without any."""
+    others = sorted(path.name for path in folder.glob("[!.]*") if path.suffix.lower() in OTHER_VIDEOS)
+    other = next((name for name in others if not name.endswith(".mp4")), None)
+    return "" if other is None else f"{other} is there: convert it, ffmpeg -i {other} {Path(other).stem}.mp4"
 
 
 def is_too_short(folder: Path) -> bool:
@@ -161,7 +186,7 @@ def read_raw_episode(
     keyframes, stages = read_keyframes(folder)
     ids, frames, frame_count = read_frames(folder, frame_ids, size, cameras)
     if keyframes[-1] >= frame_count:
-        raise _error(folder, KEYFRAMES, "frame id", int(keyframes[-1]), past_the_end(frame_count))
+        raise malformed(folder, KEYFRAMES, "frame id", int(keyframes[-1]), past_the_end(frame_count))
     return RawEpisode(folder.name, instructions, keyframes, stages, ids, frames, frame_count)
 
 
@@ -174,21 +199,21 @@ def read_frames(
     """The frame ids, frames uint8 [F, V, H, W, 3] and number of frames of an episode; see `read_raw_episode`."""
     ids = None if frame_ids is None else np.asarray(frame_ids, np.int64)
     if ids is not None and (ids.ndim != 1 or not len(ids) or ids[0] < 0 or (np.diff(ids) <= 0).any()):
-        raise _error(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
+        raise malformed(folder, "", "frame_ids", frame_ids, "give increasing ids from 0")
     cameras = list_cameras(folder, cameras)
     with ThreadPoolExecutor(len(cameras)) as threads:
         videos = list(threads.map(lambda camera: _read_video(folder, camera, ids, size), cameras))
     counts = {camera: count for camera, (count, _) in zip(cameras, videos, strict=True)}
     frame_count = videos[0][0]
     if len(set(counts.values())) > 1:
-        raise _error(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
+        raise malformed(folder, "*.mp4", "frame count", counts, "record the same number of frames with every camera")
     if ids is not None and ids[-1] >= frame_count:
-        raise _error(folder, "", "frame id", int(ids[-1]), past_the_end(frame_count))
+        raise malformed(folder, "", "frame id", int(ids[-1]), past_the_end(frame_count))
     try:
         frames = np.stack([pictures for _, pictures in videos], axis=1)
     except ValueError:
         shapes = {camera: pictures.shape[1:3] for camera, (_, pictures) in zip(cameras, videos, strict=True)}
-        raise _error(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
+        raise malformed(folder, "*.mp4", "picture size", shapes, "record equal sizes, or give a `size`") from None
     return np.arange(frame_count) if ids is None else ids, frames, frame_count
 
 
@@ -202,16 +227,18 @@ def read_demonstration(folder: Path) -> Demonstration:
     arrays = _read_transitions(folder)
     if "actions" not in arrays:
         fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
-        raise _error(folder, TRANSITIONS, "arrays", list(arrays), fix)
+        raise malformed(folder, TRANSITIONS, "arrays", list(arrays), fix)
     raw = read_raw_episode(folder)
     steps, count = arrays["frame_steps"], len(arrays["actions"])
     check_frame_steps(folder, steps, raw.frame_count, count)
     if len(arrays["observations"]) != count + 1 or len(arrays["task_rewards"]) != count:
         lengths = {name: len(arrays[name]) for name in ("observations", "actions", "task_rewards")}
-        raise _error(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
+        raise malformed(folder, TRANSITIONS, "lengths", lengths, "give T + 1 observations, T actions and T rewards")
     truth = arrays.get("true_progress")
     if truth is not None and len(truth) != len(steps):
-        raise _error(folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} frames")
+        raise malformed(
+            folder, TRANSITIONS, "true_progress", truth, f"give one value for each of the {len(steps)} frames"
+        )
     return Demonstration(
         episode_id=raw.episode_id,
         instructions=raw.instructions,
@@ -238,10 +265,10 @@ def _tool_poses(folder: Path, arrays: dict[str, NDArray[Any]], count: int | None
         return None
     if poses.shape != (len(poses) if count is None else count, 7):
         rows = "one row for each frame" if count is None else f"one row for each of {count} frames"
-        raise _error(folder, TRANSITIONS, "tool_poses", poses.shape, f"give {rows}: position (3), quaternion (4)")
+        raise malformed(folder, TRANSITIONS, "tool_poses", poses.shape, f"give {rows}: position (3), quaternion (4)")
     if not np.allclose(np.linalg.norm(poses[:, 3:], axis=1), 1.0, atol=0.01):
         fix = "give unit quaternions (x, y, z, w) after the positions"
-        raise _error(folder, TRANSITIONS, "tool_poses", poses[:, 3:], fix)
+        raise malformed(folder, TRANSITIONS, "tool_poses", poses[:, 3:], fix)
     return poses.astype(np.float32)
 
 
@@ -280,7 +307,7 @@ def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last:
     is_valid = len(steps) == frame_count and steps[0] == 0 and (np.diff(steps) > 0).all()
     if not is_valid or (last is not None and steps[-1] > last):
         to = "" if last is None else f" to {last}"
-        raise _error(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
+        raise malformed(folder, TRANSITIONS, "frame_steps", steps, f"give {frame_count} increasing steps from 0{to}")
 
 
 def has_transitions(folder: Path) -> bool:
@@ -288,17 +315,22 @@ def has_transitions(folder: Path) -> bool:
     return (Path(folder) / TRANSITIONS).exists() and "actions" in _read_transitions(folder)
 
 
-def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
-    return EpisodeError(f"{folder.name}/{file}: {field}" if file else f"{folder.name}: {field}", value, fix)
+def malformed(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
+    """The error about a field in a file of an episode, or beside its folder; "" is the folder itself.
+
+    It names the path as the folder was given.
+    """
+    path = instructions_of(folder) if file == INSTRUCTIONS else folder / file
+    return EpisodeError(f"{path}: {field}", value, fix)
 
 
 def past_the_end(frame_count: int) -> str:
     """The fix for a frame id that is no frame's."""
-    return f"the videos have {counted(frame_count, 'frame')}, from 0"
+    return f"give 0 to {frame_count - 1}: the videos have {counted(frame_count, 'frame')}"
 
 
 def _taken(folder: Path) -> EpisodeError:
-    return _error(folder, "", "episode_id", folder.name, "choose another name, this one exists")
+    return malformed(folder, "", "episode_id", folder.name, "choose another name, this one exists")
 
 
 def _segments(demonstration: Demonstration) -> list[dict[str, Any]]:
@@ -315,24 +347,24 @@ def _write_instructions(folder: Path, instructions: tuple[str, ...]) -> None:
     except FileExistsError:
         if read_instructions(folder) != instructions:
             fix = "a folder has one task: choose another folder"
-            raise _error(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
+            raise malformed(folder, INSTRUCTIONS, "instructions", instructions, fix) from None
 
 
 def _load_json(folder: Path, path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return read_json(path)
     except FileNotFoundError as error:
-        raise _error(folder, path.name, "content", "missing", f"put it at {path}") from error
-    except (OSError, ValueError) as error:
-        raise _error(folder, path.name, "content", str(error), "give a readable JSON file") from error
+        raise malformed(folder, path.name, "content", "missing", f"put it at {path}") from error
+    except ValueError as error:
+        raise malformed(folder, path.name, "content", str(error), f"give {EXAMPLES[path.name]}") from error
 
 
 def read_instructions(folder: Path) -> tuple[str, ...]:
     """The wordings of an episode's task, from the file next to its folder. Raises EpisodeError if there are none."""
     instructions = find_instructions(folder)
     if not instructions:
-        _load_json(folder, _instructions_of(folder))  # raises the error about a missing file
-        raise _error(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
+        _load_json(folder, instructions_of(folder))  # raises the error about a missing file
+        raise malformed(folder, INSTRUCTIONS, "instructions", [], "give a list of at least one sentence")
     return instructions
 
 
@@ -345,9 +377,9 @@ def find_instructions(folder: Path) -> tuple[str, ...]:
     Raises:
         EpisodeError: it has other content.
     """
-    if not _instructions_of(folder).exists():
+    if not instructions_of(folder).exists():
         return ()
-    content = _load_json(folder, _instructions_of(folder))
+    content = _load_json(folder, instructions_of(folder))
     sentences = content
     if isinstance(content, dict):
         sentence = content.get("instruction")
@@ -356,28 +388,30 @@ def find_instructions(folder: Path) -> tuple[str, ...]:
         sentences = [sentences]
     if not isinstance(sentences, list) or not all(isinstance(text, str) for text in sentences):
         fix = 'give a list of at least one sentence, or {"instruction": "one sentence"}'
-        raise _error(folder, INSTRUCTIONS, "instructions", content, fix)
+        raise malformed(folder, INSTRUCTIONS, "instructions", content, fix)
     return tuple(text.strip() for text in sentences if text.strip())
 
 
-def _instructions_of(folder: Path) -> Path:
-    return folder.absolute().parent / INSTRUCTIONS  # the parent of `.` is `.`
+def instructions_of(folder: Path) -> Path:
+    """The file with the task of the episodes beside this one."""
+    named = folder.name not in ("", "..")  # the parent of `.` is `.`
+    return (folder if named else folder.resolve()).parent / INSTRUCTIONS
 
 
 def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Frame ids of an episode's sub-task boundaries, int64 [N+1], and N names. Raises EpisodeError."""
     segments = _load_json(folder, folder / KEYFRAMES)
     if not isinstance(segments, list) or not segments:
-        raise _error(folder, KEYFRAMES, "segments", segments, "give a list of at least one segment")
+        raise malformed(folder, KEYFRAMES, "segments", segments, f"give {EXAMPLES[KEYFRAMES]}")
     ids: list[int] = []
     stages: list[str] = []
     for i, segment in enumerate(segments):
         start, end, stage = _read_segment(folder, i, segment)
         if ids and start != ids[-1]:
             fix = f"start at the end of the previous segment, {ids[-1]}"
-            raise _error(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
+            raise malformed(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
         if end <= start:
-            raise _error(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
+            raise malformed(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
         ids = ids or [start]
         ids.append(end)
         stages.append(stage)
@@ -386,13 +420,19 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
 
 def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
     if not isinstance(segment, dict):
-        raise _error(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
-    for key in ("start_frame_id", "end_frame_id"):
+        raise malformed(folder, KEYFRAMES, f"[{i}]", segment, "give an object")
+    for key in FRAME_IDS:
+        if key not in segment:
+            fix = missing_key(key, segment, (*FRAME_IDS, *STAGE))
+            raise malformed(folder, KEYFRAMES, f"[{i}].{key}", "missing", fix)
         if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
-            raise _error(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
-    stage = segment.get("annotation", segment.get("anotation"))  # the released data misspells it
+            raise malformed(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
+    if not any(key in segment for key in STAGE):
+        fix = missing_key(STAGE[0], segment, FRAME_IDS)
+        raise malformed(folder, KEYFRAMES, f"[{i}].annotation", "missing", fix)
+    stage = next(segment[key] for key in STAGE if key in segment)
     if not isinstance(stage, str) or not stage:
-        raise _error(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
+        raise malformed(folder, KEYFRAMES, f"[{i}].annotation", stage, "name the sub-task")
     return segment["start_frame_id"], segment["end_frame_id"], stage
 
 
@@ -410,23 +450,27 @@ def _read_video(
             count = len(times)
             pictures = pictures_at(path, times[ids[ids < count]], 1e-6, size)
     except ValueError as error:
-        raise _error(folder, "", "video", str(path), unreadable(error)) from error
+        raise malformed(folder, "", "video", str(path), unreadable(error)) from error
     if not pictures:
-        raise _error(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
+        raise malformed(folder, path.name, "frame count", count, "request existing frames; ids start at 0")
     return count, np.stack(pictures)
 
 
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
     """All of `ARRAYS`, or of these only `success`, and the existing ones of `OPTIONAL_ARRAYS`."""
     try:
-        with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
-            required = ARRAYS if set(file.files) & set(ARRAYS) - {"success"} else ("success",)
-            arrays = {name: file[name] for name in (*required, *(n for n in OPTIONAL_ARRAYS if n in file.files))}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        fix = f"give arrays {', '.join(ARRAYS)}, or only success"
-        raise _error(folder, TRANSITIONS, "content", str(error), fix) from error
+        found = read_npz(folder / TRANSITIONS)
+    except ValueError as error:
+        fix = "it is damaged, or was not written by numpy.savez: copy it again, or record the episode again"
+        raise malformed(folder, TRANSITIONS, "content", str(error), fix) from error
+    required = ARRAYS if set(found) & set(ARRAYS) - {"success"} else ("success",)
+    names = [*required, *(name for name in OPTIONAL_ARRAYS if name in found)]
+    if missing := [name for name in names if name not in found]:
+        fix = f"{missing_key(missing[0], found, ARRAYS | OPTIONAL_ARRAYS)}; give all arrays, or only success"
+        raise malformed(folder, TRANSITIONS, missing[0], "missing", fix)
+    arrays = {name: found[name] for name in names}
     for name, array in arrays.items():
         ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
         if array.ndim != ndim or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-            raise _error(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
+            raise malformed(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
     return arrays

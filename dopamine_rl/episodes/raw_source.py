@@ -14,7 +14,7 @@ from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import count_frames
 from dopamine_rl.episodes.video import unreadable, video_format
-from dopamine_rl.errors import BadInput, EpisodeError
+from dopamine_rl.errors import BadInput
 from dopamine_rl.types import EpisodeInfo
 
 
@@ -39,7 +39,8 @@ class RawSource:
         """Names of the episodes that are too short. Raises EpisodeError if all are."""
         short = sorted(name for name, folder in self._folders.items() if raw.is_too_short(folder))
         if len(short) == len(self._folders):
-            raise EpisodeError(f"{short[0]}/*.mp4: frame count", "below 2", "give an episode of at least 2 frames")
+            folder, fix = self._folders[short[0]], "give an episode of at least 2 frames"
+            raise raw.malformed(folder, "*.mp4", "frame count", "below 2", fix)
         return tuple(short)
 
     @property
@@ -67,16 +68,16 @@ class RawSource:
         keyframes, stages = raw.read_keyframes(folder)
         count, rate = self._measure(folder)
         if keyframes[-1] >= count:
-            raise EpisodeError(f"{episode_id}/{raw.KEYFRAMES}: frame id", int(keyframes[-1]), raw.past_the_end(count))
+            raise raw.malformed(folder, raw.KEYFRAMES, "frame id", int(keyframes[-1]), raw.past_the_end(count))
         instructions = raw.find_instructions(folder)
         outcome = raw.read_outcome(folder)
         truth = outcome.true_progress
         if truth is not None and len(truth) != count:
             fix = f"give one value for each of {count} pictures"
-            raise EpisodeError(f"{episode_id}/{raw.TRANSITIONS}: true_progress", len(truth), fix)
+            raise raw.malformed(folder, raw.TRANSITIONS, "true_progress", len(truth), fix)
         if outcome.tool_poses is not None and len(outcome.tool_poses) != count:
             fix = f"give one pose for each of {count} pictures"
-            raise EpisodeError(f"{episode_id}/{raw.TRANSITIONS}: tool_poses", len(outcome.tool_poses), fix)
+            raise raw.malformed(folder, raw.TRANSITIONS, "tool_poses", len(outcome.tool_poses), fix)
         if outcome.frame_steps is not None:
             raw.check_frame_steps(folder, outcome.frame_steps, count)
         return EpisodeInfo(
@@ -87,7 +88,7 @@ class RawSource:
             tuple(self._list(folder)),
             keyframes,
             stages,
-            raw.KEYFRAMES,
+            str(folder / raw.KEYFRAMES),
             outcome.success,
             truth,
             outcome.near_miss,
@@ -97,16 +98,17 @@ class RawSource:
 
     def _measure(self, folder: Path) -> tuple[int, float]:
         """Frames of every video of an episode, and frames per second of the first. Raises EpisodeError."""
-        name, counts, rates = folder.resolve().name, {}, []
+        counts, rates = {}, []
         for camera in self._list(folder):
             try:
                 counts[camera] = count_frames(folder / f"{camera}.mp4")
                 rates.append(video_format(folder / f"{camera}.mp4").frames_per_second)
             except ValueError as error:
-                raise EpisodeError(f"{name}: video", str(folder / f"{camera}.mp4"), unreadable(error)) from error
+                video = str(folder / f"{camera}.mp4")
+                raise raw.malformed(folder, "", "video", video, unreadable(error)) from error
         if len(set(counts.values())) > 1:
             fix = "record the same number of frames with every camera"
-            raise EpisodeError(f"{name}/*.mp4: frame count", counts, fix)
+            raise raw.malformed(folder, "*.mp4", "frame count", counts, fix)
         return next(iter(counts.values())), rates[0]
 
     def _list(self, folder: Path) -> list[str]:

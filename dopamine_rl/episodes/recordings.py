@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -15,6 +15,7 @@ from dopamine_rl.episodes.lerobot import LeRobotSource
 from dopamine_rl.episodes.pauses import wavers
 from dopamine_rl.episodes.raw import KEYFRAMES, past_the_end
 from dopamine_rl.episodes.raw_source import RawSource
+from dopamine_rl.episodes.seek import count_frames, frame_times
 from dopamine_rl.episodes.states import frame_progress
 from dopamine_rl.episodes.video import VideoFormat, every_picture, unreadable, video_format
 from dopamine_rl.errors import BadInput
@@ -58,6 +59,14 @@ class Recording:
     def dataset(self) -> LeRobotSource | None:
         """The LeRobotDataset it is part of, if any; its videos may then contain other episodes."""
         return self.source if isinstance(self.source, LeRobotSource) else None
+
+    @property
+    def argument(self) -> str:
+        """What names this episode alone on a command line: FOLDER/EPISODE, DATASET#NUMBER, or its videos."""
+        if self.dataset is not None:
+            return f"{self.dataset.root}#{int(self.name.rpartition('_')[2])}"
+        folders = {video.parent for video in self.videos}
+        return str(folders.pop()) if len(folders) == 1 else ",".join(map(str, self.videos))
 
     @property
     def format(self) -> VideoFormat:
@@ -129,6 +138,42 @@ def size_of(recording: Recording) -> tuple[int, int]:
     return max(1, int(height * scale)), max(1, int(width * scale))
 
 
+def check_files(recordings: Sequence[Recording], field: str = "EPISODE", views: int | None = None) -> None:
+    """Check the videos of recordings, and that keyframes lie within them, without decoding.
+
+    Args:
+        recordings: of which to check the files.
+        field: what named them.
+        views: number of cameras that are used; None uses all.
+    Raises:
+        BadInput: a video is missing, damaged or cut short; keyframes lie beyond the end.
+    """
+    counts = check_videos((video for recording in recordings for video in recording.videos[:views]), field)
+    for recording in recordings:
+        front, last = recording.videos[0], -1 if recording.keyframes is None else int(recording.keyframes[-1])
+        # An index may list too few frames, so count again before calling a video too short.
+        if recording.dataset is None and last >= counts[front] and last >= (count := len(frame_times(front))):
+            raise _beyond_the_end(recording, count)
+
+
+def check_videos(videos: Iterable[Path], field: str) -> dict[Path, int]:
+    """The number of frames in the index of each video; see `check_files`."""
+    counts: dict[Path, int] = {}
+    for video in videos:
+        if video not in counts:  # one file may hold all episodes of a dataset
+            try:
+                counts[video] = count_frames(video)
+            except ValueError as error:
+                raise BadInput(field, str(video), unreadable(error)) from error
+    return counts
+
+
+def _beyond_the_end(recording: Recording, count: int) -> BadInput:
+    assert recording.keyframes is not None
+    field = f"{recording.videos[0].parent / KEYFRAMES}: frame id"
+    return BadInput(field, int(recording.keyframes[-1]), past_the_end(count))
+
+
 def read_frames(recording: Recording, stride: int, size: tuple[int, int], views: int) -> Pictures:
     """Decode every `stride`-th frame of a recording, and the last.
 
@@ -144,8 +189,7 @@ def read_frames(recording: Recording, stride: int, size: tuple[int, int], views:
     ids, frames = zip(*kept, strict=True)
     keyframes = recording.keyframes
     if keyframes is not None and keyframes[-1] > ids[-1]:
-        fix = past_the_end(int(ids[-1]) + 1)
-        raise BadInput(f"{recording.name}/{KEYFRAMES}: frame id", int(keyframes[-1]), fix)
+        raise _beyond_the_end(recording, int(ids[-1]) + 1)
     return Pictures(np.array(ids, np.int64), np.stack(frames))
 
 
@@ -186,9 +230,12 @@ def _undecodable(video: Path, error: ValueError) -> BadInput:
 
 
 def _unequal(recording: Recording, videos: Sequence[Path]) -> BadInput:
-    counts = {video.name: sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos}
+    names = [video.name for video in videos]
+    names = names if len(set(names)) == len(names) else [str(video) for video in videos]
+    frames = [sum(1 for _ in every_picture(video, 1, (2, 2))) for video in videos]
+    counts = dict(zip(names, frames, strict=True))
     return BadInput(
-        f"{recording.name}: frames of each camera",
+        f"{recording.videos[0].parent}: frames of each camera",
         counts,
         "record the same number of frames with every camera, or use the first of them: --views 1",
     )

@@ -10,16 +10,17 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.video import opened, to_picture
+from dopamine_rl.episodes.video import check_whole, opened, to_picture
 
 
 def count_frames(path: Path) -> int:
     """The number of frames in a video's index; only the index is read, so a damaged video may have fewer.
 
     Raises:
-        ValueError: the file is not a video.
+        ValueError: the file is not a video, or is cut short.
     """
-    with opened(path) as (_, stream):
+    with opened(path) as (container, stream):
+        check_whole(path, container, stream)
         return len(stream.index_entries) or stream.frames
 
 

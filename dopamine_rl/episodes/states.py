@@ -73,13 +73,23 @@ def episode_states(episode: EpisodeInfo, frames_per_state: float, rule: StateRul
     """
     states = sample_states(episode.keyframes, episode.frame_count, frames_per_state, rule)
     if len(states) < MIN_STATES:
-        where = f"{episode.episode_id}/{episode.annotation}" if episode.annotation else episode.episode_id
-        raise EpisodeError(
-            f"{where}: states",
-            len(states),
-            f"annotate more segments or use fewer frames per state: at least {MIN_STATES} states are needed",
-        )
+        fix = "annotate more segments, or use fewer frames per state"
+        if frames_per_state <= 1.0:
+            fix = "annotate a longer part of it, or use more of its frames"
+        fix = f"{fix}: at least {MIN_STATES} states are needed"
+        raise EpisodeError(f"{episode.annotation or episode.episode_id}: states", len(states), fix)
     return states
+
+
+def too_few_states(
+    episode: EpisodeInfo, frames_per_state: float = 1.0, rule: StateRule = "paper"
+) -> EpisodeError | None:
+    """The error of `episode_states` about an episode with too few states; None if it has enough."""
+    try:
+        episode_states(episode, frames_per_state, rule)
+    except EpisodeError as error:
+        return error
+    return None
 
 
 def state_progress(n_states: int) -> NDArray[np.float64]:

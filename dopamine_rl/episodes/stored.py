@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.cached_source import CachedSource
 from dopamine_rl.episodes.listing import check_instructions, open_source
+from dopamine_rl.episodes.recordings import check_videos
 from dopamine_rl.episodes.video import unreadable, video_format
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.interfaces import EpisodeSource, OnProgress, no_progress
@@ -51,13 +52,13 @@ def list_stored(
         BadInput: there is no episode, or no such camera.
         EpisodeError: an episode is malformed or has no instruction, or two of its keyframes would coincide.
     """
-    folder = Path(folder).resolve()
-    source = open_source(folder, cameras)
+    source = open_source(Path(folder), cameras)
     episodes = source.episodes()
     check_instructions(episodes)
+    check_videos((video for info in episodes for video in source.videos(info.episode_id)), "DATA")
     for note in source.notes:
         on_progress(note, True)
-    return [_thinned(folder, info, stride) for info in episodes]
+    return [_thinned(Path(folder).resolve(), info, stride) for info in episodes]
 
 
 def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
@@ -66,7 +67,7 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
     if (np.diff(keyframes) <= 0).any():
         most = np.diff(info.keyframes).min()  # every stride up to the smallest distance keeps a frame between keyframes
         fix = f"give a stride of at most {most}, not {stride}: two keyframes would coincide"
-        raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), fix)
+        raise EpisodeError(f"{info.annotation or info.episode_id}: keyframes", info.keyframes.tolist(), fix)
     return StoredEpisode(folder, _at_frames(info, frame_ids, keyframes), frame_ids)
 
 

@@ -94,6 +94,7 @@ class VideoWriter:
 def video_format(path: Path) -> VideoFormat:
     """Read the properties of a video; decodes at most one frame. Raises ValueError if it is not a video."""
     with opened(path) as (container, stream):
+        check_whole(path, container, stream)
         rate = float(stream.average_rate or 0.0)
         if rate <= 0.0:
             raise ValueError("it has no frame rate")
@@ -186,6 +187,14 @@ def opened(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
             yield container, container.streams.video[0]
     except (OSError, IndexError, av.FFmpegError) as error:
         raise ValueError(_reason(path, error)) from error
+
+
+def check_whole(path: Path, container: av.container.InputContainer, stream: av.VideoStream) -> None:
+    """Raise ValueError if an mp4 file ends before the last frame of its index. Reads the index alone."""
+    if "mp4" in container.format.name:
+        end = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if end > (size := path.stat().st_size):
+            raise ValueError(f"it is cut short, {size} of {end} bytes")
 
 
 def _reason(path: Path, error: Exception) -> str:

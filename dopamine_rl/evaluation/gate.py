@@ -27,7 +27,7 @@ from dopamine_rl.evaluation.variants import Variant
 from dopamine_rl.grm.labels import label
 from dopamine_rl.interfaces import OnProgress, RewardClient, no_progress
 from dopamine_rl.metrics import MIN_POINTS
-from dopamine_rl.texts import counted
+from dopamine_rl.texts import counted, every
 from dopamine_rl.types import Demonstration, EpisodeInfo, FusionConfig, TaskReference
 
 Source = Literal["expert", "failure", "policy"]
@@ -447,14 +447,14 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
     """What the figures rest on, and where that is little."""
     notes = [
         f"judged on {counted(report.successes, 'unseen success')} and {counted(report.failures, 'failure')}, "
-        f"a frame every {counted(report.stride, 'environment step')}"
+        f"a frame {every(report.stride, 'environment step')}"
     ]
     if report.simulator_mae is not None:
         notes.append(f"progress differs from the simulator's own by {report.simulator_mae:.3f} on average")
     if report.near_miss_false_success is None:
         notes.append("no failure was a near miss: whether jams are told apart is not known")
     else:
-        share = f"{report.near_miss_false_success:.0%} of the {report.near_misses} near misses"
+        share = f"{100 * report.near_miss_false_success:.0f} % of the {report.near_misses} near misses"
         notes.append(f"{share} are taken for successes")
     if _shown(report, config):
         notes.append("the precision probe (probe_rank, probe_trade) is advisory; gate.probe = required lets it refuse")

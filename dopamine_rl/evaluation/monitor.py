@@ -145,8 +145,8 @@ class ShadowMonitor:
         share = false_success(failures, self._threshold).mean
         found["false_success"] = (
             share - self._most_false_success,
-            f"{share:.0%} of {counted(len(failures), 'failure')} end at progress {self._threshold:g} or above "
-            f"(bound {self._most_false_success:.0%})",
+            f"{100 * share:.0f} % of {counted(len(failures), 'failure')} end at progress {self._threshold:g} or above "
+            f"(bound {100 * self._most_false_success:.0f} %)",
         )
         if len(successes) < LEAST_EACH:
             return found

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from dopamine_rl.episodes.cameras import MAX_VIEWS
 from dopamine_rl.episodes.listing import find_recordings, split_argument
-from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
+from dopamine_rl.episodes.recordings import Recording, check_files, size_of, stride_of
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import fingerprint
 from dopamine_rl.texts import counted
@@ -111,27 +111,45 @@ def make_plans(arguments: PlanArguments) -> list[Plan]:
     recordings = [
         recording for argument in arguments.episodes for recording in find_recordings(argument, arguments.cameras)
     ]
+    check_files(recordings, views=arguments.views)
     names = [recording.name for recording in recordings]
     for name in names:
         if names.count(name) > 1:
             raise BadInput("EPISODE", name, "two episodes have this name: score them with an --out for each")
-    demonstration = None if arguments.demo in (None, BLANK) else _demonstration(arguments.demo, arguments.cameras)
+    demonstration = None
+    if arguments.demo not in (None, BLANK):
+        demonstration = find_demonstration(str(arguments.demo), arguments.cameras, arguments.views)
     return [_plan(recording, demonstration, arguments) for recording in recordings]
 
 
-def find_demonstrations(argument: str, cameras: Sequence[str] | None = None) -> list[Recording]:
-    """The episodes that `--demo` names. Raises as `find_recordings` does, and names that option."""
+def find_demonstration(argument: str, cameras: Sequence[str] | None = None, views: int | None = None) -> Recording:
+    """The successful episode that `--demo` names.
+
+    Args:
+        argument, cameras: as for `find_recordings`.
+        views: number of cameras that are used; None uses all.
+    Raises:
+        BadInput: as `find_recordings`, naming that option; it names several episodes, or one that failed.
+    """
     try:
-        return find_recordings(argument, cameras if split_argument(argument)[0].is_dir() else None)
+        found = find_recordings(argument, cameras if split_argument(argument)[0].is_dir() else None)
+        check_single(argument, found)
+        check_files(found, "--demo", views)
     except BadInput as error:
-        raise BadInput("--demo" if error.field == "EPISODE" else error.field, error.value, error.fix) from error
+        if error.field != "EPISODE":
+            raise
+        raise BadInput("--demo", error.value, error.fix) from error
+    if found[0].success is False:
+        raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
+    return found[0]
 
 
-def _demonstration(argument: str, cameras: Sequence[str] | None) -> Recording:
-    for recording in find_demonstrations(argument, cameras):
-        if recording.success is not False:
-            return recording
-    raise BadInput("--demo", argument, "it failed: give an episode that succeeded")
+def check_single(argument: str, found: Sequence[Recording]) -> None:
+    """Raise BadInput if `--demo` names several episodes."""
+    if len(found) > 1:
+        example = next((recording for recording in found if recording.success is not False), found[0]).argument
+        fix = f"give one, as FOLDER/EPISODE or DATASET#NUMBER, such as {example}"
+        raise BadInput("--demo", argument, f"it holds {len(found)} episodes: {fix}")
 
 
 def _plan(recording: Recording, demonstration: Recording | None, arguments: PlanArguments) -> Plan:

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from dopamine_rl.episodes.listing import check_instructions, list_recordings, open_source, split_argument
 from dopamine_rl.episodes.pauses import find_pauses, wavers
 from dopamine_rl.episodes.raw import KEYFRAMES
-from dopamine_rl.episodes.recordings import Recording, size_of, stride_of
+from dopamine_rl.episodes.recordings import Recording, check_files, size_of, stride_of
+from dopamine_rl.episodes.states import episode_states, too_few_states
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.evaluation.behaviours import kind_of
 from dopamine_rl.evaluation.figures import Row, verdict_row
-from dopamine_rl.evaluation.plans import Plan
+from dopamine_rl.evaluation.plans import Plan, check_single
 from dopamine_rl.grm.labels import label
 from dopamine_rl.interfaces import OnProgress, no_progress
 from dopamine_rl.metrics import EpisodeOutcome, true_outcome
@@ -78,7 +79,7 @@ def read_unseen(
     Args:
         folders: raw folders or LeRobot datasets, as `open_source` takes them. An episode of which nobody recorded
             whether it succeeded counts as a success, as in training.
-        demo: an episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
+        demo: one episode's folder, or DATASET#NUMBER; where left out, the first success whose keyframes tell its
             progress. It is not judged.
         stride: video frames from one scored frame to the next; None leaves it to each recording.
         most: at most so many successes and so many failures, evenly spread over the names.
@@ -100,6 +101,7 @@ def read_unseen(
     if wavers(reference.info.stages):
         raise BadInput("--demo", str(demo), "it pauses or retreats: give an episode that only advances")
     listed.pop(reference.recording.identity, None)
+    episode_states(reference.info, 1.0)
     check_instructions([reference.info])
     listed = {identity: _with_instructions(episode, reference.info) for identity, episode in listed.items()}
     for recording, info in listed.values():
@@ -109,7 +111,9 @@ def read_unseen(
         if len(recording.videos) > len(reference.recording.videos):
             fix = f"it has fewer cameras than {recording.name}, {len(recording.videos)}"
             raise BadInput("--demo", reference.recording.name, fix)
-    selected = _spread(list(listed.values()), most)
+    check_files([reference.recording], "--demo")
+    check_files([recording for recording, _ in listed.values()], "DATA")
+    selected = _spread(_with_states(list(listed.values()), reference.info.stages, on_progress), most)
     if not selected:
         raise BadInput("DATA", [str(folder) for folder in folders], "no episode is left to judge: give more")
     return _labelled(selected, reference, stride, threshold, on_progress), reference.recording
@@ -144,19 +148,22 @@ def _demonstration(demo: Path, cameras: Sequence[str] | None) -> _Episode:
     except BadInput as error:
         if error.field == "--cameras":
             raise
-        episodes = []
-    if len(episodes) != 1:
-        raise BadInput("--demo", str(demo), f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER")
+        fix = f"give a raw episode's folder, which has {KEYFRAMES}, or DATASET#NUMBER"
+        raise BadInput("--demo", str(demo), error.fix if error.field == "EPISODE" else fix) from error
+    check_single(str(demo), [recording for recording, _ in episodes])
     return episodes[0]
 
 
 def _first_annotated(listed: Iterable[_Episode]) -> _Episode | None:
     """The first success whose keyframes tell its progress."""
-    for episode in listed:
-        advances = episode.info.success is not False and not wavers(episode.info.stages)
-        if advances and (episode.info.true_progress is None or len(episode.info.stages) > 1):
-            return episode
-    return None
+    told = [
+        episode
+        for episode in listed
+        if episode.info.success is not False
+        and not wavers(episode.info.stages)
+        and (episode.info.true_progress is None or len(episode.info.stages) > 1)
+    ]
+    return next((episode for episode in told if too_few_states(episode.info) is None), told[0] if told else None)
 
 
 def _annotated(info: EpisodeInfo, stages: Sequence[str]) -> bool:
@@ -168,6 +175,17 @@ def _annotated(info: EpisodeInfo, stages: Sequence[str]) -> bool:
     if info.success is False or wavers(info.stages):
         return False
     return info.true_progress is None or set(info.stages) <= set(stages)
+
+
+def _with_states(listed: Sequence[_Episode], stages: Sequence[str], on_progress: OnProgress) -> list[_Episode]:
+    """The episodes without the annotated successes that have too few states; raises EpisodeError if none is left."""
+    errors = [too_few_states(info) if _annotated(info, stages) else None for _, info in listed]
+    short = [error for error in errors if error is not None]
+    if short and len(short) == len(listed):
+        raise short[0]
+    for error in short:
+        on_progress(f"skipped: {error}", True)
+    return [episode for episode, error in zip(listed, errors, strict=True) if error is None]
 
 
 def _spread(listed: Sequence[_Episode], most: int | None) -> list[_Episode]:

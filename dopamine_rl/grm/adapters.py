@@ -25,7 +25,7 @@ from dopamine_rl.grm.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, GRM_FILE, GR
 from dopamine_rl.grm.lora import adapters, add_low_rank, frozen_weights, merge, module_of
 from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.version import content_version
-from dopamine_rl.texts import code
+from dopamine_rl.texts import code, readable
 
 if TYPE_CHECKING:
     from dopamine_rl.grm.model import GRM
@@ -108,7 +108,7 @@ def _card(version: str, base: Mapping[str, str], tensors: Mapping[str, torch.Ten
         f"# Reward model {version}, an adapter\n",
         f"{size / 1e6:.2f} M weights, for the reward model {base['model_version']}.\n",
     ]
-    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(readable(value))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 

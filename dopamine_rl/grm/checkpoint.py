@@ -27,7 +27,7 @@ from dopamine_rl.grm.score import HOP_BINS
 from dopamine_rl.grm.template import IMAGE_TOKEN, load_template
 from dopamine_rl.grm.trie import answer_trie
 from dopamine_rl.grm.version import folder_documents, folder_version
-from dopamine_rl.texts import code
+from dopamine_rl.texts import code, readable
 
 
 def save_grm(grm: GRM, folder: str | Path, card: Mapping[str, Any]) -> str:
@@ -66,7 +66,7 @@ def _model_card(grm: GRM, version: str, card: Mapping[str, Any]) -> str:
         f"`{grm.template.name}`. It compares two frames of a robot episode and answers with a hop: "
         "`<score>+33%</score>`.\n",
     ]
-    lines += [f"- **{key}**: {code(json.dumps(value, ensure_ascii=False))}" for key, value in card.items()]
+    lines += [f"- **{key}**: {code(readable(value))}" for key, value in card.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -76,16 +76,15 @@ def unfamiliar(folder: Path, instructions: Iterable[str]) -> tuple[list[str], li
 
     Returns:
         Those of `instructions` that the model's card does not list, and those that it lists. Capitals, spaces and a
-        full stop at the end make no difference. Both are empty if the card lists none.
+        full stop at the end make no difference. If there is no card or it lists none: all of them, and none.
     """
     try:
-        known = _read(folder / GRM_FILE)["card"][INSTRUCTIONS]
+        listed = _read(folder / GRM_FILE)["card"][INSTRUCTIONS]
     except (CheckpointError, KeyError, TypeError):
-        return [], []
-    if not isinstance(known, list) or not known:
-        return [], []
-    plain = {_plain(str(words)) for words in known}
-    return [words for words in dict.fromkeys(instructions) if _plain(words) not in plain], [str(w) for w in known]
+        listed = []
+    known = [str(words) for words in listed] if isinstance(listed, list) else []
+    plain = {_plain(words) for words in known}
+    return [words for words in dict.fromkeys(instructions) if _plain(words) not in plain], known
 
 
 def _plain(words: str) -> str:

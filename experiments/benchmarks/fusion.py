@@ -134,7 +134,7 @@ def ask_model(arguments: Arguments, model: Path, looks: dict[str, Path], console
     from experiments.runtime.reward_client import embedded_client
 
     read = {
-        name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold)
+        name: read_unseen(folders, arguments.demo, None, arguments.episodes, arguments.threshold, console.progress)
         for name, folders in {
             HELD_IN: list(arguments.held_in),
             **{look: [folder] for look, folder in looks.items()},

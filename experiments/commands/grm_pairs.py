@@ -35,7 +35,7 @@ from dopamine_rl.episodes.listing import check_instructions, open_source
 from dopamine_rl.episodes.pair_items import SUFFIXES, PairItems, check_new, read_template
 from dopamine_rl.episodes.pairs import GAP_BINS, HopPairs, sample_blocks
 from dopamine_rl.episodes.pauses import wavers
-from dopamine_rl.episodes.states import episode_states
+from dopamine_rl.episodes.states import episode_states, too_few_states
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.progress import HOP_BINS
 from dopamine_rl.texts import counted
@@ -109,14 +109,15 @@ def report(arguments: Arguments) -> dict[str, Any]:
     source = open_source(arguments.data, arguments.cameras)
     episodes = source.episodes()
     print("\n".join(source.notes), end="\n" if source.notes else "")
-    used = _successes(episodes, arguments)
+    successes = _successes(episodes, arguments)
+    used = _with_states(successes, arguments)
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
     blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
     statistics = balance(_hashed(blocks, digest))
     found = f"{counted(len(used), 'episode')} with {counted(sum(map(len, states)), 'state')}"
     print(f"{found}, {counted(arguments.n, 'pair')}")
-    _print_counts(episodes, used)
+    _print_counts(episodes, successes)
     print(table(statistics))
     figures = {
         "episodes": len(used),
@@ -153,12 +154,23 @@ def _successes(episodes: Sequence[EpisodeInfo], arguments: Arguments) -> list[Ep
     return used
 
 
-def _print_counts(episodes: Sequence[EpisodeInfo], used: Sequence[EpisodeInfo]) -> None:
+def _with_states(successes: Sequence[EpisodeInfo], arguments: Arguments) -> list[EpisodeInfo]:
+    """The episodes with enough states; names the others. Raises EpisodeError if there is none."""
+    errors = [too_few_states(episode, arguments.frames_per_state, arguments.rule) for episode in successes]
+    short = [error for error in errors if error is not None]
+    if len(short) == len(successes):
+        raise short[0]
+    for error in short:
+        Console().say(f"skipped: {error}")
+    return [episode for episode, error in zip(successes, errors, strict=True) if error is None]
+
+
+def _print_counts(episodes: Sequence[EpisodeInfo], successes: Sequence[EpisodeInfo]) -> None:
     failed = sum(episode.success is False for episode in episodes)
     for text, count in (
         ("failed episodes left out", failed),
-        ("successes that pause or retreat left out", len(episodes) - failed - len(used)),
-        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in used)),
+        ("successes that pause or retreat left out", len(episodes) - failed - len(successes)),
+        ("episodes without annotation, each used as one segment", sum(not episode.annotation for episode in successes)),
     ):
         if count:
             print(f"{text}: {count}")

@@ -159,44 +159,49 @@ def environment(arguments: Arguments) -> EnvConfig:
     """The environment of the states. Raises BadInput, naming the argument, where there is none or no hole in it."""
     from actors.tasks import TASKS
     from dopamine_rl.episodes.listing import split_argument
+    from dopamine_rl.evaluation.plans import find_demonstration
     from experiments.job.demonstrations import find_task, recorded_in
     from experiments.runtime.arguments import read_preset
     from experiments.settings import ExperimentConfig
 
     task = find_task(arguments.task, "--task") if arguments.task is not None else None
     if arguments.env is not None:
-        env = read_preset(ExperimentConfig, arguments.env, "--env").env
+        env, origin = read_preset(ExperimentConfig, arguments.env, "--env").env, f"--env {arguments.env}"
     else:
+        find_demonstration(str(arguments.demo))
         folder, _ = split_argument(str(arguments.demo))
-        if not folder.exists():
-            raise BadInput("--demo", arguments.demo, "there is no such episode: give a folder or DATASET#NUMBER")
-        env = recorded_in(folder)
+        env, origin = recorded_in(folder), "its environment"
     if task is not None and task.name != env.task:
-        raise BadInput("--task", arguments.task, f"the environment of the demonstration is for {env.task}")
+        fix = f"give {_short(env.task)}, or leave it out: {origin} is for it"
+        raise BadInput("--task", arguments.task, fix)
     if TASKS[env.task].place is None:
-        names = ", ".join(name for name, task in TASKS.items() if task.place is not None)
-        raise BadInput("--task", env.task, f"there is no hole to align with: give a demonstration of {names}")
+        names = " or ".join(_short(name) for name, task in TASKS.items() if task.place is not None)
+        field, value = ("--demo", arguments.demo) if arguments.env is None else ("--env", arguments.env)
+        fix = f"{_short(env.task)} has no hole to align with: give a demonstration of {names}"
+        raise BadInput(field, value, fix)
     return replace(env, oracle=False)
+
+
+def _short(task: str) -> str:
+    """A task's name without its version."""
+    return task.rpartition("-")[0]
 
 
 def read_plan(arguments: Arguments, env: EnvConfig) -> Plan:
     """How the states are judged by the demonstration. Raises BadInput where it does not fit the environment."""
     from dopamine_rl.episodes.recordings import size_of
-    from dopamine_rl.evaluation.plans import Plan, find_demonstrations
+    from dopamine_rl.evaluation.plans import Plan, find_demonstration
 
     demo = str(arguments.demo)
-    found = find_demonstrations(demo)
-    if len(found) != 1:
-        raise BadInput("--demo", demo, f"it holds {len(found)} episodes: give one, as a folder or DATASET#NUMBER")
-    [recording] = found
-    if recording.success is False:
-        raise BadInput("--demo", demo, "it failed: give an episode that succeeded")
+    recording = find_demonstration(demo)
     if not recording.instructions:
         raise BadInput("--demo", demo, "it does not say what the task is: give a recorded episode with an instruction")
     shown, size = (len(recording.videos), *size_of(recording)), env.image_size
     if shown != (len(env.views), size, size):
-        fix = f"the demonstration has {shown[0]} views of {shown[1]}x{shown[2]}: name the preset it was recorded with"
-        raise BadInput("--env", f"{len(env.views)} views of {size}x{size}", fix)
+        wanted = f"{counted(len(env.views), 'view')} of {env.image_size}x{env.image_size}"
+        has = f"{counted(shown[0], 'view')} of {shown[1]}x{shown[2]}"
+        fix = f"it has {wanted}, the demonstration {has}: name the preset that it was recorded with"
+        raise BadInput("--env", arguments.env, fix)
     return Plan(recording, recording, recording.instructions[0], 1, (size, size), len(env.views))
 
 

@@ -187,6 +187,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     if reused:
         console.say(f"Reused the results of {reused} of {len(plans)} episodes; --fresh scores them again")
     show(table(results))
+    print(EXPLAINED)
     print(json.dumps({"out": str(arguments.out), "model_version": version, "episodes": results}))
     return results
 
@@ -259,6 +260,12 @@ HEADINGS = {
     "episode": "episode", "frames": "frames", "final_progress": "end", "outcome": "outcome", "voc_plus": "VOC+",
     "kendall": "τ", "progress_mae": "MAE", "invalid": "invalid", "low_weight": "w < 0.1", "labels_per_s": "labels/s",
 }  # fmt: skip
+
+
+EXPLAINED = (
+    "outcome: success, partial or failure by the curve (Eq. 58); τ: Kendall's rank correlation of progress with time"
+)
+"""What two of the columns mean."""
 
 
 def table(results: Sequence[dict[str, Any]]) -> list[list[str]]:

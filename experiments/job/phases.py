@@ -263,7 +263,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
             on_progress=run.console.progress,
         )
         judged = all_judged[: len(prepared.gate_episodes)]
-        run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged), None)
+        run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged, threshold), None)
         told = TASKS[config.env.task].instructions
         wrong = wrong_instructions(told, [task.instructions for task in TASKS.values()])
         figures = replace(

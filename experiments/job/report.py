@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dopamine_rl.evaluation.behaviours import BehaviourReport, InstructionReport
+from dopamine_rl.evaluation.figures import verdict_row
 from dopamine_rl.evaluation.gate import JudgedEpisode, Verdict
 from dopamine_rl.metrics import wilson
 from dopamine_rl.texts import code, counted
-from dopamine_rl.types import Rate
+from dopamine_rl.types import EpisodeInfo, Rate
 from experiments.reports.behaviours import behaviour_rows, instruction_line
 from experiments.reports.plots import new_figure
 from experiments.reports.tables import grid
@@ -197,14 +198,27 @@ def _failure_labels(result: dict[str, Any]) -> str:
     return str(result.get("reward_model_failure_labels") or "truth")
 
 
-def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:
-    """Plot fused progress of unseen successes and failures over time."""
+ENDS = {
+    "success": {"color": "tab:green", "alpha": 0.6, "lw": 1.4},
+    "failure": {"color": "tab:red", "alpha": 0.6, "lw": 1.4},
+    "cut off by the time limit on its way in": {"color": "black", "alpha": 0.8, "lw": 1.4, "ls": "--"},
+}
+"""Ends of episodes in gate.png -> how their curves are drawn."""
+
+
+def plot_gate(path: Path, judged: Sequence[JudgedEpisode], threshold: float) -> None:
+    """Plot fused progress of unseen successes and failures over time.
+
+    Args:
+        threshold: final progress from which an episode counts as claimed success.
+    """
     figure = new_figure(7, 3.4)
     axes = figure.subplots()
+    success, failure, cut = ENDS
     for episode in judged:
-        success = episode.demonstration.success
-        colour, label = ("tab:green", "success") if success else ("tab:red", "failure")
-        axes.plot(episode.demonstration.frame_steps, episode.curve, color=colour, alpha=0.6, lw=1.4, label=label)
+        row = verdict_row(EpisodeInfo.of(episode.demonstration), threshold)
+        label = success if row["success"] else cut if row["cut_off"] else failure
+        axes.plot(episode.demonstration.frame_steps, episode.curve, label=label, **ENDS[label])
     handles, names = axes.get_legend_handles_labels()
     unique = dict(zip(names, handles, strict=True))
     axes.legend(unique.values(), unique.keys(), fontsize=8)

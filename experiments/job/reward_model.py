@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from tyro.conf import Positional
 
-from dopamine_rl.errors import BadInput, require
+from dopamine_rl.errors import BadInput, EpisodeError, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.interfaces import no_progress
@@ -243,20 +243,28 @@ def _choose_episodes(
 
 def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
     """The episodes of DATA without those of unknown progress, which are reported: failures of which nothing that tells
-    it was recorded, and successes that pause or retreat, whose keyframes do not tell it."""
+    it was recorded, successes that pause or retreat, whose keyframes do not tell it, and successes with too few states.
+
+    Raises:
+        EpisodeError: no success is left, and one has too few states.
+    """
     from dopamine_rl.episodes.pauses import wavers
+    from dopamine_rl.episodes.states import too_few_states
     from dopamine_rl.episodes.stored import list_stored
 
     console.say_passed_over(arguments.data)
     usable: list[StoredEpisode] = []
     unlabelled: list[str] = []
     wavering: list[str] = []
+    short: list[EpisodeError] = []
     for folder in arguments.data:
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
             if episode.info.success is False and not _labelled(episode, config.sft.failures):
                 unlabelled.append(episode.info.episode_id)
             elif episode.info.success is not False and wavers(episode.info.stages):
                 wavering.append(episode.info.episode_id)
+            elif episode.info.success is not False and (error := too_few_states(episode.info)) is not None:
+                short.append(error)
             else:
                 usable.append(episode)
     if unlabelled:
@@ -265,6 +273,10 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
         console.say(f"skipping failures without recorded {lacking} (see --sft.failures outcome): {names}")
     if wavering:
         console.say(f"skipping successes that pause or retreat: {', '.join(wavering)}")
+    if short and all(episode.info.success is False for episode in usable):
+        raise short[0]
+    for error in short:
+        console.say(f"skipped: {error}")
     return usable
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from dopamine_rl.evaluation.behaviours import BehaviourReport, InstructionReport
+from dopamine_rl.texts import counted
 from experiments.reports.tables import number
 
 COLUMNS = {
@@ -18,6 +19,12 @@ COLUMNS = {
     "false_success": "false success",
 }
 """Figures of a kind of episodes -> their columns."""
+EXPLAINED = (
+    "`Spearman`: rank correlation of Φ* with true progress over all frames; `τ_a`: Kendall's, tied pairs count 0; "
+    "`RMSE at rest`, `gain at rest`: Φ* about its mean, and what it gains, in a stage called `pause`; `truth`: final "
+    "true progress on the simulator's scale."
+)
+"""What the columns mean."""
 
 
 def behaviour_rows(behaviours: Mapping[str, BehaviourReport]) -> list[list[str]]:
@@ -32,7 +39,8 @@ def behaviour_rows(behaviours: Mapping[str, BehaviourReport]) -> list[list[str]]
 
 def instruction_line(report: InstructionReport) -> str:
     """What a wrong instruction changes, in a sentence."""
+    kept = f"{100 * report.mismatched_success:.0f} % of them still count as successes"
     return (
-        f"Under a wrong instruction {report.episodes} successes end at Φ* {report.mismatching_end:.3f} instead of "
-        f"{report.matching_end:.3f} (gap {report.gap:+.3f}); {report.mismatched_success:.0%} still count as successes."
+        f"Under a wrong instruction {counted(report.episodes, 'success')} end at Φ* {report.mismatching_end:.3f} "
+        f"instead of {report.matching_end:.3f} (gap {report.gap:+.3f}); {kept}."
     )

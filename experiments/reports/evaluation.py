@@ -38,7 +38,7 @@ FIGURES = {
     "progress_mae": "mean absolute error of Φ* in annotated successes",
     "other_mae": "mean absolute error of Φ* in other episodes with known true progress",
     "hop_mae": "mean absolute error of hops, all perspectives",
-    "false_progress_zero": f"zero-hop pairs (neighbours, |true hop| ≤ {NO_GAIN}) with a hop above {CLAIM}",
+    "false_progress_zero": f"zero-hop pairs (neighbours, true hop within ±{NO_GAIN}) with a hop above {CLAIM}",
     "false_progress_failed": f"neighbours in failures without progress (true hop ≤ {NO_GAIN}) with a hop above {CLAIM}",
     "success_end": "mean final Φ* of successes",
     "failure_end": "mean final Φ* of failures",

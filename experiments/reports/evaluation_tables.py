@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy as np
 from dopamine_rl.evaluation.variants import Judged, paired_differences
 from dopamine_rl.metrics import MIN_POINTS, OUTCOMES
 from dopamine_rl.progress import HOP_BINS
-from dopamine_rl.texts import code, counted, one_line
+from dopamine_rl.texts import code, counted, every, one_line
+from experiments.reports import behaviours
 from experiments.reports.behaviours import behaviour_rows, instruction_line
 from experiments.reports.evaluation import FIGURES, Evaluation
 from experiments.reports.tables import aligned, difference, filled, grid, number, short
@@ -22,6 +24,12 @@ COMPARED = {
     "auc": "AUC", "false_success": "false success", "outcome_accuracy": "outcome",
 }  # fmt: skip
 """Metrics for comparing curves."""
+EXPLAINED = (
+    "`order`: rank correlation of the curve with time; `end+`, `end−`: mean final Φ* of successes and failures; "
+    "`outcome`: share of episodes whose outcome (success, partial or failure, Eq. 58) is right; `w < 0.1`: share of "
+    "frames that consistency fusion almost ignores."
+)
+"""What these columns mean."""
 DIFFERENCES = {
     "common_mae": "MAE", "other_common_mae": "MAE, others", "failure_end": "end−", "outcome_accuracy": "outcome",
 }  # fmt: skip
@@ -42,12 +50,14 @@ def table(evaluation: Evaluation) -> str:
     ]
     parts += [aligned(_figure_rows(evaluation)), *_without_value(evaluation), ""]
     if evaluation.behaviours:
-        parts += ["Behaviour, by kind of episode", aligned(filled(behaviour_rows(evaluation.behaviours))), ""]
+        rows = filled(behaviour_rows(evaluation.behaviours))
+        parts += ["Behaviour, by kind of episode", aligned(rows), _plain(behaviours.EXPLAINED), ""]
     if evaluation.instruction:
         parts += [instruction_line(evaluation.instruction), ""]
     parts += [
         "Perspectives and fusions, from the same hops",
         aligned(_effects(evaluation, evaluation.fused, FUSED)),
+        _plain(EXPLAINED),
         "",
     ]
     parts += ["Strides and cameras", aligned(_effects(evaluation, evaluation.settings, SETTINGS)), ""]
@@ -88,17 +98,17 @@ def markdown(evaluation: Evaluation) -> str:
 ## Behaviour
 {grid(filled(behaviour_rows(evaluation.behaviours))) if evaluation.behaviours else "No episode's name says its kind."}
 
-`Spearman` and `τ_a` (Kendall's, in which tied pairs count 0) compare Φ* with true progress over all frames, means over
-episodes. `RMSE at rest` is Φ* about its mean while nothing moves, `gain at rest` what it gains in a pause; both need a
-stage called `pause`. `truth` is the final true progress on the simulator's scale.
+{behaviours.EXPLAINED} Means over episodes.
 
 {told}
 
 ## Perspectives and fusions
 All are computed from the same hops. "fused chain": the incremental hop is added to the last fused progress; "own
-chain": to its own last value. `w < 0.1`: share of frames that consistency fusion almost ignores.
+chain": to its own last value.
 
 {grid(_effects(evaluation, evaluation.fused, FUSED))}
+
+{EXPLAINED}
 
 ## Strides and cameras
 Cameras that are not named are replaced by blank images. This shows what the model does without them, not what a model
@@ -106,7 +116,7 @@ trained without them would do.
 
 {grid(_effects(evaluation, evaluation.settings, SETTINGS))}
 
-`order` is the rank correlation of the row's own curve with time. VOC and order need 8 frames; `of n` is the number of
+VOC and order need 8 frames; `of n` is the number of
 episodes with so many, and a dash means none. Strides differ in their share of easy frames (the first, the last), so
 `MAE, common frames` uses only the frames that every stride scores, without the first.
 
@@ -136,14 +146,18 @@ expected error in each fifth of the frames, from least to most uncertain.
 """
 
 
+def _plain(explained: str) -> str:
+    """An explanation for the terminal, below a table."""
+    return "\n".join(textwrap.wrap(explained.replace("`", ""), 118, initial_indent="  ", subsequent_indent="  "))
+
+
 def _episodes(evaluation: Evaluation) -> str:
     n = evaluation.counts()
     cut = f", {n['cut_off']} cut off during insertion (counted as neither)" if n["cut_off"] else ""
     one = "" if evaluation.several else " One episode gives no intervals and no differences: evaluate at least 2."
-    stride = counted(evaluation.stride, evaluation.unit)
     return (
         f"{counted(n['success'], 'success')} ({n['expert']} annotated), {counted(n['failure'], 'failure')} "
-        f"({counted(n['near_miss'], 'near miss')}){cut}; one frame every {stride}; "
+        f"({counted(n['near_miss'], 'near miss')}){cut}; one frame {every(evaluation.stride, evaluation.unit)}; "
         f"{counted(n['invalid'], 'frame')} without a value.{one}"
     )
 

@@ -130,14 +130,14 @@ def running_service(name: str | None) -> str:
 
 
 def warn_of_tasks(model: Path, instructions: Sequence[str], console: Console) -> None:
-    """Warn about tasks that a model was not adapted to, as far as its card says so."""
+    """Warn about tasks that a model was not adapted to, or may not have been, where its card does not say so."""
     foreign, known = unfamiliar(model, instructions)
-    if foreign:
-        others = f" and {len(foreign) - 1} more" if foreign[1:] else ""
-        console.say(
-            f"warning: the model was not adapted to {foreign[0]!r}{others}, but to {known[0]!r}: its progress may mean "
-            "nothing there (adapt it with dopamine grm adapt)"
-        )
+    if not foreign:
+        return
+    tasks = f"{foreign[0]!r} and {len(foreign) - 1} more" if foreign[1:] else repr(foreign[0])
+    fault = f"was not adapted to {tasks}, but to {known[0]!r}" if known else ""
+    fault = fault or f"does not list the tasks that it was adapted to: it is unknown whether it knows {tasks}"
+    console.say(f"warning: the model {fault}; its progress may mean nothing there (adapt it with dopamine grm adapt)")
 
 
 def embedded_client(

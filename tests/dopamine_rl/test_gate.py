@@ -163,7 +163,7 @@ def test_near_misses_are_those_the_actor_recorded_or_where_it_did_not_those_of_t
     figures = report(judged(demonstrations), 0.8, STRIDE)
     assert (figures.near_misses, figures.near_miss_false_success) == (2, 0.5)
     assert figures.false_success == 0.75
-    assert "50% of the 2 near misses" in decide(figures, GateConfig()).table()
+    assert "50 % of the 2 near misses" in decide(figures, GateConfig()).table()
     other = replace(failure(0.9, None), episode_id="near_miss_000123")
     solved = replace(success(), episode_id="near_miss_000124", near_miss=True)
     figures = report(judged([success(), failure(), other, solved]), 0.8, STRIDE)

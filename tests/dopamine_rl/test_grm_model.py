@@ -34,6 +34,15 @@ def test_save_and_load_keep_everything(folder: Path) -> None:
     assert "none" in (folder / "README.md").read_text()
 
 
+def test_the_readme_of_a_model_has_readable_numbers(tmp_path: Path) -> None:
+    card = {"held_out": {"auc": 0.995606794586637, "n": 12345678, "all": [0.25, 1e-06]}, "command": "--x 0.123456"}
+    save_grm(build_grm(TINY), tmp_path / "grm", card)
+    text = (tmp_path / "grm/README.md").read_text(encoding="utf-8")
+    assert '- **held_out**: `{"auc": 0.9956, "n": 12345678, "all": [0.25, 1e-06]}`' in text
+    assert "--x 0.123456" in text
+    assert json.loads((tmp_path / "grm/grm.json").read_text(encoding="utf-8"))["card"] == card
+
+
 def test_it_is_a_plain_hugging_face_folder(folder: Path) -> None:
     assert type(AutoModelForImageTextToText.from_pretrained(folder)).__name__ == "Qwen2_5_VLForConditionalGeneration"
     assert AutoTokenizer.from_pretrained(folder).decode(load_grm(folder).trie.outputs[133:134]) == "<score>+33%</score>"

@@ -147,7 +147,7 @@ def test_malformed_items_are_named_by_file_item_and_field(
     assert next(reading).item_id == "good"
     with pytest.raises(EpisodeError) as caught:
         next(reading)
-    assert caught.value.field.startswith(f"items.{form}: [1]")
+    assert caught.value.field.startswith(f"{path}: [1]")
     assert caught.value.field.endswith(f": {field}")
 
 
@@ -162,3 +162,11 @@ def test_items_without_eight_pictures_are_not_written(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"x\.images"):
         write_items(tmp_path / "items.json", [TrainingItem("x", ("a.png",), "t", "?", 0.0)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_key_is_named_with_those_that_are_there(tmp_path: Path) -> None:
+    item = content(id="good")
+    item["tasks"] = item.pop("task")
+    (tmp_path / "items.json").write_text(json.dumps([item]))
+    with pytest.raises(EpisodeError, match=r"\[0\] good: task = 'missing': rename the key tasks to task; found: id, "):
+        next(read_items(tmp_path / "items.json"))

@@ -125,7 +125,7 @@ def test_outcomes_come_back(raw: RawSource, tmp_path: Path, known: tuple[bool | 
 
 def test_an_outcome_that_is_no_bool_is_named(dataset: Path) -> None:
     change_column(dataset / DATA, "next.success", [0.0] * 14)
-    with pytest.raises(EpisodeError, match=rf"episode_000000/{DATA}: next\.success = 0\.0"):
+    with pytest.raises(EpisodeError, match=rf"dataset/{DATA}: episode_000000\.next\.success = 0\.0"):
         LeRobotSource(dataset).episodes()
 
 
@@ -329,17 +329,21 @@ def test_malformed_metadata_is_named(dataset: Path, fields: dict[str, Any], name
     ("column", "values", "named"),
     [
         ("episode_index", [0, 1, 1], "dataset/meta/episodes: episode_index"),
-        ("length", [5, -1, 7], rf"episode_000001/{EPISODES}: length"),
-        ("length", [5.0, np.nan, 7.0], rf"episode_000001/{EPISODES}: length"),
+        ("length", [5, -1, 7], rf"dataset/{EPISODES}: episode_000001\.length"),
+        ("length", [5.0, np.nan, 7.0], rf"dataset/{EPISODES}: episode_000001\.length"),
         ("episode_index", [0.0, np.nan, 2.0], rf"dataset/{EPISODES}: episode_index"),
         (
             "videos/observation.images.cam_high/from_timestamp",
             [0.0, np.nan, 0.0],
-            r"episode_000001/.*cam_high/from_timestamp",
+            r"episode_000001\..*cam_high/from_timestamp",
         ),
         ("length", None, rf"dataset/{EPISODES}: length = 'missing'"),
-        ("length", [5, None, 7], rf"episode_000001/{EPISODES}: length"),
-        ("videos/observation.images.cam_high/to_timestamp", [1.0, 1.2, 1.4], r"episode_000001/.*cam_high/to_timestamp"),
+        ("length", [5, None, 7], rf"dataset/{EPISODES}: episode_000001\.length"),
+        (
+            "videos/observation.images.cam_high/to_timestamp",
+            [1.0, 1.2, 1.4],
+            r"000001\..*cam_high/to_timestamp",
+        ),
     ],
 )
 def test_malformed_episodes_are_named(dataset: Path, column: str, values: Any, named: str) -> None:
@@ -360,7 +364,7 @@ def test_malformed_episodes_are_named(dataset: Path, column: str, values: Any, n
 )
 def test_values_of_frames_that_cannot_be_are_named(dataset: Path, column: str, values: list[Any]) -> None:
     change_column(dataset / DATA, column, values)
-    with pytest.raises(EpisodeError, match=rf"file-000\.parquet: {re.escape(column)} = "):
+    with pytest.raises(EpisodeError, match=rf"file-000\.parquet: (episode_00000\d\.)?{re.escape(column)} = "):
         LeRobotSource(dataset).episodes()
 
 
@@ -382,7 +386,7 @@ def test_files_of_a_dataset_may_be_links_as_caches_have_them(dataset: Path, tmp_
 
 def test_malformed_files_are_named(dataset: Path) -> None:
     change_column(dataset / DATA, "subtask_index", [0] * 4 + [9] * 10)
-    with pytest.raises(EpisodeError, match=r"episode_000001/meta/subtasks\.parquet: subtask_index"):
+    with pytest.raises(EpisodeError, match=r"dataset/meta/subtasks\.parquet: episode_000001\.subtask_index"):
         LeRobotSource(dataset).episodes()
     (dataset / DATA).write_bytes(b"PAR1")
     with pytest.raises(EpisodeError, match=r"dataset/data/chunk-000/file-000\.parquet: content = .*readable"):

@@ -52,7 +52,7 @@ def test_claimed_successes_are_named_also_where_nothing_succeeds() -> None:
     fill(monitor, [], [0.3] * 15 + [0.85] * 5)
     warning = monitor.warning()
     assert warning is not None
-    assert "25% of 20 failures end at progress 0.8 or above (bound 20%)" in warning
+    assert "25 % of 20 failures end at progress 0.8 or above (bound 20 %)" in warning
     assert monitor.summary()["auc"] is None
 
 
@@ -87,20 +87,20 @@ def test_a_warning_comes_when_it_starts_when_it_gets_worse_and_when_it_is_over()
         return monitor.warning()
 
     assert failures(8) is None  # 20 %, the bound itself
-    assert "25%" in (failures(10) or "")
+    assert "25 %" in (failures(10) or "")
     assert monitor.warning() is None
     assert failures(10) is None
     assert failures(13) is None  # not much worse
     worse = failures(20) or ""
-    assert "50%" in worse
+    assert "50 %" in worse
     assert "recovered" not in worse
     assert failures(12) is None
     assert failures(7) is None  # within the bound, but hardly
     over = failures(4) or ""
-    assert over.startswith("recovered: 10% of 40 failures")
+    assert over.startswith("recovered: 10 % of 40 failures")
     assert monitor.summary()["open"] == []
     assert monitor.summary()["warnings"] == 2
-    assert "25%" in (failures(10) or "")
+    assert "25 %" in (failures(10) or "")
 
 
 def test_what_can_no_longer_be_told_stays_open_and_silent() -> None:

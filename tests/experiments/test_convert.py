@@ -91,7 +91,7 @@ def test_what_cannot_be_is_named_and_nothing_is_left(
     assert "what is read must not change" in said(raw / "take_0", raw / "take_0" / "deep" / "new")
     assert "OUT = 's3://bucket/new'" in said(raw, "s3://bucket/new")
     (raw / "task_instruction.json").write_text('[" "]')
-    assert "take_0: task = '': nobody said its task: write it into task_instruction.json" in said(raw, new)
+    assert f"{raw}/take_0: task = '': nobody said its task: write it into {raw}/task_instruction.json" in said(raw, new)
     assert "give it with --instruction" in said(raw, new, "--instruction", " ")
     (raw / "task_instruction.json").write_text('["again"]')
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -341,7 +342,12 @@ def test_behaviour_is_judged_by_kind_and_by_its_truth(
     printed, page = capsys.readouterr().out, (tmp_path / "eval.md").read_text()
     for text in (printed, page):
         assert "oscillate" in text
-        assert "100% still count as successes" in text
+        assert "Under a wrong instruction 3 successes end at Φ* " in text
+        assert "100 % of them still count as successes" in text
+        for column in ("outcome: share of", "τ_a: Kendall's", "w < 0.1: share of", "end+, end−: mean"):
+            assert column in " ".join(text.replace("`", "").split())
+        assert "every environment step" not in text
+        assert not re.search(r"\\[<*|]|\d\.\d{5}|\d%", text.rpartition("\nReport:")[0] or text)
     count = len(list((tmp_path / "hops/misled").glob("*.npz")))
     assert count == 3
     run(*words, "--mismatch", "sweep the floor", "--mismatch", "wave")

@@ -86,14 +86,23 @@ def test_what_does_not_fit_is_named_with_the_fix(demos: Path, tmp_path: Path) ->
         return lambda: grm_probe.read_plan(given, ENV)
 
     refused(environment("--demo", alone), "--env", "name the preset")
-    refused(environment("--demo", tmp_path / "none"), "--demo", "no such episode")
+    refused(environment("--demo", tmp_path / "none"), "--demo", "no such file")
+    refused(environment("--demo", demos), "--demo", "it holds 2 episodes: give one")
     refused(environment("--demo", good, "--task", "Sweep"), "--task", "choose from PickCube")
-    refused(environment("--demo", good, "--task", "PlugCharger"), "--task", f"is for {PEG}")
+    refused(
+        environment("--demo", good, "--task", "PlugCharger"), "--task", "give PegInsertionSide, or leave it out: it"
+    )
+    preset = ("--env", "laptop", "--task", "PlugCharger")
+    refused(environment("--demo", good, *preset), "--task", "PegInsertionSide, or leave it out: --env laptop is for it")
     refused(environment("--demo", good, "--env", "lap"), "--env", "laptop")
     refused(plan("--demo", demos), "--demo", "it holds 2 episodes")
     refused(plan("--demo", demos / "stall_000001"), "--demo", "it failed")
     three = grm_probe.environment(arguments("m", "--demo", good, "--env", "smoke"))
-    refused(lambda: grm_probe.read_plan(arguments("m", "--demo", good), three), "--env", "has 2 views of 56x56")
+    refused(
+        lambda: grm_probe.read_plan(arguments("m", "--demo", good), three),
+        "--env",
+        "3 views of 112x112, the demonstration 2 views of 56x56: name the preset",
+    )
 
 
 def test_a_task_without_a_hole_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
@@ -101,7 +110,7 @@ def test_a_task_without_a_hole_is_refused_before_anything_is_loaded(tmp_path: Pa
     cube = EnvConfig(task="PickCube-v1", start="standard")
     (tmp_path / SETTINGS).write_text(json.dumps(asdict(cube)))
     given = arguments("m", "--demo", tmp_path / "expert_1")
-    refused(lambda: grm_probe.run(given), "--task", f"a demonstration of {PEG}, PlugCharger-v1")
+    refused(lambda: grm_probe.run(given), "--demo", "a demonstration of PegInsertionSide or PlugCharger")
 
 
 @pytest.mark.parametrize(

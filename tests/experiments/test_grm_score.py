@@ -14,21 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dopamine_rl.episodes.listing import find_recordings
+from dopamine_rl.episodes.lerobot_write import write_dataset
+from dopamine_rl.episodes.listing import find_recordings, open_source
 from dopamine_rl.episodes.raw import CAMERAS, INSTRUCTIONS, KEYFRAMES, read_demonstration, write_demonstration
 from dopamine_rl.episodes.recordings import read_frames
 from dopamine_rl.episodes.video import read_pictures, write_video
 from dopamine_rl.errors import BadInput, Overloaded
-from dopamine_rl.evaluation.plans import make_plans
+from dopamine_rl.evaluation.plans import find_demonstration, make_plans
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
+from dopamine_rl.evaluation.unseen import read_unseen
 from dopamine_rl.grm.checkpoint import save_grm
+from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.model import build_grm
 from dopamine_rl.metrics import kendall_tau, outcome, progress_mae, voc_plus
 from dopamine_rl.types import Demonstration, ScoreReply, ScoreRequest, TaskReference
 from experiments.commands import grm_score as score
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError
-from experiments.runtime.reward_client import embedded_client
+from experiments.runtime.reward_client import embedded_client, warn_of_tasks
 from reward_service.engines.transformers import TransformersEngine
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
@@ -136,7 +139,8 @@ def test_a_folder_of_episodes_becomes_the_numbers_of_the_scorer(
         assert np.abs(pictures[0].astype(int) - pictures[-1]).max() > 60
     printed = capsys.readouterr().out.splitlines()
     assert json.loads(printed[-1])["episodes"] == results
-    assert printed[-5].split()[:4] == ["episode", "frames", "end", "outcome"]
+    assert printed[-6].split()[:4] == ["episode", "frames", "end", "outcome"]
+    assert printed[-2].startswith("outcome: success, partial or failure by the curve (Eq. 58); τ: Kendall's rank corr")
     assert sorted(path.suffix for path in out.iterdir()) == [".csv"] * 3 + [".json"] * 3 + [".mp4"] * 3
 
 
@@ -387,16 +391,31 @@ def test_bad_input_is_named_before_anything_is_scored(
 def test_a_model_is_not_trusted_with_a_task_that_it_was_not_adapted_to(
     raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, card, warned in (
-        ("other", {"instructions": ["stack the cups", "pile the cups"]}, True),
-        ("same", {"instructions": ["stack the cups", "Push  the block."]}, False),
-        ("older", {}, False),
+    other = "warning: the model was not adapted to 'push the block', but to 'stack the cups'"
+    unknown = (
+        "the model does not list the tasks that it was adapted to: it is unknown whether it knows 'push the block'"
+    )
+    for name, card, told in (
+        ("other", {"instructions": ["stack the cups", "pile the cups"]}, other),
+        ("same", {"instructions": ["stack the cups", "Push  the block."]}, None),
+        ("older", {}, unknown),
+        ("odd", {"instructions": "push the block"}, unknown),
+        ("none", {"instructions": []}, unknown),
     ):
         save_grm(build_grm(TINY), tmp_path / name, card)
         plans = make_plans(score.parse([str(raw / "expert_1"), "--model", str(tmp_path / name)]))
-        embedded_client(tmp_path / name, 1, "cpu", plans, Console())
-        told = "warning: the model was not adapted to 'push the block', but to 'stack the cups'"
-        assert (told in capsys.readouterr().out) == warned
+        embedded_client(tmp_path / name, 1, "cpu", plans * 2, Console())
+        warnings = [line for line in capsys.readouterr().out.splitlines() if "warning: the model" in line]
+        assert [told in line for line in warnings] == ([] if told is None else [True]), name
+
+
+def test_the_shipped_models_do_not_say_what_they_know(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("grm-mini", "grm-mini-no-charger"):
+        warn_of_tasks(model_folder(name), ["fold the towel", "push the block"], Console())
+        said = capsys.readouterr().out
+        assert said.count("warning: ") == 1
+        assert "it is unknown whether it knows 'fold the towel' and 1 more" in said
+        assert "adapt it with dopamine grm adapt" in said
 
 
 @pytest.mark.parametrize(
@@ -447,8 +466,33 @@ def test_a_device_that_is_not_here_is_named(tmp_path):
         embedded_client(tmp_path, 1, "nonsense", [], Console())
 
 
-def test_a_demonstration_that_is_not_there_is_not_called_an_episode(tmp_path):
-    from dopamine_rl.evaluation.plans import find_demonstrations
-
+def test_a_demonstration_that_is_not_there_is_not_called_an_episode(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"^--demo = .*nope"):
-        find_demonstrations(str(tmp_path / "nope"))
+        find_demonstration(str(tmp_path / "nope"))
+
+
+def test_the_demonstration_is_one_episode(raw: Path, tmp_path: Path) -> None:
+    """In every command that takes one: `score` and `probe` ask `find_demonstration`, `eval` and the ablation
+    `read_unseen`."""
+    write_dataset(tmp_path / "set", open_source(raw))
+    named = {
+        raw: rf"it holds 3 episodes: give one, as FOLDER/EPISODE or DATASET#NUMBER, such as {raw}/expert_1$",
+        tmp_path / "set": rf"it holds 3 episodes: give one, .* such as {tmp_path}/set#0$",
+        Path(f"{tmp_path}/set#3"): "give a number from 0 to 2: the dataset has 3 episodes$",
+        Path(f"{tmp_path}/set#x"): "give a number from 0 to 2: the dataset has 3 episodes$",
+        Path(f"{tmp_path}/set#"): "give a number from 0 to 2: the dataset has 3 episodes$",
+    }
+    for demo, fix in named.items():
+        words = [str(raw / "expert_2"), "--demo", str(demo), "--url", "http://127.0.0.1:1"]
+        for read in (
+            lambda demo=demo: find_demonstration(str(demo)),
+            lambda words=words: make_plans(score.parse(words)),
+            lambda demo=demo: read_unseen([raw], demo, 1, None, 0.8),
+        ):
+            with pytest.raises(BadInput, match=fix) as caught:
+                read()  # type: ignore[misc]
+            assert (caught.value.field, caught.value.value) == ("--demo", str(demo))
+    with pytest.raises(BadInput, match=r"EPISODE = .*set#': give a number from 0 to 2"):
+        find_recordings(f"{tmp_path}/set#")
+    with pytest.raises(BadInput, match=rf"EPISODE = .*raw\d#1': {raw} is no LeRobotDataset: give FOLDER/EPISODE"):
+        find_recordings(f"{raw}#1")

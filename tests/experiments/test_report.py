@@ -5,16 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from dopamine_rl.evaluation.gate import GateReport, decide
+from dopamine_rl.evaluation.gate import GateReport, decide, judge
 from dopamine_rl.evaluation.gate_config import GateConfig
+from dopamine_rl.types import FusionConfig
 from experiments.job import report
 from experiments.reports.words import GATE, LABELS, PHASES, SHADOW, phase_words
 from experiments.runtime.storage import RunFolder
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
+from tests.dopamine_rl.test_gate import REFERENCE, failure, success
+from tests.fakes import FakeEngine
 
 OLD = Path(__file__).parents[1] / "fixtures" / "old_run" / "result.json"
 
@@ -54,6 +61,26 @@ def test_no_key_stands_alone_in_a_table(tmp_path: Path) -> None:
 def test_what_it_was_trained_on_is_told_without_what_there_was_not(scripted: int, rollouts: int, told: str) -> None:
     counts = {"reward_model_failures": scripted, "reward_model_rollouts": rollouts, "reward_model_demonstrations": 1}
     assert told in report._training_truth(finished() | counts | {"reward_model_start": "grm-mini"})
+
+
+def test_an_episode_cut_off_on_its_way_in_is_drawn_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Any] = []
+    new_figure = report.new_figure
+    monkeypatch.setattr(report, "new_figure", lambda *size: figures.append(new_figure(*size)) or figures[-1])
+    cut = replace(failure(0.9), true_progress=np.linspace(0.0, 0.95, 12, dtype=np.float32))
+    stalled = replace(failure(0.9), true_progress=np.minimum(np.linspace(0.0, 1.3, 12), 0.95).astype(np.float32))
+    judged = judge(
+        LocalRewardClient(Scorer(FakeEngine())), [success(), failure(), cut, stalled], REFERENCE, FusionConfig()
+    )
+    report.plot_gate(tmp_path / "gate.png", judged, 0.8)
+    [axes] = figures[0].axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "success", "failure", "cut off by the time limit on its way in", "failure"
+    ]  # fmt: skip
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
+    assert len({(line.get_color(), line.get_linestyle()) for line in lines.values()}) == 3
+    assert (tmp_path / "gate.png").stat().st_size > 5000
 
 
 @pytest.mark.parametrize(
