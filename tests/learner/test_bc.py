@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,29 @@ def test_learning_begins_with_exactly_the_clone(cloned: BCResult, tmp_path: Path
             log_std = policy.actor(normalised)[1]
         np.testing.assert_allclose(actions.numpy(), numpy_policy(observations), atol=1e-5)
         np.testing.assert_allclose(log_std.exp().numpy(), 0.05, rtol=1e-5)
+
+
+def test_a_clone_stands_still_where_it_knows_nothing(data: tuple[np.ndarray, np.ndarray, np.ndarray]) -> None:
+    config = replace(CONFIG, observation_noise=0.2, still_share=0.3)
+    still = DeterministicPolicy(train_bc(*data, (32, 32), config, seed=0).state)
+    away = np.random.default_rng(0).normal(size=(200, 2))
+    away = (data[0].mean(0) + 8.0 * data[0].std(0) * away / np.linalg.norm(away, axis=1, keepdims=True)).astype(
+        np.float32
+    )
+    assert np.abs(still(away)).mean() < 0.3
+    assert np.abs(DeterministicPolicy(train_bc(*data, (32, 32), CONFIG, seed=0).state)(away)).mean() > 0.6
+    assert np.abs(still(data[0]) - data[1]).mean() < 0.35
+
+
+def test_noise_alone_changes_the_clone_and_settings_are_checked(
+    data: tuple[np.ndarray, np.ndarray, np.ndarray], cloned: BCResult
+) -> None:
+    noisy = train_bc(*data, (32, 32), replace(CONFIG, observation_noise=0.3), seed=0)
+    assert any((noisy.state[name] != cloned.state[name]).any() for name in cloned.state)
+    assert toy.success_rate(DeterministicPolicy(noisy.state)) >= 0.9
+    for name, value in (("observation_noise", -1.0), ("still_share", 1.0), ("still_spread", 0.0)):
+        with pytest.raises(BadInput, match=f"cloning.{name}"):
+            replace(CONFIG, **{name: value})
 
 
 def test_a_trained_residual_acts_alike_in_numpy(cloned: BCResult, tmp_path: Path) -> None:
