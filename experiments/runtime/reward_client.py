@@ -13,6 +13,7 @@ from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.config import MOST_THREADS
 from dopamine_rl.grm.folder import unfamiliar, usable_model
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.spelling import one_of
 from experiments.runtime.arguments import option
 from experiments.runtime.console import Console
 from reward_service.guards import TOKEN_VARIABLE, load_token
@@ -124,7 +125,7 @@ def running_service(name: str | None) -> str:
     if name is None and len(names) == 1:
         return names[0]
     if name is None or name not in names:
-        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
+        fix = one_of(name or "", names) if names else "start a service first: dopamine serve CHECKPOINT"
         raise BadInput("--app", name, fix)
     return name
 
