@@ -10,7 +10,7 @@ from dopamine_rl.errors import BadInput
 from experiments import peg_insert as train
 from experiments import sweep
 from experiments.chaos import __main__ as chaos
-from experiments.commands import audit, compare, evaluate, grm_pairs, serve
+from experiments.commands import audit, compare, evaluate, grm_eval, grm_pairs, grm_score, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 
@@ -130,6 +130,10 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         (compare.main, ["seperation"], "there is no such study or file: write separation; available: rewards"),
         (compare.main, [str(ROOT)], f"STUDY = '{ROOT}': there is no study.toml in this folder: give one of"),
         (compare.main, ["--arms", "gmr"], "--arms = 'gmr': write grm; available: sparse, grm"),
+        (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
+        (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
+        (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
+        (grm_score.main, ["raw", "--url", "https://a:1", "--ca-file", "nowhere"], "--ca-file = 'nowhere': give a PEM"),
         (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
         (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
     ],
