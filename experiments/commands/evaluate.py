@@ -26,10 +26,11 @@ from tyro.conf import Positional
 
 from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
-from actors.tasks.task import check_script
+from actors.tasks.task import check_script, usable_scripts
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
 from dopamine_rl.policy import load_policy, policy_provenance, policy_sizes
+from dopamine_rl.spelling import one_of
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
@@ -37,6 +38,7 @@ from experiments.runtime.ending import command, interruptible
 from experiments.settings import ExperimentConfig
 
 Settings = ExperimentConfig
+FILE = "a policy that `dopamine train` wrote, RUN/policy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,18 @@ def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
     if not _is_file(policy):
         if path.is_dir():
             raise BadInput("POLICY", policy, _of_folder(path))
-        check_script("POLICY", policy, TASKS[env.task].scripts, env.start, "add --env.start standard")
+        scripts = TASKS[env.task].scripts
+        if policy not in scripts:
+            raise BadInput("POLICY", policy, f"{one_of(policy, usable_scripts(scripts, env.start))}; or {FILE}")
+        check_script("POLICY", policy, scripts, env.start, "add --env.start standard")
         return None
+    if not path.is_file():
+        raise BadInput("POLICY", policy, f"there is no such file: give {FILE}")
     try:
         sizes = policy_sizes(load_policy(path))
         made_by = policy_provenance(path)
     except CheckpointError as error:
-        fix = f"give a policy that `dopamine train` wrote, RUN/policy.safetensors ({error})"
-        raise BadInput("POLICY", policy, fix) from error
+        raise BadInput("POLICY", policy, f"give {FILE} ({error})") from error
     if sizes != (env.observation_size, env.action_size):
         fix = (
             f"it reads {sizes[0]} numbers and acts with {sizes[1]}, but an environment of preset {arguments.preset} "
@@ -104,8 +110,8 @@ def _of_folder(folder: Path) -> str:
     if (folder / "policy.safetensors").is_file():
         return f"write {folder / 'policy.safetensors'}"
     if (folder / "config.json").is_file():
-        return "this is a reward model's folder: give a policy, RUN/policy.safetensors"
-    return "there is no policy.safetensors in this folder: give a policy's file, or the name of a script"
+        return f"this is a reward model's folder: give {FILE}"
+    return f"there is no policy.safetensors in this folder: give {FILE}, or the name of a script"
 
 
 def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:

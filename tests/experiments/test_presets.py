@@ -9,6 +9,7 @@ from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
 from experiments import peg_insert as train
 from experiments import sweep
+from experiments.benchmarks import service
 from experiments.chaos import __main__ as chaos
 from experiments.commands import audit, compare, evaluate, grm_eval, grm_pairs, grm_score, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
@@ -118,11 +119,13 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         ),
         (evaluate.main, [OLD_POLICY, "--preset", "full"], "give --preset with the settings it was trained with"),
         (evaluate.main, [OLD_POLICY, *PLUG], "(PlugCharger-v1, standard start) gives 10 and takes 7"),
-        (evaluate.main, ["none.safetensors"], "POLICY = 'none.safetensors': give a policy"),
+        (evaluate.main, ["none.safetensors"], "POLICY = 'none.safetensors': there is no such file: give a policy"),
+        (evaluate.main, ["policy.pt"], "; or a policy that `dopamine train` wrote, RUN/policy.safetensors"),
         (evaluate.main, ["drop"], "POLICY = 'drop': nothing can be dropped from the insertion start"),
         (evaluate.main, ["drop"], "add --env.start standard, or give one of expert, near_miss"),
         (evaluate.main, ["near_mis"], "POLICY = 'near_mis': write near_miss; available: expert"),
         (evaluate.main, ["straight_push", *PLUG], "POLICY = 'straight_push': give one of expert, near_miss"),
+        (service.main, ["--views", "9"], "--views = 9: give 1 to 3"),
         (serve.main, ["grm-mini", "--engine", "nope:Nope"], "--engine = 'nope:Nope': there is no module 'nope'"),
         (compare.main, ["--seeds", "11"], "seeds = 11: give at most 10: each takes 90 of a set's 1000 seeds"),
         (compare.main, ["nothing"], "STUDY = 'nothing': there is no such study or file: give one of"),
