@@ -56,7 +56,7 @@ class EnvConfig:
     image_size: int = 112
     """Height and width of every view in pixels."""
     views: tuple[str, ...] = VIEWS
-    """Cameras in the order of the V axis; with none, no picture is rendered and no Vulkan driver is needed."""
+    """Cameras in the order of the V axis; with none, no picture is rendered."""
     look: Look = "plain"
     """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour),
     texture (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things
@@ -237,7 +237,7 @@ class PegInsertionEnv(SimulatedEnv):
     """The peg insertion, with either start. Observation: float32 [30] (`actors.peg_state.observation`).
 
     Raises:
-        RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
+        RenderingUnavailable: there is no usable Vulkan driver.
     """
 
     def __init__(self, config: EnvConfig, task: Task) -> None:
