@@ -9,6 +9,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.experts.disturbed import simulated
+from actors.geometry import position_and_quaternion
 from actors.tasks import TASKS
 from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
@@ -52,6 +54,7 @@ def record(
     observations, actions, rewards = [observation], [], []
     frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
+    poses = [_tool_pose(env)]
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(env)
@@ -64,6 +67,7 @@ def record(
             frames.append(infos["scored_views"])
             frame_steps.append(len(actions))
             truths += [infos["oracle_progress"]] if truths else []
+            poses.append(_tool_pose(env))
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
     task, name = task_of(env), episode_id or f"seed_{seed:06d}"
     return Demonstration(
@@ -81,7 +85,12 @@ def record(
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
         near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, observations[-1])),
+        tool_poses=np.stack(poses),
     )
+
+
+def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
+    return position_and_quaternion(simulated(env).state().tool)
 
 
 def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:

@@ -35,3 +35,8 @@ def to_matrix(raw_pose: Any) -> Matrix:
     """ManiSkill's tensor [1, 7], position and quaternion (w first), as a pose."""
     raw = raw_pose[0].numpy().astype(np.float64)
     return pose(raw[:3], Rotation.from_quat(raw[[4, 5, 6, 3]]).as_matrix())
+
+
+def position_and_quaternion(matrix: Matrix) -> NDArray[np.float32]:
+    """A pose as float32 [7]: position in metres, then the rotation as a quaternion (x, y, z, w)."""
+    return np.concatenate([matrix[:3, 3], Rotation.from_matrix(matrix[:3, :3]).as_quat()]).astype(np.float32)

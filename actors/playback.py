@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from actors.demonstrations import episode_folder, find_keyframes, task_of
+from actors.geometry import position_and_quaternion
 from actors.maniskill import PEG_INSERTION, SimulatedEnv
 from actors.tasks.task import EXPERT, Task
 from dopamine_rl.episodes.maniskill import EnvStates, ManiSkillTrajectory, read_trajectories
@@ -63,7 +64,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
     last = int(success.argmax()) + 1 if success.any() else len(success)
     env.reset(seed=trajectory.seed)
     _same_start(env, states)
-    observations, frames, frame_steps, truths, stages = [], [], [], [], [0]
+    observations, frames, frame_steps, truths, poses, stages = [], [], [], [], [], [0]
     for step in range(last + 1):
         observations.append(env.restore(moment(states, step), first=step == 0))
         truth = 1.0 if success[step - 1] and step else env.true_progress()
@@ -72,6 +73,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
             frames.append(env.render_views())
             frame_steps.append(step)
             truths.append(truth)
+            poses.append(position_and_quaternion(env.state().tool))
     first, *later = task.scripts[EXPERT]().stages
     keyframes, names = find_keyframes(stages[1:], frame_steps, (first, " and ".join(later)))
     return Demonstration(
@@ -88,6 +90,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
         success=bool(success[last - 1]),
         seed=trajectory.seed,
         true_progress=np.array(truths, np.float32),
+        tool_poses=np.stack(poses),
     )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
+from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.interfaces import OnProgress
@@ -40,7 +41,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "play_back", "probe", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -101,6 +102,15 @@ class SimulationWorker:
 
         demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
+
+    def practise(self, demonstration: Path, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
+        """Record a try that wanders about a demonstration's path, unless it is there; returns success and length."""
+        from actors.demonstrations import record_missing
+        from actors.experts.practice import PRACTICE, Practice
+
+        wandering = Practice(read_demonstration(demonstration))
+        recorded = record_missing(self._get(), PRACTICE, wandering, seed, out_dir, stride)
+        return {"success": recorded.success, "environment_steps": len(recorded.actions)}
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
         """Play back a ManiSkill trajectory, unless it exists; returns success."""

@@ -20,9 +20,10 @@ Target = Literal["keyframes", "geometric"]
 simulator's true progress, from distances and angles to the goal."""
 TARGETS: tuple[Target, ...] = get_args(Target)
 
-FailureLabels = Literal["truth", "outcome"]
+FailureLabels = Literal["truth", "outcome", "path"]
 """Labels of failed episodes. truth: their true progress, which only a simulator knows. outcome: 0 where they end, for a
-try that failed was then not nearly done, however near the goal it came; the rest of the try gets no label."""
+try that failed was then not nearly done, however near the goal it came; the rest of the try gets no label. path: how
+near the tool is to the path of the demonstrations (`dopamine_rl.paths`), which the robot's joints tell."""
 FAILURE_LABELS: tuple[FailureLabels, ...] = get_args(FailureLabels)
 
 

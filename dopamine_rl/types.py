@@ -347,6 +347,8 @@ class Demonstration:
         true_progress: float32 [F], the simulator's true progress at each frame; None if unknown (real robot). For
             diagnostics and failed training episodes, never as a substitute for the GRM's reward.
         near_miss: whether a failure came close to success, as judged by the actor; None if not recorded.
+        tool_poses: float32 [F, 7], the tool's pose at each frame in the robot's base frame, as its joints tell it:
+            position in metres, then rotation as a quaternion (x, y, z, w); None if not recorded.
     """
 
     episode_id: str
@@ -363,6 +365,7 @@ class Demonstration:
     seed: int
     true_progress: NDArray[np.float32] | None = None
     near_miss: bool | None = None
+    tool_poses: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -384,6 +387,7 @@ class EpisodeInfo:
         near_miss: whether a failure came close to success, as judged by the actor; None if not recorded.
         frame_steps: int64 [frame_count], environment step of each frame, strictly increasing from 0; None if not
             recorded.
+        tool_poses: float32 [frame_count, 7], see `Demonstration`; None if not recorded.
     """
 
     episode_id: str
@@ -398,6 +402,7 @@ class EpisodeInfo:
     true_progress: NDArray[np.float32] | None = None
     near_miss: bool | None = None
     frame_steps: NDArray[np.int64] | None = None
+    tool_poses: NDArray[np.float32] | None = None
 
     @classmethod
     def of(cls, demonstration: Demonstration) -> EpisodeInfo:
@@ -416,6 +421,7 @@ class EpisodeInfo:
             demonstration.true_progress,
             demonstration.near_miss,
             demonstration.frame_steps,
+            demonstration.tool_poses,
         )
 
 

@@ -144,6 +144,8 @@ def _reward_model(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any
         "reward_model_demonstrations": config.demonstrations.reward_model,
         "reward_model_failures": config.demonstrations.reward_model_failures,
         "reward_model_rollouts": config.demonstrations.reward_model_rollouts,
+        "reward_model_practice": config.demonstrations.practice,
+        "reward_model_failure_labels": config.sft.failures,
     }
     return origin if prepared.model else dict.fromkeys(origin)
 

@@ -39,6 +39,9 @@ class DemonstrationConfig:
     reward_model_rollouts: int = 0
     """Episodes of the cloned policy for training the reward model. Only failures are used, labelled with the
     simulator's ground-truth progress: they are the failures that the model meets in training."""
+    practice: int = 0
+    """Episodes for training the reward model in which the robot, alone, wanders about the path of its first
+    demonstration, for sft.failures = path; a horizon each. Insertion start only: the scene must stay as it was."""
     gate_successes: int = 6
     """Held-out expert episodes for the gate."""
     gate_failures: int = 6
@@ -57,6 +60,7 @@ class DemonstrationConfig:
             self.policy,
             self.gate_successes + self.gate_failures,
             self.reward_model_rollouts,
+            self.practice,
             self.gate_rollouts,
             4 * self.gate_behaviours,
         )
@@ -67,6 +71,7 @@ class DemonstrationConfig:
             ("reward_model_stride", self.reward_model_stride >= 0, "give at least 0"),
             ("reward_model_failures", self.reward_model_failures >= 0, "give at least 0"),
             ("policy", self.policy >= 1, "give at least 1"),
+            ("practice", self.practice >= 0, "give at least 0"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),
             ("gate_failures", self.gate_failures >= 1, "give at least 1"),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
@@ -204,6 +209,11 @@ class ExperimentConfig:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
             raise BadInput("name", self.name, "use only letters, digits, '.', '_' and '-'")
+        if self.demonstrations.practice and self.env.start != "insertion":
+            fix = "give 0: from the standard start every episode has another scene"
+            raise BadInput("demonstrations.practice", self.demonstrations.practice, fix)
+        if self.demonstrations.practice and self.sft.failures != "path":
+            raise BadInput("sft.failures", self.sft.failures, "write path: demonstrations.practice is labelled so")
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:

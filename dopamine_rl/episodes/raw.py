@@ -4,7 +4,8 @@
     raw/episode_001/annotated_keyframes.json  cam_high.mp4  cam_left_wrist.mp4  cam_right_wrist.mp4  [transitions.npz]
 
 To mark a recording without transitions (as from a real robot) as failed, write only `success` to `transitions.npz`:
-`np.savez("transitions.npz", success=False)`. An episode without the file counts as a success.
+`np.savez("transitions.npz", success=False)`, and with it, where the robot knows them, its `tool_poses` (float [F, 7]).
+An episode without the file counts as a success.
 
 Source: METHOD.md section 6 (format of the released Robo-Dopamine pipeline). Differs: `transitions.npz` is ours and
 optional; with fewer than three views only the first cameras exist.
@@ -42,8 +43,8 @@ ARRAYS = {
     "success": 0,
     "seed": 0,
 }
-"""Arrays of `transitions.npz` and their number of axes: all of them, or only `success`."""
-OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0}
+"""Arrays of `transitions.npz` and their number of axes: all of them, or `success` without the others."""
+OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0, "tool_poses": 2}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -199,7 +200,7 @@ def read_demonstration(folder: Path) -> Demonstration:
     """
     folder = Path(folder)
     arrays = _read_transitions(folder)
-    if len(arrays) == 1:
+    if "actions" not in arrays:
         fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
         raise _error(folder, TRANSITIONS, "arrays", list(arrays), fix)
     raw = read_raw_episode(folder)
@@ -226,7 +227,22 @@ def read_demonstration(folder: Path) -> Demonstration:
         seed=int(arrays["seed"]),
         true_progress=None if truth is None else truth.astype(np.float32),
         near_miss=bool(arrays["near_miss"]) if "near_miss" in arrays else None,
+        tool_poses=_tool_poses(folder, arrays, len(steps)),
     )
+
+
+def _tool_poses(folder: Path, arrays: dict[str, NDArray[Any]], count: int | None = None) -> NDArray[np.float32] | None:
+    """The tool's poses of `count` frames (None: however many), if they were recorded. Raises EpisodeError."""
+    poses = arrays.get("tool_poses")
+    if poses is None:
+        return None
+    if poses.shape != (len(poses) if count is None else count, 7):
+        rows = "one row for each frame" if count is None else f"one row for each of {count} frames"
+        raise _error(folder, TRANSITIONS, "tool_poses", poses.shape, f"give {rows}: position (3), quaternion (4)")
+    if not np.allclose(np.linalg.norm(poses[:, 3:], axis=1), 1.0, atol=0.01):
+        fix = "give unit quaternions (x, y, z, w) after the positions"
+        raise _error(folder, TRANSITIONS, "tool_poses", poses[:, 3:], fix)
+    return poses.astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -234,13 +250,14 @@ class Outcome:
     """The recorded outcome of an episode; None for what was not recorded.
 
     Args:
-        success, true_progress, near_miss, frame_steps: as in `EpisodeInfo`, not checked against the videos.
+        success, true_progress, near_miss, frame_steps, tool_poses: as in `EpisodeInfo`, not checked against the videos.
     """
 
     success: bool | None = None
     true_progress: NDArray[np.float32] | None = None
     near_miss: bool | None = None
     frame_steps: NDArray[np.int64] | None = None
+    tool_poses: NDArray[np.float32] | None = None
 
 
 def read_outcome(folder: Path) -> Outcome:
@@ -254,6 +271,7 @@ def read_outcome(folder: Path) -> Outcome:
         None if truth is None else truth.astype(np.float32),
         None if near_miss is None else bool(near_miss),
         None if steps is None else steps.astype(np.int64),
+        _tool_poses(folder, arrays),
     )
 
 
@@ -267,7 +285,7 @@ def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last:
 
 def has_transitions(folder: Path) -> bool:
     """Whether an episode has transitions, as `read_demonstration` needs them. Raises EpisodeError."""
-    return (Path(folder) / TRANSITIONS).exists() and len(_read_transitions(folder)) > 1
+    return (Path(folder) / TRANSITIONS).exists() and "actions" in _read_transitions(folder)
 
 
 def _error(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
@@ -399,11 +417,11 @@ def _read_video(
 
 
 def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
-    """All of `ARRAYS` and the existing ones of `OPTIONAL_ARRAYS`, or only `success`."""
+    """All of `ARRAYS`, or of these only `success`, and the existing ones of `OPTIONAL_ARRAYS`."""
     try:
         with np.load(folder / TRANSITIONS, allow_pickle=False) as file:
-            names = [name for name in ARRAYS | OPTIONAL_ARRAYS if name in ARRAYS or name in file.files]
-            arrays = {name: file[name] for name in (["success"] if file.files == ["success"] else names)}
+            required = ARRAYS if set(file.files) & set(ARRAYS) - {"success"} else ("success",)
+            arrays = {name: file[name] for name in (*required, *(n for n in OPTIONAL_ARRAYS if n in file.files))}
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         fix = f"give arrays {', '.join(ARRAYS)}, or only success"
         raise _error(folder, TRANSITIONS, "content", str(error), fix) from error

@@ -74,6 +74,9 @@ class RawSource:
         if truth is not None and len(truth) != count:
             fix = f"give one value for each of {count} pictures"
             raise EpisodeError(f"{episode_id}/{raw.TRANSITIONS}: true_progress", len(truth), fix)
+        if outcome.tool_poses is not None and len(outcome.tool_poses) != count:
+            fix = f"give one pose for each of {count} pictures"
+            raise EpisodeError(f"{episode_id}/{raw.TRANSITIONS}: tool_poses", len(outcome.tool_poses), fix)
         if outcome.frame_steps is not None:
             raw.check_frame_steps(folder, outcome.frame_steps, count)
         return EpisodeInfo(
@@ -89,6 +92,7 @@ class RawSource:
             truth,
             outcome.near_miss,
             outcome.frame_steps,
+            outcome.tool_poses,
         )
 
     def _measure(self, folder: Path) -> tuple[int, float]:

@@ -67,26 +67,27 @@ def _thinned(folder: Path, info: EpisodeInfo, stride: int) -> StoredEpisode:
         most = np.diff(info.keyframes).min()  # every stride up to the smallest distance keeps a frame between keyframes
         fix = f"give a stride of at most {most}, not {stride}: two keyframes would coincide"
         raise EpisodeError(f"{info.episode_id}: keyframes", info.keyframes.tolist(), fix)
-    truth = None if info.true_progress is None else info.true_progress[frame_ids]
-    steps = None if info.frame_steps is None else info.frame_steps[frame_ids]
-    reduced = replace(info, frame_count=len(frame_ids), keyframes=keyframes, true_progress=truth, frame_steps=steps)
-    return StoredEpisode(folder, reduced, frame_ids)
+    return StoredEpisode(folder, _at_frames(info, frame_ids, keyframes), frame_ids)
+
+
+def _at_frames(info: EpisodeInfo, frame_ids: NDArray[np.int64], keyframes: NDArray[np.int64]) -> EpisodeInfo:
+    """The metadata of an episode reduced to some frames, with the keyframes given."""
+    return replace(
+        info,
+        frame_count=len(frame_ids),
+        keyframes=keyframes,
+        true_progress=None if info.true_progress is None else info.true_progress[frame_ids],
+        frame_steps=None if info.frame_steps is None else info.frame_steps[frame_ids],
+        tool_poses=None if info.tool_poses is None else info.tool_poses[frame_ids],
+    )
 
 
 def failed_end(stored: StoredEpisode, share: float = 1 / 3) -> StoredEpisode:
     """A failed episode reduced to its first frame and the last `share` of its frames."""
     count = len(stored.frame_ids)
     kept = np.union1d([0], np.arange(count - max(1, round(share * count)), count))
-    info = stored.info
-    reduced = replace(
-        info,
-        frame_count=len(kept),
-        keyframes=np.array([0, len(kept) - 1]),
-        stages=info.stages[-1:],
-        true_progress=None if info.true_progress is None else info.true_progress[kept],
-        frame_steps=None if info.frame_steps is None else info.frame_steps[kept],
-    )
-    return StoredEpisode(stored.folder, reduced, stored.frame_ids[kept])
+    reduced = _at_frames(stored.info, kept, np.array([0, len(kept) - 1]))
+    return StoredEpisode(stored.folder, replace(reduced, stages=reduced.stages[-1:]), stored.frame_ids[kept])
 
 
 class StoredSource:

@@ -35,7 +35,7 @@ def at_stride(demonstration: Demonstration, stride: int) -> Demonstration:
     if not stages:
         raise BadInput("stride", stride, f"give a smaller one: no stage of {demonstration.episode_id} is left")
     frame_ids = np.searchsorted(steps, scored_steps)
-    truth = demonstration.true_progress
+    truth, poses = demonstration.true_progress, demonstration.tool_poses
     return replace(
         demonstration,
         frames=demonstration.frames[frame_ids],
@@ -43,4 +43,5 @@ def at_stride(demonstration: Demonstration, stride: int) -> Demonstration:
         keyframes=np.unique(keyframes),
         stages=stages,
         true_progress=None if truth is None else truth[frame_ids],
+        tool_poses=None if poses is None else poses[frame_ids],
     )

@@ -83,6 +83,8 @@ class GateReport:
         behaviours: figures of each kind of episode, by its name; beside those of the verdict, of episodes that are
             reported alone.
         instruction: some experts under a wrong instruction; None where none was asked about.
+        simulator_mae: mean over all episodes of fused progress's mean absolute error against the simulator's true
+            progress, whatever target the model was given; None where no truth was recorded.
     """
 
     voc_plus: float
@@ -105,6 +107,7 @@ class GateReport:
     probe_trade: float | None = None
     behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
     instruction: dict[str, Any] | None = None
+    simulator_mae: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,13 +233,13 @@ FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
 PROBE_FIGURES: dict[str, tuple[Literal["least", "largest"], str]] = {
     "probe_rank": (
         "least",
-        "the model does not see the object aligned before the hole: add the wrist view (env.views), or train on "
-        "failures that end beside the hole (demonstrations.reward_model_failures)",
+        "the model does not see the object aligned before the hole: let the robot practise beside the demonstration "
+        "(demonstrations.practice, sft.failures = path), or add the wrist view (env.views)",
     ),
     "probe_trade": (
         "largest",
-        "the model pays for going to the hole misaligned, where a policy gets stuck: train on failures that end beside "
-        "the hole (demonstrations.reward_model_failures)",
+        "the model pays for going to the hole misaligned, where a policy gets stuck: let the robot practise beside the "
+        "demonstration (demonstrations.practice, sft.failures = path)",
     ),
 }
 """The same for the figures of the precision probe."""
@@ -314,7 +317,13 @@ def report(judged: Sequence[JudgedEpisode], threshold: float, stride: int) -> Ga
     Raises:
         BadInput: no failure, or no successful expert episode of at least 8 frames, to judge by.
     """
-    return summarise(as_columns([_row(episode, threshold) for episode in judged]), threshold, stride)
+    found = summarise(as_columns([_row(episode, threshold) for episode in judged]), threshold, stride)
+    errors = [
+        np.abs(episode.curve - episode.demonstration.true_progress).mean()
+        for episode in judged
+        if episode.demonstration.true_progress is not None
+    ]
+    return replace(found, simulator_mae=float(np.mean(errors)) if errors else None)
 
 
 def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
@@ -440,6 +449,8 @@ def _notes(report: GateReport, config: GateConfig) -> list[str]:
         f"judged on {counted(report.successes, 'unseen success')} and {counted(report.failures, 'failure')}, "
         f"a frame every {counted(report.stride, 'environment step')}"
     ]
+    if report.simulator_mae is not None:
+        notes.append(f"progress differs from the simulator's own by {report.simulator_mae:.3f} on average")
     if report.near_miss_false_success is None:
         notes.append("no failure was a near miss: whether jams are told apart is not known")
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from dopamine_rl.errors import BadInput, require, seed_check
+from dopamine_rl.paths import PathConfig
 from dopamine_rl.targets import FAILURE_LABELS, TARGETS, FailureLabels, Target
 
 Control = Literal["none", "untrained", "shuffled", "constant"]
@@ -254,7 +255,11 @@ class SFTConfig:
     true progress, for studies; a real robot has none."""
     failures: FailureLabels = "truth"
     """Labels of failed training episodes. truth: the simulator's true progress; failures without are skipped. outcome:
-    no progress in their last third, which is all that is used of them; needs no simulator."""
+    no progress in their last third, which is all that is used of them; needs no simulator. path: how near the tool is
+    to the path of the demonstrations, which then are labelled so too; needs the tool's poses, and a scene in which
+    nothing but the robot and what it holds has moved."""
+    path: PathConfig = field(default_factory=PathConfig)
+    """Progress beside the demonstrations' path, for failures = path."""
     stride: int = 1
     """Use every n-th frame of a recording; about 10 for videos with 30 frames per second."""
     memory_mb: int = 2048

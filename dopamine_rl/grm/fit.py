@@ -27,7 +27,7 @@ from dopamine_rl.grm.checkpoint import load_grm, model_version, save_grm
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.evaluate import evaluate, spread
 from dopamine_rl.grm.folder import INSTRUCTIONS
-from dopamine_rl.grm.labels import LabelledEpisode, label
+from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode, label
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.grm.train import Trainer, TrainProgress, train
 from dopamine_rl.grm.vision import picture_size
@@ -284,11 +284,17 @@ def start(job: TrainingJob) -> GRM:
 def make_batches(job: TrainingJob, size: tuple[int, int], stream: Stream, on_progress: OnProgress) -> Batches:
     """The batches of a job: from memory if all images fit, else streamed. The batches are the same."""
     config = job.config
-    labels = label([episode.info for episode in job.episodes], config.target, config.failures)
+    labels = training_labels(job)
     sampler = BatchSampler(labels, config.train)
     if decoded_bytes(job.episodes, size) > config.memory_mb * 2**20:
         return stream(sampler, job.episodes, size, config)
     return sampler.batches(from_memory(decode_all(job.episodes, size, config.decoders, on_progress)))
+
+
+def training_labels(job: TrainingJob) -> list[EpisodeLabels]:
+    """The labels of a job's training episodes, in their order."""
+    config = job.config
+    return label([episode.info for episode in job.episodes], config.target, config.failures, config.path)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -313,8 +319,10 @@ def make_exams(job: TrainingJob, size: tuple[int, int]) -> list[Exam]:
         BadInput: a task has no success to train on. EpisodeError: a frame cannot be decoded.
     """
     stored = (*job.episodes, *job.held_out)
-    labels = label([episode.info for episode in job.episodes], job.config.target, job.config.failures)
-    labels += label([episode.info for episode in stored], job.config.target)[len(job.episodes) :]
+    labels = training_labels(job)
+    successes = [episode.info for episode in job.episodes if episode.info.success is not False]
+    held_out = [episode.info for episode in job.held_out]
+    labels += label([*successes, *held_out], job.config.target)[len(successes) :]  # by the truth, where it is known
     exams = []
     for task in dict.fromkeys(episode.info.instructions[0] for episode in stored):
         members = [index for index, episode in enumerate(labels) if episode.instructions[0] == task]

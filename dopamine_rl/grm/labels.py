@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes.states import episode_states, frame_progress
 from dopamine_rl.errors import BadInput
+from dopamine_rl.paths import DEFAULT, PathConfig, path_progress
 from dopamine_rl.targets import FailureLabels, ProgressMap, Target
 from dopamine_rl.types import EpisodeInfo, check_views
 
@@ -77,24 +78,30 @@ class LabelledEpisode:
 
 
 def label(
-    episodes: Sequence[EpisodeInfo], target: Target = "keyframes", failures: FailureLabels = "truth"
+    episodes: Sequence[EpisodeInfo],
+    target: Target = "keyframes",
+    failures: FailureLabels = "truth",
+    path: PathConfig = DEFAULT,
 ) -> list[EpisodeLabels]:
     """Label episodes with their progress, in the order given.
 
     With keyframes as target, successes are labelled by their keyframes and failures by their simulator-true progress.
     The two scales differ (the simulator already counts a peg held in front of the hole), so the true progress of
     failures is mapped to the progress that successes of the same task have at that value. With the geometric target
-    both are labelled by their true progress. Failures labelled by their outcome have no progress in any frame. An
-    episode without recorded outcome counts as a success.
+    both are labelled by their true progress. Failures labelled by their outcome have no progress in any frame; those
+    labelled by the path have it by how near the tool is to the path of their task's successes, labelled in the same
+    way. An episode without recorded outcome counts as a success.
 
     Raises:
-        BadInput: a task has failures but no success with true progress; an episode lacks a true progress that is
-            needed; unusable keyframes.
+        BadInput: a task has failures but no success with true progress; an episode lacks a true progress or poses of
+            the tool that are needed; unusable keyframes.
         EpisodeError: a success has too few states.
     """
     if failures == "outcome":
         successes_alone = iter(label([episode for episode in episodes if episode.success is not False], target))
         return [_label_failed(episode) if episode.success is False else next(successes_alone) for episode in episodes]
+    if failures == "path":
+        return _label_by_path(episodes, target, path)
     labels = {index: _label_success(episode) for index, episode in enumerate(episodes) if episode.success is not False}
     if target == "geometric":
         return [
@@ -150,6 +157,27 @@ def _map_of(task: str, successes: Sequence[tuple[EpisodeInfo, EpisodeLabels]]) -
 def _label_failure(episode: EpisodeInfo, keyframes: ProgressMap) -> EpisodeLabels:
     progress = keyframes(_true_progress(episode)).astype(np.float32)
     return EpisodeLabels(episode.instructions, progress, np.zeros(0, np.int64), len(episode.cameras))
+
+
+def _label_by_path(episodes: Sequence[EpisodeInfo], target: Target, config: PathConfig) -> list[EpisodeLabels]:
+    """Every episode by its distance from the paths of its task's successes; on them, by their own progress."""
+    successes = [episode for episode in episodes if episode.success is not False]
+    own = {id(episode): labels for episode, labels in zip(successes, label(successes, target), strict=True)}
+    labelled = []
+    for episode in episodes:
+        task = episode.instructions[0]
+        paths = [(_poses(e), own[id(e)].progress) for e in successes if e.instructions[0] == task]
+        progress = path_progress(_poses(episode), paths, config).astype(np.float32)
+        states = own[id(episode)].states if id(episode) in own else np.zeros(0, np.int64)
+        labelled.append(EpisodeLabels(episode.instructions, progress, states, len(episode.cameras)))
+    return labelled
+
+
+def _poses(episode: EpisodeInfo) -> NDArray[np.float32]:
+    if episode.tool_poses is None:
+        fix = "record them, as the robot's joints tell them; without them label failures by their outcome"
+        raise BadInput(f"{episode.episode_id}.tool_poses", None, fix)
+    return episode.tool_poses
 
 
 def _label_failed(episode: EpisodeInfo) -> EpisodeLabels:

@@ -128,7 +128,8 @@ def prepare(run: Run) -> Prepared:
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
-    model = _train_reward_model(run, scripted["reward_model"].paths, acted["reward_model_rollouts"].paths, cloned)
+    tries = [*acted["reward_model_rollouts"].paths, *_practise(run, scripted["reward_model"].paths)]
+    model = _train_reward_model(run, scripted["reward_model"].paths, tries, cloned)
     unseen: list[tuple[Path, Source]] = []
     for number, path in enumerate(scripted["gate"].paths):
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
@@ -205,16 +206,24 @@ def file_version(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
-def _train_reward_model(
-    run: Run, demonstrations: Sequence[Path], rollouts: Sequence[Path], cloned: Cloned
-) -> RewardModel:
-    """Train the reward model on its demonstrations, and on failures if the config asks for them."""
+def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
+    """Let the robot wander about the first demonstration's path, if the config asks for it; returns the episodes."""
+    if not run.config.demonstrations.practice:
+        return []
+    first = next(path for path in demonstrations if episodes.read_all([path])[0].success)
+    plan = episodes.practice_plan(run.config, run.path / "demonstrations", first)
+    _record(run, "practice", "Practice about the demonstration's path, for the reward model", {"practice": plan})
+    return plan.paths
+
+
+def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequence[Path], cloned: Cloned) -> RewardModel:
+    """Train the reward model on its demonstrations, and on the tries that failed if the config asks for some."""
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
-        failed = [path for path in rollouts if not episodes.read_all([path])[0].success]
+        failed = [path for path in tries if not episodes.read_all([path])[0].success]
         stored = [
             episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
         ]
@@ -229,7 +238,7 @@ def _train_reward_model(
         train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
-    depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if rollouts else None)
+    depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if tries else None)
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
     reference = TaskReference.of(episodes.first_success(episodes.read_all(demonstrations)))
     return RewardModel(path, value["version"], reference)

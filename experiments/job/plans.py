@@ -32,6 +32,7 @@ SETS = (
     "gate_rollouts",
     "probe",
     "gate_behaviours",
+    "practice",
 )
 """Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" and "probe" are not recorded."""
 
@@ -46,6 +47,7 @@ class EpisodePlan:
         seeds: one per episode.
         stride: environment steps between frames; None uses the environment's.
         as_meant: try other seeds until an episode ends as its script is meant to; the actors are scripts.
+        about: demonstration whose path the episodes wander about; None for any other.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class EpisodePlan:
     seeds: range
     stride: int | None = None
     as_meant: bool = False
+    about: Path | None = None
 
     @property
     def paths(self) -> list[Path]:
@@ -65,6 +68,8 @@ class EpisodePlan:
         from actors.workers import Job  # imports Ray
 
         acted = zip(self.actors, self.seeds, strict=True)
+        if self.about:
+            return [Job("practise", (self.about, seed, self.folder, self.stride)) for seed in self.seeds]
         if self.as_meant:
             return [Job("record_as_meant", (actor, seed, self.folder)) for actor, seed in acted]
         return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
@@ -95,6 +100,14 @@ def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: s
     return {name: _plan(config, root, name, (policy,) * count) for name, count in counts.items()}
 
 
+def practice_plan(config: ExperimentConfig, root: Path, demonstration: Path) -> EpisodePlan:
+    """Tries about the path of a demonstration, as many frames a second as it has."""
+    from actors.experts.practice import PRACTICE
+
+    plan = _plan(config, root, PRACTICE, (PRACTICE,) * config.demonstrations.practice)
+    return replace(plan, about=demonstration)
+
+
 def largest_set(config: ExperimentConfig) -> int:
     """Number of episodes of a run's largest set, in whole tens."""
     counts = config.demonstrations
@@ -104,6 +117,7 @@ def largest_set(config: ExperimentConfig) -> int:
         counts.gate_successes + counts.gate_failures,
         config.cloning.trials,
         counts.reward_model_rollouts,
+        counts.practice,
         counts.gate_rollouts,
     )
     return 10 * math.ceil(max(sizes) / 10)
@@ -135,7 +149,7 @@ def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
     first = _first_seed(config, name)
-    stride = config.demonstrations.reward_model_stride if name == "reward_model" else 0
+    stride = config.demonstrations.reward_model_stride if name in ("reward_model", "practice") else 0
     folder = root / environment_folder(config.env) / (f"{name}_stride_{stride}" if stride else name)
     return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
 

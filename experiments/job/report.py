@@ -170,16 +170,31 @@ def _training_truth(result: dict[str, Any]) -> str:
     scripted, rollouts = result["reward_model_failures"], result["reward_model_rollouts"]
     count, start = result["reward_model_demonstrations"], result["reward_model_start"]
     origin = f"was adapted from {code(start)} with" if start else "was trained on"
+    practice = result.get("reward_model_practice", 0)
     sentence = f"The reward model {origin} {counted(count, 'successful demonstration')}"
-    if not scripted + rollouts:
+    if not scripted + rollouts + practice:
         return f"{sentence} only."
     failures = [f"{scripted} of scripts"] if scripted else []
     failures += [f"the failures among {counted(rollouts, 'rollout')} of the cloned policy"] if rollouts else []
+    failures += [f"{counted(practice, 'episode')} of practice, without a person"] if practice else []
     return (
-        f"{sentence}. It was also trained on failed episodes labelled with the simulator's true progress "
+        f"{sentence}. It was also trained on failed episodes labelled {LABELLED[_failure_labels(result)]} "
         f"({' and '.join(failures)}). For labelling it uses images only. To train without failures: "
-        "demonstrations.reward_model_failures = 0 and reward_model_rollouts = 0."
+        "demonstrations.reward_model_failures, reward_model_rollouts and practice = 0."
     )
+
+
+LABELLED = {
+    "truth": "with the simulator's true progress",
+    "outcome": "by their outcome (no progress in their last third)",
+    "path": "by how near the tool came to the demonstration's path, which the arm's joints tell",
+}
+"""What `sft.failures` labels failures by, in words."""
+
+
+def _failure_labels(result: dict[str, Any]) -> str:
+    """What failures were labelled by; older results do not say, and knew one way."""
+    return str(result.get("reward_model_failure_labels") or "truth")
 
 
 def plot_gate(path: Path, judged: Sequence[JudgedEpisode]) -> None:

@@ -30,6 +30,7 @@ from experiments.runtime.storage import check_folder, only_writer
 if TYPE_CHECKING:
     from dopamine_rl.episodes.stored import StoredEpisode
     from dopamine_rl.grm.fit import TrainingJob
+    from dopamine_rl.targets import FailureLabels
 
 PRESETS = MAIN_PRESETS / "grm"
 
@@ -225,9 +226,13 @@ def _choose_episodes(
     from dopamine_rl.episodes.stored import failed_end
     from dopamine_rl.metrics import MIN_POINTS
 
-    training, unseen = split(_usable_episodes(arguments, config, console), arguments.held_out, arguments.shots)
+    # With labels that a user has, failures stand beside the demonstrations; those of the truth would take their place.
+    failures = config.sft.failures != "truth"
+    episodes = _usable_episodes(arguments, config, console)
+    training, unseen = split(episodes, arguments.held_out, arguments.shots, failures)
     if config.sft.failures == "outcome":
         training = [failed_end(episode) if episode.info.success is False else episode for episode in training]
+    if failures:
         unseen = [e for e in unseen if e.info.success is not False or e.info.true_progress is not None]
     console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
@@ -237,8 +242,8 @@ def _choose_episodes(
 
 
 def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, console: Console) -> list[StoredEpisode]:
-    """The episodes of DATA without those of unknown progress, which are reported: failures whose true progress was not
-    recorded, and successes that pause or retreat, whose keyframes do not tell it."""
+    """The episodes of DATA without those of unknown progress, which are reported: failures of which nothing that tells
+    it was recorded, and successes that pause or retreat, whose keyframes do not tell it."""
     from dopamine_rl.episodes.pauses import wavers
     from dopamine_rl.episodes.stored import list_stored
 
@@ -248,8 +253,7 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
     wavering: list[str] = []
     for folder in arguments.data:
         for episode in list_stored(folder, config.sft.stride, arguments.cameras, console.progress):
-            needs_truth = episode.info.success is False and config.sft.failures == "truth"
-            if needs_truth and episode.info.true_progress is None:
+            if episode.info.success is False and not _labelled(episode, config.sft.failures):
                 unlabelled.append(episode.info.episode_id)
             elif episode.info.success is not False and wavers(episode.info.stages):
                 wavering.append(episode.info.episode_id)
@@ -257,10 +261,17 @@ def _usable_episodes(arguments: TrainingArguments, config: GRMTrainingConfig, co
                 usable.append(episode)
     if unlabelled:
         names = ", ".join(unlabelled)
-        console.say(f"skipping failures without recorded true progress (see --sft.failures outcome): {names}")
+        lacking = "poses of the tool" if config.sft.failures == "path" else "true progress"
+        console.say(f"skipping failures without recorded {lacking} (see --sft.failures outcome): {names}")
     if wavering:
         console.say(f"skipping successes that pause or retreat: {', '.join(wavering)}")
     return usable
+
+
+def _labelled(failure: StoredEpisode, failures: FailureLabels) -> bool:
+    """Whether what was recorded of a failure tells its labels."""
+    needed = {"truth": failure.info.true_progress, "path": failure.info.tool_poses}
+    return failures not in needed or needed[failures] is not None
 
 
 def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
@@ -292,7 +303,7 @@ def _train_here(job: TrainingJob, out: Path, console: Console) -> bool:
 
 
 def split(
-    episodes: Sequence[StoredEpisode], held_out: int, shots: int = 0
+    episodes: Sequence[StoredEpisode], held_out: int, shots: int = 0, failures: bool = False
 ) -> tuple[list[StoredEpisode], list[StoredEpisode]]:
     """Split episodes into training and held-out ones.
 
@@ -300,6 +311,7 @@ def split(
         held_out: number of held-out successes and of held-out failures per task: the last ones; with `shots`, those
             right after the training episodes.
         shots: train only on this many first successes per task; 0 uses all that are not held out.
+        failures: with `shots`, also train on the failures that are not held out, the last ones.
     Raises:
         BadInput: a task has too few successes to train on.
     """
@@ -312,7 +324,8 @@ def split(
             name, value = ("--shots", shots) if shots else ("--held-out", held_out)
             most = len(group) if shots else len(group) - 1
             raise BadInput(name, value, f"give at most {most}, or record more successful episodes of {task!r}")
-        count = (shots if success else 0) if shots else max(0, len(group) - held_out)
+        rest = max(0, len(group) - held_out)
+        count = rest if not shots else shots if success else rest if failures else 0
         training |= {id(episode) for episode in group[:count]}
         unseen |= {id(episode) for episode in group[count : count + held_out]}
     for task in {task for task, _ in kinds}:

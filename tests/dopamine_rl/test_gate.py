@@ -178,8 +178,13 @@ def test_figures_on_fixed_answers_stay_what_they_were() -> None:
     engine = FakeEngine(unreadable=lambda before, after: 0.2 < before < 0.25 or 0.6 < after < 0.63)
     demonstrations = [success(12), success(20), success(40), success(6), failure(0.9, True, 14), failure(0.3, count=33)]
     late = replace(failure(0.9), true_progress=np.linspace(0.0, 0.9, 12).astype(np.float32))
-    found = asdict(report(judged([*demonstrations, failure(0.9, None, 9), late], engine), 0.8, STRIDE))
+    episodes = judged([*demonstrations, failure(0.9, None, 9), late], engine)
+    found = asdict(report(episodes, 0.8, STRIDE))
     beside = {name: found.pop(name) for name in ("behaviours", "instruction")}
+    known = [e for e in episodes if e.demonstration.true_progress is not None]
+    errors = [np.abs(e.curve - e.demonstration.true_progress).mean() for e in known]
+    assert 0 < len(known) < len(episodes)
+    assert found.pop("simulator_mae") == pytest.approx(np.mean(errors))
     assert found == pytest.approx(
         {
             "voc_plus": 0.7992617594031673, "voc_minus": 0.9948786852824193, "kendall": 0.736795365670814,

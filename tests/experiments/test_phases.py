@@ -28,6 +28,7 @@ def every_set(config, tmp_path):
         {name: list(plan.seeds) for name, plan in plans.items()}
         | {"trial": episodes.trial_seeds(config)}
         | {"probe": [episodes.probe_seed(config)]}
+        | {"practice": list(episodes.practice_plan(config, tmp_path, tmp_path / "demonstration").seeds)}
     )
 
 
@@ -35,6 +36,8 @@ def test_no_seed_serves_two_purposes_in_any_preset(tmp_path):
     for name in preset_names(PRESETS):
         config = load_preset(ExperimentConfig, PRESETS / f"{name}.toml")
         config = replace(config, demonstrations=replace(config.demonstrations, gate_behaviours=3))
+        if config.env.start == "insertion":
+            config = practising(config, 5)
         unseen = range(config.evaluation.first_seed, config.evaluation.first_seed + config.evaluation.episodes)
         seeds = list(chain(unseen, *every_set(config, tmp_path).values()))
         assert len(seeds) == len(set(seeds)), name
@@ -66,6 +69,33 @@ def test_behaviours_are_recorded_on_request_until_they_end_as_meant(tmp_path):
         replace(config.demonstrations, gate_behaviours=-1)
     with pytest.raises(BadInput, match="at most 1000 episodes"):
         replace(config.demonstrations, gate_behaviours=251)
+
+
+def practising(config, count):
+    demonstrations = replace(config.demonstrations, practice=count)
+    return replace(config, demonstrations=demonstrations, sft=replace(config.sft, failures="path"))
+
+
+def test_practice_is_about_the_first_demonstration_at_its_stride(tmp_path):
+    config = practising(load_preset(ExperimentConfig, PRESETS / "laptop.toml"), 3)
+    about = episodes.scripted_plans(config, tmp_path)["reward_model"].paths[0]
+    plan = episodes.practice_plan(config, tmp_path, about)
+    assert [(job.method, *job.args[:2], job.args[3]) for job in plan.jobs] == [
+        ("practise", about, 9000, 1),
+        ("practise", about, 9001, 1),
+        ("practise", about, 9002, 1),
+    ]
+    assert [path.name for path in plan.paths] == ["practice_009000", "practice_009001", "practice_009002"]
+
+
+def test_practice_needs_a_scene_that_stays_and_labels_by_the_path():
+    config = load_preset(ExperimentConfig, PRESETS / "laptop.toml")
+    with pytest.raises(BadInput, match=r"sft.failures = 'truth': write path"):
+        replace(config, demonstrations=replace(config.demonstrations, practice=1))
+    with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0"):
+        practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1)
+    with pytest.raises(BadInput, match=r"demonstrations.practice = -1"):
+        replace(config.demonstrations, practice=-1)
 
 
 def test_the_laptop_preset_judges_on_as_many_episodes_as_a_verdict_needs():

@@ -54,3 +54,21 @@ def test_no_key_stands_alone_in_a_table(tmp_path: Path) -> None:
 def test_what_it_was_trained_on_is_told_without_what_there_was_not(scripted: int, rollouts: int, told: str) -> None:
     counts = {"reward_model_failures": scripted, "reward_model_rollouts": rollouts, "reward_model_demonstrations": 1}
     assert told in report._training_truth(finished() | counts | {"reward_model_start": "grm-mini"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (None, "simulator's true progress"),
+        ("truth", "simulator's true progress"),
+        ("path", "joints"),
+        ("outcome", "outcome"),
+    ],
+)
+def test_what_failures_were_labelled_by_is_told(labels: str | None, told: str) -> None:
+    tries = {"reward_model_failures": 0, "reward_model_rollouts": 0, "reward_model_practice": 24}
+    result = finished() | tries | {"reward_model_failure_labels": labels, "reward_model_demonstrations": 1}
+    text = report._training_truth(result | {"reward_model_start": "grm-mini"})
+    assert "24 episodes of practice" in text
+    assert told in text
+    assert ("simulator" in text) == (labels in (None, "truth"))
