@@ -6,12 +6,13 @@ from actors.maniskill import PEG_INSERTION, EnvConfig, ObjectEnv, PegInsertionEn
 from actors.tasks import TASKS
 from actors.tasks.task import ObjectTask
 from dopamine_rl.errors import BadInput
+from dopamine_rl.spelling import one_of
 
 
 def check_task(config: EnvConfig) -> None:
     """Raise BadInput if there is no such task, or if it has no such start."""
     if config.task not in TASKS:
-        raise BadInput("env.task", config.task, f"choose from {', '.join(TASKS)}")
+        raise BadInput("env.task", config.task, one_of(config.task, list(TASKS)))
     if config.start != "standard" and config.task != PEG_INSERTION:
         raise BadInput("env.start", config.start, "write standard for this task")
 

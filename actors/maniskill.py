@@ -15,6 +15,7 @@ from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
 from actors.tasks.task import ObjectState, ObjectTask, PrecisePlace, Task
 from dopamine_rl.errors import BadInput, seed_check
+from dopamine_rl.spelling import one_of
 from dopamine_rl.types import Views
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ FULL_SCALE_RAD = 0.1
 PEG_INSERTION = "PegInsertionSide-v1"
 Look = Literal["plain", "light", "texture", "camera", "distractors"]
 LOOKS: tuple[Look, ...] = get_args(Look)
+VIEWS = ("front", "wrist", "close")
+OBJECT_OBSERVATION_SIZE = 10
+"""Length of an observation of all tasks but the peg insertion."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class EnvConfig:
     """A frame is scored every so many environment steps."""
     image_size: int = 112
     """Height and width of every view in pixels."""
-    views: tuple[str, ...] = ("front", "wrist", "close")
-    """Cameras in the order of the V axis; with none, no picture is rendered and no Vulkan driver is needed."""
+    views: tuple[str, ...] = VIEWS
+    """Cameras in the order of the V axis; with none, no picture is rendered."""
     look: Look = "plain"
     """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour),
     texture (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things
@@ -65,6 +69,7 @@ class EnvConfig:
     """Also report the simulator-true progress, for comparisons; never for a learner that must do without."""
 
     def __post_init__(self) -> None:
+        unknown = "".join([view for view in self.views if view not in VIEWS][:1])
         checks = (
             ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
             seed_check("geometry_seed", self.geometry_seed),
@@ -74,15 +79,25 @@ class EnvConfig:
             ("horizon", self.horizon >= 1, "choose at least 1"),
             ("stride", 1 <= self.stride <= self.horizon, f"choose 1 to the horizon, {self.horizon}"),
             ("image_size", 16 <= self.image_size <= 1024, "choose 16 to 1024"),
-            ("views", set(self.views) <= {"front", "wrist", "close"}, "choose from front, wrist and close"),
+            ("views", not unknown, one_of(unknown, VIEWS)),
             ("views", len(set(self.views)) == len(self.views), "name each view once"),
-            ("look", self.look in LOOKS, f"choose from {', '.join(LOOKS)}"),
+            ("look", self.look in LOOKS, one_of(self.look, LOOKS)),
             ("translation_m", 0.0 < self.translation_m <= FULL_SCALE_M, f"choose up to {FULL_SCALE_M}"),
             ("rotation_rad", 0.0 < self.rotation_rad <= FULL_SCALE_RAD, f"choose up to {FULL_SCALE_RAD}"),
         )
         for name, good, fix in checks:
             if not good:
                 raise BadInput(f"env.{name}", getattr(self, name), fix)
+
+    @property
+    def observation_size(self) -> int:
+        """Length D of an observation."""
+        return OBSERVATION_SIZE if self.task == PEG_INSERTION else OBJECT_OBSERVATION_SIZE
+
+    @property
+    def action_size(self) -> int:
+        """Length A of an action; the seventh entry moves the gripper, which the insertion start keeps shut."""
+        return 6 if self.start == "insertion" else 7
 
 
 class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
@@ -98,16 +113,15 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     Args:
         task: of the config.
         scene: what is simulated; closed with the environment.
-        observation_size: length of the observation.
     """
 
-    def __init__(self, config: EnvConfig, task: Task, scene: TabletopScene, observation_size: int) -> None:
+    def __init__(self, config: EnvConfig, task: Task, scene: TabletopScene) -> None:
         self.config, self.environment_step, self._stride = config, 0, config.stride
         self.task = task
         self._scene, self._pictures = scene, bool(config.views)
         self._insertion = config.start == "insertion"
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_size,), np.float32)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (6 if self._insertion else 7,), np.float32)
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (config.action_size,), np.float32)
 
     def state(self) -> Any:
         """The simulator's true state, for scripted experts and evaluation."""
@@ -223,7 +237,7 @@ class PegInsertionEnv(SimulatedEnv):
     """The peg insertion, with either start. Observation: float32 [30] (`actors.peg_state.observation`).
 
     Raises:
-        RenderingUnavailable: views are asked for and there is no usable Vulkan driver.
+        RenderingUnavailable: there is no usable Vulkan driver.
     """
 
     def __init__(self, config: EnvConfig, task: Task) -> None:
@@ -232,7 +246,7 @@ class PegInsertionEnv(SimulatedEnv):
 
         rebuild = config.start == "standard"
         self._peg_scene = PegScene(task.cameras, config.views, config.image_size, APPEARANCES[config.look], rebuild)
-        super().__init__(config, task, self._peg_scene, OBSERVATION_SIZE)
+        super().__init__(config, task, self._peg_scene)
         if self._insertion:
             self._peg_scene.build(config.geometry_seed)
 
@@ -273,7 +287,7 @@ class ObjectEnv(SimulatedEnv):
         from actors.scene import build_scene
 
         scene = build_scene(task, config.views, config.image_size, APPEARANCES[config.look])
-        super().__init__(config, task, scene, observation_size=10)
+        super().__init__(config, task, scene)
         self._task = task
 
     def state(self) -> ObjectState:

@@ -58,7 +58,8 @@ class TabletopScene(BaseEnv):
 
     Args:
         cameras: the fixed ones by name; `wrist` belongs to the robot.
-        views: names of the cameras to render, in the order of the V axis; without any, no Vulkan driver is needed.
+        views: names of the cameras to render, in the order of the V axis. Without any no picture is rendered, but the
+            simulator's materials need a Vulkan driver all the same.
         image_size: height and width, pixels.
         appearance: made after every rebuild; what pictures show beside the bodies. Without views it is never made.
         rebuild_at_reset: build all bodies anew at every reset; geometry that a task draws is drawn then.
@@ -86,7 +87,7 @@ class TabletopScene(BaseEnv):
                 reconfiguration_freq=1 if rebuild_at_reset else 0,
             )
         except RuntimeError as error:
-            if views and ("vk" in str(error).lower() or "vulkan" in str(error).lower()):
+            if any(word in str(error).lower() for word in ("vk", "vulkan", "rendering device")):
                 raise RenderingUnavailable(NO_VULKAN) from error
             raise
         if views and not self.scene.can_render():

@@ -7,7 +7,6 @@ The string literal below a field documents it. The tree may hold bool, int, floa
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import sys
 import tomllib
@@ -18,8 +17,17 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.spelling import nearest_paths, one_of
 
 Config = TypeVar("Config")
+_KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text in quotes",
+    Path: "a path in quotes",
+}
+"""The values of a type, in words."""
 
 
 def load_preset(cls: type[Config], path: Path | str) -> Config:
@@ -80,7 +88,7 @@ def _build(cls: Any, table: Mapping[str, Any], prefix: str, root: type, base: An
         else:
             values[name] = _convert(prefix + name, table[name], hints[name], root)
         if values[name] is dataclasses.MISSING:
-            raise BadInput(prefix + name, "(missing)", f"write a value of type {_type_name(hints[name])}")
+            raise BadInput(prefix + name, "(missing)", f"write {_kind(prefix + name, hints[name])}")
     try:
         return cls(**values)
     except BadInput:
@@ -97,14 +105,9 @@ def _default(field: dataclasses.Field) -> Any:
 
 
 def _suggest(key: str, prefix: str, siblings: list[str], root: type) -> str:
-    """Return the fix for an unknown key: the most similar sibling, else the most similar name in the tree."""
-    near = difflib.get_close_matches(key, siblings, 1)
-    if near:
-        return f"write {prefix}{near[0]}"
-    paths = _paths(root, "")
-    leaves = difflib.get_close_matches(key, [path.rsplit(".", 1)[-1] for path in paths], 1)
-    if leaves:
-        return f"write {next(path for path in paths if path.rsplit('.', 1)[-1] == leaves[0])}"
+    """Return the fix for an unknown key: the names that were probably meant, else those of its section."""
+    if near := nearest_paths(prefix + key, _paths(root, "")):
+        return f"write {' or '.join(near)}"
     return f"remove it, or write one of: {', '.join(prefix + name for name in siblings)}"
 
 
@@ -128,6 +131,7 @@ def _convert(name: str, value: Any, hint: Any, root: type) -> Any:
     elif origin is Literal:
         if any(type(value) is type(option) and value == option for option in args):
             return value
+        raise BadInput(name, value, one_of(str(value), [str(option) for option in args]))
     elif origin is tuple:
         if isinstance(value, list):
             return _convert_tuple(name, value, args, root)
@@ -141,7 +145,7 @@ def _convert(name: str, value: Any, hint: Any, root: type) -> Any:
         return Path(value)
     elif hint in (bool, int, str) and type(value) is hint:
         return value
-    raise BadInput(name, value, f"write a value of type {_type_name(hint)}")
+    raise BadInput(name, value, f"write {_kind(name, hint)}")
 
 
 def _convert_tuple(name: str, value: list[Any], args: tuple[Any, ...], root: type) -> tuple[Any, ...]:
@@ -152,13 +156,18 @@ def _convert_tuple(name: str, value: list[Any], args: tuple[Any, ...], root: typ
     return tuple(_convert(f"{name}[{i}]", *pair, root) for i, pair in enumerate(zip(value, args, strict=True)))
 
 
-def _type_name(hint: Any) -> str:
-    """Return a type in the words of the error message."""
-    if typing.get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(repr, typing.get_args(hint)))
+def _kind(name: str, hint: Any) -> str:
+    """Return the values that a field takes, in the words of the error message."""
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, options))}"
+    if origin is tuple:
+        return "a list in brackets"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_kind(name, option) for option in options if option is not type(None))
     if dataclasses.is_dataclass(hint):
-        return "table"
-    return getattr(hint, "__name__", str(hint)) if typing.get_origin(hint) is None else str(hint)
+        return f"a section: a line [{name}] with its keys below, or {name}.KEY = VALUE"
+    return _KINDS[hint]
 
 
 def _dump(instance: Any, prefix: str) -> list[str]:

@@ -154,12 +154,28 @@ def load_policy(path: Path) -> PolicyState:
         CheckpointError: the file is missing, is not a policy, or has a non-finite value.
     """
     try:
+        with safe_open(path, framework="np") as file:
+            names = set(file.keys())
+        _check_names(path, names)  # before gigabytes of a reward model are read
         state = load_file(path)
+    except CheckpointError:
+        raise
     except Exception as error:  # safetensors raises errors of its own besides OSError
         raise CheckpointError(f"{path} is no policy file: {error}") from error
-    if "actor.mean.weight" not in state:
-        raise CheckpointError(f"{path} holds no actor; write it with save_policy")
     broken = [name for name, values in state.items() if not np.isfinite(values).all()]
     if broken:
         raise CheckpointError(f"{path} holds nan or inf in {broken[0]}: its training diverged, train it again")
     return state
+
+
+def _check_names(path: Path, names: set[str]) -> None:
+    """Raise CheckpointError unless these are the names of a policy's arrays."""
+    if any("visual." in name or "language_model." in name for name in names):
+        raise CheckpointError(f"{path} is a reward model's file, not a policy")
+    if not {"actor.mean.weight", "actor.mean.bias", "actor.observation_mean", "actor.observation_std"} <= names:
+        raise CheckpointError(f"{path} is a safetensors file, but not a policy")
+
+
+def policy_sizes(state: Mapping[str, NDArray[np.float32]]) -> tuple[int, int]:
+    """Length D of the observations that a policy reads, and A of its actions."""
+    return len(state["actor.observation_mean"]), len(state["actor.mean.bias"])

@@ -5,11 +5,11 @@ dopamine [GROUP] COMMAND …        or        python -m experiments.cli [GROUP] 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dopamine_rl.spelling import one_of
 from experiments.runtime.ending import UsageError, command
 
 
@@ -123,9 +123,7 @@ def _unknown(word: str, group: Group) -> UsageError:
     paths = [path for path, _ in every_command() if path[-1] == word]
     if paths:
         return UsageError("COMMAND", word, f"use dopamine {' '.join(paths[0])}")
-    if similar := difflib.get_close_matches(word, group.commands, 1):
-        return UsageError("COMMAND", word, f"write {similar[0]}")
-    return UsageError("COMMAND", word, f"give one of {', '.join(group.commands)}")
+    return UsageError("COMMAND", word, one_of(word, list(group.commands)))
 
 
 def every_command(group: Group = DOPAMINE, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Command]]:

@@ -65,7 +65,7 @@ class HttpRewardClient:
 
     def __init__(self, url: str, token: str | None = None, config: HttpClientConfig | None = None) -> None:
         self.url, self.config = url.rstrip("/"), config or HttpClientConfig()
-        _check_address(self.url, token, self.config)
+        check_address(self.url, token, self.config)
         self._token = token
         self._connect()
 
@@ -214,7 +214,7 @@ class _Attempts:
             self.retries += 1
 
 
-def _check_address(url: str, token: str | None, config: HttpClientConfig) -> None:
+def check_address(url: str, token: str | None, config: HttpClientConfig) -> None:
     """Raise BadInput if the address is invalid, or the token must not be sent there."""
     try:
         parts = urlsplit(url)
@@ -222,9 +222,9 @@ def _check_address(url: str, token: str | None, config: HttpClientConfig) -> Non
     except ValueError:
         host = None
     if not host or parts.scheme not in ("http", "https"):
-        raise BadInput("url", url, "write http://HOST:PORT or https://HOST:PORT")
+        raise BadInput("--url", url, "write http://HOST:PORT or https://HOST:PORT")
     if "@" in parts.netloc:
-        raise BadInput("url", f"{parts.scheme}://…@{host}", "leave out user and password: the service uses a token")
+        raise BadInput("--url", f"{parts.scheme}://…@{host}", "leave out user and password: the service uses a token")
     if config.ca_file is not None:
         try:
             ssl.create_default_context(cafile=config.ca_file)
@@ -232,7 +232,7 @@ def _check_address(url: str, token: str | None, config: HttpClientConfig) -> Non
             why = getattr(error, "reason", None) or type(error).__name__
             raise BadInput("--ca-file", str(config.ca_file), f"give a PEM file with certificates: {why}") from None
     if token is not None and parts.scheme == "http" and not is_loopback(host) and not config.insecure:
-        raise BadInput("url", url, "use https://, or give --insecure to send the token unencrypted")
+        raise BadInput("--url", url, "use https://, or give --insecure to send the token unencrypted")
 
 
 def _innermost(error: BaseException) -> str:

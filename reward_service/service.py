@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import asyncio
-import difflib
 import logging
 import math
 import os
@@ -34,6 +33,7 @@ from dopamine_rl.errors import (
     require,
 )
 from dopamine_rl.interfaces import ProgressScorer
+from dopamine_rl.spelling import nearest
 from dopamine_rl.types import EpisodeContext, ScoreReply, ScoreRequest
 
 logger = logging.getLogger(__name__)
@@ -124,8 +124,8 @@ def check_engine(config: ServiceConfig) -> None:
         raise BadInput("service.engine", config.engine, f"there is no module {module!r}: write module:callable")
     names = _names_in(spec)
     if names is not None and name not in names:
-        similar = difflib.get_close_matches(name, names, 1)
-        fix = f"write {module}:{similar[0]}" if similar else "write module:callable"
+        near = nearest(name, names)
+        fix = f"write {module}:{near}" if near else "write module:callable"
         raise BadInput("service.engine", config.engine, f"{module} has no {name}: {fix}")
 
 

@@ -196,7 +196,7 @@ def make_server(
         BadInput: the host is public without a token or TLS, the certificate is invalid, or the address is in use.
     """
     if token is None and not is_loopback(config.host):
-        raise BadInput("host", config.host, "give a token, or listen on 127.0.0.1 only")
+        raise BadInput("--host", config.host, "give a token, or listen on 127.0.0.1 only")
     tls, connections = load_tls(config), _Connections(config)
 
     class Protocol(_Protocol):

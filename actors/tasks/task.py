@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.geometry import Matrix, to_matrix
+from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
+from dopamine_rl.spelling import one_of
 
 EXPERT = "expert"
 """Name of the script that solves a task."""
@@ -22,6 +24,9 @@ DROPPING = ("drop", "drop_at_end")
 """Names of those that open the gripper, which the insertion start keeps shut."""
 BASELINES = ("straight_push",)
 """Names of those that are compared with policies, and not recorded by their name."""
+
+STANDARD = "standard"
+"""The start from which every script can be run."""
 
 HELD = 0.3
 """True progress when the object has just been grasped; before, it is this times the share of the distance covered."""
@@ -146,3 +151,26 @@ def reaching(state: ObjectState, first: ObjectState) -> float:
     """Progress before the object is grasped: HELD times the share of the distance to it that is covered."""
     distances = [float(np.linalg.norm(s.tool[:3, 3] - s.item[:3, 3])) for s in (state, first)]
     return HELD * share_covered(*distances)
+
+
+def usable_scripts(names: Iterable[str], start: str) -> list[str]:
+    """Those scripts of some that can be run from a start."""
+    return [name for name in names if start == STANDARD or name not in DROPPING]
+
+
+def check_script(field: str, name: str, names: Iterable[str], start: str, remedy: str) -> None:
+    """Check that a script is one of some, and can be run from a start.
+
+    Args:
+        field: what names the script.
+        remedy: how to get the standard start, as an imperative.
+    Raises:
+        BadInput: naming `field`.
+    """
+    names = list(names)
+    usable = usable_scripts(names, start)
+    if name in names and name not in usable:
+        fault = f"nothing can be dropped from the {start} start, whose gripper stays shut"
+        raise BadInput(field, name, f"{fault}: {remedy}, or give one of {', '.join(usable)}")
+    if name not in usable:
+        raise BadInput(field, name, one_of(name, usable))

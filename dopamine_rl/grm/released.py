@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically, write_folder_atomically
 from dopamine_rl.grm.contract import MAX_PIXELS, MIN_PIXELS, PRESET_OF, RELEASED, RELEASED_LABELS
@@ -66,6 +64,8 @@ def _chat_turn(folder: Path, wording: Wording) -> str:
     for number, piece in enumerate(wording.pieces):
         parts += [{"type": "image"}] if number else []
         parts += [{"type": "text", "text": piece}] if piece else []
+    from transformers import AutoTokenizer  # seconds, which a wrong argument need not cost
+
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         # Older checkpoints store it next to the processor.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,15 @@ def _attention_flops(query: Any, key: Any, value: Any, *_: object, **__: object)
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Peak FLOPs per second of this device with this number of threads: the best of some square matrix products."""
+    """Peak FLOPs per second of this device with this number of threads: the best of some square matrix products.
+
+    Measured once by a process.
+    """
+    return _measured_peak(device, dtype, torch.get_num_threads())
+
+
+@functools.cache
+def _measured_peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
 

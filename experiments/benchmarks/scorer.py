@@ -122,7 +122,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def cases(frames: Sequence[int]) -> list[tuple[str, int, int]]:
     """Name, episodes per batch, and new frames per episode."""
     batches = [(f"batch_{count}", count, 1) for count in dict.fromkeys((*frames, 1))]
-    return [*batches, (f"fragment_{max(frames)}", 1, max(frames))]
+    longest = max(frames)
+    return [*batches, (f"fragment_{longest}", 1, longest)] if longest > 1 else batches  # of one frame: batch_1
 
 
 class Arms:

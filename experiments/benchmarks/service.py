@@ -34,6 +34,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.cameras import MAX_VIEWS
 from dopamine_rl.errors import Overloaded, ScoringError, ScoringTimeout, require
 from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.interfaces import PendingScore
@@ -72,7 +73,7 @@ class Arguments:
             self,
             ("actors", min(self.actors, default=0) >= 1, "give numbers of at least 1"),
             ("replicas", min(self.replicas, default=0) >= 1, "give numbers of at least 1"),
-            ("views", self.views >= 1, "give at least 1"),
+            ("views", 1 <= self.views <= MAX_VIEWS, f"give 1 to {MAX_VIEWS}"),
             ("depth", self.depth >= 1, "give at least 1"),
             ("seconds", 0.0 < self.seconds < 1e6, "give a positive number of seconds"),
             ("threads", self.threads >= 1, "give at least 1"),

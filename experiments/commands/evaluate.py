@@ -20,13 +20,17 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
+from actors.tasks.task import check_script, usable_scripts
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
+from dopamine_rl.policy import load_policy, policy_provenance, policy_sizes
+from dopamine_rl.spelling import one_of
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
@@ -34,6 +38,7 @@ from experiments.runtime.ending import command, interruptible
 from experiments.settings import ExperimentConfig
 
 Settings = ExperimentConfig
+FILE = "a policy that `dopamine train` wrote, RUN/policy.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,9 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the policy and print its success rate."""
     arguments, config = parse_settings(Arguments, Settings, with_run_settings(argv or ()), "dopamine evaluate", __doc__)
+    made_by = check_policy(arguments, config.env)
     with interruptible("Interrupted."):
-        print(json.dumps(evaluate(arguments.policy, config)))
+        print(json.dumps(evaluate(arguments.policy, config) | {"policy_provenance": made_by}))
 
 
 def with_run_settings(words: Sequence[str]) -> list[str]:
@@ -63,29 +69,57 @@ def with_run_settings(words: Sequence[str]) -> list[str]:
     return [*words, "--preset", str(settings)]
 
 
-def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
-    """Run a policy on the configured unseen seeds, without rendering.
+def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
+    """Check that a policy can act in an environment, before anything is started; returns its provenance.
 
-    Args:
-        policy: a file written by dopamine_rl.policy.save_policy, or the name of a script of the task.
     Raises:
-        BadInput: `policy` is neither.
+        BadInput: it is neither a policy's file nor a script, or it is for another environment.
     """
+    policy, path = arguments.policy, Path(arguments.policy)
+    if not _is_file(policy):
+        if path.is_dir():
+            raise BadInput("POLICY", policy, _of_folder(path))
+        scripts = TASKS[env.task].scripts
+        if policy not in scripts:
+            raise BadInput("POLICY", policy, f"{one_of(policy, usable_scripts(scripts, env.start))}; or {FILE}")
+        check_script("POLICY", policy, scripts, env.start, "add --env.start standard")
+        return None
+    if not path.is_file():
+        raise BadInput("POLICY", policy, f"there is no such file: give {FILE}")
+    try:
+        sizes = policy_sizes(load_policy(path))
+        made_by = policy_provenance(path)
+    except CheckpointError as error:
+        raise BadInput("POLICY", policy, f"give {FILE} ({error})") from error
+    if sizes != (env.observation_size, env.action_size):
+        fix = (
+            f"it reads {sizes[0]} numbers and acts with {sizes[1]}, but an environment of preset {arguments.preset} "
+            f"({env.task}, {env.start} start) gives {env.observation_size} and takes {env.action_size}: give --preset "
+            "with the settings it was trained with, or leave --preset out for those in its run's folder"
+        )
+        raise BadInput("POLICY", policy, fix)
+    return made_by
+
+
+def _is_file(policy: str) -> bool:
+    return policy.endswith(".safetensors")
+
+
+def _of_folder(folder: Path) -> str:
+    """The fix where a folder was given."""
+    if (folder / "policy.safetensors").is_file():
+        return f"write {folder / 'policy.safetensors'}"
+    if (folder / "config.json").is_file():
+        return f"this is a reward model's folder: give {FILE}"
+    return f"there is no policy.safetensors in this folder: give {FILE}, or the name of a script"
+
+
+def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
+    """Run a policy that `check_policy` accepted on the configured unseen seeds, without rendering."""
     from actors.workers import Job, PolicySpec, WorkerPool
     from experiments.runtime.cluster import ray_cluster
 
-    spec = PolicySpec("network", Path(policy).resolve()) if policy.endswith(".safetensors") else PolicySpec(policy)
-    made_by = None
-    if spec.path is not None:
-        from dopamine_rl.policy import load_policy, policy_provenance
-
-        try:
-            load_policy(spec.path)  # fail here on a damaged file, not in a worker
-            made_by = policy_provenance(spec.path)
-        except CheckpointError as error:
-            raise BadInput("POLICY", policy, f"give a policy written by `dopamine train` ({error})") from error
-    elif policy not in (scripts := TASKS[config.env.task].scripts):
-        raise BadInput("POLICY", policy, f"give a .safetensors file or one of {', '.join(scripts)}")
+    spec = PolicySpec("network", Path(policy).resolve()) if _is_file(policy) else PolicySpec(policy)
     seeds = [config.evaluation.first_seed + i for i in range(config.evaluation.episodes)]
     console = Console()
     with ray_cluster(config.cluster), interruptible("Interrupted."):
@@ -96,7 +130,7 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]
     steps = sum(outcome["environment_steps"] for outcome in outcomes) / len(outcomes)
     rate = wilson(len(seeds) - len(failed), len(seeds))
-    return {**asdict(rate), "mean_environment_steps": steps, "failed_seeds": failed, "policy_provenance": made_by}
+    return {**asdict(rate), "mean_environment_steps": steps, "failed_seeds": failed}
 
 
 if __name__ == "__main__":

@@ -73,6 +73,7 @@ def run(arguments: Arguments) -> dict[str, Any]:
     from dopamine_rl.grm.released import check_released, install, install_beside, released_template
     from dopamine_rl.grm.wording import find_wording, read_wording
 
+    wording = read_wording(arguments.text) if arguments.text else find_wording(arguments.paths[0], arguments.constant)
     checkpoint = arguments.paths[-1]
     folder = usable_model(checkpoint, "CHECKPOINT", check_released)
     if arguments.out is None:
@@ -81,7 +82,6 @@ def run(arguments: Arguments) -> dict[str, Any]:
         check_folder(arguments.out, inside=arguments.out.resolve().parent)
     if folder != checkpoint and arguments.out is None:
         raise BadInput("--out", None, f"give a folder: {checkpoint} is in a cache that must not be changed")
-    wording = read_wording(arguments.text) if arguments.text else find_wording(arguments.paths[0], arguments.constant)
     template = released_template(folder, wording, arguments.preset)
     contract = template.contract
     print(f"prompt: {wording.origin}")

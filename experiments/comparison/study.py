@@ -26,12 +26,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from dopamine_rl.config import load_table, preset_names
 from dopamine_rl.errors import BadInput, require, seed_check
+from dopamine_rl.spelling import nearest, one_of
 from experiments.job.plans import largest_set
 from experiments.runtime.arguments import PRESETS
 from experiments.settings import ExperimentConfig
@@ -120,7 +121,7 @@ class Study:
     @property
     def stride(self) -> int:
         """Environment steps between scored frames, unless an arm has its own."""
-        return load_table(ExperimentConfig, self.settings, self.base).env.stride
+        return int(flat(self.settings).get("env.stride", self.base.env.stride))
 
     def units(self, arms: Sequence[str] = (), seeds: Sequence[int] = ()) -> Iterator[Unit]:
         """The trainings of some arms and seeds (by default all), seed by seed.
@@ -130,7 +131,7 @@ class Study:
         """
         for arm in arms:
             if arm not in self.arms:
-                raise BadInput("--arms", arm, f"choose from {', '.join(self.arms)}")
+                raise BadInput("--arms", arm, one_of(arm, list(self.arms)))
         configs = {arm: self._config(arm) for arm in arms or self.arms}
         for seed in seeds or self.seeds:
             for arm, config in configs.items():
@@ -146,7 +147,17 @@ class Study:
         try:
             return load_table(ExperimentConfig, table, self.base)
         except BadInput as error:
-            raise BadInput(f"{self.path}: arms.{arm}: {error.field}", error.value, error.fix) from error
+            field = f"{'settings' if self._fails_alone(error) else f'arms.{arm}'}.{error.field}"
+            fix = error.fix.replace(f"[{error.field}]", f"[{field}]")
+            raise BadInput(f"{self.path}: {field}", error.value, fix) from error
+
+    def _fails_alone(self, error: BadInput) -> bool:
+        """Whether the settings of all arms have this fault without those of an arm."""
+        try:
+            load_table(ExperimentConfig, self.settings, self.base)
+        except BadInput as alone:
+            return str(alone) == str(error)
+        return False
 
 
 def load_study(name: str) -> Study:
@@ -175,21 +186,33 @@ def _find(name: str) -> Path:
     if name in study_names():
         return STUDIES / name / STUDY_FILE
     path = Path(name)
-    path = path / STUDY_FILE if path.is_dir() else path
-    if not path.is_file():
-        raise BadInput("STUDY", name, f"give one of {', '.join(study_names())}, or your own file {STUDY_FILE}")
-    return path.resolve()
+    found = path / STUDY_FILE if path.is_dir() else path
+    if not found.is_file():
+        lack = f"there is no {STUDY_FILE} in this folder" if path.is_dir() else "there is no such study or file"
+        raise BadInput("STUDY", name, f"{lack}: {one_of(name, study_names())}; or your own file {STUDY_FILE}")
+    return found.resolve()
 
 
 KEYS = {"about": str, "preset": str, "seeds": list, "baseline": str, "curve": dict, "settings": dict, "arms": dict}
+_KINDS = {str: "text in quotes", list: "a list in brackets", dict: "a section [{}]"}
+"""The values of a key, in words."""
+
+
+def _misplaced(key: str) -> str:
+    """The fix for an unknown key of a study file."""
+    if near := nearest(key, KEYS):
+        return f"write {near}"
+    if key in {setting.name for setting in fields(ExperimentConfig)}:
+        return f"write settings.{key}, for all arms, or arms.NAME.{key}"
+    return f"remove it, or write one of {', '.join(KEYS)}"
 
 
 def _study(path: Path, table: Mapping[str, Any]) -> Study:
     for key, value in table.items():
         if key not in KEYS:
-            raise BadInput(key, value, f"remove it, or write one of {', '.join(KEYS)}")
+            raise BadInput(key, value, _misplaced(key))
         if not isinstance(value, KEYS[key]):
-            raise BadInput(key, value, f"write a {KEYS[key].__name__}")
+            raise BadInput(key, value, f"write {_KINDS[KEYS[key]].format(key)}")
     arms, seeds = table.get("arms", {}), tuple(table.get("seeds", [0]))
     if not arms:
         raise BadInput("arms", arms, "give at least one arm, as a table [arms.NAME]")
@@ -200,7 +223,7 @@ def _study(path: Path, table: Mapping[str, Any]) -> Study:
         raise BadInput("seeds", list(seeds), "give a list of different whole numbers, 0 or more")
     baseline = table.get("baseline", next(iter(arms)))
     if baseline not in arms:
-        raise BadInput("baseline", baseline, f"name one of the arms: {', '.join(arms)}")
+        raise BadInput("baseline", baseline, f"name an arm: {one_of(str(baseline), list(arms))}")
     for owner, settings in {
         "settings": table.get("settings", {}),
         **{f"arms.{arm}": arms[arm] for arm in arms},
@@ -210,7 +233,7 @@ def _study(path: Path, table: Mapping[str, Any]) -> Study:
     preset = table.get("preset", "laptop")
     base = PRESETS / f"{preset}.toml"
     if not base.is_file():
-        raise BadInput("preset", preset, f"give one of {', '.join(preset_names(PRESETS))}")
+        raise BadInput("preset", preset, one_of(preset, preset_names(PRESETS)))
     return Study(
         name=path.parent.name if path.name == STUDY_FILE else path.stem,
         path=path,
@@ -218,11 +241,18 @@ def _study(path: Path, table: Mapping[str, Any]) -> Study:
         preset=preset,
         seeds=seeds,
         baseline=baseline,
-        curve=load_table(CurveConfig, table.get("curve", {}), CurveConfig()),
+        curve=_curve(table.get("curve", {})),
         settings=table.get("settings", {}),
         arms=arms,
         base=load_table(ExperimentConfig, tomllib.loads(base.read_text(encoding="utf-8")), ExperimentConfig()),
     )
+
+
+def _curve(table: Mapping[str, Any]) -> CurveConfig:
+    try:
+        return load_table(CurveConfig, table, CurveConfig())
+    except BadInput as error:
+        raise BadInput(f"curve.{error.field.removeprefix('curve.')}", error.value, error.fix) from error
 
 
 def _with_seed(config: ExperimentConfig, seed: int) -> ExperimentConfig:

@@ -18,12 +18,13 @@ from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import LOOKS, EnvConfig
 from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
-from actors.tasks.task import DROPPING, EXPERT, SUCCEEDING, Task
+from actors.tasks.task import EXPERT, SUCCEEDING, Task, check_script, usable_scripts
 from dopamine_rl.config import load_preset
 from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
+from dopamine_rl.spelling import one_of
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import OptionalResultPath, option, read_preset
 from experiments.runtime.console import Console
@@ -146,7 +147,7 @@ def find_task(name: str, field: str = "TASK") -> Task:
     for task in TASKS.values():
         if name in (task.name, _short(task)):
             return task
-    raise BadInput(field, name, f"choose from {', '.join(map(_short, TASKS.values()))}")
+    raise BadInput(field, name, one_of(name, [_short(task) for task in TASKS.values()]))
 
 
 def environment_folder(env: EnvConfig) -> str:
@@ -220,10 +221,9 @@ def plan(task: Task, arguments: DemosArguments, start: str = "standard") -> list
 
 def _kinds(task: Task, arguments: DemosArguments, start: str) -> tuple[list[str], list[str]]:
     """The kinds of successes and those of failures, to be taken in turn."""
-    kinds = [kind for kind in task.kinds if start == "standard" or kind not in DROPPING]
+    kinds = usable_scripts(task.kinds, start)
     for kind in arguments.kind:
-        if kind not in kinds:
-            raise BadInput("--kind", kind, f"choose from {', '.join(kinds)}")
+        check_script("--kind", kind, task.kinds, start, f"leave out --env {arguments.env}")
         for name, count in (("-n", arguments.n), ("--failures", arguments.failures)):
             if not count and (kind in SUCCEEDING) == (name == "-n"):
                 raise BadInput(name, count, f"give at least 1: {kind} is a kind of {WHAT[name]}")

@@ -23,7 +23,10 @@ def check_columns(recordings: Sequence[Recording], column: str) -> None:
         raise BadInput("--column", column, "leave it out: none of the episodes belongs to a LeRobotDataset")
     for root in sorted(roots):
         with changing(root):  # a read-only dataset is reported before hours of scoring
-            check_column(root, column, overwrite=True)
+            try:
+                check_column(root, column, overwrite=True)
+            except BadInput as error:
+                raise BadInput(f"--{error.field}", error.value, error.fix) from error
 
 
 def write_back(recordings: Sequence[Recording], out: Path, column: str) -> None:

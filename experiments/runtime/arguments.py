@@ -6,7 +6,6 @@ The string literal below a field is its help text. An error in the command line 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import sys
@@ -18,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TextIO, TypeVar
 
 from dopamine_rl.config import load_preset, preset_names
 from dopamine_rl.errors import BadInput
+from dopamine_rl.spelling import nearest_paths, one_of
 from experiments.runtime.ending import UsageError
 from experiments.runtime.storage import lasting_path
 
@@ -178,7 +178,7 @@ def read_preset(cls: type[Config], name: str, option: str, presets: Path = PRESE
     """The settings of a preset. Raises BadInput, naming `option`, if there is no such preset."""
     names = preset_names(presets)
     if name not in names:
-        raise BadInput(option, name, f"give one of {', '.join(names)}")
+        raise BadInput(option, name, one_of(name, names))
     return load_preset(cls, presets / f"{name}.toml")
 
 
@@ -235,9 +235,7 @@ def _start(config: type[Config], preset: str, presets: Path) -> Config:
     names = preset_names(presets)
     own = preset.endswith(".toml")
     if not own and preset not in names:
-        similar = difflib.get_close_matches(preset, names, 1)
-        fix = f"write {similar[0]}; available:" if similar else "give one of"
-        raise UsageError("--preset", preset, f"{fix} {', '.join(names)}; or your own file PATH.toml")
+        raise UsageError("--preset", preset, f"{one_of(preset, names)}; or your own file PATH.toml")
     try:
         return load_preset(config, preset if own else presets / f"{preset}.toml")
     except BadInput as error:
@@ -357,9 +355,7 @@ def _refuse(event: Any, cls: Any, words: Sequence[str]) -> NoReturn:
         )
     if isinstance(event, parts.InvalidChoice):
         choices = [choice for choice in event.choices if choice != "None"]
-        similar = difflib.get_close_matches(event.value, choices, 1)
-        fix = f"write {similar[0]}; available:" if similar else "give one of"
-        raise UsageError(_name(event.argument), event.value, f"{fix} {', '.join(choices)}")
+        raise UsageError(_name(event.argument), event.value, one_of(event.value, choices))
     if isinstance(event, parts.UnrecognizedArgs):
         raise UsageError("arguments", event.tokens[0], "remove it: unexpected argument")
     argument = getattr(event, "argument", None)
@@ -383,12 +379,8 @@ def _unknown(word: str, words: Sequence[str], names: Sequence[str]) -> tuple[str
     """Field, value and fix for an unknown option."""
     name = word.partition("=")[0]
     value = _value(words, (name,))
-    leaves = {option.rpartition(".")[2].lstrip("-"): option for option in names}
-    similar = difflib.get_close_matches(_option(word), names, 1, 0.75)
-    leaf = difflib.get_close_matches(_option(word).rpartition(".")[2].lstrip("-"), list(leaves), 1, 0.75)
-    suggestion = similar[0] if similar else leaves[leaf[0]] if leaf else ""
-    fix = f"write {suggestion}" if suggestion else "no such option; see --help"
-    return name, value, fix
+    near = nearest_paths(_option(word), names)
+    return name, value, f"write {' or '.join(near)}" if near else "no such option; see --help"
 
 
 def _name(argument: Any) -> str:

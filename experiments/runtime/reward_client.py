@@ -13,12 +13,14 @@ from dopamine_rl.evaluation.plans import Plan
 from dopamine_rl.grm.config import MOST_THREADS
 from dopamine_rl.grm.folder import unfamiliar, usable_model
 from dopamine_rl.grm.hub import model_folder
+from dopamine_rl.spelling import one_of
 from experiments.runtime.arguments import option
 from experiments.runtime.console import Console
 from reward_service.guards import TOKEN_VARIABLE, load_token
 
 if TYPE_CHECKING:
     from dopamine_rl.interfaces import RewardClient
+    from reward_service.http_client import HttpClientConfig
 
 
 TokenFile = Annotated[
@@ -81,24 +83,31 @@ def check_model_arguments(arguments: ModelArguments, field: str) -> None:
     Args:
         field: what names the checkpoint.
     Raises:
-        BadInput: the checkpoint, its number of threads, or the token's file cannot be used.
+        BadInput: the checkpoint, its number of threads, the service's address or the token's file cannot be used.
     """
     if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
         raise BadInput("--threads", arguments.threads, f"give 1 to {MOST_THREADS}")
     if arguments.model is not None:
         usable_model(arguments.model, field)
     if arguments.url is not None:
-        load_token(arguments.token_file, "127.0.0.1")
+        from reward_service.http_client import check_address
+
+        check_address(arguments.url, load_token(arguments.token_file, "127.0.0.1"), _http_config(arguments))
+
+
+def _http_config(arguments: ModelArguments) -> HttpClientConfig:
+    from reward_service.http_client import HttpClientConfig
+
+    return HttpClientConfig(ca_file=arguments.ca_file, insecure=arguments.insecure)
 
 
 @contextmanager
 def reward_client(arguments: ModelArguments, plans: Sequence[Plan], console: Console) -> Iterator[RewardClient]:
     """The model, in this process or behind a service. Raises BadInput, CheckpointError, ServiceUnavailable."""
     if arguments.url is not None:
-        from reward_service.http_client import HttpClientConfig, HttpRewardClient
+        from reward_service.http_client import HttpRewardClient
 
-        config = HttpClientConfig(ca_file=arguments.ca_file, insecure=arguments.insecure)
-        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"), config)
+        yield HttpRewardClient(arguments.url, load_token(arguments.token_file, "127.0.0.1"), _http_config(arguments))
     elif arguments.app is not None:
         from experiments.runtime.cluster import running_cluster
 
@@ -124,7 +133,7 @@ def running_service(name: str | None) -> str:
     if name is None and len(names) == 1:
         return names[0]
     if name is None or name not in names:
-        fix = f"give one of {', '.join(names)}" if names else "start a service first: dopamine serve CHECKPOINT"
+        fix = one_of(name or "", names) if names else "start a service first: dopamine serve CHECKPOINT"
         raise BadInput("--app", name, fix)
     return name
 

@@ -157,5 +157,5 @@ def test_a_task_without_an_insertion_start_says_so() -> None:
 
 @pytest.mark.parametrize("start", ["standard", "insertion"])
 def test_an_unknown_task_is_named_whatever_the_start(start: Literal["standard", "insertion"]) -> None:
-    with pytest.raises(BadInput, match=r"env\.task = 'PlugCharger': choose from .*PlugCharger-v1"):
+    with pytest.raises(BadInput, match=r"env\.task = 'PlugCharger': write PlugCharger-v1; available: PickCube-v1"):
         check_task(EnvConfig(task="PlugCharger", start=start))

@@ -82,19 +82,29 @@ def test_arms_share_what_is_equal(study):
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
-        ('baseline = "sparse"', 'baseline = "spares"', "baseline = 'spares': name one of the arms"),
-        ("every = 200", "every = 0", "curve.every = 0"),
-        ("every = 200", "evry = 200", "evry"),
-        ("env.stride = 1", "env.strid = 1", "write env.stride"),
-        ("env.stride = 1", "env.stride = 0", "env.stride = 0"),
-        ('reward = "oracle"', 'reward = "orakel"', "reward = 'orakel'"),
-        ('preset = "smoke"', 'preset = "smok"', "preset = 'smok': give one of"),
+        ('baseline = "sparse"', 'baseline = "spares"', "baseline = 'spares': name an arm: write sparse; available:"),
+        ("every = 200", "every = 0", "study.toml: curve.every = 0"),
+        ("every = 200", "evry = 200", "study.toml: curve.evry = 200: write every"),
+        ("env.stride = 1", "env.strid = 1", "study.toml: arms.fine.env.strid = 1: write env.stride"),
+        ("env.stride = 1", "env.stride = 0", "study.toml: arms.fine.env.stride = 0"),
+        ("env.stride = 1", "env = 1", "arms.fine.env = 1: write a section: a line [arms.fine.env] with its keys"),
+        ('reward = "oracle"', 'reward = "orakel"', "reward = 'orakel': give one of grm, sparse"),
+        ('reward = "sparse"', 'reward = "spare"', "arms.sparse.reward = 'spare': write sparse; available: grm"),
+        ('preset = "smoke"', 'preset = "smok"', "preset = 'smok': write smoke; available: full"),
         ("seeds = [0, 1]", "seeds = [0, 0]", "seeds = [0, 0]"),
         ("seeds = [0, 1]", 'seeds = "0"', "seeds = '0': write a list"),
         ("[arms.fine]", "[arms.'f/../x']", "arms.f/../x"),
-        ("[curve]", "[curves]", "curves"),
+        ("[curve]", "[curves]", "curves = {'every': 200, 'episodes': 4}: write curve"),
+        (
+            "seeds =",
+            "env.stride = 1\nseeds =",
+            "env = {'stride': 1}: write settings.env, for all arms, or arms.",
+        ),
         ("about =", "about", "give a readable TOML file"),
         ("[settings]", "[settings]\nseed = 4", "settings.seed = 4: remove it"),
+        ("env.lateral_m = 0.03", "env.lateral_m = 3.0", "study.toml: settings.env.lateral_m = 3.0: choose 0 to"),
+        ("env.lateral_m = 0.03", "lateral_m = 0.03", "study.toml: settings.lateral_m = 0.03: write env.lateral_m"),
+        ("env.lateral_m = 0.03", "env = 'x'", "settings.env = 'x': write a section: a line [settings.env] with"),
         ('reward = "oracle"', 'reward = "oracle"\nname = "x"', "arms.fine.name = 'x': remove it"),
     ],
 )
@@ -106,6 +116,19 @@ def test_a_bad_study_file_is_refused_with_field_and_fix(tmp_path, capsys, before
     [line] = capsys.readouterr().err.strip().splitlines()
     assert named in line
     assert "study.toml" in line
+
+
+def test_settings_of_all_arms_may_need_an_arm_s_own(tmp_path):
+    """`choose` alone is refused where critics see the potential; every arm says that they do not."""
+    text = TEXT.replace("[settings]", "[settings]\nlearner.choose = true", 1)
+    apart = text.replace("]\nreward", "]\nlearner.critic_sees_potential = false\nreward")
+    (tmp_path / "study.toml").write_text(apart)
+    study = load_study(str(tmp_path))
+    assert [unit.config.learner.choose for unit in study.units(seeds=[0])] == [True, True]
+    assert study.stride == 2
+    (tmp_path / "study.toml").write_text(text)
+    with pytest.raises(BadInput, match=r"settings\.learner\.choose|settings\.learner\.critic"):
+        list(load_study(str(tmp_path)).units())
 
 
 @pytest.mark.parametrize("name", study_names())

@@ -28,27 +28,33 @@ PULL = ["PullCube", "--size", "32", "--stride", "4"]
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["PickCup", "-n", "1"], "TASK = 'PickCup': choose from PickCube"),
+        (["PickCup", "-n", "1"], "TASK = 'PickCup': write PickCube; available: PickCube"),
+        (["peg", "-n", "1"], "TASK = 'peg': write PegInsertionSide; available: PickCube"),
         (["PickCube", "-n", "-1"], "-n = -1"),
         (["PickCube", "-n", "0"], "-n = 0"),
         (["PickCube", "-n", "1", "--failures", "-2"], "--failures = -2"),
         (["PickCube", "-n", "1", "--workers", "0"], "--workers = 0"),
         (["PickCube", "-n", "1", "--seed", "-1"], "--seed = -1"),
         (["PickCube", "-n", "1", "--size", "5"], "--size = 5: choose 16 to 1024"),
-        (["PickCube", "-n", "1", "--look", "night"], "--look = 'night': choose from plain, light"),
-        (["PickCube", "-n", "1", "--views", "side"], "--views = 'side': choose from front, wrist and close"),
+        (["PickCube", "-n", "1", "--look", "dark"], "--look = 'dark': give one of plain, light"),
+        (["PickCube", "-n", "1", "--views", "side"], "--views = 'side': give one of front, wrist, close"),
         (["PickCube", "-n", "1", "--stride", "0"], "--stride = 0: choose 1 to"),
-        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': give one of"),
+        (["PickCube", "-n", "1", "--env", "lap"], "--env = 'lap': write laptop; available: full"),
         (["PickCube", "-n", "1", "--env", "laptop"], "--env = 'laptop': choose a preset of this task"),
         (
             ["PullCube", "-n", "0", "--failures", "1", "--kind", "drop"],
-            "--kind = 'drop': choose from beside, near_miss",
+            "--kind = 'drop': give one of beside, near_miss",
+        ),
+        (
+            ["PickCube", "-n", "0", "--failures", "1", "--kind", "near-mis"],
+            "--kind = 'near-mis': write near_miss; available: beside",
         ),
         (["PickCube", "-n", "2", "--kind", "beside"], "--failures = 0: give at least 1: beside is a kind of failure"),
         (["PickCube", "-n", "0", "--failures", "2", "--kind", "retry"], "-n = 0: give at least 1: retry is a kind of"),
         (
             ["PegInsertionSide", "-n", "0", "--failures", "2", "--env", "laptop", "--kind", "drop_at_end"],
-            "--kind = 'drop_at_end': choose from beside, near_miss",
+            "--kind = 'drop_at_end': nothing can be dropped from the insertion start, whose gripper stays shut: "
+            "leave out --env laptop, or give one of beside, near_miss",
         ),
     ],
 )

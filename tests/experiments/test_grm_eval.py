@@ -561,7 +561,7 @@ def test_failures_are_labelled_on_the_demonstrations_scale(
         (["model", "RAW", "--demo", "RAW/jam_1"], "--demo.*it failed"),
         (["model", "RAW", "--demo", "/no/such/place"], "--demo.*give a raw episode's folder"),
         (["model", "RAW", "--episodes", "0"], "--episodes = 0"),
-        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': give one of .*laptop"),
+        (["model", "RAW", "--bounds", "lap"], "--bounds = 'lap': write laptop; available:"),
         (["model", "RAW", "--views", "close-up"], "--views = 'close-up'"),
         (["model", "RAW", "OTHER"], "it is of another task"),
     ],

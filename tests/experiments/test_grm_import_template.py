@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +137,27 @@ def test_the_command_says_what_it_did(
     words += ["--preset", "grm-3b"]
     assert said()["preset"] == "grm-3b"
     assert load_grm(folder).template.contract == RELEASED["grm-3b"]
+
+
+def test_arguments_are_checked_in_order_before_anything_heavy_is_imported(clone: Path) -> None:
+    cases = {
+        "CLONE = 'nope': no such file: give a clone": ["nope", "nope2"],
+        "CHECKPOINT = 'nope2': it is not a folder: give": [str(clone), "nope2"],
+        "it is not a model's folder, config.json is missing": [str(clone), str(clone)],
+        "--text = 'nope': give a text file": ["--text", "nope", "nope2"],
+        "--constant = 'OTHER': ": ["--constant", "OTHER", str(clone), "nope2"],
+    }
+    program = (
+        "import contextlib, json, sys\n"
+        "from experiments.commands.grm_import_template import main\n"
+        "for words in json.loads(sys.argv[1]):\n"
+        "    with contextlib.suppress(SystemExit): main(words)\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", program, json.dumps(list(cases.values()))]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    assert len(told) == len(cases)
+    assert [fix in line for fix, line in zip(cases, told, strict=True)] == [True] * len(cases), told
 
 
 def test_what_it_cannot_use_ends_with_a_message(

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_named_with_the_fix(demos: Path, tmp_path: Path) ->
     refused(environment("--demo", alone), "--env", "name the preset")
     refused(environment("--demo", tmp_path / "none"), "--demo", "no such file")
     refused(environment("--demo", demos), "--demo", "it holds 2 episodes: give one")
-    refused(environment("--demo", good, "--task", "Sweep"), "--task", "choose from PickCube")
+    refused(environment("--demo", good, "--task", "Sweep"), "--task", "give one of PickCube")
     refused(
         environment("--demo", good, "--task", "PlugCharger"), "--task", "give PegInsertionSide, or leave it out: it"
     )

@@ -78,7 +78,7 @@ def test_bad_requests_are_named(data: Path, tmp_path: Path) -> None:
 def test_a_user_s_own_column_is_refused_before_anything_is_scored(data: Path, tmp_path: Path) -> None:
     root = Path(shutil.copytree(data / "set", tmp_path / "set"))
     with_reward(root)
-    with pytest.raises(BadInput, match=rf"column = 'reward': {root} .*choose another name"):
+    with pytest.raises(BadInput, match=rf"--column = 'reward': {root} .*choose another name"):
         run(
             f"{root}#0",
             "--demo",

@@ -9,8 +9,9 @@ from dopamine_rl.config import dump_toml, load_preset, preset_names
 from dopamine_rl.errors import BadInput
 from experiments import peg_insert as train
 from experiments import sweep
+from experiments.benchmarks import service
 from experiments.chaos import __main__ as chaos
-from experiments.commands import audit, compare, evaluate, grm_pairs, serve
+from experiments.commands import audit, compare, evaluate, grm_eval, grm_pairs, grm_score, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 
@@ -24,6 +25,9 @@ SEEDS = (
     "sft.lora.seed",
 )
 ROOT = Path(__file__).resolve().parents[2]
+OLD = ROOT / "tests/fixtures/old_run"
+OLD_POLICY = str(OLD / "policy.safetensors")
+PLUG = ["--env.task", "PlugCharger-v1", "--env.start", "standard"]
 NO_POLICY = str(ROOT / "dopamine_rl/grm/shipped/grm-mini/model.safetensors")
 
 
@@ -70,7 +74,7 @@ def test_one_demonstration_of_the_policy_is_accepted():
         (["--cluster.num-cpus", "1"], "cluster.num_cpus"),
         (["--name", "../x"], "name"),
         (["--env.views"], "env.views"),
-        (["--env.task", "Nope-v1"], r"env\.task = 'Nope-v1': choose from PickCube-v1"),
+        (["--env.task", "Nope-v1"], r"env\.task = 'Nope-v1': give one of PickCube-v1"),
         *(
             ([f"--{name}", seed], f"{name.replace('-', '_')} = {seed}: give 0 to 2147483647")
             for name in SEEDS
@@ -104,11 +108,35 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         (train.main, ["--service.engine", "nope:Nope"], "service.engine = 'nope:Nope': there is no module 'nope'"),
         (sweep.main, ["--service.engine", "nope.a:Nope"], "service.engine = 'nope.a:Nope': there is no module"),
         (audit.main, ["nowhere"], "RUN = 'nowhere': there is no such folder"),
-        (evaluate.main, [NO_POLICY], f"POLICY = '{NO_POLICY}': give a policy"),
+        (evaluate.main, [NO_POLICY], "give a policy that `dopamine train` wrote, RUN/policy.safetensors"),
+        (evaluate.main, [NO_POLICY], "is a reward model's file, not a policy)"),
+        (evaluate.main, [str(Path(NO_POLICY).parent)], "this is a reward model's folder: give a policy"),
+        (evaluate.main, [str(OLD)], f"POLICY = '{OLD}': write {OLD}/policy.safetensors"),
+        (
+            evaluate.main,
+            [OLD_POLICY, "--preset", "full"],
+            "policy.safetensors': it reads 30 numbers and acts with 6",
+        ),
+        (evaluate.main, [OLD_POLICY, "--preset", "full"], "give --preset with the settings it was trained with"),
+        (evaluate.main, [OLD_POLICY, *PLUG], "(PlugCharger-v1, standard start) gives 10 and takes 7"),
+        (evaluate.main, ["none.safetensors"], "POLICY = 'none.safetensors': there is no such file: give a policy"),
+        (evaluate.main, ["policy.pt"], "; or a policy that `dopamine train` wrote, RUN/policy.safetensors"),
+        (evaluate.main, ["drop"], "POLICY = 'drop': nothing can be dropped from the insertion start"),
+        (evaluate.main, ["drop"], "add --env.start standard, or give one of expert, near_miss"),
+        (evaluate.main, ["near_mis"], "POLICY = 'near_mis': write near_miss; available: expert"),
+        (evaluate.main, ["straight_push", *PLUG], "POLICY = 'straight_push': give one of expert, near_miss"),
+        (service.main, ["--views", "9"], "--views = 9: give 1 to 3"),
         (serve.main, ["grm-mini", "--engine", "nope:Nope"], "--engine = 'nope:Nope': there is no module 'nope'"),
         (compare.main, ["--seeds", "11"], "seeds = 11: give at most 10: each takes 90 of a set's 1000 seeds"),
-        (compare.main, ["nothing"], "STUDY = 'nothing': give one of"),
-        (compare.main, ["--arms", "gmr"], "--arms = 'gmr': choose from sparse, grm"),
+        (compare.main, ["nothing"], "STUDY = 'nothing': there is no such study or file: give one of"),
+        (compare.main, ["nope.toml"], "STUDY = 'nope.toml': there is no such study or file: give one of rewards"),
+        (compare.main, ["seperation"], "there is no such study or file: write separation; available: rewards"),
+        (compare.main, [str(ROOT)], f"STUDY = '{ROOT}': there is no study.toml in this folder: give one of"),
+        (compare.main, ["--arms", "gmr"], "--arms = 'gmr': write grm; available: sparse, grm"),
+        (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
+        (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
+        (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
+        (grm_score.main, ["raw", "--url", "https://a:1", "--ca-file", "nowhere"], "--ca-file = 'nowhere': give a PEM"),
         (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
         (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
     ],

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -12,22 +10,27 @@ from dopamine_rl.grm.layout import prompt_layout
 from experiments.benchmarks import models, scorer
 
 
-def run(*arguments: str) -> dict[str, float]:
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "experiments.benchmarks.scorer", "--rounds", "1", "--frames", "2", "--views", "2"]
-    done = subprocess.run([*command, *arguments], cwd=root, capture_output=True, text=True, timeout=120, check=True)
-    figures = json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, float]:
+    scorer.main(["--rounds", "1", *words])
+    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"ratio", "ratio_batch_1", "share_of_floor"} <= set(figures)
     assert all(value > 0 for value in figures.values())
-    return figures
+    return dict(figures)
 
 
-def test_the_benchmark_prints_its_figures_last() -> None:
-    assert run()["max_abs_difference"] < 1e-4
+def test_the_benchmark_prints_its_figures_last(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "--frames", "2", "--views", "2")["max_abs_difference"] < 1e-4
 
 
-def test_answers_in_text_are_timed_and_not_compared() -> None:
-    assert "max_abs_difference" not in run("--answers", "text")
+def test_answers_in_text_are_timed_and_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "max_abs_difference" not in run(capsys, "--frames", "2", "--views", "1", "--answers", "text")
 
 
 def test_the_3b_model_is_asked_as_released_ones_are(
@@ -49,8 +52,4 @@ def test_the_3b_model_is_asked_as_released_ones_are(
     pictures = [int((part.input_ids == grm.model.config.image_token_id).sum()) for part in layout.parts]
     assert pictures == [2 * 88, 3 * 88, 3 * 88]
     assert 550 < len(layout.input_ids) - sum(pictures) < 700
-    options = ["--architecture", "3b", "--rounds", "1", "--frames", "1"]
-    monkeypatch.setattr(sys, "argv", ["scorer", *options])
-    scorer.main()
-    figures = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert figures["max_abs_difference"] < 1e-4
+    assert run(capsys, "--architecture", "3b", "--frames", "1")["max_abs_difference"] < 1e-4

@@ -110,7 +110,8 @@ def test_cloning_says_when_it_diverges(monkeypatch: Any) -> None:
 def test_a_policy_that_is_not_finite_is_neither_written_nor_read(tmp_path: Path, monkeypatch: Any) -> None:
     from safetensors.numpy import save_file
 
-    state = {"actor.mean.weight": np.full((2, 2), np.nan, np.float32)}
+    names = ("actor.mean.bias", "actor.observation_mean", "actor.observation_std")
+    state = {"actor.mean.weight": np.full((2, 2), np.nan, np.float32), **dict.fromkeys(names, np.ones(2, np.float32))}
     with pytest.raises(BadInput, match=r"actor\.mean\.weight = 'nan or inf'"):
         save_policy(tmp_path / "policy.safetensors", state)
     assert not list(tmp_path.iterdir())

@@ -105,6 +105,7 @@ def test_pictures_come_upright_as_their_own_library_shows_them(kind: str, orient
     np.testing.assert_array_equal(decode_picture("f", data, header), wanted)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize(
     "exif",
     [
