@@ -175,11 +175,20 @@ def parse_settings(
 
 
 def read_preset(cls: type[Config], name: str, option: str, presets: Path = PRESETS) -> Config:
-    """The settings of a preset. Raises BadInput, naming `option`, if there is no such preset."""
+    """The settings of a preset, given by name or as a file PATH.toml.
+
+    Raises:
+        BadInput: naming `option`, if there is no such preset or file; naming the setting that it has wrong.
+    """
     names = preset_names(presets)
-    if name not in names:
-        raise BadInput(option, name, one_of(name, names))
-    return load_preset(cls, presets / f"{name}.toml")
+    own = name.endswith(".toml")
+    if not own and name not in names:
+        raise BadInput(option, name, f"{one_of(name, names)}; or your own file PATH.toml")
+    try:
+        return load_preset(cls, name if own else presets / f"{name}.toml")
+    except BadInput as error:
+        field = option if error.field == "preset" else error.field
+        raise BadInput(field, error.value, error.fix) from error
 
 
 def option_names(cls: Any, prefix: str = "--") -> Iterator[tuple[str, Any]]:
@@ -232,15 +241,10 @@ def _words(argv: Sequence[str] | None) -> list[str]:
 
 def _start(config: type[Config], preset: str, presets: Path) -> Config:
     """The settings of a preset, given by name or file."""
-    names = preset_names(presets)
-    own = preset.endswith(".toml")
-    if not own and preset not in names:
-        raise UsageError("--preset", preset, f"{one_of(preset, names)}; or your own file PATH.toml")
     try:
-        return load_preset(config, preset if own else presets / f"{preset}.toml")
+        return read_preset(config, preset, "--preset", presets)
     except BadInput as error:
-        field = "--preset" if error.field == "preset" else error.field
-        raise UsageError(field, error.value, error.fix) from error
+        raise UsageError(error.field, error.value, error.fix) from error
 
 
 def _plain_flags(config: Any, words: Sequence[str]) -> list[str]:

@@ -101,13 +101,17 @@ def test_kinds_that_succeed_take_the_expert_s_place_and_others_are_failures() ->
     ]
 
 
-def test_a_preset_gives_its_environment_and_a_look_changes_nothing_else() -> None:
+def test_a_preset_gives_its_environment_and_a_look_changes_nothing_else(tmp_path: Path) -> None:
     def env(*words: str) -> EnvConfig:
         task = TASKS["PegInsertionSide-v1"]
         return environment(task, parse(DemosArguments, ["PegInsertionSide", "-n", "1", *words], "demos", ""))
 
     trained = read_preset(ExperimentConfig, "laptop", "--env").env
     assert env("--env", "laptop") == replace(trained, oracle=True)
+    (tmp_path / "wide.toml").write_text("[env]\nlateral_m = 0.03\n")
+    assert env("--env", str(tmp_path / "wide.toml")).lateral_m == 0.03
+    with pytest.raises(BadInput, match=r"--env = .*none\.toml"):
+        env("--env", str(tmp_path / "none.toml"))
     assert env("--env", "laptop", "--look", "camera", "--size", "64") == replace(
         trained, oracle=True, look="camera", image_size=64
     )
