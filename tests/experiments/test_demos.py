@@ -13,6 +13,7 @@ from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
 from dopamine_rl.episodes.maniskill import read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration, read_outcome
+from dopamine_rl.errors import BadInput
 from experiments.commands import demos
 from experiments.job.demonstrations import DemosArguments, environment, plan
 from experiments.runtime.arguments import parse, read_preset
