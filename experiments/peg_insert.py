@@ -112,6 +112,7 @@ def summary(
     return {
         "name": config.name,
         "reward": config.reward,
+        "progress_reward": config.progress_reward,
         "seed": config.seed,
         **_reward_model(config, prepared),
         **{f"{name}_success": asdict(wilson(sum(won), len(won))) for name, won in success.items()},

@@ -45,7 +45,7 @@ def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict | N
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
-Reward `{result["reward"]}`: {REWARDS[result["reward"]]}.
+Reward `{result["reward"]}`: {REWARDS[result["reward"]]}{_progress_reward(result)}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
@@ -155,6 +155,11 @@ def _videos(result: dict[str, Any]) -> str:
         "All camera views, and below them progress (Φ* and each perspective) and the reward at each environment step.\n"
         "The last step of a success has reward 1 − Φ: the task reward 1 plus shaping with a terminal potential of 0."
     )
+
+
+def _progress_reward(result: dict[str, Any]) -> str:
+    weight = result.get("progress_reward") or 0.0
+    return f", and {weight:g} times the progress itself (not policy-invariant)" if weight else ""
 
 
 def _gate_verdict(result: dict[str, Any]) -> str:

@@ -99,3 +99,13 @@ def test_what_failures_were_labelled_by_is_told(labels: str | None, told: str) -
     assert "24 episodes of practice" in text
     assert told in text
     assert ("simulator" in text) == (labels in (None, "truth"))
+
+
+def test_a_reward_for_progress_itself_is_told(tmp_path: Path) -> None:
+    result = finished()
+    verdict = decide(GateReport(**result["gate"]), GateConfig())
+    for weight, told in ((None, False), (0.0, False), (1.0, True)):
+        run = RunFolder(tmp_path / str(weight))
+        run.path.mkdir()
+        text = report.write_report(run, result | {"progress_reward": weight}, verdict, []).read_text(encoding="utf-8")
+        assert ("1 times the progress itself (not policy-invariant)" in text) == told
