@@ -222,6 +222,9 @@ class ExperimentConfig:
             raise BadInput("demonstrations.practice", self.demonstrations.practice, fix)
         if self.demonstrations.practice and self.sft.failures != "path":
             raise BadInput("sft.failures", self.sft.failures, "write path: demonstrations.practice is labelled so")
+        if self.learner.practice and not (self.demonstrations.practice and self.reward in ("grm", "naive")):
+            fix = "leave it out: only with demonstrations.practice and a reward model there is practice"
+            raise BadInput("learner.practice", True, fix)
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:

@@ -26,11 +26,13 @@ class ReplayEpisode:
         columns: obs, next_obs, actions, task_reward, potential, next_potential, valid, phase, next_phase, terminated;
             T rows each.
         version: model version of the labels; "" without a reward model.
+        practice: it is no demonstration, but a try that fills the replay before training.
     """
 
     episode_id: str
     columns: ReplayColumns
     version: str
+    practice: bool = False
 
 
 def transition_columns(
@@ -65,8 +67,8 @@ def transition_columns(
     return {**columns, **{name: getattr(labels, name) for name in LABELS}}
 
 
-def replay_episode(demonstration: Demonstration, labels: LabelColumns | None) -> ReplayEpisode:
-    """Replay columns of a recorded demonstration, labelled by the scorer that also labels the online data."""
+def replay_episode(demonstration: Demonstration, labels: LabelColumns | None, practice: bool = False) -> ReplayEpisode:
+    """Replay columns of a recorded episode, labelled by the scorer that also labels the online data."""
     columns = transition_columns(
         demonstration.observations,
         demonstration.actions,
@@ -74,7 +76,7 @@ def replay_episode(demonstration: Demonstration, labels: LabelColumns | None) ->
         demonstration.terminated,
         labels,
     )
-    return ReplayEpisode(demonstration.episode_id, columns, labels.model_version if labels else "")
+    return ReplayEpisode(demonstration.episode_id, columns, labels.model_version if labels else "", practice)
 
 
 def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
@@ -90,15 +92,19 @@ def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
     }
     joined["episode_ids"] = np.array([episode.episode_id for episode in episodes], np.str_)
     joined["episode_versions"] = np.array([episode.version for episode in episodes], np.str_)
+    if any(episode.practice for episode in episodes):
+        joined["episode_practice"] = np.array([episode.practice for episode in episodes], np.bool_)
     joined["episode_lengths"] = np.array([len(episode.columns["actions"]) for episode in episodes], np.int64)
     write_atomically(path, lambda temporary: write_npz(temporary, joined))
 
 
-def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarReplay:
-    """Load the episodes of a `save_demonstrations` file into a replay buffer of exactly their size.
+def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> tuple[ColumnarReplay, ColumnarReplay | None]:
+    """Load the episodes of a `save_demonstrations` file into replay buffers of exactly their size.
 
+    Returns:
+        The demonstrations; and the practice, None where there is none.
     Raises:
-        BadInput: the file is missing or lacks a column.
+        BadInput: the file is missing, lacks a column or holds no demonstration.
     """
     if not path.is_file():
         raise BadInput("demonstrations", str(path), "give an .npz file written by save_demonstrations")
@@ -113,8 +119,13 @@ def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> ColumnarR
     if missing:
         raise BadInput("demonstrations", str(path), f"write it with save_demonstrations; it lacks {sorted(missing)}")
     ids, versions, lengths = (joined.pop(f"episode_{name}") for name in ("ids", "versions", "lengths"))
-    replay = ColumnarReplay(int(lengths.sum()), joined["obs"].shape[1], joined["actions"].shape[1], gamma, mode)
+    practice = joined.pop("episode_practice", np.zeros(len(ids), bool)).astype(bool)
+    if practice.all():
+        raise BadInput("demonstrations", str(path), "write it with at least one demonstration")
+    sizes = joined["obs"].shape[1], joined["actions"].shape[1]
+    kinds = [ColumnarReplay(int(lengths[kind].sum()), *sizes, gamma, mode) for kind in (~practice, practice)]
     ends = np.cumsum(lengths)
-    for name, version, start, end in zip(ids, versions, ends - lengths, ends, strict=True):
-        replay.add({key: values[start:end] for key, values in joined.items()}, str(name), version=str(version))
-    return replay
+    for name, version, start, end, kind in zip(ids, versions, ends - lengths, ends, practice, strict=True):
+        columns = {key: values[start:end] for key, values in joined.items()}
+        kinds[kind].add(columns, str(name), version=str(version))
+    return kinds[0], kinds[1] if practice.any() else None

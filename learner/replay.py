@@ -100,6 +100,11 @@ class ColumnarReplay:
         self._cursor = (self._cursor + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
+    def copy(self, other: ColumnarReplay) -> None:
+        """Add all episodes of another buffer. Raises BadInput as `add` does."""
+        for name, version in other.episodes.items():
+            self.add(other.columns(other.rows(name)), name, version=version)
+
     def _register(self, episode_id: str, version: str) -> _Episode:
         if episode_id not in self._episodes:
             self._episodes[episode_id] = _Episode(self._next_serial, version)

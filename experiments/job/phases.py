@@ -17,6 +17,7 @@ from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
 from dopamine_rl.episodes.stored import failed_end, list_stored
+from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
 from dopamine_rl.evaluation.behaviours import wrong_instructions
 from dopamine_rl.evaluation.gate import (
@@ -102,6 +103,7 @@ class Prepared:
         behaviours: folders of episodes that the gate reports, and that its verdict does not depend on.
         model: the reward model; None if the reward does not use one.
         target: map from geometric progress to the oracle's target; None where the oracle reports it as it is.
+        practice: folders of the episodes of practice.
     """
 
     policy_episodes: list[Path]
@@ -110,6 +112,7 @@ class Prepared:
     cloned: Cloned
     model: RewardModel | None
     target: ProgressMap | None = None
+    practice: tuple[Path, ...] = ()
 
 
 def prepare(run: Run) -> Prepared:
@@ -128,13 +131,15 @@ def prepare(run: Run) -> Prepared:
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
-    tries = [*acted["reward_model_rollouts"].paths, *_practise(run, scripted["reward_model"].paths)]
+    practice = _practise(run, scripted["reward_model"].paths)
+    tries = [*acted["reward_model_rollouts"].paths, *practice]
     model = _train_reward_model(run, scripted["reward_model"].paths, tries, cloned)
     unseen: list[tuple[Path, Source]] = []
     for number, path in enumerate(scripted["gate"].paths):
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
-    return Prepared(scripted["policy"].paths, unseen, scripted["gate_behaviours"].paths, cloned, model)
+    behaviours = scripted["gate_behaviours"].paths
+    return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=tuple(practice))
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -324,6 +329,9 @@ def label(run: Run, prepared: Prepared) -> Path:
 
     def work() -> int:
         demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
+        count = len(demonstrations)
+        if config.learner.practice:
+            demonstrations += [at_stride(d, config.env.stride) for d in episodes.read_all(prepared.practice)]
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records, prepared.target), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
@@ -333,11 +341,20 @@ def label(run: Run, prepared: Prepared) -> Path:
         columns = label_demonstrations(demonstrations, labeller, task, room, writer)
         if writer and (removed := writer.take_counts()["removed"]):
             run.console.say(f"  removed the {removed} oldest records to stay within labels.records_mb")
-        save_demonstrations(path, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
+        labelled = enumerate(zip(demonstrations, columns, strict=True))
+        save_demonstrations(path, [replay_episode(d, c, practice=i >= count) for i, (d, c) in labelled])
         return len(demonstrations)
 
     labels_from = (model.version, config.fusion) if model else prepared.target
-    depends_on = (config.env, config.demonstrations, config.reward, config.gamma, config.labels, labels_from)
+    depends_on: tuple[object, ...] = (
+        config.env,
+        config.demonstrations,
+        config.reward,
+        config.gamma,
+        config.labels,
+        labels_from,
+        config.learner.practice,
+    )
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
 

@@ -117,9 +117,11 @@ class RLPD(ActingAlgorithm, SAC):
         )
         demo = None
         if settings.demonstrations:
-            demo = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
+            demo, practice = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
             if demo.layout != online.layout:
                 raise BadInput("demonstrations", demo.layout, f"record them with the environment's {online.layout}")
+            if practice is not None:
+                online.copy(practice)
         self.feed = ReplayFeed(online, demo, settings.learner, settings.seed or 0)
 
     def training_step(self) -> None:

@@ -22,6 +22,7 @@ TINY = shlex.split(
     " --demonstrations.reward-model 4 --demonstrations.policy 3 --demonstrations.gate-successes 2"
     " --demonstrations.gate-failures 2 --demonstrations.gate-rollouts 2 --training.environment-steps 160"
     " --evaluation.episodes 2 --learner.learning-starts 60 --demonstrations.practice 2 --sft.failures path"
+    " --learner.practice"
 )
 RATES = ("expert_success", "straight_push_success", "bc_success", "policy_success")
 GATE = ("voc_plus", "voc_minus", "progress_mae", "false_success", "auc")

@@ -94,6 +94,8 @@ def test_practice_needs_a_scene_that_stays_and_labels_by_the_path():
         replace(config, demonstrations=replace(config.demonstrations, practice=1))
     with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0"):
         practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1)
+    with pytest.raises(BadInput, match=r"learner.practice = True: leave it out"):
+        replace(config, learner=replace(config.learner, practice=True))
     with pytest.raises(BadInput, match=r"demonstrations.practice = -1"):
         replace(config.demonstrations, practice=-1)
 

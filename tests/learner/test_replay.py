@@ -194,7 +194,8 @@ def test_mixed_batches_hold_the_share_and_fall_back() -> None:
 def test_demonstrations_round_trip(tmp_path: Path) -> None:
     episodes = [ReplayEpisode(f"e{i}", fragment(0, 4 + i, True, seed=i), f"v{i}") for i in range(3)]
     save_demonstrations(tmp_path / "demos.npz", episodes)
-    loaded = load_demonstrations(tmp_path / "demos.npz", GAMMA, "grm")
+    loaded, practice = load_demonstrations(tmp_path / "demos.npz", GAMMA, "grm")
+    assert practice is None
     assert loaded.episodes == {"e0": "v0", "e1": "v1", "e2": "v2"}
     for episode in episodes:
         stored = loaded.columns(loaded.rows(episode.episode_id))
@@ -202,6 +203,26 @@ def test_demonstrations_round_trip(tmp_path: Path) -> None:
             np.testing.assert_array_equal(stored[name], values.astype(np.float32))
     with pytest.raises(BadInput):
         load_demonstrations(tmp_path / "absent.npz", GAMMA, "grm")
+
+
+def test_practice_is_kept_apart_and_fills_the_replay(tmp_path: Path) -> None:
+    shown = ReplayEpisode("shown", fragment(0, 4, True, seed=1), "v")
+    tries = [ReplayEpisode(f"try{i}", fragment(0, 5, False, seed=2 + i), "v", practice=True) for i in range(2)]
+    save_demonstrations(tmp_path / "demos.npz", [tries[0], shown, tries[1]])
+    demo, practice = load_demonstrations(tmp_path / "demos.npz", GAMMA, "grm")
+    assert list(demo.episodes) == ["shown"]
+    assert practice is not None
+    assert list(practice.episodes) == ["try0", "try1"]
+    online = replay()
+    online.add(fragment(0, 3), "own")
+    online.copy(practice)
+    assert len(online) == 13
+    for episode in tries:
+        stored = online.columns(online.rows(episode.episode_id))
+        np.testing.assert_array_equal(stored["actions"], episode.columns["actions"].astype(np.float32))
+    save_demonstrations(tmp_path / "demos.npz", tries)
+    with pytest.raises(BadInput, match="at least one demonstration"):
+        load_demonstrations(tmp_path / "demos.npz", GAMMA, "grm")
 
 
 def test_updates_are_owed_by_what_lies_in_the_replay() -> None:
