@@ -127,5 +127,5 @@ def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> tuple[Col
     ends = np.cumsum(lengths)
     for name, version, start, end, kind in zip(ids, versions, ends - lengths, ends, practice, strict=True):
         columns = {key: values[start:end] for key, values in joined.items()}
-        kinds[kind].add(columns, str(name), version=str(version))
+        kinds[int(kind)].add(columns, str(name), version=str(version))
     return kinds[0], kinds[1] if practice.any() else None
