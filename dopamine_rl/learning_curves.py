@@ -44,6 +44,13 @@ class LearningCurve:
         """Success rate at each point, float64 [P]."""
         return self.outcomes.mean(axis=1)
 
+    def delayed(self, environment_steps: int) -> LearningCurve:
+        """The curve with so many environment steps spent before training, while the policy is the initial one."""
+        if not environment_steps:
+            return self
+        later = tuple(environment_steps + steps for steps in self.environment_steps)
+        return LearningCurve((0, *later), np.vstack([self.outcomes[:1], self.outcomes]))
+
     def areas(self, budget: int) -> NDArray[np.float64]:
         """Area under each episode's curve up to `budget` environment steps, divided by the budget; float64 [N].
 

@@ -60,6 +60,7 @@ def markdown(study: Study, table: Mapping[str, Mapping[str, Any]], missing: Sequ
         for arm, row in table.items()
         if "steps_ratio_0.5" in row
     ]
+    ratios += [_with_practice(arm, row, study.baseline) for arm, row in table.items() if "with_practice" in row]
     return f"""# Study: {study.name}
 
 {study.about}
@@ -80,6 +81,15 @@ steps.
 
 Policies see the simulator's state, and success is the simulator's. Written by `dopamine compare {study.name}`.
 """
+
+
+def _with_practice(arm: str, row: Mapping[str, Any], baseline: str) -> str:
+    figures = row["with_practice"]
+    return (
+        f"- {arm}, with the {counted(row['practice_steps'], 'environment step')} of its practice counted: "
+        f"area minus {baseline} {_interval(figures['area_minus_baseline'], '+')}, "
+        f"median environment steps to .5 relative to {baseline}: {_ratio(figures['steps_ratio_0.5'])}"
+    )
 
 
 def _ratio(ratio: Mapping[str, Any]) -> str:

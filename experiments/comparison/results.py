@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class UnitResult:
         final: outcomes of the trained policy on the final unseen episodes.
         gate: figures of its reward model; None without one.
         seconds: time of the training.
+        practice_steps: environment steps of the practice that its reward model learned from.
     """
 
     arm: str
@@ -40,6 +41,7 @@ class UnitResult:
     final: tuple[bool, ...]
     gate: Mapping[str, Any] | None
     seconds: float
+    practice_steps: int = 0
 
 
 def write_result(home: Path, study: Study, unit: Unit, content: Mapping[str, Any]) -> Path:
@@ -69,7 +71,9 @@ def read_result(home: Path, study: Study, unit: Unit) -> UnitResult | None:
     if identity != (now := json.loads(json.dumps(_identity(study, unit)))):
         fix = "delete it, or give the arm a new name: it was made with other settings than the study file has now"
         raise BadInput(str(path), _difference(identity, now), fix)
-    return result
+    demonstrations = unit.config.demonstrations
+    practice = demonstrations.practice * unit.config.env.horizon if unit.config.reward in ("grm", "naive") else 0
+    return replace(result, practice_steps=practice)
 
 
 def _identity(study: Study, unit: Unit) -> dict[str, Any]:
@@ -103,8 +107,9 @@ def summarise(results: Sequence[UnitResult], arms: Sequence[str], baseline: str)
         For each arm with results: seeds; clone and success (final success by seed); success_pooled (mean, low, high,
         n: Wilson); area, area_by_seed and budget (environment steps up to which areas are taken); steps_to_0.5 and
         steps_to_0.8 by seed (None where not reached); longest_below_clone by seed, environment steps; gate_passed by
-        seed; and, if the baseline has results with the same seeds, area_minus_baseline (value, low, high, seeds) and
-        steps_ratio_0.5 (value, at_most).
+        seed; practice_steps of a seed; and, if the baseline has results with the same seeds, area_minus_baseline
+        (value, low, high, seeds) and steps_ratio_0.5 (value, at_most), and with_practice: the same two with the steps
+        of practice counted, where there are some.
     """
     by_arm = {arm: {result.seed: result for result in results if result.arm == arm} for arm in arms}
     by_arm = {arm: members for arm, members in by_arm.items() if members}
@@ -118,11 +123,22 @@ def summarise(results: Sequence[UnitResult], arms: Sequence[str], baseline: str)
         if arm == baseline or not seeds:
             continue
         ours, theirs = ([side[seed].curve for seed in seeds] for side in (members, reference))
-        ratio = steps_ratio(ours, theirs, LEVELS[0])
-        difference = {**asdict(area_difference(ours, theirs, budget)), "seeds": seeds}
-        table[arm]["area_minus_baseline"] = difference
-        table[arm]["steps_ratio_0.5"] = {"value": _finite(ratio.value), "at_most": ratio.at_most}
+        table[arm] |= _against(ours, theirs, seeds, budget)
+        if table[arm]["practice_steps"]:
+            counted = [members[seed].curve.delayed(members[seed].practice_steps) for seed in seeds]
+            before = [reference[seed].curve.delayed(reference[seed].practice_steps) for seed in seeds]
+            table[arm]["with_practice"] = _against(counted, before, seeds, budget)
     return table
+
+
+def _against(
+    ours: Sequence[LearningCurve], theirs: Sequence[LearningCurve], seeds: Sequence[int], budget: int
+) -> dict[str, Any]:
+    ratio = steps_ratio(ours, theirs, LEVELS[0])
+    return {
+        "area_minus_baseline": {**asdict(area_difference(ours, theirs, budget)), "seeds": seeds},
+        "steps_ratio_0.5": {"value": _finite(ratio.value), "at_most": ratio.at_most},
+    }
 
 
 def _arm_figures(members: Sequence[UnitResult], budget: int) -> dict[str, Any]:
@@ -139,6 +155,7 @@ def _arm_figures(members: Sequence[UnitResult], budget: int) -> dict[str, Any]:
         **{f"steps_to_{level:g}": [_finite(curve.steps_to(level)) for curve in curves] for level in LEVELS},
         "longest_below_clone": [curve.longest_below_start() for curve in curves],
         "gate_passed": [None if result.gate is None else bool(result.gate["passed"]) for result in members],
+        "practice_steps": max(result.practice_steps for result in members),
         "seconds": [result.seconds for result in members],
     }
 

@@ -42,6 +42,14 @@ def test_a_level_counts_from_two_points_in_a_row():
     assert curve([0.1, 0.2, 0.6]).steps_to(0.5) == math.inf  # the last point alone does not
 
 
+def test_steps_spent_before_training_delay_a_curve():
+    curve = LearningCurve((0, 100, 200), np.array([[0, 1], [1, 1], [1, 1]], bool))
+    later = curve.delayed(50)
+    assert later.environment_steps == (0, 50, 150, 250)
+    assert later.success.tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert curve.delayed(0) is curve
+
+
 def test_the_longest_stretch_below_the_clone():
     assert curve([0.3, 0.3, 0.5]).longest_below_start() == 0
     assert curve([0.3, 0.1, 0.2, 0.4, 0.1, 0.5]).longest_below_start() == 2000

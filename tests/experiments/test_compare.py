@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from dopamine_rl.errors import BadInput
+from dopamine_rl.learning_curves import LearningCurve
 from experiments.commands import compare
 from experiments.comparison.page import markdown, plot
-from experiments.comparison.results import read_result, summarise, write_result
+from experiments.comparison.results import UnitResult, read_result, summarise, write_result
 from experiments.comparison.study import STUDIES, load_study, study_names
 from experiments.comparison.unit import curve_seeds, shared_config, shared_key
 from experiments.job.plans import SETS, largest_set
@@ -187,13 +188,38 @@ def test_areas_are_taken_up_to_the_shortest_budget(study):
     for arm, rates in (("sparse", [0, 0, 0, 0, 0]), ("fine", [0, 4, 4])):
         curve = result(rates)["curve"]
         outcomes = np.array([[d == "1" for d in point["outcomes"]] for point in curve])
-        from experiments.comparison.results import LearningCurve, UnitResult
-
         steps = tuple(point["environment_steps"] for point in curve)
         results.append(UnitResult(arm, 0, LearningCurve(steps, outcomes), (True,), None, 1.0))
     table = summarise(results, list(long.arms), "sparse")
     assert table["sparse"]["budget"] == table["fine"]["budget"] == 400
     assert table["fine"]["area"]["value"] == pytest.approx(0.75)
+
+
+def test_practice_is_counted_beside_the_figures_without_it():
+    results = []
+    for arm, rates, practice in (("sparse", [0, 0, 4, 4, 4], 0), ("grm", [0, 4, 4], 200)):
+        steps = tuple(200 * i for i in range(len(rates)))
+        outcomes = np.array([[i < rate for i in range(4)] for rate in rates])
+        results.append(UnitResult(arm, 0, LearningCurve(steps, outcomes), (True,), None, 1.0, practice))
+    table = summarise(results, ["sparse", "grm"], "sparse")
+    assert "with_practice" not in table["sparse"]
+    assert table["grm"]["practice_steps"] == 200
+    assert table["grm"]["area_minus_baseline"]["value"] == pytest.approx(0.75 - 0.25)
+    assert table["grm"]["steps_ratio_0.5"]["value"] == 0.5
+    counted = table["grm"]["with_practice"]
+    assert counted["area_minus_baseline"]["value"] == pytest.approx(0.0)
+    assert counted["steps_ratio_0.5"]["value"] == 1.0
+    page = markdown(load_study("one_demonstration"), table, [])
+    assert "with the 200 environment steps of its practice counted" in page
+
+
+def test_the_steps_of_practice_are_those_that_the_reward_model_saw(tmp_path):
+    study = load_study("one_demonstration")
+    units = {unit.arm: unit for unit in study.units(["grm", "sparse", "simulator", "unpractised"]) if unit.seed == 5}
+    for unit in units.values():
+        write_result(tmp_path, study, unit, result([1, 2, 4]))
+    counts = {arm: read_result(tmp_path, study, unit).practice_steps for arm, unit in units.items()}
+    assert counts == {"grm": 2160, "sparse": 0, "simulator": 0, "unpractised": 0}
 
 
 REAL = """
