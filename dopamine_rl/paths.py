@@ -8,7 +8,6 @@ further off. It holds as long as nothing but the robot and what it holds has mov
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dopamine_rl.errors import BadInput, require
+
+MOST_M = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class PathConfig:
         require(
             "sft.path",
             self,
-            ("scale_m", 0.0 < self.scale_m < math.inf, "give metres above 0"),
-            ("lever_m", 0.0 <= self.lever_m < math.inf, "give metres, 0 or more"),
+            ("scale_m", 0.0 < self.scale_m <= MOST_M, f"give metres above 0, at most {MOST_M:g}"),
+            ("lever_m", 0.0 <= self.lever_m <= MOST_M, f"give metres from 0 to {MOST_M:g}"),
         )
 
 

@@ -222,6 +222,11 @@ class ExperimentConfig:
             raise BadInput("demonstrations.practice", self.demonstrations.practice, fix)
         if self.demonstrations.practice and self.sft.failures != "path":
             raise BadInput("sft.failures", self.sft.failures, "write path: demonstrations.practice is labelled so")
+        counts = self.demonstrations
+        tries = counts.practice + counts.reward_model_failures + counts.reward_model_rollouts
+        if self.sft.failures != "truth" and not tries:
+            fix = "leave it out, or record what it labels: demonstrations.practice, reward_model_failures or _rollouts"
+            raise BadInput("sft.failures", self.sft.failures, fix)
         if self.learner.practice and not (self.demonstrations.practice and self.reward in ("grm", "naive")):
             fix = "leave it out: only with demonstrations.practice and a reward model there is practice"
             raise BadInput("learner.practice", True, fix)

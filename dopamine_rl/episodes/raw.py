@@ -29,6 +29,7 @@ from dopamine_rl.episodes.seek import count_frames, frame_times, pictures_at
 from dopamine_rl.episodes.video import read_pictures, unreadable, write_video
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.files import read_json, read_npz, write_atomically, write_folder_atomically, write_npz
+from dopamine_rl.spelling import nearest
 from dopamine_rl.texts import counted, missing_key
 from dopamine_rl.types import Demonstration, check_views
 
@@ -52,6 +53,9 @@ EXAMPLES = {
 """What the JSON files hold."""
 OTHER_VIDEOS = (".mp4", ".m4v", ".avi", ".mov", ".mkv", ".webm", ".mpg", ".mpeg")
 """Suffixes of videos; only `.mp4` in small letters is read from a folder."""
+FURTHEST_M = 10.0
+"""A tool further from its base has been measured in another unit."""
+FLAGS = ("success", "terminated", "near_miss")
 OPTIONAL_ARRAYS = {"true_progress": 1, "near_miss": 0, "tool_poses": 2}
 
 
@@ -266,9 +270,15 @@ def _tool_poses(folder: Path, arrays: dict[str, NDArray[Any]], count: int | None
     if poses.shape != (len(poses) if count is None else count, 7):
         rows = "one row for each frame" if count is None else f"one row for each of {count} frames"
         raise malformed(folder, TRANSITIONS, "tool_poses", poses.shape, f"give {rows}: position (3), quaternion (4)")
-    if not np.allclose(np.linalg.norm(poses[:, 3:], axis=1), 1.0, atol=0.01):
-        fix = "give unit quaternions (x, y, z, w) after the positions"
-        raise malformed(folder, TRANSITIONS, "tool_poses", poses[:, 3:], fix)
+    norms, reach = np.linalg.norm(poses[:, 3:], axis=1), np.abs(poses[:, :3]).max(axis=1)
+    if (wrong := np.flatnonzero(np.abs(norms - 1.0) > 0.01)).size:
+        fix = "give a unit quaternion (x, y, z, w) after the position"
+        raise malformed(
+            folder, TRANSITIONS, f"tool_poses[{wrong[0]}]", f"a quaternion of norm {norms[wrong[0]]:.3g}", fix
+        )
+    if (far := np.flatnonzero(reach > FURTHEST_M)).size:
+        fix = "give the position in metres from the robot's base"
+        raise malformed(folder, TRANSITIONS, f"tool_poses[{far[0]}]", f"{reach[far[0]]:.4g} m away", fix)
     return poses.astype(np.float32)
 
 
@@ -408,7 +418,7 @@ def read_keyframes(folder: Path) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     for i, segment in enumerate(segments):
         start, end, stage = _read_segment(folder, i, segment)
         if ids and start != ids[-1]:
-            fix = f"start at the end of the previous segment, {ids[-1]}"
+            fix = f"sort the segments by time: one starts at the end of the previous one, here {ids[-1]}"
             raise malformed(folder, KEYFRAMES, f"[{i}].start_frame_id", start, fix)
         if end <= start:
             raise malformed(folder, KEYFRAMES, f"[{i}].end_frame_id", end, f"end after the start, {start}")
@@ -426,7 +436,9 @@ def _read_segment(folder: Path, i: int, segment: Any) -> tuple[int, int, str]:
             fix = missing_key(key, segment, (*FRAME_IDS, *STAGE))
             raise malformed(folder, KEYFRAMES, f"[{i}].{key}", "missing", fix)
         if type(segment.get(key)) is not int or not 0 <= segment[key] < 2**31:
-            raise malformed(folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id")
+            raise malformed(
+                folder, KEYFRAMES, f"[{i}].{key}", segment.get(key), "give a frame id: a whole number, 0 or more"
+            )
     if not any(key in segment for key in STAGE):
         fix = missing_key(STAGE[0], segment, FRAME_IDS)
         raise malformed(folder, KEYFRAMES, f"[{i}].annotation", "missing", fix)
@@ -466,11 +478,26 @@ def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
     required = ARRAYS if set(found) & set(ARRAYS) - {"success"} else ("success",)
     names = [*required, *(name for name in OPTIONAL_ARRAYS if name in found)]
     if missing := [name for name in names if name not in found]:
-        fix = f"{missing_key(missing[0], found, ARRAYS | OPTIONAL_ARRAYS)}; give all arrays, or only success"
-        raise malformed(folder, TRANSITIONS, missing[0], "missing", fix)
+        fix = f"{missing_key(missing[0], found, ARRAYS | OPTIONAL_ARRAYS)}; give all arrays, or success alone"
+        raise malformed(folder, TRANSITIONS, missing[0], "missing", f"{fix} (with tool_poses, where there are some)")
+    for name in found.keys() - names:
+        if meant := nearest(name, OPTIONAL_ARRAYS):
+            raise malformed(folder, TRANSITIONS, name, "unknown", f"rename it to {meant}")
     arrays = {name: found[name] for name in names}
     for name, array in arrays.items():
-        ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
-        if array.ndim != ndim or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
-            raise malformed(folder, TRANSITIONS, name, array, f"give finite numbers with {ndim} axes")
+        _check_array(folder, name, array)
     return arrays
+
+
+def _check_array(folder: Path, name: str, array: NDArray[Any]) -> None:
+    """Raise EpisodeError unless an array has the right dimensions and finite numbers; a flag is true or false."""
+    ndim = (ARRAYS | OPTIONAL_ARRAYS)[name]
+    if array.ndim != ndim or array.dtype.kind not in "biuf":
+        kind = f"numbers in {counted(ndim, 'dimension')}" if ndim else "one number"
+        fix = "give True or False" if name in FLAGS else f"give {kind}"
+        raise malformed(folder, TRANSITIONS, name, f"{array.dtype} of shape {array.shape}", fix)
+    if not np.isfinite(array).all():
+        place = "".join(f"[{index}]" for index in np.argwhere(~np.isfinite(array))[0])
+        raise malformed(folder, TRANSITIONS, name + place, "not finite", "give finite numbers")
+    if name in FLAGS and array not in (0, 1):
+        raise malformed(folder, TRANSITIONS, name, array, "give True or False")

@@ -288,6 +288,8 @@ class SFTConfig:
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
             raise BadInput("sft.target", self.target, f"choose from {', '.join(TARGETS)}")
+        if self.path != PathConfig() and self.failures != "path":
+            raise BadInput("sft.path", self.path, "write sft.failures = path with it, or leave it out")
         if self.failures not in FAILURE_LABELS:
             raise BadInput("sft.failures", self.failures, f"choose from {', '.join(FAILURE_LABELS)}")
         for name in ("workers", "threads", "checkpoint_updates", "stride", "decoders"):

@@ -14,6 +14,9 @@ from dopamine_rl.paths import DEFAULT, PathConfig, path_progress
 from dopamine_rl.targets import FailureLabels, ProgressMap, Target
 from dopamine_rl.types import EpisodeInfo, check_views
 
+LEAST_MOVE = 1e-3
+"""A demonstration whose tool moves less, in metres or entries of the quaternion, shows no path."""
+
 
 @dataclass(frozen=True, eq=False, slots=True)
 class EpisodeLabels:
@@ -177,6 +180,8 @@ def _poses(episode: EpisodeInfo) -> NDArray[np.float32]:
     if episode.tool_poses is None:
         fix = "record them, as the robot's joints tell them; without them label failures by their outcome"
         raise BadInput(f"{episode.episode_id}.tool_poses", None, fix)
+    if episode.success is not False and np.ptp(episode.tool_poses, axis=0).max() < LEAST_MOVE:
+        raise BadInput(f"{episode.episode_id}.tool_poses", "the same in all frames", "record the tool's pose in each")
     return episode.tool_poses
 
 

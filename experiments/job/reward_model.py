@@ -234,7 +234,12 @@ def _choose_episodes(
         training = [failed_end(episode) if episode.info.success is False else episode for episode in training]
     if failures:
         unseen = [e for e in unseen if e.info.success is not False or e.info.true_progress is not None]
-    console.say(f"{counted(len(training), 'episode')} to train on, {len(unseen)} held out")
+    tries = sum(episode.info.success is False for episode in training)
+    if config.sft.train.plan.failures and not tries:
+        fix = "leave it out: there is no failure to train on (a failure has success=False in its transitions.npz)"
+        raise BadInput("sft.train.plan.failures", config.sft.train.plan.failures, fix)
+    kinds = f" ({counted(len(training) - tries, 'success')}, {counted(tries, 'failure')})" if tries else ""
+    console.say(f"{counted(len(training), 'episode')} to train on{kinds}, {len(unseen)} held out")
     if short := [e.info.episode_id for e in (*training, *unseen) if e.info.frame_count < MIN_POINTS]:
         names = ", ".join(short)
         console.say(f"no VOC+, VOC− or rank correlation for episodes with fewer than {MIN_POINTS} frames kept: {names}")
@@ -323,7 +328,7 @@ def split(
         held_out: number of held-out successes and of held-out failures per task: the last ones; with `shots`, those
             right after the training episodes.
         shots: train only on this many first successes per task; 0 uses all that are not held out.
-        failures: with `shots`, also train on the failures that are not held out, the last ones.
+        failures: with `shots`, also train on all failures; none is held out.
     Raises:
         BadInput: a task has too few successes to train on.
     """
@@ -337,7 +342,7 @@ def split(
             most = len(group) if shots else len(group) - 1
             raise BadInput(name, value, f"give at most {most}, or record more successful episodes of {task!r}")
         rest = max(0, len(group) - held_out)
-        count = rest if not shots else shots if success else rest if failures else 0
+        count = rest if not shots else shots if success else len(group) if failures else 0
         training |= {id(episode) for episode in group[:count]}
         unseen |= {id(episode) for episode in group[count : count + held_out]}
     for task in {task for task, _ in kinds}:

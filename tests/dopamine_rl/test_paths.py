@@ -55,7 +55,9 @@ def test_the_nearest_of_several_paths_counts() -> None:
         path_progress(PATH, [], CONFIG)
 
 
-@pytest.mark.parametrize(("field", "value"), [("scale_m", 0.0), ("scale_m", np.inf), ("lever_m", -1.0)])
+@pytest.mark.parametrize(
+    ("field", "value"), [("scale_m", 0.0), ("scale_m", np.inf), ("scale_m", 13.0), ("lever_m", -1.0)]
+)
 def test_impossible_settings_are_refused(field: str, value: float) -> None:
     with pytest.raises(BadInput, match=f"sft.path.{field}"):
         replace(CONFIG, **{field: value})
@@ -81,3 +83,6 @@ def test_failures_are_labelled_by_the_path_of_their_task() -> None:
 def test_episodes_without_poses_are_named() -> None:
     with pytest.raises(BadInput, match=r"try\.tool_poses"):
         label([episode("demo", PATH, True), episode("try", None, False)], failures="path")
+    resting = np.tile(PATH[:1], (5, 1))
+    with pytest.raises(BadInput, match=r"demo\.tool_poses = 'the same in all frames'"):
+        label([episode("demo", resting, True), episode("try", PATH, False)], failures="path")

@@ -228,12 +228,43 @@ def test_an_outcome_may_be_told_without_transitions(episode: Path, success: bool
         {"success": None},
         {"success": np.nan},
         {"success": False, "seed": 1},
+        {"success": 2},
         {},
     ],
 )
 def test_a_malformed_outcome_is_named(episode: Path, arrays: dict[str, Any]) -> None:
     np.savez(episode / raw.TRANSITIONS, **arrays)
     with pytest.raises(EpisodeError, match=r"episode_001/transitions\.npz: (success|content|observations)"):
+        read_outcome(episode)
+
+
+def poses(count: int = 5) -> np.ndarray:
+    return np.tile([0.4, 0.1, 0.2, 0.0, 0.0, 0.0, 1.0], (count, 1))
+
+
+def test_the_tool_s_poses_may_be_told_with_the_outcome_alone(episode: Path) -> None:
+    np.savez(episode / raw.TRANSITIONS, success=False, tool_poses=poses())
+    outcome = read_outcome(episode)
+    assert outcome.success is False
+    assert outcome.tool_poses is not None
+    assert outcome.tool_poses.shape == (5, 7)
+    assert not has_transitions(episode)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "told"),
+    [
+        ({"tool_poses": poses()[:, :6]}, r"tool_poses = \(5, 6\): give one row"),
+        ({"tool_poses": poses() * 1000.0}, r"tool_poses\[0\] = 'a quaternion of norm 1e\+03'"),
+        ({"tool_poses": poses() * [1e3, 1e3, 1e3, 1, 1, 1, 1]}, r"tool_poses\[0\] = '400 m away'.*in metres"),
+        ({"tool_poses": np.where(np.arange(5)[:, None] == 3, np.nan, poses())}, r"tool_poses\[3\]\[0\] = 'not finite'"),
+        ({"tool_poses": np.zeros((5, 4, 4))}, r"tool_poses = 'float64 of shape \(5, 4, 4\)': give numbers in 2"),
+        ({"tool_pose": poses()}, r"tool_pose = 'unknown': rename it to tool_poses"),
+    ],
+)
+def test_poses_in_another_form_are_named(episode: Path, arrays: dict[str, Any], told: str) -> None:
+    np.savez(episode / raw.TRANSITIONS, success=False, **arrays)
+    with pytest.raises(EpisodeError, match=told):
         read_outcome(episode)
 
 

@@ -11,6 +11,7 @@ from dopamine_rl.config import load_preset, preset_names
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
+from dopamine_rl.paths import PathConfig
 from experiments.job import phases
 from experiments.job import plans as episodes
 from experiments.runtime.arguments import PRESETS
@@ -94,6 +95,10 @@ def test_practice_needs_a_scene_that_stays_and_labels_by_the_path():
         replace(config, demonstrations=replace(config.demonstrations, practice=1))
     with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0"):
         practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1)
+    with pytest.raises(BadInput, match=r"sft.failures = 'path': leave it out, or record"):
+        replace(config, sft=replace(config.sft, failures="path"))
+    with pytest.raises(BadInput, match=r"sft.path = .*write sft.failures = path"):
+        replace(config.sft, path=PathConfig(scale_m=0.02))
     with pytest.raises(BadInput, match=r"learner.practice = True: leave it out"):
         replace(config, learner=replace(config.learner, practice=True))
     with pytest.raises(BadInput, match=r"demonstrations.practice = -1"):
