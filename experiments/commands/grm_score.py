@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from tyro.conf import Positional, create_mutex_group
 
 from dopamine_rl.episodes.recordings import FRAMES_HZ, MAX_PIXELS, Recording, read_frames
-from dopamine_rl.errors import BadInput, ScoringError
+from dopamine_rl.errors import BadInput, ScoringError, require
 from dopamine_rl.evaluation.plans import BLANK, Plan, make_plans, notes, warnings
 from dopamine_rl.evaluation.scoring import ScoringConfig, score_episode
 from dopamine_rl.files import LONGEST_NAME
@@ -132,6 +132,12 @@ class Arguments:
     def __post_init__(self) -> None:
         if not self.episodes:
             raise BadInput("EPISODE", None, "give at least one episode")
+        require(
+            "",
+            self,
+            ("fragment", self.fragment >= 1, "give at least 1"),
+            ("deadline_s", 0.0 < self.deadline_s < 1e6, "give seconds above 0"),
+        )
 
 
 def parse(argv: Sequence[str] | None) -> Arguments:

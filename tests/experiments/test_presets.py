@@ -133,6 +133,12 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         (compare.main, ["seperation"], "there is no such study or file: write separation; available: one_demo"),
         (compare.main, [str(ROOT)], f"STUDY = '{ROOT}': there is no study.toml in this folder: give one of"),
         (compare.main, ["--arms", "gmr"], "--arms = 'gmr': write grm; available: sparse, grm"),
+        (grm_score.main, ["raw", "--model", "grm-mini", "--fragment", "0"], "--fragment = 0: give at least 1"),
+        (
+            grm_score.main,
+            ["raw", "--model", "grm-mini", "--deadline-s", "-1"],
+            "--deadline-s = -1.0: give seconds above 0",
+        ),
         (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
         (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
         (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
