@@ -206,6 +206,13 @@ def _of_videos(argument: str, cameras: Sequence[str] | None) -> Recording:
             raise BadInput("EPISODE", str(video), fix)
     if len(videos) > MAX_VIEWS:
         raise BadInput("EPISODE", argument, f"give at most {MAX_VIEWS} videos of one episode")
+    if len({video.resolve() for video in videos}) < len(videos):
+        raise BadInput("EPISODE", argument, "name each video once")
+    for cameras_in_order in (raw.CAMERAS, VIEW_NAMES):
+        stems = [video.stem for video in videos]
+        ordered = [name for name in cameras_in_order if name in stems]
+        if len(ordered) == len(stems) and stems != ordered:
+            raise BadInput("EPISODE", argument, f"name them in their order, the front view first: {', '.join(ordered)}")
     first = videos[0]
     is_camera = first.stem in (*raw.CAMERAS, *VIEW_NAMES)
     return Recording(first.resolve().parent.name if is_camera else first.stem, videos)

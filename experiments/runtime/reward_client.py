@@ -87,6 +87,10 @@ def check_model_arguments(arguments: ModelArguments, field: str) -> None:
     """
     if arguments.threads is not None and not 1 <= arguments.threads <= MOST_THREADS:
         raise BadInput("--threads", arguments.threads, f"give 1 to {MOST_THREADS}")
+    remote = {"--token-file": arguments.token_file, "--ca-file": arguments.ca_file, "--insecure": arguments.insecure}
+    for option_name, value in remote.items():
+        if value and arguments.url is None:
+            raise BadInput(option_name, str(value), "leave it out: it is for --url")
     if arguments.model is not None:
         usable_model(arguments.model, field)
     if arguments.url is not None:

@@ -18,7 +18,7 @@ import pytest
 
 from dopamine_rl.episodes import raw as raw_format
 from dopamine_rl.episodes.lerobot_write import write_dataset
-from dopamine_rl.episodes.listing import find_recordings, open_source
+from dopamine_rl.episodes.listing import _of_videos, find_recordings, open_source
 from dopamine_rl.episodes.raw import INSTRUCTIONS, KEYFRAMES, TRANSITIONS, read_raw_episode
 from dopamine_rl.episodes.stored import list_stored
 from dopamine_rl.episodes.video import write_video
@@ -374,3 +374,20 @@ def test_a_folder_without_a_video_says_what_it_lacks(data: Path) -> None:
     error = fault(lambda: plans(folder))
     assert (error.field, error.value) == (f"{folder}/*.mp4: cameras", ["cam_left_wrist"])
     assert "put the front camera's video there as cam_high.mp4" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("cam_left_wrist", "cam_high"), "front view first: cam_high, cam_left_wrist"),
+        (("wrist", "front"), "front view first: front, wrist"),
+        (("cam_high", "cam_high"), "name each video once"),
+    ],
+)
+def test_videos_are_named_once_and_in_their_order(tmp_path: Path, names: tuple[str, ...], told: str) -> None:
+    for name in names:
+        (tmp_path / f"{name}.mp4").touch()
+    argument = ",".join(str(tmp_path / f"{name}.mp4") for name in names)
+    with pytest.raises(BadInput, match=told):
+        _of_videos(argument, None)
+    assert len(_of_videos(str(tmp_path / f"{names[0]}.mp4"), None).videos) == 1

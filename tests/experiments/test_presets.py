@@ -139,6 +139,8 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
             ["raw", "--model", "grm-mini", "--deadline-s", "-1"],
             "--deadline-s = -1.0: give seconds above 0",
         ),
+        (grm_score.main, ["raw", "--model", "grm-mini", "--token-file", "t"], "--token-file = 't': leave it out"),
+        (grm_score.main, ["raw", "--model", "grm-mini", "--insecure"], "--insecure = 'True': leave it out"),
         (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
         (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
         (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
