@@ -50,7 +50,7 @@ class Practice:
 
     def __init__(self, demonstration: Demonstration) -> None:
         if demonstration.tool_poses is None:
-            fix = "record it anew: episodes hold the tool's poses since they can be practised"
+            fix = "record it anew: recordings of earlier versions lack them"
             raise BadInput(f"{demonstration.episode_id}.tool_poses", None, fix)
         last = demonstration.keyframes[-2]
         if last == 0:

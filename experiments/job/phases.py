@@ -16,6 +16,7 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
+from dopamine_rl.episodes.raw import read_demonstration, read_outcome
 from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -215,8 +216,7 @@ def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
     """Let the robot wander about the first demonstration's path, if the config asks for it; returns the episodes."""
     if not run.config.demonstrations.practice:
         return []
-    first = next(path for path in demonstrations if episodes.read_all([path])[0].success)
-    plan = episodes.practice_plan(run.config, run.path / "demonstrations", first)
+    plan = episodes.practice_plan(run.config, run.path / "demonstrations", episodes.first_success(demonstrations))
     _record(run, "practice", "Practice about the demonstration's path, for the reward model", {"practice": plan})
     return plan.paths
 
@@ -228,7 +228,7 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
-        failed = [path for path in tries if not episodes.read_all([path])[0].success]
+        failed = [path for path in tries if not read_outcome(path).success]
         stored = [
             episode for folder in (*demonstrations, *failed) for episode in list_stored(folder, config.sft.stride)
         ]
@@ -245,7 +245,7 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if tries else None)
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
-    reference = TaskReference.of(episodes.first_success(episodes.read_all(demonstrations)))
+    reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
     return RewardModel(path, value["version"], reference)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.demonstrations import episode_folder
-from dopamine_rl.episodes.raw import read_demonstration
+from dopamine_rl.episodes.raw import read_demonstration, read_outcome
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 from experiments.job.demonstrations import environment_folder
@@ -139,12 +139,12 @@ def read_all(folders: Sequence[Path]) -> list[Demonstration]:
     return [read_demonstration(path) for path in folders]
 
 
-def first_success(demonstrations: Sequence[Demonstration]) -> Demonstration:
+def first_success(folders: Sequence[Path]) -> Path:
     """The first successful episode: it provides reference and goal images. Raises BadInput if none succeeded."""
-    for demonstration in demonstrations:
-        if demonstration.success:
-            return demonstration
-    raise BadInput("demonstrations", len(demonstrations), "no expert episode succeeded: increase env.horizon")
+    for folder in folders:
+        if read_outcome(folder).success:
+            return folder
+    raise BadInput("demonstrations", len(folders), "no expert episode succeeded: increase env.horizon")
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
