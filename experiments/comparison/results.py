@@ -15,7 +15,8 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_text
 from dopamine_rl.learning_curves import LearningCurve, area, area_difference, steps_ratio
 from dopamine_rl.metrics import wilson
-from experiments.comparison.study import Study, Unit
+from experiments.comparison.study import Study, Unit, settings_that_count
+from experiments.settings import ExperimentConfig
 
 FOLDER = "results"
 LEVELS = (0.5, 0.8)
@@ -64,29 +65,30 @@ def read_result(home: Path, study: Study, unit: Unit) -> UnitResult | None:
         return None
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        identity = {name: stored[name] for name in ("preset", "curve_settings", "settings")}
+        identity = {name: stored[name] for name in ("curve_settings", "settings")}
         result = _parsed(stored)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInput(str(path), "unreadable", f"delete it to run the unit again ({error!r})") from error
-    if identity != (now := json.loads(json.dumps(_identity(study, unit)))):
-        fix = "delete it, or give the arm a new name: it was made with other settings than the study file has now"
-        raise BadInput(str(path), _difference(identity, now), fix)
+    if change := _difference(identity, _identity(study, unit)):
+        fix = "delete it, or give the arm a new name: it was made with other settings than the study has now"
+        raise BadInput(str(path), change, fix)
     demonstrations = unit.config.demonstrations
     practice = demonstrations.practice * unit.config.env.horizon if unit.config.reward in ("grm", "naive") else 0
     return replace(result, practice_steps=practice)
 
 
 def _identity(study: Study, unit: Unit) -> dict[str, Any]:
-    return {"preset": study.preset, "curve_settings": asdict(study.curve), "settings": dict(unit.settings)}
+    return {"curve_settings": asdict(study.curve), "settings": unit.settings}
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    if before["preset"] != now["preset"]:
-        return f"preset {before['preset']}, now {now['preset']}"
-    for group in ("settings", "curve_settings"):
+    """The first difference in words; "" without any. Settings that a result does not know had their defaults."""
+    defaults = {"curve_settings": {}, "settings": settings_that_count(ExperimentConfig())}
+    for group, known in defaults.items():
         for name in sorted(before[group].keys() | now[group].keys()):
-            if before[group].get(name) != now[group].get(name):
-                return f"{name} {before[group].get(name)}, now {now[group].get(name)}"
+            stored, present = (side[group].get(name, known.get(name)) for side in (before, now))
+            if stored != present:
+                return f"{name} {stored}, now {present}"
     return ""
 
 

@@ -23,10 +23,11 @@ A seed draws its own demonstrations, cloned policy, reward model and learner; ar
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,16 @@ class Unit:
         arm: name of the arm.
         seed: of demonstrations, cloned policy, reward model and learner.
         config: resolved settings.
-        settings: the settings that the study file gives this arm, by dotted name: what its result is known by.
     """
 
     arm: str
     seed: int
     config: ExperimentConfig
-    settings: Mapping[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings that its result depends on, by dotted name: JSON values."""
+        return settings_that_count(self.config)
 
     @property
     def name(self) -> str:
@@ -135,12 +139,7 @@ class Study:
         configs = {arm: self._config(arm) for arm in arms or self.arms}
         for seed in seeds or self.seeds:
             for arm, config in configs.items():
-                yield Unit(arm, seed, _with_seed(config, seed), self._settings(arm))
-
-    def _settings(self, arm: str) -> dict[str, Any]:
-        """An arm's settings by dotted name, without those that say where it runs."""
-        settings = flat(_merged(self.settings, self.arms[arm]))
-        return {name: value for name, value in settings.items() if name.partition(".")[0] not in PLACES}
+                yield Unit(arm, seed, _with_seed(config, seed))
 
     def _config(self, arm: str) -> ExperimentConfig:
         table = _merged(self.settings, self.arms[arm])
@@ -282,6 +281,12 @@ def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, An
         both = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = _merged(merged[name], value) if both else value
     return merged
+
+
+def settings_that_count(config: ExperimentConfig) -> dict[str, Any]:
+    """Settings by dotted name, as JSON values, without those that follow from a seed or say where it runs."""
+    settings = json.loads(json.dumps(flat(asdict(config))))
+    return {name: value for name, value in settings.items() if name not in OWN and name.partition(".")[0] not in PLACES}
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -153,9 +153,17 @@ def test_a_result_is_read_back_and_known_by_its_settings(study, tmp_path):
     stored = read_result(tmp_path, study, unit)
     assert stored.curve.success.tolist() == [0.25, 0.5, 1.0]
     assert stored.final == (False, True, False, True)
-    changed = replace(unit, settings={**unit.settings, "env.stride": 2})
+    changed = replace(unit, config=replace(unit.config, env=replace(unit.config.env, stride=2)))
     with pytest.raises(BadInput, match=r"env.stride 1, now 2.*delete it"):
         read_result(tmp_path, study, changed)
+    before = json.loads(path.read_text())
+    assert before["settings"].pop("learner.promote") == 0
+    path.write_text(json.dumps(before))
+    assert read_result(tmp_path, study, unit)  # a setting that came later has its default
+    before["settings"]["learner.batch_size"] = 64  # of the preset, which the study file does not name
+    path.write_text(json.dumps(before))
+    with pytest.raises(BadInput, match=r"learner.batch_size 64, now 256"):
+        read_result(tmp_path, study, unit)
     path.write_text(path.read_text()[:50])
     with pytest.raises(BadInput, match="delete it to run the unit again"):
         read_result(tmp_path, study, unit)
