@@ -29,7 +29,7 @@ from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig, check_named
+from experiments.settings import ExperimentConfig, check_run
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
@@ -44,7 +44,7 @@ Arguments, Settings = RunArguments, ExperimentConfig
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the main job and print where the results are."""
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine train", __doc__)
-    check_named(config)
+    check_run(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, config.name)
     with interruptible(STOPPED):
         run(folder, config, arguments)
@@ -77,6 +77,7 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
 
 def complete(this: Run, force: bool) -> dict[str, Any]:
     """All phases in order, then result.json and report.md."""
+    from experiments.comparison.contribution import contribution
     from experiments.job import films, phases, report
     from experiments.job.training import train_policy
 
@@ -88,7 +89,9 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     success = phases.evaluate(this, phases.policies(this, prepared))
     videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success)
-    this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos), None)
+    learned = this.config.reward == "grm"
+    words = this.console.attempt("contribution", lambda: contribution(this.preset), "") if learned else ""
+    this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos, words), None)
     this.folder.write_json("result.json", result)
     return result
 

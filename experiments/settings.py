@@ -217,19 +217,13 @@ class ExperimentConfig:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):
             raise BadInput("name", self.name, "use only letters, digits, '.', '_' and '-'")
-        if self.demonstrations.practice and self.env.start != "insertion":
-            fix = "give 0: from the standard start every episode has another scene"
-            raise BadInput("demonstrations.practice", self.demonstrations.practice, fix)
         if self.demonstrations.practice and self.sft.failures != "path":
             raise BadInput("sft.failures", self.sft.failures, "write path: demonstrations.practice is labelled so")
         counts = self.demonstrations
         tries = counts.practice + counts.reward_model_failures + counts.reward_model_rollouts
         if self.sft.failures != "truth" and not tries:
-            fix = "leave it out, or record what it labels: demonstrations.practice, reward_model_failures or _rollouts"
+            fix = "write truth, or record what it labels: demonstrations.practice, reward_model_failures or _rollouts"
             raise BadInput("sft.failures", self.sft.failures, fix)
-        if self.learner.practice and not (self.demonstrations.practice and self.reward in ("grm", "naive")):
-            fix = "leave it out: only with demonstrations.practice and a reward model there is practice"
-            raise BadInput("learner.practice", True, fix)
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:
@@ -243,12 +237,18 @@ class ExperimentConfig:
         return Shaping(self.potential_scale, self.progress_reward)
 
 
-def check_named(config: ExperimentConfig) -> None:
-    """Check what a config only names, the engine and the initial reward model, before anything starts.
+def check_run(config: ExperimentConfig) -> None:
+    """Check, before anything starts, what matters only to a run: practice, and what the config only names.
 
     Raises:
-        BadInput: there is no such engine, or the model's files are missing or damaged.
+        BadInput: practice where the scene changes; no such engine; or the model's files are missing or damaged.
     """
+    if config.demonstrations.practice and config.env.start != "insertion" and config.reward in ("grm", "naive"):
+        fix = (
+            "give 0, with sft.failures = truth and sft.train.plan.failures = 0: from the standard start every episode "
+            "has another scene"
+        )
+        raise BadInput("demonstrations.practice", config.demonstrations.practice, fix)
     check_engine(config.service)
     if config.sft.start_from and config.reward in ("grm", "naive"):
         usable_model(config.sft.start_from, "sft.start_from")

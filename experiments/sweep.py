@@ -42,7 +42,7 @@ from experiments.runtime.arguments import RunArguments, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import UsageError, command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import ExperimentConfig, check_named
+from experiments.settings import ExperimentConfig, check_run
 from experiments.sweeps.report import HEADER, cells, end_line, merit, page, progress_line, row
 from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments, config = parse_settings(Arguments, Settings, argv, "dopamine sweep", __doc__)
     if config.reward not in ("grm", "naive"):
         raise UsageError("reward", config.reward, "give grm or naive: a sweep needs a reward model")
-    check_named(config)
+    check_run(config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"{config.name}_sweep")
     with interruptible(INTERRUPTED):
         summary = run(folder, config, arguments)

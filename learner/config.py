@@ -88,7 +88,7 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
-OFF_POLICY = {"n_step": 1, "prefer": "uniform", "promote": 0, "practice": False, "choose": False, "imitation": 0.0}
+OFF_POLICY = {"n_step": 1, "prefer": "uniform", "promote": 0, "choose": False, "imitation": 0.0}
 """Settings that need a replay buffer, with the value of each that PPO accepts."""
 
 
@@ -122,8 +122,8 @@ class LearnerConfig:
         promote: number of own episodes that join the demonstrations, the best so far: rewarded ones, the quickest
             first, then those whose final potential reaches the lower quartile of the recorded demonstrations'; 0 for
             none.
-        practice: whether the episodes of practice beside the demonstration (demonstrations.practice) fill the replay
-            before training: the critics then know the potential where the policy will go.
+        practice: whether the episodes of practice beside the demonstration (demonstrations.practice), where there are
+            some, fill the replay before training: the critics then know the potential where the policy will go.
         choose: whether actors, the critics' targets and the saved policy take the better of two actions by the critics:
             the residual policy's or that of the cloned policy alone. The critics must not see the potential, which is
             not known while acting.

@@ -44,7 +44,7 @@ from experiments.runtime.cluster import in_job
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import check_named
+from experiments.settings import check_run
 
 if TYPE_CHECKING:
     from experiments.comparison.unit import SharedInputs, UnitInputs
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     study = load_study(arguments.study)
     units = list(study.units(arguments.arms, arguments.seeds))
     for unit in units:
-        check_named(unit.config)
+        check_run(unit.config)
     folder = RunFolder.resolve(arguments.out, arguments.storage, f"compare_{study.name}")
     home = _home(study, folder, arguments.out)
     missing = [unit for unit in units if read_result(home, study, unit) is None]

@@ -35,8 +35,15 @@ POLICIES = {
 }
 
 
-def write_report(folder: RunFolder, result: dict[str, Any], verdict: Verdict | None, videos: list[str]) -> Path:
-    """Write report.md from a result; `verdict` is None if the run has no reward model."""
+def write_report(
+    folder: RunFolder, result: dict[str, Any], verdict: Verdict | None, videos: list[str], contribution: str
+) -> Path:
+    """Write report.md from a result.
+
+    Args:
+        verdict: of the gate; None if the run has no reward model.
+        contribution: what the reward contributes, in words; "" if the run does not use the learned one.
+    """
     success = "\n".join(f"| {label} | {_rate(result[f'{name}_success'])} |" for name, label in POLICIES.items())
     gain = result["policy_minus_bc"]
     phases = "\n".join(
@@ -62,7 +69,7 @@ earlier were reused.
 Trained minus cloned policy, paired by seed: **{gain["mean"]:+.2f}** ({gain["low"]:+.2f} to {gain["high"]:+.2f}).
 Success rate of cloned policies by layer sizes, on separate seeds: {_trials(result)}.
 
-{_gate_section(result, verdict)}
+{_contribution_section(contribution)}{_gate_section(result, verdict)}
 ## Training
 ![Learning curve](learning_curve.png)
 
@@ -95,6 +102,10 @@ def _trials(result: dict[str, Any]) -> str:
 def _model(result: dict[str, Any]) -> str:
     version = result["model_version"]
     return f"Reward model version `{version}`" if version else "Reward model: none"
+
+
+def _contribution_section(contribution: str) -> str:
+    return f"## What the reward contributes\n{contribution}\n\n" if contribution else ""
 
 
 def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:

@@ -10,6 +10,7 @@ import pytest
 from dopamine_rl.errors import BadInput
 from dopamine_rl.learning_curves import LearningCurve
 from experiments.commands import compare
+from experiments.comparison import contribution
 from experiments.comparison.page import markdown, plot
 from experiments.comparison.results import UnitResult, read_result, summarise, write_result
 from experiments.comparison.study import STUDIES, load_study, study_names
@@ -167,6 +168,37 @@ def test_a_result_is_read_back_and_known_by_its_settings(study, tmp_path):
     path.write_text(path.read_text()[:50])
     with pytest.raises(BadInput, match="delete it to run the unit again"):
         read_result(tmp_path, study, unit)
+
+
+@pytest.mark.parametrize(
+    ("learned", "sparse", "told"),
+    [
+        ([0, 4, 4], [0, 0, 0], "The learned reward makes the policy learn faster"),
+        ([0, 0, 0], [0, 4, 4], "The learned reward makes the policy learn more slowly"),
+        ([0, 2, 2], [0, 2, 2], "No difference in the speed of learning was found"),
+    ],
+)
+def test_what_the_reward_contributes_is_said_in_words(tmp_path, monkeypatch, learned, sparse, told):
+    text = TEXT.replace("[arms.fine]", '[arms.grm]\nreward = "grm"\n[arms.fine]')
+    (tmp_path / "rewards").mkdir()
+    (tmp_path / "rewards" / "study.toml").write_text(text)
+    study = load_study(str(tmp_path / "rewards"))
+    monkeypatch.setattr(contribution, "load_study", lambda name: study)
+    assert "There are none for preset `smoke`" in contribution.contribution("smoke")
+    for unit in study.units(["sparse", "grm"], [1]):
+        write_result(tmp_path / "rewards", study, unit, result(learned if unit.arm == "grm" else sparse))
+    words = contribution.contribution("smoke")
+    assert told in words
+    assert "on 1 seed" in words
+    assert "There are none for preset `laptop`" in contribution.contribution("laptop")
+    study = load_study(str(_with(tmp_path, text.replace("env.lateral_m = 0.03", "env.lateral_m = 0.02"))))
+    assert "There are none for preset `smoke`" in contribution.contribution("smoke")  # made with other settings
+
+
+def _with(folder, text):
+    path = folder / "rewards" / "study.toml"
+    path.write_text(text)
+    return path
 
 
 def test_the_report_has_every_arm_and_seed(study, tmp_path):

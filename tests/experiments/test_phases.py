@@ -16,7 +16,7 @@ from experiments.job import phases
 from experiments.job import plans as episodes
 from experiments.runtime.arguments import PRESETS
 from experiments.runtime.console import Console
-from experiments.settings import ExperimentConfig
+from experiments.settings import ExperimentConfig, check_run
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.test_gate import REFERENCE, failure, success
@@ -92,15 +92,13 @@ def test_practice_is_about_the_first_demonstration_at_its_stride(tmp_path):
 def test_practice_needs_a_scene_that_stays_and_labels_by_the_path():
     config = load_preset(ExperimentConfig, PRESETS / "laptop.toml")
     with pytest.raises(BadInput, match=r"sft.failures = 'truth': write path"):
-        replace(config, demonstrations=replace(config.demonstrations, practice=1))
-    with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0"):
-        practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1)
-    with pytest.raises(BadInput, match=r"sft.failures = 'path': leave it out, or record"):
-        replace(config, sft=replace(config.sft, failures="path"))
+        replace(config, sft=replace(config.sft, failures="truth"))
+    with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0, with sft.failures = truth"):
+        check_run(practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1))
+    with pytest.raises(BadInput, match=r"sft.failures = 'path': write truth, or record"):
+        replace(config, demonstrations=replace(config.demonstrations, practice=0))
     with pytest.raises(BadInput, match=r"sft.path = .*write sft.failures = path"):
-        replace(config.sft, path=PathConfig(scale_m=0.02))
-    with pytest.raises(BadInput, match=r"learner.practice = True: leave it out"):
-        replace(config, learner=replace(config.learner, practice=True))
+        replace(config.sft, failures="truth", path=PathConfig(scale_m=0.02))
     with pytest.raises(BadInput, match=r"demonstrations.practice = -1"):
         replace(config.demonstrations, practice=-1)
 

@@ -46,11 +46,12 @@ def test_every_key_has_words() -> None:
 def test_no_key_stands_alone_in_a_table(tmp_path: Path) -> None:
     result = finished()
     verdict = decide(GateReport(**result["gate"]), GateConfig())
-    text = report.write_report(RunFolder(tmp_path), result, verdict, []).read_text(encoding="utf-8")
+    text = report.write_report(RunFolder(tmp_path), result, verdict, [], "In words.").read_text(encoding="utf-8")
     cells = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")]
     assert not [cell for cell in cells if re.search(r"[a-z]_[a-z]", cell.partition(" (`")[0])]
     assert "(`voc_plus`)" in text  # the bound's name in the preset
     assert "[]" not in text
+    assert "## What the reward contributes\nIn words." in text
     assert "smoke" not in text.partition("\n")[2]
 
 
@@ -107,5 +108,7 @@ def test_a_reward_for_progress_itself_is_told(tmp_path: Path) -> None:
     for weight, told in ((None, False), (0.0, False), (1.0, True)):
         run = RunFolder(tmp_path / str(weight))
         run.path.mkdir()
-        text = report.write_report(run, result | {"progress_reward": weight}, verdict, []).read_text(encoding="utf-8")
+        text = report.write_report(run, result | {"progress_reward": weight}, verdict, [], "").read_text(
+            encoding="utf-8"
+        )
         assert ("1 times the progress itself (not policy-invariant)" in text) == told

@@ -105,7 +105,9 @@ def test_the_report_of_a_run_with_a_model_has_every_section(tmp_path):
     old = Path(__file__).parents[1] / "fixtures" / "old_run"
     result = json.loads((old / "result.json").read_text())
     verdict = Verdict(checks=(), notes=())
-    text = report.write_report(RunFolder(tmp_path), result, verdict, ["expert.mp4", "bc.mp4", "policy.mp4"]).read_text()
+    text = report.write_report(
+        RunFolder(tmp_path), result, verdict, ["expert.mp4", "bc.mp4", "policy.mp4"], ""
+    ).read_text()
     for words in (
         "## The reward model on unseen episodes",
         "gate.png",
