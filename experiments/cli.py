@@ -46,6 +46,7 @@ GRM = Group(
         "score": Command("score recorded episodes: progress and reward videos", "experiments.commands.grm_score"),
         "eval": Command("evaluate a model on held-out episodes", "experiments.commands.grm_eval"),
         "probe": Command("ask whether a model sees alignment before a hole", "experiments.commands.grm_probe"),
+        "exploit": Command("search for episodes that a model overvalues", "experiments.commands.grm_exploit"),
         "adapt": Command("adapt the shipped model to a new task", "experiments.commands.grm_adapt"),
         "train": Command("train a model on recorded episodes", "experiments.commands.grm_train"),
         "pairs": Command("sample balanced training pairs from demonstrations", "experiments.commands.grm_pairs"),

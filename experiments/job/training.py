@@ -25,16 +25,19 @@ from learner.training import CHECKPOINT, Progress, train
 from reward_service.client import ServeRewardClient
 
 
-def training_env_config(config: ExperimentConfig) -> EnvConfig:
+def training_env_config(config: ExperimentConfig, against_truth: bool = False) -> EnvConfig:
     """The actors' environment. It renders views and computes true progress only if the reward needs them."""
-    return replace(config.env, views=config.env.views if asks_model(config) else (), oracle=config.reward == "oracle")
+    views = config.env.views if asks_model(config) else ()
+    return replace(config.env, views=views, oracle=against_truth or config.reward == "oracle")
 
 
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
+    from actors.against_truth import AgainstTruth
     from actors.envs import make_env
 
-    return make_env(env_config["env"])
+    env = make_env(env_config["env"])
+    return AgainstTruth(env) if env_config["against_truth"] else env
 
 
 def make_task(
@@ -44,11 +47,12 @@ def make_task(
     records: Path,
     sitting: int = 1,
     target: ProgressMap | None = None,
+    against_truth: bool = False,
 ) -> TrainingSetup:
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
-        app_name, reference, sitting, target: as for `build_algorithm`.
+        app_name, reference, sitting, target, against_truth: as for `build_algorithm`.
     """
     records_dir = records if config.labels.keep_frames and asks_model(config) else None
     labelling = labeller_config(config, records_dir, target)
@@ -59,7 +63,7 @@ def make_task(
     hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
     return TrainingSetup(
         env=make_training_env,
-        env_config={"env": training_env_config(config)},
+        env_config={"env": training_env_config(config, against_truth), "against_truth": against_truth},
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
@@ -74,11 +78,12 @@ def build_algorithm(
     config: ExperimentConfig,
     app_name: str,
     reference: TaskReference | None,
-    demonstrations: Path,
+    demonstrations: Path | None,
     cloned: Path,
     records: Path,
     sitting: int = 1,
     target: ProgressMap | None = None,
+    against_truth: bool = False,
 ) -> Any:
     """Build the RLlib algorithm of the config; this starts its actors.
 
@@ -87,34 +92,36 @@ def build_algorithm(
         reference: the task reference; None without a reward model.
         sitting: how often this training was started; each time the environments use other seeds.
         target: map from geometric progress to the oracle's target (see `Prepared`).
+        against_truth: charge for true progress instead of paying the task's reward (actors.against_truth).
     """
-    task = make_task(config, app_name, reference, records, sitting, target)
+    task = make_task(config, app_name, reference, records, sitting, target, against_truth)
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
 
         return make_ppo_config(task, config.learner, initial_policy=str(cloned)).build_algo()
     from learner.algorithms.rlpd import make_rlpd_config
 
-    return make_rlpd_config(
-        task, config.learner, config.reward, str(demonstrations), str(cloned), config.shaping
-    ).build_algo()
+    demos = None if demonstrations is None else str(demonstrations)
+    return make_rlpd_config(task, config.learner, config.reward, demos, str(cloned), config.shaping).build_algo()
 
 
 def train_policy(
     run: Run,
     prepared: Prepared,
-    transitions: Path,
+    transitions: Path | None,
     on_point: Callable[[dict[str, Any]], object] = lambda point: None,
+    against_truth: bool = False,
 ) -> dict[str, Any]:
     """The training phase: from the cloned policy to `policy.safetensors`; returns the result of `train`.
 
     Args:
-        transitions: file of the labelled demonstrations.
+        transitions: file of the labelled demonstrations; None trains without any.
         on_point: also called with every point of the learning curve.
+        against_truth: as for `build_algorithm`.
     """
     config, model = run.config, prepared.model if asks_model(run.config) else None
     service = (model.version, config.fusion, config.service) if model else None
-    depends_on = (
+    depends_on: tuple[object, ...] = (
         config.env,
         config.reward,
         config.seed,
@@ -128,16 +135,24 @@ def train_policy(
         prepared.target,
         service,
     )
+    if against_truth:
+        depends_on += ("against_truth",)
 
     def work() -> dict[str, Any]:
-        return _train(run, replace(prepared, model=model), transitions, fingerprint(depends_on), on_point)
+        key = fingerprint(depends_on)
+        return _train(run, replace(prepared, model=model), transitions, key, on_point, against_truth)
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
 
 
 def _train(
-    run: Run, prepared: Prepared, transitions: Path, key: str, on_point: Callable[[dict[str, Any]], object]
+    run: Run,
+    prepared: Prepared,
+    transitions: Path | None,
+    key: str,
+    on_point: Callable[[dict[str, Any]], object],
+    against_truth: bool,
 ) -> dict[str, Any]:
     """Train, resuming from the checkpoint with this key if there is one."""
     config, checkpoint, model = run.config, run.path / CHECKPOINT, prepared.model
@@ -146,7 +161,7 @@ def _train(
     sitting = progress.sittings if progress else 1
     reference, records = model.reference if model else None, run.path / "records"
     algorithm = build_algorithm(
-        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target
+        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target, against_truth
     )
     tracker = Tracker(run.folder, config)
 
