@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -92,6 +93,23 @@ def test_a_run_survives_the_loss_of_its_reward_replica(home, tmp_path):
     assert killed, "".join(lines)
     result = check_result(tmp_path / "run")
     assert_audit_agrees(tmp_path / "run", result)
+    assert_search_works(tmp_path / "run")
+
+
+def assert_search_works(folder):
+    command = [sys.executable, "-m", "experiments.cli", "grm", "exploit", str(folder)]
+    command += ["--environment-steps", "80", "--episodes", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    stored = json.loads((folder / "exploit" / "exploit.json").read_text())
+    assert figures["model_version"] == json.loads((folder / "result.json").read_text())["model_version"]
+    assert figures["excess"] == stored["excess"]
+    for episode in stored["by_episode"]:
+        assert episode["excess"] == pytest.approx(episode["progress"] - episode["truth"])
+    recorded = [np.load(path) for path in (folder / "exploit" / "episodes").glob("*/transitions.npz")]
+    assert len(recorded) == figures["episodes"] == 2
+    assert all("tool_poses" in transitions for transitions in recorded)
 
 
 def kill_replica(driver):

@@ -11,7 +11,7 @@ from experiments import peg_insert as train
 from experiments import sweep
 from experiments.benchmarks import service
 from experiments.chaos import __main__ as chaos
-from experiments.commands import audit, compare, evaluate, grm_eval, grm_pairs, grm_score, serve
+from experiments.commands import audit, compare, evaluate, grm_eval, grm_exploit, grm_pairs, grm_score, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
 
@@ -141,6 +141,12 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         ),
         (grm_score.main, ["raw", "--model", "grm-mini", "--token-file", "t"], "--token-file = 't': leave it out"),
         (grm_score.main, ["raw", "--model", "grm-mini", "--insecure"], "--insecure = 'True': leave it out"),
+        (
+            grm_exploit.main,
+            ["nope"],
+            "RUN = 'nope': give the folder of a run with a reward model: there is no config.toml",
+        ),
+        (grm_exploit.main, ["nope", "--episodes", "0"], "--episodes = 0: give at least 1"),
         (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
         (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
         (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
