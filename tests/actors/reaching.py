@@ -19,7 +19,7 @@ class Reaching(gymnasium.Env[Any, Any]):
     """A point at 0 moves by a third of the action; 1 is success, the horizon truncates.
 
     Args:
-        gives: where its pictures are: "observation" (a Dict), "infos" (every `stride` steps, and at the end), "nowhere".
+        gives: where its pictures are: "observation" (a Dict), "infos" (every `stride` steps and at the end), "nowhere".
         reuses: draws every picture into the same array.
         start: reset draws the start below it.
     """

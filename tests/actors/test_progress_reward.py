@@ -18,11 +18,13 @@ from actors.progress_reward import ProgressReward
 from dopamine_rl.errors import BadInput, Overloaded, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.shaping import Shaping
 from dopamine_rl.types import FusionConfig, TaskReference
+from reward_service.http_client import HttpRewardClient
 from reward_service.local import BackgroundRewardClient, LocalRewardClient, embedded_client
 from reward_service.scorer import Scorer
 from tests.actors.reaching import NAMES, REFERENCE, Reaching
 from tests.actors.test_labeller import FaultyClient
 from tests.fakes import FakeEngine, frame
+from tests.reward_service.http import serving
 
 GAMMA = 0.9
 OUTCOMES = ("answered", "invalid", "late", "rejected")
@@ -256,6 +258,13 @@ def test_a_model_of_this_process_that_hangs_does_not_hold_up_a_step():
     assert infos[-1]["labels"]["late"] == 5
 
 
+def test_a_service_behind_an_address_pays_the_same():
+    with serving(LocalRewardClient(Scorer(FakeEngine()))) as url:
+        rewards, infos, _ = play(wrap(client=HttpRewardClient(url)), [0.2, -0.1, 0.3] * 4)
+    np.testing.assert_array_equal(rewards, play(wrap(), [0.2, -0.1, 0.3] * 4)[0])
+    assert infos[-1]["labels"]["answered"] == 5
+
+
 def test_an_episode_that_is_given_up_leaves_nothing_behind():
     env = wrap()
     env.reset()
@@ -336,7 +345,11 @@ class Changed(gymnasium.ObservationWrapper):
         (Reaching, ("front", "proprioception"), r"observation\['proprioception'\] = dtype\('float32'\): .*uint8"),
         (lambda: Changed(Reaching(), lambda p: p / 255), NAMES, r"observation\['front'\] = dtype\('float64'\)"),
         (lambda: Changed(Reaching(), lambda p: p[..., 0]), NAMES, r"observation\['front'\] = \(8, 8\): .*\[H, W, 3\]"),
-        (lambda: Changed(Reaching(), lambda p: p[:4]), NAMES, r"observation\['wrist'\] = \(8, 8, 3\): give \(4, 8, 3\)"),
+        (
+            lambda: Changed(Reaching(), lambda p: p[:4]),
+            NAMES,
+            r"observation\['wrist'\] = \(8, 8, 3\): give \(4, 8, 3\)",
+        ),
         (lambda: Reaching("nowhere"), lambda *_: None, "give the pictures of the episode's first frame"),
         (lambda: Reaching("nowhere"), lambda *_: frame(0.0)[0], r"views = \(8, 8, 3\): .*\[V, H, W, 3\]"),
     ],
