@@ -15,6 +15,11 @@ REFERENCE = TaskReference("reach", picture(0.0), picture(1.0), frame(1.0))
 NAMES = ("front", "wrist")
 
 
+def enlarged(pixels: np.ndarray, times: int) -> np.ndarray:
+    """[..., H, W, 3] with every pixel repeated."""
+    return pixels.repeat(times, -3).repeat(times, -2)
+
+
 class Reaching(gymnasium.Env[Any, Any]):
     """A point at 0 moves by a third of the action; 1 is success, the horizon truncates.
 
@@ -22,6 +27,7 @@ class Reaching(gymnasium.Env[Any, Any]):
         gives: where its pictures are: "observation" (a Dict), "infos" (every `stride` steps and at the end), "nowhere".
         reuses: draws every picture into the same array.
         start: reset draws the start below it.
+        larger: every picture is this many times as large.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012
@@ -33,11 +39,12 @@ class Reaching(gymnasium.Env[Any, Any]):
         stride: int = 1,
         reuses: bool = False,
         start: float = 0.0,
+        larger: int = 1,
     ) -> None:
         self._gives, self._horizon, self._stride, self._start = gives, horizon, stride, start
-        self._buffer = frame(0.0) if reuses else None
+        self._buffer, self._larger = frame(0.0) if reuses else None, larger
         vector = spaces.Box(-np.inf, np.inf, (1,), np.float32)
-        pixels = spaces.Box(0, 255, (SIDE, SIDE, 3), np.uint8)
+        pixels = spaces.Box(0, 255, (SIDE * larger, SIDE * larger, 3), np.uint8)
         self.observation_space: Any = vector
         if gives == "observation":
             self.observation_space = spaces.Dict({"proprioception": vector, **dict.fromkeys(NAMES, pixels)})
@@ -58,7 +65,7 @@ class Reaching(gymnasium.Env[Any, Any]):
 
     def _frame(self) -> np.ndarray:
         if self._buffer is None:
-            return frame(self.x)
+            return enlarged(frame(self.x), self._larger)
         self._buffer[:] = frame(self.x)
         return self._buffer
 

@@ -17,10 +17,11 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 
 from actors.progress_reward import ProgressReward
+from dopamine_rl.types import TaskReference
 from reward_service.local import embedded_client
-from tests.actors.reaching import NAMES, REFERENCE, Reaching
+from tests.actors.reaching import NAMES, REFERENCE, Reaching, enlarged
 
-GAMMA, HORIZON, STRIDE = 0.95, 10, 4
+GAMMA, HORIZON, STRIDE, LARGER = 0.95, 10, 4, 5
 
 
 class Kept(BaseCallback):
@@ -41,10 +42,11 @@ class Kept(BaseCallback):
 
 def main(steps: int, out: Path) -> None:
     """Train, and keep what was paid."""
+    pictures = (REFERENCE.reference_start, REFERENCE.reference_end, REFERENCE.goal)
     env = ProgressReward(
-        Reaching(horizon=HORIZON),
+        Reaching(horizon=HORIZON, larger=LARGER),
         embedded_client("grm-mini"),
-        REFERENCE,
+        TaskReference("reach", *(enlarged(picture, LARGER) for picture in pictures)),
         GAMMA,
         stride=STRIDE,
         views=NAMES,

@@ -102,6 +102,25 @@ def test_a_background_client_survives_an_engine_that_fails() -> None:
         BackgroundRewardClient(Scorer(broken), max_pending=0)
 
 
+def test_a_background_client_ends_with_its_last_user_and_with_the_program() -> None:
+    code = """
+import threading
+from reward_service.local import BackgroundRewardClient
+from reward_service.scorer import Scorer
+from tests.fakes import FakeEngine, make_request
+clients = [BackgroundRewardClient(Scorer(FakeEngine())) for _ in range(2)]
+for client in clients:
+    assert client.submit(make_request()).result(60.0).valid.all()
+threads = [thread for thread in threading.enumerate() if thread.name == "background-reward"]
+assert len(threads) == 2
+del clients[0], client
+threads[0].join(60.0)
+assert [thread.is_alive() for thread in threads] == [False, True]
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_needs_neither_ray_nor_torch() -> None:
     code = "import sys, reward_service.local, reward_service.scorer, reward_service.service;"
     code += "sys.exit(len({'ray', 'torch'} & set(sys.modules)))"
