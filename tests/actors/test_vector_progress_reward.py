@@ -154,6 +154,38 @@ def test_a_beginning_asks_for_the_version_once_for_all():
     assert service.asked == 3
 
 
+def test_a_beginning_waits_no_longer_than_a_step_may():
+    class Nameless(Clocked):
+        """Names its version only at first, and waits as long as it may."""
+
+        named = False
+
+        def model_version(self, timeout_s):
+            if self.named:
+                self.now += timeout_s
+                raise ScoringTimeout("on purpose")
+            self.named = True
+            return "v"
+
+    def of(service):
+        vector = SyncVectorEnv(make(horizons=(2,) * 5), autoreset_mode=AutoresetMode.SAME_STEP)
+        return of_all(vector, service, deadline_s=3.0, clock=service.clock)
+
+    known, unknown = Nameless(), Nameless()
+    env = of(known)
+    env.reset()
+    for _ in range(2):
+        env.step(np.zeros((5, 1), np.float32))
+    assert known.now == 3.0  # the frames took it all
+    unknown.named = True
+    env = of(unknown)
+    env.reset()
+    assert unknown.now == 3.0
+    for _ in range(2):
+        env.step(np.zeros((5, 1), np.float32))
+    assert env.counts.rejected == 5
+
+
 def test_a_model_of_this_process_scores_them_together():
     engine = FakeEngine()
     env = of_all(

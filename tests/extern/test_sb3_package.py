@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import subprocess
@@ -60,4 +59,3 @@ def test_the_documented_example_runs(tmp_path: Path) -> None:
     example += "\nassert env.counts.asked == env.counts.answered > 0, env.counts\nassert learner._n_updates > 0\n"
     (tmp_path / "example.py").write_text(example, encoding="utf-8")
     run(tmp_path / "example.py")
-    assert list(itertools.pairwise(blocks))  # the vector form is there too
