@@ -190,7 +190,7 @@ def test_a_model_of_this_process_scores_them_together():
     engine = FakeEngine()
     env = of_all(
         SyncVectorEnv(make(horizons=(9,) * 6, start=0.5)),
-        BackgroundRewardClient(Scorer(engine), batch_wait_s=5.0, max_batch_frames=6),
+        BackgroundRewardClient(Scorer(engine), batch_wait_s=0.5, max_batch_frames=6),
         deadline_s=60.0,
     )
     env.reset(seed=0)
