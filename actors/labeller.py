@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -151,16 +151,28 @@ class Labeller:
             self._episodes[episode_id] = EpisodeLabels(None)
             return
         assert context is not None
+        self.begin_all([replace(context, episode_id=episode_id)])
+
+    def begin_all(self, contexts: Sequence[EpisodeContext], deadline: float | None = None) -> None:
+        """Start episodes that a model scores, known by their contexts' ids; the service names its version once for all.
+
+        Args:
+            deadline: on this labeller's clock, to wait no longer for that; by default `deadline_s` from now.
+        """
         assert self.client is not None
         # With a known version, a service in trouble must not delay every episode.
         patience_s = self.config.deadline_s if self._version is None else min(0.5, self.config.deadline_s)
+        if deadline is not None:
+            patience_s = max(0.0, min(patience_s, deadline - self._clock()))
         try:
             self._version = self.client.model_version(timeout_s=patience_s)
         except ScoringError as error:
             logger.warning("The reward service did not name its model version: %s", error)
-        context = replace(context, model_version=self._version)
-        start = (0, context.init)
-        self._episodes[episode_id] = EpisodeLabels(context, self._version or "", last_sent=start, last_valid=start)
+        for context in contexts:
+            start = (0, context.init)
+            self._episodes[context.episode_id] = EpisodeLabels(
+                replace(context, model_version=self._version), self._version or "", last_sent=start, last_valid=start
+            )
 
     def knows(self, episode_id: str) -> bool:
         """True between `begin` and the fragment that ends the episode."""
