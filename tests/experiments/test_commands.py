@@ -59,6 +59,7 @@ IN_JOB: dict[str, list[str] | None] = {
     "evaluate": None,
     "grm_eval": ["grm-mini", "raw"],
     "grm_probe": ["grm-mini", "--demo", "raw"],
+    "grm_exploit": ["run", "--out", "found"],
     "grm_adapt": ["raw", "--out", "m2"],
     "grm_train": ["raw", "--out=m2"],
     "grm_import_template": ["clone", "checkpoint", "--out", "m2"],
