@@ -18,6 +18,7 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 
 from actors.labeller import Labeller, LabellerConfig
+from dopamine_rl.episodes.cameras import MAX_VIEWS
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.shaping import Shaping, shaped_reward
@@ -101,6 +102,22 @@ def _stacked(observation: Any, names: Sequence[str]) -> Views:
     return np.stack([observation[name] for name in names])
 
 
+def _check_reference(reference: TaskReference) -> None:
+    """Raise BadInput for what a reward model would call unreadable, frame after frame."""
+    if not isinstance(reference.instruction, str) or not reference.instruction.strip():
+        raise BadInput("reference.instruction", reference.instruction, "give the task in words")
+    pictures = {"reference_start": reference.reference_start, "reference_end": reference.reference_end}
+    for name, picture in pictures.items():
+        check_views(f"reference.{name}", picture, 3)
+    check_views("reference.goal", reference.goal)
+    size = reference.goal.shape[1:]
+    for name, picture in pictures.items():
+        if picture.shape != size:
+            raise BadInput(f"reference.{name}", picture.shape, f"give {size}, as reference.goal has it")
+    if len(reference.goal) > MAX_VIEWS:
+        raise BadInput("reference.goal", reference.goal.shape, f"give at most {MAX_VIEWS} views")
+
+
 @dataclass
 class _Episode:
     name: str
@@ -137,6 +154,7 @@ class StepLabels:
             raise BadInput("client", client, "give a RewardClient, such as reward_service.local.embedded_client(MODEL)")
         if not isinstance(reference, TaskReference):
             raise BadInput("reference", type(reference), "give TaskReference.of(demonstration)")
+        _check_reference(reference)
         if isinstance(stride, bool) or not isinstance(stride, int | np.integer) or stride < 1:
             raise BadInput("stride", stride, "give a number of environment steps, at least 1")
         if not 0.0 < deadline_s < math.inf:

@@ -222,7 +222,7 @@ class ExperimentConfig:
         counts = self.demonstrations
         tries = counts.practice + counts.reward_model_failures + counts.reward_model_rollouts
         if self.sft.failures != "truth" and not tries:
-            fix = "write truth, or record what it labels: demonstrations.practice, reward_model_failures or _rollouts"
+            fix = "give truth, or some of what it labels: demonstrations.practice, reward_model_failures or _rollouts"
             raise BadInput("sft.failures", self.sft.failures, fix)
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")

@@ -197,7 +197,8 @@ def _training_truth(result: dict[str, Any]) -> str:
     return (
         f"{sentence}. It was also trained on failed episodes labelled {LABELLED[_failure_labels(result)]} "
         f"({' and '.join(failures)}). For labelling it uses images only. To train without failures: "
-        "demonstrations.reward_model_failures, reward_model_rollouts and practice = 0."
+        "demonstrations.reward_model_failures, reward_model_rollouts and practice = 0, sft.failures = truth, "
+        "sft.train.plan.failures = 0."
     )
 
 

@@ -3,6 +3,7 @@
 import itertools
 import math
 import threading
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -455,3 +456,23 @@ def test_a_real_model_in_this_process_pays_what_the_labeller_pays():
     np.testing.assert_allclose(rewards, expected, atol=1e-5)
     np.testing.assert_allclose(column(infos, "progress"), columns.next_potential, atol=1e-5)
     assert len({*column(infos, "progress")}) > 2
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"instruction": " "}, r"reference.instruction = ' ': give the task in words"),
+        ({"instruction": None}, r"reference.instruction = None: give the task in words"),
+        (
+            {"reference_start": np.zeros((8, 9, 3), np.uint8)},
+            r"reference.reference_start = \(8, 9, 3\): give \(8, 8, 3\)",
+        ),
+        ({"goal": np.zeros((4, 8, 8, 3), np.uint8)}, r"reference.goal = .*: give at most 3 views"),
+        ({"goal": np.zeros((8, 8, 3), np.uint8)}, r"reference.goal"),
+    ],
+)
+def test_a_reference_that_no_model_can_read_is_refused_at_once(change, named):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    reference = replace(TaskReference("reach", picture, picture, picture[None]), **change)
+    with pytest.raises(BadInput, match=named):
+        ProgressReward(Reaching(), FaultyClient(FakeEngine()), reference, GAMMA)

@@ -95,7 +95,7 @@ def test_practice_needs_a_scene_that_stays_and_labels_by_the_path():
         replace(config, sft=replace(config.sft, failures="truth"))
     with pytest.raises(BadInput, match=r"demonstrations.practice = 1: give 0, with sft.failures = truth"):
         check_run(practising(load_preset(ExperimentConfig, PRESETS / "full.toml"), 1))
-    with pytest.raises(BadInput, match=r"sft.failures = 'path': write truth, or record"):
+    with pytest.raises(BadInput, match=r"sft.failures = 'path': give truth, or some of what it labels"):
         replace(config, demonstrations=replace(config.demonstrations, practice=0))
     with pytest.raises(BadInput, match=r"sft.path = .*write sft.failures = path"):
         replace(config.sft, failures="truth", path=PathConfig(scale_m=0.02))

@@ -147,6 +147,11 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
             "RUN = 'nope': give the folder of a run with a reward model: there is no config.toml",
         ),
         (grm_exploit.main, ["nope", "--episodes", "0"], "--episodes = 0: give at least 1"),
+        (
+            grm_exploit.main,
+            [str(OLD), "--out", str(OLD)],
+            "give another folder: this is a run's, which would be overwritten",
+        ),
         (grm_score.main, ["raw", "--url", "foo"], "--url = 'foo': write http://HOST:PORT"),
         (grm_eval.main, ["raw", "--url", "ftp://a:1"], "--url = 'ftp://a:1': write http://HOST:PORT"),
         (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
