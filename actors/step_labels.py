@@ -159,8 +159,7 @@ class StepLabels:
             raise BadInput("stride", stride, "give a number of environment steps, at least 1")
         if not 0.0 < deadline_s < math.inf:
             raise BadInput("deadline_s", deadline_s, "give seconds above 0")
-        reference.context("", reference.goal)  # raises BadInput for pictures that cannot be used
-        shaped_reward(0.0, 0.0, 0.0, gamma, "grm", shaping)  # and this for the discount
+        shaped_reward(0.0, 0.0, 0.0, gamma, "grm", shaping)  # raises BadInput for a discount out of range
         config = LabellerConfig("grm", gamma, int(stride), fusion, deadline_s, shaping=shaping)
         self._labeller, self._reference, self._clock = Labeller(config, client, clock), reference, clock
         self._run, self._begun = uuid.uuid4().hex, 0  # a service may know many programs' episodes

@@ -21,10 +21,10 @@ def contribution(preset: str) -> str:
             "One run cannot tell what the reward contributed: that takes trainings with and without it, over several "
             f"seeds. There are none for preset `{preset}`; `dopamine compare` runs them (docs/running.md)."
         )
-    return in_words(study, figures)
+    return _in_words(study, figures)
 
 
-def in_words(study: Study, figures: dict[str, dict[str, Any]]) -> str:
+def _in_words(study: Study, figures: dict[str, dict[str, Any]]) -> str:
     """The paragraph for the figures of `summarise`."""
     with_reward, without = figures[METHOD], figures[BASELINE]
     gain, seeds = with_reward["area_minus_baseline"], with_reward["area_minus_baseline"]["seeds"]
@@ -32,8 +32,9 @@ def in_words(study: Study, figures: dict[str, dict[str, Any]]) -> str:
         f"One run cannot tell what the reward contributed; `dopamine compare {study.name}` trained with this preset's "
         f"settings, with and without it, on {counted(len(seeds), 'seed')}. {_verdict(gain)}: the mean success on "
         f"{study.curve.episodes} held-out episodes during training differs by {gain['value']:+.2f} "
-        f"({gain['low']:+.2f} to {gain['high']:+.2f}, 95 %). At the end {_rate(with_reward)} of the unseen episodes "
-        f"succeed with it, and {_rate(without)} with the task's own reward alone."
+        f"({gain['low']:+.2f} to {gain['high']:+.2f}, 95 %{_practice(with_reward)}). "
+        f"At the end {_rate(with_reward)} of the unseen episodes succeed with it, and {_rate(without)} with the task's "
+        "own reward alone."
     )
 
 
@@ -43,6 +44,13 @@ def _verdict(gain: dict[str, Any]) -> str:
     if gain["high"] < 0.0:
         return "The learned reward makes the policy learn more slowly"
     return "No difference in the speed of learning was found"
+
+
+def _practice(figures: dict[str, Any]) -> str:
+    if "with_practice" not in figures:
+        return ""
+    gain = figures["with_practice"]["area_minus_baseline"]["value"]
+    return f"; {gain:+.2f} with the {figures['practice_steps']} environment steps of practice counted"
 
 
 def _rate(figures: dict[str, Any]) -> str:
