@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ from actors.experts.disturbed import simulated
 from actors.geometry import position_and_quaternion
 from actors.tasks import TASKS
 from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
+from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
@@ -34,8 +36,9 @@ def record(
     rng: np.random.Generator,
     episode_id: str = "",
     stride: int | None = None,
+    looks: bool = False,
 ) -> Demonstration:
-    """Run and record one episode.
+    """Run and record one episode. Of an observation with pictures, proprioception alone is recorded.
 
     Args:
         env: a SimulatedEnv that renders views, wrapped or not.
@@ -44,14 +47,16 @@ def record(
         rng: of the expert.
         episode_id: name; `seed_000012` where left out.
         stride: environment steps from one frame to the next; the environment's own where left out.
+        looks: the expert sees the observation's pictures, so that they must be rendered at every step.
     Raises:
         BadInput: the environment renders no views.
     """
-    observation, infos = env.reset(seed=seed, options={} if stride is None else {"stride": stride})
+    options = {"blind": not looks} | ({} if stride is None else {"stride": stride})
+    observation, infos = env.reset(seed=seed, options=options)
     if "scored_views" not in infos:
         raise BadInput("env.views", (), "name at least one view; a demonstration has pictures")
     expert.reset(env, rng)
-    observations, actions, rewards = [observation], [], []
+    observations, actions, rewards = [_vector(observation)], [], []
     frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
     poses = [_tool_pose(env)]
@@ -59,7 +64,7 @@ def record(
     while not (terminated or truncated):
         action = expert.act(env)
         observation, reward, terminated, truncated, infos = env.step(action)
-        observations.append(observation)
+        observations.append(_vector(observation))
         actions.append(action)
         step_stages.append(expert.stage)
         rewards.append(reward)
@@ -84,7 +89,7 @@ def record(
         success=bool(infos["success"]),
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
-        near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, observations[-1])),
+        near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, env)),
         tool_poses=np.stack(poses),
     )
 
@@ -93,8 +98,13 @@ def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
     return position_and_quaternion(simulated(env).state().tool)
 
 
-def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:
-    return task.near_miss is not None and task.near_miss(observation)
+def _vector(observation: Any) -> NDArray[np.float32]:
+    """An observation without its pictures."""
+    return observation[PROPRIOCEPTION] if isinstance(observation, Mapping) else observation
+
+
+def _ends_near(task: Task, env: gymnasium.Env) -> bool:
+    return task.near_miss is not None and task.near_miss(simulated(env).observe_state())
 
 
 def find_keyframes(
@@ -130,17 +140,24 @@ def episode_folder(name: str, seed: int, out_dir: Path) -> Path:
 
 
 def record_missing(
-    env: gymnasium.Env, name: str, expert: Expert, seed: int, out_dir: Path, stride: int | None = None
+    env: gymnasium.Env,
+    name: str,
+    expert: Expert,
+    seed: int,
+    out_dir: Path,
+    stride: int | None = None,
+    looks: bool = False,
 ) -> Demonstration:
     """Record one episode into `episode_folder`, unless it exists. Name and seed determine the expert's randomness.
 
     Args:
         name: of the episode: one of the task's scripts, or another name of the policy.
+        stride, looks: as for `record`.
     """
     folder = episode_folder(name, seed, out_dir)
     if folder.exists():
         return read_demonstration(folder)
-    episode = record(env, expert, seed, _generator(env, name, seed), folder.name, stride)
+    episode = record(env, expert, seed, _generator(env, name, seed), folder.name, stride, looks)
     write_demonstration(out_dir, episode)
     return episode
 

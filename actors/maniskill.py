@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from actors.geometry import pose
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
 from actors.tasks.task import ObjectState, ObjectTask, PrecisePlace, Task
+from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.errors import BadInput, seed_check
 from dopamine_rl.spelling import one_of
 from dopamine_rl.types import Views
@@ -25,11 +26,17 @@ if TYPE_CHECKING:
 FULL_SCALE_M = 0.1
 FULL_SCALE_RAD = 0.1
 PEG_INSERTION = "PegInsertionSide-v1"
+ObservationKind = Literal["state", "proprioception", "pictures"]
+OBSERVATIONS: tuple[ObservationKind, ...] = get_args(ObservationKind)
+Observation = NDArray[np.float32] | dict[str, NDArray[Any]]
+"""A vector, or proprioception and pictures by name."""
 Look = Literal["plain", "light", "texture", "camera", "distractors"]
 LOOKS: tuple[Look, ...] = get_args(Look)
 VIEWS = ("front", "wrist", "close")
 OBJECT_OBSERVATION_SIZE = 10
 """Length of an observation of all tasks but the peg insertion."""
+PROPRIOCEPTION_SIZE = 14
+"""Length of proprioception, of every task (TabletopScene.proprioception)."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,12 @@ class EnvConfig:
     image_size: int = 112
     """Height and width of every view in pixels."""
     views: tuple[str, ...] = VIEWS
-    """Cameras in the order of the V axis; with none, no picture is rendered."""
+    """Cameras of the scored frames, in the order of the V axis; with none, no frame is scored."""
+    observation: ObservationKind = "state"
+    """What the policy sees. state: the simulator's own, poses of all objects included. proprioception: joint angles,
+    finger and the tool's velocity. pictures: proprioception and the pictures of policy_views, at every step."""
+    policy_views: tuple[str, ...] = ("front", "wrist")
+    """Cameras that the policy sees with observation pictures. They are among the views."""
     look: Look = "plain"
     """What pictures show other than usual, drawn from the episode's seed: light (brightness, direction, colour),
     texture (table top, tints of the objects), camera (the fixed ones moved and turned a little), distractors (things
@@ -82,6 +94,8 @@ class EnvConfig:
             ("views", not unknown, one_of(unknown, VIEWS)),
             ("views", len(set(self.views)) == len(self.views), "name each view once"),
             ("look", self.look in LOOKS, one_of(self.look, LOOKS)),
+            ("observation", self.observation in OBSERVATIONS, one_of(self.observation, OBSERVATIONS)),
+            *self._view_checks(),
             ("translation_m", 0.0 < self.translation_m <= FULL_SCALE_M, f"choose up to {FULL_SCALE_M}"),
             ("rotation_rad", 0.0 < self.rotation_rad <= FULL_SCALE_RAD, f"choose up to {FULL_SCALE_RAD}"),
         )
@@ -89,9 +103,31 @@ class EnvConfig:
             if not good:
                 raise BadInput(f"env.{name}", getattr(self, name), fix)
 
+    def _view_checks(self) -> list[tuple[str, bool, str]]:
+        """Checks of the policy's views; with observation pictures there must be some."""
+        unknown = "".join([view for view in self.policy_views if view not in VIEWS][:1])
+        return [
+            ("policy_views", not unknown, one_of(unknown, VIEWS)),
+            ("policy_views", len(set(self.policy_views)) == len(self.policy_views), "name each view once"),
+            ("policy_views", bool(self.policy_views) or not self.sees_pictures, "name at least one camera"),
+        ]
+
+    @property
+    def sees_pictures(self) -> bool:
+        """Whether the policy sees pictures."""
+        return self.observation == "pictures"
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """All cameras that are rendered: those of scored frames first, in their order."""
+        more = self.policy_views if self.sees_pictures else ()
+        return (*self.views, *(view for view in more if view not in self.views))
+
     @property
     def observation_size(self) -> int:
-        """Length D of an observation."""
+        """Length D of an observation; without its pictures, where it has some."""
+        if self.observation != "state":
+            return PROPRIOCEPTION_SIZE
         return OBSERVATION_SIZE if self.task == PEG_INSERTION else OBJECT_OBSERVATION_SIZE
 
     @property
@@ -100,8 +136,11 @@ class EnvConfig:
         return 6 if self.start == "insertion" else 7
 
 
-class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     """One simulated robot with a task.
+
+    Observation: what the config says. The state is float32 [D] and differs from task to task; proprioception is float32
+    [14]; pictures are a dictionary of proprioception and uint8 [H, W, 3] for each of the policy's views.
 
     Action: float32 in [−1, 1]; translation (3) and rotation vector (3) of the tool in the robot's base frame, scaled by
     the config; with the standard start a seventh entry opens (1) or shuts (−1) the gripper, with the insertion start it
@@ -118,9 +157,11 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def __init__(self, config: EnvConfig, task: Task, scene: TabletopScene) -> None:
         self.config, self.environment_step, self._stride = config, 0, config.stride
         self.task = task
-        self._scene, self._pictures = scene, bool(config.views)
+        self._scene, self._scores, self._looks = scene, bool(config.views), config.sees_pictures
+        self._rendered: Views | None = None
         self._insertion = config.start == "insertion"
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
+        vector = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
+        self.observation_space = _with_pictures(vector, config) if config.sees_pictures else vector
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (config.action_size,), np.float32)
 
     def state(self) -> Any:
@@ -131,9 +172,21 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """How far along the task really is, in [0, 1]."""
         raise NotImplementedError
 
-    def _observe(self) -> NDArray[np.float32]:
-        """The observation now."""
+    def observe_state(self) -> NDArray[np.float32]:
+        """The state now, as observation state has it: float32 [D]."""
         raise NotImplementedError
+
+    def observe(self) -> Observation:
+        """The observation now, as the config says."""
+        if self.config.observation == "state":
+            return self.observe_state()
+        vector = self._scene.proprioception()
+        if not self._looks:
+            return vector
+        pictures = self._pictures()
+        return {PROPRIOCEPTION: vector} | {
+            view: pictures[self.config.cameras.index(view)] for view in self.config.policy_views
+        }
 
     def _begin(self, seed: int) -> None:
         """Put the scene into the start state of a seed."""
@@ -141,37 +194,52 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+    ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode; the same seed gives the same start, bit for bit, whatever came before.
 
         Args:
-            options: {"pictures": False} renders nothing in this episode, for evaluations that only count; {"stride": K}
-                scores every K-th step of this episode, whatever the config says.
+            options: {"pictures": False} scores no frame in this episode, for evaluations that only count; {"blind":
+                True} observes proprioception in place of pictures, for scripts that do not look; {"stride": K} scores
+                every K-th step of this episode, whatever the config says.
         """
         super().reset(seed=seed)
         options = options or {}
-        self._pictures = bool(self.config.views) and options.get("pictures", True)
+        self._scores = bool(self.config.views) and options.get("pictures", True)
+        self._looks = self.config.sees_pictures and not options.get("blind", False)
         self._stride = options.get("stride", self.config.stride)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
+        self._rendered = None
         self._begin(seed)
-        if self._pictures:
+        if self._scores or self._looks:
             self._scene.show(seed)
         self.environment_step = 0
-        return self._observe(), self._infos(success=False, scored=True)
+        self._read()
+        return self.observe(), self._infos(success=False, scored=True)
 
-    def step(self, action: NDArray[np.float32]) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray[np.float32]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Act for one control period (50 ms)."""
+        self._rendered = None
         success = bool(self._scene.step(self._to_simulator(action))[-1]["success"][0])
         self.environment_step += 1
+        self._read()
         truncated = not success and self.environment_step >= self.config.horizon
         scored = success or truncated or self.environment_step % self._stride == 0
-        return self._observe(), float(success), success, truncated, self._infos(success, scored)
+        return self.observe(), float(success), success, truncated, self._infos(success, scored)
 
     def render_views(self) -> Views:
         """Render all views now, scored or not: uint8 [V, H, W, 3]."""
         if not self.config.views:
             raise BadInput("env.views", self.config.views, "name the cameras to render")
-        return self._scene.pictures()
+        return self._pictures()[: len(self.config.views)]
+
+    def _pictures(self) -> Views:
+        """The pictures of all cameras now, rendered once a step."""
+        if self._rendered is None:
+            self._rendered = self._scene.pictures()
+        return self._rendered
+
+    def _read(self) -> None:
+        """Read what the state needs after every change of the scene."""
 
     def restore(
         self, states: Mapping[str, Mapping[str, NDArray[np.float32]]], first: bool = False
@@ -181,12 +249,14 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         Args:
             first: the episode begins with this state, and true progress is measured from it.
         Returns:
-            The observation there.
+            The state there, as observation state has it.
         Raises:
             BadInput: a body that the scene does not have.
         """
+        self._rendered = None
         self._scene.restore(states)
-        return self._observe()
+        self._read()
+        return self.observe_state()
 
     @property
     def place(self) -> PrecisePlace:
@@ -206,8 +276,9 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
             BadInput: the task has no such place.
             RuntimeError: the arm cannot reach that.
         """
+        self._rendered = None
         self.place.put(self._scene, where)
-        self._observe()  # reads the state there
+        self._read()
         return self.place.where(self.state())
 
     def close(self) -> None:
@@ -226,15 +297,22 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def _infos(self, success: bool, scored: bool) -> dict[str, Any]:
         infos: dict[str, Any] = {"success": success}
-        if scored and self._pictures:
-            infos["scored_views"] = self._scene.pictures()
+        if scored and self._scores:
+            infos["scored_views"] = self.render_views()
         if self.config.oracle:
             infos["oracle_progress"] = 1.0 if success else self.true_progress()
         return infos
 
 
+def _with_pictures(vector: gymnasium.spaces.Box, config: EnvConfig) -> gymnasium.spaces.Dict:
+    """The space of proprioception and the pictures of the policy's views."""
+    shape = (config.image_size, config.image_size, 3)
+    pictures = {view: gymnasium.spaces.Box(0, 255, shape, np.uint8) for view in config.policy_views}
+    return gymnasium.spaces.Dict({PROPRIOCEPTION: vector, **pictures})
+
+
 class PegInsertionEnv(SimulatedEnv):
-    """The peg insertion, with either start. Observation: float32 [30] (`actors.peg_state.observation`).
+    """The peg insertion, with either start. The state is float32 [30] (`actors.peg_state.observation`).
 
     Raises:
         RenderingUnavailable: there is no usable Vulkan driver.
@@ -245,7 +323,7 @@ class PegInsertionEnv(SimulatedEnv):
         from actors.peg_scene import PegScene
 
         rebuild = config.start == "standard"
-        self._peg_scene = PegScene(task.cameras, config.views, config.image_size, APPEARANCES[config.look], rebuild)
+        self._peg_scene = PegScene(task.cameras, config.cameras, config.image_size, APPEARANCES[config.look], rebuild)
         super().__init__(config, task, self._peg_scene)
         if self._insertion:
             self._peg_scene.build(config.geometry_seed)
@@ -258,7 +336,8 @@ class PegInsertionEnv(SimulatedEnv):
         """As `actors.peg_state.true_progress` has it."""
         return true_progress(self.state(), self._peg_scene.grasped(), from_grasp=self._insertion)
 
-    def _observe(self) -> NDArray[np.float32]:
+    def observe_state(self) -> NDArray[np.float32]:
+        """See SimulatedEnv."""
         return observation(self.state())
 
     def _begin(self, seed: int) -> None:
@@ -278,7 +357,7 @@ class PegInsertionEnv(SimulatedEnv):
 class ObjectEnv(SimulatedEnv):
     """A task in which one object is brought to its goal, for demonstrations.
 
-    Observation: float32 [10], metres in the robot's base-aligned world frame: positions of tool, object and goal (3
+    The state is float32 [10], metres in the robot's base-aligned world frame: positions of tool, object and goal (3
     each), and whether the object is held. It is a record of what happened and not made to learn from.
     """
 
@@ -286,7 +365,7 @@ class ObjectEnv(SimulatedEnv):
         from actors.looks import APPEARANCES  # imports torch and SAPIEN
         from actors.scene import build_scene
 
-        scene = build_scene(task, config.views, config.image_size, APPEARANCES[config.look])
+        scene = build_scene(task, config.cameras, config.image_size, APPEARANCES[config.look])
         super().__init__(config, task, scene)
         self._task = task
 
@@ -298,8 +377,12 @@ class ObjectEnv(SimulatedEnv):
         """As the task has it."""
         return self._task.progress(self.state(), self._first)
 
-    def _observe(self) -> NDArray[np.float32]:
-        state = self._state = self._task.read(self._scene)
+    def _read(self) -> None:
+        self._state = self._task.read(self._scene)
+
+    def observe_state(self) -> NDArray[np.float32]:
+        """See SimulatedEnv."""
+        state = self._state
         positions = [matrix[:3, 3] for matrix in (state.tool, state.item, state.goal)]
         return np.concatenate([*positions, [state.grasped]]).astype(np.float32)
 

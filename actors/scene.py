@@ -200,6 +200,15 @@ class TabletopScene(BaseEnv):
             raise RuntimeError(f"the arm cannot reach {tool[:3, 3]}; choose another geometry seed or smaller offsets")
         return joints[0].numpy().astype(np.float64)
 
+    def proprioception(self) -> NDArray[np.float32]:
+        """What the robot feels, float32 [14], every entry of order one: the tool's velocity, m/s / 0.1 (3) and rad/s /
+        0.5 (3); arm joints, rad (7); finger, m / 0.04.
+        """
+        tool, joints = self.agent.tcp, self.agent.robot.get_qpos()[0].numpy()
+        twist = torch.cat([tool.linear_velocity[0], tool.angular_velocity[0]]).numpy()
+        parts = (twist / np.repeat([0.1, 0.5], 3), joints[:7], [joints[7] / 0.04])
+        return np.concatenate(parts).astype(np.float32)
+
     def pictures(self) -> Views:
         """Render the views now: uint8 [V, H, W, 3]."""
         self.scene.update_render(update_sensors=True, update_human_render_cameras=False)

@@ -88,8 +88,9 @@ class SimulationWorker:
 
         scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
-            act = self._policy(actor)
-            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir, stride)
+            expert = PolicyExpert(self._policy(actor))
+            looks = self._looks(actor)
+            demonstration = record_missing(self._get(), str(actor), expert, seed, out_dir, stride, looks)
         elif actor in scripts:
             demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
         else:
@@ -127,7 +128,8 @@ class SimulationWorker:
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""
         act = self._policy(policy)
-        observation, _ = self._get().reset(seed=seed, options={"pictures": False})
+        options = {"pictures": False, "blind": not self._looks(policy)}
+        observation, _ = self._get().reset(seed=seed, options=options)
         for steps in range(1, 100_000):
             observation, _, terminated, truncated, info = self._get().step(act(observation))
             if terminated or truncated:
@@ -137,7 +139,7 @@ class SimulationWorker:
     def film(self, policy: PolicySpec, seed: int) -> Film:
         """Run one episode with pictures at every environment step."""
         env, act = self._get(), self._policy(policy)
-        observation, info = env.reset(seed=seed)
+        observation, info = env.reset(seed=seed, options={"blind": not self._looks(policy)})
         views, rewards, scored = [info["scored_views"]], [], [0]
         terminated = truncated = False
         while not (terminated or truncated):
@@ -157,13 +159,15 @@ class SimulationWorker:
             self._env = make_env(self._config)
         return self._env
 
-    def _policy(self, spec: PolicySpec) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    def _looks(self, spec: PolicySpec) -> bool:
+        """Whether a policy sees the pictures of the observation; scripts do not."""
+        return spec.kind == "network" and self._config.sees_pictures
+
+    def _policy(self, spec: PolicySpec) -> Callable[[Any], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""
         if spec.kind == "network":
-            from dopamine_rl.policy import DeterministicPolicy
-
             assert spec.path is not None
-            return DeterministicPolicy.load(spec.path)
+            return load_acting(spec.path, self._config)
         env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
         fresh = [True]
 
@@ -176,17 +180,31 @@ class SimulationWorker:
         return act
 
 
+def load_acting(path: Path, config: EnvConfig) -> Callable[[Any], NDArray[np.float32]]:
+    """A saved policy as a function of an environment's observations.
+
+    Raises:
+        BadInput: it sees what the environment does not show, or does not see what it shows.
+    """
+    from actors.eyes import check_sight
+    from dopamine_rl.policy import DeterministicPolicy, load_eyes
+
+    policy, eyes = DeterministicPolicy.load(path), load_eyes(path)
+    check_sight(eyes, config, str(path))
+    return policy if eyes is None else lambda observation: policy(eyes.vector(observation))
+
+
 class PolicyExpert:
     """A policy as an Expert of a single stage, so that its episodes are recorded like anybody's.
 
     Args:
-        act: action float32 [A] for an observation float32 [D].
+        act: action float32 [A] for an observation.
     """
 
     stages: tuple[str, ...] = ("act",)
     stage = 0
 
-    def __init__(self, act: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
+    def __init__(self, act: Callable[[Any], NDArray[np.float32]]) -> None:
         self._act = act
 
     def reset(self, env: Any, rng: np.random.Generator) -> None:
@@ -194,10 +212,9 @@ class PolicyExpert:
 
     def act(self, env: Any) -> NDArray[np.float32]:
         """What the policy does."""
-        from actors.experts.peg import simulated
-        from actors.peg_state import observation
+        from actors.experts.disturbed import simulated
 
-        return self._act(observation(simulated(env).state()))
+        return self._act(simulated(env).observe())
 
 
 class WorkerPool:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
+from dopamine_rl.encoders.eyes import ARRAYS, Eyes, eyes_of
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.files import write_atomically
 
@@ -116,11 +117,15 @@ def hidden_widths(state: Mapping[str, NDArray[np.float32]], prefix: str = "actor
     return tuple(len(state[f"{prefix}.layers.{index}.bias"]) for index in range(len(biases)))
 
 
-def save_policy(path: Path, state: PolicyState, about: Mapping[str, Any] | None = None) -> None:
+def save_policy(
+    path: Path, state: PolicyState, about: Mapping[str, Any] | None = None, eyes: Eyes | None = None
+) -> None:
     """Write a policy as safetensors, atomically.
 
     Args:
         about: its provenance (JSON values), kept in the file's metadata.
+        eyes: what turns observations into the vectors that it reads, with the encoder's weights; None if it reads
+            observations as they are.
     Raises:
         BadInput: an array has a non-finite value.
     """
@@ -128,8 +133,12 @@ def save_policy(path: Path, state: PolicyState, about: Mapping[str, Any] | None 
     for name, values in arrays.items():
         if not np.isfinite(values).all():
             raise BadInput(name, "nan or inf", "save a policy whose training did not diverge")
-    metadata = {PROVENANCE: json.dumps(about, sort_keys=True)} if about else None
-    write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata))
+    metadata = {PROVENANCE: json.dumps(about, sort_keys=True)} if about else {}
+    content: dict[str, NDArray[Any]] = dict(arrays)
+    if eyes is not None:
+        content |= eyes.arrays()
+        metadata |= eyes.metadata()
+    write_atomically(path, lambda temporary: save_file(content, temporary, metadata or None))
 
 
 def policy_provenance(path: Path) -> dict[str, Any] | None:
@@ -147,17 +156,33 @@ def policy_provenance(path: Path) -> dict[str, Any] | None:
     return about if isinstance(about, dict) else None
 
 
+def load_eyes(path: Path) -> Eyes | None:
+    """What a policy sees with, from a file of `save_policy`; None if it reads observations as they are.
+
+    Raises:
+        CheckpointError: the file is missing, is no safetensors file, or its encoder is damaged.
+    """
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            names = [name for name in file.keys() if name.startswith(ARRAYS)]  # noqa: SIM118 (no mapping)
+            arrays = {name: file.get_tensor(name) for name in names}
+    except Exception as error:  # safetensors raises errors of its own besides OSError
+        raise CheckpointError(f"{path} is no policy file: {error}") from error
+    return eyes_of(metadata, arrays)
+
+
 def load_policy(path: Path) -> PolicyState:
-    """Read the arrays written by `save_policy`.
+    """Read the policy's own arrays from a file of `save_policy`; `load_eyes` reads those of its encoder.
 
     Raises:
         CheckpointError: the file is missing, is not a policy, or has a non-finite value.
     """
     try:
         with safe_open(path, framework="np") as file:
-            names = set(file.keys())
-        _check_names(path, names)  # before gigabytes of a reward model are read
-        state = load_file(path)
+            names = {name for name in file.keys() if not name.startswith(ARRAYS)}  # noqa: SIM118 (no mapping)
+            _check_names(path, names)  # before gigabytes of a reward model are read
+            state = {name: file.get_tensor(name) for name in names}
     except CheckpointError:
         raise
     except Exception as error:  # safetensors raises errors of its own besides OSError

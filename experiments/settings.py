@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from actors.envs import check_task
 from actors.maniskill import EnvConfig
+from dopamine_rl.encoders.encoder import OWN, encoder_source
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
@@ -176,6 +177,10 @@ class ExperimentConfig:
     """Discount per environment step, of the learner and of the reward shaping."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The simulated task."""
+    encoder: str = "grm"
+    """What turns pictures into numbers where the policy sees pictures (env.observation); it stays frozen. grm: the
+    vision tower of the run's first reward model, without one that of sft.start_from. grm:FOLDER: of another reward
+    model. hf:FOLDER: a vision backbone of transformers. Its weights travel in the policy's file."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     """Recorded demonstrations and failures."""
     grm: GRMConfig = field(default_factory=GRMConfig)
@@ -226,10 +231,31 @@ class ExperimentConfig:
             raise BadInput("sft.failures", self.sft.failures, fix)
         if self.reward in ("grm", "naive") and not self.env.views:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
+        if self.env.sees_pictures:
+            self._check_sight()
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )
+
+    def _check_sight(self) -> None:
+        """Raise BadInput if the policy's pictures cannot be recorded or encoded."""
+        unseen = [view for view in self.env.policy_views if view not in self.env.views]
+        if unseen:
+            raise BadInput("env.policy_views", self.env.policy_views, f"add {unseen[0]} to env.views, or leave it out")
+        learned = self.reward in ("grm", "naive")
+        encoder_source(self.encoder, "its own" if learned or self.sft.start_from else None)
+        if self.clones_last and self.demonstrations.reward_model_rollouts:
+            fix = "give 0, or another encoder: with grm the policy is cloned after the reward model is trained"
+            raise BadInput("demonstrations.reward_model_rollouts", self.demonstrations.reward_model_rollouts, fix)
+        if self.learner.practice and self.demonstrations.practice and self.demonstrations.reward_model_stride != 1:
+            fix = "give 1: the policy sees every step of the practice in its replay"
+            raise BadInput("demonstrations.reward_model_stride", self.demonstrations.reward_model_stride, fix)
+
+    @property
+    def clones_last(self) -> bool:
+        """Whether the policy can be cloned only after the reward model was trained, because it sees with it."""
+        return self.env.sees_pictures and self.encoder == OWN and self.reward in ("grm", "naive")
 
     @property
     def shaping(self) -> Shaping:

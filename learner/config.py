@@ -29,6 +29,8 @@ class CloningConfig:
         still_share: share of every batch that lies far from the demonstrations, with no movement as its action: the
             clone stands still where it knows nothing, instead of running away.
         still_spread: up to how far, in the same units.
+        shifted: copies of every demonstration with pictures that are shifted at random by a few pixels, where the policy
+            sees pictures.
     """
 
     widths: tuple[int, ...] = (128, 256)
@@ -43,6 +45,7 @@ class CloningConfig:
     observation_noise: float = 0.0
     still_share: float = 0.0
     still_spread: float = 5.0
+    shifted: int = 4
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
@@ -67,6 +70,7 @@ class CloningConfig:
             ("check_every", self.check_every >= 1, "give at least 1"),
             ("observation_noise", 0.0 <= self.observation_noise < math.inf, "give 0 or more"),
             ("still_share", 0.0 <= self.still_share < 1.0, "give a share in [0, 1)"),
+            ("shifted", self.shifted >= 0, "give at least 0"),
             ("still_spread", 0.0 < self.still_spread < math.inf, "give a number above 0"),
         )
 

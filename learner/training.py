@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dopamine_rl.encoders.eyes import Eyes
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.interfaces import OnProgress
@@ -191,6 +192,7 @@ def train(
     checkpoint: Path | None = None,
     key: str = "",
     about: Mapping[str, Any] | None = None,
+    eyes: Eyes | None = None,
     monitor: Monitor | None = None,
     on_point: Callable[[dict[str, Any]], object] = lambda point: None,
     finish_records: Callable[[], Iterable[Mapping[str, int]]] = lambda: (),
@@ -204,6 +206,7 @@ def train(
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
         about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
+        eyes: what the policy sees pictures with; saved with it.
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -230,7 +233,7 @@ def train(
             _report(point, result, progress, monitor, on_progress)
             on_point(point)
             if config.snapshot_steps and crossed(point["environment_steps"], before, config.snapshot_steps):
-                _save_snapshot(out, algorithm, point["environment_steps"])
+                _save_snapshot(out, algorithm, point["environment_steps"], eyes)
             if checkpoint is not None and time.monotonic() - saved >= config.checkpoint_s:
                 progress.monitor = monitor.state_dict() if monitor is not None else {}
                 progress.curve_bytes, progress.episodes_bytes = curve.sync(), episodes.sync()
@@ -240,7 +243,7 @@ def train(
             progress.add_records(counts)
             _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
-    save_policy(out, algorithm.policy_state(), about)
+    save_policy(out, algorithm.policy_state(), about, eyes)
     return {**_summary(progress, monitor), "curve": points}
 
 
@@ -277,10 +280,10 @@ def crossed(environment_steps: int, before: int, every: int) -> bool:
     return environment_steps // every > before // every
 
 
-def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int) -> None:
+def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int, eyes: Eyes | None) -> None:
     folder = policy.with_name(SNAPSHOTS)
     folder.mkdir(exist_ok=True)
-    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state())
+    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state(), eyes=eyes)
 
 
 def snapshots(policy: Path) -> dict[int, Path]:

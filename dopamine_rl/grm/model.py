@@ -25,6 +25,25 @@ from dopamine_rl.grm.version import content_version
 INIT_GAIN, EMBED_STD, ANSWER_STD, SMOOTH_ORDERS, ROPE_THETA = 1.4, 0.5, 0.04, 12, 5.0
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class VisionModel:
+    """The part of a checkpoint that encodes images.
+
+    Args:
+        visual: the stock vision tower.
+        image_processor: of the checkpoint, or what has its patch_size, merge_size, size, image_mean and image_std.
+    """
+
+    visual: Any
+    image_processor: Any
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        device: torch.device = next(self.visual.parameters()).device
+        return device
+
+
 @dataclass(eq=False)
 class GRM:
     """A reward model ready for inference.
@@ -50,6 +69,11 @@ class GRM:
     def model_version(self) -> str:
         """12 hexadecimal digits that identify weights with adapters, configuration, tokenizer and template."""
         return content_version(merged_weights(self.model), *self.documents)
+
+    @property
+    def vision(self) -> VisionModel:
+        """The vision tower, with the checkpoint's image processor."""
+        return VisionModel(self.model.model.visual, self.image_processor)
 
     @property
     def parameters(self) -> int:

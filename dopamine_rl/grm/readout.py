@@ -52,12 +52,12 @@ class Reader:
 
     def __init__(self, grm: GRM, recompute: bool = False) -> None:
         self.grm, self._recompute = grm, recompute
-        self._grid = lru_cache(SHAPES)(partial(picture_grid, grm))
+        self._grid = lru_cache(SHAPES)(partial(picture_grid, grm.vision))
         self.grid_layout = lru_cache(SHAPES)(partial(prompt_layout, grm))
 
     @cached_property
     def _tower(self) -> Tower:
-        return make_tower(self.grm, self._recompute)
+        return make_tower(self.grm.vision, self._recompute)
 
     @cached_property
     def _decoder(self) -> Decoder:
@@ -75,7 +75,7 @@ class Reader:
 
     def encode(self, images: NDArray[np.uint8]) -> ImageFeatures:
         """Encode M images of equal size, uint8 [M, H, W, 3], in one batch."""
-        patches, rows, columns = cut_patches(self.grm, images)
+        patches, rows, columns = cut_patches(self.grm.vision, images)
         tokens = encode_patches(self._tower, patches, self._grid(rows, columns))
         merge = self.grm.image_processor.merge_size
         return ImageFeatures(tokens, rows // merge, columns // merge)

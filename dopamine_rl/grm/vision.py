@@ -23,7 +23,7 @@ from transformers.vision_utils import get_vision_position_ids
 from dopamine_rl.episodes.scale import resize
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.attention import attend, normalise, rotate, rotation, run
-from dopamine_rl.grm.model import GRM
+from dopamine_rl.grm.model import VisionModel
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -79,21 +79,21 @@ class Tower:
     recompute: bool
 
 
-def make_tower(grm: GRM, recompute: bool = False) -> Tower:
+def make_tower(vision: VisionModel, recompute: bool = False) -> Tower:
     """Collect a model's weights; call it again after they have changed. Gradients flow back to them."""
-    visual = grm.model.model.visual
+    visual = vision.visual
     blocks = range(len(visual.blocks))
     full_attention = getattr(visual, "fullatt_block_indexes", blocks)
     taps = zip(
         getattr(visual, "deepstack_visual_indexes", ()), getattr(visual, "deepstack_merger_list", ()), strict=True
     )
     windowed = frozenset(blocks).difference(full_attention)
-    return Tower(*patch_embedding(grm), visual.blocks, windowed, visual.merger, dict(taps), recompute)
+    return Tower(*patch_embedding(vision), visual.blocks, windowed, visual.merger, dict(taps), recompute)
 
 
-def patch_embedding(grm: GRM) -> tuple[torch.Tensor, torch.Tensor]:
+def patch_embedding(vision: VisionModel) -> tuple[torch.Tensor, torch.Tensor]:
     """The patch embedding of bytes, including normalisation: weight [D, patch² · 3] and bias [D]."""
-    processor, stock = grm.image_processor, grm.model.model.visual.patch_embed.proj
+    processor, stock = vision.image_processor, vision.visual.patch_embed.proj
     kernel = stock.weight
     mean = 255.0 * torch.tensor(processor.image_mean, device=kernel.device)
     scale = 1.0 / (255.0 * torch.tensor(processor.image_std, device=kernel.device))
@@ -114,7 +114,7 @@ def picture_size(processor: Any, height: int, width: int) -> tuple[int, int]:
         raise BadInput("images", (height, width), f"give a less narrow image ({error})") from None
 
 
-def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int, int]:
+def cut_patches(vision: VisionModel, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int, int]:
     """Resize if needed and cut into patches like the checkpoint's image processor, but keep bytes.
 
     Args:
@@ -123,20 +123,20 @@ def cut_patches(grm: GRM, images: NDArray[np.uint8]) -> tuple[torch.Tensor, int,
         uint8 [M, rows · columns, patch² · 3], patches in the order of the stock processor, channels last and without
         its repetition in time, and the numbers of patch rows and columns.
     """
-    patch, merge = grm.image_processor.patch_size, grm.image_processor.merge_size
-    size = picture_size(grm.image_processor, *images.shape[1:3])
+    patch, merge = vision.image_processor.patch_size, vision.image_processor.merge_size
+    size = picture_size(vision.image_processor, *images.shape[1:3])
     if size != images.shape[1:3]:
         images = np.stack([resize(image, size) for image in images])
     rows, columns = size[0] // patch, size[1] // patch
-    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(grm.model.device)
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).to(vision.device)
     patches = pixels.view(len(images), rows // merge, merge, patch, columns // merge, merge, patch, 3)
     patches = patches.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(len(images), rows * columns, patch * patch * 3)
     return patches, rows, columns
 
 
-def picture_grid(grm: GRM, rows: int, columns: int) -> Grid:
+def picture_grid(vision: VisionModel, rows: int, columns: int) -> Grid:
     """Rotary angles, windows and positions of images with rows × columns patches."""
-    tower, device = grm.model.model.visual, grm.model.device
+    tower, device = vision.visual, vision.device
     merge = tower.spatial_merge_size
     positions = get_vision_position_ids(torch.tensor([[1, rows, columns]], device=device), merge)
     cos, sin = rotation(*tower.rotary_pos_emb(positions.float(), positions))

@@ -223,7 +223,7 @@ def actor_config(config: ExperimentConfig, reference: TaskReference, records: Pa
     """RLlib's config of the main job's actors; the environment renders for any reward."""
     from experiments.job.training import make_task
 
-    task = make_task(config, APP, reference, records)
+    task = make_task(config, APP, reference, Path(), records)
     task = replace(task, env_config={**task.env_config, "env": config.env})
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config

@@ -12,10 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from actors.eyes import sight_of
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
+from dopamine_rl.encoders.encoder import encoder_source, load_encoder
+from dopamine_rl.encoders.eyes import Eyes
+from dopamine_rl.encoders.recorded import encoded, shifted
 from dopamine_rl.episodes.raw import read_demonstration, read_outcome
 from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.episodes.stride import at_stride
@@ -35,10 +39,11 @@ from dopamine_rl.evaluation.gate import (
 from dopamine_rl.evaluation.probe import ProbeFigures, ask, probe_figures
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
+from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.labels import keyframe_map
 from dopamine_rl.grm.version import folder_version
 from dopamine_rl.interfaces import RewardClient
-from dopamine_rl.policy import save_policy
+from dopamine_rl.policy import load_eyes, save_policy
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import Demonstration, EpisodeInfo, LabelColumns, TaskReference
@@ -126,21 +131,27 @@ def prepare(run: Run) -> Prepared:
     if not uses_model:
         scripted = {"policy": scripted["policy"]}
     _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
-    cloned = _clone(run, scripted["policy"].paths)
+    policy_episodes, teachers = scripted["policy"].paths, scripted["reward_model"].paths if uses_model else []
     if not uses_model:
-        return Prepared(scripted["policy"].paths, [], [], cloned, None, oracle_target(config, scripted["policy"].paths))
+        cloned = _clone(run, policy_episodes, config.sft.start_from)
+        return Prepared(policy_episodes, [], [], cloned, None, oracle_target(config, policy_episodes))
+    practice = _practise(run, teachers)
+    if config.clones_last:
+        model = _train_reward_model(run, teachers, practice, None)
+        cloned = _clone(run, policy_episodes, model.path)
+    else:
+        cloned = _clone(run, policy_episodes, None)
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
-    practice = _practise(run, scripted["reward_model"].paths)
-    tries = [*acted["reward_model_rollouts"].paths, *practice]
-    model = _train_reward_model(run, scripted["reward_model"].paths, tries, cloned)
+    if not config.clones_last:
+        model = _train_reward_model(run, teachers, [*acted["reward_model_rollouts"].paths, *practice], cloned)
     unseen: list[tuple[Path, Source]] = []
     for number, path in enumerate(scripted["gate"].paths):
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     behaviours = scripted["gate_behaviours"].paths
-    return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=tuple(practice))
+    return Prepared(policy_episodes, unseen, behaviours, cloned, model, practice=tuple(practice))
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -169,9 +180,14 @@ def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePl
     run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console.progress, "episodes recorded")))
 
 
-def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
-    """Clone the demonstrations with every network size; keep the one with the highest success on the trial seeds."""
+def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> Cloned:
+    """Clone the demonstrations with every network size; keep the one with the highest success on the trial seeds.
+
+    Args:
+        own: the reward model that encoder `grm` names.
+    """
     config, path = run.config, run.path / "bc.safetensors"
+    sight = sight_of(config.env)
 
     def work() -> dict[str, Any]:
         successes = [d for d in episodes.read_all(demonstrations) if d.success]
@@ -179,17 +195,19 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
             raise BadInput(
                 "demonstrations.policy", config.demonstrations.policy, "none succeeded: increase env.horizon"
             )
+        eyes = None if sight is None else Eyes(sight, load_encoder(config.encoder, own).saved())
+        copies = [_copies(run, demonstration, eyes) for demonstration in successes]
         data = (
-            np.concatenate([d.observations[:-1] for d in successes]),
-            np.concatenate([d.actions for d in successes]),
-            np.array([len(d.actions) for d in successes]),
+            np.concatenate([d.observations[:-1] for episode in copies for d in episode]),
+            np.concatenate([d.actions for episode in copies for d in episode]),
+            np.array([sum(len(d.actions) for d in episode) for episode in copies]),
         )
         candidates = {}
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
             state = train_bc(*data, hidden, config.cloning, config.seed).state
-            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed))
+            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed), eyes)
             run.console.progress(f"cloned with hidden layers {name}")
         seeds = episodes.trial_seeds(config)
         wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
@@ -202,9 +220,21 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
                 file.unlink()
         return {"version": file_version(path), "trials": trials}
 
-    depends_on = (config.env, config.demonstrations, config.cloning, config.seed)
+    depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.cloning, config.seed)
+    if sight is not None:
+        kind, source = encoder_source(config.encoder, own)
+        depends_on += (kind, folder_version(model_folder(source)) if kind == "grm" else source)
     value = run.phase("clone", "Behaviour cloning from demonstrations", depends_on, work)
     return Cloned(path, value["version"], value["trials"])
+
+
+def _copies(run: Run, demonstration: Demonstration, eyes: Eyes | None) -> list[Demonstration]:
+    """A demonstration as the policy would have seen it; with pictures, also with shifted ones."""
+    if eyes is None:
+        return [demonstration]
+    views, count = run.config.env.views, run.config.cloning.shifted
+    seeds = [run.config.seed * 1000 + number for number in range(count)]
+    return [encoded(demonstration, eyes, views), *(shifted(demonstration, eyes, views, seed) for seed in seeds)]
 
 
 def file_version(path: Path) -> str:
@@ -221,8 +251,14 @@ def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
     return plan.paths
 
 
-def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequence[Path], cloned: Cloned) -> RewardModel:
-    """Train the reward model on its demonstrations, and on the tries that failed if the config asks for some."""
+def _train_reward_model(
+    run: Run, demonstrations: Sequence[Path], tries: Sequence[Path], cloned: Cloned | None
+) -> RewardModel:
+    """Train the reward model on its demonstrations, and on the tries that failed if the config asks for some.
+
+    Args:
+        cloned: the policy that made some of the tries; None if none did.
+    """
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
@@ -243,7 +279,13 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
         train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
-    depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if tries else None)
+    depends_on = (
+        config.env,
+        config.demonstrations,
+        config.grm,
+        config.sft,
+        cloned.version if cloned and tries else None,
+    )
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
     reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
     return RewardModel(path, value["version"], reference)
@@ -331,7 +373,10 @@ def label(run: Run, prepared: Prepared) -> Path:
         demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
         count = len(demonstrations)
         if config.learner.practice:
-            demonstrations += [at_stride(d, config.env.stride) for d in episodes.read_all(prepared.practice)]
+            demonstrations += episodes.read_all(prepared.practice)
+        if (eyes := load_eyes(prepared.cloned.path)) is not None:
+            demonstrations = [encoded(d, eyes, config.env.views) for d in demonstrations]
+        demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records, prepared.target), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
@@ -354,6 +399,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         config.labels,
         labels_from,
         config.learner.practice,
+        prepared.cloned.version if config.env.sees_pictures else None,
     )
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path

@@ -150,6 +150,8 @@ def first_success(folders: Sequence[Path]) -> Path:
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
     first = _first_seed(config, name)
     stride = config.demonstrations.reward_model_stride if name in ("reward_model", "practice") else 0
+    if name == "policy" and config.env.sees_pictures:
+        stride = 1  # the policy sees every step
     folder = root / environment_folder(config.env) / (f"{name}_stride_{stride}" if stride else name)
     return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
 

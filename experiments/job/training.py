@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from actors.callbacks import LabellingCallback, finish_records
 from actors.maniskill import EnvConfig
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import fingerprint
+from dopamine_rl.policy import load_eyes
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
@@ -35,8 +38,12 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
     from actors.against_truth import AgainstTruth
     from actors.envs import make_env
+    from actors.eyes import EncodedObservation
 
-    env = make_env(env_config["env"])
+    env: gymnasium.Env[Any, Any] = make_env(env_config["env"])
+    eyes = load_eyes(env_config["cloned"]) if env_config["env"].sees_pictures else None
+    if eyes is not None:
+        env = EncodedObservation(env, eyes)
     return AgainstTruth(env) if env_config["against_truth"] else env
 
 
@@ -44,6 +51,7 @@ def make_task(
     config: ExperimentConfig,
     app_name: str,
     reference: TaskReference | None,
+    cloned: Path,
     records: Path,
     sitting: int = 1,
     target: ProgressMap | None = None,
@@ -52,6 +60,7 @@ def make_task(
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
+        cloned: the cloned policy's file, whose eyes the actors use.
         app_name, reference, sitting, target, against_truth: as for `build_algorithm`.
     """
     records_dir = records if config.labels.keep_frames and asks_model(config) else None
@@ -63,7 +72,11 @@ def make_task(
     hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
     return TrainingSetup(
         env=make_training_env,
-        env_config={"env": training_env_config(config, against_truth), "against_truth": against_truth},
+        env_config={
+            "env": training_env_config(config, against_truth),
+            "cloned": cloned,
+            "against_truth": against_truth,
+        },
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
@@ -94,7 +107,7 @@ def build_algorithm(
         target: map from geometric progress to the oracle's target (see `Prepared`).
         against_truth: charge for true progress instead of paying the task's reward (actors.against_truth).
     """
-    task = make_task(config, app_name, reference, records, sitting, target, against_truth)
+    task = make_task(config, app_name, reference, cloned, records, sitting, target, against_truth)
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
 
@@ -182,6 +195,7 @@ def _train(
             checkpoint,
             key,
             about=provenance(preset=run.preset, seed=config.seed),
+            eyes=load_eyes(prepared.cloned.path),
             monitor=make_monitor(config),
             on_point=log,
             finish_records=lambda: finish_records(algorithm),

@@ -84,11 +84,11 @@ def test_half_precision_is_as_near_to_the_truth_as_the_stock_model_in_it(grm: GR
 def test_everything_runs_on_the_device_of_the_model(grm: GRM, dtype: torch.dtype) -> None:
     """PyTorch's device without memory refuses to be mixed with the CPU as a GPU does."""
     grm.model.to(dtype)
-    places = picture_grid(grm, 8, 10)  # which reads values, so a device without any cannot make it
+    places = picture_grid(grm.vision, 8, 10)  # which reads values, so a device without any cannot make it
     grm.model.to("meta")
     parts = [getattr(places, field.name) for field in fields(places)]
     grid = Grid(*(None if part is None else part.to("meta") for part in parts))
-    tower = make_tower(grm)
+    tower = make_tower(grm.vision)
     patches = torch.zeros(8, 80, grm.image_processor.patch_size**2 * 3, dtype=torch.uint8, device="meta")
     tokens = encode_patches(tower, patches, grid)
     reader = Reader(grm)

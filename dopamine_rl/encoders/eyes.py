@@ -1,0 +1,130 @@
+"""From an observation with pictures to the vector that a policy reads. The same object in actors, evaluations, films
+and on a robot."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopamine_rl.encoders.encoder import Encoder, SavedEncoder, restore
+from dopamine_rl.errors import BadInput, CheckpointError
+
+PROPRIOCEPTION = "proprioception"
+"""Key of the joint angles and the like in an observation; every other key names a picture."""
+ARRAYS, ABOUT = "encoder.", "eyes"
+"""Prefix of an encoder's arrays in a policy's file, and the key of its metadata."""
+
+BATCH = 64
+"""Images that are encoded at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a policy sees.
+
+    Args:
+        proprioception: length of that vector.
+        views: names of the pictures, in the order of their features.
+        image_size: height and width of each, pixels.
+    """
+
+    proprioception: int
+    views: tuple[str, ...]
+    image_size: int
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """A frozen encoder and what it looks at.
+
+    Args:
+        sight: what the policy sees.
+        saved: the encoder's content.
+    """
+
+    sight: Sight
+    saved: SavedEncoder
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder. Raises CheckpointError as `restore`."""
+        return restore(self.saved)
+
+    @cached_property
+    def size(self) -> int:
+        """Length D of the vector."""
+        return self.sight.proprioception + len(self.sight.views) * self.encoder.size
+
+    def vector(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """What the policy reads, float32 [D]: proprioception, then the features of each view.
+
+        Args:
+            observation: proprioception float32 [P], and each view uint8 [H, W, 3].
+        Raises:
+            BadInput: a view is missing, or something has another shape.
+        """
+        missing = [name for name in (PROPRIOCEPTION, *self.sight.views) if name not in observation]
+        if missing:
+            raise BadInput("observation", sorted(observation), f"give {missing[0]} too: the policy was trained with it")
+        pictures = [np.asarray(observation[name]) for name in self.sight.views]
+        return self.vectors(observation[PROPRIOCEPTION][None], np.stack(pictures)[None])[0]
+
+    def vectors(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """`vector` of T instants, float32 [T, D].
+
+        Args:
+            proprioception: float32 [T, P].
+            pictures: uint8 [T, V, H, W, 3], in the order of the sight's views.
+        Raises:
+            BadInput: something has another shape.
+        """
+        sight = self.sight
+        shape = (len(proprioception), len(sight.views), sight.image_size, sight.image_size, 3)
+        if pictures.shape != shape or pictures.dtype != np.uint8:
+            raise BadInput("pictures", (pictures.shape, str(pictures.dtype)), f"give uint8 {list(shape)}")
+        if proprioception.shape[1:] != (sight.proprioception,):
+            raise BadInput(PROPRIOCEPTION, proprioception.shape, f"give {sight.proprioception} numbers an instant")
+        images = pictures.reshape(-1, *shape[2:])
+        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        # Half precision, so that storing features as float16 loses nothing.
+        features = np.concatenate(parts).astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
+        return np.concatenate((np.asarray(proprioception, np.float32), features), axis=1)
+
+    def metadata(self) -> dict[str, str]:
+        """The text that a policy's file holds beside `arrays`."""
+        saved = self.saved
+        about = {"kind": saved.kind, "settings": saved.settings, "version": saved.version}
+        return {ABOUT: json.dumps({"sight": asdict(self.sight), **about})}
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The encoder's weights, by their names in a policy's file."""
+        return {ARRAYS + name: values for name, values in self.saved.arrays.items()}
+
+
+def eyes_of(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Eyes | None:
+    """The eyes in the content of a policy's file; None if the policy reads the observation as it is.
+
+    Raises:
+        CheckpointError: the encoder is damaged.
+    """
+    if ABOUT not in metadata:
+        return None
+    try:
+        about = json.loads(metadata[ABOUT])
+        sight = about["sight"]
+        weights = {name.removeprefix(ARRAYS): values for name, values in arrays.items() if name.startswith(ARRAYS)}
+        saved = SavedEncoder(about["kind"], about["settings"], weights)
+        eyes = Eyes(Sight(sight["proprioception"], tuple(sight["views"]), sight["image_size"]), saved)
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"the policy's encoder cannot be read ({error}): train the policy again") from error
+    if saved.version != about["version"]:
+        raise CheckpointError(
+            f"the policy's encoder is damaged: it has version {saved.version}, not {about['version']}"
+        )
+    return eyes
