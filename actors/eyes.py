@@ -29,7 +29,10 @@ def check_sight(eyes: Eyes | None, config: EnvConfig, policy: str) -> None:
     """
     sees, shown = eyes.sight if eyes else None, sight_of(config)
     if sees != shown:
-        fix = f"give a policy for what this environment shows ({_said(shown)}); this one sees {_said(sees)}"
+        fix = (
+            f"give a policy for what this environment shows ({_said(shown)}), or --preset with the settings that this "
+            f"one was trained with: it sees {_said(sees)}"
+        )
         raise BadInput("POLICY", policy, fix)
 
 

@@ -29,8 +29,8 @@ class CloningConfig:
         still_share: share of every batch that lies far from the demonstrations, with no movement as its action: the
             clone stands still where it knows nothing, instead of running away.
         still_spread: up to how far, in the same units.
-        shifted: copies of every demonstration with pictures that are shifted at random by a few pixels, where the policy
-            sees pictures.
+        shifted: where the policy sees pictures, copies of every demonstration whose pictures are shifted at random by a
+            few pixels.
     """
 
     widths: tuple[int, ...] = (128, 256)

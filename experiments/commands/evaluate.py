@@ -24,12 +24,13 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional
 
+from actors.eyes import check_sight
 from actors.maniskill import EnvConfig
 from actors.tasks import TASKS
 from actors.tasks.task import check_script, usable_scripts
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
-from dopamine_rl.policy import load_policy, policy_provenance, policy_sizes
+from dopamine_rl.policy import load_eyes, load_policy, policy_provenance, policy_sizes
 from dopamine_rl.spelling import one_of
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
@@ -88,10 +89,11 @@ def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
         raise BadInput("POLICY", policy, f"there is no such file: give {FILE}")
     try:
         sizes = policy_sizes(load_policy(path))
-        made_by = policy_provenance(path)
+        made_by, eyes = policy_provenance(path), load_eyes(path)
     except CheckpointError as error:
         raise BadInput("POLICY", policy, f"give {FILE} ({error})") from error
-    if sizes != (env.observation_size, env.action_size):
+    check_sight(eyes, env, policy)
+    if sizes[1:] != (env.action_size,) or (eyes is None and sizes[0] != env.observation_size):
         fix = (
             f"it reads {sizes[0]} numbers and acts with {sizes[1]}, but an environment of preset {arguments.preset} "
             f"({env.task}, {env.start} start) gives {env.observation_size} and takes {env.action_size}: give --preset "

@@ -72,7 +72,7 @@ def test_the_runs_own_model_is_named_by_grm_alone() -> None:
     assert encoder_source("grm", "folder") == ("grm", "folder")
     assert encoder_source("grm:other", "folder") == ("grm", "other")
     for name in ("cnn", "hf", "hf:", "grm:", "", "resnet:folder"):
-        with pytest.raises(BadInput, match="encoder = .*write grm, grm:FOLDER"):
+        with pytest.raises(BadInput, match=r"encoder = .*write grm, grm:FOLDER"):
             encoder_source(name, "folder")
     with pytest.raises(BadInput, match="no reward model of its own"):
         encoder_source("grm", None)
