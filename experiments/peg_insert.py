@@ -114,6 +114,8 @@ def summary(
     gain = paired_difference(success["policy"], success["bc"])
     return {
         "name": config.name,
+        "observation": config.env.observation,
+        **_eyes(config, prepared),
         "reward": config.reward,
         "progress_reward": config.progress_reward,
         "seed": config.seed,
@@ -137,6 +139,18 @@ def summary(
         "wall_s": this.console.elapsed_s,
         "provenance": provenance.provenance(preset=this.preset, seed=config.seed),
         "earlier_code": earlier_codes(this.path)[:-1],
+    }
+
+
+def _eyes(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
+    """What the policy's pictures are, and the version of their encoder; None without pictures."""
+    from dopamine_rl.policy import load_eyes
+
+    eyes = load_eyes(prepared.cloned.path)
+    return {
+        "policy_views": eyes.sight.views if eyes else None,
+        "encoder": config.encoder if eyes else None,
+        "encoder_version": eyes.saved.version if eyes else None,
     }
 
 

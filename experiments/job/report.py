@@ -52,6 +52,7 @@ def write_report(
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
+The policy sees {sight_words(result)}. Success is the simulator's.
 Reward `{result["reward"]}`: {REWARDS[result["reward"]]}{_progress_reward(result)}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
@@ -89,6 +90,15 @@ In the last session; reused phases are not listed.
 """
     plot_curve(folder.path / "learning_curve.png", result)
     return folder.write_text("report.md", text)
+
+
+def sight_words(result: dict[str, Any]) -> str:
+    """What the policy sees; results of older versions saw the state."""
+    kind = result.get("observation", "state")
+    if kind != "pictures":
+        return {"state": "the simulator's state", "proprioception": "the robot's joints alone, no pictures"}[kind]
+    views = " and ".join(result["policy_views"])
+    return f"the robot's joints and pictures ({views}) through the frozen encoder `{result['encoder']}`"
 
 
 def _rate(rate: dict[str, Any]) -> str:
