@@ -258,6 +258,10 @@ class PegInsertionEnv(SimulatedEnv):
         """As `actors.peg_state.true_progress` has it."""
         return true_progress(self.state(), self._peg_scene.grasped(), from_grasp=self._insertion)
 
+    def dense_reward(self) -> float:
+        """ManiSkill's dense reward of the state now, in [0, 1]: 1 in success."""
+        return self._peg_scene.dense_reward()
+
     def _observe(self) -> NDArray[np.float32]:
         return observation(self.state())
 

@@ -109,8 +109,9 @@ def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, cu
     if config.env.stride != shared.run.config.env.stride:
         prepared = replace(prepared, policy_episodes=phases.policy_demonstrations(run, shared.run.path))
     prepared = replace(prepared, target=phases.oracle_target(config, prepared.policy_episodes))
-    run.close_pool()  # its memory and CPUs are for the trainings
+    run.close_pool()  # its memory and CPUs are for the service and the trainings
     transitions = phases.label(run, prepared)
+    run.close_pool()
     model = prepared.model if phases.asks_model(config) else None
     application = run.service(model.path)[0] if model else ""
     return UnitInputs(replace(unit, config=config), prepared, application, transitions, folder, preset, curve)

@@ -16,7 +16,7 @@ from dopamine_rl.files import fingerprint
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, labeller_config
+from experiments.job.phases import Prepared, asks_model, dense_gamma, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -34,9 +34,12 @@ def training_env_config(config: ExperimentConfig, against_truth: bool = False) -
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
     from actors.against_truth import AgainstTruth
+    from actors.dense_reward import DenseReward
     from actors.envs import make_env
 
-    env = make_env(env_config["env"])
+    env, dense_gamma = make_env(env_config["env"]), env_config.get("dense_gamma")
+    if dense_gamma is not None:
+        return DenseReward(env, dense_gamma)
     return AgainstTruth(env) if env_config["against_truth"] else env
 
 
@@ -63,7 +66,11 @@ def make_task(
     hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
     return TrainingSetup(
         env=make_training_env,
-        env_config={"env": training_env_config(config, against_truth), "against_truth": against_truth},
+        env_config={
+            "env": training_env_config(config, against_truth),
+            "against_truth": against_truth,
+            "dense_gamma": dense_gamma(config),
+        },
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
