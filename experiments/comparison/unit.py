@@ -138,11 +138,6 @@ def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, cu
     return UnitInputs(replace(unit, config=config), prepared, application, transitions, folder, preset, curve)
 
 
-def curve_seeds(curve: CurveConfig) -> list[int]:
-    """Environment seeds of the curve's episodes."""
-    return list(range(curve.first_seed, curve.first_seed + curve.episodes))
-
-
 def run_unit(trial_config: dict[str, Any], inputs: Mapping[str, UnitInputs]) -> None:
     """Tune's trainable: train, evaluate, report. The last report holds the unit's `result`."""
     from ray import tune
@@ -199,7 +194,7 @@ def _evaluate(run: Run, this: UnitInputs, last: int) -> tuple[dict[int, list[boo
 def _outcomes(run: Run, policy: Any, curve: CurveConfig) -> list[bool]:
     from experiments.job import phases
 
-    return phases.outcomes_of(run, [policy], curve_seeds(curve))[0]
+    return phases.outcomes_of(run, [policy], curve.seeds)[0]
 
 
 def _result(trained: Mapping[str, Any], curve: Mapping[int, list[bool]], final: Sequence[bool]) -> dict[str, Any]:
