@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.maniskill import PegInsertionEnv
+from actors.maniskill import SimulatedEnv
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 
@@ -31,14 +31,14 @@ class DenseReward(gymnasium.Wrapper[Any, Any, Any, Any]):
     Source: mani_skill.envs.tasks.tabletop.peg_insertion_side, compute_normalized_dense_reward.
     """
 
-    def __init__(self, env: PegInsertionEnv, gamma: float) -> None:
+    def __init__(self, env: SimulatedEnv, gamma: float) -> None:
         super().__init__(env)
-        self._peg, self._gamma = env, gamma
+        self._simulated, self._gamma = env, gamma
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act; infos, and `success` among them, are the environment's."""
         observation, _, terminated, truncated, infos = self.env.step(action)
-        reward = 1.0 if infos["success"] else (1.0 - self._gamma) * self._peg.dense_reward()
+        reward = 1.0 if infos["success"] else (1.0 - self._gamma) * self._simulated.dense_reward()
         return observation, reward, terminated, truncated, infos
 
 

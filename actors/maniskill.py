@@ -131,6 +131,10 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """How far along the task really is, in [0, 1]."""
         raise NotImplementedError
 
+    def dense_reward(self) -> float:
+        """ManiSkill's dense reward of the state now, in [0, 1]. Raises BadInput for all tasks but the peg insertion."""
+        raise BadInput("env.task", self.config.task, f"write {PEG_INSERTION}: the dense reward is that task's")
+
     def _observe(self) -> NDArray[np.float32]:
         """The observation now."""
         raise NotImplementedError
@@ -259,7 +263,7 @@ class PegInsertionEnv(SimulatedEnv):
         return true_progress(self.state(), self._peg_scene.grasped(), from_grasp=self._insertion)
 
     def dense_reward(self) -> float:
-        """ManiSkill's dense reward of the state now, in [0, 1]: 1 in success."""
+        """See SimulatedEnv."""
         return self._peg_scene.dense_reward()
 
     def _observe(self) -> NDArray[np.float32]:

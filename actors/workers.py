@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import ray
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import gymnasium
 
     from actors.dense_reward import DenseReward
-    from actors.maniskill import PegInsertionEnv
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +177,7 @@ class SimulationWorker:
         """The environment with ManiSkill's dense reward."""
         from actors.dense_reward import DenseReward
 
-        return DenseReward(cast("PegInsertionEnv", self._get()), gamma)
+        return DenseReward(self._get(), gamma)
 
     def _policy(self, spec: PolicySpec) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""
