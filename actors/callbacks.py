@@ -22,7 +22,7 @@ from ray.rllib.callbacks.callbacks import RLlibCallback
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
-from dopamine_rl.types import EpisodeContext, LabelColumns, Views
+from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class LabellingCallback(RLlibCallback):
         metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
         if not labeller.knows(chunk.id_):
             return
-        if labeller.config.mode != "sparse":
+        if labeller.config.mode not in UNSHAPED:
             metrics_logger.log_value("final_potential_mean", labeller.level(chunk.id_), reduce="mean", window=100)
         record = labeller.finish(chunk.id_)
         if record is not None and self._config.records_dir is not None:

@@ -24,6 +24,7 @@ from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import (
+    UNSHAPED,
     EpisodeContext,
     FusionConfig,
     LabelColumns,
@@ -305,7 +306,7 @@ class Labeller:
     def _age(self, episode_id: str, steps: int) -> NDArray[np.float32]:
         """`_phase` of an episode's next fragment, from its requested frames; float32 [steps + 1]."""
         episode = self._episodes.get(episode_id)
-        if episode is None or self.config.mode == "sparse":
+        if episode is None or self.config.mode in UNSHAPED:
             return np.zeros(steps + 1, np.float32)
         sent = [frame.time for frame in episode.scored] + [frame.time for frame in episode.pending]
         frame_times = np.array(sorted({0, *sent, *(time for time, _ in episode.unsent)}))
@@ -314,7 +315,7 @@ class Labeller:
         return (np.minimum(age, self.config.stride - 1) / self.config.stride).astype(np.float32)
 
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
-        if self.config.mode == "sparse":
+        if self.config.mode in UNSHAPED:
             return np.zeros(end + 1, np.float32)
         return phase(np.array([f.time for f in episode.scored], np.int64), end, self.config.stride)
 

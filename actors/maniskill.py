@@ -172,6 +172,10 @@ class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """How far along the task really is, in [0, 1]."""
         raise NotImplementedError
 
+    def dense_reward(self) -> float:
+        """ManiSkill's dense reward of the state now, in [0, 1]. Raises BadInput for all tasks but the peg insertion."""
+        raise BadInput("env.task", self.config.task, f"write {PEG_INSERTION}: the dense reward is that task's")
+
     def observe_state(self) -> NDArray[np.float32]:
         """The state now, as observation state has it: float32 [D]."""
         raise NotImplementedError
@@ -335,6 +339,10 @@ class PegInsertionEnv(SimulatedEnv):
     def true_progress(self) -> float:
         """As `actors.peg_state.true_progress` has it."""
         return true_progress(self.state(), self._peg_scene.grasped(), from_grasp=self._insertion)
+
+    def dense_reward(self) -> float:
+        """See SimulatedEnv."""
+        return self._peg_scene.dense_reward()
 
     def observe_state(self) -> NDArray[np.float32]:
         """See SimulatedEnv."""

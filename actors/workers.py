@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import ray
@@ -17,6 +17,11 @@ from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.interfaces import OnProgress
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from actors.dense_reward import DenseReward
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film"]
+    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film", "dense_rewards"]
     args: tuple[Any, ...]
 
 
@@ -136,9 +141,20 @@ class SimulationWorker:
                 return {"success": bool(info["success"]), "environment_steps": steps, "seed": seed}
         raise AssertionError("the environment never ended the episode")
 
-    def film(self, policy: PolicySpec, seed: int) -> Film:
-        """Run one episode with pictures at every environment step."""
-        env, act = self._get(), self._policy(policy)
+    def dense_rewards(self, demonstration: Path, gamma: float) -> NDArray[np.float32]:
+        """The dense rewards of a recorded episode, float32 [T], by replaying it."""
+        from actors.dense_reward import rewards_of
+
+        return rewards_of(self._paying(gamma), read_demonstration(demonstration))
+
+    def film(self, policy: PolicySpec, seed: int, dense_gamma: float | None = None) -> Film:
+        """Run one episode with pictures at every environment step.
+
+        Args:
+            dense_gamma: pay the dense reward with this discount; None pays success alone.
+        """
+        act = self._policy(policy)
+        env: gymnasium.Env[Any, Any] = self._get() if dense_gamma is None else self._paying(dense_gamma)
         observation, info = env.reset(seed=seed, options={"blind": not self._looks(policy)})
         views, rewards, scored = [info["scored_views"]], [], [0]
         terminated = truncated = False
@@ -147,7 +163,7 @@ class SimulationWorker:
             rewards.append(float(reward))
             if "scored_views" in info:
                 scored.append(len(rewards))
-            views.append(info["scored_views"] if "scored_views" in info else env.render_views())
+            views.append(info["scored_views"] if "scored_views" in info else self._get().render_views())
         return Film(
             np.stack(views), np.array(rewards, np.float32), bool(info["success"]), bool(terminated), tuple(scored), seed
         )
@@ -158,6 +174,12 @@ class SimulationWorker:
 
             self._env = make_env(self._config)
         return self._env
+
+    def _paying(self, gamma: float) -> DenseReward:
+        """The environment with ManiSkill's dense reward."""
+        from actors.dense_reward import DenseReward
+
+        return DenseReward(self._get(), gamma)
 
     def _looks(self, spec: PolicySpec) -> bool:
         """Whether a policy sees the pictures of the observation; scripts do not."""

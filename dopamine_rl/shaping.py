@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import check_interval
-from dopamine_rl.types import RewardMode
+from dopamine_rl.types import UNSHAPED, RewardMode
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +124,7 @@ def shaped_reward(
         potential, next_potential: held Φ before and after the step (0 after termination), same shape.
         gamma: the learner's discount in (0, 1]; γ^k where it acts in macro-steps of k environment steps.
         mode: grm and oracle: task + s(γΦ' − Φ) + b((1 − γ)Φ' + task); naive: task + s(Φ' − Φ) (the semantic trap);
-            sparse: the task reward only.
+            sparse, dense: the task reward only.
         shaping: s and b. The task reward is 1 for a success.
     Returns:
         float32 of the same shape.
@@ -136,10 +136,10 @@ def shaped_reward(
     if not 0.0 < gamma <= 1.0:
         raise BadInput("gamma", gamma, "give a discount in (0, 1]")
     task = _float32("task_reward", task_reward)
-    if mode == "sparse":
+    if mode in UNSHAPED:
         return task.astype(np.float32)
     if mode not in ("grm", "oracle", "naive"):
-        raise BadInput("mode", mode, "give one of grm, sparse, naive, oracle")
+        raise BadInput("mode", mode, "give one of grm, sparse, naive, oracle, dense")
     before, after = _float32("potential", potential), _float32("next_potential", next_potential)
     if not task.shape == before.shape == after.shape:
         raise BadInput("potential", (before.shape, after.shape), f"give the shape of task_reward, {task.shape}")

@@ -18,9 +18,12 @@ Perspective = Literal["incremental", "forward", "backward"]
 PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
 """What a frame is compared with: the previous scored frame, the first frame, the goal. The order of every P axis."""
 
-RewardMode = Literal["grm", "sparse", "naive", "oracle"]
+RewardMode = Literal["grm", "sparse", "naive", "oracle", "dense"]
 """grm: γΦ' − Φ from the GRM. naive: Φ' − Φ from the GRM (the semantic trap). oracle: γΦ' − Φ from the simulator's true
-progress. sparse: no shaping."""
+progress. sparse: no shaping. dense: no shaping either; the task's reward is the simulator's dense one."""
+
+UNSHAPED: tuple[RewardMode, ...] = ("sparse", "dense")
+"""Modes without a potential."""
 
 Outcome = Literal["answered", "invalid", "late", "rejected"]
 """The outcome of one requested frame: asked = answered + invalid + late + rejected, always."""

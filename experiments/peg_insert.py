@@ -8,8 +8,8 @@ Results are in STORAGE/NAME (or --out): result.json, report.md, videos, checkpoi
 Completed phases are reused: run the same command again to resume after an interruption or crash. --fresh starts
 over.
 
-If the reward model fails its gate, the run stops with exit status 3; --force continues anyway. The rewards sparse
-and oracle need no reward model.
+If the reward model fails its gate, the run stops with exit status 3; --force continues anyway. The rewards sparse,
+dense and oracle need no reward model.
 """
 
 from __future__ import annotations

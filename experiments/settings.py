@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from actors.envs import check_task
-from actors.maniskill import EnvConfig
+from actors.maniskill import PEG_INSERTION, EnvConfig
 from dopamine_rl.encoders.encoder import OWN, encoder_source
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
@@ -161,7 +161,8 @@ class ExperimentConfig:
     """Name of the run, and of its folder in the storage."""
     reward: RewardMode = "grm"
     """Source of the potential: grm (the reward model), naive (the reward model, paid as a plain difference of
-    progress: the semantic trap), oracle (simulator ground truth: a diagnostic), sparse (no shaping: a baseline)."""
+    progress: the semantic trap), oracle (simulator ground truth: a diagnostic). Baselines without a potential: sparse
+    (success alone), dense (ManiSkill's own dense reward at every step, made by hand for the task)."""
     oracle_target: Target = "geometric"
     """Target that reward oracle reports. geometric: distances and angles to the goal. keyframes: the same, mapped to
     the progress that the policy's demonstrations have by their keyframes (see sft.target)."""
@@ -218,6 +219,8 @@ class ExperimentConfig:
                 raise BadInput(name, getattr(self, name), "give a finite number, 0 or more")
         if self.progress_reward and self.reward == "naive":
             raise BadInput("progress_reward", self.progress_reward, "give 0: reward naive pays progress in its own way")
+        if self.reward == "dense" and self.env.task != PEG_INSERTION:
+            raise BadInput("env.task", self.env.task, f"write {PEG_INSERTION}: reward dense is that task's")
         if not 0.0 < self.gamma < 1.0:
             raise BadInput("gamma", self.gamma, "give a discount in (0, 1)")
         if not re.fullmatch(r"[\w.-]*\w[\w.-]*", self.name):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from dopamine_rl.types import UNSHAPED
 from learner.replay import ColumnarReplay
 from learner.rows import ReplayColumns
 
@@ -24,14 +25,14 @@ def final_potential(columns: ReplayColumns) -> float:
 def episode_score(columns: ReplayColumns, gamma: float, bar: float | None) -> float | None:
     """Score of a whole episode; higher is better. None if it must not join the demonstrations.
 
-    A rewarded episode has 1 + its discounted task return, so that all of them precede the others and the quicker ones
-    each other. Any other has its final potential, if that is at least the bar.
+    An episode whose end was rewarded has 1 + its discounted task return, so that all of them precede the others and the
+    quicker ones each other. Any other has its final potential, if that is at least the bar.
 
     Args:
         bar: lowest final potential, or None: the task's reward alone decides.
     """
     rewards = columns["task_reward"].astype(np.float64)
-    if rewards.sum() > 0.0:
+    if columns["terminated"][-1] and rewards[-1] > 0.0:
         return 1.0 + float(rewards @ gamma ** np.arange(len(rewards)))
     level = final_potential(columns)
     return level if bar is not None and level >= bar else None
@@ -40,7 +41,7 @@ def episode_score(columns: ReplayColumns, gamma: float, bar: float | None) -> fl
 def bar_of(demo: ColumnarReplay | None, recorded: Iterable[str]) -> float | None:
     """Lower quartile of the final potentials of recorded demonstrations; None without a potential or any of them."""
     levels = [final_potential(demo.columns(demo.rows(name))) for name in recorded] if demo is not None else []
-    if demo is None or demo.mode == "sparse" or not levels:
+    if demo is None or demo.mode in UNSHAPED or not levels:
         return None
     return float(np.quantile(levels, QUARTILE))
 

@@ -217,6 +217,7 @@ def train(
         BadInput: a JSON-lines file is shorter than at the checkpoint.
     """
     progress = progress or Progress()
+    _remove_snapshots(out, progress.environment_steps)
     if monitor is not None and progress.monitor:
         monitor.load_state_dict(progress.monitor)
     curve = JsonLines(out.with_name(CURVE), progress.curve_bytes)
@@ -284,6 +285,13 @@ def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int, eyes: E
     folder = policy.with_name(SNAPSHOTS)
     folder.mkdir(exist_ok=True)
     save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state(), eyes=eyes)
+
+
+def _remove_snapshots(policy: Path, after: int) -> None:
+    """Remove copies from later than a checkpoint: other weights were trained since, or another training's."""
+    for environment_steps, path in snapshots(policy).items():
+        if environment_steps > after:
+            path.unlink()
 
 
 def snapshots(policy: Path) -> dict[int, Path]:

@@ -44,7 +44,7 @@ from experiments.runtime.cluster import in_job
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.runtime.storage import RunFolder
-from experiments.settings import check_run
+from experiments.settings import ExperimentConfig, check_run
 
 if TYPE_CHECKING:
     from experiments.comparison.unit import SharedInputs, UnitInputs
@@ -150,13 +150,14 @@ def _run_group(
 
     shared: dict[str, SharedInputs] = {}
     inputs: dict[str, UnitInputs] = {}
-    keys = {}
+    configs = {unit.name: units.shared_config(unit.config, study.stride) for unit in group}
+    keys = {name: units.shared_key(config) for name, config in configs.items()}
     with ExitStack() as stack:
         for unit in group:
-            config = units.shared_config(unit.config, study.stride)
-            keys[unit.name] = key = units.shared_key(config)
+            key = keys[unit.name]
             if key not in shared:
-                shared[key] = _prepare(stack, config, folder.path / "prepared" / key, study, console)
+                alike = [config for name, config in configs.items() if keys[name] == key]
+                shared[key] = _prepare(stack, alike, folder.path / "prepared" / key, study, console)
             inputs[unit.name] = units.prepare_unit(
                 unit, shared[key], folder.path / "units" / unit.name, study.preset, study.curve
             )
@@ -166,18 +167,23 @@ def _run_group(
             write_result(home, study, unit, _with_clone(result, shared[keys[name]], study, unit))
             console.attempt("report.md", lambda: write_report(study, home), None)
 
-        return _fit(inputs, study, keep, arguments.concurrent, len([s for s in shared.values() if s.gate]), console)
+        services = len([one for one in shared.values() if one.prepared.model])
+        return _fit(inputs, study, keep, arguments.concurrent, services, console)
 
 
-def _prepare(stack: ExitStack, config: Any, path: Path, study: Study, console: Console) -> SharedInputs:
+def _prepare(
+    stack: ExitStack, configs: Sequence[ExperimentConfig], path: Path, study: Study, console: Console
+) -> SharedInputs:
+    """Prepare what units with these settings share."""
     from experiments.comparison.unit import prepare_shared
     from experiments.job.run import Run
 
+    config = configs[0]
     path.mkdir(parents=True, exist_ok=True)
     console.say(f"Inputs of seed {config.seed}, {'with' if config.reward == 'grm' else 'without'} a reward model")
     run = stack.enter_context(Run(config, RunFolder(path), console, study.preset))
     try:
-        return prepare_shared(run, study.curve)
+        return prepare_shared(run, study.curve, configs)
     finally:
         run.close_pool()
 
@@ -189,7 +195,7 @@ def _with_clone(result: dict[str, Any], shared: SharedInputs, study: Study, unit
 
     first = {"environment_steps": 0, "outcomes": digits(shared.clone)}
     origin = provenance(preset=study.preset, seed=unit.seed)
-    return {**result, "curve": [first, *result["curve"]], "gate": shared.gate, "provenance": origin}
+    return {**result, "curve": [first, *result["curve"]], "gate": shared.gate(unit.config), "provenance": origin}
 
 
 def _fit(

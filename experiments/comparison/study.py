@@ -34,7 +34,7 @@ from typing import Any
 from dopamine_rl.config import load_table, preset_names
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.spelling import nearest, one_of
-from experiments.job.plans import largest_set
+from experiments.job.plans import SETS, largest_set
 from experiments.runtime.arguments import PRESETS
 from experiments.settings import ExperimentConfig
 
@@ -59,6 +59,11 @@ class CurveConfig:
     """Unseen episodes per point, the same for all points, arms and seeds."""
     first_seed: int = 60_000
     """Seed of the first of them. They are used for nothing else."""
+
+    @property
+    def seeds(self) -> range:
+        """Environment seeds of these episodes."""
+        return range(self.first_seed, self.first_seed + self.episodes)
 
     def __post_init__(self) -> None:
         require(
@@ -144,11 +149,23 @@ class Study:
     def _config(self, arm: str) -> ExperimentConfig:
         table = _merged(self.settings, self.arms[arm])
         try:
-            return load_table(ExperimentConfig, table, self.base)
+            config = load_table(ExperimentConfig, table, self.base)
         except BadInput as error:
             field = f"{'settings' if self._fails_alone(error) else f'arms.{arm}'}.{error.field}"
             fix = error.fix.replace(f"[{error.field}]", f"[{field}]")
             raise BadInput(f"{self.path}: {field}", error.value, fix) from error
+        self._check_curve(config)
+        return config
+
+    def _check_curve(self, config: ExperimentConfig) -> None:
+        """Raise BadInput if the curve's episodes are an arm's demonstrations or final episodes."""
+        first, ours = config.demonstrations.first_seed, self.curve.seeds
+        final = config.evaluation.first_seed
+        others = range(first, first + SPAN * len(SETS)), range(final, final + config.evaluation.episodes)
+        for used in others:
+            if max(ours.start, used.start) < min(ours.stop, used.stop):
+                fix = f"choose other seeds than {used.start} to {used.stop - 1}: they are used for something else"
+                raise BadInput(f"{self.path}: curve.first_seed", self.curve.first_seed, fix)
 
     def _fails_alone(self, error: BadInput) -> bool:
         """Whether the settings of all arms have this fault without those of an arm."""

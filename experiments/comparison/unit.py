@@ -52,13 +52,17 @@ class SharedInputs:
         run: keeps the reward service alive.
         prepared: demonstrations, cloned policy and, if the arms use one, the reward model.
         clone: outcomes of the cloned policy on the curve's episodes.
-        gate: figures of the reward model and whether it passed; None without one.
+        gates: figures of the reward model and whether it passed, by `gate_key`: they depend on how progress is fused.
     """
 
     run: Run
     prepared: Prepared
     clone: list[bool]
-    gate: dict[str, Any] | None
+    gates: Mapping[str, dict[str, Any]]
+
+    def gate(self, config: ExperimentConfig) -> dict[str, Any] | None:
+        """The gate's figures for an arm's settings; None if the arm uses no reward model."""
+        return self.gates[gate_key(config)] if self.prepared.model else None
 
 
 def shared_config(config: ExperimentConfig, stride: int) -> ExperimentConfig:
@@ -70,23 +74,30 @@ def shared_config(config: ExperimentConfig, stride: int) -> ExperimentConfig:
 
 
 def shared_key(config: ExperimentConfig) -> str:
-    """Identifies what can be shared: equal for units whose shared inputs are the same."""
+    """Identifies what can be shared: equal for units whose shared inputs are the same. Their gates may differ."""
     from experiments.job.phases import asks_model
 
-    model = (config.grm, config.sft, config.fusion, config.gate) if asks_model(config) else None
+    model = (config.grm, config.sft) if asks_model(config) else None
     key = (asks_model(config), config.env, config.demonstrations, config.cloning, config.seed, model)
     return f"{config.seed}-{fingerprint(key)[:8]}"
 
 
-def prepare_shared(run: Run, curve: CurveConfig) -> SharedInputs:
-    """Record, clone, adapt and judge. A reward model that fails its gate is used all the same: studies report it."""
+def gate_key(config: ExperimentConfig) -> str:
+    """Identifies a gate of one reward model: equal where the answers are fused and judged alike."""
+    return fingerprint((config.fusion, config.gate))[:8]
+
+
+def prepare_shared(run: Run, curve: CurveConfig, configs: Sequence[ExperimentConfig]) -> SharedInputs:
+    """Record, clone, adapt and judge. A reward model that fails its gate is used all the same: studies report it.
+
+    Args:
+        configs: the `shared_config` of every arm; each way of fusing and judging among them has a gate.
+    """
     from experiments.job import phases
 
     prepared = phases.prepare(run)
-    gate = None
-    if prepared.model:
-        figures, verdict = phases.gate(run, prepared)
-        gate = {**asdict(figures), "passed": verdict.passed, "model_version": prepared.model.version}
+    gates = {gate_key(config): config for config in configs} if prepared.model else {}
+    judged = {key: _judge(run, prepared, config, run.path / "gates" / key) for key, config in gates.items()}
     depends_on = (run.config.env, prepared.cloned.version, curve)
     clone: list[bool] = run.phase(
         "curve_0",
@@ -94,7 +105,17 @@ def prepare_shared(run: Run, curve: CurveConfig) -> SharedInputs:
         depends_on,
         lambda: _outcomes(run, phases.policies(run, prepared)["bc"], curve),
     )
-    return SharedInputs(run, prepared, clone, gate)
+    return SharedInputs(run, prepared, clone, judged)
+
+
+def _judge(run: Run, prepared: Prepared, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
+    """The gate of a run's reward model with an arm's fusion and bounds, in a folder of its own."""
+    from experiments.job import phases
+
+    assert prepared.model is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    figures, verdict = phases.gate(run.sibling(config, RunFolder(folder), run.pool), prepared)
+    return {**asdict(figures), "passed": verdict.passed, "model_version": prepared.model.version}
 
 
 def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, curve: CurveConfig) -> UnitInputs:
@@ -109,16 +130,12 @@ def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, cu
     if config.env.stride != shared.run.config.env.stride:
         prepared = replace(prepared, policy_episodes=phases.policy_demonstrations(run, shared.run.path))
     prepared = replace(prepared, target=phases.oracle_target(config, prepared.policy_episodes))
-    run.close_pool()  # its memory and CPUs are for the trainings
+    run.close_pool()  # its memory and CPUs are for the service and the trainings
     transitions = phases.label(run, prepared)
+    run.close_pool()
     model = prepared.model if phases.asks_model(config) else None
     application = run.service(model.path)[0] if model else ""
     return UnitInputs(replace(unit, config=config), prepared, application, transitions, folder, preset, curve)
-
-
-def curve_seeds(curve: CurveConfig) -> list[int]:
-    """Environment seeds of the curve's episodes."""
-    return list(range(curve.first_seed, curve.first_seed + curve.episodes))
 
 
 def run_unit(trial_config: dict[str, Any], inputs: Mapping[str, UnitInputs]) -> None:
@@ -177,7 +194,7 @@ def _evaluate(run: Run, this: UnitInputs, last: int) -> tuple[dict[int, list[boo
 def _outcomes(run: Run, policy: Any, curve: CurveConfig) -> list[bool]:
     from experiments.job import phases
 
-    return phases.outcomes_of(run, [policy], curve_seeds(curve))[0]
+    return phases.outcomes_of(run, [policy], curve.seeds)[0]
 
 
 def _result(trained: Mapping[str, Any], curve: Mapping[int, list[bool]], final: Sequence[bool]) -> dict[str, Any]:

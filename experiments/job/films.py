@@ -11,7 +11,7 @@ from actors.labeller import Labeller
 from actors.workers import Film, Job, PolicySpec
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import TaskReference
-from experiments.job.phases import Prepared, RewardModel, file_version, labeller_config, policies
+from experiments.job.phases import Prepared, RewardModel, dense_gamma, file_version, labeller_config, policies
 from experiments.job.run import Run
 from experiments.reports.video import Curves, write_film
 from experiments.settings import ExperimentConfig
@@ -33,7 +33,8 @@ def make_films(run: Run, prepared: Prepared) -> list[str]:
 
 def _film(run: Run, specs: dict[str, PolicySpec], model: RewardModel | None) -> list[str]:
     config, seed = run.config, run.config.evaluation.first_seed
-    films = run.pool.map([Job("film", (spec, seed)) for spec in specs.values()], run.console.progress, "videos")
+    jobs = [Job("film", (spec, seed, dense_gamma(config))) for spec in specs.values()]
+    films = run.pool.map(jobs, run.console.progress, "videos")
     client = run.service(model.path)[1] if model else None
     names = []
     for name, film in zip(specs, films, strict=True):

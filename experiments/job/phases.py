@@ -370,7 +370,7 @@ def label(run: Run, prepared: Prepared) -> Path:
     model = prepared.model if asks_model(config) else None
 
     def work() -> int:
-        demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
+        demonstrations = _paid(run, prepared.policy_episodes)
         count = len(demonstrations)
         if config.learner.practice:
             demonstrations += episodes.read_all(prepared.practice)
@@ -405,9 +405,25 @@ def label(run: Run, prepared: Prepared) -> Path:
     return path
 
 
+def _paid(run: Run, folders: Sequence[Path]) -> list[Demonstration]:
+    """The successes among recorded episodes, with the task rewards that the run's environment pays."""
+    successes = {folder: d for folder, d in zip(folders, episodes.read_all(folders), strict=True) if d.success}
+    gamma = dense_gamma(run.config)
+    if gamma is None:
+        return list(successes.values())
+    jobs = [Job("dense_rewards", (folder, gamma)) for folder in successes]
+    rewards = run.pool.map(jobs, run.console.progress, "demonstrations replayed")
+    return [replace(d, task_rewards=paid) for d, paid in zip(successes.values(), rewards, strict=True)]
+
+
 def asks_model(config: ExperimentConfig) -> bool:
     """True if the reward is computed by the reward model."""
     return config.reward in ("grm", "naive")
+
+
+def dense_gamma(config: ExperimentConfig) -> float | None:
+    """The discount of the dense reward (actors.dense_reward); None where the task pays success alone."""
+    return config.gamma if config.reward == "dense" else None
 
 
 def label_demonstrations(

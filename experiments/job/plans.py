@@ -119,6 +119,7 @@ def largest_set(config: ExperimentConfig) -> int:
         counts.reward_model_rollouts,
         counts.practice,
         counts.gate_rollouts,
+        len(BEHAVIOURS) * counts.gate_behaviours,
     )
     return 10 * math.ceil(max(sizes) / 10)
 

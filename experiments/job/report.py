@@ -24,6 +24,7 @@ REWARDS = {
     "naive": "Φ' − Φ from the reward model (not policy-invariant, for comparison), plus the simulator's sparse success",
     "oracle": "γΦ' − Φ with Φ from the SIMULATOR'S TRUE PROGRESS (a diagnostic), plus the simulator's sparse success",
     "sparse": "the simulator's sparse success alone (a baseline without shaping)",
+    "dense": "(1 − γ)d a step, with d from MANISKILL'S DENSE REWARD (a baseline without shaping), and 1 for a success",
 }
 
 

@@ -19,7 +19,7 @@ from dopamine_rl.policy import load_eyes
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, labeller_config
+from experiments.job.phases import Prepared, asks_model, dense_gamma, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -37,12 +37,14 @@ def training_env_config(config: ExperimentConfig, against_truth: bool = False) -
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
     from actors.against_truth import AgainstTruth
+    from actors.dense_reward import DenseReward
     from actors.envs import make_env
     from actors.eyes import EncodedObservation
 
     env: gymnasium.Env[Any, Any] = make_env(env_config["env"])
-    eyes = load_eyes(env_config["cloned"]) if env_config["env"].sees_pictures else None
-    if eyes is not None:
+    if env_config.get("dense_gamma") is not None:
+        env = DenseReward(env, env_config["dense_gamma"])
+    if (eyes := load_eyes(env_config["cloned"]) if env_config["env"].sees_pictures else None) is not None:
         env = EncodedObservation(env, eyes)
     return AgainstTruth(env) if env_config["against_truth"] else env
 
@@ -76,6 +78,7 @@ def make_task(
             "env": training_env_config(config, against_truth),
             "cloned": cloned,
             "against_truth": against_truth,
+            "dense_gamma": dense_gamma(config),
         },
         callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
         gamma=config.gamma,

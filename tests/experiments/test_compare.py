@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.learning_curves import LearningCurve
 from experiments.commands import compare
 from experiments.comparison import contribution
+from experiments.comparison import unit as units
 from experiments.comparison.page import markdown, plot
 from experiments.comparison.results import UnitResult, read_result, summarise, write_result
 from experiments.comparison.study import STUDIES, load_study, study_names
-from experiments.comparison.unit import curve_seeds, shared_config, shared_key
-from experiments.job.plans import SETS, largest_set
+from experiments.comparison.unit import gate_key, shared_config, shared_key
+from experiments.job import phases
+from experiments.job.plans import SETS, largest_set, scripted_plans
+from experiments.job.run import Run
+from experiments.runtime.console import Console
+from experiments.runtime.storage import RunFolder
 
 TEXT = """
 about = "A question."
@@ -54,8 +60,15 @@ def test_an_arm_has_the_settings_of_preset_study_and_its_own(study):
     assert units["fine-1"].settings["env.lateral_m"] == 0.03
 
 
-def test_no_two_seeds_share_an_episode(study):
+@pytest.mark.parametrize("behaviours", [0, 20])  # four kinds of each: more than any other set has episodes
+def test_no_two_seeds_share_an_episode(study, tmp_path, behaviours):
+    more = TEXT.replace("[settings]", f"[settings]\ndemonstrations.gate_behaviours = {behaviours}")
+    (tmp_path / "mine" / "study.toml").write_text(more)
+    study = load_study(str(tmp_path / "mine"))
     configs = [unit.config for unit in study.units(["fine"], range(5))]
+    plans = [plan for config in configs for plan in scripted_plans(config, tmp_path).values()]
+    acted = [seed for plan in plans for seed in plan.seeds]
+    assert len(acted) == len(set(acted))
     assert len({config.seed for config in configs}) == 5
     size = largest_set(configs[0])
     seen = [
@@ -65,7 +78,7 @@ def test_no_two_seeds_share_an_episode(study):
         for i in range(size)
     ]
     assert len(seen) == len(set(seen))
-    assert not set(seen) & set(curve_seeds(study.curve))
+    assert not set(seen) & set(study.curve.seeds)
     with pytest.raises(BadInput, match="seeds"):
         list(study.units(seeds=[1000]))
 
@@ -81,11 +94,41 @@ def test_arms_share_what_is_equal(study):
     assert shared_key(shared_config(faster, 2)) == shared_key(shared_config(model, 2))
 
 
+def test_arms_that_fuse_otherwise_share_the_model_and_have_gates_of_their_own(study, tmp_path, monkeypatch):
+    """Also arms that are judged by other bounds; an arm that fuses alike has the same gate."""
+    model = replace(next(study.units(seeds=[0])).config, reward="grm")
+    forward = replace(model, fusion=replace(model.fusion, kind="forward"))
+    strict = replace(model, gate=replace(model.gate, voc_plus=0.99))
+    configs = [shared_config(config, 2) for config in (model, forward, strict, replace(model, potential_scale=0.0))]
+    assert len({shared_key(config) for config in configs}) == 1
+    assert [gate_key(config) == gate_key(model) for config in configs] == [True, False, False, True]
+    judged = []
+
+    def gate(run, prepared):
+        judged.append(run.path)
+        return run.config.fusion, SimpleNamespace(passed=run.config.gate.voc_plus < 0.99)
+
+    prepared = SimpleNamespace(model=SimpleNamespace(version="v1"), cloned=SimpleNamespace(version="c"))
+    monkeypatch.setattr(phases, "prepare", lambda run: prepared)
+    monkeypatch.setattr(phases, "gate", gate)
+    monkeypatch.setattr(phases, "policies", lambda run, prepared: {"bc": None})
+    monkeypatch.setattr(phases, "outcomes_of", lambda run, specs, seeds: [[True] * len(seeds)])
+    run = Run(configs[0], RunFolder(tmp_path), Console(), pool=SimpleNamespace())
+    shared = units.prepare_shared(run, study.curve, configs)
+    assert len(set(judged)) == len(judged) == 3  # none overwrites what another stored
+    assert [shared.gate(config)["kind"] for config in configs] == ["mean", "forward", "mean", "mean"]
+    assert [shared.gate(config)["passed"] for config in configs] == [True, True, False, True]
+    prepared.model = None
+    assert units.prepare_shared(run, study.curve, configs).gate(model) is None
+
+
 @pytest.mark.parametrize(
     ("before", "after", "named"),
     [
         ('baseline = "sparse"', 'baseline = "spares"', "baseline = 'spares': name an arm: write sparse; available:"),
         ("every = 200", "every = 0", "study.toml: curve.every = 0"),
+        ("every = 200", "first_seed = 50001", "curve.first_seed = 50001: choose other seeds than 50000 to 500"),
+        ("every = 200", "first_seed = 9998", "curve.first_seed = 9998: choose other seeds than 1000 to 9999"),
         ("every = 200", "evry = 200", "study.toml: curve.evry = 200: write every"),
         ("env.stride = 1", "env.strid = 1", "study.toml: arms.fine.env.strid = 1: write env.stride"),
         ("env.stride = 1", "env.stride = 0", "study.toml: arms.fine.env.stride = 0"),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from actors.maniskill import EnvConfig
 from dopamine_rl.config import load_preset, preset_names
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
@@ -14,9 +15,14 @@ from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.paths import PathConfig
 from experiments.job import phases
 from experiments.job import plans as episodes
+from experiments.job.run import Run
+from experiments.job.training import make_task
 from experiments.runtime.arguments import PRESETS
 from experiments.runtime.console import Console
+from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig, check_run
+from learner.config import LearnerConfig
+from learner.demonstrations import load_demonstrations
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.dopamine_rl.test_gate import REFERENCE, failure, success
@@ -180,3 +186,39 @@ def test_a_required_probe_refuses_and_one_that_cannot_be_taken_stops_the_run(tmp
     assert "warning: no precision probe: the arm cannot reach" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="cannot reach"):
         gate(tmp_path / "required", "required", reachable=False)
+
+
+@pytest.mark.parametrize("reward", ["sparse", "dense"])
+def test_demonstrations_are_paid_what_the_training_pays(tmp_path, reward):
+    """With the dense reward they are replayed for it; the failure among them is no demonstration."""
+    folders, jobs = [], []
+    for demonstration in (success(), failure()):
+        write_demonstration(tmp_path, demonstration)
+        folders.append(tmp_path / demonstration.episode_id)
+    dense = np.linspace(0.01, 1.0, len(success().actions), dtype=np.float32)
+
+    def replayed(wanted, on_progress, what):
+        jobs.extend(wanted)
+        return [dense for _ in wanted]
+
+    config = replace(ExperimentConfig(), reward=reward, learner=LearnerConfig(practice=False))
+    run = Run(config, RunFolder(tmp_path / "run"), Console(), pool=SimpleNamespace(map=replayed))
+    stored = phases.label(run, phases.Prepared(folders, [], [], None, None))
+    [buffer, _] = load_demonstrations(stored, config.gamma, reward)
+    paid = buffer.rewards(buffer.columns())
+    if reward == "sparse":
+        assert jobs == []
+        assert paid.tolist() == success().task_rewards.tolist()
+    else:
+        assert [(job.method, job.args) for job in jobs] == [("dense_rewards", (folders[0], config.gamma))]
+        assert paid.tolist() == dense.tolist()
+
+
+def test_reward_dense_is_the_training_environment_s_and_the_peg_insertion_s(tmp_path):
+    dense, sparse = (
+        make_task(ExperimentConfig(reward=reward), "", None, tmp_path).env_config for reward in ("dense", "sparse")
+    )
+    assert (dense["dense_gamma"], sparse["dense_gamma"]) == (0.97, None)
+    assert dense["env"].views == ()
+    with pytest.raises(BadInput, match=r"env.task = 'PullCube-v1': write PegInsertionSide-v1"):
+        ExperimentConfig(reward="dense", env=EnvConfig(task="PullCube-v1", start="standard"))

@@ -39,7 +39,7 @@ def run_of(reward, tmp_path, **changes):
     return Run(replace(ExperimentConfig(reward=reward), **changes), RunFolder(tmp_path), Console(), "smoke")
 
 
-@pytest.mark.parametrize("reward", ["sparse", "oracle"])
+@pytest.mark.parametrize("reward", ["sparse", "oracle", "dense"])
 def test_no_model_is_made_and_no_episode_recorded_for_one(calls, tmp_path, reward):
     # A model to start from that is not there is of no interest either.
     config = ExperimentConfig()
@@ -69,7 +69,7 @@ TRAINED = {
 SUCCESS = {name: [True, False] for name in ("expert", "straight_push", "bc", "policy")}
 
 
-@pytest.mark.parametrize("reward", ["sparse", "oracle"])
+@pytest.mark.parametrize("reward", ["sparse", "oracle", "dense"])
 def test_the_whole_job_obeys_no_gate_and_its_result_invents_no_figures(calls, tmp_path, reward, monkeypatch):
     from experiments.job import training
 

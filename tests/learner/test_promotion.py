@@ -69,6 +69,17 @@ def test_a_learner_without_a_potential_promotes_rewarded_episodes_alone() -> Non
     assert list(fed.promoted) == ["won"]
 
 
+def test_rewards_on_the_way_do_not_make_a_failure_one_of_the_best() -> None:
+    """A dense reward pays at every step."""
+    fed = feed(mode="dense")
+    dense = episode(1, 8, 0.0)
+    fed.online.add({**dense, "task_reward": np.full(8, 0.5, np.float32)}, "hovers")
+    fed.finish("hovers")
+    assert not fed.promoted
+    play(fed, "won", 2, 8, 0.0, won=True)
+    assert list(fed.promoted) == ["won"]
+
+
 def test_without_recorded_demonstrations_own_successes_become_them() -> None:
     fed = feed(demonstrations=0)
     play(fed, "high", 1, 8, 1.0)

@@ -12,7 +12,7 @@ from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import JsonLines
 from dopamine_rl.policy import load_policy, policy_provenance
 from learner.config import TrainingConfig
-from learner.training import LabelLedger, LatencyHistogram, Progress, series, train
+from learner.training import LabelLedger, LatencyHistogram, Progress, series, snapshots, train
 
 
 @pytest.mark.parametrize("spread", [0.1, 1.0, 2.0])
@@ -146,6 +146,17 @@ def run(folder, algorithm, progress=None, steps=100, checkpoint_s=1e-9, **more):
         {"commit": "abc"},
         **more,
     )
+
+
+def test_no_copy_of_another_training_s_policy_stays_beside_its_own(tmp_path):
+    """Interrupted after its checkpoint, or with other settings: its copies would be points of this one's curve."""
+    policy = tmp_path / "policy.safetensors"
+    train(Steps(), TrainingConfig(100, snapshot_steps=10), policy, lambda *_: None)
+    assert list(snapshots(policy)) == list(range(10, 101, 10))
+    train(Steps(40), TrainingConfig(80, snapshot_steps=20), policy, lambda *_: None, Progress(environment_steps=40))
+    assert list(snapshots(policy)) == [10, 20, 30, 40, 60, 80]
+    train(Steps(), TrainingConfig(60, snapshot_steps=30), policy, lambda *_: None)
+    assert list(snapshots(policy)) == [30, 60]
 
 
 def test_a_policy_names_what_made_it_and_old_ones_can_be_read(tmp_path):
