@@ -143,8 +143,8 @@ class LearnerConfig:
         actor_every: critic updates per update of actor and temperature.
         critics: size of the critic ensemble.
         target_critics: size of the random subset of target critics whose minimum is the target value.
-        critic_sees_potential: whether critics (for PPO, APPO and IMPALA, the value network) get the held potential and its age as
-            inputs; both are part of the shaped task's state. The policy never gets them.
+        critic_sees_potential: whether critics (for PPO, APPO and IMPALA, the value network) get the held potential
+            and its age as inputs; both are part of the shaped task's state. The policy never gets them.
         n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
             corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
         prefer: which online transitions are sampled more often: "uniform" (none), "high_potential" (of high potential),

@@ -77,7 +77,7 @@ class _OneRow:
 
 
 class VTraceLearner(FiniteLosses):
-    """A mixin for RLlib's IMPALA and APPO learners: fragments bootstrapped and whole, updates in the caller's thread."""
+    """A mixin for RLlib's IMPALA and APPO learners: whole, bootstrapped fragments; updates in the caller's thread."""
 
     module: Any
 
@@ -185,7 +185,7 @@ class ActorAPPO(VTraceAlgorithm, APPO):
 def make_impala_config(
     setup: TrainingSetup, learner: LearnerConfig, initial_policy: str | None = None
 ) -> ActorIMPALAConfig:
-    """Make IMPALA's configuration; `.build_algo()` starts it. IMPALA learns from the labeller's rewards, one pass a batch.
+    """Make IMPALA's configuration; `.build_algo()` starts it. IMPALA makes one pass over each batch.
 
     Args:
         setup, learner, initial_policy: as for `make_ppo_config`.
