@@ -204,3 +204,16 @@ def test_an_environment_without_pictures_ends_the_first_training(cluster: None) 
             algorithm.train()
     finally:
         algorithm.stop()
+
+
+@pytest.mark.ray
+@pytest.mark.render
+def test_the_documented_example_runs(cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Word for word, but with one iteration."""
+    text = (ROOT / "docs/only_the_reward.md").read_text(encoding="utf-8")
+    [example] = [block.split("```")[0] for block in text.split("```python\n")[1:] if "SACConfig" in block]
+    assert "range(100)" in example
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("range(100)", "range(1)"), "only_the_reward.md", "exec"), names)  # noqa: S102
+    labels = names["results"]["labels"]
+    assert labels["asked"] == labels["answered"] > 0
