@@ -213,7 +213,7 @@ def test_the_documented_example_runs(cluster: None, capsys: pytest.CaptureFixtur
     text = (ROOT / "docs/only_the_reward.md").read_text(encoding="utf-8")
     [example] = [block.split("```")[0] for block in text.split("```python\n")[1:] if "SACConfig" in block]
     assert "range(100)" in example
-    names: dict[str, Any] = {}
-    exec(compile(example.replace("range(100)", "range(1)"), "only_the_reward.md", "exec"), names)  # noqa: S102
+    names: dict[str, Any] = {"__name__": "__main__"}
+    exec(compile(example.replace("range(100)", "range(1)"), "only_the_reward.md", "exec"), names)
     labels = names["results"]["labels"]
     assert labels["asked"] == labels["answered"] > 0
