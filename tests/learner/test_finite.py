@@ -74,9 +74,9 @@ def test_a_poisoned_critic_ends_the_training_and_leaves_the_checkpoint(
 ) -> None:
     from learner.training import Progress, save_checkpoint
 
-    task, learner = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
-    if name == "appo":
-        learner = replace(learner, ppo_minibatch_size=256, vtrace_batch_size=32)
+    task = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA)
+    whole_batches: Any = {"ppo_minibatch_size": 256, "vtrace_batch_size": 32} if name == "appo" else {}
+    learner = replace(LEARNER, algorithm=name, **whole_batches)
     algorithm = make_config(task, learner, Data("grm")).build_algo()
     algorithm.train()
     save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key", {})
