@@ -113,7 +113,7 @@ class ProgressRewardCallback(LabellingCallback):
         self.refused: BadInput | None = None
         """Why the pictures cannot be used."""
 
-    def on_environment_created(self, *, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
+    def on_environment_created(self, *, env_runner: Any, **_: Any) -> None:
         """Take the discount from the configuration that is run."""
         self._config = replace(self._config, gamma=env_runner.config.gamma)
 
@@ -123,7 +123,7 @@ class ProgressRewardCallback(LabellingCallback):
         if self.refused is not None:
             metrics_logger.log_value(("labels", "refused"), 1, reduce="sum")
 
-    def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **_: Any) -> None:  # type: ignore[override]
+    def on_train_result(self, *, algorithm: Any, result: dict[str, Any], **_: Any) -> None:
         """In the driver: raise what an env runner has against its pictures."""
         if result.get("env_runners", {}).get("labels", {}).get("refused", 0) > 0:
             refused = algorithm.env_runner_group.foreach_env_runner(_refused, timeout_seconds=ASK_S)

@@ -34,11 +34,14 @@ from learner.algorithms.actor_critic import (
     steps_of,
 )
 from learner.algorithms.common import TrainingSetup
+from learner.algorithms.networks import GaussianActor
 from learner.config import LearnerConfig
 
 
 class TargetActorModule(ActorCriticModule, TargetNetworkAPI):
     """An ActorCriticModule that also has a target of its actor."""
+
+    target_actor: GaussianActor
 
     def make_target_networks(self) -> None:
         """Make the target, a copy of the actor."""
@@ -88,26 +91,24 @@ class VTraceLearner(FiniteLosses):
 
     update = Learner.update
 
-    def compute_loss_for_module(
-        self, *, module_id: str, config: Any, batch: dict[str, Any], fwd_out: dict[str, Any]
-    ) -> Tensor:
+    def compute_loss_for_module(self, *, module_id: str, **kwargs: Any) -> Tensor:
         """The total loss of a batch; the reward of each artificial step is its value, so that its target is too."""
+        batch = kwargs["batch"]
         mask, rewards = batch[Columns.LOSS_MASK], batch[Columns.REWARDS]
         with torch.no_grad():
             values = self.module[module_id].unwrapped().compute_values(batch)
-        batch = {**batch, Columns.REWARDS: torch.where(mask, rewards, values)}
-        return super().compute_loss_for_module(
-            module_id=module_id, config=_OneRow(config, len(rewards)), batch=batch, fwd_out=fwd_out
-        )
+        kwargs["batch"] = {**batch, Columns.REWARDS: torch.where(mask, rewards, values)}
+        kwargs["config"] = _OneRow(kwargs["config"], len(rewards))
+        return super().compute_loss_for_module(module_id=module_id, **kwargs)
 
 
-class ActorIMPALALearner(VTraceLearner, IMPALATorchLearner):
+class ActorIMPALALearner(VTraceLearner, IMPALATorchLearner):  # type: ignore[misc]
     """RLlib's IMPALA learner, with the differences named above."""
 
     LOSSES = ("mean_pi_loss", "mean_vf_loss", ENTROPY_KEY)
 
 
-class ActorAPPOLearner(VTraceLearner, APPOTorchLearner):
+class ActorAPPOLearner(VTraceLearner, APPOTorchLearner):  # type: ignore[misc]
     """RLlib's APPO learner, with the differences named above."""
 
     LOSSES = (POLICY_LOSS_KEY, VF_LOSS_KEY, ENTROPY_KEY)

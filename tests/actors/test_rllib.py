@@ -16,7 +16,7 @@ from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.connectors.env_to_module import FlattenObservations
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-from ray.tune import uniform
+from ray.tune import register_env, uniform
 
 from actors.rllib import with_progress_reward
 from dopamine_rl.errors import BadInput
@@ -46,7 +46,8 @@ def client() -> LocalRewardClient:
 def configured(config: Any, gives: str = "observation", runners: int = 0, **env: Any) -> Any:
     """A user's configuration."""
     settings = {"gives": gives, "horizon": 10, "stride": STRIDE, **env}
-    config.environment(lambda env_config: Reaching(**env_config), env_config=settings)
+    register_env("reaching", lambda env_config: Reaching(**env_config))
+    config.environment("reaching", env_config=settings)
     config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=7)
     config.training(gamma=GAMMA).callbacks(Seen).debugging(seed=1)
     if gives == "observation":
