@@ -12,6 +12,7 @@ target policy is the policy at the start of a batch's passes, which is what its 
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -21,7 +22,6 @@ from ray.rllib.algorithms.impala import IMPALA, IMPALAConfig
 from ray.rllib.algorithms.impala.torch.impala_torch_learner import IMPALATorchLearner
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.learner.learner import ENTROPY_KEY, POLICY_LOSS_KEY, VF_LOSS_KEY, Learner
-from ray.rllib.core.learner.utils import make_target_network
 from ray.rllib.core.rl_module.apis import TARGET_NETWORK_ACTION_DIST_INPUTS, TargetNetworkAPI
 from ray.rllib.utils.metrics import LEARNER_UPDATE_TIMER, SYNCH_WORKER_WEIGHTS_TIMER, TIMERS
 from torch import Tensor
@@ -45,7 +45,7 @@ class TargetActorModule(ActorCriticModule, TargetNetworkAPI):
 
     def make_target_networks(self) -> None:
         """Make the target, a copy of the actor."""
-        self.target_actor = make_target_network(self.actor)
+        self.target_actor = copy.deepcopy(self.actor).requires_grad_(False)
 
     def get_target_network_pairs(self) -> list[tuple[Any, Any]]:
         """The actor and its target."""

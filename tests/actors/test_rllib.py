@@ -14,8 +14,9 @@ from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.connectors.env_to_module import FlattenObservations
+from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
+from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 from ray.tune import register_env, uniform
 
 from actors.rllib import with_progress_reward
@@ -50,14 +51,18 @@ def configured(config: Any, gives: str = "observation", runners: int = 0, **env:
     config.environment("reaching", env_config=settings)
     config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=7)
     config.training(gamma=GAMMA).callbacks(Seen).debugging(seed=1)
-    if gives == "observation":
-        config.env_runners(env_to_module_connector=lambda env, spaces, device: FlattenObservations())
+    if gives == "observation":  # RLlib's own networks cannot see them
+        config.rl_module(rl_module_spec=RLModuleSpec(RandomRLModule))
     return config
 
 
+def drawn(env: Any, observation: Any, info: dict[str, Any]) -> Any:
+    """The pictures, from the sub-environment."""
+    return env.unwrapped._frame()
+
+
 def labelled(config: Any, **options: Any) -> Any:
-    options = {"views": NAMES if config.env_config["gives"] == "observation" else None, "stride": STRIDE, **options}
-    return with_progress_reward(config, client, REFERENCE, **options)
+    return with_progress_reward(config, client, REFERENCE, **{"stride": STRIDE, **options})
 
 
 def runner_of(config: Any, **options: Any) -> Any:
@@ -68,7 +73,8 @@ def expected_rewards(episode: list[Any]) -> Any:
     """By the definition, task + γΦ' − Φ: the pictures show the progress x, and Φ is held between scored frames."""
     rewards, held, t = [], 0.0, 0
     for fragment in episode:
-        positions = np.asarray(fragment.get_observations())
+        observations = fragment.get_observations()
+        positions = observations["proprioception"] if isinstance(observations, dict) else observations
         for index in range(len(fragment)):
             t, x = t + 1, round(float(positions[index + 1][0]) * 250) / 250
             last = index == len(fragment) - 1
@@ -80,9 +86,16 @@ def expected_rewards(episode: list[Any]) -> Any:
     return np.array(rewards)
 
 
-@pytest.mark.parametrize("config", [PPOConfig, SACConfig])
-def test_every_step_is_paid_by_the_definition_and_no_picture_is_left(config: type) -> None:
-    runner = runner_of(labelled(configured(config(), "infos").env_runners(num_envs_per_env_runner=2)))
+@pytest.mark.parametrize(
+    ("config", "gives", "views"),
+    [
+        (PPOConfig, "observation", NAMES),
+        (PPOConfig, "nowhere", drawn),
+        (SACConfig, "infos", None),
+    ],
+)
+def test_every_step_is_paid_by_the_definition_and_no_picture_is_left(config: type, gives: str, views: Any) -> None:
+    runner = runner_of(labelled(configured(config(), gives).env_runners(num_envs_per_env_runner=2), views=views))
     Seen.fragments = []
     for _ in range(9):
         runner.sample(num_timesteps=14, explore=True)
@@ -159,11 +172,11 @@ def cluster() -> Iterator[None]:
 
 @pytest.mark.ray
 def test_ppo_of_rllib_learns_from_progress(cluster: None) -> None:
-    """Pictures in the observation Dict, a model stand-in; success rises from what a random policy reaches."""
-    config = configured(PPOConfig(), runners=1).training(
+    """Pictures that are drawn on demand, and a model stand-in."""
+    config = configured(PPOConfig(), "nowhere", runners=1).training(
         lr=3e-3, train_batch_size_per_learner=140, minibatch_size=70, num_epochs=4
     )
-    algorithm = labelled(config).build_algo()
+    algorithm = labelled(config, views=drawn).build_algo()
     try:
         result = algorithm.train()
         labels, sampling = result["env_runners"]["labels"], result["env_runners"]
