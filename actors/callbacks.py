@@ -62,12 +62,12 @@ class LabellingCallback(RLlibCallback):
     def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
         """Begin an episode with the pictures of its first frame."""
         if not env_runner.config.in_evaluation:
-            self._guard(self._start, episode, env_index)
+            self._guard(self._start, episode, env_runner, env_index)
 
-    def on_episode_step(self, *, episode: Any, env_runner: Any, **_: Any) -> None:  # type: ignore[override]
+    def on_episode_step(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
         """Request a scored frame's labels; its pictures are removed from the episode and never reach the learner."""
         if not env_runner.config.in_evaluation:
-            self._guard(self._step, episode)
+            self._guard(self._step, episode, env_runner, env_index)
 
     def on_episode_end(self, *, env_index: int, **_: Any) -> None:
         """Mark an episode as finished; its labels are collected with its last fragment."""
@@ -101,18 +101,27 @@ class LabellingCallback(RLlibCallback):
             if self._labeller is not None:
                 self._labeller.counts.errors += 1
 
-    def _start(self, episode: Any, env_index: int) -> None:
-        views = episode.get_infos(-1).pop("scored_views", None)
+    def _views(self, episode: Any, env_runner: Any, env_index: int) -> Views | None:
+        """The pictures of an episode's last frame if it is to be scored; they are removed from the episode."""
+        views: Views | None = episode.get_infos(-1).pop("scored_views", None)
+        return views
+
+    def _attach(self, chunk: Any, columns: LabelColumns) -> None:
+        """Send a fragment's labels along with it."""
+        chunk.custom_data[f"labels/{chunk.t_started}"] = columns
+
+    def _start(self, episode: Any, env_runner: Any, env_index: int) -> None:
+        views = self._views(episode, env_runner, env_index)
         labeller = self._get()
         if env_index in self._running:  # Its environment failed; a held fragment may still belong to it.
             self._abandoned.append(self._running[env_index])
         self._running[env_index] = episode.id_
-        context = self._context_of(episode.id_, views) if labeller.asks_model else None
+        context = self._context_of(episode.id_, views) if labeller.asks_model else None  # type: ignore[arg-type]
         labeller.begin(episode.id_, context)
 
-    def _step(self, episode: Any) -> None:
+    def _step(self, episode: Any, env_runner: Any, env_index: int) -> None:
         infos = episode.get_infos(-1)
-        views = infos.pop("scored_views", None)
+        views = self._views(episode, env_runner, env_index)
         self._success[episode.id_] = bool(infos.get("success", False))
         labeller = self._get()
         if not labeller.knows(episode.id_):
@@ -131,7 +140,7 @@ class LabellingCallback(RLlibCallback):
         self._guard(lambda: labels.append(self._collect(chunk, task_rewards, deadline)))
         rewards, columns = labels[0] if labels else self._get().hold(chunk.id_, task_rewards, chunk.is_terminated)
         chunk.set_rewards(new_data=rewards)
-        chunk.custom_data[f"labels/{chunk.t_started}"] = columns
+        self._attach(chunk, columns)
         task, shaped = self._returns.get(chunk.id_, (0.0, 0.0))
         self._returns[chunk.id_] = (task + float(task_rewards.sum()), shaped + float(rewards.sum()))
         if chunk.is_done:

@@ -118,6 +118,27 @@ def _check_reference(reference: TaskReference) -> None:
         raise BadInput("reference.goal", reference.goal.shape, f"give at most {MAX_VIEWS} views")
 
 
+def checked_config(
+    reference: TaskReference, gamma: float, stride: int, fusion: FusionConfig, shaping: Shaping, deadline_s: float
+) -> LabellerConfig:
+    """The labeller's settings for a user's own learner.
+
+    Args:
+        reference, gamma, stride, fusion, shaping, deadline_s: as for StepLabels.
+    Raises:
+        BadInput: a setting is out of range or of the wrong type.
+    """
+    if not isinstance(reference, TaskReference):
+        raise BadInput("reference", type(reference), "give TaskReference.of(demonstration)")
+    _check_reference(reference)
+    if isinstance(stride, bool) or not isinstance(stride, int | np.integer) or stride < 1:
+        raise BadInput("stride", stride, "give a number of environment steps, at least 1")
+    if not 0.0 < deadline_s < math.inf:
+        raise BadInput("deadline_s", deadline_s, "give seconds above 0")
+    shaped_reward(0.0, 0.0, 0.0, gamma, "grm", shaping)  # raises BadInput for a discount out of range
+    return LabellerConfig("grm", gamma, int(stride), fusion, deadline_s, shaping=shaping)
+
+
 @dataclass
 class _Episode:
     name: str
@@ -152,15 +173,7 @@ class StepLabels:
     ) -> None:
         if not isinstance(client, RewardClient):
             raise BadInput("client", client, "give a RewardClient, such as reward_service.local.embedded_client(MODEL)")
-        if not isinstance(reference, TaskReference):
-            raise BadInput("reference", type(reference), "give TaskReference.of(demonstration)")
-        _check_reference(reference)
-        if isinstance(stride, bool) or not isinstance(stride, int | np.integer) or stride < 1:
-            raise BadInput("stride", stride, "give a number of environment steps, at least 1")
-        if not 0.0 < deadline_s < math.inf:
-            raise BadInput("deadline_s", deadline_s, "give seconds above 0")
-        shaped_reward(0.0, 0.0, 0.0, gamma, "grm", shaping)  # raises BadInput for a discount out of range
-        config = LabellerConfig("grm", gamma, int(stride), fusion, deadline_s, shaping=shaping)
+        config = checked_config(reference, gamma, stride, fusion, shaping, deadline_s)
         self._labeller, self._reference, self._clock = Labeller(config, client, clock), reference, clock
         self._run, self._begun = uuid.uuid4().hex, 0  # a service may know many programs' episodes
         self._episodes: dict[int, _Episode] = {}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from dopamine_rl.errors import BadInput, require
 from learner.windows import Preference
@@ -77,6 +78,10 @@ class CloningConfig:
 
 POSITIVE_COUNTS = (
     "batch_size",
+    "ppo_batch_size",
+    "vtrace_batch_size",
+    "ppo_epochs",
+    "ppo_minibatch_size",
     "actor_every",
     "critics",
     "target_critics",
@@ -92,8 +97,36 @@ POSITIVE_COUNTS = (
 """Settings of the learner that must be at least 1."""
 
 
+Algorithm = Literal["rlpd", "sac", "ppo", "appo", "impala"]
+
+SAC: Mapping[str, Any] = {
+    "demo_share": 0.0,
+    "practice": False,
+    "residual_scale": 0.0,
+    "updates_per_step": 1.0,
+    "actor_every": 1,
+    "critics": 2,
+    "target_critics": 2,
+    "entropy_backup": True,
+}
+"""What makes RLPD SAC: these settings have these values under algorithm sac, whatever they were set to."""
+
 OFF_POLICY = {"n_step": 1, "prefer": "uniform", "promote": 0, "choose": False, "imitation": 0.0}
-"""Settings that need a replay buffer, with the value of each that PPO accepts."""
+"""Settings that need a replay buffer, with the value of each that the other algorithms accept."""
+
+VTRACE = {"ppo_minibatch_size": 256, "gae_lambda": 0.95}
+"""Settings that PPO alone uses: APPO and IMPALA learn from whole batches, with V-trace."""
+
+REFUSED: Mapping[Algorithm, tuple[str, Mapping[str, Any]]] = {
+    "sac": ("SAC has no demonstrations and no clone to keep", {"promote": 0, "choose": False}),
+    "ppo": ("PPO has no replay buffer", OFF_POLICY),
+    "appo": ("APPO has no replay buffer, minibatches or GAE", OFF_POLICY | VTRACE),
+    "impala": (
+        "IMPALA has no replay buffer, minibatches, GAE, passes or clipping",
+        OFF_POLICY | VTRACE | {"ppo_epochs": 8, "ppo_clip": 0.2},
+    ),
+}
+"""What algorithms lack, and the settings that need it, with the only value of each that they accept."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +134,9 @@ class LearnerConfig:
     """The policy learner: the `learner` section of a preset. γ and the reward mode are shared with the labeller.
 
     Args:
-        algorithm: "rlpd" (off-policy, with demonstrations) or "ppo" (on-policy).
+        algorithm: "rlpd" (off-policy, with demonstrations); "sac" (RLPD with the values in SAC, which replace those set
+            here); "ppo" (on-policy: its actors wait for one another and for the labels); "appo" or "impala" (nearly
+            on-policy: their actors wait for nobody, and V-trace corrects for their older policies).
         hidden: hidden-layer widths of actor and critics (the frozen base of a residual policy has its own).
         initial_std: initial standard deviation of the policy, before squashing.
         residual_scale: scale of a learned residual on top of the frozen cloned policy, as a share of half the action
@@ -112,8 +147,8 @@ class LearnerConfig:
         actor_every: critic updates per update of actor and temperature.
         critics: size of the critic ensemble.
         target_critics: size of the random subset of target critics whose minimum is the target value.
-        critic_sees_potential: whether critics (for PPO, the value network) get the held potential and its age as
-            inputs; both are part of the shaped task's state. The policy never gets them.
+        critic_sees_potential: whether critics (for PPO, APPO and IMPALA, the value network) get the held potential
+            and its age as inputs; both are part of the shaped task's state. The policy never gets them.
         n_step: environment steps of the returns that critics learn from; fewer at an episode's end. They are not
             corrected for the actions of older policies and demonstrators, so the targets' bias grows with it.
         prefer: which online transitions are sampled more often: "uniform" (none), "high_potential" (of high potential),
@@ -157,22 +192,23 @@ class LearnerConfig:
         num_cpus_for_driver: CPUs reserved for the driver under Ray Tune.
         num_gpus_per_learner: GPUs of the learner.
         threads: torch threads of the learner.
-        sample_timeout_s: time limit for a fragment; an env runner that exceeds it is restarted. With RLPD the others
-            continue meanwhile; PPO waits this long once. Capped at `patience_s`.
+        sample_timeout_s: time limit for a fragment; an env runner that exceeds it is restarted. The others continue
+            meanwhile; only PPO waits this long, once. Capped at `patience_s`.
         patience_s: the training fails when no env runner has answered for this long.
         restart_delay_s: pause before a failed env runner is restarted.
         ppo_batch_size: environment steps per PPO iteration.
-        ppo_epochs: epochs per PPO batch.
+        vtrace_batch_size: environment steps per batch of APPO and IMPALA.
+        ppo_epochs: passes over a batch of PPO or APPO.
         ppo_minibatch_size: environment steps per PPO minibatch.
-        ppo_lr: learning rate of PPO.
-        ppo_clip: clipping range of PPO's probability ratio.
-        ppo_entropy: coefficient of PPO's entropy bonus.
-        gae_lambda: λ of generalised advantage estimation.
+        ppo_lr: learning rate of PPO, APPO and IMPALA.
+        ppo_clip: clipping range of the probability ratio of PPO and APPO.
+        ppo_entropy: coefficient of the entropy bonus of PPO, APPO and IMPALA.
+        gae_lambda: λ of PPO's generalised advantage estimation.
     Raises:
         BadInput: a value is out of range.
     """
 
-    algorithm: Literal["rlpd", "ppo"] = "rlpd"
+    algorithm: Algorithm = "rlpd"
     hidden: tuple[int, ...] = (256, 256)
     initial_std: float = 0.2
     residual_scale: float = 0.0
@@ -217,6 +253,7 @@ class LearnerConfig:
     patience_s: float = 600.0
     restart_delay_s: float = 2.0
     ppo_batch_size: int = 2048
+    vtrace_batch_size: int = 512
     ppo_epochs: int = 8
     ppo_minibatch_size: int = 256
     ppo_lr: float = 3e-4
@@ -225,6 +262,13 @@ class LearnerConfig:
     gae_lambda: float = 0.95
 
     def __post_init__(self) -> None:
+        for name, value in SAC.items() if self.algorithm == "sac" else ():
+            object.__setattr__(self, name, value)
+        lack, accepted = REFUSED.get(self.algorithm, ("", {}))
+        for name, value in accepted.items():
+            if getattr(self, name) != value:
+                fix = f"leave it at {value!r}, or use algorithm rlpd: {lack}"
+                raise BadInput(f"learner.{name}", getattr(self, name), fix)
         if self.target_critics > self.critics:
             raise BadInput("learner.target_critics", self.target_critics, f"give at most critics = {self.critics}")
         if not 0.0 <= self.demo_share <= 1.0:
@@ -265,10 +309,6 @@ class LearnerConfig:
             raise BadInput("learner.choose", True, fix)
         if self.choose and self.entropy_backup:
             raise BadInput("learner.choose", True, "set learner.entropy_backup = false: the clone has no entropy")
-        for name, neutral in OFF_POLICY.items():
-            if self.algorithm == "ppo" and getattr(self, name) != neutral:
-                fix = f"PPO has no replay buffer: leave it at {neutral!r}, or use algorithm rlpd"
-                raise BadInput(f"learner.{name}", getattr(self, name), fix)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ on, …), so that only one is running, and each turn starts with fragments that 
 
 Service and client are real; only the forward pass is simulated, by an engine that sleeps for a set time per batch and
 makes up the hops, because a GPU would leave the CPU cores to the actor. With `--algorithm ppo` the labeller waits for
-a fragment's last label before it returns the fragment; with RLPD it returns every fragment one fragment later.
+a fragment's last label before it returns the fragment; with the others it returns every fragment one fragment later.
 
 The last line is JSON: ratio (lowest of the rows), rows (for each latency and fragment length: ratio, its 95 %
 interval, environment steps/s of both arms, p50_ms and p99_ms of the labels from their arrival at the service), labels
@@ -29,7 +29,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -43,6 +43,7 @@ from dopamine_rl.types import HopEstimates, TaskReference
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse, read_preset
 from experiments.runtime.ending import command
 from experiments.settings import ExperimentConfig
+from learner.config import Algorithm
 
 if TYPE_CHECKING:
     from learner.training import LabelLedger
@@ -78,7 +79,7 @@ class Arguments:
 
     preset: Annotated[str, option("NAME")] = DEFAULT_PRESET
     """Preset of the main job, for environment, stride and fragment length."""
-    algorithm: Literal["rlpd", "ppo"] = "rlpd"
+    algorithm: Algorithm = "rlpd"
     """Algorithm whose actors are measured."""
     latency_ms: Annotated[tuple[float, ...], option("MS …")] = (50.0,)
     """Simulated model latency per batch."""
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(json.dumps(figures))
 
 
-def main_job(preset: str, algorithm: Literal["rlpd", "ppo"]) -> ExperimentConfig:
+def main_job(preset: str, algorithm: Algorithm) -> ExperimentConfig:
     """The main job's config, with a policy that needs no cloned policy."""
     config = read_preset(ExperimentConfig, preset, "--preset")
     return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
@@ -222,16 +223,11 @@ def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
 def actor_config(config: ExperimentConfig, reference: TaskReference, records: Path) -> Any:
     """RLlib's config of the main job's actors; the environment renders for any reward."""
     from experiments.job.training import make_task
+    from learner.algorithms.table import Data, make_config
 
     task = make_task(config, APP, reference, Path(), records)
     task = replace(task, env_config={**task.env_config, "env": config.env})
-    if config.learner.algorithm == "ppo":
-        from learner.algorithms.ppo import make_ppo_config
-
-        return make_ppo_config(task, config.learner)
-    from learner.algorithms.rlpd import make_rlpd_config
-
-    return make_rlpd_config(task, config.learner, config.reward)
+    return make_config(task, config.learner, Data(config.reward))
 
 
 def measure(arms: Mapping[str, Arm], fragment: int, latency_ms: float, arguments: Arguments) -> dict[str, Any]:

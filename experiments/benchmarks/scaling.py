@@ -1,4 +1,4 @@
-"""Measures whether actors wait for each other: RLPD on an environment with a set duration per step, like a robot.
+"""Measures whether actors wait for each other, on an environment with a set duration per step, like a robot.
 
 First a normal and a slow env runner are measured alone, then all env runners together with one slow, then with one that
 hangs during a step, then more of them together, all equally fast. Prints a table and, as the last line, one JSON
@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import gymnasium
 import numpy as np
@@ -31,7 +31,7 @@ if not __package__:  # started by its path: sys.path begins with this folder ins
 from dopamine_rl.errors import require
 from experiments.runtime.arguments import option, parse
 from experiments.runtime.ending import command
-from learner.config import LearnerConfig
+from learner.config import Algorithm, LearnerConfig
 
 LEARNER = LearnerConfig(
     hidden=(32, 32),
@@ -40,6 +40,7 @@ LEARNER = LearnerConfig(
     updates_per_step=0.5,
     learning_starts=10,
     steps_per_iteration=20,
+    vtrace_batch_size=64,
     num_cpus_per_env_runner=0.1,
 )
 HANG_S = 3600.0
@@ -94,32 +95,33 @@ class Rates:
     replaced: int
 
 
-def measure(runners: int, seconds: float, env_config: Mapping[str, Any], sample_timeout_s: float) -> Rates:
-    """Environment steps/s of an RLPD training after its warm-up.
+def measure(
+    algorithm: Algorithm, runners: int, seconds: float, env_config: Mapping[str, Any], sample_timeout_s: float
+) -> Rates:
+    """Environment steps/s of a training after its warm-up.
 
     If an env runner is to hang, measure from then on.
     """
     from learner.algorithms.common import TrainingSetup
-    from learner.algorithms.rlpd import make_rlpd_config
+    from learner.algorithms.table import make_config
 
-    learner = replace(LEARNER, num_env_runners=runners, sample_timeout_s=sample_timeout_s)
-    config = make_rlpd_config(TrainingSetup(TimedSteps, env_config), learner, "sparse")
-    algorithm: Any = config.build_algo()
+    learner = replace(LEARNER, algorithm=algorithm, num_env_runners=runners, sample_timeout_s=sample_timeout_s)
+    training: Any = make_config(TrainingSetup(TimedSteps, env_config), learner).build_algo()
     try:
         hung_once = Path(env_config["hung_once"])
-        while len(algorithm.feed.online) < 2 * LEARNER.learning_starts:
-            algorithm.train()
+        while acted(training.train()) < 2 * LEARNER.learning_starts:
+            pass
         while env_config["hung"] and not hung_once.exists():
-            algorithm.train()
-        began, before, late, steps = time.perf_counter(), acted(algorithm.train()), 0, 0
+            training.train()
+        before, late, steps = acted(training.train()), 0, 0
         began = time.perf_counter()
         while (elapsed := time.perf_counter() - began) < seconds:
-            report = algorithm.train()
+            report = training.train()
             steps, late = acted(report) - before, max(late, len(report["acting"]["late_s"]))
         elapsed = time.perf_counter() - began
-        return Rates(steps / elapsed, late, algorithm.acting.replaced)
+        return Rates(steps / elapsed, late, training.acting.replaced)
     finally:
-        algorithm.stop()
+        training.stop()
 
 
 def acted(report: Mapping[str, Any]) -> int:
@@ -130,6 +132,7 @@ def acted(report: Mapping[str, Any]) -> int:
 def benchmark(arguments: Arguments, folder: Path) -> dict[str, float]:
     """The values of the last line."""
     runners, slow_factor, seconds = arguments.runners, arguments.slow_factor, arguments.seconds
+    algorithm = arguments.algorithm
     base = {
         "step_s": arguments.step_s,
         "slow_factor": slow_factor,
@@ -138,12 +141,12 @@ def benchmark(arguments: Arguments, folder: Path) -> dict[str, float]:
         "hangs_at": NEVER,
         "hung_once": str(folder / "hung_once"),
     }
-    own = measure(1, seconds, base, 120.0).rate
-    own_slow = measure(1, seconds, {**base, "slow": 1}, 120.0).rate
-    together = measure(runners, seconds, {**base, "slow": runners}, 120.0)
+    own = measure(algorithm, 1, seconds, base, 120.0).rate
+    own_slow = measure(algorithm, 1, seconds, {**base, "slow": 1}, 120.0).rate
+    together = measure(algorithm, runners, seconds, {**base, "slow": runners}, 120.0)
     # It is reported as late first and replaced during the measurement.
-    hung = measure(runners, seconds, {**base, "hung": runners, "hangs_at": 30}, max(6.0, seconds / 2))
-    equal = {count: measure(count, seconds, base, 120.0).rate for count in arguments.linear}
+    hung = measure(algorithm, runners, seconds, {**base, "hung": runners, "hangs_at": 30}, max(6.0, seconds / 2))
+    equal = {count: measure(algorithm, count, seconds, base, 120.0).rate for count in arguments.linear}
     others = (runners - 1) * own
     print(f"{'env runners':<44}{'steps/s':>10}{'own rates':>12}{'share':>8}")
     for name, rate, total in (
@@ -169,6 +172,8 @@ def benchmark(arguments: Arguments, folder: Path) -> dict[str, float]:
 class Arguments:
     """Options of the benchmark."""
 
+    algorithm: Literal["rlpd", "sac", "appo", "impala"] = "rlpd"
+    """Algorithm whose actors are measured. Those of ppo wait for one another."""
     runners: Annotated[int, option("N")] = 4
     """Number of env runners."""
     slow_factor: Annotated[float, option("F")] = 10.0

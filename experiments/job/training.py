@@ -24,6 +24,7 @@ from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
 from learner.algorithms.common import TrainingSetup
+from learner.algorithms.table import ALGORITHMS, Data, make_config
 from learner.training import CHECKPOINT, Progress, train
 from reward_service.client import ServeRewardClient
 
@@ -71,7 +72,7 @@ def make_task(
         functools.partial(ServeRewardClient, app_name) if asks_model(config) else None
     )
     context_of = reference.context if reference is not None else _no_context
-    hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
+    hold_back = not ALGORITHMS[config.learner.algorithm].waits_for_labels
     return TrainingSetup(
         env=make_training_env,
         env_config={
@@ -111,14 +112,8 @@ def build_algorithm(
         against_truth: charge for true progress instead of paying the task's reward (actors.against_truth).
     """
     task = make_task(config, app_name, reference, cloned, records, sitting, target, against_truth)
-    if config.learner.algorithm == "ppo":
-        from learner.algorithms.ppo import make_ppo_config
-
-        return make_ppo_config(task, config.learner, initial_policy=str(cloned)).build_algo()
-    from learner.algorithms.rlpd import make_rlpd_config
-
     demos = None if demonstrations is None else str(demonstrations)
-    return make_rlpd_config(task, config.learner, config.reward, demos, str(cloned), config.shaping).build_algo()
+    return make_config(task, config.learner, Data(config.reward, demos, str(cloned), config.shaping)).build_algo()
 
 
 def train_policy(

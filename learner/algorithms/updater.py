@@ -42,13 +42,18 @@ class Agent:
 def build_agent(
     observation_size: int, action_size: int, config: LearnerConfig, base_hidden: Sequence[int] | None = None
 ) -> Agent:
-    """Initialise the networks; the targets start as copies of the critics. `base_hidden`: see networks.Policy."""
-    sizes = (observation_size, action_size, config.hidden)
+    """Initialise the networks; the targets start as copies of the critics.
+
+    Args:
+        base_hidden: hidden-layer widths of the cloned policy: the residual's base, or without a residual the policy
+            itself; `config.hidden` if None.
+    """
+    hidden = config.hidden if config.residual_scale else base_hidden or config.hidden
     critic_input_size = observation_size + 2 * config.critic_sees_potential
     critic, target = (CriticEnsemble(critic_input_size, action_size, config.hidden, config.critics) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
-    policy = Policy(*sizes, config.initial_std, config.residual_scale, base_hidden)
+    policy = Policy(observation_size, action_size, hidden, config.initial_std, config.residual_scale, base_hidden)
     return Agent(policy, critic, target, nn.Parameter(torch.tensor(math.log(config.initial_alpha))))
 
 

@@ -1,4 +1,4 @@
-"""Both algorithms through the same labelling callback, in this process, with a fake model behind a real scorer."""
+"""Every algorithm through the same labelling callback, in this process, with a fake model behind a real scorer."""
 
 import json
 import os
@@ -46,9 +46,9 @@ def walks(count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.tile(positions[None, :, None], (count, 1, 1)), np.full((count, 10, 1), 0.9, np.float32)
 
 
-@pytest.mark.parametrize("algorithm", ["rlpd", "ppo"])
+@pytest.mark.parametrize("algorithm", ["rlpd", "ppo", "appo"])
 @pytest.mark.usefixtures("cluster")
-def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, algorithm):
+def test_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, algorithm):
     from learner.algorithms.bc import train_bc
 
     monkeypatch.setattr(training, "make_training_env", lambda env_config: Walk({}))
@@ -61,7 +61,8 @@ def test_both_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, 
         steps_per_iteration=50,
         batch_size=32,
         ppo_batch_size=50,
-        ppo_minibatch_size=25,
+        ppo_minibatch_size=25 if algorithm == "ppo" else 256,
+        vtrace_batch_size=40,
         ppo_epochs=2,
         rollout_fragment_length=10,
     )

@@ -16,9 +16,8 @@ from dopamine_rl.policy import DeterministicPolicy, load_policy, save_policy
 from learner.algorithms.bc import train_bc
 from learner.algorithms.common import TrainingSetup
 from learner.algorithms.finite import require_finite_weights
-from learner.algorithms.ppo import make_ppo_config
-from learner.algorithms.rlpd import make_rlpd_config
 from learner.algorithms.rlpd_learner import require_finite_losses
+from learner.algorithms.table import Data, make_config
 from learner.algorithms.updater import LOSSES
 from learner.config import CloningConfig, LearnerConfig
 from tests.learner import toy
@@ -60,20 +59,25 @@ def test_weights_are_named(value: float) -> None:
         require_finite_weights(layer.named_parameters(), 3)
 
 
-POISON = {"rlpd": ("critic.", "critic_loss|q_mean"), "ppo": ("value.", "policy_loss|vf_loss")}
+POISON = {
+    "rlpd": ("critic.", "critic_loss|q_mean"),
+    "ppo": ("value.", "policy_loss|vf_loss"),
+    "appo": ("value.", "policy_loss|vf_loss"),
+}
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("name", ["rlpd", "ppo"])
+@pytest.mark.parametrize("name", list(POISON))
 @pytest.mark.parametrize("value", [np.nan, 1e38])
 def test_a_poisoned_critic_ends_the_training_and_leaves_the_checkpoint(
-    cluster: None, tmp_path: Path, name: str, value: float
+    cluster: None, tmp_path: Path, name: Any, value: float
 ) -> None:
     from learner.training import Progress, save_checkpoint
 
-    task, learner = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA), replace(LEARNER, algorithm=name)
-    config = make_rlpd_config(task, learner, "grm") if name == "rlpd" else make_ppo_config(task, learner)
-    algorithm = config.build_algo()
+    task = TrainingSetup(toy.PointReach, callbacks=Labeller, gamma=GAMMA)
+    whole_batches: Any = {"ppo_minibatch_size": 256, "vtrace_batch_size": 32} if name == "appo" else {}
+    learner = replace(LEARNER, algorithm=name, **whole_batches)
+    algorithm = make_config(task, learner, Data("grm")).build_algo()
     algorithm.train()
     save_checkpoint(tmp_path / "checkpoint", algorithm, Progress(), "key", {})
     before = {path: path.read_bytes() for path in (tmp_path / "checkpoint").rglob("*") if path.is_file()}

@@ -9,9 +9,10 @@ import pytest
 from ray.rllib.core.columns import Columns
 
 from dopamine_rl.policy import DeterministicPolicy, save_policy
+from learner.algorithms.actor_critic import HELD, ActorCriticModule, held_columns
 from learner.algorithms.bc import train_bc
 from learner.algorithms.common import TrainingSetup
-from learner.algorithms.ppo import HELD, PPOModule, held_columns, make_ppo_config
+from learner.algorithms.ppo import make_ppo_config
 from learner.config import CloningConfig, LearnerConfig
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
@@ -82,13 +83,13 @@ def test_the_held_potential_of_a_fragment_covers_its_last_observation() -> None:
 def test_the_value_network_sees_the_held_potential_at_every_observation(
     cluster: None, monkeypatch: pytest.MonkeyPatch, sees: bool
 ) -> None:
-    batches, compute = [], PPOModule.compute_values
+    batches, compute = [], ActorCriticModule.compute_values
 
-    def watched(self: PPOModule, batch: dict[str, Any], embeddings: Any = None) -> Any:
+    def watched(self: ActorCriticModule, batch: dict[str, Any], embeddings: Any = None) -> Any:
         batches.append({name: values.numpy().copy() for name, values in batch.items() if hasattr(values, "numpy")})
         return compute(self, batch, embeddings)
 
-    monkeypatch.setattr(PPOModule, "compute_values", watched)
+    monkeypatch.setattr(ActorCriticModule, "compute_values", watched)
     algorithm = make_ppo_config(TASK, replace(LEARNER, critic_sees_potential=sees, ppo_epochs=1)).build_algo()
     algorithm.train()
     value = algorithm.learner_group._learner.module["default_policy"].value
