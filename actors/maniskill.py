@@ -118,7 +118,7 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
     def __init__(self, config: EnvConfig, task: Task, scene: TabletopScene) -> None:
         self.config, self.environment_step, self._stride = config, 0, config.stride
         self.task = task
-        self._scene, self._pictures = scene, bool(config.views)
+        self._scene, self._pictures, self._ends_on_success = scene, bool(config.views), True
         self._insertion = config.start == "insertion"
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (config.action_size,), np.float32)
@@ -146,12 +146,14 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
         Args:
             options: {"pictures": False} renders nothing in this episode, for evaluations that only count; {"stride": K}
-                scores every K-th step of this episode, whatever the config says.
+                scores every K-th step of this episode, whatever the config says; with {"ends_on_success": False}
+                success neither ends this episode, nor pays, nor has a frame scored.
         """
         super().reset(seed=seed)
         options = options or {}
         self._pictures = bool(self.config.views) and options.get("pictures", True)
         self._stride = options.get("stride", self.config.stride)
+        self._ends_on_success = options.get("ends_on_success", True)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._begin(seed)
         if self._pictures:
@@ -163,9 +165,10 @@ class SimulatedEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         """Act for one control period (50 ms)."""
         success = bool(self._scene.step(self._to_simulator(action))[-1]["success"][0])
         self.environment_step += 1
-        truncated = not success and self.environment_step >= self.config.horizon
-        scored = success or truncated or self.environment_step % self._stride == 0
-        return self._observe(), float(success), success, truncated, self._infos(success, scored)
+        ended = success and self._ends_on_success
+        truncated = not ended and self.environment_step >= self.config.horizon
+        scored = ended or truncated or self.environment_step % self._stride == 0
+        return self._observe(), float(ended), ended, truncated, self._infos(success, scored)
 
     def render_views(self) -> Views:
         """Render all views now, scored or not: uint8 [V, H, W, 3]."""

@@ -94,6 +94,9 @@ class PendingScore(Protocol):
         Raises: ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
         """
 
+    def ready(self) -> bool:
+        """Whether `result` has something to return or raise without waiting for anyone. Never gives a request up."""
+
     @property
     def retries(self) -> int:
         """How often the request was sent again."""
