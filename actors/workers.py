@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.claims import Claiming, EndsOnClaim, run_until_claim
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
-from dopamine_rl.interfaces import OnProgress
+from dopamine_rl.interfaces import OnProgress, RewardClient
+from dopamine_rl.success import ClaimOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,9 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film"]
+    method: Literal[
+        "record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "evaluate_claims", "film"
+    ]
     args: tuple[Any, ...]
 
 
@@ -77,21 +82,30 @@ class SimulationWorker:
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
         self._env: SimulatedEnv | None = None
+        self._clients: dict[str, RewardClient] = {}
 
-    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
+    def record(
+        self,
+        actor: str | PolicySpec,
+        seed: int,
+        out_dir: Path,
+        stride: int | None = None,
+        claims: bool = False,
+    ) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
 
         Args:
             stride: environment steps from one frame to the next; the environment's own where left out.
+            claims: the demonstrator says whether it is a success; nothing of the simulator's truth is recorded.
         """
         from actors.demonstrations import record_missing
 
         scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
             act = self._policy(actor)
-            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir, stride)
+            demonstration = record_missing(self._told(claims), str(actor), PolicyExpert(act), seed, out_dir, stride)
         elif actor in scripts:
-            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
+            demonstration = record_missing(self._told(claims), actor, scripts[actor](), seed, out_dir, stride)
         else:
             raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
@@ -103,13 +117,19 @@ class SimulationWorker:
         demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
-    def practise(self, demonstration: Path, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
-        """Record a try that wanders about a demonstration's path, unless it is there; returns success and length."""
+    def practise(
+        self, demonstration: Path, seed: int, out_dir: Path, stride: int | None = None, claims: bool = False
+    ) -> dict[str, Any]:
+        """Record a try that wanders about a demonstration's path, unless it is there; returns success and length.
+
+        Args:
+            stride, claims: as for `record`; nobody claims that a try is a success.
+        """
         from actors.demonstrations import record_missing
         from actors.experts.practice import PRACTICE, Practice
 
         wandering = Practice(read_demonstration(demonstration))
-        recorded = record_missing(self._get(), PRACTICE, wandering, seed, out_dir, stride)
+        recorded = record_missing(self._told(claims), PRACTICE, wandering, seed, out_dir, stride)
         return {"success": recorded.success, "environment_steps": len(recorded.actions)}
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
@@ -134,6 +154,16 @@ class SimulationWorker:
                 return {"success": bool(info["success"]), "environment_steps": steps, "seed": seed}
         raise AssertionError("the environment never ended the episode")
 
+    def evaluate_claims(self, policy: PolicySpec, seed: int, service: str, claiming: Claiming) -> ClaimOutcome:
+        """Run one episode that ends by a claim of success, as in training.
+
+        Args:
+            service: names what `claiming` connects to; this process connects once.
+        """
+        if service not in self._clients:
+            self._clients[service] = claiming.make_client()
+        return run_until_claim(self._get(), self._policy(policy), seed, claiming, self._clients[service])
+
     def film(self, policy: PolicySpec, seed: int) -> Film:
         """Run one episode with pictures at every environment step."""
         env, act = self._get(), self._policy(policy)
@@ -156,6 +186,10 @@ class SimulationWorker:
 
             self._env = make_env(self._config)
         return self._env
+
+    def _told(self, claims: bool) -> gymnasium.Env[Any, Any]:
+        """The environment; with claims, one that says nothing of its truth."""
+        return EndsOnClaim(self._get()) if claims else self._get()
 
     def _policy(self, spec: PolicySpec) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""

@@ -129,6 +129,14 @@ class Expert(Protocol):
         """Index into `stages` of the current stage; never decreases in a successful episode."""
 
 
+@runtime_checkable
+class Demonstrator(Protocol):
+    """An expert that says itself when the task is done, as a person does who demonstrates."""
+
+    def finished(self, env: gymnasium.Env) -> bool:
+        """Whether the task is done."""
+
+
 class EpisodeSource(Protocol):
     """Recorded episodes of one format. Listing them decodes no video, so there may be any number of them."""
 

@@ -124,7 +124,7 @@ def fit_rule(
     if frames > MOST_FRAMES:
         fix = (
             f"failures or unfinished demonstrations stay at progress {threshold:.3f} for {frames - 1} scored frames: "
-            "train the reward model longer, with more views or more practice; or give claims.threshold and claims.frames"
+            "train the reward model longer, with more views or practice; or give claims.threshold and claims.frames"
         )
         raise BadInput("claims.frames", frames, fix)
     return SuccessRule(threshold, frames)

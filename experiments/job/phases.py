@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import Demonstration, EpisodeInfo, LabelColumns, TaskReference
 from experiments.job import plans as episodes
+from experiments.job.claims import ClaimFit, claiming_by, evaluate_claims, fitted, summary
 from experiments.job.report import plot_gate
 from experiments.job.run import Run
 from experiments.settings import ExperimentConfig
@@ -71,7 +72,8 @@ class Cloned:
     Args:
         path: its file.
         version: identifies its content.
-        trials: success rate of every network size, on seeds used for nothing else.
+        trials: success rate of every network size, on seeds used for nothing else; with success from progress the
+            validation loss of every size.
     """
 
     path: Path
@@ -105,6 +107,7 @@ class Prepared:
         model: the reward model; None if the reward does not use one.
         target: map from geometric progress to the oracle's target; None where the oracle reports it as it is.
         practice: folders of the episodes of practice.
+        tries: folders of unseen ones, which success must not be claimed of.
     """
 
     policy_episodes: list[Path]
@@ -114,6 +117,7 @@ class Prepared:
     model: RewardModel | None
     target: ProgressMap | None = None
     practice: tuple[Path, ...] = ()
+    tries: tuple[Path, ...] = ()
 
 
 def prepare(run: Run) -> Prepared:
@@ -133,6 +137,7 @@ def prepare(run: Run) -> Prepared:
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
     practice = _practise(run, scripted["reward_model"].paths)
+    claimed = _try(run, scripted["reward_model"].paths) if config.success == "progress" else []
     tries = [*acted["reward_model_rollouts"].paths, *practice]
     model = _train_reward_model(run, scripted["reward_model"].paths, tries, cloned)
     unseen: list[tuple[Path, Source]] = []
@@ -140,7 +145,8 @@ def prepare(run: Run) -> Prepared:
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     behaviours = scripted["gate_behaviours"].paths
-    return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=tuple(practice))
+    practised, tried = tuple(practice), tuple(claimed)
+    return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=practised, tries=tried)
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -184,27 +190,42 @@ def _clone(run: Run, demonstrations: Sequence[Path]) -> Cloned:
             np.concatenate([d.actions for d in successes]),
             np.array([len(d.actions) for d in successes]),
         )
-        candidates = {}
+        candidates, losses = {}, {}
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
-            state = train_bc(*data, hidden, config.cloning, config.seed).state
-            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed))
+            result = train_bc(*data, hidden, config.cloning, config.seed)
+            losses[name] = result.validation_loss
+            save_policy(candidates[name], result.state, provenance(preset=run.preset, seed=config.seed))
             run.console.progress(f"cloned with hidden layers {name}")
-        seeds = episodes.trial_seeds(config)
-        wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
-        trials = {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
-        best = max(trials, key=lambda name: trials[name])
-        run.console.say(f"  success rate on {len(seeds)} trial seeds: {trials}; using {best}")
+        if config.success == "progress":  # Only the simulator could say how often a clone succeeds.
+            trials, best = losses, min(losses, key=lambda name: losses[name])
+            run.console.say(f"  validation loss: {trials}; using {best}")
+        else:
+            trials = _try_clones(run, candidates)
+            best = max(trials, key=lambda name: trials[name])
+            run.console.say(f"  success rate on {config.cloning.trials} trial seeds: {trials}; using {best}")
         candidates[best].replace(path)
         for name, file in candidates.items():
             if name != best:
                 file.unlink()
         return {"version": file_version(path), "trials": trials}
 
-    depends_on = (config.env, config.demonstrations, config.cloning, config.seed)
+    depends_on = (config.env, config.demonstrations, config.cloning, config.seed, *_claimed(config))
     value = run.phase("clone", "Behaviour cloning from demonstrations", depends_on, work)
     return Cloned(path, value["version"], value["trials"])
+
+
+def _try_clones(run: Run, candidates: Mapping[str, Path]) -> dict[str, float]:
+    """Success rate of each cloned policy on the trial seeds, by the simulator's verdict."""
+    seeds = episodes.trial_seeds(run.config)
+    wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
+    return {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
+
+
+def _claimed(config: ExperimentConfig) -> tuple[object, ...]:
+    """What a phase depends on besides, where success is claimed from progress."""
+    return ("claims",) if config.success == "progress" else ()
 
 
 def file_version(path: Path) -> str:
@@ -218,6 +239,13 @@ def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
         return []
     plan = episodes.practice_plan(run.config, run.path / "demonstrations", episodes.first_success(demonstrations))
     _record(run, "practice", "Practice about the demonstration's path, for the reward model", {"practice": plan})
+    return plan.paths
+
+
+def _try(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
+    """Practise again, unseen by the reward model; returns the episodes."""
+    plan = episodes.tries_plan(run.config, run.path / "demonstrations", episodes.first_success(demonstrations))
+    _record(run, "tries", "Tries that success must not be claimed of", {"tries": plan})
     return plan.paths
 
 
@@ -243,14 +271,18 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
         train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
-    depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if tries else None)
+    depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.grm, config.sft)
+    depends_on += (cloned.version if tries else None, *_claimed(config))
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
     reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
     return RewardModel(path, value["version"], reference)
 
 
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
-    """Evaluate the reward model on unseen episodes, through the service that will label the training."""
+    """Evaluate the reward model on unseen episodes, through the service that will label the training.
+
+    With success from progress the verdict is about the user's own episodes, and the simulator's figures stand beside.
+    """
     config, model = run.config, prepared.model
     assert model is not None
 
@@ -289,9 +321,18 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     if config.gate.probe == "required":  # else a stored report without it is as good
         depends_on += ("probe",)
     figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
+    if config.success == "progress":
+        figures = replace(claim_fit(run, prepared).figures, simulator=asdict(figures))
     verdict = decide(figures, config.gate)
     run.console.say(*verdict.table().splitlines())
     return figures, verdict
+
+
+def claim_fit(run: Run, prepared: Prepared) -> ClaimFit:
+    """When success is claimed, and what the user's own episodes say of the reward model."""
+    model = prepared.model
+    assert model is not None
+    return fitted(run, model.path, model.version, prepared.policy_episodes, prepared.tries, model.reference)
 
 
 def _probe(run: Run, client: RewardClient, reference: TaskReference) -> ProbeFigures:
@@ -354,6 +395,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         config.labels,
         labels_from,
         config.learner.practice,
+        *_claimed(config),
     )
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
@@ -451,6 +493,22 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
             partial(success, spec),
         )
     return outcomes
+
+
+def claims_of(run: Run, prepared: Prepared, success: Mapping[str, list[bool]]) -> dict[str, Any]:
+    """False claims, missed successes and true success of the cloned and the trained policy: `claims` of result.json.
+
+    Args:
+        success: of each policy within the horizon, with nobody claiming.
+    """
+    model, fit = prepared.model, claim_fit(run, prepared)
+    assert model is not None
+    application = run.service(model.path)[0]
+    claiming = claiming_by(application, labeller_config(run.config), model.reference, fit.rule)
+    specs = {name: spec for name, spec in policies(run, prepared).items() if name in ("bc", "policy")}
+    versions = [file_version(spec.path) for spec in specs.values() if spec.path]
+    outcomes = evaluate_claims(run, specs, claiming, application, (model.version, run.config.fusion, versions))
+    return summary(outcomes, success, fit)
 
 
 def outcomes_of(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:

@@ -14,9 +14,10 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import fingerprint
 from dopamine_rl.provenance import provenance
+from dopamine_rl.success import SuccessRule
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, labeller_config
+from experiments.job.phases import Prepared, asks_model, claim_fit, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -34,9 +35,12 @@ def training_env_config(config: ExperimentConfig, against_truth: bool = False) -
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
     from actors.against_truth import AgainstTruth
+    from actors.claims import EndsOnClaim
     from actors.envs import make_env
 
-    env = make_env(env_config["env"])
+    env: Any = make_env(env_config["env"])
+    if env_config.get("claims"):
+        env = EndsOnClaim(env)
     return AgainstTruth(env) if env_config["against_truth"] else env
 
 
@@ -48,11 +52,12 @@ def make_task(
     sitting: int = 1,
     target: ProgressMap | None = None,
     against_truth: bool = False,
+    rule: SuccessRule | None = None,
 ) -> TrainingSetup:
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
-        app_name, reference, sitting, target, against_truth: as for `build_algorithm`.
+        app_name, reference, sitting, target, against_truth, rule: as for `build_algorithm`.
     """
     records_dir = records if config.labels.keep_frames and asks_model(config) else None
     labelling = labeller_config(config, records_dir, target)
@@ -63,8 +68,12 @@ def make_task(
     hold_back = config.learner.algorithm != "ppo"  # PPO is on-policy: its actors wait for the labels
     return TrainingSetup(
         env=make_training_env,
-        env_config={"env": training_env_config(config, against_truth), "against_truth": against_truth},
-        callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
+        env_config={
+            "env": training_env_config(config, against_truth),
+            "against_truth": against_truth,
+            "claims": rule is not None,
+        },
+        callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back, rule),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
     )
@@ -84,6 +93,7 @@ def build_algorithm(
     sitting: int = 1,
     target: ProgressMap | None = None,
     against_truth: bool = False,
+    rule: SuccessRule | None = None,
 ) -> Any:
     """Build the RLlib algorithm of the config; this starts its actors.
 
@@ -93,8 +103,9 @@ def build_algorithm(
         sitting: how often this training was started; each time the environments use other seeds.
         target: map from geometric progress to the oracle's target (see `Prepared`).
         against_truth: charge for true progress instead of paying the task's reward (actors.against_truth).
+        rule: claims success from progress, which then ends episodes; None leaves it to the simulator.
     """
-    task = make_task(config, app_name, reference, records, sitting, target, against_truth)
+    task = make_task(config, app_name, reference, records, sitting, target, against_truth, rule)
     if config.learner.algorithm == "ppo":
         from learner.algorithms.ppo import make_ppo_config
 
@@ -137,10 +148,13 @@ def train_policy(
     )
     if against_truth:
         depends_on += ("against_truth",)
+    rule = claim_fit(run, prepared).rule if config.success == "progress" and not against_truth else None
+    if rule is not None:
+        depends_on += (rule,)
 
     def work() -> dict[str, Any]:
         key = fingerprint(depends_on)
-        return _train(run, replace(prepared, model=model), transitions, key, on_point, against_truth)
+        return _train(run, replace(prepared, model=model), transitions, key, on_point, against_truth, rule)
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
@@ -153,6 +167,7 @@ def _train(
     key: str,
     on_point: Callable[[dict[str, Any]], object],
     against_truth: bool,
+    rule: SuccessRule | None,
 ) -> dict[str, Any]:
     """Train, resuming from the checkpoint with this key if there is one."""
     config, checkpoint, model = run.config, run.path / CHECKPOINT, prepared.model
@@ -161,7 +176,16 @@ def _train(
     sitting = progress.sittings if progress else 1
     reference, records = model.reference if model else None, run.path / "records"
     algorithm = build_algorithm(
-        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target, against_truth
+        config,
+        app_name,
+        reference,
+        transitions,
+        prepared.cloned.path,
+        records,
+        sitting,
+        prepared.target,
+        against_truth,
+        rule,
     )
     tracker = Tracker(run.folder, config)
 
