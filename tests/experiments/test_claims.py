@@ -111,14 +111,14 @@ def test_the_poison_reaches_a_verdict_that_asks_the_simulator(tmp_path):
 
 
 def test_the_rule_is_fitted_on_the_users_episodes(tmp_path):
-    figures, _, run = judged(tmp_path, lie=False)
+    *_, run = judged(tmp_path, lie=False)
     client = run.service(None)[1]
     fit = claims.fit(client, [success(), success(14)], [failure(0.5)], REFERENCE, run.config)
     assert fit.rule.threshold == pytest.approx(0.95, abs=0.01)
     assert (fit.rule.frames, fit.demonstrations, fit.tries, fit.missed_if_left_out) == (1, 2, 1, 0)
     assert "fitted on 2 demonstrations" in str(fit)
     assert run.keys["claims"] != run.keys["gate"]
-    with pytest.raises(BadInput, match="claims.frames"):
+    with pytest.raises(BadInput, match=r"claims\.frames"):
         claims.fit(client, [success()], [failure(0.97, count=200)], REFERENCE, run.config)
 
 
