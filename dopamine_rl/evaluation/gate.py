@@ -352,6 +352,7 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
         stride=stride,
         behaviours={},
         instruction=None,
+        simulator=None,
     )
 
 

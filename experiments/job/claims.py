@@ -17,6 +17,7 @@ import numpy as np
 from actors.claims import Claiming
 from actors.labeller import LabellerConfig
 from actors.workers import Job, PolicySpec
+from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.evaluation.gate import GateReport, JudgedEpisode, Source, judge, report
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.metrics import paired_difference, wilson
@@ -73,7 +74,8 @@ def fit(
         ScoringError: the service cannot answer in time.
     """
     successes = [demonstration for demonstration in demonstrations if demonstration.success]
-    sources: list[Source] = ["expert"] * len(successes) + ["failure"] * len(tries)
+    sources: list[Source] = ["expert" for _ in successes]
+    sources += ["failure" for _ in tries]
     judged = judge(client, [*successes, *tries], reference, config.fusion, sources=sources)
     curves = [scored_curve(episode) for episode in judged]
     shown, failed = curves[: len(successes)], curves[len(successes) :]
@@ -99,7 +101,11 @@ def fitted(
 
     def work() -> dict[str, Any]:
         _, client = run.service(model)
-        found = fit(client, episodes.read_all(demonstrations), episodes.read_all(tries), reference, config)
+        shown, tried = (
+            [at_stride(episode, config.env.stride) for episode in episodes.read_all(folders)]
+            for folders in (demonstrations, tries)
+        )
+        found = fit(client, shown, tried, reference, config)
         run.console.say(f"  {found}")
         return asdict(found)
 
