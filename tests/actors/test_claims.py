@@ -112,7 +112,7 @@ def make_runner(env, make_client=None, hold_back=True, num_envs=1):
     return config.env_runner_cls(config=config, worker_index=0)
 
 
-def sample(runner, calls=8, steps=8):
+def sample(runner, calls=4, steps=12):
     return [chunk for _ in range(calls) for chunk in runner.sample(num_timesteps=steps, explore=False)]
 
 
@@ -171,14 +171,17 @@ def test_the_step_after_the_claim_ends_the_episode_and_alone_pays_the_task(act):
 @pytest.mark.parametrize("hold_back", [False, True])
 def test_false_claims_and_missed_successes_are_reported(num_envs, hold_back):
     runner = make_runner(lambda: EndsOnClaim(Lying("inverted")), hold_back=hold_back, num_envs=num_envs)
-    sample(runner, calls=10, steps=8 * num_envs)
+    sample(runner, calls=5, steps=12 * num_envs)
     finished = runner.get_metrics()["finished"]
     ended = {name: [float(value) for value in finished[name].peek()] for name in ("claimed", "success", "reached")}
-    assert len(ended["claimed"]) >= 3
+    assert len(ended["claimed"]) >= 2
     assert set(ended["claimed"]) == set(ended["reached"]) == {1.0}
     assert set(ended["success"]) == {0.0}  # it calls the walk a success, and its end a failure
+
+
+def test_what_never_comes_near_is_not_claimed():
     slow = make_runner(lambda: EndsOnClaim(Lying("honest", speed=0.001)))
-    sample(slow, calls=10)
+    sample(slow, calls=6)
     assert set(map(float, slow.get_metrics()["finished"]["claimed"].peek())) == {0.0}
 
 
@@ -203,8 +206,10 @@ class LateClient(LocalRewardClient):
 def test_a_claim_waits_for_its_answer_and_the_actor_does_not(act, monkeypatch):
     monkeypatch.setattr(LateClient, "waited", [])
     runner = make_runner(lambda: EndsOnClaim(Lying()), lambda: LateClient(Scorer(FakeEngine())))
-    late = sample(runner, calls=1, steps=28) + runner.sample(num_timesteps=0, explore=False)
+    assert sample(runner, calls=1, steps=28) == []  # held back: nothing is awaited yet
+    assert LateClient.waited
     assert not any(LateClient.waited)
+    late = runner.sample(num_timesteps=0, explore=False)
     prompt = sum(len(chunk) for chunk in act("honest") if chunk.id_ == act("honest")[0].id_)
     assert late[0].is_terminated
     assert prompt < len(late[0]) <= prompt + 12  # each answer is read when the one before it is
