@@ -28,7 +28,7 @@ from tests.fakes import hop
 
 pytestmark = pytest.mark.render
 
-CONFIG = EnvConfig(views=("front",), image_size=64, horizon=60, stride=6, lateral_m=0.003, angle_rad=0.01, oracle=True)
+CONFIG = EnvConfig(views=("front",), image_size=32, horizon=48, stride=6, lateral_m=0.003, angle_rad=0.01, oracle=True)
 SEED = 3
 
 
@@ -56,7 +56,7 @@ def env() -> Iterator[PegInsertionEnv]:
 def told(env: PegInsertionEnv) -> tuple[Demonstration, Demonstration]:
     """A demonstration and a try about its path, of which the simulator says nothing."""
     ending, scripts = EndsOnClaim(env), TASKS[CONFIG.task].scripts
-    shown = record(ending, scripts["expert"](), SEED, np.random.default_rng(0), "demonstration", stride=2)
+    shown = record(ending, scripts["expert"](), SEED, np.random.default_rng(0), "demonstration", stride=4)
     tried = record(ending, Practice(shown), SEED + 1, np.random.default_rng(1), "practice")
     return shown, tried
 
@@ -124,7 +124,7 @@ def test_a_rule_from_one_demonstration_claims_a_success_and_nothing_else(tmp_pat
         pool = WorkerPool(CONFIG, 1, 0.5)
         lines: list[str] = []
         quiet = lambda text, matters: lines.append(text)  # noqa: E731
-        pool.map([Job("record", ("expert", SEED, tmp_path, 2, True))], quiet, "episodes")
+        pool.map([Job("record", ("expert", SEED, tmp_path, 4, True))], quiet, "episodes")
         [folder] = tmp_path.iterdir()
         pool.map([Job("practise", (folder, SEED + 1, tmp_path, None, True))], quiet, "episodes")
         shown, tried = (read_demonstration(path) for path in sorted(tmp_path.iterdir()))
