@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ray")
+from ray import cloudpickle
 from ray.rllib.algorithms.ppo import PPOConfig
 
 from actors.callbacks import LabellingCallback
-from actors.claims import TRUE_SUCCESS, EndsOnClaim
+from actors.claims import TRUE_SUCCESS, Claiming, EndsOnClaim, run_until_claim
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.errors import BadInput
-from dopamine_rl.success import SuccessRule
+from dopamine_rl.success import ClaimOutcome, SuccessRule
 from dopamine_rl.types import TaskReference
 from learner.algorithms.common import TrainingSetup, configure
 from learner.algorithms.rlpd import store_fragment
@@ -213,6 +214,25 @@ def test_a_claim_waits_for_its_answer_and_the_actor_does_not(act, monkeypatch):
     prompt = sum(len(chunk) for chunk in act("honest") if chunk.id_ == act("honest")[0].id_)
     assert late[0].is_terminated
     assert prompt < len(late[0]) <= prompt + 12  # each answer is read when the one before it is
+
+
+@pytest.mark.parametrize(
+    ("lie", "speed", "outcome"),
+    [
+        ("honest", 0.08, ClaimOutcome(claimed=True, success=True, reached=True)),
+        ("inverted", 0.08, ClaimOutcome(claimed=True, success=False, reached=True)),
+        ("honest", 0.001, ClaimOutcome(claimed=False, success=False, reached=False)),
+        ("inverted", 0.001, ClaimOutcome(claimed=False, success=True, reached=True)),
+    ],
+)
+def test_an_evaluation_ends_by_claim_and_compares_it_with_the_truth(lie, speed, outcome):
+    labelling = LabellerConfig("grm", GAMMA, STRIDE, deadline_s=60.0)
+    reference = TaskReference("walk", frame(0.0)[0], frame(1.0)[0], frame(1.0))
+    client = LocalRewardClient(Scorer(FakeEngine()))
+    claiming = Claiming(labelling, functools.partial(LocalRewardClient, Scorer(FakeEngine())), reference, RULE)
+    claiming = cloudpickle.loads(cloudpickle.dumps(claiming))
+    stands = np.zeros(1, np.float32)
+    assert run_until_claim(Lying(lie, speed), lambda _: stands, 0, claiming, client) == outcome
 
 
 def test_answers_are_read_in_order_and_asked_for_again_without_waiting():
