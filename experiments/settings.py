@@ -263,6 +263,12 @@ class ExperimentConfig:
                 not counts.reward_model_rollouts,
                 "give 0: nobody says which of them failed",
             ),
+            (
+                "demonstrations.gate_behaviours",
+                counts.gate_behaviours,
+                not counts.gate_behaviours,
+                "give 0: only the simulator could say which of them ended as meant",
+            ),
         ):
             if not good:
                 raise BadInput(name, value, f"{fix} (success = progress)")

@@ -137,7 +137,7 @@ def prepare(run: Run) -> Prepared:
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
     practice = _practise(run, scripted["reward_model"].paths)
-    claimed = _try(run, scripted["reward_model"].paths) if config.success == "progress" else []
+    unclaimed = _try(run, scripted["reward_model"].paths) if config.success == "progress" else []
     tries = [*acted["reward_model_rollouts"].paths, *practice]
     model = _train_reward_model(run, scripted["reward_model"].paths, tries, cloned)
     unseen: list[tuple[Path, Source]] = []
@@ -145,8 +145,8 @@ def prepare(run: Run) -> Prepared:
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     behaviours = scripted["gate_behaviours"].paths
-    practised, tried = tuple(practice), tuple(claimed)
-    return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=practised, tries=tried)
+    policy = scripted["policy"].paths
+    return Prepared(policy, unseen, behaviours, cloned, model, practice=tuple(practice), tries=tuple(unclaimed))
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -320,9 +320,16 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     depends_on: tuple[object, ...] = (model.version, config.env, config.fusion, threshold, unseen)
     if config.gate.probe == "required":  # else a stored report without it is as good
         depends_on += ("probe",)
-    figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
-    if config.success == "progress":
-        figures = replace(claim_fit(run, prepared).figures, simulator=asdict(figures))
+
+    def judged_in_simulation() -> dict[str, Any]:
+        value: dict[str, Any] = run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work)
+        return value
+
+    if config.success == "progress":  # What the simulator says of its episodes must not even end the run.
+        beside = run.console.attempt("figures in simulation", judged_in_simulation, None)
+        figures = replace(claim_fit(run, prepared).figures, simulator=beside)
+    else:
+        figures = GateReport(**judged_in_simulation())
     verdict = decide(figures, config.gate)
     run.console.say(*verdict.table().splitlines())
     return figures, verdict

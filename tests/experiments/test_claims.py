@@ -86,8 +86,6 @@ def judged(tmp_path, lie, config=None):
         policy_episodes=shown,
         tries=tries,
     )
-    if lie:  # the exam needs an expert's success to say anything
-        prepared.gate_episodes = [(path, "expert") for path in exam]
     figures, verdict = phases.gate(run, prepared)
     return figures, verdict, run
 
@@ -97,7 +95,7 @@ def test_the_verdict_is_about_the_users_episodes_and_the_simulators_figures_stan
     lied, same, _ = judged(tmp_path / "lied", lie=True)
     assert replace(lied, simulator=None) == replace(honest, simulator=None)
     assert (verdict.checks, verdict.notes, verdict.passed) == (same.checks, same.notes, True)
-    assert verdict.advisory != same.advisory
+    assert (lied.simulator, same.advisory) == (None, ())  # no success to judge by: said, and no reason to stop
     assert {check.name for check in verdict.advisory} >= {"simulator auc", "simulator false_success"}
     assert (honest.successes, honest.failures, honest.simulator["failures"]) == (2, 2, 2)
     assert honest.simulator_mae is None
@@ -106,8 +104,9 @@ def test_the_verdict_is_about_the_users_episodes_and_the_simulators_figures_stan
 
 def test_the_poison_reaches_a_verdict_that_asks_the_simulator(tmp_path):
     by_env = replace(laptop(), success="env", gate=replace(ExperimentConfig().gate, probe="off"))
-    verdicts = [judged(tmp_path / str(lie), lie, by_env)[1] for lie in (False, True)]
-    assert verdicts[0].checks != verdicts[1].checks
+    assert judged(tmp_path / "honest", False, by_env)[1].passed
+    with pytest.raises(BadInput, match="gate episodes"):
+        judged(tmp_path / "lied", True, by_env)
 
 
 def test_the_rule_is_fitted_on_the_users_episodes(tmp_path):
@@ -196,6 +195,8 @@ def test_reward_models_trained_on_the_truth_are_refused():
     rollouts = replace(config.demonstrations, reward_model_rollouts=2)
     with pytest.raises(BadInput, match=r"reward_model_rollouts = 2: give 0"):
         replace(config, demonstrations=rollouts)
+    with pytest.raises(BadInput, match=r"gate_behaviours = 1: give 0"):
+        replace(config, demonstrations=replace(config.demonstrations, gate_behaviours=1))
     scripted = replace(config.demonstrations, reward_model_failures=2, practice=0)
     with pytest.raises(BadInput, match=r"sft.failures = 'truth': write path or outcome"):
         replace(config, demonstrations=scripted, sft=replace(config.sft, failures="truth"))
