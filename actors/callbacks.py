@@ -7,6 +7,9 @@ The last frame of a fragment is scored when the fragment ends, so an actor that 
 model every time. With `hold_back`, the next `sample()` returns the fragment instead: its frames are sent in one request
 when it ends, and the answers arrive in the meantime. This suits off-policy learners; an on-policy learner needs the
 fragment before it changes the policy.
+
+With a success rule frames are sent at once, and success is claimed from the answers that have arrived: the environment,
+an EndsOnClaim, ends the episode on its next step.
 """
 
 from __future__ import annotations
@@ -19,9 +22,11 @@ from typing import Any
 import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
+from actors.claims import TRUE_SUCCESS, ClaimWatch
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.success import ClaimOutcome, SuccessRule
 from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
 logger = logging.getLogger(__name__)
@@ -39,6 +44,7 @@ class LabellingCallback(RLlibCallback):
         context_of: builds an episode's context.
         hold_back: with a reward model, every `sample()` returns the fragments of the previous call; the first returns
             none. Fragments held when the actor ends are lost, like unfinished ones.
+        rule: claims success from progress; None leaves success to the environment.
     """
 
     def __init__(
@@ -47,15 +53,19 @@ class LabellingCallback(RLlibCallback):
         make_client: Callable[[], RewardClient] | None,
         context_of: ContextOf,
         hold_back: bool = False,
+        rule: SuccessRule | None = None,
     ) -> None:
         super().__init__()
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
+        self._rule = rule
         self._labeller: Labeller | None = None
+        self._watch: ClaimWatch | None = None
         self._writer: LabelRecordWriter | None = None
         self._held: list[Any] = []
         self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
+        self._reached: set[str] = set()
         self._returns: dict[str, tuple[float, float]] = {}
         self._running: dict[int, str] = {}
 
@@ -66,8 +76,11 @@ class LabellingCallback(RLlibCallback):
 
     def on_episode_step(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
         """Request a scored frame's labels; its pictures are removed from the episode and never reach the learner."""
-        if not env_runner.config.in_evaluation:
-            self._guard(self._step, episode, env_runner, env_index)
+        if env_runner.config.in_evaluation:
+            return
+        self._guard(self._step, episode, env_runner, env_index)
+        if self._rule is not None and not episode.is_done:
+            self._guard(self._claim, episode.id_, env_runner.env, env_index)
 
     def on_episode_end(self, *, env_index: int, **_: Any) -> None:
         """Mark an episode as finished; its labels are collected with its last fragment."""
@@ -91,6 +104,8 @@ class LabellingCallback(RLlibCallback):
         if self._labeller is None:
             client = self._make_client() if self._make_client is not None else None
             self._labeller = Labeller(self._config, client)
+            if self._rule is not None:
+                self._watch = ClaimWatch(self._labeller, self._rule)
         return self._labeller
 
     def _guard(self, action: Callable[..., None], *args: Any) -> None:
@@ -112,6 +127,7 @@ class LabellingCallback(RLlibCallback):
 
     def _start(self, episode: Any, env_runner: Any, env_index: int) -> None:
         views = self._views(episode, env_runner, env_index)
+        episode.get_infos(-1).pop(TRUE_SUCCESS, None)
         labeller = self._get()
         if env_index in self._running:  # Its environment failed; a held fragment may still belong to it.
             self._abandoned.append(self._running[env_index])
@@ -122,14 +138,26 @@ class LabellingCallback(RLlibCallback):
     def _step(self, episode: Any, env_runner: Any, env_index: int) -> None:
         infos = episode.get_infos(-1)
         views = self._views(episode, env_runner, env_index)
-        self._success[episode.id_] = bool(infos.get("success", False))
+        self._note_success(episode.id_, infos)
         labeller = self._get()
         if not labeller.knows(episode.id_):
             return
         if labeller.asks_model and views is not None:
-            labeller.observe(episode.id_, episode.t, views, at_once=not self._hold_back)
+            labeller.observe(episode.id_, episode.t, views, at_once=self._rule is not None or not self._hold_back)
         elif labeller.config.mode == "oracle" and (episode.is_done or episode.t % self._config.stride == 0):
             labeller.observe_truth(episode.id_, episode.t, infos["oracle_progress"])
+
+    def _note_success(self, episode_id: str, infos: dict[str, Any]) -> None:
+        """Note the simulator's verdict, for metrics alone. With claims it leaves the episode."""
+        success = bool(infos.get("success", False) if self._rule is None else infos.pop(TRUE_SUCCESS, False))
+        self._success[episode_id] = success
+        if success:
+            self._reached.add(episode_id)
+
+    def _claim(self, episode_id: str, envs: Any, env_index: int) -> None:
+        """Tell the environment if success is claimed by the answers that are in."""
+        if self._watch is not None and self._get().knows(episode_id) and self._watch.claims(episode_id):
+            envs.unwrapped.envs[env_index].get_wrapper_attr("claim")()
 
     def _send(self) -> None:
         self._get().send()
@@ -150,6 +178,12 @@ class LabellingCallback(RLlibCallback):
         self._get().drop(episode_id)
         self._success.pop(episode_id, None)
         self._returns.pop(episode_id, None)
+        self._forget(episode_id)
+
+    def _forget(self, episode_id: str) -> None:
+        self._reached.discard(episode_id)
+        if self._watch is not None:
+            self._watch.forget(episode_id)
 
     def _collect(self, chunk: Any, task_rewards: np.ndarray, deadline: float) -> tuple[np.ndarray, LabelColumns]:
         labeller = self._get()
@@ -159,6 +193,8 @@ class LabellingCallback(RLlibCallback):
 
     def _end(self, chunk: Any, metrics_logger: Any) -> None:
         success = self._success.pop(chunk.id_, False)
+        outcome = ClaimOutcome(bool(chunk.is_terminated), success, chunk.id_ in self._reached)
+        self._forget(chunk.id_)
         metrics_logger.log_value("task_success_rate", float(success), reduce="mean", window=100)
         task, shaped = self._returns.pop(chunk.id_)
         metrics_logger.log_value("task_return_mean", task, reduce="mean", window=100)
@@ -169,6 +205,10 @@ class LabellingCallback(RLlibCallback):
         metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)
         potential = labeller.level(chunk.id_) if labeller.knows(chunk.id_) else float("nan")
         metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
+        if self._rule is not None:
+            for name in ("claimed", "reached"):
+                value = float(getattr(outcome, name))
+                metrics_logger.log_value(("finished", name), value, reduce="item_series", window=10_000)
         if not labeller.knows(chunk.id_):
             return
         if labeller.config.mode not in UNSHAPED:

@@ -10,6 +10,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
+from actors.claims import EndsOnClaim
 from actors.experts.disturbed import simulated
 from actors.geometry import position_and_quaternion
 from actors.tasks import TASKS
@@ -17,7 +18,7 @@ from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
-from dopamine_rl.interfaces import Expert
+from dopamine_rl.interfaces import Demonstrator, Expert
 from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
@@ -39,6 +40,9 @@ def record(
     looks: bool = False,
 ) -> Demonstration:
     """Run and record one episode. Of an observation with pictures, proprioception alone is recorded.
+
+    In an EndsOnClaim the simulator's verdict is not recorded: the episode is a success if the expert, a Demonstrator,
+    says that the task is done; the next step is then the last, and has a frame. Others go on until time runs out.
 
     Args:
         env: a SimulatedEnv that renders views, wrapped or not.
@@ -64,6 +68,8 @@ def record(
     while not (terminated or truncated):
         action = expert.act(env)
         observation, reward, terminated, truncated, infos = env.step(action)
+        if isinstance(env, EndsOnClaim):
+            infos = _claim(env, expert, infos, terminated)
         observations.append(_vector(observation))
         actions.append(action)
         step_stages.append(expert.stage)
@@ -74,10 +80,10 @@ def record(
             truths += [infos["oracle_progress"]] if truths else []
             poses.append(_tool_pose(env))
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
-    task, name = task_of(env), episode_id or f"seed_{seed:06d}"
+    name, success = episode_id or f"seed_{seed:06d}", bool(infos["success"])
     return Demonstration(
         episode_id=name,
-        instructions=task.instructions,
+        instructions=task_of(env).instructions,
         frames=np.stack(frames),
         frame_steps=np.array(frame_steps, np.int64),
         keyframes=keyframes,
@@ -86,10 +92,10 @@ def record(
         actions=np.stack(actions).astype(np.float32),
         task_rewards=np.array(rewards, np.float32),
         terminated=bool(terminated),
-        success=bool(infos["success"]),
+        success=success,
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
-        near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, env)),
+        near_miss=not success and (name.startswith(NEAR_MISS) or _ends_near(env)),
         tool_poses=np.stack(poses),
     )
 
@@ -103,8 +109,17 @@ def _vector(observation: Any) -> NDArray[np.float32]:
     return observation[PROPRIOCEPTION] if isinstance(observation, Mapping) else observation
 
 
-def _ends_near(task: Task, env: gymnasium.Env) -> bool:
-    return task.near_miss is not None and task.near_miss(simulated(env).observe_state())
+def _ends_near(env: gymnasium.Env) -> bool:
+    near = task_of(env).near_miss
+    return near is not None and not isinstance(env, EndsOnClaim) and near(simulated(env).observe_state())
+
+
+def _claim(env: EndsOnClaim, expert: Expert, infos: dict[str, Any], terminated: bool) -> dict[str, Any]:
+    """Let the demonstrator claim success; returns the infos with their verdict, and the last frame of a success."""
+    if isinstance(expert, Demonstrator) and expert.finished(env):
+        env.claim()
+    shown = {"scored_views": simulated(env).render_views()} if terminated else {}
+    return {**shown, **infos, "success": terminated}
 
 
 def find_keyframes(

@@ -80,6 +80,7 @@ class _Pending:
         index: of the frame in its request.
         score: the request; None if it could not be sent.
         error: why it could not be sent.
+        again: it replaces a request whose answer was about an invalid anchor.
     """
 
     time: int
@@ -88,6 +89,12 @@ class _Pending:
     index: int
     score: PendingScore | None
     error: Exception | None
+    again: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Its outcome is known without waiting."""
+        return self.score is None or self.score.ready()
 
 
 @dataclass
@@ -102,6 +109,8 @@ class EpisodeLabels:
     unsent: list[tuple[int, Views]] = field(default_factory=list)
     pending: list[_Pending] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
+    taken: int = 0
+    """How many of the scored frames `arrived` has returned."""
     end: int = 0
     """Environment step at which the last fragment ended, collected or held."""
     level: float = 0.0
@@ -109,7 +118,7 @@ class EpisodeLabels:
 
     def potential(self, end: int) -> NDArray[np.float32]:
         """Held potential at environment steps 0 … `end`, float32 [end + 1]."""
-        answered = [f for f in self.scored if f.outcome == "answered"]
+        answered = [f for f in self.scored if f.outcome == "answered" and f.time <= end]
         times = np.array([f.time for f in answered], np.int64)
         return held_potential(times, np.array([f.progress for f in answered], np.float32), end, 0.0)
 
@@ -199,6 +208,14 @@ class Labeller:
         """Send all unsent frames, one request per episode, which is far cheaper for the actor than one per frame."""
         for episode in self._episodes.values():
             self._ask(episode)
+
+    def arrived(self, episode_id: str) -> list[ScoredFrame]:
+        """The outcomes, in time order, of frames since the last call. Never waits: others stay pending."""
+        episode = self._episodes[episode_id]
+        while episode.pending and episode.pending[0].ready:
+            self._settle(episode, self._clock() + self.config.deadline_s)
+        new, episode.taken = episode.scored[episode.taken :], len(episode.scored)
+        return new
 
     def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
         """Use the simulator's true progress, in the config's target, as potential (mode oracle, for diagnosis)."""
@@ -317,7 +334,7 @@ class Labeller:
     def _phase(self, episode: EpisodeLabels, end: int) -> NDArray[np.float32]:
         if self.config.mode in UNSHAPED:
             return np.zeros(end + 1, np.float32)
-        return phase(np.array([f.time for f in episode.scored], np.int64), end, self.config.stride)
+        return phase(np.array([f.time for f in episode.scored if f.time <= end], np.int64), end, self.config.stride)
 
     def _ask(self, episode: EpisodeLabels) -> None:
         if episode.unsent:
@@ -350,21 +367,28 @@ class Labeller:
     def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
         """Await the outcome of every frame up to environment step `end`."""
         while episode.pending and episode.pending[0].time <= end:
-            pending = episode.pending.pop(0)
-            frame = self._outcome(episode, pending, deadline)
-            if frame.outcome == "answered":
-                episode.last_valid = (frame.time, pending.views)
-            setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
-            episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+            self._settle(episode, deadline)
 
-    def _outcome(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+    def _settle(self, episode: EpisodeLabels, deadline: float) -> None:
+        """Give the oldest pending frame its outcome; or ask again if it was compared with an invalid one, because that
+        hop does not fit the held progress."""
+        pending = episode.pending.pop(0)
         frame = self._wait(episode, pending, deadline)
-        if frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid"):
-            # The frame was compared with an invalid one; the hop does not fit the held progress.
+        mismatched = frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid")
+        if mismatched and not pending.again:
             left_s = deadline - self._clock()
             [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
             self.counts.retried += 1
-            frame = self._wait(episode, again, deadline)
+            episode.pending.insert(0, replace(again, again=True))
+            return
+        frame = self._folded(episode, frame)
+        if frame.outcome == "answered":
+            episode.last_valid = (frame.time, pending.views)
+        setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
+        episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+
+    def _folded(self, episode: EpisodeLabels, frame: ScoredFrame) -> ScoredFrame:
+        """The frame with its fused progress, which is held where there is no answer."""
         if frame.outcome != "answered":
             return replace(frame, progress=episode.state.progress)
         try:

@@ -159,6 +159,7 @@ class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.task = task
         self._scene, self._scores, self._looks = scene, bool(config.views), config.sees_pictures
         self._rendered: Views | None = None
+        self._ends_on_success = True
         self._insertion = config.start == "insertion"
         vector = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
         self.observation_space = _with_pictures(vector, config) if config.sees_pictures else vector
@@ -204,13 +205,15 @@ class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         Args:
             options: {"pictures": False} scores no frame in this episode, for evaluations that only count; {"blind":
                 True} observes proprioception in place of pictures, for scripts that do not look; {"stride": K} scores
-                every K-th step of this episode, whatever the config says.
+                every K-th step of this episode, whatever the config says; with {"ends_on_success": False} success
+                neither ends this episode, nor pays, nor has a frame scored.
         """
         super().reset(seed=seed)
         options = options or {}
         self._scores = bool(self.config.views) and options.get("pictures", True)
         self._looks = self.config.sees_pictures and not options.get("blind", False)
         self._stride = options.get("stride", self.config.stride)
+        self._ends_on_success = options.get("ends_on_success", True)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         self._rendered = None
         self._begin(seed)
@@ -226,9 +229,10 @@ class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         success = bool(self._scene.step(self._to_simulator(action))[-1]["success"][0])
         self.environment_step += 1
         self._read()
-        truncated = not success and self.environment_step >= self.config.horizon
-        scored = success or truncated or self.environment_step % self._stride == 0
-        return self.observe(), float(success), success, truncated, self._infos(success, scored)
+        ended = success and self._ends_on_success
+        truncated = not ended and self.environment_step >= self.config.horizon
+        scored = ended or truncated or self.environment_step % self._stride == 0
+        return self.observe(), float(ended), ended, truncated, self._infos(success, scored)
 
     def render_views(self) -> Views:
         """Render all views now, scored or not: uint8 [V, H, W, 3]."""

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import gymnasium
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from actors.claims import Claiming, EndsOnClaim, run_until_claim
 from actors.maniskill import EnvConfig, SimulatedEnv
 from actors.tasks import TASKS
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
-from dopamine_rl.interfaces import OnProgress
+from dopamine_rl.interfaces import OnProgress, RewardClient
+from dopamine_rl.success import ClaimOutcome
 
 if TYPE_CHECKING:
     import gymnasium
@@ -46,7 +49,17 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film", "dense_rewards"]
+    method: Literal[
+        "record",
+        "record_as_meant",
+        "practise",
+        "play_back",
+        "probe",
+        "evaluate",
+        "evaluate_claims",
+        "film",
+        "dense_rewards",
+    ]
     args: tuple[Any, ...]
 
 
@@ -82,12 +95,21 @@ class SimulationWorker:
     def __init__(self, config: EnvConfig) -> None:
         self._config = config
         self._env: SimulatedEnv | None = None
+        self._clients: dict[str, RewardClient] = {}
 
-    def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
+    def record(
+        self,
+        actor: str | PolicySpec,
+        seed: int,
+        out_dir: Path,
+        stride: int | None = None,
+        claims: bool = False,
+    ) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
 
         Args:
             stride: environment steps from one frame to the next; the environment's own where left out.
+            claims: the demonstrator says whether it is a success; nothing of the simulator's truth is recorded.
         """
         from actors.demonstrations import record_missing
 
@@ -95,9 +117,9 @@ class SimulationWorker:
         if isinstance(actor, PolicySpec):
             expert = PolicyExpert(self._policy(actor))
             looks = self._looks(actor)
-            demonstration = record_missing(self._get(), str(actor), expert, seed, out_dir, stride, looks)
+            demonstration = record_missing(self._told(claims), str(actor), expert, seed, out_dir, stride, looks)
         elif actor in scripts:
-            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
+            demonstration = record_missing(self._told(claims), actor, scripts[actor](), seed, out_dir, stride)
         else:
             raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
@@ -109,13 +131,19 @@ class SimulationWorker:
         demonstration = record_as_meant(self._get(), script, seed, out_dir)
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
-    def practise(self, demonstration: Path, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
-        """Record a try that wanders about a demonstration's path, unless it is there; returns success and length."""
+    def practise(
+        self, demonstration: Path, seed: int, out_dir: Path, stride: int | None = None, claims: bool = False
+    ) -> dict[str, Any]:
+        """Record a try that wanders about a demonstration's path, unless it is there; returns success and length.
+
+        Args:
+            stride, claims: as for `record`; nobody claims that a try is a success.
+        """
         from actors.demonstrations import record_missing
         from actors.experts.practice import PRACTICE, Practice
 
         wandering = Practice(read_demonstration(demonstration))
-        recorded = record_missing(self._get(), PRACTICE, wandering, seed, out_dir, stride)
+        recorded = record_missing(self._told(claims), PRACTICE, wandering, seed, out_dir, stride)
         return {"success": recorded.success, "environment_steps": len(recorded.actions)}
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
@@ -146,6 +174,16 @@ class SimulationWorker:
         from actors.dense_reward import rewards_of
 
         return rewards_of(self._paying(gamma), read_demonstration(demonstration))
+
+    def evaluate_claims(self, policy: PolicySpec, seed: int, service: str, claiming: Claiming) -> ClaimOutcome:
+        """Run one episode that ends by a claim of success, as in training.
+
+        Args:
+            service: names what `claiming` connects to; this process connects once.
+        """
+        if service not in self._clients:
+            self._clients[service] = claiming.make_client()
+        return run_until_claim(self._get(), self._policy(policy), seed, claiming, self._clients[service])
 
     def film(self, policy: PolicySpec, seed: int, dense_gamma: float | None = None) -> Film:
         """Run one episode with pictures at every environment step.
@@ -184,6 +222,10 @@ class SimulationWorker:
     def _looks(self, spec: PolicySpec) -> bool:
         """Whether a policy sees the pictures of the observation; scripts do not."""
         return spec.kind == "network" and self._config.sees_pictures
+
+    def _told(self, claims: bool) -> gymnasium.Env[Any, Any]:
+        """The environment; with claims, one that says nothing of its truth."""
+        return EndsOnClaim(self._get()) if claims else self._get()
 
     def _policy(self, spec: PolicySpec) -> Callable[[Any], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""

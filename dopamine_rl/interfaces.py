@@ -94,6 +94,9 @@ class PendingScore(Protocol):
         Raises: ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
         """
 
+    def ready(self) -> bool:
+        """Whether `result` has something to return or raise without waiting for anyone. Never gives a request up."""
+
     @property
     def retries(self) -> int:
         """How often the request was sent again."""
@@ -124,6 +127,14 @@ class Expert(Protocol):
     @property
     def stage(self) -> int:
         """Index into `stages` of the current stage; never decreases in a successful episode."""
+
+
+@runtime_checkable
+class Demonstrator(Protocol):
+    """An expert that says itself when the task is done, as a person does who demonstrates."""
+
+    def finished(self, env: gymnasium.Env) -> bool:
+        """Whether the task is done."""
 
 
 class EpisodeSource(Protocol):

@@ -1,4 +1,4 @@
-"""Potential-based shaping with a held potential, and success detection from progress.
+"""Potential-based shaping with a held potential.
 
 The potential of environment step t is the fused progress of the last frame scored at or before t. Every step is shaped,
 so shaping telescopes over any window and stride, and an action has no effect before a scored frame shows it.
@@ -7,7 +7,7 @@ so shaping telescopes over any window and stride, and an action has no effect be
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -188,59 +188,6 @@ def n_step_shaping(
     for i in range(min(n, len(reward))):
         returns[: len(reward) - i] += gamma**i * reward[i:]
     return returns.astype(np.float32), spans
-
-
-@dataclass(slots=True)
-class SuccessDetector:
-    """Detects success: progress at or above a threshold for several consecutive scored frames.
-
-    It fires once. It fires again only after progress has fallen below a lower threshold, so that noise around the upper
-    one is not rewarded twice. An invalid frame neither counts nor interrupts the sequence.
-
-    Args:
-        threshold: progress that counts as success, in (0, 1]; fit it on held-out demonstrations.
-        rearm: progress below which it may fire again; less than `threshold`.
-        frames: consecutive valid scored frames needed.
-    Raises:
-        BadInput: a field is out of range.
-    Source: arXiv:2512.23703 uses 1 − δ = 0.95. Differs: several frames, hysteresis.
-    """
-
-    threshold: float
-    rearm: float
-    frames: int = 2
-    _streak: int = field(default=0, init=False)
-    _armed: bool = field(default=True, init=False)
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.threshold <= 1.0:
-            raise BadInput("success.threshold", self.threshold, "give a progress in (0, 1]")
-        if not 0.0 <= self.rearm < self.threshold:
-            raise BadInput("success.rearm", self.rearm, f"give a progress in [0, {self.threshold:g})")
-        if self.frames < 1:
-            raise BadInput("success.frames", self.frames, "give at least 1 scored frame")
-
-    def reset(self) -> None:
-        """Start a new episode."""
-        self._streak, self._armed = 0, True
-
-    def update(self, progress: float, valid: bool = True) -> bool:
-        """Process Φ* of the next scored frame, in time order; return True when the detector fires.
-
-        Raises:
-            BadInput: a progress marked valid is not finite.
-        """
-        if not valid:
-            return False
-        if not math.isfinite(progress):
-            raise BadInput("progress", progress, "give a finite progress, or mark the frame invalid")
-        if progress < self.rearm:
-            self._armed = True
-        self._streak = self._streak + 1 if progress >= self.threshold else 0
-        if self._armed and self._streak >= self.frames:
-            self._armed = False
-            return True
-        return False
 
 
 def _check_times(score_times: ArrayLike, T: int) -> NDArray[np.int64]:

@@ -88,7 +88,8 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     trained = train_policy(this, prepared, phases.label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
     videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
-    result = summary(this, prepared, figures, verdict, trained, success)
+    claims = phases.claims_of(this, prepared, success) if this.config.success == "progress" else None
+    result = summary(this, prepared, figures, verdict, trained, success, claims)
     learned = this.config.reward == "grm"
     words = this.console.attempt("contribution", lambda: contribution(this.preset), "") if learned else ""
     this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos, words), None)
@@ -103,8 +104,13 @@ def summary(
     verdict: Verdict | None,
     trained: dict[str, Any],
     success: dict[str, list[bool]],
+    claims: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The content of result.json; entries about the reward model are None if the run has none."""
+    """The content of result.json; entries about the reward model are None if the run has none.
+
+    Args:
+        claims: where success is claimed from progress (phases.claims_of); it leads.
+    """
     from dopamine_rl import provenance
     from dopamine_rl.metrics import paired_difference, wilson
     from experiments.runtime.ownership import earlier_codes
@@ -114,6 +120,8 @@ def summary(
     gain = paired_difference(success["policy"], success["bc"])
     return {
         "name": config.name,
+        "success": config.success,
+        "claims": claims,
         "observation": config.env.observation,
         **_eyes(config, prepared),
         "reward": config.reward,

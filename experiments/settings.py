@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import get_args
 
 from actors.envs import check_task
 from actors.maniskill import PEG_INSERTION, EnvConfig
@@ -17,6 +18,7 @@ from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
 from dopamine_rl.grm.folder import usable_model
 from dopamine_rl.shaping import Shaping
+from dopamine_rl.success import SuccessConfig, SuccessSource
 from dopamine_rl.targets import Target
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
@@ -172,6 +174,9 @@ class ExperimentConfig:
     """Weight of progress as a reward of its own: (1 − γ)Φ' a step, and 1 for a success. It draws a policy that has
     never succeeded to high progress for good; shaping alone does not. Among policies that fail it changes which is
     best."""
+    success: SuccessSource = "env"
+    """Who says that the task is done. env: the simulator. progress: the reward model, by its progress ([claims]); then
+    nothing of the simulator's truth reaches learner, reward model or choices, and it is only reported beside."""
     seed: int = 0
     """Random seed of the networks, the replay buffer and the actors."""
     gamma: float = 0.97
@@ -194,6 +199,8 @@ class ExperimentConfig:
     """Fusion of the three perspectives into one progress value."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """Labelling of training episodes."""
+    claims: SuccessConfig = field(default_factory=SuccessConfig)
+    """When success is claimed from progress."""
     cloning: CloningConfig = field(default_factory=CloningConfig)
     """Behaviour cloning of the initial policy."""
     gate: GateConfig = field(default_factory=GateConfig)
@@ -236,6 +243,10 @@ class ExperimentConfig:
             raise BadInput("env.views", self.env.views, f"give cameras: reward {self.reward} needs images")
         if self.env.sees_pictures:
             self._check_sight()
+        if self.success not in get_args(SuccessSource):
+            raise BadInput("success", self.success, f"write {' or '.join(get_args(SuccessSource))}")
+        if self.success == "progress":
+            self._check_claims()
         if self.evaluation.first_seed < self.demonstrations.first_seed + 10_000:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
@@ -259,6 +270,37 @@ class ExperimentConfig:
     def clones_last(self) -> bool:
         """Whether the policy can be cloned only after the reward model was trained, because it sees with it."""
         return self.env.sees_pictures and self.encoder == OWN and self.reward in ("grm", "naive")
+
+    def _check_claims(self) -> None:
+        """Raise BadInput where success from progress would need the simulator's truth after all."""
+        counts = self.demonstrations
+        truth = "the simulator's truth may not label failures here"
+        for name, value, good, fix in (
+            ("reward", self.reward, self.reward in ("grm", "naive"), "write grm: success comes from the reward model"),
+            ("env.start", self.env.start, self.env.start == "insertion", "write insertion: the robot practises there"),
+            ("sft.target", self.sft.target, self.sft.target == "keyframes", "write keyframes: the other is the truth"),
+            ("gate.probe", self.gate.probe, self.gate.probe != "required", "write shown: the simulator sets it up"),
+            (
+                "sft.failures",
+                self.sft.failures,
+                self.sft.failures != "truth" or not counts.reward_model_failures,
+                f"write path or outcome: {truth}",
+            ),
+            (
+                "demonstrations.reward_model_rollouts",
+                counts.reward_model_rollouts,
+                not counts.reward_model_rollouts,
+                "give 0: nobody says which of them failed",
+            ),
+            (
+                "demonstrations.gate_behaviours",
+                counts.gate_behaviours,
+                not counts.gate_behaviours,
+                "give 0: only the simulator could say which of them ended as meant",
+            ),
+        ):
+            if not good:
+                raise BadInput(name, value, f"{fix} (success = progress)")
 
     @property
     def shaping(self) -> Shaping:

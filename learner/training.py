@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from dopamine_rl.errors import BadInput
 from dopamine_rl.files import JsonLines, write_folder_atomically
 from dopamine_rl.interfaces import OnProgress
 from dopamine_rl.policy import save_policy
+from dopamine_rl.success import ClaimOutcome
 from dopamine_rl.texts import counted
 from learner.config import TrainingConfig
 
@@ -40,8 +41,8 @@ RECENT = 50
 class Monitor(Protocol):
     """Monitors the reward model during training (such as dopamine_rl.evaluation's ShadowMonitor)."""
 
-    def add(self, final_progress: float, success: bool) -> None:
-        """Add a finished episode."""
+    def add(self, final_progress: float, success: bool, claim: ClaimOutcome | None = None) -> None:
+        """Add a finished episode; `claim` says how it ended where success is claimed from progress."""
 
     def warning(self) -> str | None:
         """A warning if the model's quality changed since the last call, else None."""
@@ -369,17 +370,24 @@ def _add_episodes(
     successes, potentials = series(finished.get("success")), series(finished.get("potential"))
     if len(successes) == 1 and not potentials:  # RLlib reports a single NaN like an empty series.
         potentials = [math.nan]
-    for success, potential in zip(successes, potentials, strict=True):
+    for success, potential, claim in zip(successes, potentials, _claims(finished, successes), strict=True):
         if monitor is not None:
-            monitor.add(potential, bool(success))
+            monitor.add(potential, bool(success), claim)
         scored = monitor is not None and math.isfinite(potential)
         final = round(potential, 4) if scored else None
-        episodes.add(
-            {"environment_steps": progress.environment_steps, "success": bool(success), "final_progress": final}
-        )
+        episode = {"environment_steps": progress.environment_steps, "success": bool(success), "final_progress": final}
+        episodes.add(episode if claim is None else episode | {"claimed": claim.claimed, "reached": claim.reached})
     progress.episodes += len(successes)
     progress.successes += sum(map(bool, successes))
     progress.recent = [*progress.recent, *map(bool, successes)][-RECENT:]
+
+
+def _claims(finished: Mapping[str, Any], successes: Sequence[float]) -> Sequence[ClaimOutcome | None]:
+    """How each finished episode ended, where success is claimed from progress."""
+    claimed, reached = series(finished.get("claimed")), series(finished.get("reached"))
+    if not claimed:
+        return [None] * len(successes)
+    return [ClaimOutcome(*map(bool, ended)) for ended in zip(claimed, successes, reached, strict=True)]
 
 
 def _records_of(result: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -88,6 +88,10 @@ class ServePendingScore:
         """How often the request was resent because its replica was lost."""
         return self._call.retries
 
+    def ready(self) -> bool:
+        """Whether the reply or an error is there. A request whose replica was lost is sent again."""
+        return self._call.ready()
+
     def result(self, timeout_s: float) -> ScoreReply:
         """Wait for the reply. A late request is cancelled and stays late.
 
@@ -116,6 +120,28 @@ class _Call(Generic[T]):
         except ScoringError as error:
             self._error = error
             raise
+
+    def ready(self) -> bool:
+        if self._error is not None:
+            return True
+        try:
+            self._response.result(timeout_s=0.0)
+        except (RayActorError, ReplicaUnavailableError):
+            return not self._sent_again()
+        except TimeoutError:
+            return False
+        except (RayServeException, RayError):
+            pass  # `result` says what it is
+        return True
+
+    def _sent_again(self) -> bool:
+        try:
+            self._response = self._send_or_raise()
+        except ServiceUnavailable as error:
+            self._error = error
+            return False
+        self.retries += 1
+        return True
 
     def _wait(self, deadline: float) -> T:
         pause_s = FIRST_PAUSE_S

@@ -164,6 +164,10 @@ class HttpPendingScore:
         """How often the request was resent because the service could not be reached."""
         return self._attempts.retries if self._attempts is not None else 0
 
+    def ready(self) -> bool:
+        """Whether the reply or an error is there."""
+        return self._late or self._future.done()
+
     def result(self, timeout_s: float) -> ScoreReply:
         """Wait for the reply. A late request is given up and stays late.
 

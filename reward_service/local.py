@@ -45,6 +45,10 @@ class LocalPendingScore:
         self._expires_at = time.monotonic() + request.remaining_ms / 1e3
         self._reply: ScoreReply | None = None
 
+    def ready(self) -> bool:
+        """True: `result` scores in this process, and waits for nobody."""
+        return True
+
     def result(self, timeout_s: float) -> ScoreReply:
         """Score now. Raises ScoringTimeout if no time is left, VersionUnavailable if the version differs."""
         if self._reply is None:
@@ -130,6 +134,10 @@ class BackgroundPendingScore:
 
     def __init__(self, future: Future[Answer]) -> None:
         self._future, self._late = future, False
+
+    def ready(self) -> bool:
+        """Whether the reply or an error is there."""
+        return self._late or self._future.done()
 
     def result(self, timeout_s: float) -> ScoreReply:
         """Wait for the reply; a late request is given up and stays late.

@@ -14,6 +14,7 @@ import pytest
 from dopamine_rl.errors import ScoringTimeout, VersionUnavailable
 from dopamine_rl.interfaces import ProgressScorer, RewardClient
 from dopamine_rl.types import PERSPECTIVES, ScoreReply, ScoreRequest
+from tests.waiting import wait_until
 
 
 class MakeRequest(Protocol):
@@ -56,6 +57,10 @@ def check_reward_client(client: RewardClient, make_request: MakeRequest, scorer:
         assert_same_answer(reply, scorer.score([request])[0])
         assert_same_answer(waiting.result(30.0), reply)
         assert waiting.retries == 0
+    polled = client.submit(requests[0])
+    wait_until(polled.ready, 30.0, "an answer that is there without waiting")
+    assert_same_answer(polled.result(30.0), scorer.score([requests[0]])[0])
+    assert polled.ready()
     with pytest.raises(ScoringTimeout):
         client.submit(replace(requests[0], remaining_ms=0.0)).result(30.0)
     pinned = replace(requests[0], context=replace(requests[0].context, model_version="no such version"))

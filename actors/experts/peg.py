@@ -30,6 +30,8 @@ TOWARDS_M, INTO_M = 0.03, 0.008
 """Distance of the target ahead of the head; the second in the hole, for the standard start with its larger actions."""
 REACH, GRASP, ALIGN, INSERT = range(4)
 """Phases. Phase INSERT begins once the peg is aligned before the hole; the stage `insert` begins in the hole."""
+DEEP_ENOUGH_M, CENTRED_M = 0.014, 0.003
+"""A head so close before the middle of the hole, or beyond it, and so close to its axis is in."""
 INTEGRAL_GAIN, INTEGRAL_LIMIT_M = 0.15, 0.01
 """The peg's weight pulls the arm down; integral action removes the remaining error."""
 
@@ -85,6 +87,11 @@ class PegInsertionExpert:
         if self._phase < ALIGN:
             return self._pick_up(env, state)
         return self._carry(env, state)
+
+    def finished(self, env: gymnasium.Env) -> bool:
+        """Whether the demonstrator sees the task done; it looks for itself, and asks no simulator."""
+        position = simulated(env).state().head[:3, 3]
+        return bool(position[0] >= -DEEP_ENOUGH_M and np.abs(position[1:]).max() <= CENTRED_M)
 
     def head_target(self, state: PegState) -> Matrix:
         """Target of the peg's head, a pose in the hole's frame."""

@@ -85,6 +85,8 @@ class GateReport:
         instruction: some experts under a wrong instruction; None where none was asked about.
         simulator_mae: mean over all episodes of fused progress's mean absolute error against the simulator's true
             progress, whatever target the model was given; None where no truth was recorded.
+        simulator: where the figures are those of a user's own episodes, the figures of the simulator's; they refuse
+            nothing.
     """
 
     voc_plus: float
@@ -108,6 +110,7 @@ class GateReport:
     behaviours: dict[str, dict[str, Any]] = field(default_factory=dict)
     instruction: dict[str, Any] | None = None
     simulator_mae: float | None = None
+    simulator: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +352,7 @@ def summarise(columns: Columns, threshold: float, stride: int) -> GateReport:
         stride=stride,
         behaviours={},
         instruction=None,
+        simulator=None,
     )
 
 
@@ -425,6 +429,10 @@ def decide(report: GateReport, config: GateConfig) -> Verdict:
         checks += _checks(report, config, PROBE_FIGURES)
     elif _shown(report, config):
         advisory = _checks(report, config, PROBE_FIGURES)
+    if report.simulator is not None:
+        exam = GateReport(**report.simulator)
+        known = FIGURES | (PROBE_FIGURES if _shown(exam, config) else {})
+        advisory += tuple(replace(check, name=f"simulator {check.name}") for check in _checks(exam, config, known))
     return Verdict(checks, tuple(_notes(report, config)), advisory)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import Demonstration, EpisodeInfo, LabelColumns, TaskReference
 from experiments.job import plans as episodes
+from experiments.job.claims import ClaimFit, claiming_by, evaluate_claims, fitted, summary
 from experiments.job.report import plot_gate
 from experiments.job.run import Run
 from experiments.settings import ExperimentConfig
@@ -76,7 +77,8 @@ class Cloned:
     Args:
         path: its file.
         version: identifies its content.
-        trials: success rate of every network size, on seeds used for nothing else.
+        trials: success rate of every network size, on seeds used for nothing else; with success from progress the
+            validation loss of every size.
     """
 
     path: Path
@@ -110,6 +112,7 @@ class Prepared:
         model: the reward model; None if the reward does not use one.
         target: map from geometric progress to the oracle's target; None where the oracle reports it as it is.
         practice: folders of the episodes of practice.
+        tries: folders of unseen ones, which success must not be claimed of.
     """
 
     policy_episodes: list[Path]
@@ -119,6 +122,7 @@ class Prepared:
     model: RewardModel | None
     target: ProgressMap | None = None
     practice: tuple[Path, ...] = ()
+    tries: tuple[Path, ...] = ()
 
 
 def prepare(run: Run) -> Prepared:
@@ -144,6 +148,7 @@ def prepare(run: Run) -> Prepared:
     acted = episodes.rollout_plans(config, root, cloned.path, cloned.version)
     if any(plan.jobs for plan in acted.values()):
         _record(run, "rollouts", "Rollouts of the cloned policy, for the reward model and its gate", acted)
+    unclaimed = _try(run, teachers) if config.success == "progress" else []
     if not config.clones_last:
         model = _train_reward_model(run, teachers, [*acted["reward_model_rollouts"].paths, *practice], cloned)
     unseen: list[tuple[Path, Source]] = []
@@ -151,7 +156,8 @@ def prepare(run: Run) -> Prepared:
         unseen.append((path, "expert" if number < config.demonstrations.gate_successes else "failure"))
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     behaviours = scripted["gate_behaviours"].paths
-    return Prepared(policy_episodes, unseen, behaviours, cloned, model, practice=tuple(practice))
+    tries = tuple(unclaimed)
+    return Prepared(policy_episodes, unseen, behaviours, cloned, model, practice=tuple(practice), tries=tries)
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -202,18 +208,21 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
             np.concatenate([d.actions for episode in copies for d in episode]),
             np.array([sum(len(d.actions) for d in episode) for episode in copies]),
         )
-        candidates = {}
+        candidates, losses = {}, {}
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
-            state = train_bc(*data, hidden, config.cloning, config.seed).state
-            save_policy(candidates[name], state, provenance(preset=run.preset, seed=config.seed), eyes)
+            result = train_bc(*data, hidden, config.cloning, config.seed)
+            losses[name] = result.validation_loss
+            save_policy(candidates[name], result.state, provenance(preset=run.preset, seed=config.seed), eyes)
             run.console.progress(f"cloned with hidden layers {name}")
-        seeds = episodes.trial_seeds(config)
-        wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
-        trials = {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
-        best = max(trials, key=lambda name: trials[name])
-        run.console.say(f"  success rate on {len(seeds)} trial seeds: {trials}; using {best}")
+        if config.success == "progress":  # Only the simulator could say how often a clone succeeds.
+            trials, best = losses, min(losses, key=lambda name: losses[name])
+            run.console.say(f"  validation loss: {trials}; using {best}")
+        else:
+            trials = _try_clones(run, candidates)
+            best = max(trials, key=lambda name: trials[name])
+            run.console.say(f"  success rate on {config.cloning.trials} trial seeds: {trials}; using {best}")
         candidates[best].replace(path)
         for name, file in candidates.items():
             if name != best:
@@ -224,6 +233,7 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
     if sight is not None:
         kind, source = encoder_source(config.encoder, own)
         depends_on += (kind, folder_version(model_folder(source)) if kind == "grm" else source)
+    depends_on += _claimed(config)
     value = run.phase("clone", "Behaviour cloning from demonstrations", depends_on, work)
     return Cloned(path, value["version"], value["trials"])
 
@@ -237,6 +247,18 @@ def _copies(run: Run, demonstration: Demonstration, eyes: Eyes | None) -> list[D
     return [encoded(demonstration, eyes, views), *(shifted(demonstration, eyes, views, seed) for seed in seeds)]
 
 
+def _try_clones(run: Run, candidates: Mapping[str, Path]) -> dict[str, float]:
+    """Success rate of each cloned policy on the trial seeds, by the simulator's verdict."""
+    seeds = episodes.trial_seeds(run.config)
+    wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
+    return {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
+
+
+def _claimed(config: ExperimentConfig) -> tuple[object, ...]:
+    """What a phase depends on besides, where success is claimed from progress."""
+    return ("claims",) if config.success == "progress" else ()
+
+
 def file_version(path: Path) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -248,6 +270,13 @@ def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
         return []
     plan = episodes.practice_plan(run.config, run.path / "demonstrations", episodes.first_success(demonstrations))
     _record(run, "practice", "Practice about the demonstration's path, for the reward model", {"practice": plan})
+    return plan.paths
+
+
+def _try(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
+    """Practise again, unseen by the reward model; returns the episodes."""
+    plan = episodes.tries_plan(run.config, run.path / "demonstrations", episodes.first_success(demonstrations))
+    _record(run, "tries", "Tries that success must not be claimed of", {"tries": plan})
     return plan.paths
 
 
@@ -279,20 +308,18 @@ def _train_reward_model(
         train_grm(job, path, run.console.progress)
         return {"version": folder_version(path)}
 
-    depends_on = (
-        config.env,
-        config.demonstrations,
-        config.grm,
-        config.sft,
-        cloned.version if cloned and tries else None,
-    )
+    depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.grm, config.sft)
+    depends_on += (cloned.version if cloned and tries else None, *_claimed(config))
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
     reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
     return RewardModel(path, value["version"], reference)
 
 
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
-    """Evaluate the reward model on unseen episodes, through the service that will label the training."""
+    """Evaluate the reward model on unseen episodes, through the service that will label the training.
+
+    With success from progress the verdict is about the user's own episodes, and the simulator's figures stand beside.
+    """
     config, model = run.config, prepared.model
     assert model is not None
 
@@ -330,10 +357,26 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
     depends_on: tuple[object, ...] = (model.version, config.env, config.fusion, threshold, unseen)
     if config.gate.probe == "required":  # else a stored report without it is as good
         depends_on += ("probe",)
-    figures = GateReport(**run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work))
+
+    def judged_in_simulation() -> dict[str, Any]:
+        value: dict[str, Any] = run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work)
+        return value
+
+    if config.success == "progress":  # What the simulator says of its episodes must not even end the run.
+        beside = run.console.attempt("figures in simulation", judged_in_simulation, None)
+        figures = replace(claim_fit(run, prepared).figures, simulator=beside)
+    else:
+        figures = GateReport(**judged_in_simulation())
     verdict = decide(figures, config.gate)
     run.console.say(*verdict.table().splitlines())
     return figures, verdict
+
+
+def claim_fit(run: Run, prepared: Prepared) -> ClaimFit:
+    """When success is claimed, and what the user's own episodes say of the reward model."""
+    model = prepared.model
+    assert model is not None
+    return fitted(run, model.path, model.version, prepared.policy_episodes, prepared.tries, model.reference)
 
 
 def _probe(run: Run, client: RewardClient, reference: TaskReference) -> ProbeFigures:
@@ -400,6 +443,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         labels_from,
         config.learner.practice,
         prepared.cloned.version if config.env.sees_pictures else None,
+        *_claimed(config),
     )
     run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
     return path
@@ -513,6 +557,22 @@ def evaluate(run: Run, compared: dict[str, PolicySpec]) -> dict[str, list[bool]]
             partial(success, spec),
         )
     return outcomes
+
+
+def claims_of(run: Run, prepared: Prepared, success: Mapping[str, list[bool]]) -> dict[str, Any]:
+    """False claims, missed successes and true success of the cloned and the trained policy: `claims` of result.json.
+
+    Args:
+        success: of each policy within the horizon, with nobody claiming.
+    """
+    model, fit = prepared.model, claim_fit(run, prepared)
+    assert model is not None
+    application = run.service(model.path)[0]
+    claiming = claiming_by(application, labeller_config(run.config), model.reference, fit.rule)
+    specs = {name: spec for name, spec in policies(run, prepared).items() if name in ("bc", "policy")}
+    versions = [file_version(spec.path) for spec in specs.values() if spec.path]
+    outcomes = evaluate_claims(run, specs, claiming, application, (model.version, run.config.fusion, versions))
+    return summary(outcomes, success, fit)
 
 
 def outcomes_of(run: Run, specs: Sequence[PolicySpec], seeds: Sequence[int]) -> list[list[bool]]:

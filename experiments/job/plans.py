@@ -33,8 +33,14 @@ SETS = (
     "probe",
     "gate_behaviours",
     "practice",
+    "tries",
 )
 """Sets of episodes; their seeds start 1000 apart, in this order. Episodes of "trial" and "probe" are not recorded."""
+
+
+CLAIMED = ("reward_model", "policy", "practice", "tries")
+"""Sets of which, with success from progress, nothing of the simulator's truth is recorded. The gate's are an exam in
+the simulator, which is shown beside the verdict."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class EpisodePlan:
         stride: environment steps between frames; None uses the environment's.
         as_meant: try other seeds until an episode ends as its script is meant to; the actors are scripts.
         about: demonstration whose path the episodes wander about; None for any other.
+        claims: the demonstrator says whether an episode is a success, and the simulator's truth is not recorded.
     """
 
     folder: Path
@@ -56,6 +63,7 @@ class EpisodePlan:
     stride: int | None = None
     as_meant: bool = False
     about: Path | None = None
+    claims: bool = False
 
     @property
     def paths(self) -> list[Path]:
@@ -68,11 +76,12 @@ class EpisodePlan:
         from actors.workers import Job  # imports Ray
 
         acted = zip(self.actors, self.seeds, strict=True)
+        how = (self.stride, *((True,) if self.claims else ()))
         if self.about:
-            return [Job("practise", (self.about, seed, self.folder, self.stride)) for seed in self.seeds]
+            return [Job("practise", (self.about, seed, self.folder, *how)) for seed in self.seeds]
         if self.as_meant:
             return [Job("record_as_meant", (actor, seed, self.folder)) for actor, seed in acted]
-        return [Job("record", (actor, seed, self.folder, self.stride)) for actor, seed in acted]
+        return [Job("record", (actor, seed, self.folder, *how)) for actor, seed in acted]
 
 
 def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
@@ -102,10 +111,18 @@ def rollout_plans(config: ExperimentConfig, root: Path, cloned: Path, version: s
 
 def practice_plan(config: ExperimentConfig, root: Path, demonstration: Path) -> EpisodePlan:
     """Tries about the path of a demonstration, as many frames a second as it has."""
+    return _practice(config, root, "practice", config.demonstrations.practice, demonstration)
+
+
+def tries_plan(config: ExperimentConfig, root: Path, demonstration: Path) -> EpisodePlan:
+    """The same, unseen by the reward model: failures that success must not be claimed of."""
+    return _practice(config, root, "tries", config.claims.tries, demonstration)
+
+
+def _practice(config: ExperimentConfig, root: Path, name: str, count: int, demonstration: Path) -> EpisodePlan:
     from actors.experts.practice import PRACTICE
 
-    plan = _plan(config, root, PRACTICE, (PRACTICE,) * config.demonstrations.practice)
-    return replace(plan, about=demonstration)
+    return replace(_plan(config, root, name, (PRACTICE,) * count), about=demonstration)
 
 
 def largest_set(config: ExperimentConfig) -> int:
@@ -120,6 +137,7 @@ def largest_set(config: ExperimentConfig) -> int:
         counts.practice,
         counts.gate_rollouts,
         len(BEHAVIOURS) * counts.gate_behaviours,
+        config.claims.tries if config.success == "progress" else 0,
     )
     return 10 * math.ceil(max(sizes) / 10)
 
@@ -153,8 +171,10 @@ def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | P
     stride = config.demonstrations.reward_model_stride if name in ("reward_model", "practice") else 0
     if name == "policy" and config.env.sees_pictures:
         stride = 1  # the policy sees every step
-    folder = root / environment_folder(config.env) / (f"{name}_stride_{stride}" if stride else name)
-    return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None)
+    claims = config.success == "progress" and name in CLAIMED
+    label = name + (f"_stride_{stride}" if stride else "") + ("_claimed" if claims else "")
+    folder = root / environment_folder(config.env) / label
+    return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None, claims=claims)
 
 
 def _first_seed(config: ExperimentConfig, name: str) -> int:

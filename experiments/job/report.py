@@ -13,9 +13,10 @@ from dopamine_rl.metrics import wilson
 from dopamine_rl.texts import code, counted
 from dopamine_rl.types import EpisodeInfo, Rate
 from experiments.reports.behaviours import behaviour_rows, instruction_line
+from experiments.reports.claims import claims_section
 from experiments.reports.plots import new_figure
 from experiments.reports.tables import grid
-from experiments.reports.words import GATE, LABELS, SHADOW, phase_words
+from experiments.reports.words import CLAIMS, GATE, LABELS, SHADOW, phase_words
 from experiments.runtime.storage import RunFolder
 from experiments.runtime.tracking import TENSORBOARD
 
@@ -53,8 +54,8 @@ def write_report(
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
-The policy sees {sight_words(result)}. Success is the simulator's.
-Reward `{result["reward"]}`: {REWARDS[result["reward"]]}{_progress_reward(result)}.
+{claims_section(result.get("claims"), POLICIES)}The policy sees {sight_words(result)}.
+{_reward_words(result)}{_progress_reward(result)}.
 {_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
@@ -62,14 +63,14 @@ Reward `{result["reward"]}`: {REWARDS[result["reward"]]}{_progress_reward(result
 earlier were reused.
 
 ## Success on unseen seeds
-95 % Wilson intervals; all policies use the same seeds.
+95 % Wilson intervals; all policies use the same seeds. {_whose_success(result)}
 
 | policy | success rate | 95 % interval | n |
 | --- | --- | --- | --- |
 {success}
 
 Trained minus cloned policy, paired by seed: **{gain["mean"]:+.2f}** ({gain["low"]:+.2f} to {gain["high"]:+.2f}).
-Success rate of cloned policies by layer sizes, on separate seeds: {_trials(result)}.
+{_trials(result)}
 
 {_contribution_section(contribution)}{_gate_section(result, verdict)}
 ## Training
@@ -107,7 +108,24 @@ def _rate(rate: dict[str, Any]) -> str:
 
 
 def _trials(result: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {rate:.2f}" for name, rate in result["bc_trials"].items())
+    if result.get("claims"):
+        losses = ", ".join(f"{name} {loss:.2g}" for name, loss in result["bc_trials"].items())
+        return f"The clone was chosen by its loss on held-out demonstrations, by layer sizes: {losses}."
+    trials = ", ".join(f"{name} {rate:.2f}" for name, rate in result["bc_trials"].items())
+    return f"Success rate of cloned policies by layer sizes, on separate seeds: {trials}."
+
+
+def _reward_words(result: dict[str, Any]) -> str:
+    words = REWARDS[result["reward"]]
+    if result.get("claims"):
+        words = words.replace("the simulator's sparse success", "1 for a claim of success")
+    return f"Reward `{result['reward']}`: {words}"
+
+
+def _whose_success(result: dict[str, Any]) -> str:
+    if not result.get("claims"):
+        return "Success is the simulator's."
+    return "Success within the horizon by the simulator, with nobody claiming; it stands beside the claims."
 
 
 def _model(result: dict[str, Any]) -> str:
@@ -127,18 +145,31 @@ def _gate_section(result: dict[str, Any], verdict: Verdict | None) -> str:
     figures = "\n".join(
         f"| {GATE.get(name, name)} | {_number(value)} | | |"
         for name, value in result["gate"].items()
-        if name not in bounded | {"behaviours", "instruction"}
+        if name not in bounded | {"behaviours", "instruction", "simulator"}
     )
     return f"""## The reward model on unseen episodes
-{_gate_verdict(result)} In parentheses: the name of the bound in the preset's `[gate]`.
+{_gate_verdict(result)} {_judged_on(result)}In parentheses: the name of the bound in the preset's `[gate]`.
 
 | figure | value | bound | |
 | --- | --- | --- | --- |
-{verdict.markdown(GATE)}
+{verdict.markdown(_gate_words())}
 {figures}
 {_behaviours(result["gate"])}
 ![Progress of unseen successes and failures](gate.png)
 """
+
+
+def _gate_words() -> dict[str, str]:
+    return GATE | {f"simulator {name}": f"{words}; by the simulator" for name, words in GATE.items()}
+
+
+def _judged_on(result: dict[str, Any]) -> str:
+    if not result["gate"].get("simulator"):
+        return ""
+    return (
+        "The verdict is about the policy's demonstrations and tries beside them, none of which it was trained on; the "
+        "simulator's figures stand beside it and refuse nothing. "
+    )
 
 
 def _behaviours(gate: dict[str, Any]) -> str:
@@ -155,7 +186,8 @@ def _label_sections(result: dict[str, Any]) -> str:
     if result["labels"] is None:
         return ""
     labels = "\n".join(f"| {LABELS.get(name, name)} | {_number(value)} |" for name, value in result["labels"].items())
-    shadow = "\n".join(f"| {SHADOW.get(name, name)} | {_number(value)} |" for name, value in result["shadow"].items())
+    words = SHADOW | CLAIMS
+    shadow = "\n".join(f"| {words.get(name, name)} | {_number(value)} |" for name, value in result["shadow"].items())
     return f"""
 | labels | |
 | --- | --- |

@@ -17,9 +17,10 @@ from dopamine_rl.evaluation.monitor import ShadowMonitor
 from dopamine_rl.files import fingerprint
 from dopamine_rl.policy import load_eyes
 from dopamine_rl.provenance import provenance
+from dopamine_rl.success import SuccessRule
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, dense_gamma, labeller_config
+from experiments.job.phases import Prepared, asks_model, claim_fit, dense_gamma, labeller_config
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
@@ -38,6 +39,7 @@ def training_env_config(config: ExperimentConfig, against_truth: bool = False) -
 def make_training_env(env_config: Mapping[str, Any]) -> Any:
     """RLlib's environment creator."""
     from actors.against_truth import AgainstTruth
+    from actors.claims import EndsOnClaim
     from actors.dense_reward import DenseReward
     from actors.envs import make_env
     from actors.eyes import EncodedObservation
@@ -45,6 +47,8 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
     env: gymnasium.Env[Any, Any] = make_env(env_config["env"])
     if env_config.get("dense_gamma") is not None:
         env = DenseReward(env, env_config["dense_gamma"])
+    if env_config.get("claims"):
+        env = EndsOnClaim(env)
     if (eyes := load_eyes(env_config["cloned"]) if env_config["env"].sees_pictures else None) is not None:
         env = EncodedObservation(env, eyes)
     return AgainstTruth(env) if env_config["against_truth"] else env
@@ -59,12 +63,13 @@ def make_task(
     sitting: int = 1,
     target: ProgressMap | None = None,
     against_truth: bool = False,
+    rule: SuccessRule | None = None,
 ) -> TrainingSetup:
     """The actors' environment, and the callback that labels their transitions.
 
     Args:
         cloned: the cloned policy's file, whose eyes the actors use.
-        app_name, reference, sitting, target, against_truth: as for `build_algorithm`.
+        app_name, reference, sitting, target, against_truth, rule: as for `build_algorithm`.
     """
     records_dir = records if config.labels.keep_frames and asks_model(config) else None
     labelling = labeller_config(config, records_dir, target)
@@ -80,8 +85,9 @@ def make_task(
             "cloned": cloned,
             "against_truth": against_truth,
             "dense_gamma": dense_gamma(config),
+            "claims": rule is not None,
         },
-        callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back),
+        callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back, rule),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
     )
@@ -101,6 +107,7 @@ def build_algorithm(
     sitting: int = 1,
     target: ProgressMap | None = None,
     against_truth: bool = False,
+    rule: SuccessRule | None = None,
 ) -> Any:
     """Build the RLlib algorithm of the config; this starts its actors.
 
@@ -110,8 +117,9 @@ def build_algorithm(
         sitting: how often this training was started; each time the environments use other seeds.
         target: map from geometric progress to the oracle's target (see `Prepared`).
         against_truth: charge for true progress instead of paying the task's reward (actors.against_truth).
+        rule: claims success from progress, which then ends episodes; None leaves it to the simulator.
     """
-    task = make_task(config, app_name, reference, cloned, records, sitting, target, against_truth)
+    task = make_task(config, app_name, reference, cloned, records, sitting, target, against_truth, rule)
     demos = None if demonstrations is None else str(demonstrations)
     return make_config(task, config.learner, Data(config.reward, demos, str(cloned), config.shaping)).build_algo()
 
@@ -148,10 +156,13 @@ def train_policy(
     )
     if against_truth:
         depends_on += ("against_truth",)
+    rule = claim_fit(run, prepared).rule if config.success == "progress" and not against_truth else None
+    if rule is not None:
+        depends_on += (rule,)
 
     def work() -> dict[str, Any]:
         key = fingerprint(depends_on)
-        return _train(run, replace(prepared, model=model), transitions, key, on_point, against_truth)
+        return _train(run, replace(prepared, model=model), transitions, key, on_point, against_truth, rule)
 
     trained: dict[str, Any] = run.phase("train", f"Policy training, reward {config.reward}", depends_on, work)
     return trained
@@ -164,6 +175,7 @@ def _train(
     key: str,
     on_point: Callable[[dict[str, Any]], object],
     against_truth: bool,
+    rule: SuccessRule | None,
 ) -> dict[str, Any]:
     """Train, resuming from the checkpoint with this key if there is one."""
     config, checkpoint, model = run.config, run.path / CHECKPOINT, prepared.model
@@ -172,7 +184,16 @@ def _train(
     sitting = progress.sittings if progress else 1
     reference, records = model.reference if model else None, run.path / "records"
     algorithm = build_algorithm(
-        config, app_name, reference, transitions, prepared.cloned.path, records, sitting, prepared.target, against_truth
+        config,
+        app_name,
+        reference,
+        transitions,
+        prepared.cloned.path,
+        records,
+        sitting,
+        prepared.target,
+        against_truth,
+        rule,
     )
     tracker = Tracker(run.folder, config)
 

@@ -50,15 +50,24 @@ SHADOW = {
     "open": "warnings still open",
 }
 """The shadow monitor, `shadow`."""
+CLAIMS = {
+    "ended_episodes": "training episodes ended",
+    "claims": "of these by a claim of success",
+    "false_claims": "false claims: the simulator saw no success when the claim ended the episode",
+    "missed_successes": "missed successes: the simulator saw one, and nobody claimed it",
+}
+"""The shadow monitor where success is claimed from progress."""
 PHASES = {
     "cluster": "start of Ray",
     "demonstrations": "recording demonstrations",
     "clone": "behaviour cloning",
     "rollouts": "rollouts of the cloned policy",
     "practice": "practice about the demonstration's path",
+    "tries": "tries that success must not be claimed of",
     "reward_model": "training the reward model",
     "service": "start of the reward service",
     "gate": "gate",
+    "claims": "fitting when success is claimed",
     "label": "labels of the policy's demonstrations",
     "train": "training the policy",
     "films": "videos",
@@ -75,4 +84,6 @@ def phase_words(name: str, policies: dict[str, str]) -> str:
     kind, _, policy = name.partition("_")
     if kind == "evaluate":
         return f"evaluation: {policies.get(policy, policy)}"
+    if kind == "claims" and policy:
+        return f"evaluation with claims: {policies.get(policy, policy)}"
     return PHASES.get(name, name.replace("_", " "))

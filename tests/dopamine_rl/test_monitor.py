@@ -9,6 +9,7 @@ import pytest
 
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.monitor import ShadowMonitor
+from dopamine_rl.success import ClaimOutcome
 
 
 def fill(monitor: ShadowMonitor, successes: Sequence[float], failures: Sequence[float]) -> None:
@@ -159,3 +160,41 @@ def test_it_goes_on_from_its_state() -> None:
         fill(monitor, [0.9] * 5, [math.nan, 0.95])
     assert second.warning() == whole.warning()
     assert second.summary() == whole.summary()
+
+
+def claims(monitor: ShadowMonitor, right: int, false: int, missed: int) -> None:
+    for count, outcome in (
+        (right, ClaimOutcome(True, True, True)),
+        (false, ClaimOutcome(True, False, False)),
+        (missed, ClaimOutcome(False, True, True)),
+    ):
+        for _ in range(count):
+            monitor.add(0.9, outcome.success, outcome)
+
+
+def test_it_says_when_claims_and_truth_part_and_agree_again() -> None:
+    monitor = ShadowMonitor()
+    claims(monitor, right=40, false=2, missed=1)
+    assert monitor.warning() is None
+    claims(monitor, right=0, false=6, missed=0)
+    warning = monitor.warning()
+    assert warning is not None
+    assert "8 of 49 episodes ended by a false claim of success (bound 10 %)" in warning
+    assert "missed" not in warning
+    restored = ShadowMonitor()
+    restored.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
+    assert restored.summary() == monitor.summary()
+    claims(restored, right=0, false=0, missed=10)
+    told = restored.warning()
+    assert told is not None
+    assert "were successes that nobody claimed" in told
+    claims(restored, right=50, false=0, missed=0)
+    assert "recovered" in (restored.warning() or "")
+    counts = {"ended_episodes": 109, "claims": 98, "false_claims": 8, "missed_successes": 11}
+    assert counts.items() <= restored.summary().items()
+
+
+def test_claims_are_counted_where_no_frame_has_a_value() -> None:
+    monitor = ShadowMonitor()
+    monitor.add(math.nan, True, ClaimOutcome(False, True, True))
+    assert (monitor.summary()["without_value"], monitor.summary()["missed_successes"]) == (1, 1)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import FoldState, fold
 from dopamine_rl.shaping import (
-    SuccessDetector,
     held_potential,
     n_step_shaping,
     next_potentials,
@@ -172,32 +171,3 @@ def test_n_step_returns_of_the_other_modes_are_sums_of_their_rewards() -> None:
         assert returns == pytest.approx(expected, abs=1e-5)
     with pytest.raises(BadInput, match="n = 0"):
         n_step_shaping(task, before, after, 0.9, 0, "grm")
-
-
-def fired(detector: SuccessDetector, curve: list[float | None]) -> list[int]:
-    return [i for i, value in enumerate(curve) if detector.update(value or 0.0, value is not None)]
-
-
-def test_the_detector_wants_consecutive_frames_and_fires_once() -> None:
-    detector = SuccessDetector(threshold=0.9, rearm=0.5, frames=2)
-    assert fired(detector, [0.95, 0.8, 0.95, 0.9, 0.95, 0.85, 0.95, 0.95]) == [3]
-    detector.reset()
-    assert fired(detector, [0.95, 0.95]) == [1]
-
-
-def test_the_detector_rearms_only_below_the_lower_threshold() -> None:
-    detector = SuccessDetector(threshold=0.9, rearm=0.5, frames=1)
-    assert fired(detector, [0.95, 0.5, 0.95, 0.49, 0.95]) == [0, 4]
-
-
-def test_an_invalid_frame_neither_counts_nor_breaks_the_row() -> None:
-    detector = SuccessDetector(threshold=0.9, rearm=0.5, frames=2)
-    assert fired(detector, [None, 0.95, None, None, 0.95]) == [4]
-    with pytest.raises(BadInput, match="progress"):
-        detector.update(math.nan)
-
-
-@pytest.mark.parametrize(("threshold", "rearm", "frames"), [(0, 0, 1), (1.1, 0.5, 1), (0.9, 0.9, 1), (0.9, 0.5, 0)])
-def test_the_detector_refuses_settings_that_make_no_sense(threshold: float, rearm: float, frames: int) -> None:
-    with pytest.raises(BadInput, match="success"):
-        SuccessDetector(threshold, rearm, frames)

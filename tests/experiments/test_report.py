@@ -28,7 +28,7 @@ OLD = Path(__file__).parents[1] / "fixtures" / "old_run" / "result.json"
 
 def finished() -> dict[str, Any]:
     result: dict[str, Any] = json.loads(OLD.read_text(encoding="utf-8"))
-    tables_of_their_own = {"behaviours", "instruction"}
+    tables_of_their_own = {"behaviours", "instruction", "simulator"}
     fields = {field.name for field in dataclasses.fields(GateReport)} - tables_of_their_own
     return result | {"gate": {name: result["gate"].get(name, 0) for name in fields}}
 
