@@ -127,8 +127,6 @@ def test_arms_that_fuse_otherwise_share_the_model_and_have_gates_of_their_own(st
     [
         ('baseline = "sparse"', 'baseline = "spares"', "baseline = 'spares': name an arm: write sparse; available:"),
         ("every = 200", "every = 0", "study.toml: curve.every = 0"),
-        ("every = 200", "first_seed = 50001", "curve.first_seed = 50001: choose other seeds than 50000 to 500"),
-        ("every = 200", "first_seed = 9998", "curve.first_seed = 9998: choose other seeds than 1000 to 9999"),
         ("every = 200", "evry = 200", "study.toml: curve.evry = 200: write every"),
         ("env.stride = 1", "env.strid = 1", "study.toml: arms.fine.env.strid = 1: write env.stride"),
         ("env.stride = 1", "env.stride = 0", "study.toml: arms.fine.env.stride = 0"),
@@ -161,6 +159,13 @@ def test_a_bad_study_file_is_refused_with_field_and_fix(tmp_path, capsys, before
     [line] = capsys.readouterr().err.strip().splitlines()
     assert named in line
     assert "study.toml" in line
+
+
+@pytest.mark.parametrize(("first", "used"), [(50_001, "50000 to 500"), (9998, "1000 to 9999")])
+def test_a_curve_on_seeds_used_elsewhere_is_refused(study, first, used):
+    taken = replace(study, curve=replace(study.curve, first_seed=first))
+    with pytest.raises(BadInput, match=rf"curve.first_seed = {first}: choose other seeds than {used}"):
+        next(taken.units())
 
 
 def test_settings_of_all_arms_may_need_an_arm_s_own(tmp_path):
