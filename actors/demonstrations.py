@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.experts.disturbed import simulated
-from actors.geometry import position_and_quaternion
-from actors.tasks import TASKS
-from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
+from actors.envs import scripts_of
+from actors.foreign import ForeignEnv
+from actors.maniskill import SimulatedEnv
+from actors.tasks.task import EXPERT, NEAR_MISS, SUCCEEDING
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
@@ -20,11 +21,6 @@ from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
 """A script with the wrong outcome is retried with its seed raised by the first number, up to this many attempts."""
-
-
-def task_of(env: gymnasium.Env) -> Task:
-    """The task of a simulated environment under any wrappers."""
-    return TASKS[env.unwrapped.config.task]  # type: ignore[attr-defined]
 
 
 def record(
@@ -38,7 +34,7 @@ def record(
     """Run and record one episode.
 
     Args:
-        env: a SimulatedEnv that renders views, wrapped or not.
+        env: a SimulatedEnv or ForeignEnv that shows views, wrapped or not.
         expert: acts.
         seed: of the environment.
         rng: of the expert.
@@ -47,6 +43,7 @@ def record(
     Raises:
         BadInput: the environment renders no views.
     """
+    place = _recorded(env)
     observation, infos = env.reset(seed=seed, options={} if stride is None else {"stride": stride})
     if "scored_views" not in infos:
         raise BadInput("env.views", (), "name at least one view; a demonstration has pictures")
@@ -54,7 +51,7 @@ def record(
     observations, actions, rewards = [observation], [], []
     frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
-    poses = [_tool_pose(env)]
+    poses = [place.tool_pose()]
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(env)
@@ -67,12 +64,12 @@ def record(
             frames.append(infos["scored_views"])
             frame_steps.append(len(actions))
             truths += [infos["oracle_progress"]] if truths else []
-            poses.append(_tool_pose(env))
+            poses.append(place.tool_pose())
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
-    task, name = task_of(env), episode_id or f"seed_{seed:06d}"
+    name, success = episode_id or f"seed_{seed:06d}", bool(infos["success"])
     return Demonstration(
         episode_id=name,
-        instructions=task.instructions,
+        instructions=place.instructions,
         frames=np.stack(frames),
         frame_steps=np.array(frame_steps, np.int64),
         keyframes=keyframes,
@@ -81,20 +78,17 @@ def record(
         actions=np.stack(actions).astype(np.float32),
         task_rewards=np.array(rewards, np.float32),
         terminated=bool(terminated),
-        success=bool(infos["success"]),
+        success=success,
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
-        near_miss=not infos["success"] and (name.startswith(NEAR_MISS) or _ends_near(task, observations[-1])),
-        tool_poses=np.stack(poses),
+        near_miss=False if success else name.startswith(NEAR_MISS) or place.ends_near(observations[-1]),
+        tool_poses=None if poses[0] is None else np.stack([pose for pose in poses if pose is not None]),
     )
 
 
-def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
-    return position_and_quaternion(simulated(env).state().tool)
-
-
-def _ends_near(task: Task, observation: NDArray[np.float32]) -> bool:
-    return task.near_miss is not None and task.near_miss(observation)
+def _recorded(env: gymnasium.Env) -> SimulatedEnv | ForeignEnv:
+    """The environment under any wrappers."""
+    return cast("SimulatedEnv | ForeignEnv", env.unwrapped)
 
 
 def find_keyframes(
@@ -158,7 +152,7 @@ def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -
         return read_demonstration(folder)
     for attempt in range(ATTEMPTS):
         attempt_seed = seed + attempt * SPARE_SEEDS
-        expert = task_of(env).scripts[script]()
+        expert = simulated(env).task.scripts[script]()
         episode = record(env, expert, attempt_seed, _generator(env, script, attempt_seed), folder.name)
         if episode.success == (script in SUCCEEDING):
             write_demonstration(out_dir, episode)
@@ -168,5 +162,5 @@ def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -
 
 def _generator(env: gymnasium.Env, name: str, seed: int) -> np.random.Generator:
     """The random generator of a script in an episode; different for all scripts of a task."""
-    scripts = list(task_of(env).scripts)
+    scripts = list(scripts_of(_recorded(env).config, EXPERT))
     return np.random.default_rng([seed, scripts.index(name) if name in scripts else len(scripts)])

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
-from actors.maniskill import EnvConfig, SimulatedEnv
-from actors.tasks import TASKS
+from actors.envs import scripts_of
+from actors.experts.disturbed import simulated
+from actors.maniskill import EnvConfig
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
@@ -72,11 +74,12 @@ class SimulationWorker:
 
     Args:
         config: the environment; it is built with the first job.
+        expert: MODULE:CALLABLE that makes the expert of a user's own environment; "" where there is none.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
-        self._config = config
-        self._env: SimulatedEnv | None = None
+    def __init__(self, config: EnvConfig, expert: str = "") -> None:
+        self._config, self._scripts = config, scripts_of(config, expert)
+        self._env: gymnasium.Env[Any, Any] | None = None
 
     def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.
@@ -86,14 +89,14 @@ class SimulationWorker:
         """
         from actors.demonstrations import record_missing
 
-        scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
-            act = self._policy(actor)
-            demonstration = record_missing(self._get(), str(actor), PolicyExpert(act), seed, out_dir, stride)
-        elif actor in scripts:
-            demonstration = record_missing(self._get(), actor, scripts[actor](), seed, out_dir, stride)
+            env = LatestObservation(self._get())
+            policy = PolicyExpert(self._policy(actor), env)
+            demonstration = record_missing(env, str(actor), policy, seed, out_dir, stride)
+        elif actor in self._scripts:
+            demonstration = record_missing(self._get(), actor, self._scripts[actor](), seed, out_dir, stride)
         else:
-            raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
+            raise BadInput("kind", actor, f"choose from {', '.join(self._scripts)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def record_as_meant(self, script: str, seed: int, out_dir: Path) -> dict[str, Any]:
@@ -116,13 +119,13 @@ class SimulationWorker:
         """Play back a ManiSkill trajectory, unless it exists; returns success."""
         from actors.playback import play_back_missing
 
-        return play_back_missing(self._get(), path, number, out_dir)
+        return play_back_missing(simulated(self._get()), path, number, out_dir)
 
     def probe(self, seed: int) -> ProbePictures:
         """Record the states of the precision probe."""
         from actors.probe import record_probe
 
-        return record_probe(self._get(), seed)
+        return record_probe(simulated(self._get()), seed)
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""
@@ -137,20 +140,19 @@ class SimulationWorker:
     def film(self, policy: PolicySpec, seed: int) -> Film:
         """Run one episode with pictures at every environment step."""
         env, act = self._get(), self._policy(policy)
-        observation, info = env.reset(seed=seed)
-        views, rewards, scored = [info["scored_views"]], [], [0]
+        observation, info = env.reset(seed=seed, options={"stride": 1})
+        views, rewards = [info["scored_views"]], []
         terminated = truncated = False
         while not (terminated or truncated):
             observation, reward, terminated, truncated, info = env.step(act(observation))
             rewards.append(float(reward))
-            if "scored_views" in info:
-                scored.append(len(rewards))
-            views.append(info["scored_views"] if "scored_views" in info else env.render_views())
+            views.append(info["scored_views"])
+        scored = sorted({*range(0, len(rewards), self._config.stride), len(rewards)})
         return Film(
             np.stack(views), np.array(rewards, np.float32), bool(info["success"]), bool(terminated), tuple(scored), seed
         )
 
-    def _get(self) -> SimulatedEnv:
+    def _get(self) -> gymnasium.Env[Any, Any]:
         if self._env is None:
             from actors.envs import make_env
 
@@ -164,7 +166,7 @@ class SimulationWorker:
 
             assert spec.path is not None
             return DeterministicPolicy.load(spec.path)
-        env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
+        env, expert = self._get(), self._scripts[spec.kind]()
         fresh = [True]
 
         def act(_: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -176,28 +178,37 @@ class SimulationWorker:
         return act
 
 
+class LatestObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Remembers what was observed last."""
+
+    latest: Any = None
+
+    def observation(self, observation: Any) -> Any:
+        """The same."""
+        self.latest = observation
+        return observation
+
+
 class PolicyExpert:
     """A policy as an Expert of a single stage, so that its episodes are recorded like anybody's.
 
     Args:
         act: action float32 [A] for an observation float32 [D].
+        env: in which it acts.
     """
 
     stages: tuple[str, ...] = ("act",)
     stage = 0
 
-    def __init__(self, act: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
-        self._act = act
+    def __init__(self, act: Callable[[NDArray[np.float32]], NDArray[np.float32]], env: LatestObservation) -> None:
+        self._act, self._env = act, env
 
     def reset(self, env: Any, rng: np.random.Generator) -> None:
         """Nothing to begin."""
 
     def act(self, env: Any) -> NDArray[np.float32]:
         """What the policy does."""
-        from actors.experts.peg import simulated
-        from actors.peg_state import observation
-
-        return self._act(observation(simulated(env).state()))
+        return self._act(self._env.latest)
 
 
 class WorkerPool:
@@ -207,18 +218,19 @@ class WorkerPool:
         config: their environment.
         workers: how many processes.
         num_cpus: logical CPUs of each.
+        expert: as for SimulationWorker.
     Raises:
         BadInput: the cluster has fewer CPUs, and they would be waited for in silence.
     """
 
-    def __init__(self, config: EnvConfig, workers: int, num_cpus: float) -> None:
+    def __init__(self, config: EnvConfig, workers: int, num_cpus: float, expert: str = "") -> None:
         present = ray.cluster_resources().get("CPU", 0.0)
         if workers * num_cpus > present:
             raise BadInput(
                 "simulation.num_cpus", num_cpus, f"give at most {present / workers:g}: {workers} share {present:g} CPUs"
             )
         start: Any = SimulationWorker
-        self._workers = [start.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
+        self._workers = [start.options(num_cpus=num_cpus).remote(config, expert) for _ in range(workers)]
 
     def map(self, jobs: Sequence[Job], on_progress: OnProgress, what: str, deadline_s: float = 600.0) -> list[Any]:
         """Run the jobs and return their results in order.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,11 @@ class RewardClient(Protocol):
 
 
 class Expert(Protocol):
-    """A scripted policy with named stages that solves a task from the simulator's true state."""
+    """A scripted policy with named stages that solves a task from the simulator's true state.
+
+    That of an environment of your own (`--demonstrations.expert MODULE:CALLABLE`, made without arguments) gets the
+    environment that you made, and answers in the units of its action space.
+    """
 
     stages: tuple[str, ...]
 
@@ -124,6 +128,27 @@ class Expert(Protocol):
     @property
     def stage(self) -> int:
         """Index into `stages` of the current stage; never decreases in a successful episode."""
+
+
+class MakeEnvironment(Protocol):
+    """Makes an environment of your own: what `--env.make MODULE:CALLABLE` names, called with the values of `env.kwargs`.
+
+    `dopamine env check` plays the environment and tests each of these points:
+
+    - It is a gymnasium.Env. Its actions are a Box [A] with finite bounds.
+    - Its observation is a Box [D], which the policy sees, or a Dict of `proprioception` (Box [D]) and pictures by name
+      (uint8 [H, W, 3]). Numbers are finite, and read as float32.
+    - The pictures that a reward model scores are those of the Dict that `env.views` names. Or they are
+      `info["scored_views"]` (uint8 [V, H, W, 3]): at reset, at every K-th step and at the last one.
+    - `reset` takes a seed, and the same seed gives the same start. Its `options` are hints that save time:
+      {"pictures": False} means that nobody looks at this episode's pictures, {"stride": K} sets the K above.
+    - `info["success"]` (bool) says whether the task is done. Where it is missing, `terminated` means success.
+    - `terminated` means that the task ended, `truncated` that time ran out. Nothing resets by itself.
+    - `step` neither raises nor hangs. A reward of 1 at success and 0 elsewhere suits the learner's default settings.
+    """
+
+    def __call__(self, **kwargs: Any) -> gymnasium.Env:
+        """Make the environment."""
 
 
 class EpisodeSource(Protocol):

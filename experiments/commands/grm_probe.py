@@ -208,15 +208,16 @@ def read_plan(arguments: Arguments, env: EnvConfig) -> Plan:
 def record(arguments: Arguments, env: EnvConfig) -> ProbePictures:
     """The states of the probe. Raises BadInput where the arm cannot reach one, RenderingUnavailable."""
     from actors.envs import make_env
+    from actors.experts.disturbed import simulated
     from actors.probe import record_probe
 
-    simulated = make_env(env)
+    pegs = make_env(env)
     try:
-        return record_probe(simulated, arguments.seed)
+        return record_probe(simulated(pegs), arguments.seed)
     except RuntimeError as error:
         raise BadInput("--seed", arguments.seed, f"choose another: {error}") from error
     finally:
-        simulated.close()
+        pegs.close()
 
 
 if __name__ == "__main__":
