@@ -9,8 +9,8 @@ from typing import cast
 import gymnasium
 import numpy as np
 
-from actors.experts.disturbed import simulated
 from actors.envs import scripts_of
+from actors.experts.disturbed import simulated
 from actors.foreign import ForeignEnv
 from actors.maniskill import SimulatedEnv
 from actors.tasks.task import EXPERT, NEAR_MISS, SUCCEEDING

@@ -53,3 +53,8 @@ def scripts_of(config: EnvConfig, expert: str = "") -> Mapping[str, Callable[[],
 def instructions_of(config: EnvConfig) -> tuple[str, ...]:
     """Wordings of an environment's task; the first is the canonical one."""
     return (config.instruction,) if config.make else TASKS[config.task].instructions
+
+
+def has_place(config: EnvConfig) -> bool:
+    """Whether it is known where the environment's task asks for precision."""
+    return not config.make and TASKS[config.task].place is not None

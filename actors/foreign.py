@@ -126,9 +126,7 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     def ends_near(self, observation: NDArray[np.float32]) -> None:
         """Whether a failure came close to success is not known."""
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Any, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode. Options are those of SimulatedEnv."""
         options = options or {}
         self._pictures = bool(self.config.views) and options.get("pictures", True)
@@ -178,7 +176,9 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
                 raise BadInput(f"info[{SCORED_VIEWS!r}]", None, fix)
             check_views(f"info[{SCORED_VIEWS!r}]", views)
             if len(views) != len(self.config.views):
-                raise BadInput("env.views", self.config.views, f"name {len(views)} views: the environment shows as many")
+                raise BadInput(
+                    "env.views", self.config.views, f"name {len(views)} views: the environment shows as many"
+                )
             infos[SCORED_VIEWS] = views.copy()
         return infos
 

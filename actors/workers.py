@@ -43,7 +43,7 @@ class PolicySpec:
 class Job:
     """One call of a SimulationWorker's method."""
 
-    method: Literal["record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film"]
+    method: Literal["sizes", "record", "record_as_meant", "practise", "play_back", "probe", "evaluate", "film"]
     args: tuple[Any, ...]
 
 
@@ -80,6 +80,13 @@ class SimulationWorker:
     def __init__(self, config: EnvConfig, expert: str = "") -> None:
         self._config, self._scripts = config, scripts_of(config, expert)
         self._env: gymnasium.Env[Any, Any] | None = None
+
+    def sizes(self) -> tuple[int, int]:
+        """Lengths D of an observation and A of an action."""
+        env = self._get()
+        assert env.observation_space.shape
+        assert env.action_space.shape
+        return env.observation_space.shape[0], env.action_space.shape[0]
 
     def record(self, actor: str | PolicySpec, seed: int, out_dir: Path, stride: int | None = None) -> dict[str, Any]:
         """Record one episode of a scripted behaviour or a policy, unless it is there; returns success and length.

@@ -89,7 +89,7 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     success = phases.evaluate(this, phases.policies(this, prepared))
     videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     result = summary(this, prepared, figures, verdict, trained, success)
-    learned = this.config.reward == "grm"
+    learned = this.config.reward == "grm" and not this.config.env.make
     words = this.console.attempt("contribution", lambda: contribution(this.preset), "") if learned else ""
     this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos, words), None)
     this.folder.write_json("result.json", result)
@@ -115,6 +115,8 @@ def summary(
     return {
         "name": config.name,
         "reward": config.reward,
+        "environment": config.env.make or config.env.task,
+        "own_environment": bool(config.env.make),
         "progress_reward": config.progress_reward,
         "seed": config.seed,
         **_reward_model(config, prepared),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from actors.envs import has_place, instructions_of, scripts_of
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
-from dopamine_rl.episodes.raw import read_demonstration, read_outcome
+from dopamine_rl.episodes.raw import read_demonstration, read_outcome, read_raw_episode
 from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -49,6 +50,9 @@ from experiments.settings import ExperimentConfig
 from learner.algorithms.bc import train_bc
 from learner.demonstrations import replay_episode, save_demonstrations
 from learner.grm_sft import train_grm
+
+Recordable = episodes.EpisodePlan | episodes.RecordedPlan
+"""Episodes to record, or recorded ones."""
 
 
 class GateRefused(DopamineError):
@@ -125,7 +129,10 @@ def prepare(run: Run) -> Prepared:
     scripted = episodes.scripted_plans(config, root)
     if not uses_model:
         scripted = {"policy": scripted["policy"]}
-    _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
+    if not config.demonstrations.folder:
+        _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
+    if config.demonstrations.folder:
+        _check_sizes(run, scripted["policy"].paths[0])
     cloned = _clone(run, scripted["policy"].paths)
     if not uses_model:
         return Prepared(scripted["policy"].paths, [], [], cloned, None, oracle_target(config, scripted["policy"].paths))
@@ -141,6 +148,16 @@ def prepare(run: Run) -> Prepared:
     unseen += [(path, "policy") for path in acted["gate_rollouts"].paths]
     behaviours = scripted["gate_behaviours"].paths
     return Prepared(scripted["policy"].paths, unseen, behaviours, cloned, model, practice=tuple(practice))
+
+
+def _check_sizes(run: Run, episode: Path) -> None:
+    """Raise BadInput if an episode was recorded in another environment, by the lengths of observations and actions."""
+    demonstration = read_demonstration(episode)
+    recorded = (demonstration.observations.shape[1], demonstration.actions.shape[1])
+    [sizes] = run.pool.map([Job("sizes", ())], run.console.progress, "environments made")
+    if recorded != tuple(sizes):
+        fix = f"record in this environment: its observations and actions have {sizes} numbers, those there {recorded}"
+        raise BadInput("demonstrations.folder", str(episode), fix)
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
@@ -162,10 +179,12 @@ def policy_demonstrations(run: Run, root: Path) -> list[Path]:
     return plan.paths
 
 
-def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
+def _record(run: Run, name: str, title: str, plans: Mapping[str, Recordable]) -> None:
     """Record the episodes that do not exist yet."""
     jobs = [job for plan in plans.values() for job in plan.jobs]
-    depends_on = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
+    depends_on: tuple[object, ...] = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
+    if expert := run.config.demonstrations.expert:
+        depends_on += (expert,)
     run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console.progress, "episodes recorded")))
 
 
@@ -224,7 +243,8 @@ def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
 def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequence[Path], cloned: Cloned) -> RewardModel:
     """Train the reward model on its demonstrations, and on the tries that failed if the config asks for some."""
     config, path = run.config, run.path / "grm"
-    card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
+    card: dict[str, Any] = {"task": config.env.make or config.env.task, "start": config.env.start}
+    card |= {"command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
@@ -245,8 +265,14 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
 
     depends_on = (config.env, config.demonstrations, config.grm, config.sft, cloned.version if tries else None)
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
-    reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
+    reference = task_reference(episodes.first_success(demonstrations))
     return RewardModel(path, value["version"], reference)
+
+
+def task_reference(episode: Path) -> TaskReference:
+    """The references that a recorded episode gives, with or without actions."""
+    raw = read_raw_episode(episode)
+    return TaskReference(raw.instructions[0], raw.frames[0, 0], raw.frames[-1, 0], raw.frames[-1])
 
 
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
@@ -269,8 +295,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
         )
         judged = all_judged[: len(prepared.gate_episodes)]
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged, threshold), None)
-        told = TASKS[config.env.task].instructions
-        wrong = wrong_instructions(told, [task.instructions for task in TASKS.values()])
+        wrong = wrong_instructions(instructions_of(config.env), [task.instructions for task in TASKS.values()])
         figures = replace(
             report(judged, threshold, config.env.stride),
             behaviours=behaviours(all_judged, threshold),
@@ -278,7 +303,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
         )
         if config.gate.probe == "required":
             figures = with_probe(figures, _probe(run, client, model.reference))
-        elif config.gate.probe == "shown" and TASKS[config.env.task].place is not None:
+        elif config.gate.probe == "shown" and has_place(config.env):
             found = run.console.attempt("precision probe", lambda: _probe(run, client, model.reference), None)
             figures = figures if found is None else with_probe(figures, found)
         return asdict(figures)
@@ -329,6 +354,8 @@ def label(run: Run, prepared: Prepared) -> Path:
 
     def work() -> int:
         demonstrations = [d for d in episodes.read_all(prepared.policy_episodes) if d.success]
+        if model and config.demonstrations.folder:
+            demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]
         count = len(demonstrations)
         if config.learner.practice:
             demonstrations += [at_stride(d, config.env.stride) for d in episodes.read_all(prepared.practice)]
@@ -425,9 +452,9 @@ def _request_labels(demonstration: Demonstration, labeller: Labeller, reference:
 
 def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:
     """The policies to compare on unseen seeds."""
+    scripts = scripts_of(run.config.env, run.config.demonstrations.expert)
     return {
-        "expert": PolicySpec("expert"),
-        "straight_push": PolicySpec("straight_push"),
+        **{name: PolicySpec(name) for name in ("expert", "straight_push") if name in scripts},
         "bc": PolicySpec("network", prepared.cloned.path),
         "policy": PolicySpec("network", run.path / "policy.safetensors"),
     }

@@ -25,6 +25,8 @@ REWARDS = {
     "oracle": "γΦ' − Φ with Φ from the SIMULATOR'S TRUE PROGRESS (a diagnostic), plus the simulator's sparse success",
     "sparse": "the simulator's sparse success alone (a baseline without shaping)",
 }
+TASK_REWARD = "the reward of the environment itself"
+"""What a user's own environment pays."""
 
 
 POLICIES = {
@@ -44,7 +46,11 @@ def write_report(
         verdict: of the gate; None if the run has no reward model.
         contribution: what the reward contributes, in words; "" if the run does not use the learned one.
     """
-    success = "\n".join(f"| {label} | {_rate(result[f'{name}_success'])} |" for name, label in POLICIES.items())
+    success = "\n".join(
+        f"| {label} | {_rate(result[f'{name}_success'])} |"
+        for name, label in POLICIES.items()
+        if f"{name}_success" in result
+    )
     gain = result["policy_minus_bc"]
     phases = "\n".join(
         f"| {phase_words(name, POLICIES)} | {seconds} |" for name, seconds in result["phase_seconds"].items()
@@ -52,8 +58,8 @@ def write_report(
     films = "\n".join(f"- [{name}]({name})" for name in videos)
     text = f"""# {result["name"]}
 
-Reward `{result["reward"]}`: {REWARDS[result["reward"]]}{_progress_reward(result)}.
-{_training_truth(result)}
+Reward `{result["reward"]}`: {_reward(result)}{_progress_reward(result)}.
+{_own_environment(result)}{_training_truth(result)}
 {_model(result)}; seed {result["seed"]}; {result["environment_steps"]} environment steps,
 {_number(result["updates"])} updates, {result["environment_steps_per_s"]:.1f} environment steps/s, training in
 {counted(result["training_sittings"], "session")}. The last session took {result["wall_s"]:.0f} s; phases completed
@@ -89,6 +95,25 @@ In the last session; reused phases are not listed.
 """
     plot_curve(folder.path / "learning_curve.png", result)
     return folder.write_text("report.md", text)
+
+
+def _reward(result: dict[str, Any]) -> str:
+    words = REWARDS[result["reward"]]
+    return words.replace("the simulator's sparse success", TASK_REWARD) if result.get("own_environment") else words
+
+
+def _own_environment(result: dict[str, Any]) -> str:
+    """What a user's own environment is, and what could not be measured in it; "" for the simulated tasks."""
+    if not result.get("own_environment"):
+        return ""
+    lines = f"Environment {code(result['environment'])}; success is what it says (`info['success']`).\n"
+    if result["model_version"] is None:
+        return lines
+    return (
+        f"{lines}The gate judged unseen episodes of the expert, and episodes of the cloned policy that failed. Only the "
+        "simulated tasks have scripted\nfailures, near misses, kinds of behaviour, true progress and a precision probe: "
+        "none of them was measured here.\n"
+    )
 
 
 def _rate(rate: dict[str, Any]) -> str:

@@ -1,0 +1,210 @@
+"""Plays a gymnasium.Env to see whether it keeps to dopamine_rl.interfaces.MakeEnvironment."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.wrappers import Autoreset
+from numpy.typing import NDArray
+
+from actors.contract.findings import SEED, Findings, Stopped, check_spaces, kind_of, unlike_numbers
+from actors.foreign import PROPRIOCEPTION, SCORED_VIEWS, ObservationLayout
+from dopamine_rl.errors import BadInput
+from dopamine_rl.types import check_views
+
+EPISODES = 3
+RESET_KEYS = ("final_obs", "final_observation", "final_info", "terminal_observation")
+"""What environments that reset by themselves leave in the last info."""
+
+
+def check_single(env: gymnasium.Env[Any, Any], findings: Findings, steps: int) -> None:
+    """Play some episodes of random actions.
+
+    Args:
+        findings: receives what is found.
+        steps: most environment steps of an episode.
+    Raises:
+        Stopped: it cannot be played on.
+    """
+    findings.add("is a gymnasium.Env", "ok", type(env.unwrapped).__name__)
+    layout = check_spaces(env.observation_space, env.action_space, findings)
+    if layout is None:
+        return
+    player = Player(env, layout, findings)
+    rng = np.random.default_rng(SEED)
+    played = [player.play(seed, steps, rng, pictures=seed > 0) for seed in range(EPISODES)]
+    _check_seeds(player)
+    _check_wrappers(env, findings)
+    if not any(player.ended):
+        findings.add("ends", "note", f"no episode ended within {steps} steps", "env.horizon will truncate them")
+    findings.add("ends", "ok", f"{sum(player.ended)} of {EPISODES} episodes ended within {steps} steps")
+    for rule, seen in (("observations", "as the space says, and finite"), ("steps", "5 values of the right types")):
+        findings.add(rule, "ok", seen)
+    if not player.says_success:
+        findings.add("success", "note", "info['success'] is missing", "`terminated` is taken for success")
+    findings.add("success", "ok", "info['success'] is true or false")
+    findings.add("nothing resets by itself", "ok", "the last observation is the episode's own")
+    _check_pictures_given(player)
+    shown = f", {1e3 * np.mean(played[1:]):.3g} ms with pictures at every step" if player.shape else ""
+    findings.add("speed", "ok", f"{1e3 * played[0]:.3g} ms per step{shown}")
+
+
+class Player:
+    """Plays episodes of random actions and looks at everything that comes back.
+
+    Args:
+        env, layout: the environment, and the layout of its observations.
+        findings: receives what is wrong.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], layout: ObservationLayout, findings: Findings) -> None:
+        self.env, self.layout, self.findings = env, layout, findings
+        self.ended: list[bool] = []
+        self.says_success = False
+        self.shape: tuple[int, ...] | None = None
+        self.first: Any = None
+
+    def reset(self, seed: int, pictures: bool) -> NDArray[np.float32] | None:
+        """Begin an episode; returns the numbers of its observation, None if they cannot be read."""
+        where = f"reset(seed={seed})"
+        with self.findings.calling(where):
+            returned = self.env.reset(seed=seed, options={"pictures": pictures, "stride": 1})
+        if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
+            self.findings.add("resets", "broken", f"{where} returns {kind_of(returned)}", "return (observation, info)")
+            raise Stopped
+        self.findings.add("resets", "ok", "reset(seed=…, options=…) returns (observation, info)")
+        observation, info = returned
+        self.look(observation, info, where, pictures)
+        return self.numbers(observation)
+
+    def play(self, seed: int, steps: int, rng: np.random.Generator, pictures: bool) -> float:
+        """Play one episode; returns the mean seconds of a step."""
+        first, spent, ended, count = self.reset(seed, pictures), 0.0, False, 0
+        while not ended and count < steps:
+            action = rng.uniform(self.env.action_space.low, self.env.action_space.high).astype(np.float32)  # type: ignore[attr-defined]
+            count += 1
+            where, began = f"step {count} of episode {seed}", time.perf_counter()
+            with self.findings.calling(where):
+                returned = self.env.step(action)
+            spent += time.perf_counter() - began
+            observation, ended, info = self._step(returned, where)
+            self.look(observation, info, where, pictures)
+            if ended:
+                self._end(first, observation, info, where, count)
+        self.ended.append(ended)
+        return spent / count
+
+    def look(self, observation: Any, info: dict[str, Any], where: str, pictures: bool) -> None:
+        """Check an observation, and the pictures that it or the info holds."""
+        if problem := _unlike(self.env.observation_space, observation, self.layout):
+            self.findings.add("observations", "broken", f"{problem} at {where}", "return what observation_space says")
+        if self.layout.pictures is not None or not pictures:
+            self.shape = next(iter(self.layout.pictures.values()), None) if self.layout.pictures else self.shape
+            return
+        views = info.get(SCORED_VIEWS)
+        if views is None:
+            if self.shape is not None:
+                fix = "give the pictures at reset, at every options['stride']-th step and at the last one"
+                self.findings.add("pictures", "broken", f"info['{SCORED_VIEWS}'] is missing at {where}", fix)
+            return
+        try:
+            check_views(f"info['{SCORED_VIEWS}']", views)
+        except BadInput as error:
+            self.findings.refuse("pictures", error, where)
+            return
+        if self.shape is not None and views.shape != self.shape:
+            fix = "give the same views in the same size always"
+            self.findings.add("pictures", "broken", f"shape {views.shape} after {self.shape} at {where}", fix)
+        self.shape = views.shape
+
+    def numbers(self, observation: Any) -> NDArray[np.float32] | None:
+        """The vector of an observation; None if it has none."""
+        try:
+            vector = observation[PROPRIOCEPTION] if self.layout.pictures is not None else observation
+            return np.array(vector, np.float32)
+        except (TypeError, ValueError, KeyError, IndexError):
+            return None
+
+    def _step(self, returned: Any, where: str) -> tuple[Any, bool, dict[str, Any]]:
+        if not isinstance(returned, tuple) or len(returned) != 5 or not isinstance(returned[4], dict):
+            fix = "return (observation, reward, terminated, truncated, info)"
+            self.findings.add("steps", "broken", f"{where} returns {kind_of(returned)}", fix)
+            raise Stopped
+        observation, reward, terminated, truncated, info = returned
+        if not isinstance(reward, int | float | np.number) or not np.isfinite(reward):
+            self.findings.add("steps", "broken", f"reward {reward!r} at {where}", "return a finite number")
+        for name, flag in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(flag, bool | np.bool_):
+                self.findings.add("steps", "broken", f"{name} {flag!r} at {where}", "return True or False")
+        self._success(info, bool(terminated), where)
+        return observation, bool(terminated or truncated), info
+
+    def _success(self, info: dict[str, Any], terminated: bool, where: str) -> None:
+        if "success" not in info:
+            return
+        self.says_success, success = True, info["success"]
+        if not isinstance(success, bool | int | float | np.bool_ | np.number) or success not in (0, 1):
+            self.findings.add("success", "broken", f"info['success'] = {success!r} at {where}", "give True or False")
+        elif success and not terminated:
+            fix = "return terminated=True there: an episode that goes on is judged by its last step"
+            self.findings.add("success", "note", f"success did not end the episode at {where}", fix)
+
+    def _end(self, first: Any, observation: Any, info: dict[str, Any], where: str, count: int) -> None:
+        last = self.numbers(observation)
+        keys = [key for key in RESET_KEYS if key in info]
+        same = count > 1 and first is not None and last is not None and np.array_equal(first, last)
+        if keys or same:
+            seen = f"info has {keys[0]}" if keys else "the last observation is the first one"
+            fix = "return the episode's own last observation, and leave resetting to the caller"
+            self.findings.add("nothing resets by itself", "broken", f"{seen} at {where}", fix)
+
+
+def _check_seeds(player: Player) -> None:
+    first, again, other = (player.reset(seed, pictures=False) for seed in (SEED, SEED, SEED + 1))
+    if first is None or again is None or not np.array_equal(first, again):
+        fix = "draw everything random from self.np_random, after super().reset(seed=seed)"
+        player.findings.add("seeds", "broken", f"reset(seed={SEED}) gives two different observations", fix)
+    elif np.array_equal(first, other):
+        fix = "draw the start from self.np_random, else success is measured on one start"
+        player.findings.add("seeds", "note", f"seeds {SEED} and {SEED + 1} give the same observation", fix)
+    player.findings.add("seeds", "ok", "the same seed gives the same start, another one another")
+
+
+def _check_wrappers(env: gymnasium.Env[Any, Any], findings: Findings) -> None:
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, Autoreset):
+            fix = "leave out gymnasium.wrappers.Autoreset"
+            findings.add("nothing resets by itself", "broken", "the environment is in Autoreset", fix)
+        env = env.env
+
+
+def _check_pictures_given(player: Player) -> None:
+    if player.shape is None:
+        fix = f"for one, give pictures in the observation Dict or in info['{SCORED_VIEWS}']; rewards without work as it is"
+        player.findings.add("pictures", "note", "there are none for a reward model to score", fix)
+    elif player.layout.pictures:
+        sizes = set(player.layout.pictures.values())
+        if len(sizes) > 1:
+            player.findings.add("pictures", "note", f"sizes {sorted(sizes)}", "name pictures of one size in env.views")
+        player.findings.add("pictures", "ok", f"for env.views: {', '.join(player.layout.pictures)}")
+    else:
+        player.findings.add("pictures", "ok", f"info['{SCORED_VIEWS}']: {player.shape[0]} views, uint8 {player.shape}")
+
+
+def _unlike(space: gymnasium.Space[Any], observation: Any, layout: ObservationLayout) -> str:
+    """How an observation differs from its space; "" where it does not. Bounds are not asked for."""
+    if layout.pictures is None:
+        return unlike_numbers("observation", observation, (layout.size,))
+    if not isinstance(observation, Mapping):
+        return f"observation is {kind_of(observation)}"
+    if missing := {PROPRIOCEPTION, *layout.pictures} - set(observation):
+        return f"observation has no {min(missing)}"
+    for name, shape in layout.pictures.items():
+        pixels = observation[name]
+        if getattr(pixels, "dtype", None) != np.uint8 or pixels.shape != shape:
+            return f"{name} is {kind_of(pixels)}, not uint8 {shape}"
+    return unlike_numbers(PROPRIOCEPTION, observation[PROPRIOCEPTION], (layout.size,))
