@@ -176,9 +176,7 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
                 raise BadInput(f"info[{SCORED_VIEWS!r}]", None, fix)
             check_views(f"info[{SCORED_VIEWS!r}]", views)
             if len(views) != len(self.config.views):
-                raise BadInput(
-                    "env.views", self.config.views, f"name {len(views)} views: the environment shows as many"
-                )
+                raise BadInput("env.views", self.config.views, f"name {len(views)}: the environment shows as many")
             infos[SCORED_VIEWS] = views.copy()
         return infos
 

@@ -44,7 +44,7 @@ def load_callable(field: str, name: str) -> Callable[..., Any]:
         raise BadInput(field, name, f"the module has no {path}: {meant}") from None
     if not callable(found):
         raise BadInput(field, name, f"name a function or a class: this is {type(found).__name__}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def read_keywords(field: str, text: str) -> dict[str, Any]:

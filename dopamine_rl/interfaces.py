@@ -131,7 +131,7 @@ class Expert(Protocol):
 
 
 class MakeEnvironment(Protocol):
-    """Makes an environment of your own: what `--env.make MODULE:CALLABLE` names, called with the values of `env.kwargs`.
+    """Makes an environment of your own: `--env.make MODULE:CALLABLE` names it, and it is called with env.kwargs.
 
     `dopamine env check` plays the environment and tests each of these points:
 

@@ -24,6 +24,7 @@ from actors.contract.vector import check_vector
 from dopamine_rl.callables import load_callable, read_keywords
 
 DEADLINE_S = 120.0
+"""Seconds that a check takes at most."""
 
 
 def check_environment(
@@ -89,9 +90,8 @@ def _lost(status: int | None, doing: list[str], deadline_s: float) -> ContractFi
         seen = f"not done after {deadline_s:g} s, in: {last}"
         return ContractFinding("does not hang", "broken", seen, "give every wait a limit; a slow one: --deadline-s")
     how = signal.Signals(-status).name if status < 0 else f"exit status {status}"
-    return ContractFinding(
-        "does not crash", "broken", f"the process ended with {how}, in: {last}", "mend what it calls"
-    )
+    seen = f"the process ended with {how}, in: {last}"
+    return ContractFinding("does not crash", "broken", seen, "mend what it calls there")
 
 
 def main(name: str, keywords: str, steps: str, path: str) -> None:

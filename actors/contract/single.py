@@ -184,7 +184,7 @@ def _check_wrappers(env: gymnasium.Env[Any, Any], findings: Findings) -> None:
 
 def _check_pictures_given(player: Player) -> None:
     if player.shape is None:
-        fix = f"for one, give pictures in the observation Dict or in info['{SCORED_VIEWS}']; rewards without work as it is"
+        fix = f"give some in the observation Dict or in info['{SCORED_VIEWS}'], or train with reward sparse"
         player.findings.add("pictures", "note", "there are none for a reward model to score", fix)
     elif player.layout.pictures:
         sizes = set(player.layout.pictures.values())

@@ -110,9 +110,9 @@ def _own_environment(result: dict[str, Any]) -> str:
     if result["model_version"] is None:
         return lines
     return (
-        f"{lines}The gate judged unseen episodes of the expert, and episodes of the cloned policy that failed. Only the "
-        "simulated tasks have scripted\nfailures, near misses, kinds of behaviour, true progress and a precision probe: "
-        "none of them was measured here.\n"
+        f"{lines}The gate judged unseen episodes of the expert, and the failures among those of the cloned policy. "
+        "Only the simulated tasks\nhave scripted failures, near misses, kinds of behaviour, true progress and a precision "
+        "probe: none of them was measured here.\n"
     )
 
 

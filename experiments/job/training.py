@@ -32,9 +32,7 @@ def training_env_config(config: ExperimentConfig, against_truth: bool = False) -
         BadInput: nobody knows the true progress.
     """
     if against_truth and config.env.make:
-        raise BadInput(
-            "env.make", config.env.make, "choose a simulated task: nobody knows the true progress in this one"
-        )
+        raise BadInput("env.make", config.env.make, "choose a simulated task: here nobody knows the truth")
     views = config.env.views if asks_model(config) else ()
     return replace(config.env, views=views, oracle=against_truth or config.reward == "oracle")
 
