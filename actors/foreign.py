@@ -132,7 +132,7 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         self._pictures = bool(self.config.views) and options.get("pictures", True)
         self._stride = options.get("stride", self.config.stride)
         self.environment_step = 0
-        hints = {"pictures": self._pictures, "stride": self._stride}
+        hints = {"pictures": self._pictures, "stride": self._stride, "horizon": self.config.horizon}
         observation, info = self.env.reset(seed=seed, options=hints)
         return self._read(observation), self._infos(observation, info, success=False, scored=True)
 

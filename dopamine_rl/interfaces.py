@@ -140,8 +140,8 @@ class MakeEnvironment(Protocol):
       (uint8 [H, W, 3]). Numbers are finite, and read as float32.
     - The pictures that a reward model scores are those of the Dict that `env.views` names. Or they are
       `info["scored_views"]` (uint8 [V, H, W, 3]): at reset, at every K-th step and at the last one.
-    - `reset` takes a seed, and the same seed gives the same start. Its `options` are hints that save time:
-      {"pictures": False} means that nobody looks at this episode's pictures, {"stride": K} sets the K above.
+    - `reset` takes a seed, and the same seed gives the same start. Its `options` are hints about the episode: nobody
+      looks at its pictures where "pictures" is False; "stride" is the K above; after "horizon" steps it is cut off.
     - `info["success"]` (bool) says whether the task is done. Where it is missing, `terminated` means success.
     - `terminated` means that the task ended, `truncated` that time ran out. Nothing resets by itself.
     - `step` neither raises nor hangs. A reward of 1 at success and 0 elsewhere suits the learner's default settings.

@@ -111,8 +111,8 @@ def _own_environment(result: dict[str, Any]) -> str:
         return lines
     return (
         f"{lines}The gate judged unseen episodes of the expert, and the failures among those of the cloned policy. "
-        "Only the simulated tasks\nhave scripted failures, near misses, kinds of behaviour, true progress and a precision "
-        "probe: none of them was measured here.\n"
+        "Only the simulated tasks\nhave scripted failures, near misses, kinds of behaviour, true progress and a "
+        "precision probe: none of them was measured here.\n"
     )
 
 
