@@ -16,6 +16,7 @@ from dopamine_rl.callables import load_callable, read_keywords
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
 from dopamine_rl.spelling import one_of
+from dopamine_rl.texts import every
 from dopamine_rl.types import Views, check_views
 
 PROPRIOCEPTION = "proprioception"
@@ -172,7 +173,7 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         if scored and self._pictures:
             views = self._layout.pictures_of(observation, info, self.config.views)
             if views is None:
-                fix = f"give the pictures of reset, of every {self._stride}th step (options['stride']) and of the last"
+                fix = f"give pictures at reset, {every(self._stride, 'environment step')} and at the last one"
                 raise BadInput(f"info[{SCORED_VIEWS!r}]", None, fix)
             check_views(f"info[{SCORED_VIEWS!r}]", views)
             if len(views) != len(self.config.views):
@@ -223,7 +224,7 @@ class ForeignExpert:
 def make_expert(name: str) -> ForeignExpert:
     """The expert that `demonstrations.expert` names. Raises BadInput if there is none."""
     expert = load_callable("demonstrations.expert", name)()
-    for part in ("stages", "stage", "reset", "act"):
+    for part in ("stages", "reset", "act"):  # the stage begins with reset
         if not hasattr(expert, part):
             raise BadInput("demonstrations.expert", name, f"give it `{part}`: see dopamine_rl.interfaces.Expert")
     return ForeignExpert(expert)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.wrappers import Autoreset
-from numpy.typing import NDArray
 
 from actors.contract.findings import SEED, Findings, Stopped, check_spaces, kind_of, unlike_numbers
 from actors.foreign import PROPRIOCEPTION, SCORED_VIEWS, ObservationLayout
@@ -68,8 +68,8 @@ class Player:
         self.says_success = False
         self.shape: tuple[int, ...] | None = None
 
-    def reset(self, seed: int, stride: int = 0, horizon: int = 1) -> NDArray[np.float32] | None:
-        """Begin an episode; returns the numbers of its observation, None if they cannot be read."""
+    def reset(self, seed: int, stride: int = 1, horizon: int = 1) -> Any:
+        """Begin an episode; returns a copy of its observation."""
         where = f"reset(seed={seed})"
         with self.findings.calling(where):
             options = {"pictures": stride > 0, "stride": max(stride, 1), "horizon": horizon}
@@ -80,29 +80,29 @@ class Player:
         self.findings.add("resets", "ok", "reset(seed=…, options=…) returns (observation, info)")
         observation, info = returned
         self.look(observation, info, where, due=stride > 0)
-        return self.numbers(observation)
+        return copy.deepcopy(observation)
 
     def play(self, seed: int, steps: int, rng: np.random.Generator, stride: int) -> float:
-        """Play one episode; returns the mean seconds of a step."""
-        first, spent, ended, count = self.reset(seed, stride, steps), 0.0, False, 0
+        """Play one episode; returns the median seconds of a step."""
+        first, spent, ended, count = self.reset(seed, stride, steps), [], False, 0
         while not ended and count < steps:
             action = rng.uniform(self.env.action_space.low, self.env.action_space.high).astype(np.float32)  # type: ignore[attr-defined]
             count += 1
             where, began = f"step {count} of episode {seed}", time.perf_counter()
             with self.findings.calling(where):
                 returned = self.env.step(action)
-            spent += time.perf_counter() - began
+            spent.append(time.perf_counter() - began)
             observation, ended, info = self._step(returned, where)
             due = stride > 0 and (count % stride == 0 or ended or count == steps)
             self.look(observation, info, where, due)
             if ended:
                 self._end(first, observation, info, where, count)
         self.ended.append(ended)
-        return spent / count
+        return float(np.median(spent))
 
     def look(self, observation: Any, info: dict[str, Any], where: str, due: bool) -> None:
         """Check an observation, and the pictures that it or the info holds."""
-        if problem := _unlike(self.env.observation_space, observation, self.layout):
+        if problem := _unlike(observation, self.layout):
             self.findings.add("observations", "broken", f"{problem} at {where}", "return what observation_space says")
         if self.layout.pictures is not None or not due:
             self.shape = next(iter(self.layout.pictures.values()), None) if self.layout.pictures else self.shape
@@ -122,14 +122,6 @@ class Player:
             fix = "give the same views in the same size always"
             self.findings.add("pictures", "broken", f"shape {views.shape} after {self.shape} at {where}", fix)
         self.shape = views.shape
-
-    def numbers(self, observation: Any) -> NDArray[np.float32] | None:
-        """The vector of an observation; None if it has none."""
-        try:
-            vector = observation[PROPRIOCEPTION] if self.layout.pictures is not None else observation
-            return np.array(vector, np.float32)
-        except (TypeError, ValueError, KeyError, IndexError):
-            return None
 
     def _step(self, returned: Any, where: str) -> tuple[Any, bool, dict[str, Any]]:
         if not isinstance(returned, tuple) or len(returned) != 5 or not isinstance(returned[4], dict):
@@ -156,10 +148,8 @@ class Player:
             self.findings.add("success", "note", f"success did not end the episode at {where}", fix)
 
     def _end(self, first: Any, observation: Any, info: dict[str, Any], where: str, count: int) -> None:
-        last = self.numbers(observation)
         keys = [key for key in RESET_KEYS if key in info]
-        same = count > 1 and first is not None and last is not None and np.array_equal(first, last)
-        if keys or same:
+        if keys or (count > 1 and _equal(first, observation)):
             seen = f"info has {keys[0]}" if keys else "the last observation is the first one"
             fix = "return the episode's own last observation, and leave resetting to the caller"
             self.findings.add("nothing resets by itself", "broken", f"{seen} at {where}", fix)
@@ -167,12 +157,10 @@ class Player:
 
 def _check_seeds(player: Player) -> None:
     first, again, other = (player.reset(seed) for seed in (SEED, SEED, SEED + 1))
-    if first is None or again is None or other is None:
-        return
-    if not np.array_equal(first, again):
+    if not _equal(first, again):
         fix = "draw everything random from self.np_random, after super().reset(seed=seed)"
         player.findings.add("seeds", "broken", f"reset(seed={SEED}) gives two different observations", fix)
-    elif np.array_equal(first, other):
+    elif _equal(first, other):
         fix = "draw the start from self.np_random, else success is measured on one start"
         player.findings.add("seeds", "note", f"seeds {SEED} and {SEED + 1} give the same observation", fix)
     player.findings.add("seeds", "ok", "the same seed gives the same start, another one another")
@@ -199,7 +187,14 @@ def _check_pictures_given(player: Player) -> None:
         player.findings.add("pictures", "ok", f"info['{SCORED_VIEWS}']: {player.shape[0]} views, uint8 {player.shape}")
 
 
-def _unlike(space: gymnasium.Space[Any], observation: Any, layout: ObservationLayout) -> str:
+def _equal(observation: Any, other: Any) -> bool:
+    """Whether two observations are the same in every entry."""
+    if isinstance(observation, Mapping) and isinstance(other, Mapping):
+        return set(observation) == set(other) and all(np.array_equal(observation[k], other[k]) for k in observation)
+    return np.array_equal(observation, other)
+
+
+def _unlike(observation: Any, layout: ObservationLayout) -> str:
     """How an observation differs from its space; "" where it does not. Bounds are not asked for."""
     if layout.pictures is None:
         return unlike_numbers("observation", observation, (layout.size,))

@@ -41,14 +41,15 @@ class MetaWorldPeg(gymnasium.Env[Any, NDArray[np.float32]]):
     def __init__(self, observe: str = "state", views: Sequence[str] = ("front", "wrist"), size: int = 112) -> None:
         self.sawyer = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE["peg-insert-side-v3-goal-observable"]()
         self.sawyer._freeze_rand_vec, self.sawyer.seeded_rand_vec = False, True
-        self.state, self._views, self._size, self._renderer = np.zeros(39), tuple(views), size, None
+        self.state, self._views, self._size = np.zeros(39), tuple(views), size
+        self._renderer: mujoco.Renderer | None = None
         self._hints, self._time, self._dict = dict[str, Any](), 0, observe == "pictures"
         self.action_space = Box(-1.0, 1.0, (4,), np.float32)
         picture = Box(0, 255, (size, size, 3), np.uint8)
         self.observation_space = Box(-np.inf, np.inf, (39,), np.float32)
         if self._dict:
-            hand = Box(-np.inf, np.inf, (4,), np.float32)
-            self.observation_space = Dict({"proprioception": hand} | dict.fromkeys(self._views, picture))
+            hand: gymnasium.Space[Any] = Box(-np.inf, np.inf, (4,), np.float32)
+            self.observation_space = Dict({"proprioception": hand, **dict.fromkeys(self._views, picture)})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Draw peg and box, and begin."""
