@@ -157,6 +157,7 @@ def run(arguments: Arguments) -> ProbeReport:
 
 def environment(arguments: Arguments) -> EnvConfig:
     """The environment of the states. Raises BadInput, naming the argument, where there is none or no hole in it."""
+    from actors.envs import has_place
     from actors.tasks import TASKS
     from dopamine_rl.episodes.listing import split_argument
     from dopamine_rl.evaluation.plans import find_demonstration
@@ -174,10 +175,10 @@ def environment(arguments: Arguments) -> EnvConfig:
     if task is not None and task.name != env.task:
         fix = f"give {_short(env.task)}, or leave it out: {origin} is for it"
         raise BadInput("--task", arguments.task, fix)
-    if TASKS[env.task].place is None:
+    if not has_place(env):
         names = " or ".join(_short(name) for name, task in TASKS.items() if task.place is not None)
         field, value = ("--demo", arguments.demo) if arguments.env is None else ("--env", arguments.env)
-        fix = f"{_short(env.task)} has no hole to align with: give a demonstration of {names}"
+        fix = f"{env.make or _short(env.task)} has no hole to align with: give a demonstration of {names}"
         raise BadInput(field, value, fix)
     return replace(env, oracle=False)
 
