@@ -8,7 +8,7 @@ REST := $(BIN)/python -m pytest -m "(ray or render or slow) and not long and not
 # Where ARGS selects some, there may be none among them.
 NONE := $(if $(ARGS),|| [ $$? = 5 ])
 
-.PHONY: help run test test-full test-extern check lint setup constraints vulkan vllm-env lerobot-env sb3-env
+.PHONY: help run test test-full test-extern check lint setup constraints vulkan vllm-env lerobot-env sb3-env metaworld-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,7 +23,7 @@ test: setup vulkan  ## the tests, in about a quarter of an hour
 test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour
 	$(BIN)/python -m pytest -m "not extern" $(ARGS)
 
-test-extern: setup vulkan lerobot-env sb3-env  ## the tests with other projects' packages (LeRobot, Stable-Baselines3) in environments of their own
+test-extern: setup vulkan lerobot-env sb3-env metaworld-env  ## the tests with other projects' packages (LeRobot, Stable-Baselines3, Meta-World) in environments of their own
 	$(BIN)/python -m pytest -m extern $(ARGS)
 
 check: lint  ## lint, types and the tests that need neither Ray nor pictures, in under four minutes
@@ -55,6 +55,9 @@ vllm-env: setup  ## build .venv-vllm, in which the vLLM engine runs on a CPU
 
 lerobot-env: setup  ## build .venv-lerobot, in which LeRobot reads and writes datasets
 	bash scripts/lerobot_env.sh $(BIN)/python
+
+metaworld-env: setup  ## build .venv-metaworld, in which Meta-World's peg insertion is learned
+	bash scripts/metaworld_env.sh $(BIN)/python
 
 sb3-env: setup  ## build .venv-sb3, in which Stable-Baselines3 learns from our reward
 	bash scripts/sb3_env.sh $(BIN)/python

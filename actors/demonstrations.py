@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
-from numpy.typing import NDArray
 
 from actors.claims import EndsOnClaim
+from actors.envs import scripts_of
 from actors.experts.disturbed import simulated
-from actors.geometry import position_and_quaternion
-from actors.tasks import TASKS
-from actors.tasks.task import NEAR_MISS, SUCCEEDING, Task
+from actors.foreign import ForeignEnv
+from actors.maniskill import SimulatedEnv
+from actors.tasks.task import EXPERT, NEAR_MISS, SUCCEEDING
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.episodes.raw import read_demonstration, write_demonstration
 from dopamine_rl.errors import BadInput
@@ -23,11 +23,6 @@ from dopamine_rl.types import Demonstration
 
 SPARE_SEEDS, ATTEMPTS = 1_000_000, 20
 """A script with the wrong outcome is retried with its seed raised by the first number, up to this many attempts."""
-
-
-def task_of(env: gymnasium.Env) -> Task:
-    """The task of a simulated environment under any wrappers."""
-    return TASKS[env.unwrapped.config.task]  # type: ignore[attr-defined]
 
 
 def record(
@@ -45,7 +40,7 @@ def record(
     says that the task is done; the next step is then the last, and has a frame. Others go on until time runs out.
 
     Args:
-        env: a SimulatedEnv that renders views, wrapped or not.
+        env: a SimulatedEnv or ForeignEnv that shows views, wrapped or not.
         expert: acts.
         seed: of the environment.
         rng: of the expert.
@@ -55,6 +50,7 @@ def record(
     Raises:
         BadInput: the environment renders no views.
     """
+    place = _recorded(env)
     options = {"blind": not looks} | ({} if stride is None else {"stride": stride})
     observation, infos = env.reset(seed=seed, options=options)
     if "scored_views" not in infos:
@@ -63,7 +59,7 @@ def record(
     observations, actions, rewards = [_vector(observation)], [], []
     frames, frame_steps, step_stages = [infos["scored_views"]], [0], [expert.stage]
     truths = [infos["oracle_progress"]] if "oracle_progress" in infos else []
-    poses = [_tool_pose(env)]
+    poses = [place.tool_pose()]
     terminated = truncated = False
     while not (terminated or truncated):
         action = expert.act(env)
@@ -78,12 +74,12 @@ def record(
             frames.append(infos["scored_views"])
             frame_steps.append(len(actions))
             truths += [infos["oracle_progress"]] if truths else []
-            poses.append(_tool_pose(env))
+            poses.append(place.tool_pose())
     keyframes, stages = find_keyframes(step_stages, frame_steps, expert.stages)
     name, success = episode_id or f"seed_{seed:06d}", bool(infos["success"])
     return Demonstration(
         episode_id=name,
-        instructions=task_of(env).instructions,
+        instructions=place.instructions,
         frames=np.stack(frames),
         frame_steps=np.array(frame_steps, np.int64),
         keyframes=keyframes,
@@ -95,23 +91,24 @@ def record(
         success=success,
         seed=seed,
         true_progress=np.array(truths, np.float32) if truths else None,
-        near_miss=not success and (name.startswith(NEAR_MISS) or _ends_near(env)),
-        tool_poses=np.stack(poses),
+        near_miss=False if success else name.startswith(NEAR_MISS) or _ends_near(env),
+        tool_poses=None if poses[0] is None else np.stack([pose for pose in poses if pose is not None]),
     )
 
 
-def _tool_pose(env: gymnasium.Env) -> NDArray[np.float32]:
-    return position_and_quaternion(simulated(env).state().tool)
+def _recorded(env: gymnasium.Env) -> SimulatedEnv | ForeignEnv:
+    """The environment under any wrappers."""
+    return cast("SimulatedEnv | ForeignEnv", env.unwrapped)
 
 
-def _vector(observation: Any) -> NDArray[np.float32]:
+def _vector(observation: Any) -> Any:
     """An observation without its pictures."""
     return observation[PROPRIOCEPTION] if isinstance(observation, Mapping) else observation
 
 
-def _ends_near(env: gymnasium.Env) -> bool:
-    near = task_of(env).near_miss
-    return near is not None and not isinstance(env, EndsOnClaim) and near(simulated(env).observe_state())
+def _ends_near(env: gymnasium.Env) -> bool | None:
+    """Whether a failure came close to success; with claims nobody may ask the simulator."""
+    return False if isinstance(env, EndsOnClaim) else _recorded(env).ends_near()
 
 
 def _claim(env: EndsOnClaim, expert: Expert, infos: dict[str, Any], terminated: bool) -> dict[str, Any]:
@@ -190,7 +187,7 @@ def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -
         return read_demonstration(folder)
     for attempt in range(ATTEMPTS):
         attempt_seed = seed + attempt * SPARE_SEEDS
-        expert = task_of(env).scripts[script]()
+        expert = simulated(env).task.scripts[script]()
         episode = record(env, expert, attempt_seed, _generator(env, script, attempt_seed), folder.name)
         if episode.success == (script in SUCCEEDING):
             write_demonstration(out_dir, episode)
@@ -200,5 +197,5 @@ def record_as_meant(env: gymnasium.Env, script: str, seed: int, out_dir: Path) -
 
 def _generator(env: gymnasium.Env, name: str, seed: int) -> np.random.Generator:
     """The random generator of a script in an episode; different for all scripts of a task."""
-    scripts = list(task_of(env).scripts)
+    scripts = list(scripts_of(_recorded(env).config, EXPERT))
     return np.random.default_rng([seed, scripts.index(name) if name in scripts else len(scripts)])

@@ -6,28 +6,53 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.spaces import Dict
 from numpy.typing import NDArray
 
 from actors.maniskill import PROPRIOCEPTION_SIZE, EnvConfig
-from dopamine_rl.encoders.eyes import Eyes, Sight
+from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
 from dopamine_rl.errors import BadInput
+from dopamine_rl.spelling import one_of
 
 
 def sight_of(config: EnvConfig) -> Sight | None:
-    """What a policy sees in an environment's pictures; None where there are none."""
-    return Sight(PROPRIOCEPTION_SIZE, config.policy_views, config.image_size) if config.sees_pictures else None
+    """What a policy sees in the pictures of a simulated task; None where there are none."""
+    size = config.image_size
+    return Sight(PROPRIOCEPTION_SIZE, config.policy_views, size, size) if config.sees_pictures else None
 
 
-def check_sight(eyes: Eyes | None, config: EnvConfig, policy: str) -> None:
+def sight_in(space: gymnasium.Space[Any], config: EnvConfig) -> Sight | None:
+    """What a policy sees of an observation space; None where it has no pictures.
+
+    Raises:
+        BadInput: one of the policy's views is not among them, or their sizes differ.
+    """
+    if not isinstance(space, Dict):
+        if config.sees_pictures:
+            raise BadInput("env.observation", "pictures", "write state: the environment's observation has no pictures")
+        return None
+    shapes = {name: part.shape for name, part in space.items() if name != PROPRIOCEPTION}
+    for view in config.policy_views:
+        if view not in shapes:
+            raise BadInput("env.policy_views", config.policy_views, one_of(view, list(shapes)))
+    seen = {shapes[view] for view in config.policy_views}
+    if len(seen) != 1:
+        raise BadInput("env.policy_views", config.policy_views, "name pictures of one size")
+    height, width, _ = seen.pop()
+    return Sight(space[PROPRIOCEPTION].shape[0], config.policy_views, height, width)
+
+
+def check_sight(eyes: Eyes | None, shown: Sight | None, policy: str) -> None:
     """Check that a policy sees what an environment shows.
 
     Args:
         eyes: the policy's; None if it reads observations as they are.
+        shown: by the environment; None if it has no pictures.
         policy: its file.
     Raises:
         BadInput: naming the policy.
     """
-    sees, shown = eyes.sight if eyes else None, sight_of(config)
+    sees = eyes.sight if eyes else None
     if sees != shown:
         fix = (
             f"give a policy for what this environment shows ({_said(shown)}), or --preset with the settings that this "
@@ -39,7 +64,7 @@ def check_sight(eyes: Eyes | None, config: EnvConfig, policy: str) -> None:
 def _said(sight: Sight | None) -> str:
     if sight is None:
         return "no pictures"
-    return f"{' and '.join(sight.views)}, {sight.image_size} pixels"
+    return f"{' and '.join(sight.views)}, {sight.height} × {sight.width} pixels"
 
 
 class EncodedObservation(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):

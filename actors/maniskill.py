@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from actors.geometry import pose
+from actors.geometry import pose, position_and_quaternion
 from actors.peg_state import OBSERVATION_SIZE, PegState, observation, true_progress
 from actors.tasks.task import ObjectState, ObjectTask, PrecisePlace, Task
+from dopamine_rl.callables import read_keywords
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.errors import BadInput, seed_check
 from dopamine_rl.spelling import one_of
@@ -79,9 +80,17 @@ class EnvConfig:
     """Commanded rotation of the tool for an action of one, rad per environment step and axis."""
     oracle: bool = False
     """Also report the simulator-true progress, for comparisons; never for a learner that must do without."""
+    make: str = ""
+    """MODULE:CALLABLE that makes an environment of your own (dopamine_rl.interfaces.MakeEnvironment), instead of the
+    simulated task. Of this section it uses kwargs, instruction, horizon, stride and views, the names of its pictures;
+    the other settings are the simulated tasks'. `dopamine env check` tests it."""
+    kwargs: str = "{}"
+    """Keyword arguments of that callable, as JSON: '{"camera": "front"}'."""
+    instruction: str = ""
+    """Its task in words, for the reward model: insert the peg into the hole."""
 
     def __post_init__(self) -> None:
-        unknown = "".join([view for view in self.views if view not in VIEWS][:1])
+        unknown = "".join([view for view in self.views if view not in VIEWS][:1]) if not self.make else ""
         checks = (
             ("start", self.start in ("standard", "insertion"), "write standard or insertion"),
             seed_check("geometry_seed", self.geometry_seed),
@@ -102,12 +111,13 @@ class EnvConfig:
         for name, good, fix in checks:
             if not good:
                 raise BadInput(f"env.{name}", getattr(self, name), fix)
+        read_keywords("env.kwargs", self.kwargs)
 
     def _view_checks(self) -> list[tuple[str, bool, str]]:
         """Checks of the policy's views; with observation pictures there must be some."""
         unknown = "".join([view for view in self.policy_views if view not in VIEWS][:1])
         return [
-            ("policy_views", not unknown, one_of(unknown, VIEWS)),
+            ("policy_views", bool(self.make) or not unknown, one_of(unknown, VIEWS)),
             ("policy_views", len(set(self.policy_views)) == len(self.policy_views), "name each view once"),
             ("policy_views", bool(self.policy_views) or not self.sees_pictures, "name at least one camera"),
         ]
@@ -164,6 +174,19 @@ class SimulatedEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         vector = gymnasium.spaces.Box(-np.inf, np.inf, (config.observation_size,), np.float32)
         self.observation_space = _with_pictures(vector, config) if config.sees_pictures else vector
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (config.action_size,), np.float32)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Wordings of the task; the first is the canonical one."""
+        return self.task.instructions
+
+    def tool_pose(self) -> NDArray[np.float32]:
+        """The tool's pose in the robot's base frame, float32 [7] (dopamine_rl.types.Demonstration)."""
+        return position_and_quaternion(self.state().tool)
+
+    def ends_near(self) -> bool:
+        """Whether a failure that ends now came close to success."""
+        return self.task.near_miss is not None and self.task.near_miss(self.observe_state())
 
     def state(self) -> Any:
         """The simulator's true state, for scripted experts and evaluation."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.demonstrations import episode_folder, find_keyframes, task_of
+from actors.demonstrations import episode_folder, find_keyframes
 from actors.geometry import position_and_quaternion
 from actors.maniskill import PEG_INSERTION, SimulatedEnv
 from actors.tasks.task import EXPERT, Task
@@ -56,7 +56,7 @@ def play_back(env: SimulatedEnv, trajectory: ManiSkillTrajectory, episode_id: st
     """
     if env.config.start != "standard" or not env.config.views:
         raise BadInput("env", env.config, "give the standard start and at least one view")
-    task = task_of(env)
+    task = env.task
     check_trajectory(task, trajectory)
     states, success = trajectory.env_states, trajectory.success
     assert states is not None

@@ -26,7 +26,8 @@ class VectorProgressReward(VectorWrapper):
     `infos["final_obs"]` and `infos["final_info"]`, and what the last step's info holds goes into the latter.
 
     Args:
-        env: environments with numpy observations and infos.
+        env: environments whose observations and infos are numpy arrays, or torch tensors on any device. Rewards are
+            returned as numpy, all else as the environment gives it.
         client, reference, gamma, stride, fusion, shaping, deadline_s, clock: as for ProgressReward.
         views: as for ProgressReward. A callable is called for each environment that is due, with the vector environment
             and the observation and info of that one alone.
@@ -50,7 +51,7 @@ class VectorProgressReward(VectorWrapper):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(env)
-        self._mode = _autoreset_mode(env)
+        self._mode = autoreset_mode(env)
         self._labels = StepLabels(client, reference, gamma, stride, fusion, shaping, deadline_s, clock)
         self._pictures = ScoredViews(views, reference.goal.shape)
         self._ended = np.zeros(env.num_envs, bool)
@@ -72,7 +73,7 @@ class VectorProgressReward(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Act in all environments. It waits for the frames that are due, `deadline_s` at most for all together."""
         observations, task_rewards, terminated, truncated, infos = self.env.step(actions)
-        rewards, ended = np.array(task_rewards, np.float64), np.asarray(terminated | truncated, bool)
+        rewards, ended = np.array(host(task_rewards), np.float64), np.array(host(terminated | truncated), bool)
         same_step = self._mode is AutoresetMode.SAME_STEP
         # What this step reset, and with SAME_STEP only after it had ended.
         fresh = ended if same_step else self._ended & (self._mode is AutoresetMode.NEXT_STEP)
@@ -93,7 +94,7 @@ class VectorProgressReward(VectorWrapper):
     def _observe(self, i: int, ended: bool, final: bool, observations: Any, infos: dict[str, Any]) -> None:
         def read() -> Views | None:
             of, about = (infos.get("final_obs"), infos.get("final_info", {})) if final else (observations, infos)
-            return self._pictures.of(self.env, _observation(of, i), _info(about, i))
+            return self._pictures.of(self.env, _observation(of, i), info_of(about, i))
 
         self._labels.observe(i, ended, read)
 
@@ -103,13 +104,14 @@ class VectorProgressReward(VectorWrapper):
         if not fresh.any():
             return
         indices: Iterable[int] = map(int, np.flatnonzero(fresh))
-        first = {i: self._pictures.first(self.env, _observation(observations, i), _info(infos, i)) for i in indices}
+        first = {i: self._pictures.first(self.env, _observation(observations, i), info_of(infos, i)) for i in indices}
         begun = self._labels.begin(first, deadline)
         for i in first:
             self._add_info(infos, begun, i)
 
 
-def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
+def autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """How a vector environment resets. Raises BadInput if it does not say it."""
     # Environments of one class may share their metadata, in which the one that was made last has its mode.
     mode = getattr(env.unwrapped, "autoreset_mode", None) or env.metadata.get("autoreset_mode")
     try:
@@ -119,21 +121,26 @@ def _autoreset_mode(env: VectorEnv) -> AutoresetMode:
         raise BadInput("env.metadata['autoreset_mode']", mode, f"the environment must say one of {modes}") from None
 
 
+def host(values: Any) -> Any:
+    """A torch tensor, on any device, as a numpy array; anything else as it is."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
 def _observation(observations: Any, i: int) -> Any:
     """The observation of one environment out of all."""
     if isinstance(observations, Mapping):
         return {name: _observation(values, i) for name, values in observations.items()}
     if isinstance(observations, tuple):
         return tuple(_observation(values, i) for values in observations)
-    return None if observations is None else observations[i]
+    return None if observations is None else host(observations[i])
 
 
-def _info(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
+def info_of(infos: Mapping[str, Any], i: int) -> dict[str, Any]:
     """The info of one environment out of all: what the masks say it has."""
     info = {}
     for name, values in infos.items():
         if name.startswith("_") and name[1:] in infos:
             continue
         if f"_{name}" not in infos or infos[f"_{name}"][i]:
-            info[name] = _info(values, i) if isinstance(values, Mapping) else values[i]
+            info[name] = info_of(values, i) if isinstance(values, Mapping) else host(values[i])
     return info

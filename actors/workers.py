@@ -10,15 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium
 import numpy as np
 import ray
+from gymnasium.spaces import Dict
 from numpy.typing import NDArray
 
 from actors.claims import Claiming, EndsOnClaim, run_until_claim
-from actors.maniskill import EnvConfig, SimulatedEnv
-from actors.tasks import TASKS
+from actors.envs import scripts_of
+from actors.experts.disturbed import simulated
+from actors.eyes import check_sight, sight_in
+from actors.maniskill import EnvConfig
+from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.interfaces import OnProgress, RewardClient
+from dopamine_rl.policy import DeterministicPolicy, load_eyes
 from dopamine_rl.success import ClaimOutcome
 
 if TYPE_CHECKING:
@@ -50,6 +55,7 @@ class Job:
     """One call of a SimulationWorker's method."""
 
     method: Literal[
+        "sizes",
         "record",
         "record_as_meant",
         "practise",
@@ -90,12 +96,21 @@ class SimulationWorker:
 
     Args:
         config: the environment; it is built with the first job.
+        expert: MODULE:CALLABLE that makes the expert of a user's own environment; "" where there is none.
     """
 
-    def __init__(self, config: EnvConfig) -> None:
-        self._config = config
-        self._env: SimulatedEnv | None = None
+    def __init__(self, config: EnvConfig, expert: str = "") -> None:
+        self._config, self._scripts = config, scripts_of(config, expert)
+        self._env: gymnasium.Env[Any, Any] | None = None
         self._clients: dict[str, RewardClient] = {}
+
+    def sizes(self) -> tuple[int, int]:
+        """Lengths D of an observation, without its pictures, and A of an action."""
+        spaces = self._get().observation_space, self._get().action_space
+        vector, actions = (space[PROPRIOCEPTION] if isinstance(space, Dict) else space for space in spaces)
+        assert vector.shape
+        assert actions.shape
+        return vector.shape[0], actions.shape[0]
 
     def record(
         self,
@@ -113,15 +128,16 @@ class SimulationWorker:
         """
         from actors.demonstrations import record_missing
 
-        scripts = TASKS[self._config.task].scripts
         if isinstance(actor, PolicySpec):
-            expert = PolicyExpert(self._policy(actor))
-            looks = self._looks(actor)
-            demonstration = record_missing(self._told(claims), str(actor), expert, seed, out_dir, stride, looks)
-        elif actor in scripts:
-            demonstration = record_missing(self._told(claims), actor, scripts[actor](), seed, out_dir, stride)
+            env = LatestObservation(self._get())
+            policy = PolicyExpert(self._policy(actor), env)
+            looks, acted = self._looks(actor), EndsOnClaim(env) if claims else env
+            demonstration = record_missing(acted, str(actor), policy, seed, out_dir, stride, looks)
+        elif actor in self._scripts:
+            env = EndsOnClaim(self._get()) if claims else self._get()
+            demonstration = record_missing(env, actor, self._scripts[actor](), seed, out_dir, stride)
         else:
-            raise BadInput("kind", actor, f"choose from {', '.join(scripts)}")
+            raise BadInput("kind", actor, f"choose from {', '.join(self._scripts)}")
         return {"success": demonstration.success, "environment_steps": len(demonstration.actions)}
 
     def record_as_meant(self, script: str, seed: int, out_dir: Path) -> dict[str, Any]:
@@ -150,13 +166,13 @@ class SimulationWorker:
         """Play back a ManiSkill trajectory, unless it exists; returns success."""
         from actors.playback import play_back_missing
 
-        return play_back_missing(self._get(), path, number, out_dir)
+        return play_back_missing(simulated(self._get()), path, number, out_dir)
 
     def probe(self, seed: int) -> ProbePictures:
         """Record the states of the precision probe."""
         from actors.probe import record_probe
 
-        return record_probe(self._get(), seed)
+        return record_probe(simulated(self._get()), seed)
 
     def evaluate(self, policy: PolicySpec, seed: int) -> dict[str, Any]:
         """Run one episode without pictures; returns success and length."""
@@ -193,20 +209,19 @@ class SimulationWorker:
         """
         act = self._policy(policy)
         env: gymnasium.Env[Any, Any] = self._get() if dense_gamma is None else self._paying(dense_gamma)
-        observation, info = env.reset(seed=seed, options={"blind": not self._looks(policy)})
-        views, rewards, scored = [info["scored_views"]], [], [0]
+        observation, info = env.reset(seed=seed, options={"stride": 1, "blind": not self._looks(policy)})
+        views, rewards = [info["scored_views"]], []
         terminated = truncated = False
         while not (terminated or truncated):
             observation, reward, terminated, truncated, info = env.step(act(observation))
             rewards.append(float(reward))
-            if "scored_views" in info:
-                scored.append(len(rewards))
-            views.append(info["scored_views"] if "scored_views" in info else self._get().render_views())
+            views.append(info["scored_views"])
+        scored = sorted({*range(0, len(rewards), self._config.stride), len(rewards)})
         return Film(
             np.stack(views), np.array(rewards, np.float32), bool(info["success"]), bool(terminated), tuple(scored), seed
         )
 
-    def _get(self) -> SimulatedEnv:
+    def _get(self) -> gymnasium.Env[Any, Any]:
         if self._env is None:
             from actors.envs import make_env
 
@@ -223,16 +238,12 @@ class SimulationWorker:
         """Whether a policy sees the pictures of the observation; scripts do not."""
         return spec.kind == "network" and self._config.sees_pictures
 
-    def _told(self, claims: bool) -> gymnasium.Env[Any, Any]:
-        """The environment; with claims, one that says nothing of its truth."""
-        return EndsOnClaim(self._get()) if claims else self._get()
-
     def _policy(self, spec: PolicySpec) -> Callable[[Any], NDArray[np.float32]]:
         """A function of the observation; called once an episode, before its reset."""
         if spec.kind == "network":
             assert spec.path is not None
-            return load_acting(spec.path, self._config)
-        env, expert = self._get(), TASKS[self._config.task].scripts[spec.kind]()
+            return load_acting(spec.path, self._get(), self._config)
+        env, expert = self._get(), self._scripts[spec.kind]()
         fresh = [True]
 
         def act(_: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -244,18 +255,28 @@ class SimulationWorker:
         return act
 
 
-def load_acting(path: Path, config: EnvConfig) -> Callable[[Any], NDArray[np.float32]]:
+def load_acting(path: Path, env: gymnasium.Env[Any, Any], config: EnvConfig) -> Callable[[Any], NDArray[np.float32]]:
     """A saved policy as a function of an environment's observations.
 
+    Args:
+        config: of the environment.
     Raises:
         BadInput: it sees what the environment does not show, or does not see what it shows.
     """
-    from actors.eyes import check_sight
-    from dopamine_rl.policy import DeterministicPolicy, load_eyes
-
     policy, eyes = DeterministicPolicy.load(path), load_eyes(path)
-    check_sight(eyes, config, str(path))
+    check_sight(eyes, sight_in(env.observation_space, config), str(path))
     return policy if eyes is None else lambda observation: policy(eyes.vector(observation))
+
+
+class LatestObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
+    """Remembers what was observed last."""
+
+    latest: Any = None
+
+    def observation(self, observation: Any) -> Any:
+        """The same."""
+        self.latest = observation
+        return observation
 
 
 class PolicyExpert:
@@ -263,22 +284,21 @@ class PolicyExpert:
 
     Args:
         act: action float32 [A] for an observation.
+        env: in which it acts.
     """
 
     stages: tuple[str, ...] = ("act",)
     stage = 0
 
-    def __init__(self, act: Callable[[Any], NDArray[np.float32]]) -> None:
-        self._act = act
+    def __init__(self, act: Callable[[Any], NDArray[np.float32]], env: LatestObservation) -> None:
+        self._act, self._env = act, env
 
     def reset(self, env: Any, rng: np.random.Generator) -> None:
         """Nothing to begin."""
 
     def act(self, env: Any) -> NDArray[np.float32]:
         """What the policy does."""
-        from actors.experts.disturbed import simulated
-
-        return self._act(simulated(env).observe())
+        return self._act(self._env.latest)
 
 
 class WorkerPool:
@@ -288,18 +308,19 @@ class WorkerPool:
         config: their environment.
         workers: how many processes.
         num_cpus: logical CPUs of each.
+        expert: as for SimulationWorker.
     Raises:
         BadInput: the cluster has fewer CPUs, and they would be waited for in silence.
     """
 
-    def __init__(self, config: EnvConfig, workers: int, num_cpus: float) -> None:
+    def __init__(self, config: EnvConfig, workers: int, num_cpus: float, expert: str = "") -> None:
         present = ray.cluster_resources().get("CPU", 0.0)
         if workers * num_cpus > present:
             raise BadInput(
                 "simulation.num_cpus", num_cpus, f"give at most {present / workers:g}: {workers} share {present:g} CPUs"
             )
         start: Any = SimulationWorker
-        self._workers = [start.options(num_cpus=num_cpus).remote(config) for _ in range(workers)]
+        self._workers = [start.options(num_cpus=num_cpus).remote(config, expert) for _ in range(workers)]
 
     def map(self, jobs: Sequence[Job], on_progress: OnProgress, what: str, deadline_s: float = 600.0) -> list[Any]:
         """Run the jobs and return their results in order.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,7 +114,11 @@ class RewardClient(Protocol):
 
 
 class Expert(Protocol):
-    """A scripted policy with named stages that solves a task from the simulator's true state."""
+    """A scripted policy with named stages that solves a task from the simulator's true state.
+
+    That of an environment of your own (`--demonstrations.expert MODULE:CALLABLE`, made without arguments) gets the
+    environment that you made, and answers in the units of its action space.
+    """
 
     stages: tuple[str, ...]
 
@@ -135,6 +139,27 @@ class Demonstrator(Protocol):
 
     def finished(self, env: gymnasium.Env) -> bool:
         """Whether the task is done."""
+
+
+class MakeEnvironment(Protocol):
+    """Makes an environment of your own: `--env.make MODULE:CALLABLE` names it, and it is called with env.kwargs.
+
+    `dopamine env check` plays the environment and tests each of these points:
+
+    - It is a gymnasium.Env. Its actions are a Box [A] with finite bounds.
+    - Its observation is a Box [D], which the policy sees, or a Dict of `proprioception` (Box [D]) and pictures by name
+      (uint8 [H, W, 3]). Numbers are finite, and read as float32.
+    - The pictures that a reward model scores are those of the Dict that `env.views` names. Or they are
+      `info["scored_views"]` (uint8 [V, H, W, 3]): at reset, at every K-th step and at the last one.
+    - `reset` takes a seed, and the same seed gives the same start. Its `options` are hints about the episode: nobody
+      looks at its pictures where "pictures" is False; "stride" is the K above; after "horizon" steps it is cut off.
+    - `info["success"]` (bool) says whether the task is done. Where it is missing, `terminated` means success.
+    - `terminated` means that the task ended, `truncated` that time ran out. Nothing resets by itself.
+    - `step` neither raises nor hangs. A reward of 1 at success and 0 elsewhere suits the learner's default settings.
+    """
+
+    def __call__(self, **kwargs: Any) -> gymnasium.Env:
+        """Make the environment."""
 
 
 class EpisodeSource(Protocol):

@@ -57,6 +57,11 @@ GRM = Group(
     },
 )
 
+ENV = Group(
+    "an environment of your own",
+    {"check": Command("play it and say what a training cannot use", "experiments.commands.env_check")},
+)
+
 BENCH = Group(
     "benchmarks of speed and quality",
     {
@@ -82,6 +87,7 @@ DOPAMINE = Group(
         "serve": Command("serve a reward model over HTTP", "experiments.commands.serve"),
         "demos": Command("record simulated demonstrations and failures", "experiments.commands.demos"),
         "convert": Command("convert recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
+        "env": ENV,
         "grm": GRM,
         "bench": BENCH,
         "chaos": Command("inject faults into a reward service, count lost labels", "experiments.chaos.__main__"),

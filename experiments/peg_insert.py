@@ -90,7 +90,7 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     claims = phases.claims_of(this, prepared, success) if this.config.success == "progress" else None
     result = summary(this, prepared, figures, verdict, trained, success, claims)
-    learned = this.config.reward == "grm"
+    learned = this.config.reward == "grm" and not this.config.env.make
     words = this.console.attempt("contribution", lambda: contribution(this.preset), "") if learned else ""
     this.console.attempt("report.md", lambda: report.write_report(this.folder, result, verdict, videos, words), None)
     this.folder.write_json("result.json", result)
@@ -125,6 +125,8 @@ def summary(
         "observation": config.env.observation,
         **_eyes(config, prepared),
         "reward": config.reward,
+        "environment": config.env.make or config.env.task,
+        "own_environment": bool(config.env.make),
         "progress_reward": config.progress_reward,
         "seed": config.seed,
         **_reward_model(config, prepared),

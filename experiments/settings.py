@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import get_args
 
 from actors.envs import check_task
 from actors.maniskill import PEG_INSERTION, EnvConfig
+from dopamine_rl.callables import load_callable
 from dopamine_rl.encoders.encoder import OWN, encoder_source
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
@@ -57,6 +59,11 @@ class DemonstrationConfig:
     model judges them; its verdict does not depend on them."""
     first_seed: int = 1000
     """Seed of the first episode; the seeds of the sets lie 1000 apart."""
+    expert: str = ""
+    """MODULE:CALLABLE that makes the expert (dopamine_rl.interfaces.Expert) of an environment of your own, env.make."""
+    folder: str = ""
+    """Folder of raw episodes recorded in env.make, instead of an expert. Successes are taken in order: for the policy,
+    which needs transitions.npz, then for the gate, then for the reward model."""
 
     def __post_init__(self) -> None:
         sets = (
@@ -77,7 +84,12 @@ class DemonstrationConfig:
             ("policy", self.policy >= 1, "give at least 1"),
             ("practice", self.practice >= 0, "give at least 0"),
             ("gate_successes", self.gate_successes >= 1, "give at least 1"),
-            ("gate_failures", self.gate_failures >= 1, "give at least 1"),
+            ("gate_failures", self.gate_failures >= 0, "give at least 0"),
+            (
+                "gate_failures",
+                self.gate_failures + self.gate_rollouts >= 1,
+                "give at least 1, or gate_rollouts: the gate needs failures",
+            ),
             ("reward_model_rollouts", self.reward_model_rollouts >= 0, "give at least 0"),
             ("gate_rollouts", self.gate_rollouts >= 0, "give at least 0"),
             ("gate_behaviours", self.gate_behaviours >= 0, "give at least 0"),
@@ -251,6 +263,7 @@ class ExperimentConfig:
             raise BadInput(
                 "evaluation.first_seed", self.evaluation.first_seed, "give at least demonstrations.first_seed + 10000"
             )
+        _check_own_environment(self)
 
     def _check_sight(self) -> None:
         """Raise BadInput if the policy's pictures cannot be recorded or encoded."""
@@ -308,12 +321,59 @@ class ExperimentConfig:
         return Shaping(self.potential_scale, self.progress_reward)
 
 
+def _check_own_environment(config: ExperimentConfig) -> None:
+    """Check that nothing is asked of a user's own environment that only the simulated tasks have. Raises BadInput."""
+    env, counts = config.env, config.demonstrations
+    if not env.make:
+        for name in ("expert", "folder"):
+            if value := getattr(counts, name):
+                fix = "leave it out, or name your environment (env.make): a simulated task has its own script"
+                raise BadInput(f"demonstrations.{name}", value, fix)
+        return
+    if counts.expert and counts.folder:
+        raise BadInput("demonstrations.folder", counts.folder, "give this or demonstrations.expert, not both")
+    if config.reward in ("oracle", "dense"):
+        raise BadInput("reward", config.reward, "give grm or sparse: nobody knows the true progress in env.make")
+    if config.success == "progress":
+        raise BadInput("success", config.success, "write env: only simulated tasks go on after success (env.make)")
+
+
+def _check_own_run(config: ExperimentConfig) -> None:
+    """Check what a run in a user's own environment needs. Raises BadInput."""
+    env, counts, own = config.env, config.demonstrations, "(--preset own leaves out what env.make cannot have)"
+    load_callable("env.make", env.make)
+    if counts.expert:
+        load_callable("demonstrations.expert", counts.expert)
+    elif not Path(counts.folder or " ").is_dir():
+        fix = "give a folder of recorded episodes, or demonstrations.expert: a policy begins with demonstrations"
+        raise BadInput("demonstrations.folder", counts.folder, fix)
+    if config.reward == "sparse":
+        return
+    if not env.instruction:
+        raise BadInput("env.instruction", env.instruction, "say the task in words: the reward model reads them")
+    for name in ("reward_model_failures", "gate_failures", "gate_behaviours"):
+        if getattr(counts, name):
+            fix = f"give 0: only simulated tasks have scripts that fail {own}"
+            raise BadInput(f"demonstrations.{name}", getattr(counts, name), fix)
+    if counts.practice:
+        fix = f"give 0, and sft.failures = outcome: nobody knows the tool's pose in env.make {own}"
+        raise BadInput("demonstrations.practice", counts.practice, fix)
+    if counts.reward_model_rollouts and config.sft.failures != "outcome":
+        fix = f"write outcome: of a failure in env.make nothing else is known {own}"
+        raise BadInput("sft.failures", config.sft.failures, fix)
+    if config.gate.probe == "required":
+        raise BadInput("gate.probe", config.gate.probe, "write off: the probe puts a simulated peg before its hole")
+
+
 def check_run(config: ExperimentConfig) -> None:
     """Check, before anything starts, what matters only to a run: practice, and what the config only names.
 
     Raises:
-        BadInput: practice where the scene changes; no such engine; or the model's files are missing or damaged.
+        BadInput: practice where the scene changes; no such engine, environment or expert; an own environment is asked
+            for what only the simulated tasks have; or the model's files are missing or damaged.
     """
+    if config.env.make:
+        _check_own_run(config)
     if config.demonstrations.practice and config.env.start != "insertion" and config.reward in ("grm", "naive"):
         fix = (
             "give 0, with sft.failures = truth and sft.train.plan.failures = 0: from the standard start every episode "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.encoders.encoder import Encoder, SavedEncoder, restore
 from dopamine_rl.errors import BadInput, CheckpointError
+from dopamine_rl.types import Demonstration
 
 PROPRIOCEPTION = "proprioception"
 """Key of the joint angles and the like in an observation; every other key names a picture."""
@@ -31,12 +32,19 @@ class Sight:
     Args:
         proprioception: length of that vector.
         views: names of the pictures, in the order of their features.
-        image_size: height and width of each, pixels.
+        height, width: of each, pixels.
     """
 
     proprioception: int
     views: tuple[str, ...]
-    image_size: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, demonstration: Demonstration, views: tuple[str, ...]) -> Sight:
+        """What a policy sees that learns from a demonstration whose observations are proprioception."""
+        height, width = demonstration.frames.shape[2:4]
+        return cls(demonstration.observations.shape[1], views, height, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +93,7 @@ class Eyes:
             BadInput: something has another shape.
         """
         sight = self.sight
-        shape = (len(proprioception), len(sight.views), sight.image_size, sight.image_size, 3)
+        shape = (len(proprioception), len(sight.views), sight.height, sight.width, 3)
         if pictures.shape != shape or pictures.dtype != np.uint8:
             raise BadInput("pictures", (pictures.shape, str(pictures.dtype)), f"give uint8 {list(shape)}")
         if proprioception.shape[1:] != (sight.proprioception,):
@@ -120,7 +128,8 @@ def eyes_of(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
         sight = about["sight"]
         weights = {name.removeprefix(ARRAYS): values for name, values in arrays.items() if name.startswith(ARRAYS)}
         saved = SavedEncoder(about["kind"], about["settings"], weights)
-        eyes = Eyes(Sight(sight["proprioception"], tuple(sight["views"]), sight["image_size"]), saved)
+        seen = Sight(sight["proprioception"], tuple(sight["views"]), sight["height"], sight["width"])
+        eyes = Eyes(seen, saved)
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"the policy's encoder cannot be read ({error}): train the policy again") from error
     if saved.version != about["version"]:

@@ -20,13 +20,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from actors.eyes import check_sight
+from actors.envs import scripts_of
+from actors.eyes import check_sight, sight_of
 from actors.maniskill import EnvConfig
-from actors.tasks import TASKS
 from actors.tasks.task import check_script, usable_scripts
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.metrics import wilson
@@ -37,6 +37,9 @@ from experiments.runtime.arguments import DEFAULT_PRESET, option, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import command, interruptible
 from experiments.settings import ExperimentConfig
+
+if TYPE_CHECKING:
+    from actors.workers import WorkerPool
 
 Settings = ExperimentConfig
 FILE = "a policy that `dopamine train` wrote, RUN/policy.safetensors"
@@ -56,7 +59,7 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Evaluate the policy and print its success rate."""
     arguments, config = parse_settings(Arguments, Settings, with_run_settings(argv or ()), "dopamine evaluate", __doc__)
-    made_by = check_policy(arguments, config.env)
+    made_by = check_policy(arguments, config.env, config.demonstrations.expert)
     with interruptible("Interrupted."):
         print(json.dumps(evaluate(arguments.policy, config) | {"policy_provenance": made_by}))
 
@@ -70,9 +73,11 @@ def with_run_settings(words: Sequence[str]) -> list[str]:
     return [*words, "--preset", str(settings)]
 
 
-def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
+def check_policy(arguments: Arguments, env: EnvConfig, expert: str = "") -> dict[str, Any] | None:
     """Check that a policy can act in an environment, before anything is started; returns its provenance.
 
+    Args:
+        expert: as for `scripts_of`.
     Raises:
         BadInput: it is neither a policy's file nor a script, or it is for another environment.
     """
@@ -80,10 +85,11 @@ def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
     if not _is_file(policy):
         if path.is_dir():
             raise BadInput("POLICY", policy, _of_folder(path))
-        scripts = TASKS[env.task].scripts
+        scripts = scripts_of(env, expert)
         if policy not in scripts:
             raise BadInput("POLICY", policy, f"{one_of(policy, usable_scripts(scripts, env.start))}; or {FILE}")
-        check_script("POLICY", policy, scripts, env.start, "add --env.start standard")
+        if not env.make:
+            check_script("POLICY", policy, scripts, env.start, "add --env.start standard")
         return None
     if not path.is_file():
         raise BadInput("POLICY", policy, f"there is no such file: give {FILE}")
@@ -92,8 +98,9 @@ def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
         made_by, eyes = policy_provenance(path), load_eyes(path)
     except CheckpointError as error:
         raise BadInput("POLICY", policy, f"give {FILE} ({error})") from error
-    check_sight(eyes, env, policy)
-    if sizes[1:] != (env.action_size,) or (eyes is None and sizes[0] != env.observation_size):
+    if not env.make:
+        check_sight(eyes, sight_of(env), policy)
+    if not env.make and (sizes[1] != env.action_size or (eyes is None and sizes[0] != env.observation_size)):
         fix = (
             f"it reads {sizes[0]} numbers and acts with {sizes[1]}, but an environment of preset {arguments.preset} "
             f"({env.task}, {env.start} start) gives {env.observation_size} and takes {env.action_size}: give --preset "
@@ -101,6 +108,16 @@ def check_policy(arguments: Arguments, env: EnvConfig) -> dict[str, Any] | None:
         )
         raise BadInput("POLICY", policy, fix)
     return made_by
+
+
+def _check_sizes(pool: WorkerPool, policy: str, path: Path, console: Console) -> None:
+    """Raise BadInput if a policy is for another environment than the user's own one."""
+    from actors.workers import Job
+
+    [sizes] = pool.map([Job("sizes", ())], console.progress, "environments made")
+    if (read := policy_sizes(load_policy(path))) != tuple(sizes):
+        fix = f"it reads {read[0]} numbers and acts with {read[1]}, but env.make gives {sizes[0]} and takes {sizes[1]}"
+        raise BadInput("POLICY", policy, fix)
 
 
 def _is_file(policy: str) -> bool:
@@ -126,7 +143,10 @@ def evaluate(policy: str, config: ExperimentConfig) -> dict[str, object]:
     console = Console()
     with ray_cluster(config.cluster), interruptible("Interrupted."):
         console.say(f"Starting {counted(config.simulation.workers, 'simulator')}")
-        pool = WorkerPool(replace(config.env, views=()), config.simulation.workers, config.simulation.num_cpus)
+        simulation, expert = config.simulation, config.demonstrations.expert
+        pool = WorkerPool(replace(config.env, views=()), simulation.workers, simulation.num_cpus, expert)
+        if config.env.make and spec.path:
+            _check_sizes(pool, policy, spec.path, console)
         outcomes = pool.map([Job("evaluate", (spec, seed)) for seed in seeds], console.progress, "episodes")
         pool.close()
     failed = [outcome["seed"] for outcome in outcomes if not outcome["success"]]

@@ -157,6 +157,7 @@ def run(arguments: Arguments) -> ProbeReport:
 
 def environment(arguments: Arguments) -> EnvConfig:
     """The environment of the states. Raises BadInput, naming the argument, where there is none or no hole in it."""
+    from actors.envs import has_place
     from actors.tasks import TASKS
     from dopamine_rl.episodes.listing import split_argument
     from dopamine_rl.evaluation.plans import find_demonstration
@@ -174,10 +175,10 @@ def environment(arguments: Arguments) -> EnvConfig:
     if task is not None and task.name != env.task:
         fix = f"give {_short(env.task)}, or leave it out: {origin} is for it"
         raise BadInput("--task", arguments.task, fix)
-    if TASKS[env.task].place is None:
+    if not has_place(env):
         names = " or ".join(_short(name) for name, task in TASKS.items() if task.place is not None)
         field, value = ("--demo", arguments.demo) if arguments.env is None else ("--env", arguments.env)
-        fix = f"{_short(env.task)} has no hole to align with: give a demonstration of {names}"
+        fix = f"{env.make or _short(env.task)} has no hole to align with: give a demonstration of {names}"
         raise BadInput(field, value, fix)
     return replace(env, oracle=False)
 
@@ -208,15 +209,16 @@ def read_plan(arguments: Arguments, env: EnvConfig) -> Plan:
 def record(arguments: Arguments, env: EnvConfig) -> ProbePictures:
     """The states of the probe. Raises BadInput where the arm cannot reach one, RenderingUnavailable."""
     from actors.envs import make_env
+    from actors.experts.disturbed import simulated
     from actors.probe import record_probe
 
-    simulated = make_env(env)
+    pegs = make_env(env)
     try:
-        return record_probe(simulated, arguments.seed)
+        return record_probe(simulated(pegs), arguments.seed)
     except RuntimeError as error:
         raise BadInput("--seed", arguments.seed, f"choose another: {error}") from error
     finally:
-        simulated.close()
+        pegs.close()
 
 
 if __name__ == "__main__":

@@ -188,6 +188,8 @@ def environment(task: Task, arguments: DemosArguments) -> EnvConfig:
         )
     else:
         env = read_preset(ExperimentConfig, arguments.env, "--env").env
+    if env.make:
+        raise BadInput("--env", arguments.env, "choose a preset of a simulated task; this one is for env.make")
     if env.task != task.name:
         raise BadInput("--env", arguments.env, f"choose a preset of this task; this one is for {env.task}")
     views = None if arguments.views is None else tuple(arguments.views.split(","))

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from actors.eyes import sight_of
+from actors.envs import has_place, instructions_of, scripts_of
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
 from dopamine_rl.encoders.encoder import encoder_source, load_encoder
-from dopamine_rl.encoders.eyes import Eyes
+from dopamine_rl.encoders.eyes import Eyes, Sight
 from dopamine_rl.encoders.recorded import encoded, shifted
-from dopamine_rl.episodes.raw import read_demonstration, read_outcome
+from dopamine_rl.episodes.raw import read_demonstration, read_outcome, read_raw_episode
 from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.errors import BadInput, DopamineError, ScoringError
@@ -46,7 +46,7 @@ from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.policy import load_eyes, save_policy
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
-from dopamine_rl.types import Demonstration, EpisodeInfo, LabelColumns, TaskReference
+from dopamine_rl.types import UNSHAPED, Demonstration, EpisodeInfo, LabelColumns, TaskReference
 from experiments.job import plans as episodes
 from experiments.job.claims import ClaimFit, claiming_by, evaluate_claims, fitted, summary
 from experiments.job.report import plot_gate
@@ -55,6 +55,9 @@ from experiments.settings import ExperimentConfig
 from learner.algorithms.bc import train_bc
 from learner.demonstrations import replay_episode, save_demonstrations
 from learner.grm_sft import train_grm
+
+Recordable = episodes.EpisodePlan | episodes.RecordedPlan
+"""Episodes to record, or recorded ones."""
 
 
 class GateRefused(DopamineError):
@@ -134,8 +137,11 @@ def prepare(run: Run) -> Prepared:
     scripted = episodes.scripted_plans(config, root)
     if not uses_model:
         scripted = {"policy": scripted["policy"]}
-    _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     policy_episodes, teachers = scripted["policy"].paths, scripted["reward_model"].paths if uses_model else []
+    if config.demonstrations.folder:
+        _check_sizes(run, policy_episodes[0])
+    else:
+        _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     if not uses_model:
         cloned = _clone(run, policy_episodes, config.sft.start_from)
         return Prepared(policy_episodes, [], [], cloned, None, oracle_target(config, policy_episodes))
@@ -160,6 +166,16 @@ def prepare(run: Run) -> Prepared:
     return Prepared(policy_episodes, unseen, behaviours, cloned, model, practice=tuple(practice), tries=tries)
 
 
+def _check_sizes(run: Run, episode: Path) -> None:
+    """Raise BadInput if an episode was recorded in another environment, by the lengths of observations and actions."""
+    demonstration = read_demonstration(episode)
+    recorded = (demonstration.observations.shape[1], demonstration.actions.shape[1])
+    [sizes] = run.pool.map([Job("sizes", ())], run.console.progress, "environments made")
+    if recorded != tuple(sizes):
+        fix = f"record in this environment: its observations and actions have {sizes} numbers, those there {recorded}"
+        raise BadInput("demonstrations.folder", str(episode), fix)
+
+
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:
     """The map to the oracle's target, fitted to the policy's demonstrations."""
     if config.reward != "oracle" or config.oracle_target == "geometric":
@@ -179,10 +195,12 @@ def policy_demonstrations(run: Run, root: Path) -> list[Path]:
     return plan.paths
 
 
-def _record(run: Run, name: str, title: str, plans: dict[str, episodes.EpisodePlan]) -> None:
+def _record(run: Run, name: str, title: str, plans: Mapping[str, Recordable]) -> None:
     """Record the episodes that do not exist yet."""
     jobs = [job for plan in plans.values() for job in plan.jobs]
-    depends_on = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
+    depends_on: tuple[object, ...] = (run.config.env, [(*job.args[:2], *job.args[3:]) for job in jobs])
+    if expert := run.config.demonstrations.expert:
+        depends_on += (expert,)
     run.phase(name, title, depends_on, lambda: len(run.pool.map(jobs, run.console.progress, "episodes recorded")))
 
 
@@ -193,7 +211,6 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
         own: the reward model that encoder `grm` names.
     """
     config, path = run.config, run.path / "bc.safetensors"
-    sight = sight_of(config.env)
 
     def work() -> dict[str, Any]:
         successes = [d for d in episodes.read_all(demonstrations) if d.success]
@@ -201,7 +218,10 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
             raise BadInput(
                 "demonstrations.policy", config.demonstrations.policy, "none succeeded: increase env.horizon"
             )
-        eyes = None if sight is None else Eyes(sight, load_encoder(config.encoder, own).saved())
+        eyes = None
+        if config.env.sees_pictures:
+            sight = Sight.of(successes[0], config.env.policy_views)
+            eyes = Eyes(sight, load_encoder(config.encoder, own).saved())
         copies = [_copies(run, demonstration, eyes) for demonstration in successes]
         data = (
             np.concatenate([d.observations[:-1] for episode in copies for d in episode]),
@@ -230,7 +250,7 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
         return {"version": file_version(path), "trials": trials}
 
     depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.cloning, config.seed)
-    if sight is not None:
+    if config.env.sees_pictures:
         kind, source = encoder_source(config.encoder, own)
         depends_on += (kind, folder_version(model_folder(source)) if kind == "grm" else source)
     depends_on += _claimed(config)
@@ -289,7 +309,8 @@ def _train_reward_model(
         cloned: the policy that made some of the tries; None if none did.
     """
     config, path = run.config, run.path / "grm"
-    card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
+    card: dict[str, Any] = {"task": config.env.make or config.env.task, "start": config.env.start}
+    card |= {"command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
 
     def work() -> dict[str, Any]:
@@ -311,8 +332,14 @@ def _train_reward_model(
     depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.grm, config.sft)
     depends_on += (cloned.version if cloned and tries else None, *_claimed(config))
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
-    reference = TaskReference.of(read_demonstration(episodes.first_success(demonstrations)))
+    reference = task_reference(episodes.first_success(demonstrations))
     return RewardModel(path, value["version"], reference)
+
+
+def task_reference(episode: Path) -> TaskReference:
+    """The references that a recorded episode gives, with or without actions."""
+    raw = read_raw_episode(episode)
+    return TaskReference(raw.instructions[0], raw.frames[0, 0], raw.frames[-1, 0], raw.frames[-1])
 
 
 def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
@@ -338,8 +365,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
         )
         judged = all_judged[: len(prepared.gate_episodes)]
         run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged, threshold), None)
-        told = TASKS[config.env.task].instructions
-        wrong = wrong_instructions(told, [task.instructions for task in TASKS.values()])
+        wrong = wrong_instructions(instructions_of(config.env), [task.instructions for task in TASKS.values()])
         figures = replace(
             report(judged, threshold, config.env.stride),
             behaviours=behaviours(all_judged, threshold),
@@ -347,7 +373,7 @@ def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
         )
         if config.gate.probe == "required":
             figures = with_probe(figures, _probe(run, client, model.reference))
-        elif config.gate.probe == "shown" and TASKS[config.env.task].place is not None:
+        elif config.gate.probe == "shown" and has_place(config.env):
             found = run.console.attempt("precision probe", lambda: _probe(run, client, model.reference), None)
             figures = figures if found is None else with_probe(figures, found)
         return asdict(figures)
@@ -419,7 +445,8 @@ def label(run: Run, prepared: Prepared) -> Path:
             demonstrations += episodes.read_all(prepared.practice)
         if (eyes := load_eyes(prepared.cloned.path)) is not None:
             demonstrations = [encoded(d, eyes, config.env.views) for d in demonstrations]
-        demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]
+        if config.reward not in UNSHAPED:
+            demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]
         records = run.path / "records" if config.labels.keep_frames else None
         patient = replace(labeller_config(config, records, prepared.target), deadline_s=120.0)
         client = run.service(model.path)[1] if model else None
@@ -531,9 +558,9 @@ def _request_labels(demonstration: Demonstration, labeller: Labeller, reference:
 
 def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:
     """The policies to compare on unseen seeds."""
+    scripts = scripts_of(run.config.env, run.config.demonstrations.expert)
     return {
-        "expert": PolicySpec("expert"),
-        "straight_push": PolicySpec("straight_push"),
+        **{name: PolicySpec(name) for name in ("expert", "straight_push") if name in scripts},
         "bc": PolicySpec("network", prepared.cloned.path),
         "policy": PolicySpec("network", run.path / "policy.safetensors"),
     }

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.demonstrations import episode_folder
-from dopamine_rl.episodes.raw import read_demonstration, read_outcome
+from dopamine_rl.episodes.raw import has_transitions, list_episodes, read_demonstration, read_outcome
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 from experiments.job.demonstrations import environment_folder
@@ -84,9 +84,51 @@ class EpisodePlan:
         return [Job("record", (actor, seed, self.folder, *how)) for actor, seed in acted]
 
 
-def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
-    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate and its report."""
+@dataclass(frozen=True)
+class RecordedPlan:
+    """Episodes that a user recorded: there is nothing to do.
+
+    Args:
+        paths: the episodes' folders.
+    """
+
+    paths: list[Path]
+
+    @property
+    def jobs(self) -> list[Job]:
+        """None."""
+        return []
+
+
+def recorded_plans(config: ExperimentConfig) -> dict[str, RecordedPlan]:
+    """Successes of `demonstrations.folder`: for the policy, unseen ones for the gate, and for the reward model, which
+    also takes those without actions.
+
+    Raises:
+        BadInput: there are too few.
+    """
+    counts, folder = config.demonstrations, Path(config.demonstrations.folder).resolve()
+    successes = [path for path in list_episodes(folder) if read_outcome(path).success is not False]
+    acted = [path for path in successes if has_transitions(path)]
+    wanted = counts.policy + (0 if config.reward == "sparse" else counts.gate_successes)
+    if len(acted) < wanted:
+        fix = f"record {wanted} successes with transitions.npz, or lower demonstrations.policy and gate_successes"
+        raise BadInput("demonstrations.folder", f"{folder}: {len(acted)} with actions", fix)
+    policy, gate = acted[: counts.policy], acted[counts.policy : wanted]
+    left = [path for path in successes if path not in {*policy, *gate}]
+    if config.reward != "sparse" and len(left) < counts.reward_model:
+        fix = f"record {counts.reward_model - len(left)} more, or lower demonstrations.reward_model"
+        raise BadInput("demonstrations.folder", f"{folder}: {len(successes)} successes", fix)
+    sets = {"policy": policy, "gate": gate, "reward_model": left[: counts.reward_model], "gate_behaviours": []}
+    return {name: RecordedPlan(paths) for name, paths in sets.items()}
+
+
+def scripted_plans(config: ExperimentConfig, root: Path) -> Mapping[str, EpisodePlan | RecordedPlan]:
+    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate and its report; or those
+    that a user recorded."""
     counts = config.demonstrations
+    if counts.folder:
+        return recorded_plans(config)
     actors = {
         "reward_model": ("expert",) * counts.reward_model + _failures(counts.reward_model_failures),
         "policy": ("expert",) * counts.policy,
@@ -159,9 +201,9 @@ def read_all(folders: Sequence[Path]) -> list[Demonstration]:
 
 
 def first_success(folders: Sequence[Path]) -> Path:
-    """The first successful episode: it provides reference and goal images. Raises BadInput if none succeeded."""
+    """The first episode that did not fail: it provides reference and goal images. Raises BadInput if all did."""
     for folder in folders:
-        if read_outcome(folder).success:
+        if read_outcome(folder).success is not False:
             return folder
     raise BadInput("demonstrations", len(folders), "no expert episode succeeded: increase env.horizon")
 

@@ -96,8 +96,9 @@ class Run:
         if self._pool is None:
             from actors.workers import WorkerPool
 
-            simulation = self.config.simulation
-            self._pool = WorkerPool(replace(self.config.env, oracle=True), simulation.workers, simulation.num_cpus)
+            simulation, expert = self.config.simulation, self.config.demonstrations.expert
+            env = replace(self.config.env, oracle=True)
+            self._pool = WorkerPool(env, simulation.workers, simulation.num_cpus, expert)
             self._stack.callback(self._pool.close)
         return self._pool
 

@@ -31,7 +31,13 @@ from reward_service.client import ServeRewardClient
 
 
 def training_env_config(config: ExperimentConfig, against_truth: bool = False) -> EnvConfig:
-    """The actors' environment. It renders views and computes true progress only if the reward needs them."""
+    """The actors' environment. It renders views and computes true progress only if the reward needs them.
+
+    Raises:
+        BadInput: nobody knows the true progress.
+    """
+    if against_truth and config.env.make:
+        raise BadInput("env.make", config.env.make, "choose a simulated task: here nobody knows the truth")
     views = config.env.views if asks_model(config) else ()
     return replace(config.env, views=views, oracle=against_truth or config.reward == "oracle")
 

@@ -14,7 +14,7 @@ from actors.envs import make_env
 from actors.experts.peg import PegInsertionExpert
 from actors.eyes import EncodedObservation, check_sight, sight_of
 from actors.maniskill import PROPRIOCEPTION_SIZE, EnvConfig, PegInsertionEnv
-from actors.workers import PolicyExpert, load_acting
+from actors.workers import LatestObservation, PolicyExpert, load_acting
 from dopamine_rl.encoders.encoder import load_encoder
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
 from dopamine_rl.encoders.recorded import encoded, shift, shifted
@@ -86,7 +86,9 @@ def test_a_recorded_episode_is_what_the_learner_would_have_seen(env: PegInsertio
     seeing = EncodedObservation(env, eyes)
     live = [seeing.reset(seed=3)[0]] + [seeing.step(STILL)[0] for _ in range(CONFIG.horizon)]
     assert seeing.observation_space.contains(live[0])
-    recorded = record(env, PolicyExpert(lambda _: STILL), 3, np.random.default_rng(0), stride=1, looks=True)
+    recorded = record(
+        env, PolicyExpert(lambda _: STILL, LatestObservation(env)), 3, np.random.default_rng(0), stride=1, looks=True
+    )
     assert np.allclose(encoded(recorded, eyes, CONFIG.views).observations, live, atol=2e-2)
     moved = shifted(recorded, eyes, CONFIG.views, seed=0).observations
     assert np.array_equal(moved[:, :PROPRIOCEPTION_SIZE], recorded.observations)
@@ -108,7 +110,7 @@ def test_a_saved_policy_acts_on_pictures(env: PegInsertionEnv, eyes: Eyes, tmp_p
         "actor.observation_std": np.ones(eyes.size, np.float32),
     }
     save_policy(path, state, eyes=eyes)
-    act = load_acting(path, CONFIG)
+    act = load_acting(path, env, CONFIG)
     env.reset(seed=1)
     first = act(env.observe())
     env.step(np.full(6, 1.0, np.float32))
@@ -116,17 +118,17 @@ def test_a_saved_policy_acts_on_pictures(env: PegInsertionEnv, eyes: Eyes, tmp_p
     assert not np.array_equal(first, act(env.observe()))
     save_policy(path, state)
     with pytest.raises(BadInput, match="it sees no pictures"):
-        load_acting(path, CONFIG)
+        load_acting(path, env, CONFIG)
 
 
 def test_a_policy_is_refused_where_it_sees_something_else() -> None:
     saved = load_encoder("grm:grm-mini").saved()
-    for sight in (Sight(14, ("front",), 112), Sight(14, ("wrist",), 64)):
-        with pytest.raises(BadInput, match=r"shows \(wrist, 112 pixels\).*it sees"):
-            check_sight(Eyes(sight, saved), CONFIG, "policy.safetensors")
+    for sight in (Sight(14, ("front",), 112, 112), Sight(14, ("wrist",), 64, 64)):
+        with pytest.raises(BadInput, match=r"shows \(wrist, 112 × 112 pixels\).*it sees"):
+            check_sight(Eyes(sight, saved), sight_of(CONFIG), "policy.safetensors")
     with pytest.raises(BadInput, match="no pictures"):
-        check_sight(Eyes(Sight(14, ("front",), 112), saved), EnvConfig(), "policy.safetensors")
-    check_sight(None, EnvConfig(), "policy.safetensors")
+        check_sight(Eyes(Sight(14, ("front",), 112, 112), saved), None, "policy.safetensors")
+    check_sight(None, None, "policy.safetensors")
 
 
 def test_what_a_policy_sees_is_checked_early() -> None:

@@ -56,6 +56,7 @@ IN_JOB: dict[str, list[str] | None] = {
     "convert": ["raw", "dataset"],
     "demos": ["PickCube", "-n", "1"],
     "grm_deploy": None,
+    "env_check": None,
     "evaluate": None,
     "grm_eval": ["grm-mini", "raw"],
     "grm_probe": ["grm-mini", "--demo", "raw"],

@@ -85,7 +85,7 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
 
 
 def eyes(views: tuple[str, ...] = ("front", "wrist")) -> Eyes:
-    return Eyes(Sight(3, views, 112), load_encoder("grm:grm-mini").saved())
+    return Eyes(Sight(3, views, 112, 112), load_encoder("grm:grm-mini").saved())
 
 
 def test_a_vector_is_proprioception_and_the_features_of_each_view() -> None:

@@ -1,0 +1,1 @@
+"""Environments of your own, for docs/your_environment.md."""
