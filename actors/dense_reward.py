@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from actors.maniskill import SimulatedEnv
+from actors.experts.disturbed import simulated
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 
@@ -31,9 +31,9 @@ class DenseReward(gymnasium.Wrapper[Any, Any, Any, Any]):
     Source: mani_skill.envs.tasks.tabletop.peg_insertion_side, compute_normalized_dense_reward.
     """
 
-    def __init__(self, env: SimulatedEnv, gamma: float) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], gamma: float) -> None:
         super().__init__(env)
-        self._simulated, self._gamma = env, gamma
+        self._simulated, self._gamma = simulated(env), gamma
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Act; infos, and `success` among them, are the environment's."""

@@ -31,7 +31,8 @@ def sight_in(space: gymnasium.Space[Any], config: EnvConfig) -> Sight | None:
         if config.sees_pictures:
             raise BadInput("env.observation", "pictures", "write state: the environment's observation has no pictures")
         return None
-    shapes = {name: part.shape for name, part in space.items() if name != PROPRIOCEPTION}
+    shapes = {name: part.shape or () for name, part in space.items()}
+    (proprioception,) = shapes.pop(PROPRIOCEPTION)
     for view in config.policy_views:
         if view not in shapes:
             raise BadInput("env.policy_views", config.policy_views, one_of(view, list(shapes)))
@@ -39,7 +40,7 @@ def sight_in(space: gymnasium.Space[Any], config: EnvConfig) -> Sight | None:
     if len(seen) != 1:
         raise BadInput("env.policy_views", config.policy_views, "name pictures of one size")
     height, width, _ = seen.pop()
-    return Sight(space[PROPRIOCEPTION].shape[0], config.policy_views, height, width)
+    return Sight(proprioception, config.policy_views, height, width)
 
 
 def check_sight(eyes: Eyes | None, shown: Sight | None, policy: str) -> None:

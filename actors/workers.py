@@ -129,12 +129,11 @@ class SimulationWorker:
         from actors.demonstrations import record_missing
 
         if isinstance(actor, PolicySpec):
-            env = LatestObservation(self._get())
-            policy = PolicyExpert(self._policy(actor), env)
-            looks, acted = self._looks(actor), EndsOnClaim(env) if claims else env
-            demonstration = record_missing(acted, str(actor), policy, seed, out_dir, stride, looks)
+            seen = LatestObservation(self._get())
+            policy, looks = PolicyExpert(self._policy(actor), seen), self._looks(actor)
+            demonstration = record_missing(_told(seen, claims), str(actor), policy, seed, out_dir, stride, looks)
         elif actor in self._scripts:
-            env = EndsOnClaim(self._get()) if claims else self._get()
+            env = _told(self._get(), claims)
             demonstration = record_missing(env, actor, self._scripts[actor](), seed, out_dir, stride)
         else:
             raise BadInput("kind", actor, f"choose from {', '.join(self._scripts)}")
@@ -159,7 +158,7 @@ class SimulationWorker:
         from actors.experts.practice import PRACTICE, Practice
 
         wandering = Practice(read_demonstration(demonstration))
-        recorded = record_missing(self._told(claims), PRACTICE, wandering, seed, out_dir, stride)
+        recorded = record_missing(_told(self._get(), claims), PRACTICE, wandering, seed, out_dir, stride)
         return {"success": recorded.success, "environment_steps": len(recorded.actions)}
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
@@ -253,6 +252,11 @@ class SimulationWorker:
             return expert.act(env)
 
         return act
+
+
+def _told(env: gymnasium.Env[Any, Any], claims: bool) -> gymnasium.Env[Any, Any]:
+    """An environment; with claims, one that says nothing of its truth."""
+    return EndsOnClaim(env) if claims else env
 
 
 def load_acting(path: Path, env: gymnasium.Env[Any, Any], config: EnvConfig) -> Callable[[Any], NDArray[np.float32]]:
