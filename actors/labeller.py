@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from actors.label_records import LabelRecord, ScoredFrame
 from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
 from dopamine_rl.interfaces import PendingScore, RewardClient
-from dopamine_rl.progress import FoldState, fold
+from dopamine_rl.progress import FoldState, fold, fold_frames
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import (
@@ -246,6 +246,44 @@ class Labeller:
         episode.end, episode.level = start + steps, float(potential[-1])
         return rewards, columns
 
+    def collect_step(
+        self,
+        episode_ids: Sequence[str],
+        task_rewards: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        deadline: float,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Close one environment step of N episodes, all of which are collected step by step: rewards and potentials are
+        those of `collect`, bit for bit, but computed together.
+
+        Args:
+            task_rewards: float32 [N].
+            terminated: bool [N], the step ended the episode's task (not: truncated it).
+            deadline: as for `collect`; for all together.
+        Returns:
+            Shaped rewards float32 [N]; the potential after the step, float32 [N], also where it terminated; and whether
+            the episode's latest requested frame was answered, bool [N].
+        """
+        episodes = [self._episodes[episode_id] for episode_id in episode_ids]
+        before = np.array([episode.level for episode in episodes], np.float32)
+        for episode in episodes:
+            self._ask(episode)
+            episode.end += 1
+        due = [episode for episode in episodes if episode.pending]
+        if all(len(episode.pending) == 1 for episode in due):
+            self._fold_together(due, deadline)
+        else:
+            for episode in due:
+                self._resolve(episode, episode.end, deadline)
+        for episode in due:
+            answered = (frame.progress for frame in reversed(episode.scored) if frame.outcome == "answered")
+            episode.level = float(np.float32(next(answered, 0.0)))
+        after = np.array([episode.level for episode in episodes], np.float32)
+        valid = [not episode.scored or episode.scored[-1].outcome == "answered" for episode in episodes]
+        config, paid = self.config, np.where(terminated, np.float32(0.0), after)
+        rewards = shaped_reward(task_rewards, before, paid, config.gamma, config.mode, config.shaping)
+        return rewards, after, np.array(valid, bool)
+
     def hold(
         self, episode_id: str, task_rewards: NDArray[np.float32], terminated: bool
     ) -> tuple[NDArray[np.float32], LabelColumns]:
@@ -350,13 +388,41 @@ class Labeller:
         """Await the outcome of every frame up to environment step `end`."""
         while episode.pending and episode.pending[0].time <= end:
             pending = episode.pending.pop(0)
-            frame = self._outcome(episode, pending, deadline)
-            if frame.outcome == "answered":
-                episode.last_valid = (frame.time, pending.views)
-            setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
-            episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+            self._keep(episode, pending, self._folded(episode, self._answer(episode, pending, deadline)))
 
-    def _outcome(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+    def _fold_together(self, episodes: Sequence[EpisodeLabels], deadline: float) -> None:
+        """Await the outcome of the one pending frame of each episode."""
+        pending = [episode.pending.pop() for episode in episodes]
+        frames = [self._answer(episode, one, deadline) for episode, one in zip(episodes, pending, strict=True)]
+        answered = [i for i, frame in enumerate(frames) if frame.outcome == "answered"]
+        try:
+            progress, perspectives, states = fold_frames(
+                [episodes[i].state for i in answered],
+                np.array([frames[i].gain for i in answered]).reshape(-1, 3),
+                np.array([frames[i].loss for i in answered]).reshape(-1, 3),
+                self.config.fusion,
+            )
+        except (BadInput, ValueError):  # at least one is unusable; alone, each gets its own outcome
+            folded = [self._folded(episode, frame) for episode, frame in zip(episodes, frames, strict=True)]
+        else:
+            folded = [
+                replace(frame, progress=episode.state.progress) for episode, frame in zip(episodes, frames, strict=True)
+            ]
+            for row, i in enumerate(answered):
+                episodes[i].state = states[row]
+                folded[i] = replace(frames[i], progress=float(progress[row]), perspectives=perspectives[row])
+        for episode, one, frame in zip(episodes, pending, folded, strict=True):
+            self._keep(episode, one, frame)
+
+    def _keep(self, episode: EpisodeLabels, pending: _Pending, frame: ScoredFrame) -> None:
+        """Count and remember a frame's outcome."""
+        if frame.outcome == "answered":
+            episode.last_valid = (frame.time, pending.views)
+        setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
+        episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+
+    def _answer(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+        """The answer about a frame, compared with the last valid one."""
         frame = self._wait(episode, pending, deadline)
         if frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid"):
             # The frame was compared with an invalid one; the hop does not fit the held progress.
@@ -364,6 +430,10 @@ class Labeller:
             [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
             self.counts.retried += 1
             frame = self._wait(episode, again, deadline)
+        return frame
+
+    def _folded(self, episode: EpisodeLabels, frame: ScoredFrame) -> ScoredFrame:
+        """The frame with the progress that its answer gives; without one it holds the last."""
         if frame.outcome != "answered":
             return replace(frame, progress=episode.state.progress)
         try:
