@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.label_records import LabelRecord, ScoredFrame
-from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
-from dopamine_rl.interfaces import PendingScore, RewardClient
+from actors.label_requests import PendingFrame, Question, send
+from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout
+from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.progress import FoldState, fold, fold_frames
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
@@ -29,7 +30,6 @@ from dopamine_rl.types import (
     LabelColumns,
     LabelCounts,
     RewardMode,
-    ScoreRequest,
     Views,
 )
 
@@ -70,26 +70,6 @@ class LabellerConfig:
 
 
 @dataclass
-class _Pending:
-    """A requested frame without an outcome yet.
-
-    Args:
-        time, views: the frame.
-        previous_time: environment step of the request's `previous`.
-        index: of the frame in its request.
-        score: the request; None if it could not be sent.
-        error: why it could not be sent.
-    """
-
-    time: int
-    views: Views
-    previous_time: int
-    index: int
-    score: PendingScore | None
-    error: Exception | None
-
-
-@dataclass
 class EpisodeLabels:
     """Labelling state of an episode: the requested frames, their outcomes, and the potential held between them."""
 
@@ -99,7 +79,7 @@ class EpisodeLabels:
     last_sent: tuple[int, Views | None] = (0, None)
     last_valid: tuple[int, Views | None] = (0, None)
     unsent: list[tuple[int, Views]] = field(default_factory=list)
-    pending: list[_Pending] = field(default_factory=list)
+    pending: list[PendingFrame] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
     end: int = 0
     """Environment step at which the last fragment ended, collected or held."""
@@ -196,8 +176,7 @@ class Labeller:
 
     def send(self) -> None:
         """Send all unsent frames, one request per episode, which is far cheaper for the actor than one per frame."""
-        for episode in self._episodes.values():
-            self._ask(episode)
+        self._ask(*self._episodes.values())
 
     def observe_truth(self, episode_id: str, time: int, progress: float) -> None:
         """Use the simulator's true progress, in the config's target, as potential (mode oracle, for diagnosis)."""
@@ -266,8 +245,8 @@ class Labeller:
         """
         episodes = [self._episodes[episode_id] for episode_id in episode_ids]
         before = np.array([episode.level for episode in episodes], np.float32)
+        self._ask(*episodes)
         for episode in episodes:
-            self._ask(episode)
             episode.end += 1
         due = [episode for episode in episodes if episode.pending]
         if all(len(episode.pending) == 1 for episode in due):
@@ -356,33 +335,19 @@ class Labeller:
             return np.zeros(end + 1, np.float32)
         return phase(np.array([f.time for f in episode.scored], np.int64), end, self.config.stride)
 
-    def _ask(self, episode: EpisodeLabels) -> None:
-        if episode.unsent:
-            episode.pending += self._send(episode, episode.unsent, episode.last_sent, self.config.deadline_s)
+    def _ask(self, *episodes: EpisodeLabels) -> None:
+        """Send the unsent frames of episodes, one request each."""
+        due = [episode for episode in episodes if episode.unsent]
+        if not due:
+            return
+        questions = [Question(e.context, e.version, tuple(e.unsent), e.last_sent) for e in due]
+        for episode, pending in zip(due, self._send(questions, self.config.deadline_s), strict=True):
+            episode.pending += pending
             episode.last_sent, episode.unsent = episode.unsent[-1], []
 
-    def _send(
-        self,
-        episode: EpisodeLabels,
-        frames: list[tuple[int, Views]],
-        previous: tuple[int, Views | None],
-        remaining_s: float,
-    ) -> list[_Pending]:
-        assert episode.context is not None
+    def _send(self, questions: Sequence[Question], remaining_s: float) -> list[list[PendingFrame]]:
         assert self.client is not None
-        assert previous[1] is not None
-        score: PendingScore | None = None
-        failure: Exception | None = None
-        try:
-            if not episode.version:
-                raise ServiceUnavailable("the service has not named a model version yet")
-            times, views = zip(*frames, strict=True)
-            score = self.client.submit(
-                ScoreRequest(episode.context, previous[1], np.stack(views), times, remaining_s * 1e3)
-            )
-        except Exception as error:  # The frames were requested and must get an outcome.
-            failure = error
-        return [_Pending(*frame, previous[0], index, score, failure) for index, frame in enumerate(frames)]
+        return send(self.client, questions, remaining_s)
 
     def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
         """Await the outcome of every frame up to environment step `end`."""
@@ -414,20 +379,21 @@ class Labeller:
         for episode, one, frame in zip(episodes, pending, folded, strict=True):
             self._keep(episode, one, frame)
 
-    def _keep(self, episode: EpisodeLabels, pending: _Pending, frame: ScoredFrame) -> None:
+    def _keep(self, episode: EpisodeLabels, pending: PendingFrame, frame: ScoredFrame) -> None:
         """Count and remember a frame's outcome."""
         if frame.outcome == "answered":
             episode.last_valid = (frame.time, pending.views)
         setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
         episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
 
-    def _answer(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+    def _answer(self, episode: EpisodeLabels, pending: PendingFrame, deadline: float) -> ScoredFrame:
         """The answer about a frame, compared with the last valid one."""
         frame = self._wait(episode, pending, deadline)
         if frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid"):
             # The frame was compared with an invalid one; the hop does not fit the held progress.
             left_s = deadline - self._clock()
-            [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
+            question = Question(episode.context, episode.version, ((frame.time, pending.views),), episode.last_valid)
+            [[again]] = self._send([question], left_s)
             self.counts.retried += 1
             frame = self._wait(episode, again, deadline)
         return frame
@@ -444,7 +410,7 @@ class Labeller:
             return ScoredFrame(frame.time, "invalid", str(error), progress=episode.state.progress)
         return replace(frame, progress=float(folded.progress[0]), perspectives=folded.perspectives[0])
 
-    def _wait(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+    def _wait(self, episode: EpisodeLabels, pending: PendingFrame, deadline: float) -> ScoredFrame:
         remaining = max(0.0, deadline - self._clock())
         try:
             if pending.error is not None:

@@ -193,7 +193,7 @@ class StepLabels:
         return {"progress": 0.0, "progress_valid": True}
 
     def observe(self, index: int, ended: bool, read: Callable[[], Views | None]) -> None:
-        """Request the progress after an environment's step, if it is due, without waiting for the answer.
+        """Note the pictures after an environment's step, if they are due; `pay_all` sends those of all environments.
 
         Args:
             ended: the episode ended with this step; its last frame is scored, if there are pictures.
@@ -209,7 +209,7 @@ class StepLabels:
         on_stride = episode.time % stride == 0
         views = read() if on_stride or ended else None
         if views is not None:
-            self._labeller.observe(episode.name, episode.time, views)
+            self._labeller.observe(episode.name, episode.time, views, at_once=False)
         elif on_stride:
             fix = f"there are no pictures at step {episode.time}: give a multiple of the environment's own stride"
             raise BadInput("stride", stride, fix)
