@@ -159,7 +159,7 @@ class AnyManiSkill(gymnasium.Env[Any, NDArray[np.float32]]):
         self.horizon: int = config.horizon or self.scene.own_horizon
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (self.scene.actions.size,), np.float32)
         self.observation_space = observation_space(config, self.scene.observed_numbers)
-        self._stride, self._scores = config.stride, config.sees
+        self._stride, self._scores, self._horizon = config.stride, config.sees, self.horizon
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -167,12 +167,14 @@ class AnyManiSkill(gymnasium.Env[Any, NDArray[np.float32]]):
         """Begin an episode; the same seed gives the same start.
 
         Args:
-            options: {"pictures": False} scores no frame of this episode, for evaluations that only count; {"stride": K}
-                scores every K-th step, whatever the config says.
+            options: of this episode alone: {"pictures": False} scores no frame, for evaluations that only count;
+                {"stride": K} scores every K-th step; {"horizon": T} truncates after T steps, if the own horizon is
+                longer.
         """
         super().reset(seed=seed)
         options = options or {}
         self._stride = options.get("stride", self.config.stride)
+        self._horizon = min(self.horizon, options.get("horizon", self.horizon))
         self._scores = self.config.sees and options.get("pictures", True)
         seed = int(self.np_random.integers(2**31)) if seed is None else seed
         state, _ = self.scene.reset(seed=seed)
@@ -187,7 +189,7 @@ class AnyManiSkill(gymnasium.Env[Any, NDArray[np.float32]]):
         state, dense, terminated, _, verdict = self.scene.step(self.scene.actions.to_simulator(given[None]))
         self.environment_step += 1
         success, ended = bool(verdict["success"][0]), bool(terminated[0])
-        truncated = not ended and self.environment_step >= self.horizon
+        truncated = not ended and self.environment_step >= self._horizon
         infos: dict[str, Any] = {"success": success}
         if self.config.dense:
             infos["dense_reward"] = float(dense[0])

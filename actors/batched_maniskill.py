@@ -109,10 +109,10 @@ class BatchedManiSkill(VectorEnv[Any, Any, Any]):
         simulator: BatchedSimulator,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ) -> None:
+        self.config, self.simulator, self.num_envs = config, simulator, simulator.num_envs
         mode = AutoresetMode(autoreset_mode)
         if mode not in MODES:
             raise BadInput("autoreset_mode", mode.value, f"give one of {', '.join(one.value for one in MODES)}")
-        self.config, self.simulator, self.num_envs = config, simulator, simulator.num_envs
         self.horizon = config.horizon or simulator.own_horizon
         self.metadata = {"autoreset_mode": mode}
         self.autoreset_mode = mode

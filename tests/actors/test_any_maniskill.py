@@ -191,6 +191,7 @@ def test_a_state_renders_the_scored_frames_alone(monkeypatch: pytest.MonkeyPatch
     assert (scored(), len(rendered)) == ([0, 3, 5], 3)
     assert (scored(stride=2), len(rendered)) == ([0, 2, 4, 5], 7)
     assert (scored(pictures=False), len(rendered)) == ([], 7)
+    assert (scored(horizon=4)[:3], len(rendered)) == ([0, 3, 4], 11)
     assert env.render().shape == (32, 32, 3)
     env.close()
 
