@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from actors.any_maniskill import ManiSkillConfig
 from actors.rendering import NO_VULKAN, capture, hide_wrist_camera, render_backend, vulkan_needed
+from dopamine_rl.episodes.maniskill import EnvStates
 from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.spelling import one_of
 
@@ -132,6 +133,27 @@ class AnyScene(BaseEnv):
     def pictures(self) -> torch.Tensor:
         """Render the cameras now: uint8 [N, V, H, W, 3], on the device that rendered."""
         return capture(self.scene, self.cameras)
+
+    def restore(self, states: EnvStates) -> None:
+        """Put every body into a recorded state: kind -> name -> float32 [...]. Contacts stay as they are.
+
+        Raises:
+            BadInput: a body that this scene does not have.
+        """
+        registry = self.scene.state_dict_registry
+        bodies = {"actors": registry.actors, "articulations": registry.articulations}
+        # The same robot with a wrist camera has another name.
+        own = {agent.robot.name.replace(WRIST, ""): agent.robot.name for agent in self.agents}
+        state: dict[str, dict[str, torch.Tensor]] = {}
+        for kind, values in states.items():
+            state[kind] = {}
+            for recorded, value in values.items():
+                name = recorded if recorded in bodies[kind] else own.get(recorded, recorded)
+                if name not in bodies[kind]:
+                    known = ", ".join(bodies[kind])
+                    raise BadInput(f"env_states/{kind}/{recorded}", recorded, f"give a trajectory with {known} alone")
+                state[kind][name] = torch.as_tensor(value)[None]
+        self.set_state_dict(state)
 
     def proprioception(self) -> torch.Tensor:
         """What the robots' joints tell: float32 [N, D], as AnyManiSkill has it."""
