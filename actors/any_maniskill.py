@@ -40,10 +40,14 @@ class ManiSkillConfig:
     the robot's proprioception."""
     reward: Literal["success", "dense"] = "success"
     """Success: 1 at success, else 0. Dense: ManiSkill's normalised dense reward."""
+    terminates: bool = True
+    """Success and ManiSkill's own failures end the episode. Without, it goes on to the horizon, as training on the
+    dense reward wants, which pays for staying."""
     report_dense: bool = False
     """Also give ManiSkill's normalised dense reward as info["dense_reward"], for comparisons."""
     robot: str | None = None
-    """ManiSkill's name of the robot. None: the task's own; with the camera `wrist`, its variant that has one."""
+    """ManiSkill's name of the robot. None: the task's own; with the camera `wrist`, its variant that has one, such as
+    panda_wristcam, whose hand starts turned by 90 degrees: a policy is for one of the two."""
     control_mode: str | None = None
     """ManiSkill's name of what actions mean. None: pd_ee_delta_pose, or the first one of a robot without it."""
     action_scale: float = 1.0
@@ -137,8 +141,7 @@ class AnyManiSkill(gymnasium.Env[Any, NDArray[np.float32]]):
     Observation: float32 [D], ManiSkill's flattened state; or a Dict of the cameras' pictures, uint8 [H, W, 3], and
     `proprioception`, float32 [D]: of each robot joint positions, joint velocities (rad or metres, and per second) and,
     where it has a tool, the tool's position (metres) and rotation (quaternion w, x, y, z) in the frame of its base.
-    Reward: see ManiSkillConfig. Success and ManiSkill's own failures terminate, the horizon truncates; nothing resets
-    by itself.
+    Reward and termination: see ManiSkillConfig. The horizon truncates; nothing resets by itself.
 
     infos hold `success` (bool); with cameras `scored_views` (uint8 [V, H, W, 3]) at reset, every `stride` steps and at
     the episode's last step; and `dense_reward` (float) after a step, where the config asks for it. Marks of goals
@@ -188,7 +191,7 @@ class AnyManiSkill(gymnasium.Env[Any, NDArray[np.float32]]):
             raise BadInput("action", given.shape, f"give an action of shape {self.action_space.shape}")
         state, dense, terminated, _, verdict = self.scene.step(self.scene.actions.to_simulator(given[None]))
         self.environment_step += 1
-        success, ended = bool(verdict["success"][0]), bool(terminated[0])
+        success, ended = bool(verdict["success"][0]), self.config.terminates and bool(terminated[0])
         truncated = not ended and self.environment_step >= self._horizon
         infos: dict[str, Any] = {"success": success}
         if self.config.dense:

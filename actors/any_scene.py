@@ -15,7 +15,7 @@ from typing import Any
 import mani_skill.envs  # noqa: F401  (registers the tasks)
 import numpy as np
 import torch
-from mani_skill import format_path
+from mani_skill import format_path, logger
 from mani_skill.agents.multi_agent import MultiAgent
 from mani_skill.agents.registration import REGISTERED_AGENTS
 from mani_skill.envs.sapien_env import BaseEnv
@@ -31,7 +31,7 @@ from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.spelling import one_of
 
 # Most of what it warns of is about its own tasks, at every reset.
-logging.getLogger("mani_skill").setLevel(logging.ERROR)
+logger.setLevel(logging.ERROR)
 
 PREFERRED_CONTROL_MODE = "pd_ee_delta_pose"
 USUAL_HORIZON = 100

@@ -141,7 +141,8 @@ class BatchedManiSkill(VectorEnv[Any, Any, Any]):
         fresh = self._ended.copy()  # all False with SAME_STEP
         state, dense, terminated, _, verdict = self.simulator.step(self.simulator.actions.to_simulator(actions))
         self._steps += 1
-        success, ended = _numpy(verdict["success"]).astype(bool) & ~fresh, _numpy(terminated).astype(bool) & ~fresh
+        success = _numpy(verdict["success"]).astype(bool) & ~fresh
+        ended = _numpy(terminated).astype(bool) & ~fresh & self.config.terminates
         truncated = ~ended & ~fresh & (self._steps >= self.horizon)
         infos: dict[str, Any] = {"success": success}
         if self.config.dense:
