@@ -39,8 +39,6 @@ def record_any(arguments: DemosArguments) -> dict[str, Any]:
         BadInput: an argument is invalid, or the folder's episodes were recorded with other settings.
         CheckpointError: the policy's file is none.
     """
-    from actors.any_scene import find_task  # imports the simulator
-
     for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--env", arguments.env)):
         if given:
             raise BadInput(name, given, "leave it out: only tasks with a scripted expert have it")
@@ -50,6 +48,14 @@ def record_any(arguments: DemosArguments) -> dict[str, Any]:
         raise BadInput("-n", arguments.n, "give at least 1")
     if arguments.policy and arguments.trajectories:
         raise BadInput("--policy", str(arguments.policy), "give this or --trajectories, not both")
+    if arguments.policy:
+        load_policy(arguments.policy)
+        if arguments.n is None:
+            raise BadInput("-n", None, "say how many episodes to record")
+        if not 0 <= arguments.seed < SPARE_SEEDS:
+            raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
+    from actors.any_scene import find_task  # imports the simulator
+
     name = arguments.task if re.search(r"-v\d+$", arguments.task) else f"{arguments.task}-v1"
     try:
         horizon = find_task(name).max_episode_steps
@@ -75,11 +81,7 @@ def _record_policy(arguments: DemosArguments, name: str, env: EnvConfig, out: Pa
 
     path = arguments.policy
     assert path is not None
-    load_policy(path)
-    if arguments.n is None:
-        raise BadInput("-n", None, "say how many episodes to record")
-    if not 0 <= arguments.seed < SPARE_SEEDS:
-        raise BadInput("--seed", arguments.seed, f"choose 0 to {SPARE_SEEDS - 1}")
+    assert arguments.n is not None
     actor = who(path)
     spec, seeds = PolicySpec("network", path.resolve(), POLICY), range(arguments.seed, arguments.seed + arguments.n)
     episodes = [(POLICY, seed) for seed in seeds]

@@ -1,13 +1,14 @@
 """`dopamine demos` of tasks without a scripted expert: by a policy, which every episode names."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dopamine_rl.episodes.raw import read_demonstration
-from dopamine_rl.policy import DeterministicPolicy, save_policy
+from dopamine_rl.policy import DeterministicPolicy, policy_provenance, save_policy
 from experiments.commands import demos
 from experiments.examples.dense_policy import Arguments, train
 from experiments.job.any_demonstrations import in_words
@@ -40,8 +41,6 @@ def policy(folder: Path, size: int = 35) -> Path:
 def test_what_cannot_be_recorded_is_named(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import re
-
     given = [] if message == "TASK = 'PushCube'" else ["--policy", str(policy(tmp_path))]
     with pytest.raises(SystemExit) as ended:
         demos.main([*words, *given, "--out", str(tmp_path / "raw")])
@@ -88,8 +87,6 @@ def test_a_policy_is_trained_on_the_dense_reward_and_says_so(tmp_path: Path) -> 
     for _ in range(9):
         observations, *_, infos = env.step(act(observations))
     assert infos["success"].all()
-    from dopamine_rl.policy import policy_provenance
-
     about = policy_provenance(path)
     assert about is not None
     assert "dense reward" in about["trained_on"]
