@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.label_records import LabelRecord, ScoredFrame
-from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout, ServiceUnavailable
-from dopamine_rl.interfaces import PendingScore, RewardClient
-from dopamine_rl.progress import FoldState, fold
+from actors.label_requests import PendingFrame, Question, send
+from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout
+from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.progress import FoldState, fold, fold_frames
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import (
@@ -30,7 +31,6 @@ from dopamine_rl.types import (
     LabelColumns,
     LabelCounts,
     RewardMode,
-    ScoreRequest,
     Views,
 )
 
@@ -71,32 +71,6 @@ class LabellerConfig:
 
 
 @dataclass
-class _Pending:
-    """A requested frame without an outcome yet.
-
-    Args:
-        time, views: the frame.
-        previous_time: environment step of the request's `previous`.
-        index: of the frame in its request.
-        score: the request; None if it could not be sent.
-        error: why it could not be sent.
-        again: it replaces a request whose answer was about an invalid anchor.
-    """
-
-    time: int
-    views: Views
-    previous_time: int
-    index: int
-    score: PendingScore | None
-    error: Exception | None
-    again: bool = False
-
-    @property
-    def ready(self) -> bool:
-        """Its outcome is known without waiting."""
-        return self.score is None or self.score.ready()
-
-
 @dataclass
 class EpisodeLabels:
     """Labelling state of an episode: the requested frames, their outcomes, and the potential held between them."""
@@ -107,7 +81,7 @@ class EpisodeLabels:
     last_sent: tuple[int, Views | None] = (0, None)
     last_valid: tuple[int, Views | None] = (0, None)
     unsent: list[tuple[int, Views]] = field(default_factory=list)
-    pending: list[_Pending] = field(default_factory=list)
+    pending: list[PendingFrame] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
     taken: int = 0
     """How many of the scored frames `arrived` has returned."""
@@ -206,8 +180,7 @@ class Labeller:
 
     def send(self) -> None:
         """Send all unsent frames, one request per episode, which is far cheaper for the actor than one per frame."""
-        for episode in self._episodes.values():
-            self._ask(episode)
+        self._ask(*self._episodes.values())
 
     def arrived(self, episode_id: str) -> list[ScoredFrame]:
         """The outcomes, in time order, of frames since the last call. Never waits: others stay pending."""
@@ -263,6 +236,44 @@ class Labeller:
         # Last: if collecting fails, `hold` needs the old values.
         episode.end, episode.level = start + steps, float(potential[-1])
         return rewards, columns
+
+    def collect_step(
+        self,
+        episode_ids: Sequence[str],
+        task_rewards: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        deadline: float,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+        """Close one environment step of N episodes, all of which are collected step by step: rewards and potentials are
+        those of `collect`, bit for bit, but computed together.
+
+        Args:
+            task_rewards: float32 [N].
+            terminated: bool [N], the step ended the episode's task (not: truncated it).
+            deadline: as for `collect`; for all together.
+        Returns:
+            Shaped rewards float32 [N]; the potential after the step, float32 [N], also where it terminated; and whether
+            the episode's latest requested frame was answered, bool [N].
+        """
+        episodes = [self._episodes[episode_id] for episode_id in episode_ids]
+        before = np.array([episode.level for episode in episodes], np.float32)
+        self._ask(*episodes)
+        for episode in episodes:
+            episode.end += 1
+        due = [episode for episode in episodes if episode.pending]
+        if all(len(episode.pending) == 1 for episode in due):
+            self._fold_together(due, deadline)
+        else:
+            for episode in due:
+                self._resolve(episode, episode.end, deadline)
+        for episode in due:
+            answered = (frame.progress for frame in reversed(episode.scored) if frame.outcome == "answered")
+            episode.level = float(np.float32(next(answered, 0.0)))
+        after = np.array([episode.level for episode in episodes], np.float32)
+        valid = [not episode.scored or episode.scored[-1].outcome == "answered" for episode in episodes]
+        config, paid = self.config, np.where(terminated, np.float32(0.0), after)
+        rewards = shaped_reward(task_rewards, before, paid, config.gamma, config.mode, config.shaping)
+        return rewards, after, np.array(valid, bool)
 
     def hold(
         self, episode_id: str, task_rewards: NDArray[np.float32], terminated: bool
@@ -336,33 +347,19 @@ class Labeller:
             return np.zeros(end + 1, np.float32)
         return phase(np.array([f.time for f in episode.scored if f.time <= end], np.int64), end, self.config.stride)
 
-    def _ask(self, episode: EpisodeLabels) -> None:
-        if episode.unsent:
-            episode.pending += self._send(episode, episode.unsent, episode.last_sent, self.config.deadline_s)
+    def _ask(self, *episodes: EpisodeLabels) -> None:
+        """Send the unsent frames of episodes, one request each."""
+        due = [episode for episode in episodes if episode.unsent]
+        if not due:
+            return
+        questions = [Question(e.context, e.version, tuple(e.unsent), e.last_sent) for e in due]
+        for episode, pending in zip(due, self._send(questions, self.config.deadline_s), strict=True):
+            episode.pending += pending
             episode.last_sent, episode.unsent = episode.unsent[-1], []
 
-    def _send(
-        self,
-        episode: EpisodeLabels,
-        frames: list[tuple[int, Views]],
-        previous: tuple[int, Views | None],
-        remaining_s: float,
-    ) -> list[_Pending]:
-        assert episode.context is not None
+    def _send(self, questions: Sequence[Question], remaining_s: float) -> list[list[PendingFrame]]:
         assert self.client is not None
-        assert previous[1] is not None
-        score: PendingScore | None = None
-        failure: Exception | None = None
-        try:
-            if not episode.version:
-                raise ServiceUnavailable("the service has not named a model version yet")
-            times, views = zip(*frames, strict=True)
-            score = self.client.submit(
-                ScoreRequest(episode.context, previous[1], np.stack(views), times, remaining_s * 1e3)
-            )
-        except Exception as error:  # The frames were requested and must get an outcome.
-            failure = error
-        return [_Pending(*frame, previous[0], index, score, failure) for index, frame in enumerate(frames)]
+        return send(self.client, questions, remaining_s)
 
     def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
         """Await the outcome of every frame up to environment step `end`."""
@@ -370,25 +367,68 @@ class Labeller:
             self._settle(episode, deadline)
 
     def _settle(self, episode: EpisodeLabels, deadline: float) -> None:
-        """Give the oldest pending frame its outcome; or ask again if it was compared with an invalid one, because that
-        hop does not fit the held progress."""
+        """Give the oldest pending frame its outcome, or ask about it again."""
         pending = episode.pending.pop(0)
         frame = self._wait(episode, pending, deadline)
-        mismatched = frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid")
-        if mismatched and not pending.again:
-            left_s = deadline - self._clock()
-            [again] = self._send(episode, [(frame.time, pending.views)], episode.last_valid, left_s)
-            self.counts.retried += 1
-            episode.pending.insert(0, replace(again, again=True))
-            return
-        frame = self._folded(episode, frame)
+        again = self._asked_again(episode, pending, frame, deadline)
+        if again is None:
+            self._keep(episode, pending, self._folded(episode, frame))
+        else:
+            episode.pending.insert(0, again)
+
+    def _fold_together(self, episodes: Sequence[EpisodeLabels], deadline: float) -> None:
+        """Await the outcome of the one pending frame of each episode."""
+        pending = [episode.pending.pop() for episode in episodes]
+        frames = [self._answer(episode, one, deadline) for episode, one in zip(episodes, pending, strict=True)]
+        answered = [i for i, frame in enumerate(frames) if frame.outcome == "answered"]
+        try:
+            progress, perspectives, states = fold_frames(
+                [episodes[i].state for i in answered],
+                np.array([frames[i].gain for i in answered]).reshape(-1, 3),
+                np.array([frames[i].loss for i in answered]).reshape(-1, 3),
+                self.config.fusion,
+            )
+        except (BadInput, ValueError):  # at least one is unusable; alone, each gets its own outcome
+            folded = [self._folded(episode, frame) for episode, frame in zip(episodes, frames, strict=True)]
+        else:
+            folded = [
+                replace(frame, progress=episode.state.progress) for episode, frame in zip(episodes, frames, strict=True)
+            ]
+            for row, i in enumerate(answered):
+                episodes[i].state = states[row]
+                folded[i] = replace(frames[i], progress=float(progress[row]), perspectives=perspectives[row])
+        for episode, one, frame in zip(episodes, pending, folded, strict=True):
+            self._keep(episode, one, frame)
+
+    def _keep(self, episode: EpisodeLabels, pending: PendingFrame, frame: ScoredFrame) -> None:
+        """Count and remember a frame's outcome."""
         if frame.outcome == "answered":
             episode.last_valid = (frame.time, pending.views)
         setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
         episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
 
+    def _answer(self, episode: EpisodeLabels, pending: PendingFrame, deadline: float) -> ScoredFrame:
+        """Await the answer about a frame, compared with the last valid one."""
+        frame = self._wait(episode, pending, deadline)
+        again = self._asked_again(episode, pending, frame, deadline)
+        return frame if again is None else self._wait(episode, again, deadline)
+
+    def _asked_again(
+        self, episode: EpisodeLabels, pending: PendingFrame, frame: ScoredFrame, deadline: float
+    ) -> PendingFrame | None:
+        """A second request about a frame that was compared with an invalid one: that hop does not fit the held
+        progress. None where the answer stands.
+        """
+        mismatched = frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid")
+        if pending.again or not mismatched:
+            return None
+        question = Question(episode.context, episode.version, ((frame.time, pending.views),), episode.last_valid)
+        [[again]] = self._send([question], deadline - self._clock())
+        self.counts.retried += 1
+        return replace(again, again=True)
+
     def _folded(self, episode: EpisodeLabels, frame: ScoredFrame) -> ScoredFrame:
-        """The frame with its fused progress, which is held where there is no answer."""
+        """The frame with the progress that its answer gives; without one it holds the last."""
         if frame.outcome != "answered":
             return replace(frame, progress=episode.state.progress)
         try:
@@ -399,7 +439,7 @@ class Labeller:
             return ScoredFrame(frame.time, "invalid", str(error), progress=episode.state.progress)
         return replace(frame, progress=float(folded.progress[0]), perspectives=folded.perspectives[0])
 
-    def _wait(self, episode: EpisodeLabels, pending: _Pending, deadline: float) -> ScoredFrame:
+    def _wait(self, episode: EpisodeLabels, pending: PendingFrame, deadline: float) -> ScoredFrame:
         remaining = max(0.0, deadline - self._clock())
         try:
             if pending.error is not None:

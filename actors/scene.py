@@ -5,12 +5,8 @@ Importing this file imports torch and SAPIEN; `actors.maniskill` does so when an
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
-
-# Mesa reads its thread budget when the driver is loaded. Rendering shares the machine with a policy and a simulator.
-os.environ.setdefault("LP_NUM_THREADS", "1")
 
 import numpy as np
 import sapien
@@ -24,11 +20,10 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from actors.geometry import Matrix, inverse, pose, to_matrix
+from actors.rendering import NO_VULKAN, capture, hide_wrist_camera, render_backend, vulkan_needed
 from actors.tasks.task import Camera, Task
 from dopamine_rl.errors import BadInput, RenderingUnavailable
 from dopamine_rl.types import Views
-
-NO_VULKAN = "no usable Vulkan driver; run: bash scripts/ensure_vulkan.sh <python of this environment>"
 
 SHUT_M = -0.01
 """Target of the fingers when the gripper presses, metres from the middle."""
@@ -75,21 +70,17 @@ class TabletopScene(BaseEnv):
     ) -> None:
         self.cameras, self.views, self.image_size = cameras, tuple(views), image_size
         self._make_appearance = appearance
-        try:
+        with vulkan_needed():
             super().__init__(
                 robot_uids="panda_wristcam",
                 obs_mode="none",
                 reward_mode="none",
                 control_mode="pd_ee_delta_pose",
                 sim_backend="physx_cpu",
-                render_backend="cpu" if views else "none",
+                render_backend=render_backend() if views else "none",
                 sensor_configs={"width": image_size, "height": image_size},
                 reconfiguration_freq=1 if rebuild_at_reset else 0,
             )
-        except RuntimeError as error:
-            if any(word in str(error).lower() for word in ("vk", "vulkan", "rendering device")):
-                raise RenderingUnavailable(NO_VULKAN) from error
-            raise
         if views and not self.scene.can_render():
             raise RenderingUnavailable(NO_VULKAN)
 
@@ -109,10 +100,7 @@ class TabletopScene(BaseEnv):
         return []
 
     def _after_reconfigure(self, options: dict[str, Any]) -> None:
-        # The wrist camera's own mesh has three quarters of the scene's triangles and is in nobody's view.
-        for component in self.agent.robot.links_map["camera_link"]._objs[0].entity.components:
-            if isinstance(component, sapien.render.RenderBodyComponent):
-                component.visibility = 0.0
+        hide_wrist_camera(self.agent.robot)
         if self.views:
             self._appearance = self._make_appearance(self)
 
@@ -211,11 +199,8 @@ class TabletopScene(BaseEnv):
 
     def pictures(self) -> Views:
         """Render the views now: uint8 [V, H, W, 3]."""
-        self.scene.update_render(update_sensors=True, update_human_render_cameras=False)
-        cameras = [self.scene.sensors["hand_camera" if name == "wrist" else name] for name in self.views]
-        for camera in cameras:
-            camera.capture()
-        return np.stack([camera.camera.get_picture(["Color"])[0][0, ..., :3].numpy() for camera in cameras])
+        cameras = ["hand_camera" if name == "wrist" else name for name in self.views]
+        return capture(self.scene, cameras)[0].cpu().numpy()
 
 
 def build_scene(

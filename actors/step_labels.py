@@ -16,6 +16,7 @@ from typing import Any, get_args
 
 import numpy as np
 from gymnasium.error import ResetNeeded
+from numpy.typing import NDArray
 
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.episodes.cameras import MAX_VIEWS
@@ -205,7 +206,7 @@ class StepLabels:
         return {"progress": 0.0, "progress_valid": True}
 
     def observe(self, index: int, ended: bool, read: Callable[[], Views | None]) -> None:
-        """Request the progress after an environment's step, if it is due, without waiting for the answer.
+        """Note the pictures after an environment's step, if they are due; `pay_all` sends those of all environments.
 
         Args:
             ended: the episode ended with this step; its last frame is scored, if there are pictures.
@@ -221,7 +222,7 @@ class StepLabels:
         on_stride = episode.time % stride == 0
         views = read() if on_stride or ended else None
         if views is not None:
-            self._labeller.observe(episode.name, episode.time, views)
+            self._labeller.observe(episode.name, episode.time, views, at_once=False)
         elif on_stride:
             fix = f"there are no pictures at step {episode.time}: give a multiple of the environment's own stride"
             raise BadInput("stride", stride, fix)
@@ -234,20 +235,40 @@ class StepLabels:
         Returns:
             The reward, and what the environment's info gets.
         """
-        episode = self._episodes[index]
-        task = np.array([task_reward], np.float32)
-        rewards, columns = self._labeller.collect(episode.name, episode.time - 1, task, terminated, deadline)
-        reward = float(rewards[0])
-        info: dict[str, Any] = {
-            "progress": self._labeller.level(episode.name),
-            "progress_valid": bool(columns.valid[0]),
-            "task_reward": float(task[0]),
-            "shaping": reward - float(task[0]),
+        of_each = [np.array([value]) for value in (task_reward, terminated, truncated)]
+        rewards, infos, labels = self.pay_all([index], *of_each, deadline)
+        info = {name: values[0].item() for name, values in infos.items()}
+        return float(rewards[0]), info | ({"labels": labels[index]} if index in labels else {})
+
+    def pay_all(
+        self,
+        indices: Sequence[int],
+        task_rewards: NDArray[np.floating],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        deadline: float,
+    ) -> tuple[NDArray[np.float64], dict[str, NDArray[Any]], dict[int, dict[str, int]]]:
+        """The shaped rewards of a step of N environments, with the answers that come before the deadline.
+
+        Args:
+            indices: of the environments; the other arguments are [N] in this order.
+        Returns:
+            Rewards [N]; what the environments' infos get, arrays [N] by name; and the counts of the episodes that
+            ended, by index.
+        """
+        task = np.asarray(task_rewards, np.float32)
+        names = [self._episodes[index].name for index in indices]
+        rewards, progress, valid = self._labeller.collect_step(names, task, terminated, deadline)
+        infos: dict[str, NDArray[Any]] = {
+            "progress": progress.astype(np.float64),
+            "progress_valid": valid,
+            "task_reward": task.astype(np.float64),
+            "shaping": rewards.astype(np.float64) - task.astype(np.float64),
         }
-        if terminated or truncated:
-            info["labels"] = self._finish(index)
+        ended = np.flatnonzero(np.asarray(terminated) | np.asarray(truncated))
+        labels = {indices[i]: self._finish(indices[i]) for i in ended}
         del self.counts.latencies_ms[:-LATENCIES]
-        return reward, info
+        return rewards.astype(np.float64), infos, labels
 
     def _finish(self, index: int) -> dict[str, int]:
         record = self._labeller.finish(self._episodes.pop(index).name)

@@ -82,14 +82,37 @@ class VectorProgressReward(VectorWrapper):
             final = same_step and bool(ended[i])
             self._observe(int(i), bool(ended[i]), final, observations, infos)
         deadline = self._labels.deadline()
-        for i in stepped:
-            rewards[i], paid = self._labels.pay(
-                int(i), float(rewards[i]), bool(terminated[i]), bool(truncated[i]), deadline
-            )
-            self._add_info(infos, {"final_info": paid} if same_step and ended[i] else paid, int(i))
+        indices = [int(i) for i in stepped]
+        paid, added, labels = self._labels.pay_all(
+            indices, rewards[stepped], terminated[stepped], truncated[stepped], deadline
+        )
+        rewards[stepped] = paid
+        self._add(infos, added, labels, stepped, ended if same_step else np.zeros_like(ended))
         self._begin(fresh, observations, infos, deadline)
         self._ended = ended.copy()
         return observations, rewards, terminated, truncated, infos
+
+    def _add(
+        self,
+        infos: dict[str, Any],
+        added: Mapping[str, NDArray[Any]],
+        labels: Mapping[int, dict[str, int]],
+        stepped: NDArray[np.intp],
+        final: NDArray[np.bool_],
+    ) -> None:
+        """Add to the infos what the environments get that stepped, to `final_info` where their last info is there."""
+        rows = ~final[stepped]
+        if rows.any():
+            for name, values in added.items():
+                of_all, mask = np.zeros(self.num_envs, values.dtype), np.zeros(self.num_envs, bool)
+                of_all[stepped[rows]], mask[stepped[rows]] = values[rows], True
+                infos[name], infos[f"_{name}"] = of_all, mask
+        for row in np.flatnonzero(~rows):
+            last = {name: values[row].item() for name, values in added.items()}
+            self._add_info(infos, {"final_info": last | {"labels": labels[int(stepped[row])]}}, int(stepped[row]))
+        for i, counts in labels.items():
+            if not final[i]:
+                self._add_info(infos, {"labels": counts}, i)
 
     def _observe(self, i: int, ended: bool, final: bool, observations: Any, infos: dict[str, Any]) -> None:
         def read() -> Views | None:

@@ -163,9 +163,11 @@ class SimulationWorker:
 
     def play_back(self, path: Path, number: int, out_dir: Path) -> bool:
         """Play back a ManiSkill trajectory, unless it exists; returns success."""
-        from actors.playback import play_back_missing
+        from actors import any_playback, playback
 
-        return play_back_missing(simulated(self._get()), path, number, out_dir)
+        if self._config.make:
+            return any_playback.play_back_missing(self._get(), path, number, out_dir)
+        return playback.play_back_missing(simulated(self._get()), path, number, out_dir)
 
     def probe(self, seed: int) -> ProbePictures:
         """Record the states of the precision probe."""

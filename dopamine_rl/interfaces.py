@@ -113,6 +113,14 @@ class RewardClient(Protocol):
         """Send a request without waiting for the reply."""
 
 
+@runtime_checkable
+class BundlingRewardClient(RewardClient, Protocol):
+    """A RewardClient that sends many requests for less than as many calls of `submit` cost."""
+
+    def submit_all(self, requests: Sequence[ScoreRequest]) -> Sequence[PendingScore]:
+        """Send requests without waiting for the replies; one PendingScore each, in their order."""
+
+
 class Expert(Protocol):
     """A scripted policy with named stages that solves a task from the simulator's true state.
 

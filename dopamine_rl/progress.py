@@ -6,6 +6,7 @@ All functions take numpy arrays of any broadcastable shape and compute in float6
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -175,8 +176,9 @@ class FoldState:
 
     def __post_init__(self) -> None:
         for name in ("progress", "incremental", "forward", "backward"):
-            if getattr(self, name) is not None:
-                check_interval(f"state.{name}", getattr(self, name))
+            value = getattr(self, name)
+            if value is not None and not -ROUNDING <= value <= 1.0 + ROUNDING:
+                raise BadInput(f"state.{name}", value, "give a finite value in [0, 1]")
 
 
 def fold(
@@ -212,14 +214,7 @@ def fold(
         if valid[t]:
             start = progress if fusion.chain == "fused" else incremental
             incremental = float(apply_distribution(start, gain[t, 0], loss[t, 0]))
-            perspectives = (incremental, float(forward[t]), float(backward[t]))
-            if fusion.kind == "consistency":
-                fused = consistency_fusion(progress, *perspectives, weight[t])
-            elif fusion.kind == "mean":
-                fused = mean_fusion(*perspectives)
-            else:
-                fused = np.asarray(perspectives[PERSPECTIVES.index(fusion.kind)])
-            progress = float(np.clip(fused, 0.0, 1.0))
+            progress = float(_fused(progress, (incremental, forward[t], backward[t]), weight[t], fusion))
             last = np.array([incremental, forward[t], backward[t], progress])
         rows[t] = last
     folded = FoldedProgress(
@@ -229,6 +224,46 @@ def fold(
         weight=np.where(valid, weight, 0.0).astype(np.float32),
     )
     return folded, FoldState(progress, incremental, *map(float, last[1:3])) if valid.any() else state
+
+
+def fold_frames(
+    states: Sequence[FoldState], gain: ArrayLike, loss: ArrayLike, fusion: FusionConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32], list[FoldState]]:
+    """Fold one valid frame of each of N episodes: what `fold` gives for each alone, bit for bit, but all at once.
+
+    Args:
+        states: N, before the frames.
+        gain, loss: float [N, 3], as for `fold`.
+    Returns:
+        progress float32 [N], perspectives float32 [N, 3], and the states after the frames.
+    Raises:
+        BadInput: shapes differ, or a value is not finite or outside [0, 1].
+    Source: arXiv:2512.23703, Eq. 4-11.
+    """
+    gain, loss, _ = _check_hops(gain, loss, np.ones(len(states), bool))
+    forward, backward = forward_progress(gain[:, 1], loss[:, 1]), backward_progress(gain[:, 2], loss[:, 2])
+    weight = np.ones(len(states))
+    if fusion.kind == "consistency":
+        weight = consistency_weight(forward, backward, fusion.alpha, fusion.epsilon)
+    before = np.array([state.progress for state in states])
+    start = before if fusion.chain == "fused" else np.array([state.incremental for state in states])
+    incremental = apply_distribution(start, gain[:, 0], loss[:, 0])
+    progress = _fused(before, (incremental, forward, backward), weight, fusion)
+    rows = np.stack([progress, incremental, forward, backward], -1)
+    return progress.astype(np.float32), rows[:, 1:].astype(np.float32), [FoldState(*row) for row in rows.tolist()]
+
+
+def _fused(
+    before: ArrayLike, perspectives: tuple[ArrayLike, ArrayLike, ArrayLike], weight: ArrayLike, fusion: FusionConfig
+) -> Floats:
+    """Φ* of frames, from Φ* before them, their perspectives, and w."""
+    if fusion.kind == "consistency":
+        fused = consistency_fusion(before, *perspectives, weight)
+    elif fusion.kind == "mean":
+        fused = mean_fusion(*perspectives)
+    else:
+        fused = np.asarray(perspectives[PERSPECTIVES.index(fusion.kind)], np.float64)
+    return np.clip(fused, 0.0, 1.0)
 
 
 def fold_reply(request: ScoreRequest, reply: ScoreReply) -> FoldedProgress:

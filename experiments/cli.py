@@ -69,6 +69,7 @@ BENCH = Group(
         "service": Command("reward service under load", "experiments.benchmarks.service"),
         "learner": Command("updates per second, compared with RLlib", "experiments.benchmarks.learner"),
         "actors": Command("cost of labelling for an actor", "experiments.benchmarks.actors"),
+        "simulation": Command("many environments in one process, labelled", "experiments.benchmarks.simulation"),
         "scaling": Command("acting throughput with one slow actor", "experiments.benchmarks.scaling"),
         "training": Command("reward model training, compared with transformers", "experiments.benchmarks.training"),
         "fusion": Command("benefit of fusions and cameras", "experiments.benchmarks.fusion"),

@@ -6,7 +6,9 @@ import asyncio
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, Overloaded, ScoringError, ScoringTimeout
@@ -91,13 +93,23 @@ class BackgroundRewardClient:
 
     def submit(self, request: ScoreRequest) -> BackgroundPendingScore:
         """Start scoring a request."""
-        if not self._places.acquire(blocking=False):
-            refused: Future[Answer] = Future()
-            refused.set_result(Overloaded(f"{self._max_pending} requests are pending already"))
-            return BackgroundPendingScore(refused)
-        future = asyncio.run_coroutine_threadsafe(self._service.score(request), self._running_loop())
-        future.add_done_callback(lambda _: self._places.release())
-        return BackgroundPendingScore(future)
+        [pending] = self.submit_all([request])
+        return pending
+
+    def submit_all(self, requests: Sequence[ScoreRequest]) -> list[BackgroundPendingScore]:
+        """Start scoring requests. The thread is woken once for all."""
+        futures: list[Future[Answer]] = [Future() for _ in requests]
+        accepted = []
+        for request, future in zip(requests, futures, strict=True):
+            if self._places.acquire(blocking=False):
+                future.add_done_callback(lambda _: self._places.release())
+                accepted.append((request, future))
+            else:
+                future.set_result(Overloaded(f"{self._max_pending} requests are pending already"))
+        if accepted:
+            loop = self._running_loop()
+            loop.call_soon_threadsafe(_start, self._service, loop, accepted)
+        return [BackgroundPendingScore(future) for future in futures]
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._starting:
@@ -107,6 +119,27 @@ class BackgroundRewardClient:
                 thread.start()
                 weakref.finalize(self, _end, self._loop, thread)
             return self._loop
+
+
+def _start(
+    service: ScoringService, loop: asyncio.AbstractEventLoop, accepted: Sequence[tuple[ScoreRequest, Future[Answer]]]
+) -> None:
+    """Score requests on their loop; a future that is cancelled elsewhere cancels its request."""
+
+    def deliver(future: Future[Answer], task: asyncio.Task[Answer]) -> None:
+        if task.cancelled():
+            future.cancel()
+        elif future.set_running_or_notify_cancel():  # else it was given up in the meantime
+            future.set_result(task.result())
+
+    def give_up(task: asyncio.Task[Answer], future: Future[Answer]) -> None:
+        if future.cancelled() and not loop.is_closed():
+            loop.call_soon_threadsafe(task.cancel)
+
+    for request, future in accepted:
+        task = loop.create_task(service.score(request))
+        task.add_done_callback(partial(deliver, future))
+        future.add_done_callback(partial(give_up, task))
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

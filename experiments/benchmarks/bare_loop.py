@@ -50,7 +50,8 @@ class BareLoop:
         self.alpha_optimizer = torch.optim.Adam([self.log_alpha], 3e-4)
         self.rng = np.random.default_rng(0)
 
-    def _act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def act(self, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Sampled actions, and the logarithm of their density."""
         mean, log_std = self.actor(observations).chunk(2, -1)
         log_std = log_std.clamp(-5, 2)
         noise = torch.randn_like(mean)
@@ -72,7 +73,7 @@ class BareLoop:
 
     def _update_critics(self, batch: dict[str, Tensor]) -> None:
         with torch.no_grad():
-            actions, _ = self._act(batch["next_obs"])
+            actions, _ = self.act(batch["next_obs"])
             joined = torch.cat((batch["next_obs"], actions), -1)
             value = torch.min(*(target(joined).squeeze(-1) for target in self.targets))
             goal = batch["rewards"] + self.gamma * (1 - batch["terminated"]) * value
@@ -85,7 +86,7 @@ class BareLoop:
     def _update_actor(self, observations: Tensor) -> None:
         for parameter in self.critic_parameters:
             parameter.requires_grad_(False)
-        actions, density = self._act(observations)
+        actions, density = self.act(observations)
         joined = torch.cat((observations, actions), -1)
         q = torch.stack([critic(joined).squeeze(-1) for critic in self.critics])
         alpha = self.log_alpha.detach().exp()

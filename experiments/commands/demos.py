@@ -5,6 +5,8 @@
     dopamine demos StackCube -n 0 --failures 20 --kind near_miss --kind drop --out raw/misses --seed 5000
     dopamine demos PegInsertionSide -n 16 --env laptop --look light
     dopamine demos PegInsertionSide -n 8 --kind pause --kind retry --failures 8 --kind oscillate --kind beside
+    dopamine demos LiftPegUpright --policy lift.safetensors -n 40 --views front,wrist
+    dopamine demos PushCube-v1 --trajectories trajectory.h5
 
 The task's scripted expert records the successes. Failures cycle through the task's kinds; half of them are near
 misses. --kind chooses others, behaviour that fools rewards among them. Every episode also stores the simulator's
@@ -19,6 +21,10 @@ success of each trajectory. It restores every recorded state, so any control mod
 control mode of the recording (see demos.json). Ground-truth progress then has two stages: before and after the
 grasp.
 
+Any other task of ManiSkill takes its demonstrations from such a file, or from a policy (--policy; docs/maniskill.md
+says how one is trained). Both outcomes are kept, true progress is not known, and actions are those of --control-mode
+in [-1, 1]. Each episode of a policy says in actor.json who acted and on what it was trained.
+
 The last line is JSON: episodes, successes, failures by kind, seconds, and episodes recorded per second.
 """
 
@@ -27,6 +33,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from experiments.job.any_demonstrations import is_any, record_any
 from experiments.job.demonstrations import INTERRUPTED, DemosArguments, record
 from experiments.runtime.arguments import parse
 from experiments.runtime.ending import command, interruptible
@@ -39,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Record the missing episodes and print a summary."""
     arguments = parse(Arguments, argv, "dopamine demos", __doc__)
     with interruptible(INTERRUPTED):
-        print(json.dumps(record(arguments)))
+        print(json.dumps(record_any(arguments) if is_any(arguments) else record(arguments)))
 
 
 if __name__ == "__main__":

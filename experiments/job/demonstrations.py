@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, UseAppendAction
 
@@ -33,6 +33,9 @@ from experiments.runtime.ownership import NOBODYS
 from experiments.runtime.storage import check_folder, lasting_path, make_folder, only_writer
 from experiments.settings import ExperimentConfig
 
+if TYPE_CHECKING:
+    from actors.workers import Job
+
 SETTINGS = "demos.json"
 """File in the folder of episodes with the settings of their recording."""
 INTERRUPTED = "Interrupted. Run the same command again to continue; recorded episodes are reused."
@@ -50,8 +53,12 @@ def _short(task: Task) -> str:
     return task.name.rpartition("-")[0]
 
 
-TASKS_ABOUT = "Task, with its kinds: " + "; ".join(
-    f"{_short(task)}: {task.instructions[0]} ({', '.join(task.kinds)})" for task in TASKS.values()
+KNOWN = {name for task in TASKS.values() for name in (task.name, _short(task))}
+"""Names of the tasks with a scripted expert, with and without their version."""
+TASKS_ABOUT = (
+    "Task, with its kinds: "
+    + "; ".join(f"{_short(task)}: {task.instructions[0]} ({', '.join(task.kinds)})" for task in TASKS.values())
+    + ". With --policy or --trajectories: any task of ManiSkill by its id."
 )
 KINDS_ABOUT = (
     "Record only this kind; may be given several times. pause and retry succeed and take the place of the expert's "
@@ -70,6 +77,12 @@ class DemosArguments:
     """Number of successes, or of trajectories to replay."""
     trajectories: Annotated[Path | None, option("FILE.h5", "")] = None
     """Replay ManiSkill's trajectories of this task instead of recording its expert."""
+    policy: Annotated[Path | None, option("FILE", "")] = None
+    """For a task without an expert: record this policy instead."""
+    instruction: Annotated[str | None, option("TEXT", "the task's name")] = None
+    """For a task without an expert: what it is, in words."""
+    control_mode: Annotated[str | None, option("NAME", "pd_ee_delta_pose, or the trajectories'")] = None
+    """For a task without an expert: ManiSkill's name of what actions mean."""
     failures: Annotated[int, option("M")] = 0
     """Number of failures, taking the task's kinds in turn."""
     kind: Annotated[UseAppendAction[tuple[str, ...]], option("KIND", about=KINDS_ABOUT)] = ()
@@ -102,37 +115,80 @@ def record(arguments: DemosArguments) -> dict[str, Any]:
         BadInput: an argument is invalid, or the folder's episodes were recorded with other settings.
     """
     task = find_task(arguments.task)
+    for name in ("policy", "instruction", "control_mode"):
+        if value := getattr(arguments, name):
+            fix = f"leave it out: {_short(task)} has a scripted expert"
+            raise BadInput(f"--{name.replace('_', '-')}", str(value), fix)
     out = lasting_path(arguments.out or Path("demos") / _short(task)).resolve()
     env = environment(task, arguments)
     if arguments.trajectories is None:
         episodes, origin = plan(task, arguments, env.start), None
     else:
         episodes, origin = plan_replay(task, env, arguments)
+    make_job = as_meant(out) if arguments.trajectories is None else played_back(arguments.trajectories, out)
+    return record_episodes(_short(task), episodes, make_job, env, out, arguments, {"trajectories": origin})
+
+
+MakeJob = Callable[[str, int], "Job"]
+"""What records an episode, by its name and its seed or number."""
+
+
+def as_meant(out: Path) -> MakeJob:
+    """Records scripts that end as they are meant to."""
+
+    def make(script: str, seed: int) -> Job:
+        from actors.workers import Job
+
+        return Job("record_as_meant", (script, seed, out))
+
+    return make
+
+
+def played_back(path: Path, out: Path) -> MakeJob:
+    """Replays the trajectories of a file."""
+
+    def make(_: str, number: int) -> Job:
+        from actors.workers import Job
+
+        return Job("play_back", (path.resolve(), number, out))
+
+    return make
+
+
+def record_episodes(
+    title: str,
+    episodes: Sequence[tuple[str, int]],
+    make_job: MakeJob,
+    env: EnvConfig,
+    out: Path,
+    arguments: DemosArguments,
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    """Record the episodes that do not exist yet; returns the summary that is printed last.
+
+    Args:
+        title: of the task.
+        episodes: name, and seed or number, of each.
+        origin: kept with the settings: where the episodes come from.
+    Raises:
+        BadInput: the folder holds other things, or episodes that were recorded with other settings.
+    """
     check_folder(out)
     _check_holds_episodes(out)
     make_folder(out)
     with only_writer(out):
-        _check_settings(out, {**asdict(env), "trajectories": origin})
-        return _record_missing(task, episodes, env, out, arguments)
-
-
-def _record_missing(
-    task: Task, episodes: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments
-) -> dict[str, Any]:
-    """Record the episodes that do not exist yet; returns the summary that is printed last."""
-    remove_leftovers(out, {episode_folder(script, seed, out).name for script, seed in episodes}.__contains__)
-    missing = [(script, seed) for script, seed in episodes if not episode_folder(script, seed, out).exists()]
-    console = Console()
-    console.say(
-        f"{_short(task)}: {counted(len(episodes), 'episode')} in {out}, {len(episodes) - len(missing)} already recorded"
-    )
-    if missing:
-        _record(missing, env, out, arguments, console)
-    failures = Counter(
-        script for script, seed in episodes if not read_outcome(episode_folder(script, seed, out)).success
-    )
+        _check_settings(out, {**asdict(env), **origin})
+        remove_leftovers(out, {episode_folder(name, seed, out).name for name, seed in episodes}.__contains__)
+        missing = [(name, seed) for name, seed in episodes if not episode_folder(name, seed, out).exists()]
+        console = Console()
+        console.say(
+            f"{title}: {counted(len(episodes), 'episode')} in {out}, {len(episodes) - len(missing)} already recorded"
+        )
+        if missing:
+            _record(missing, make_job, env, arguments.workers, console)
+    failures = Counter(name for name, seed in episodes if not read_outcome(episode_folder(name, seed, out)).success)
     return {
-        "task": task.name,
+        "task": arguments.task if env.make else env.task,
         "out": str(out),
         "episodes": len(episodes),
         "successes": len(episodes) - failures.total(),
@@ -251,9 +307,13 @@ def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[
     if first is None:
         raise BadInput("--trajectories", str(path), "give a file with at least one trajectory")
     check_trajectory(task, first)
+    return [(PLAYBACK, number) for number in numbers], identity(path, first.control_mode)
+
+
+def identity(path: Path, control_mode: str) -> dict[str, str]:
+    """What tells a file of trajectories from another."""
     digest = hashlib.sha256(path.with_suffix(".json").read_bytes()).hexdigest()[:12]
-    origin = {"file": path.name, "sha256_of_json": digest, "control_mode": first.control_mode}
-    return [(PLAYBACK, number) for number in numbers], origin
+    return {"file": path.name, "sha256_of_json": digest, "control_mode": control_mode}
 
 
 def _check_holds_episodes(out: Path) -> None:
@@ -279,19 +339,15 @@ def _check_settings(out: Path, settings: dict[str, Any]) -> None:
 
 
 def _record(
-    missing: Sequence[tuple[str, int]], env: EnvConfig, out: Path, arguments: DemosArguments, console: Console
+    missing: Sequence[tuple[str, int]], make_job: MakeJob, env: EnvConfig, workers: int, console: Console
 ) -> None:
-    from actors.workers import Job, WorkerPool
+    from actors.workers import WorkerPool
     from experiments.runtime.cluster import ClusterConfig, ray_cluster
 
-    workers = min(arguments.workers, len(missing))
-    if arguments.trajectories is None:
-        jobs = [Job("record_as_meant", (*episode, out)) for episode in missing]
-    else:
-        jobs = [Job("play_back", (arguments.trajectories.resolve(), number, out)) for _, number in missing]
+    workers = min(workers, len(missing))
     # Ray installs its own SIGTERM handler when it starts.
     with ray_cluster(ClusterConfig(num_cpus=max(2, workers))), interruptible(INTERRUPTED):
         console.say(f"Starting {counted(workers, 'simulator')}")
         pool = WorkerPool(env, workers, num_cpus=1)
-        pool.map(jobs, console.progress, "episodes")
+        pool.map([make_job(*episode) for episode in missing], console.progress, "episodes")
         pool.close()

@@ -1,4 +1,5 @@
 import itertools
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -354,3 +355,47 @@ def test_a_damaged_record_is_refused(tmp_path):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(BadInput, match="episode record"):
         LabelRecord.load(path)
+
+
+def test_a_step_of_many_episodes_is_labelled_as_each_is_alone():
+    """Answers that are refused, late or cannot be read among them; and a client that takes all requests at once."""
+    rng = np.random.default_rng(0)
+
+    class Bundling(FaultyClient):
+        bundles = ()
+
+        def submit_all(self, requests):
+            self.bundles += (len(requests),)
+            return [self.submit(request) for request in requests]
+
+    def labeller(client=FaultyClient):
+        unreadable = lambda before, after: 0.4 < after < 0.5  # noqa: E731
+        fates = {4: ScoringTimeout, 10: ServiceUnavailable, 12: ScoringTimeout}
+        made = make(client=client(FakeEngine(unreadable=unreadable), fates))
+        made.begin_all([context(str(i)) for i in range(6)])
+        return made
+
+    deadline = monotonic() + 60.0
+    together, alone, names = labeller(Bundling), labeller(), [str(i) for i in range(6)]
+    for step in range(14):
+        shown = rng.uniform(size=6)
+        task, terminated = rng.uniform(size=6).astype(np.float32), np.arange(6) == (3 if step == 13 else -1)
+        if step % 2:
+            for name, progress in zip(names, shown, strict=True):
+                together.observe(name, step + 1, frame(progress), at_once=False)
+                alone.observe(name, step + 1, frame(progress))
+        rewards, after, valid = together.collect_step(names, task, terminated, deadline)
+        for i, name in enumerate(names):
+            expected, columns = alone.collect(name, step, task[i : i + 1], bool(terminated[i]), deadline)
+            assert (rewards[i], valid[i]) == (expected[0], columns.valid[0])
+            assert after[i] == np.float32(alone.level(name)) == np.float32(together.level(name))
+    assert together.client.bundles == (6,) * 7
+    assert together.counts.closed
+    for outcome in ("asked", "answered", "invalid", "late", "rejected", "retried"):
+        assert getattr(together.counts, outcome) == getattr(alone.counts, outcome)
+    assert min(together.counts.answered, together.counts.invalid, together.counts.late, together.counts.rejected) > 0
+    for name in names:
+        ours, theirs = together.finish(name), alone.finish(name)
+        assert [(f.time, f.outcome, f.progress) for f in ours.frames] == [
+            (f.time, f.outcome, f.progress) for f in theirs.frames
+        ]

@@ -72,7 +72,7 @@ def test_a_seed_names_a_start_whatever_came_before(env: PegInsertionEnv) -> None
 
 def test_a_seed_names_a_start_in_every_process_and_no_process_simulates_without_a_vulkan_driver() -> None:
     """One other process for both, as most of its time goes into importing the simulator."""
-    from actors.scene import NO_VULKAN
+    from actors.rendering import NO_VULKAN
 
     there = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True)
     assert there.returncode == 0, there.stderr

@@ -17,6 +17,7 @@ from dopamine_rl.progress import (
     consistency_fusion,
     consistency_weight,
     fold,
+    fold_frames,
     fold_reply,
     forward_progress,
     hop,
@@ -181,6 +182,23 @@ def test_consistency_freezes_where_the_anchors_disagree_near_the_start() -> None
     assert consistency_fusion(0.3, 0.4, 0.0, 1.0, 0.0) == 0.3
     assert consistency_fusion(0.3, 0.4, 0.6, 0.8, 1.0) == pytest.approx((0.7 + 0.4) / 2)
     assert mean_fusion(0.1, 0.2, 0.6) == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("kind", FUSIONS)
+@pytest.mark.parametrize("chain", ["fused", "own"])
+def test_episodes_folded_together_get_the_bits_that_each_gets_alone(kind: str, chain: str) -> None:
+    rng, fusion = np.random.default_rng(0), FusionConfig(kind=kind, chain=chain)
+    states = [FoldState(*row) for row in rng.uniform(size=(20, 4)).tolist()] + [FoldState()]
+    for _ in range(5):
+        gain, loss = rng.uniform(size=(2, 21, 3)).astype(np.float32)
+        progress, perspectives, after = fold_frames(states, gain, loss, fusion)
+        for i, state in enumerate(states):
+            folded, alone = fold(state, gain[i : i + 1], loss[i : i + 1], [True], fusion)
+            assert (progress[i], after[i]) == (folded.progress[0], alone)
+            assert perspectives[i].tobytes() == folded.perspectives[0].tobytes()
+        states = after
+    with pytest.raises(BadInput, match="gain"):
+        fold_frames(states, gain * np.nan, loss, fusion)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1, 1.1])

@@ -16,7 +16,7 @@ from dopamine_rl.interfaces import Prompt
 from dopamine_rl.types import HopEstimates
 from reward_service.local import BackgroundRewardClient, LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.contracts import check_reward_client
+from tests.contracts import assert_same_answer, check_reward_client
 from tests.fakes import FakeEngine, make_request, seeded_request, sometimes
 
 
@@ -90,6 +90,26 @@ def test_a_background_client_scores_together_what_came_while_the_model_was_busy(
     stuck.go_on.set()
     assert all(pending.result(60.0).valid.all() for pending in [first, *others])
     assert len(stuck.calls) == 2
+
+
+def test_a_bundle_is_scored_together_and_each_request_has_its_own_outcome(stuck: Stuck) -> None:
+    client = BackgroundRewardClient(Scorer(stuck), max_pending=4)
+    first = client.submit(seeded_request(1, 0))
+    assert stuck.busy.wait(60.0)
+    a, b, c, refused = client.submit_all([seeded_request(1, seed) for seed in range(1, 5)])
+    with pytest.raises(Overloaded, match="4 requests are pending"):
+        refused.result(60.0)
+    with pytest.raises(ScoringTimeout):
+        b.result(0.0)
+    stuck.go_on.set()
+    for seed, pending in ((0, first), (1, a), (3, c)):
+        [alone] = Scorer(FakeEngine()).score([seeded_request(1, seed)])
+        assert_same_answer(pending.result(60.0), alone)
+    with pytest.raises(ScoringTimeout):
+        b.result(60.0)
+    assert len(stuck.calls) == 2
+    assert all(pending.result(60.0) for pending in client.submit_all([seeded_request(1, seed) for seed in range(4)]))
+    assert client.submit_all([]) == []
 
 
 def test_a_background_client_survives_an_engine_that_fails() -> None:
