@@ -226,6 +226,9 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
     config, path = run.config, run.path / "grm"
     card = {"task": config.env.task, "start": config.env.start, "command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
+    others = [task for name, task in TASKS.items() if name != config.env.task]
+    # The gate asks in a task's first words: the model is not to know them by heart.
+    sft = config.sft.with_other_instructions(words for task in others for words in task.instructions[1:])
 
     def work() -> dict[str, Any]:
         failed = [path for path in tries if not read_outcome(path).success]
@@ -235,7 +238,7 @@ def _train_reward_model(run: Run, demonstrations: Sequence[Path], tries: Sequenc
         if config.sft.failures == "outcome":
             stored = [failed_end(episode) if episode.info.success is False else episode for episode in stored]
         work = run.path.resolve() / "grm.train"
-        job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
+        job = TrainingJob(sft, config.grm, tuple(stored), (), work, card)
         try:
             claim(job)
         except BadInput:  # settings changed: train from the start
