@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
@@ -210,8 +211,9 @@ def _figures(statistics: Balance) -> dict[str, Any]:
 
 def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
     for pairs in blocks:
-        columns = [pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop]
-        for column in (*columns, pairs.mismatched) if pairs.mismatched.any() else columns:
+        columns: list[NDArray[Any]] = [pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop]
+        columns += [pairs.mismatched] if pairs.mismatched.any() else []
+        for column in columns:
             digest.update(column.astype(column.dtype.newbyteorder("<")).tobytes())
         yield pairs
 
