@@ -25,17 +25,21 @@ class Balance:
     """Statistics of sampled pairs.
 
     Args:
-        counts: int64 [25, 4], sampled pairs per cell, without zero-hop pairs.
+        counts: int64 [25, 4], sampled pairs per cell, without zero-hop and mismatched pairs.
         sizes: int64 [25, 4], distinct pairs available per cell.
         zero_hops: sampled zero-hop pairs.
         still: zero-hop pairs whose two frames are identical, because the states are too close together.
-        central_share: share of all pairs, zero-hop pairs included, whose hop lies in the three central bins.
+        mismatched: sampled pairs under another task's instruction.
+        from_goal: those of them whose BEFORE is the goal, so that their hop is −1; that of the others is 0.
+        central_share: share of all pairs, zero-hop and mismatched ones included, with a hop in the three central bins.
     """
 
     counts: NDArray[np.int64]
     sizes: NDArray[np.int64]
     zero_hops: int
     still: int
+    mismatched: int
+    from_goal: int
     central_share: float
 
     @property
@@ -56,7 +60,7 @@ class Balance:
 
     @property
     def central_balanced(self) -> float:
-        """Share of the balanced pairs, without the zero-hop pairs, in the three central bins; 3 of 25 if uniform."""
+        """Share of the balanced pairs of `counts` in the three central bins; 3 of 25 if uniform."""
         return float(self.counts[CENTRAL].sum() / max(self.counts.sum(), 1))
 
     @property
@@ -69,11 +73,14 @@ def balance(blocks: Iterable[HopPairs]) -> Balance:
     """Sum the statistics of the blocks of `sample_blocks`, or of one `sample_pairs` in a list."""
     counts, sizes = np.zeros((HOP_BINS, GAP_BINS), np.int64), np.zeros((HOP_BINS, GAP_BINS), np.int64)
     by_bin = np.zeros(HOP_BINS, np.int64)
-    zero_hops = still = 0
+    zero_hops = still = mismatched = from_goal = 0
     for pairs in blocks:
         counts += pairs.cell_counts
         sizes += pairs.cell_sizes
         zero_hops += pairs.zero_hop_count
         still += int((pairs.before_index == pairs.after_index).sum())
+        mismatched += int(pairs.mismatched.sum())
+        from_goal += int((pairs.hop[pairs.mismatched] < 0).sum())
         by_bin += np.bincount(hop_bin(pairs.hop), minlength=HOP_BINS)
-    return Balance(counts, sizes, zero_hops, still, float(by_bin[CENTRAL].sum() / max(by_bin.sum(), 1)))
+    central_share = float(by_bin[CENTRAL].sum() / max(by_bin.sum(), 1))
+    return Balance(counts, sizes, zero_hops, still, mismatched, from_goal, central_share)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dopamine_rl.episodes.items import TrainingItem, write_items
+from dopamine_rl.episodes.mismatch import other_wordings, wordings_of_tasks
 from dopamine_rl.episodes.pairs import HopPairs
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_folder_atomically
@@ -42,12 +43,14 @@ class PairItems:
         episodes: that `HopPairs.episode_index` refers to.
         blocks: the pairs.
         template: wording of the prompts.
+        others: instructions of other tasks for mismatched pairs, besides those of the episodes.
     """
 
     source: EpisodeSource
     episodes: Sequence[EpisodeInfo]
     blocks: Sequence[HopPairs]
     template: PromptTemplate = OURS
+    others: Sequence[str] = ()
 
     def write(self, out: Path, on_progress: OnProgress) -> int:
         """Write OUT.json and, beside it, OUT_pictures/EPISODE/CAMERA/FRAME.png; return the number of images.
@@ -56,9 +59,11 @@ class PairItems:
         task are used in turn.
 
         Raises:
-            BadInput: an output exists already, or `template` does not fit. EpisodeError: a video is damaged.
+            BadInput: an output exists already, `template` does not fit, or there is no other task's instruction for a
+                mismatched pair. EpisodeError: a video is damaged.
         """
         check_new(out)
+        self._others_of_tasks()
         pictures = _pictures(out)
         try:
             write_folder_atomically(pictures, lambda folder: self._write_pictures(folder, on_progress), replace=False)
@@ -98,13 +103,21 @@ class PairItems:
                     frames.setdefault(episode, set(_ends(self.episodes[episode]))).add(frame)
         return {episode: sorted(frames[episode]) for episode in sorted(frames)}
 
+    def _others_of_tasks(self) -> dict[str, list[str]]:
+        """The instructions of other tasks for each task; {} if no pair needs one."""
+        if not any(pairs.mismatched.any() for pairs in self.blocks):
+            return {}
+        tasks = wordings_of_tasks(info.instructions for info in self.episodes)
+        return other_wordings(tasks, self.others, "--other-instructions")
+
     def _items(self, folder: str) -> Iterator[TrainingItem]:
-        number = 0
+        number, others = 0, self._others_of_tasks()
         for pairs in self.blocks:
-            columns = (pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop)
-            for episode, before, after, hop in zip(*(column.tolist() for column in columns), strict=True):
+            columns = (pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop, pairs.mismatched)
+            for episode, before, after, hop, mismatched in zip(*(column.tolist() for column in columns), strict=True):
                 info = self.episodes[episode]
-                task = info.instructions[number % len(info.instructions)]
+                wordings = others[info.instructions[0]] if mismatched else info.instructions
+                task = wordings[number % len(wordings)]
                 images = [_picture(info, _cameras(info)[0], frame) for frame in _ends(info)]
                 for frame in (before, after):
                     images += [_picture(info, _cameras(info)[view], frame) for view in _views(info)]

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.mismatch import mismatched_hop
 from dopamine_rl.episodes.states import state_progress
 from dopamine_rl.errors import BadInput
 from dopamine_rl.progress import HOP_BINS, hop, hop_bin
@@ -31,7 +32,9 @@ class HopPairs:
         episode_index: int64 [N], index of the demonstration.
         before_index, after_index: int64 [N], frame indices within it.
         hop: float32 [N], ground truth in [−1, 1].
-        cell_counts: int64 [25, 4], sampled pairs per cell of hop bin × gap quantile.
+        mismatched: bool [N], pairs to be asked about under another task's instruction; their hop is that of
+            `mismatched_hop`.
+        cell_counts: int64 [25, 4], sampled pairs per cell of hop bin × gap quantile, under the right instruction.
         cell_sizes: int64 [25, 4], distinct pairs available per cell.
         zero_hop_count: additional pairs whose frames show the same progress.
     """
@@ -40,15 +43,22 @@ class HopPairs:
     before_index: NDArray[np.int64]
     after_index: NDArray[np.int64]
     hop: NDArray[np.float32]
+    mismatched: NDArray[np.bool_]
     cell_counts: NDArray[np.int64]
     cell_sizes: NDArray[np.int64]
     zero_hop_count: int
 
 
 def sample_pairs(
-    states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Generator, zero_share: float = 0.05
+    states: Sequence[NDArray[np.int64]],
+    n: int,
+    rng: np.random.Generator,
+    zero_share: float = 0.05,
+    mismatched: float = 0.0,
 ) -> HopPairs:
     """Sample n pairs, uniform over 25 hop bins × 4 gap quantiles, including a share of zero-hop pairs.
+
+    Mismatched pairs are sampled in the same way, by their hop under the right instruction.
 
     All ordered pairs of states of every demonstration are enumerated, so the balance is exact: counts of non-empty hop
     bins differ by at most one, and so do those of the cells of a bin. A pair repeats only when its cell is exhausted.
@@ -58,22 +68,28 @@ def sample_pairs(
         n: number of pairs.
         rng: the only source of randomness.
         zero_share: share of zero-hop pairs, in [0, 1).
+        mismatched: share of pairs under another task's instruction, in [0, 1).
     Raises:
-        BadInput: no demonstration, n below 1, zero_share out of range, or states not strictly increasing.
+        BadInput: no demonstration, n below 1, a share out of range, or states not strictly increasing.
     Source: arXiv:2512.23703, balanced sampling. Differs: pairs are enumerated, gap quantiles are computed per hop
         bin, one seed.
     """
-    _check(states, n, zero_share)
-    n_zero = round(n * zero_share)
+    _check(states, n, zero_share, mismatched)
+    n_zero, n_mismatched = round(n * zero_share), int(n * mismatched)
     pool = _enumerate(states)
     cell = _cells(pool, rng)
     sizes = np.bincount(cell, minlength=HOP_BINS * GAP_BINS).reshape(HOP_BINS, GAP_BINS)
-    chosen, counts = _fill(cell, sizes, n - n_zero, rng)
+    chosen, counts = _fill(cell, sizes, n - n_zero - n_mismatched, rng)
     balanced = [column[chosen] for column in pool[:4]]
-    columns = [np.concatenate(pair) for pair in zip(balanced, _zero_pairs(states, n_zero, rng), strict=True)]
+    parts = [
+        balanced,
+        _zero_pairs(states, n_zero, rng),
+        _mismatched_pairs(states, pool, cell, sizes, n_mismatched, rng),
+    ]
+    columns = [np.concatenate(part) for part in zip(*parts, strict=True)]
     order = rng.permutation(n)
     episode, before, after, hops = (column[order] for column in columns)
-    return HopPairs(episode, before, after, hops.astype(np.float32), counts, sizes, n_zero)
+    return HopPairs(episode, before, after, hops.astype(np.float32), order >= n - n_mismatched, counts, sizes, n_zero)
 
 
 def sample_blocks(
@@ -81,6 +97,7 @@ def sample_blocks(
     n: int,
     seed: int,
     zero_share: float = 0.05,
+    mismatched: float = 0.0,
     run: Callable[[Callable[[int], HopPairs], Iterable[int]], Iterable[HopPairs]] = map,
 ) -> Iterator[HopPairs]:
     """Sample n pairs from any number of demonstrations, in blocks of `EPISODES_PER_BLOCK` demonstrations.
@@ -89,7 +106,7 @@ def sample_blocks(
     the blocks and in which order. Each block is balanced separately, and only few pairs are in memory.
 
     Args:
-        states, n, zero_share: as for `sample_pairs`.
+        states, n, zero_share, mismatched: as for `sample_pairs`.
         seed: at least 0.
         run: `map`, or the `map` of a pool to distribute blocks over workers.
     Yields:
@@ -97,20 +114,25 @@ def sample_blocks(
     Raises:
         BadInput: as for `sample_pairs`.
     """
-    _check(states, n, zero_share)
+    _check(states, n, zero_share, mismatched)
     if seed < 0:
         raise BadInput("seed", seed, "give a whole number of at least 0")
     edges = [min(first, len(states)) for first in range(0, len(states) + EPISODES_PER_BLOCK, EPISODES_PER_BLOCK)]
     shares = np.diff([n * edge // len(states) for edge in edges])
-    yield from run(partial(_draw_block, states, shares, seed, zero_share), np.flatnonzero(shares).tolist())
+    draw = partial(_draw_block, states, shares, seed, (zero_share, mismatched))
+    yield from run(draw, np.flatnonzero(shares).tolist())
 
 
 def _draw_block(
-    states: Sequence[NDArray[np.int64]], shares: NDArray[np.int64], seed: int, zero_share: float, block: int
+    states: Sequence[NDArray[np.int64]],
+    shares: NDArray[np.int64],
+    seed: int,
+    kinds: tuple[float, float],
+    block: int,
 ) -> HopPairs:
     first = block * EPISODES_PER_BLOCK
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(block,)))
-    pairs = sample_pairs(states[first : first + EPISODES_PER_BLOCK], int(shares[block]), rng, zero_share)
+    pairs = sample_pairs(states[first : first + EPISODES_PER_BLOCK], int(shares[block]), rng, *kinds)
     return replace(pairs, episode_index=pairs.episode_index + first)
 
 
@@ -183,7 +205,24 @@ def _zero_pairs(states: Sequence[NDArray[np.int64]], n: int, rng: np.random.Gene
     return [episode, np.where(swap, near, anchor), np.where(swap, anchor, near), np.zeros(n)]
 
 
-def _check(states: Sequence[NDArray[np.int64]], n: int, zero_share: float) -> None:
+def _mismatched_pairs(
+    states: Sequence[NDArray[np.int64]],
+    pool: _Columns,
+    cell: NDArray[np.int64],
+    sizes: NDArray[np.int64],
+    n: int,
+    rng: np.random.Generator,
+) -> list[NDArray]:
+    """Return n balanced pairs with their hop under another task's instruction."""
+    if not n:
+        return [column[:0] for column in pool[:4]]
+    chosen, _ = _fill(cell, sizes, n, rng)
+    episode, before, after = (column[chosen] for column in pool[:3])
+    goals = np.array([frames[-1] for frames in states])
+    return [episode, before, after, mismatched_hop(before == goals[episode])]
+
+
+def _check(states: Sequence[NDArray[np.int64]], n: int, zero_share: float, mismatched: float) -> None:
     if len(states) == 0:
         raise BadInput("states", 0, "give at least one demonstration")
     for index, frames in enumerate(states):
@@ -193,3 +232,5 @@ def _check(states: Sequence[NDArray[np.int64]], n: int, zero_share: float) -> No
         raise BadInput("n", n, "sample at least one pair")
     if not 0.0 <= zero_share < 1.0:
         raise BadInput("zero_share", zero_share, "give a share in [0, 1)")
+    if not 0.0 <= mismatched < 1.0 - zero_share:
+        raise BadInput("mismatched", mismatched, "give a share of at least 0, below 1 with the zero-hop pairs")

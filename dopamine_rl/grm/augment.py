@@ -21,6 +21,10 @@ ORDERS = tuple(permutations(range(3)))
 
 SAME_WORLD = (1.0, 1.0, 0.0)
 
+FLICKER = (0.005, 0.005, 0.0, 0.002, 0.02, 0.01, 0.01, 0.01, 0.01)
+"""How much two pictures of a rest differ, in the order of `Look` up to the colours: about half a pixel of 112, an
+eighth of a degree, and what the light of a lamp and the exposure of a camera change."""
+
 
 def draw_looks(config: AugmentConfig, shape: tuple[int, int], rng: np.random.Generator) -> list[list[Look | None]]:
     """Draw a grid of looks; all are None (no change) with probability (1 − `share`) · (1 − `worlds`).
@@ -43,6 +47,16 @@ def draw_looks(config: AugmentConfig, shape: tuple[int, int], rng: np.random.Gen
         order = float(rng.integers(len(ORDERS)))
         worlds = [(*pair, order) for pair in rng.choice([-1.0, 1.0], (columns, 2)).tolist()]
     return [[(*look, *world) for look, world in zip(row, worlds, strict=True)] for row in drawn.tolist()]
+
+
+def flickered(looks: Sequence[Look | None], rng: np.random.Generator) -> list[Look | None]:
+    """The looks of the same views a moment later, while nothing moves; every amount is drawn from ± `FLICKER`."""
+    changes = rng.uniform(-1.0, 1.0, (len(looks), len(FLICKER))) * FLICKER
+    known = [(*(0.0,) * len(FLICKER), *SAME_WORLD) if look is None else look for look in looks]
+    return [
+        (*(np.array(look[: len(FLICKER)]) + change).tolist(), *look[len(FLICKER) :])
+        for look, change in zip(known, changes, strict=True)
+    ]
 
 
 def augmented(images: NDArray[np.uint8], looks: Sequence[Look | None]) -> NDArray[np.uint8]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.episodes.mismatch import draw_mismatched, mismatched_hop, other_wordings, wordings_of_tasks
 from dopamine_rl.episodes.pairs import EPISODES_PER_BLOCK, sample_blocks
 from dopamine_rl.errors import BadInput
-from dopamine_rl.grm.augment import Look, augmented, draw_looks
+from dopamine_rl.grm.augment import Look, augmented, draw_looks, flickered
 from dopamine_rl.grm.config import TrainConfig
 from dopamine_rl.grm.labels import EpisodeLabels, LabelledEpisode
 from dopamine_rl.interfaces import Prompt
@@ -83,6 +85,14 @@ class Questions:
         return Batch(augmented(images, self.looks), self.prompts, self.hops)
 
 
+class _Question(NamedTuple):
+    """Frame of BEFORE (None: the goal), frame of AFTER, and whether the two are a moment of rest apart."""
+
+    before: int | None
+    after: int
+    paused: bool = False
+
+
 class _Table:
     """Numbers the distinct combinations of image and look."""
 
@@ -102,7 +112,8 @@ class BatchSampler:
             often.
         config: the plan of a batch, augmentation, and the random seed.
     Raises:
-        BadInput: a task has no success, or the numbers of views differ.
+        BadInput: a task has no success, or the numbers of views differ; questions are to be asked under another task's
+            instruction, and there is none.
     """
 
     def __init__(self, episodes: Sequence[EpisodeLabels], config: TrainConfig) -> None:
@@ -115,7 +126,9 @@ class BatchSampler:
         self._augment, self._seed = config.augment, config.seed
         self._tasks = self._episodes_of_tasks()
         self._goals = self._goals_of_tasks()
-        self._wordings = self._wordings_of_tasks()
+        self._wordings = wordings_of_tasks(episode.instructions for episode in episodes)
+        plan = config.plan
+        self._others = other_wordings(self._wordings, plan.other_instructions) if plan.mismatched else {}
         self._pools = self._balanced_pools()
 
     def _episodes_of_tasks(self) -> list[list[int]]:
@@ -134,13 +147,6 @@ class BatchSampler:
             if not successes:
                 raise BadInput("episodes", task, "give a successful demonstration of every task")
         return goals
-
-    def _wordings_of_tasks(self) -> dict[str, list[str]]:
-        """All instructions of every task's episodes."""
-        wordings: dict[str, dict[str, None]] = {}
-        for episode in self._episodes:
-            wordings.setdefault(episode.instructions[0], {}).update(dict.fromkeys(episode.instructions))
-        return {task: list(instructions) for task, instructions in wordings.items()}
 
     def _balanced_pools(self) -> list[NDArray[np.int32]]:
         """For each episode int32 [n, 2], balanced (before, after) frames; for a failure any two frames."""
@@ -168,8 +174,14 @@ class BatchSampler:
         hops: list[float] = []
         # One wording per task, because prompts with the same instruction share a prefix.
         instructions = {task: str(rng.choice(wordings)) for task, wordings in self._wordings.items()}
+        others = {task: str(rng.choice(wordings)) for task, wordings in self._others.items()}
         for index in self._choose(rng):
-            self._add_prompts(index, instructions[self._episodes[index].instructions[0]], rng, table, prompts, hops)
+            task, first = self._episodes[index].instructions[0], len(hops)
+            at_goal = self._add_prompts(index, instructions[task], rng, table, prompts, hops)
+            if others:
+                drawn = draw_mismatched(hops[first:], self._plan.mismatched, rng)
+                prompts += [replace(prompts[first + i], instruction=others[task]) for i in drawn]
+                hops += mismatched_hop(at_goal[drawn]).tolist()
         pictures, looks = zip(*table.rows, strict=True)
         return Questions(pictures, looks, tuple(prompts), np.array(hops, np.float32))
 
@@ -222,8 +234,8 @@ class BatchSampler:
         table: _Table,
         prompts: list[Prompt],
         hops: list[float],
-    ) -> None:
-        """Add the prompts about one episode."""
+    ) -> NDArray[np.bool_]:
+        """Add the prompts about one episode; returns for each whether BEFORE shows the goal."""
         episode, plan = self._episodes[index], self._plan
         goals = self._goals[episode.instructions[0]]
         goal, reference = _other(goals, index, rng), goals[int(rng.integers(len(goals)))]
@@ -241,34 +253,41 @@ class BatchSampler:
             return tuple(table.row(episode_index, frame, view, looks[view], view == hidden) for view in range(views))
 
         end = len(self._episodes[goal].progress) - 1
-        for before, after in self._questions(index, rng):
+        at_goal = []
+        for before, after, paused in self._questions(index, rng):
             if before is None:
                 before_rows, start = rows(goal, end, goal_looks), self._episodes[goal].progress[end]
             else:
                 before_rows, start = rows(index, before, own_looks), episode.progress[before]
-            prompts.append(Prompt(instruction, references, before_rows, rows(index, after, own_looks)))
+            after_rows = rows(index, after, flickered(own_looks, rng) if paused else own_looks)
+            prompts.append(Prompt(instruction, references, before_rows, after_rows))
             hops.append(float(hop(start, episode.progress[after])))
+            at_goal.append(before is None or start >= 1.0)
+        return np.array(at_goal)
 
-    def _questions(self, index: int, rng: np.random.Generator) -> list[tuple[int | None, int]]:
-        """(frame of BEFORE, or None for the goal; frame of AFTER) of all prompts about one episode."""
+    def _questions(self, index: int, rng: np.random.Generator) -> list[_Question]:
+        """All questions about one episode."""
         plan = self._plan
         count = len(self._episodes[index].progress)
         gap = _spacing(int(count * plan.spread), rng)
         length = min(plan.run_length, 1 + (count - 1) // gap)
         starts = self._starts(index, count - (length - 1) * gap, gap, rng)
         frames = np.unique((starts[:, None] + gap * np.arange(length)).ravel())
-        questions: list[tuple[int | None, int]] = [(0, int(frame)) for frame in frames]
-        questions += [(None, int(frame)) for frame in frames]
+        questions = [_Question(0, int(frame)) for frame in frames]
+        questions += [_Question(None, int(frame)) for frame in frames]
         apart = np.abs(frames[None, :] - frames[:, None])
         near = np.argwhere((apart != 0) & (apart <= 3 * gap))
         for before, after in near[rng.permutation(len(near))[: plan.neighbours]]:
-            questions.append((int(frames[before]), int(frames[after])))
+            questions.append(_Question(int(frames[before]), int(frames[after])))
         for frame in frames[rng.permutation(len(frames))[: plan.still]]:
-            questions.append((int(frame), int(frame)))
+            questions.append(_Question(int(frame), int(frame)))
         pool = self._pools[index]
         within = pool[np.isin(pool, frames).all(axis=1)]
         for before, after in within[rng.permutation(len(within))[: plan.balanced]]:
-            questions.append((int(before), int(after)))
+            questions.append(_Question(int(before), int(after)))
+        if plan.paused:
+            resting = rng.choice(frames, plan.paused, replace=plan.paused > len(frames))
+            questions += [_Question(int(frame), int(frame), paused=True) for frame in resting]
         return questions
 
     def _starts(self, index: int, room: int, gap: int, rng: np.random.Generator) -> NDArray[np.int64]:

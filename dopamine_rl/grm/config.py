@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from dopamine_rl.errors import BadInput, require, seed_check
@@ -74,6 +75,15 @@ class BatchPlan:
     """Prompts per episode from the pool of balanced pairs."""
     still: int = 0
     """Prompts per episode with the same frame as BEFORE and AFTER: no motion, no progress."""
+    paused: int = 0
+    """Prompts per episode with the same frame as BEFORE and AFTER, but for flickering light and a camera that shakes by
+    about a pixel: a pause as a real camera sees it."""
+    mismatched: float = 0.0
+    """Questions that are asked again under another task's instruction, as a share of an episode's: progress stays 0
+    then. They are drawn evenly over the hops, and the pictures stay, so that a model has to read."""
+    other_instructions: tuple[str, ...] = ()
+    """Instructions of other tasks, for `mismatched`, besides those in the data. Empty takes those that the card of the
+    model to start from lists. None may mean the same as one of the data's own in other words."""
     spread: float = 0.0
     """Largest distance between neighbouring frames of a run, as a share of the episode; 0 takes consecutive frames. For
     episodes recorded at camera rate but scored at a lower one, 0.08 matches the distances in scoring."""
@@ -91,12 +101,17 @@ class BatchPlan:
         for name in ("episodes", "runs", "run_length"):
             if getattr(self, name) < 1:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give at least 1")
-        for name in ("neighbours", "balanced", "still"):
+        for name in ("neighbours", "balanced", "still", "paused"):
             if getattr(self, name) < 0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give 0 or more")
-        for name in ("spread", "failures", "by_progress", "blank_view", "blank_reference"):
+        for name in ("spread", "failures", "by_progress", "blank_view", "blank_reference", "mismatched"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise BadInput(f"sft.train.plan.{name}", getattr(self, name), "give a share in [0, 1]")
+        words, field = self.other_instructions, "sft.train.plan.other_instructions"
+        if words and not self.mismatched:
+            raise BadInput(field, words, "give sft.train.plan.mismatched with it, or leave it out")
+        if any(not instruction.strip() or "<|" in instruction for instruction in words):
+            raise BadInput(field, words, "give tasks in plain words, without control tokens")
 
 
 @dataclass(frozen=True)
@@ -302,3 +317,10 @@ class SFTConfig:
             raise BadInput("sft.memory_mb", self.memory_mb, "give 0 or more")
         if self.train.batches % self.workers:
             raise BadInput("sft.train.batches", self.train.batches, f"give a multiple of sft.workers, {self.workers}")
+
+    def with_other_instructions(self, words: Iterable[str]) -> SFTConfig:
+        """The same with `words` as the instructions of other tasks, if the plan needs some and names none."""
+        plan = self.train.plan
+        if not plan.mismatched or plan.other_instructions:
+            return self
+        return replace(self, train=replace(self.train, plan=replace(plan, other_instructions=tuple(words))))

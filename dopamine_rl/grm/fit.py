@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dopamine_rl.episodes.mismatch import other_wordings, wordings_of_tasks
 from dopamine_rl.episodes.stored import StoredEpisode, StoredPictures, decode_all, decoded_bytes, picture_shape
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import becomes, remove, write_atomically, write_folder_atomically
@@ -53,7 +54,7 @@ class TrainingJob:
         work: folder of the job's state, shared by all nodes.
         card: content of the model card besides the training results.
     Raises:
-        BadInput: `episodes` is empty.
+        BadInput: `episodes` is empty; some are to be asked about under another task's instruction, and there is none.
     """
 
     config: SFTConfig
@@ -66,6 +67,9 @@ class TrainingJob:
     def __post_init__(self) -> None:
         if not self.episodes:
             raise BadInput("episodes", (), "give at least one episode to train on")
+        if (plan := self.config.train.plan).mismatched:
+            tasks = wordings_of_tasks(stored.info.instructions for stored in self.episodes)
+            other_wordings(tasks, plan.other_instructions)
 
     def settings(self) -> dict[str, Any]:
         """All settings that the resulting weights depend on: JSON values by dotted name."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from dopamine_rl.episodes.mismatch import plain
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.template import load_template
@@ -83,12 +84,19 @@ def unfamiliar(folder: Path, instructions: Iterable[str]) -> tuple[list[str], li
     except (CheckpointError, KeyError, TypeError):
         listed = []
     known = [str(words) for words in listed] if isinstance(listed, list) else []
-    plain = {_plain(words) for words in known}
-    return [words for words in dict.fromkeys(instructions) if _plain(words) not in plain], known
+    listed_plainly = set(map(plain, known))
+    return [words for words in dict.fromkeys(instructions) if plain(words) not in listed_plainly], known
 
 
-def _plain(words: str) -> str:
-    return " ".join(words.casefold().split()).rstrip(".")
+def other_instructions(folder: Path, instructions: Iterable[str]) -> list[str]:
+    """The instructions of other tasks that a model's card lists.
+
+    Returns:
+        None where the card lists one of `instructions`: it does not say which of its wordings mean the same task.
+    """
+    own = list(dict.fromkeys(instructions))
+    foreign, known = unfamiliar(folder, own)
+    return known if foreign == own else []
 
 
 def is_adapter(folder: Path) -> bool:

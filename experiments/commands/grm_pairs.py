@@ -3,10 +3,12 @@
     dopamine grm pairs raw
     dopamine grm pairs raw/episode_001 -n 10000 --frames-per-state 20 --rule released
     dopamine grm pairs raw --items items.json
+    dopamine grm pairs raw --mismatched 0.1 --other-instructions "open the drawer" "fold the cloth" --items items.json
     dopamine grm pairs items.json
 
 DATA is a folder of raw episodes, one raw episode, or a LeRobotDataset v3. Pairs are balanced over 25 hop bins ×
-4 quantiles of the distance between the two states; zero-hop pairs are added. Without --items no image is decoded.
+4 quantiles of the distance between the two states; zero-hop pairs are added, and with --mismatched pairs under
+another task's instruction, in which there is no progress. Without --items no image is decoded.
 
 --items writes the pairs as training items of the released pipeline: eight image paths relative to the file, a
 question and its answer. Images go to a folder beside the file (items_pictures for items.json).
@@ -28,6 +30,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from tyro.conf import Positional
 
 from dopamine_rl.episodes.balance import RELEASED_CENTRAL_SHARE, Balance, balance
@@ -71,6 +74,10 @@ class Arguments:
     """Rounding of Eq. 1: as in the paper, or as in the released code."""
     zero_share: Annotated[float, option("S")] = 0.05
     """Share of zero-hop pairs."""
+    mismatched: Annotated[float, option("S")] = 0.0
+    """Share of pairs under another task's instruction: their hop is −1 if BEFORE is the goal, else 0."""
+    other_instructions: Annotated[tuple[str, ...], option("TEXT …", "the other tasks in DATA")] = ()
+    """Instructions of other tasks for the mismatched pairs, besides those in DATA."""
 
     def __post_init__(self) -> None:
         if self.wording is not None and self.items is None:
@@ -81,6 +88,12 @@ class Arguments:
             seed_check("seed", self.seed),
             ("frames_per_state", 0.01 <= self.frames_per_state < float("inf"), "give a finite number of at least 0.01"),
             ("zero_share", 0.0 <= self.zero_share < 1.0, "give a share in [0, 1)"),
+            ("mismatched", 0.0 <= self.mismatched < 1.0 - self.zero_share, "give 0 or more, below 1 with --zero-share"),
+            (
+                "other_instructions",
+                bool(self.mismatched and self.items) or not self.other_instructions,
+                "give --mismatched and --items with it, or leave it out",
+            ),
         )
 
 
@@ -113,7 +126,7 @@ def report(arguments: Arguments) -> dict[str, Any]:
     used = _with_states(successes, arguments)
     states = [episode_states(episode, arguments.frames_per_state, arguments.rule) for episode in used]
     digest = hashlib.sha256()
-    blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share))
+    blocks = list(sample_blocks(states, arguments.n, arguments.seed, arguments.zero_share, arguments.mismatched))
     statistics = balance(_hashed(blocks, digest))
     found = f"{counted(len(used), 'episode')} with {counted(sum(map(len, states)), 'state')}"
     print(f"{found}, {counted(arguments.n, 'pair')}")
@@ -128,7 +141,8 @@ def report(arguments: Arguments) -> dict[str, Any]:
         **_figures(statistics),
     }
     if arguments.items is not None:
-        items = PairItems(source, used, blocks, read_template(arguments.wording))
+        template = read_template(arguments.wording)
+        items = PairItems(source, used, blocks, template, arguments.other_instructions)
         figures |= {"out": str(arguments.items), "pictures": items.write(arguments.items, Console().progress)}
     print(json.dumps(figures))
     return figures
@@ -185,6 +199,8 @@ def _figures(statistics: Balance) -> dict[str, Any]:
         "repeated_cells": int(statistics.repeated.sum()),
         "zero_hops": statistics.zero_hops,
         "zero_hops_of_one_frame": statistics.still,
+        "mismatched": statistics.mismatched,
+        "mismatched_from_goal": statistics.from_goal,
         "max_deviation": round(statistics.max_deviation, 4),
         "central_share": round(statistics.central_balanced, 4),
         "central_share_with_zero_hops": round(statistics.central_share, 4),
@@ -195,7 +211,9 @@ def _figures(statistics: Balance) -> dict[str, Any]:
 
 def _hashed(blocks: Iterable[HopPairs], digest: Any) -> Iterator[HopPairs]:
     for pairs in blocks:
-        for column in (pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop):
+        columns: list[NDArray[Any]] = [pairs.episode_index, pairs.before_index, pairs.after_index, pairs.hop]
+        columns += [pairs.mismatched] if pairs.mismatched.any() else []
+        for column in columns:
             digest.update(column.astype(column.dtype.newbyteorder("<")).tobytes())
         yield pairs
 
@@ -217,11 +235,13 @@ def table(statistics: Balance) -> str:
         lines.append(f"{edges[i]:+6.0f} … {edges[i + 1]:+4.0f} %    {cells}{counts:>9}{sizes:>12}")
     lines += [
         f"additional zero-hop pairs: {statistics.zero_hops}, of which {statistics.still} show one frame twice",
+        f"additional pairs under another task's instruction: {statistics.mismatched}, of which {statistics.from_goal} "
+        "start at the goal (hop −1, the others 0)",
         f"empty cells (-), without any pair of states: {statistics.empty.sum()} of {statistics.empty.size}",
         f"cells with too few pairs (*), whose pairs repeat: {statistics.repeated.sum()}",
         f"largest deviation of a non-empty hop bin from their mean: {100 * statistics.max_deviation:.2f} %",
         f"share in the 3 central hop bins: {100 * statistics.central_balanced:.1f} % (uniform: {300 / HOP_BINS:.1f} %)"
-        f", {100 * statistics.central_share:.1f} % with the zero-hop pairs",
+        f", {100 * statistics.central_share:.1f} % with the additional pairs",
         f"  for comparison: {100 * statistics.central_unbalanced:.1f} % of all available pairs; "
         f"{100 * RELEASED_CENTRAL_SHARE:.0f} % with the released sampler on an episode as long as the published "
         "example (quoted from the method, not computed)",

@@ -312,6 +312,9 @@ def _train_reward_model(
     card: dict[str, Any] = {"task": config.env.make or config.env.task, "start": config.env.start}
     card |= {"command": " ".join(sys.argv), "seed": config.seed}
     card["provenance"] = provenance(preset=run.preset, seed=config.seed)
+    others = [task for name, task in TASKS.items() if name != config.env.task]
+    # The gate asks in a task's first words: the model is not to know them by heart.
+    sft = config.sft.with_other_instructions(words for task in others for words in task.instructions[1:])
 
     def work() -> dict[str, Any]:
         failed = [path for path in tries if not read_outcome(path).success]
@@ -321,7 +324,7 @@ def _train_reward_model(
         if config.sft.failures == "outcome":
             stored = [failed_end(episode) if episode.info.success is False else episode for episode in stored]
         work = run.path.resolve() / "grm.train"
-        job = TrainingJob(config.sft, config.grm, tuple(stored), (), work, card)
+        job = TrainingJob(sft, config.grm, tuple(stored), (), work, card)
         try:
             claim(job)
         except BadInput:  # settings changed: train from the start

@@ -17,7 +17,7 @@ from tyro.conf import Positional
 
 from dopamine_rl.errors import BadInput, EpisodeError, require
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
-from dopamine_rl.grm.folder import usable_model
+from dopamine_rl.grm.folder import other_instructions, usable_model
 from dopamine_rl.interfaces import no_progress
 from dopamine_rl.texts import counted
 from experiments.runtime.arguments import PRESETS as MAIN_PRESETS
@@ -190,13 +190,14 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     console, out = Console(), arguments.out.resolve()
     training, unseen = _choose_episodes(arguments, config, console)
+    sft = _with_other_instructions(config.sft, training, console)
     from dopamine_rl.grm.fit import TrainingJob, claim  # imports torch, which takes seconds
     from dopamine_rl.provenance import provenance
 
     origin = provenance(preset=arguments.preset, seed=config.sft.train.seed)
     card = {"data": [str(folder) for folder in arguments.data], "command": command, "provenance": origin}
     work = out.with_name(f"{out.name}.train")
-    job = TrainingJob(config.sft, config.grm, tuple(training), tuple(unseen), work, card)
+    job = TrainingJob(sft, config.grm, tuple(training), tuple(unseen), work, card)
     with ExitStack() as stack:
         if int(os.environ.get("RANK", "0")) == 0:
             work.mkdir(parents=True, exist_ok=True)
@@ -217,6 +218,16 @@ def run(arguments: TrainingArguments, config: GRMTrainingConfig, command: str) -
     result = {name: content["card"]["result"][name] for name in ("update", "pairs_per_s", "mfu")}
     figures = {"demonstration": content["card"]["demonstration"], **content["card"].get("held_out", {})}
     return {"version": content["model_version"], "folder": str(out), **result, **figures}
+
+
+def _with_other_instructions(sft: SFTConfig, training: Sequence[StoredEpisode], console: Console) -> SFTConfig:
+    """The settings with the instructions of other tasks that the initial model's card lists; prints those in use."""
+    own = [words for episode in training for words in episode.info.instructions]
+    if sft.start_from:
+        sft = sft.with_other_instructions(other_instructions(Path(sft.start_from), own))
+    if words := sft.train.plan.other_instructions:
+        console.say(f"instructions of other tasks, besides those of DATA: {'; '.join(words)}")
+    return sft
 
 
 def _choose_episodes(

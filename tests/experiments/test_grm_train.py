@@ -234,6 +234,22 @@ def test_every_task_is_judged_by_its_own_demonstration(raw: Path, tmp_path: Path
     assert "auc" not in figures  # one of the tasks has no failures
 
 
+def test_the_words_of_other_tasks_come_from_the_card_of_the_model_to_start_from(
+    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = record_squares(tmp_path / "other", 2, 0, task="push the other block")
+    run(*parse([str(other), "--out", str(tmp_path / "start"), *SMALL, "--sft.train.updates", "1"]))
+    words = [*SMALL, "--sft.train.updates", "1", "--sft.train.plan.mismatched", "0.5"]
+    start = ["--start-from", str(tmp_path / "start")]
+    run(*parse([str(raw), "--out", str(tmp_path / "grm"), *start, *words]))
+    assert "instructions of other tasks, besides those of DATA: push the other block" in capsys.readouterr().out
+    plan = json.loads((tmp_path / "grm" / "grm.json").read_text())["card"]["training"]["plan"]
+    assert plan["other_instructions"] == ["push the other block"]
+    for refused in ([str(other), *start], [str(raw)]):  # the model's own task; a new model knows none
+        with pytest.raises(BadInput, match=r"plan\.other_instructions"):
+            run(*parse([*refused, "--out", str(tmp_path / "none"), *words]))
+
+
 def test_with_shots_only_the_first_successes_are_trained_on(raw: Path) -> None:
     stored = list_stored(raw)
     training, unseen = split(stored, held_out=1, shots=1)

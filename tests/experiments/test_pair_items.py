@@ -66,6 +66,29 @@ def test_items_are_the_pairs_that_were_drawn(
     assert named <= {str(path.relative_to(tmp_path)) for path in tmp_path.glob("items_pictures/*/*/*.png")}
 
 
+def test_mismatched_items_say_another_task_and_no_progress(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    others = ["open the drawer", "fold the cloth"]
+    wrong = ["--mismatched", "0.25", "--other-instructions", *others]
+    pairs.main([str(data), *OPTIONS, *wrong, "--items", str(tmp_path / "items.jsonl")])
+    out = capsys.readouterr().out
+    said = json.loads(out.splitlines()[-1])
+    assert (said["mismatched"], 0 < said["mismatched_from_goal"] < 50) == (50, True)
+    assert f"under another task's instruction: 50, of which {said['mismatched_from_goal']} start at the goal" in out
+    items = [item for item in read_items(tmp_path / "items.jsonl") if item.task in others]
+    assert len(items) == 50
+    assert {item.task for item in items} == set(others)
+    goal = f"{open_source(data).episodes()[0].keyframes[-1]:06d}.png"
+    for item in items:
+        assert item.task in item.prompt
+        assert item.hop == (-1.0 if item.images[2].endswith(goal) else 0.0)
+    with pytest.raises(SystemExit):
+        pairs.main([str(data), *OPTIONS, "--mismatched", "0.1", "--items", str(tmp_path / "none.json")])
+    assert "--other-instructions = (): give the instruction of another task than" in capsys.readouterr().err
+    assert not (tmp_path / "none.json").exists()
+
+
 def test_a_question_shows_eight_pictures_in_the_words_of_a_model(data: Path, tmp_path: Path) -> None:
     ours = pair_items.question(pair_items.OURS, "räum auf")
     assert ours.count("<image>") == 8

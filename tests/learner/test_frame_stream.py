@@ -32,7 +32,8 @@ def test_streamed_batches_are_those_from_memory(cluster: None, tmp_path: Path) -
     record_squares(tmp_path / "raw", 5, 0)
     write_dataset(tmp_path / "lerobot", open_source(tmp_path / "raw"), lossless=True)
     stored = [*list_stored(tmp_path / "raw", stride=2), *list_stored(tmp_path / "lerobot")]
-    plan = BatchPlan(episodes=3, runs=2, run_length=2, blank_reference=0.5)
+    kinds = {"paused": 1, "mismatched": 0.3, "other_instructions": ("lift the block",)}
+    plan = BatchPlan(episodes=3, runs=2, run_length=2, blank_reference=0.5, **kinds)  # type: ignore[arg-type]
     sampler = BatchSampler(label([episode.info for episode in stored]), TrainConfig(plan=plan))
     numbers = range(3, 60, 2)
     expected = list(sampler.batches(from_memory(decode_all(stored, SIZE, 2)))(numbers))

@@ -18,7 +18,16 @@ from dopamine_rl.grm.fit import STATE, TrainingJob
 from tests.dopamine_rl.grm_toys import TINY, record_squares
 from tests.waiting import wait_until
 
-PLAN = BatchPlan(episodes=1, runs=2, run_length=2, neighbours=2, balanced=2)
+PLAN = BatchPlan(
+    episodes=1,
+    runs=2,
+    run_length=2,
+    neighbours=2,
+    balanced=2,
+    paused=1,
+    mismatched=0.2,
+    other_instructions=("lift it",),
+)
 CONFIG = SFTConfig(
     train=TrainConfig(budget_s=0, updates=40, batches=2, plan=PLAN), num_cpus=0.4, threads=1, checkpoint_updates=4
 )
@@ -107,6 +116,12 @@ def test_what_a_process_of_the_job_raises_on_purpose_is_said_without_a_traceback
         train_grm(job, tmp_path / "grm")
     assert "Traceback" not in str(error.value)
     assert not (tmp_path / "grm").exists()
+
+
+def test_a_job_without_another_instruction_is_refused_before_it_starts(raw: Path, tmp_path: Path) -> None:
+    plan = replace(PLAN, other_instructions=("Push the block.",))
+    with pytest.raises(BadInput, match=r"plan\.other_instructions.*another task than 'push the block'"):
+        make_job(raw, tmp_path, replace(CONFIG, train=replace(CONFIG.train, plan=plan)))
 
 
 def test_no_episodes_no_job(tmp_path: Path) -> None:
