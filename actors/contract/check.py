@@ -23,6 +23,8 @@ from actors.contract.single import check_single
 from actors.contract.vector import check_vector
 from dopamine_rl.callables import load_callable, read_keywords
 
+STDERR = 2
+"""File descriptor of standard error."""
 DEADLINE_S = 120.0
 """Seconds that a check takes at most."""
 
@@ -72,7 +74,7 @@ def examine(name: str, keywords: str = "{}", steps: int = 60, deadline_s: float 
         file = Path(folder) / "findings.jsonl"
         file.touch()
         command = [sys.executable, "-m", __name__, name, keywords, str(steps), str(file)]
-        with subprocess.Popen(command, stdout=sys.stderr.fileno()) as process:
+        with subprocess.Popen(command, stdout=STDERR) as process:
             try:
                 status: int | None = process.wait(deadline_s)
             except subprocess.TimeoutExpired:

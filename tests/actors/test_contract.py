@@ -96,6 +96,6 @@ def test_a_crash_and_a_hang_are_findings_with_a_place() -> None:
     [crash] = examine(f"{MODULE}:Crashing")
     assert (crash.rule, crash.state) == ("does not crash", "broken")
     assert crash.seen == "the process ended with SIGABRT, in: step 1 of episode 0"
-    [hang] = examine(f"{MODULE}:Hanging", deadline_s=8.0)
+    [hang] = examine(f"{MODULE}:Hanging", deadline_s=3.0)
     assert (hang.rule, hang.state) == ("does not hang", "broken")
-    assert "not done after 8 s, in: " in hang.seen
+    assert "not done after 3 s, in: " in hang.seen

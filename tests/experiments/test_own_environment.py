@@ -27,6 +27,9 @@ from tests.actors.reaching import NAMES
 
 MAKE, EXPERT = "tests.actors.broken_envs:Good", "tests.actors.reaching_expert:Forward"
 WORDS = ["--env.make", MAKE, "--demonstrations.expert", EXPERT, "--env.views", *NAMES, "--env.instruction", "reach"]
+SLOWLY = "tests.actors.reaching_expert:Slowly"
+WITH_MODEL = """--reward grm --force --env.horizon 25 --env.stride 1 --demonstrations.policy 2
+ --demonstrations.gate-successes 2 --demonstrations.gate-rollouts 3 --cloning.updates 1 --sft.train.updates 3"""
 SHORT = """--preset own --reward sparse --env.horizon 12 --env.stride 3 --demonstrations.policy 3 --cloning.trials 2
  --cloning.widths 16 --cloning.updates 100 --training.environment-steps 60 --learner.learning-starts 20
  --learner.critic-warmup-updates 5 --learner.updates-per-step 0.5 --learner.steps-per-iteration 30
@@ -119,9 +122,9 @@ def test_recorded_successes_are_shared_out_and_those_without_actions_serve_the_r
     reference = phases.task_reference(plans["reward_model"].paths[0])
     assert isinstance(reference, TaskReference)
     assert (reference.instruction, reference.goal.shape) == ("reach", (2, 8, 8, 3))
-    with pytest.raises(BadInput, match=r"5 with actions: record 6 successes with transitions.npz"):
+    with pytest.raises(BadInput, match=r"5 with actions': record 6 successes with transitions.npz"):
         episodes.recorded_plans(replace(config, demonstrations=replace(counts, policy=4)))
-    with pytest.raises(BadInput, match=r"6 successes: record 1 more, or lower demonstrations.reward_model"):
+    with pytest.raises(BadInput, match=r"6 successes': record 1 more, or lower demonstrations.reward_model"):
         episodes.recorded_plans(replace(config, demonstrations=replace(counts, reward_model=2)))
     sparse = replace(config, reward="sparse", demonstrations=replace(counts, policy=5))
     assert len(episodes.recorded_plans(sparse)["policy"].paths) == 5
@@ -159,3 +162,18 @@ def test_a_policy_is_trained_evaluated_and_reported_in_an_environment_of_ones_ow
     assert "straight push" not in text
     assert (tmp_path / "run" / "policy.mp4").stat().st_size > 1000
     assert evaluation.with_run_settings([str(tmp_path / "run" / "policy.safetensors")])[1] == "--preset"
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.long
+def test_a_reward_model_is_judged_on_what_a_user_has(tmp_path: Path) -> None:
+    own = [*WORDS, "--demonstrations.expert", SLOWLY, "--env.kwargs", '{"horizon": 100, "larger": 4}']
+    train.main(["--out", str(tmp_path / "run"), *SHORT.split(), *WITH_MODEL.split(), *own])
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    gate = result["gate"]
+    assert (gate["successes"] >= 2, gate["failures"] >= 1, gate["near_misses"]) == (True, True, 0)
+    assert gate["simulator_mae"] is gate["probe_rank"] is gate["near_miss_false_success"] is None
+    assert result["labels"]["closed"]
+    assert result["labels"]["asked"] > 0
+    assert "none of them was measured here" in (tmp_path / "run" / "report.md").read_text()
