@@ -9,7 +9,6 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
-from ray.rllib.utils import force_list
 
 from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
@@ -72,7 +71,8 @@ def with_progress_reward(
     ScoredViews(views, reference.goal.shape)
     hold_back = hasattr(config, "replay_buffer_config")
     ours = functools.partial(ProgressRewardCallback, settings, make_client, reference, views, hold_back)
-    theirs = [each for each in force_list(config.callbacks_class) if each is not RLlibCallback]
+    given = config.callbacks_class if isinstance(config.callbacks_class, list) else [config.callbacks_class]
+    theirs = [each for each in given if each is not RLlibCallback]
     if any(getattr(each, "func", None) is ProgressRewardCallback for each in theirs):
         raise BadInput("config", type(config).__name__, "label it once: it already has a progress reward")
     return config.copy(copy_frozen=False).callbacks(callbacks_class=[ours, *theirs])  # type: ignore[list-item]

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ray.rllib.algorithms.bc import BCConfig
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.algorithms.sac import SACConfig
 from ray.rllib.callbacks.callbacks import RLlibCallback
+from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
+from ray.rllib.core.rl_module.torch import TorchRLModule
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
-from ray.rllib.examples.rl_modules.classes.random_rlm import RandomRLModule
 from ray.tune import register_env, uniform
 
 from actors.rllib import with_progress_reward
@@ -40,6 +42,16 @@ class Seen(RLlibCallback):
         Seen.fragments += samples
 
 
+class Blind(TorchRLModule):
+    """A policy for Dict observations that leaves their pictures alone."""
+
+    def setup(self) -> None:
+        self.layer = torch.nn.Linear(1, 2)
+
+    def _forward(self, batch: dict[str, Any], **_: Any) -> dict[str, Any]:
+        return {Columns.ACTION_DIST_INPUTS: self.layer(batch[Columns.OBS]["proprioception"])}
+
+
 def client() -> LocalRewardClient:
     return LocalRewardClient(Scorer(FakeEngine()))
 
@@ -52,7 +64,7 @@ def configured(config: Any, gives: str = "observation", runners: int = 0, **env:
     config.env_runners(num_env_runners=runners, num_cpus_per_env_runner=0.5, rollout_fragment_length=7)
     config.training(gamma=GAMMA).callbacks(Seen).debugging(seed=1)
     if gives == "observation":  # RLlib's own networks cannot see them
-        config.rl_module(rl_module_spec=RLModuleSpec(RandomRLModule))
+        config.rl_module(rl_module_spec=RLModuleSpec(Blind))
     return config
 
 
