@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from actors.claims import Claiming, EndsOnClaim
-from actors.demonstrations import record
+from actors.demonstrations import episode_folder, record
 from actors.envs import make_env
 from actors.experts.practice import Practice
 from actors.labeller import LabellerConfig
@@ -125,9 +125,9 @@ def test_a_rule_from_one_demonstration_claims_a_success_and_nothing_else(tmp_pat
         lines: list[str] = []
         quiet = lambda text, matters: lines.append(text)  # noqa: E731
         pool.map([Job("record", ("expert", SEED, tmp_path, 4, True))], quiet, "episodes")
-        [folder] = tmp_path.iterdir()
+        folder, wandering = episode_folder("expert", SEED, tmp_path), episode_folder("practice", SEED + 1, tmp_path)
         pool.map([Job("practise", (folder, SEED + 1, tmp_path, None, True))], quiet, "episodes")
-        shown, tried = (read_demonstration(path) for path in sorted(tmp_path.iterdir()))
+        shown, tried = read_demonstration(folder), read_demonstration(wandering)
         reference = TaskReference.of(shown)
         rule = fitted(shown, tried, reference)
         labelling = LabellerConfig("grm", 0.9, CONFIG.stride, deadline_s=60.0)
