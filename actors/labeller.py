@@ -71,7 +71,6 @@ class LabellerConfig:
 
 
 @dataclass
-@dataclass
 class EpisodeLabels:
     """Labelling state of an episode: the requested frames, their outcomes, and the potential held between them."""
 
