@@ -14,7 +14,7 @@ from typing import get_args
 from actors.envs import check_task
 from actors.maniskill import PEG_INSERTION, EnvConfig
 from dopamine_rl.callables import load_callable
-from dopamine_rl.encoders.encoder import OWN, encoder_source
+from dopamine_rl.encoders.loading import OWN, encoder_source
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.encoders.encoder import Encoder, SavedEncoder, restore
+from dopamine_rl.encoders.encoder import Encoder, SavedEncoder
+from dopamine_rl.encoders.loading import restore
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.types import Demonstration
 

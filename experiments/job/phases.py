@@ -17,8 +17,8 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
-from dopamine_rl.encoders.encoder import encoder_source, load_encoder
 from dopamine_rl.encoders.eyes import Eyes, Sight
+from dopamine_rl.encoders.loading import encoder_source, load_encoder
 from dopamine_rl.encoders.recorded import encoded, shifted
 from dopamine_rl.episodes.raw import read_demonstration, read_outcome, read_raw_episode
 from dopamine_rl.episodes.stored import failed_end, list_stored

@@ -15,8 +15,8 @@ from actors.experts.peg import PegInsertionExpert
 from actors.eyes import EncodedObservation, check_sight, sight_of
 from actors.maniskill import PROPRIOCEPTION_SIZE, EnvConfig, PegInsertionEnv
 from actors.workers import LatestObservation, PolicyExpert, load_acting
-from dopamine_rl.encoders.encoder import load_encoder
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
+from dopamine_rl.encoders.loading import load_encoder
 from dopamine_rl.encoders.recorded import encoded, shift, shifted
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import save_policy

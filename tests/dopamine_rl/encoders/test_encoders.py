@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from transformers import ConvNextConfig, ConvNextModel, Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from dopamine_rl.encoders.encoder import GRID, Encoder, SavedEncoder, encoder_source, load_encoder, restore
+from dopamine_rl.encoders.encoder import GRID, Encoder, SavedEncoder
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
+from dopamine_rl.encoders.loading import encoder_source, load_encoder, restore
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.readout import encode_images
