@@ -22,6 +22,7 @@ LAYERS = {
 
 RAY_FILES = (
     "actors/callbacks.py",
+    "actors/rllib.py",
     "actors/workers.py",
     "reward_service/deployment.py",
     "reward_service/client.py",
