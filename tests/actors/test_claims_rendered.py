@@ -118,19 +118,21 @@ def test_a_rule_from_one_demonstration_claims_a_success_and_nothing_else(tmp_pat
     from actors.workers import Job, PolicySpec, WorkerPool
     from dopamine_rl.episodes.raw import read_demonstration
 
+    # At every step, so that the expert, which pushes on after its success, shows the demonstration's last picture again.
+    config = replace(CONFIG, stride=1)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
     try:
-        pool = WorkerPool(CONFIG, 1, 0.5)
+        pool = WorkerPool(config, 1, 0.5)
         lines: list[str] = []
         quiet = lambda text, matters: lines.append(text)  # noqa: E731
-        pool.map([Job("record", ("expert", SEED, tmp_path, 4, True))], quiet, "episodes")
+        pool.map([Job("record", ("expert", SEED, tmp_path, 1, True))], quiet, "episodes")
         folder, wandering = episode_folder("expert", SEED, tmp_path), episode_folder("practice", SEED + 1, tmp_path)
         pool.map([Job("practise", (folder, SEED + 1, tmp_path, None, True))], quiet, "episodes")
         shown, tried = read_demonstration(folder), read_demonstration(wandering)
         reference = TaskReference.of(shown)
         rule = fitted(shown, tried, reference)
-        labelling = LabellerConfig("grm", 0.9, CONFIG.stride, deadline_s=60.0)
+        labelling = LabellerConfig("grm", 0.9, config.stride, deadline_s=60.0)
         claiming = Claiming(labelling, pixel_client, reference, rule)
         stays = replace(claiming, rule=SuccessRule(1.0, 60))
         jobs = [("expert", claiming), ("straight_push", claiming), ("expert", stays)]
