@@ -127,7 +127,7 @@ def test_bad_rewards_are_refused() -> None:
         ([0.0], [math.inf], 0.9, "grm"),
         ([0.0], [0.5], 0.0, "grm"),
         ([0.0], [0.5], math.nan, "grm"),
-        ([0.0], [0.5], 0.9, "dense"),
+        ([0.0], [0.5], 0.9, "shaped"),
         ([0.0, 0.0], [0.5], 0.9, "grm"),
     ):
         with pytest.raises(BadInput):
