@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from actors.demonstrations import record_missing
 from actors.envs import make_env, scripts_of
 from actors.maniskill import EnvConfig
 from dopamine_rl.config import dump_toml, load_preset
+from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import TaskReference
 from experiments import peg_insert as train
@@ -22,8 +24,13 @@ from experiments.commands import evaluate as evaluation
 from experiments.job import phases, report
 from experiments.job import plans as episodes
 from experiments.runtime.arguments import RunArguments, parse_settings
+from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, check_run
+from reward_service.local import LocalRewardClient
+from reward_service.scorer import Scorer
 from tests.actors.reaching import NAMES
+from tests.dopamine_rl.test_gate import REFERENCE, failure, success
+from tests.fakes import FakeEngine
 
 MAKE, EXPERT = "tests.actors.broken_envs:Good", "tests.actors.reaching_expert:Forward"
 WORDS = ["--env.make", MAKE, "--demonstrations.expert", EXPERT, "--env.views", *NAMES, "--env.instruction", "reach"]
@@ -136,6 +143,30 @@ def test_the_report_says_what_was_not_measured() -> None:
     assert "simulator" not in report._reward(result)
     assert "none of them" not in report._own_environment(result | {"model_version": None})
     assert report._own_environment({"own_environment": False}) == ""
+
+
+def test_the_gate_judges_unseen_experts_and_the_clones_failures_and_asks_no_simulator(tmp_path: Path) -> None:
+    config = settings("--preset", "own", *WORDS, "--gate.probe", "shown")
+    unseen = []
+    for demonstration, source in ((success(), "expert"), (replace(failure(), near_miss=None), "policy")):
+        write_demonstration(tmp_path, replace(demonstration, true_progress=None, tool_poses=None))
+        unseen.append((tmp_path / demonstration.episode_id, source))
+    client = LocalRewardClient(Scorer(FakeEngine()))
+    run: Any = SimpleNamespace(
+        config=config,
+        path=tmp_path,
+        console=Console(),
+        pool=None,
+        phase=lambda name, title, depends_on, work: work(),
+        service=lambda path: ("", client),
+    )
+    model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
+    prepared: Any = SimpleNamespace(gate_episodes=unseen, behaviours=[], model=model)
+    figures, verdict = phases.gate(run, prepared)
+    assert (figures.successes, figures.failures, figures.near_misses, figures.cut_off) == (1, 1, 0, 0)
+    assert figures.near_miss_false_success is figures.probe_rank is figures.simulator_mae is None
+    assert "no failure was a near miss: whether jams are told apart is not known" in verdict.notes
+    assert figures.instruction is not None
 
 
 def test_the_command_prints_a_table_and_json_and_its_status_tells(capsys: pytest.CaptureFixture[str]) -> None:
