@@ -118,7 +118,7 @@ def test_a_rule_from_one_demonstration_claims_a_success_and_nothing_else(tmp_pat
     from actors.workers import Job, PolicySpec, WorkerPool
     from dopamine_rl.episodes.raw import read_demonstration
 
-    # At every step, so that the expert, which pushes on after its success, shows the demonstration's last picture again.
+    # At every step: the expert pushes on after its success, and shows the last picture of its demonstration only once.
     config = replace(CONFIG, stride=1)
     os.environ["RAY_AUTH_MODE"] = "disabled"
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
