@@ -132,7 +132,7 @@ def plans(plan: BatchPlan, augment: AugmentConfig = STILL, tasks: int = 1) -> li
 
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_a_batch_asks_some_of_its_questions_again_in_other_words(tasks: int) -> None:
-    plan = BatchPlan(episodes=4, still=1, mismatched=0.25, other_instructions=OTHERS)
+    plan = BatchPlan(episodes=4, neighbours=20, still=8, mismatched=0.25, other_instructions=OTHERS)
     plain, asked, wrong, words = 0, 0, [], set()
     for batch in plans(plan, tasks=tasks):
         own = {f"task {task}{end}" for task in range(tasks) for end in ("", ", please")}
