@@ -13,6 +13,7 @@ that succeeded, and keeps the policy.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 GAMMA = 0.8
 """ManiSkill's own choice for its dense rewards."""
+INITIAL_ALPHA = 0.02
+"""Temperature at first; the sum of future rewards is at most 5."""
 REPORT = 5000
 """Environment steps between two lines."""
 TRAINED_ON = "ManiSkill's normalised dense reward, from the simulator's state"
@@ -59,6 +62,8 @@ class Arguments:
     """Updates per environment step."""
     batch: Annotated[int, option("N")] = 256
     """Transitions of an update."""
+    hidden: Annotated[tuple[int, ...], option("N …")] = (256, 256)
+    """Widths of the networks' layers."""
     warm_up: Annotated[int, option("N")] = 1000
     """Environment steps with random actions before the first update."""
     seed: Annotated[int, option("S")] = 0
@@ -106,7 +111,8 @@ def train(env: BatchedManiSkill, arguments: Arguments) -> float:
     size, width = env.single_observation_space.shape[0], env.single_action_space.shape[0]  # type: ignore[index]
     shapes = {"obs": (size,), "next_obs": (size,), "actions": (width,), "rewards": (), "terminated": ()}
     columns = {name: np.zeros((arguments.steps, *shape), np.float32) for name, shape in shapes.items()}
-    learner, rng = BareLoop(columns, (256, 256), arguments.batch, GAMMA), np.random.default_rng(arguments.seed)
+    learner, rng = BareLoop(columns, arguments.hidden, arguments.batch, GAMMA), np.random.default_rng(arguments.seed)
+    learner.log_alpha.data.fill_(math.log(INITIAL_ALPHA))
     rate = arguments.updates_per_step or (1.0 if arguments.num_envs == 1 else 0.1)
     observations, _ = env.reset(seed=arguments.seed)
     filled, owed, fresh, outcomes = 0, 0.0, np.zeros(env.num_envs, bool), deque[bool]([], 100)
