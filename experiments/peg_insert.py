@@ -156,7 +156,7 @@ def _eyes(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
     """What the policy's pictures are, and the version of their encoder; None without pictures."""
     from dopamine_rl.policy import load_eyes
 
-    eyes = load_eyes(prepared.cloned.path)
+    eyes = load_eyes(prepared.cloned.path) if config.env.sees_pictures else None
     return {
         "policy_views": eyes.sight.views if eyes else None,
         "encoder": config.encoder if eyes else None,

@@ -81,7 +81,9 @@ class TrainingJob:
         flat |= _flat("sft.lora", asdict(self.config.lora)) if self.config.lora.rank else {}
         infos = [(str(stored.folder), stored.info) for stored in self.episodes]
         data = [(folder, info.episode_id, info.frame_count, info.cameras) for folder, info in infos]
-        return flat | {"DATA": hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12], "episodes": len(data)}
+        flat |= {"DATA": hashlib.sha256(json.dumps(data).encode()).hexdigest()[:12], "episodes": len(data)}
+        values: dict[str, Any] = json.loads(json.dumps(flat))
+        return values
 
 
 def _flat(prefix: str, tree: dict[str, Any]) -> dict[str, Any]:

@@ -446,7 +446,7 @@ def label(run: Run, prepared: Prepared) -> Path:
         count = len(demonstrations)
         if config.learner.practice:
             demonstrations += episodes.read_all(prepared.practice)
-        if (eyes := load_eyes(prepared.cloned.path)) is not None:
+        if config.env.sees_pictures and (eyes := load_eyes(prepared.cloned.path)) is not None:
             demonstrations = [encoded(d, eyes, config.env.views) for d in demonstrations]
         if config.reward not in UNSHAPED:
             demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]

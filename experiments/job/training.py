@@ -220,7 +220,7 @@ def _train(
             checkpoint,
             key,
             about=provenance(preset=run.preset, seed=config.seed),
-            eyes=load_eyes(prepared.cloned.path),
+            eyes=load_eyes(prepared.cloned.path) if config.env.sees_pictures else None,
             monitor=make_monitor(config),
             on_point=log,
             finish_records=lambda: finish_records(algorithm),

@@ -192,6 +192,7 @@ def test_figures_on_fixed_answers_stay_what_they_were() -> None:
             "failure_end": 0.21333333353201547, "near_misses": 1, "near_miss_false_success": 0.0, "invalid": 80,
             "successes": 4, "failures": 3, "cut_off": 1, "stride": STRIDE,
                 "failed_end_order": 2 / 3, "probe_rank": None, "probe_trade": None,
+            "simulator": None,
         }
     )  # fmt: skip
     assert beside == {"behaviours": {}, "instruction": None}

@@ -143,7 +143,7 @@ def test_the_clone_is_chosen_without_the_simulator(tmp_path, source):
             return [{"success": True}] * len(jobs)
 
     run.pool = Pool()
-    cloned = phases._clone(run, written(tmp_path, moving(8), moving(9), moving(10)))
+    cloned = phases._clone(run, written(tmp_path, moving(8), moving(9), moving(10)), None)
     assert bool(asked) == (source == "env")
     assert cloned.path.is_file()
     assert len(cloned.trials) == 2
@@ -243,4 +243,4 @@ def test_the_report_leads_with_them(tmp_path):
     before = report.write_report(RunFolder(tmp_path), finished(), decide(figures, laptop().gate), [], "").read_text(
         encoding="utf-8"
     )
-    assert before.splitlines()[2].startswith("Reward `")
+    assert before.splitlines()[2].startswith("The policy sees")

@@ -161,7 +161,7 @@ def test_a_bad_study_file_is_refused_with_field_and_fix(tmp_path, capsys, before
     assert "study.toml" in line
 
 
-@pytest.mark.parametrize(("first", "used"), [(50_001, "50000 to 500"), (9998, "1000 to 9999")])
+@pytest.mark.parametrize(("first", "used"), [(50_001, "50000 to 500"), (9998, "1000 to 10999")])
 def test_a_curve_on_seeds_used_elsewhere_is_refused(study, first, used):
     taken = replace(study, curve=replace(study.curve, first_seed=first))
     with pytest.raises(BadInput, match=rf"curve.first_seed = {first}: choose other seeds than {used}"):

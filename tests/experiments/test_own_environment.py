@@ -140,7 +140,7 @@ def test_recorded_successes_are_shared_out_and_those_without_actions_serve_the_r
 def test_the_report_says_what_was_not_measured() -> None:
     result = {"own_environment": True, "environment": "a:b", "model_version": "v", "reward": "grm"}
     assert "none of them was measured here" in report._own_environment(result)
-    assert "simulator" not in report._reward(result)
+    assert "simulator" not in report._reward_words(result)
     assert "none of them" not in report._own_environment(result | {"model_version": None})
     assert report._own_environment({"own_environment": False}) == ""
 

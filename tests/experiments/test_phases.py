@@ -216,7 +216,8 @@ def test_demonstrations_are_paid_what_the_training_pays(tmp_path, reward):
 
 def test_reward_dense_is_the_training_environment_s_and_the_peg_insertion_s(tmp_path):
     dense, sparse = (
-        make_task(ExperimentConfig(reward=reward), "", None, tmp_path).env_config for reward in ("dense", "sparse")
+        make_task(ExperimentConfig(reward=reward), "", None, tmp_path, tmp_path).env_config
+        for reward in ("dense", "sparse")
     )
     assert (dense["dense_gamma"], sparse["dense_gamma"]) == (0.97, None)
     assert dense["env"].views == ()

@@ -53,6 +53,6 @@ def test_the_shipped_models_were_trained_as_today_s_preset_says_on_every_task_bu
     _, config, command = grm_train.parse(card["command"].removeprefix("dopamine grm train ").split())
     assert command == card["command"]
     # Settings that are newer than the card have the value that leaves a training as it was.
-    usual = {"failures": BatchPlan().failures}
+    usual = json.loads(json.dumps(asdict(BatchPlan())))
     stored = card["training"] | {"plan": usual | card["training"]["plan"]}
-    assert asdict(config.sft.train) == stored
+    assert json.loads(json.dumps(asdict(config.sft.train))) == stored

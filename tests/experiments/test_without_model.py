@@ -23,7 +23,7 @@ def calls(monkeypatch):
     """What of the costly parts is done; none of it really."""
     calls = []
     monkeypatch.setattr(phases, "_record", lambda run, name, title, plans: calls.append((name, set(plans))))
-    monkeypatch.setattr(phases, "_clone", lambda run, shown: phases.Cloned(Path("bc"), "v", {"32x32": 0.5}))
+    monkeypatch.setattr(phases, "_clone", lambda run, shown, own: phases.Cloned(Path("bc"), "v", {"32x32": 0.5}))
     reward_model = phases.RewardModel(Path("grm"), "v", None)
 
     def train(*_):
