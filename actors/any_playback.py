@@ -44,7 +44,8 @@ def play_back(env: ForeignEnv, trajectory: ManiSkillTrajectory, episode_id: str)
     if states is not None:
         scene.restore(moment(states, 0))
         observation = inner.observe()
-    observations, actions, frames, frame_steps = [observation], [], [inner.render_views()], [0]
+    observations: list[Any] = [observation]
+    actions, frames, frame_steps = [], [inner.render_views()], [0]
     verdict = False
     for step in range(1, last + 1):
         action = scene.actions.from_simulator(trajectory.actions[step - 1 : step])[0]

@@ -24,7 +24,7 @@ from mani_skill.utils import assets, sapien_utils
 from mani_skill.utils.registration import REGISTERED_ENVS, EnvSpec
 from numpy.typing import NDArray
 
-from actors.any_maniskill import ManiSkillConfig
+from actors.any_config import ManiSkillConfig
 from actors.rendering import NO_VULKAN, capture, hide_wrist_camera, render_backend, vulkan_needed
 from dopamine_rl.episodes.maniskill import EnvStates
 from dopamine_rl.errors import BadInput, RenderingUnavailable
@@ -161,7 +161,7 @@ class AnyScene(BaseEnv):
         for agent in self.agents:
             parts += [agent.robot.get_qpos(), agent.robot.get_qvel()]
             tool = getattr(agent, "tcp", None)
-            if hasattr(tool, "pose"):
+            if tool is not None and hasattr(tool, "pose"):
                 parts.append((agent.robot.pose.inv() * tool.pose).raw_pose)
         return torch.cat(parts, -1).float()
 

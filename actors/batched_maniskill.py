@@ -17,7 +17,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from actors.any_maniskill import PROPRIOCEPTION, ManiSkillConfig, observation_space, read_config
+from actors.any_config import ManiSkillConfig, read_config
+from actors.any_maniskill import observation_space
+from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.errors import BadInput
 
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)
@@ -38,8 +40,11 @@ class BatchedSimulator(Protocol):
     num_envs: int
     own_horizon: int
     observed_numbers: int
-    actions: ActionMap
     device: torch.device
+
+    @property
+    def actions(self) -> ActionMap:
+        """What actions mean."""
 
     def reset(self, seed: int | list[int] | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begin episodes, in those environments alone that options["env_idx"] (int [n]) lists: (state [N, D], info)."""

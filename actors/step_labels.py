@@ -235,8 +235,8 @@ class StepLabels:
         Returns:
             The reward, and what the environment's info gets.
         """
-        of_each = [np.array([value]) for value in (task_reward, terminated, truncated)]
-        rewards, infos, labels = self.pay_all([index], *of_each, deadline)
+        step = np.array([task_reward]), np.array([terminated]), np.array([truncated])
+        rewards, infos, labels = self.pay_all([index], *step, deadline)
         info = {name: values[0].item() for name, values in infos.items()}
         return float(rewards[0]), info | ({"labels": labels[index]} if index in labels else {})
 
@@ -266,7 +266,7 @@ class StepLabels:
             "shaping": rewards.astype(np.float64) - task.astype(np.float64),
         }
         ended = np.flatnonzero(np.asarray(terminated) | np.asarray(truncated))
-        labels = {indices[i]: self._finish(indices[i]) for i in ended}
+        labels = {index: self._finish(index) for index in (indices[int(i)] for i in ended)}
         del self.counts.latencies_ms[:-LATENCIES]
         return rewards.astype(np.float64), infos, labels
 

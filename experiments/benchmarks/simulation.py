@@ -153,7 +153,7 @@ def measure(
 
 def make(arguments: Arguments, simulator: str, num_envs: int, cameras: tuple[str, ...]) -> BatchedManiSkill:
     """The environments of an arm."""
-    from actors.any_maniskill import ManiSkillConfig
+    from actors.any_config import ManiSkillConfig
     from actors.batched_maniskill import BatchedManiSkill, make_batched
     from actors.batched_stand_in import BatchedPoints
 

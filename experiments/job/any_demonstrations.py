@@ -62,7 +62,7 @@ def record_any(arguments: DemosArguments) -> dict[str, Any]:
     except BadInput as error:
         raise BadInput("TASK", arguments.task, error.fix) from None
     trajectory = _first(arguments, name)
-    env = environment(arguments, name, horizon or 100, trajectory and trajectory.control_mode)
+    env = environment(arguments, name, horizon or 100, trajectory.control_mode if trajectory else None)
     out = lasting_path(arguments.out or Path("demos") / name.rpartition("-")[0]).resolve()
     if trajectory is not None and arguments.trajectories is not None:
         numbers = list_trajectories(arguments.trajectories)[: arguments.n]

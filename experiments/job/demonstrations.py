@@ -222,7 +222,10 @@ def recorded_in(episode: Path) -> EnvConfig:
     with suppress(OSError, ValueError, TypeError, KeyError):
         stored = json.loads(settings.read_text(encoding="utf-8"))
         known = {field.name: stored[field.name] for field in fields(EnvConfig) if field.name in stored}
-        return EnvConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in known.items()
+        }
+        return EnvConfig(**{**values, "views": tuple(known["views"])})
     for run in folder.parents[2:4]:
         with suppress(BadInput):
             env = load_preset(ExperimentConfig, run / "config.toml").env

@@ -8,7 +8,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from actors.any_maniskill import AnyManiSkill, ManiSkillConfig, make, read_config
+from actors.any_config import ManiSkillConfig, read_config
+from actors.any_maniskill import AnyManiSkill, make
 from dopamine_rl.errors import BadInput
 
 TASKS = {

@@ -8,7 +8,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode
 
-from actors.any_maniskill import ManiSkillConfig, make
+from actors.any_config import ManiSkillConfig
+from actors.any_maniskill import make
 from actors.batched_maniskill import BatchedManiSkill, make_batched
 from actors.batched_stand_in import REACHED, SPEED, BatchedPoints
 from actors.vector_progress_reward import VectorProgressReward

@@ -72,7 +72,7 @@ def test_words_of_a_name() -> None:
 
 def test_a_policy_is_trained_on_the_dense_reward_and_says_so(tmp_path: Path) -> None:
     """On the stand-in: points that go to the origin."""
-    from actors.any_maniskill import ManiSkillConfig
+    from actors.any_config import ManiSkillConfig
     from actors.batched_maniskill import BatchedManiSkill
     from actors.batched_stand_in import BatchedPoints
 

@@ -71,6 +71,8 @@ IN_JOB: dict[str, list[str] | None] = {
     "sweep": ["--storage", "runs"],
     "chaos": ["reward-service", "--out", "journals"],
     "actors": None,
+    "simulation": None,
+    "dense_policy": None,
     "fusion": ["raw", "--model", "m", "--held-in", "b", "--demo", "c"],
     "learner": None,
     "reward_model": [],
