@@ -26,7 +26,7 @@ from tyro.conf import Positional
 
 from dopamine_rl.errors import require
 from dopamine_rl.policy import PolicyState, save_policy
-from experiments.runtime.arguments import option, parse
+from experiments.runtime.arguments import ResultPath, option, parse
 from experiments.runtime.ending import command
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Arguments:
 
     task: Annotated[Positional[str], option("ID")]
     """ManiSkill's id of the task."""
-    out: Annotated[Path, option("FILE")] = Path("policy.safetensors")
+    out: Annotated[ResultPath, option("FILE")] = Path("policy.safetensors")
     """The policy's file."""
     steps: Annotated[int, option("N")] = 60_000
     """Environment steps."""

@@ -72,7 +72,7 @@ IN_JOB: dict[str, list[str] | None] = {
     "chaos": ["reward-service", "--out", "journals"],
     "actors": None,
     "simulation": None,
-    "dense_policy": None,
+    "dense_policy": ["LiftPegUpright-v1", "--out", "policy.safetensors"],
     "fusion": ["raw", "--model", "m", "--held-in", "b", "--demo", "c"],
     "learner": None,
     "reward_model": [],
