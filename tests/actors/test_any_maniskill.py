@@ -37,8 +37,9 @@ def push() -> Iterator[AnyManiSkill]:
     env.close()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    "task", [pytest.param(task, marks=pytest.mark.slow if i < 3 else pytest.mark.long) for i, task in enumerate(TASKS)]
+)
 def test_any_id_is_an_environment_of_the_contract(task: str) -> None:
     env = make(task, cameras=())
     try:

@@ -234,6 +234,7 @@ def test_an_environment_without_pictures_ends_the_first_training(cluster: None) 
 
 @pytest.mark.ray
 @pytest.mark.render
+@pytest.mark.long
 def test_the_documented_example_runs(cluster: None, capsys: pytest.CaptureFixture[str]) -> None:
     """Word for word, but with one iteration."""
     text = (ROOT / "docs/only_the_reward.md").read_text(encoding="utf-8")

@@ -51,7 +51,7 @@ def test_what_cannot_be_recorded_is_named(
 
 @pytest.mark.ray
 @pytest.mark.render
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_policy_is_recorded_and_every_episode_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["PushCube", "--policy", str(policy(tmp_path)), "-n", "1", "--size", "32", "--workers", "1"]
     demos.main([*words, "--out", str(tmp_path / "raw"), "--instruction", "push the cube"])

@@ -181,7 +181,7 @@ def test_the_command_prints_a_table_and_json_and_its_status_tells(capsys: pytest
 
 
 @pytest.mark.ray
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_policy_is_trained_evaluated_and_reported_in_an_environment_of_ones_own(tmp_path: Path) -> None:
     train.main(["--out", str(tmp_path / "run"), *SHORT.split(), *WORDS])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
