@@ -36,7 +36,7 @@ MAKE, EXPERT = "tests.actors.broken_envs:Good", "tests.actors.reaching_expert:Fo
 WORDS = ["--env.make", MAKE, "--demonstrations.expert", EXPERT, "--env.views", *NAMES, "--env.instruction", "reach"]
 SLOWLY = "tests.actors.reaching_expert:Slowly"
 WITH_MODEL = """--reward grm --force --env.horizon 25 --env.stride 1 --demonstrations.policy 2
- --demonstrations.gate-successes 2 --demonstrations.gate-rollouts 3 --cloning.updates 1 --sft.train.updates 3"""
+ --demonstrations.gate-successes 2 --demonstrations.gate-rollouts 12 --cloning.updates 1 --sft.train.updates 3"""
 SHORT = """--preset own --reward sparse --env.horizon 12 --env.stride 3 --demonstrations.policy 3 --cloning.trials 2
  --cloning.widths 16 --cloning.updates 100 --training.environment-steps 60 --learner.learning-starts 20
  --learner.critic-warmup-updates 5 --learner.updates-per-step 0.5 --learner.steps-per-iteration 30
