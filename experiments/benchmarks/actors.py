@@ -193,9 +193,9 @@ def act(runner: Any, fragment: int) -> tuple[list[Any], dict[str, Any]]:
 def time_rendering(runner: Any, frames: int = 20) -> float:
     """Runs in the actor: median time of rendering a frame, ms, without the first one, which loads resources."""
     env = runner.env.unwrapped.envs[0].unwrapped
-    env.reset(seed=0)
     times = []
-    for _ in range(frames + 1):
+    for seed in range(frames + 1):
+        env.reset(seed=seed, options={"pictures": False})  # a step's pictures are rendered once
         began = time.perf_counter()
         env.render_views()
         times.append(time.perf_counter() - began)
