@@ -33,7 +33,7 @@ from experiments.settings import ExperimentConfig, check_run
 
 if TYPE_CHECKING:
     from dopamine_rl.evaluation.gate import GateReport, Verdict
-    from experiments.job.phases import Prepared
+    from experiments.job.prepared import Prepared
     from experiments.job.run import Run
 
 
@@ -79,13 +79,15 @@ def complete(this: Run, force: bool) -> dict[str, Any]:
     """All phases in order, then result.json and report.md."""
     from experiments.comparison.contribution import contribution
     from experiments.job import films, phases, report
+    from experiments.job.gate import GateRefused, gate, refusal
+    from experiments.job.labels import label
     from experiments.job.training import train_policy
 
     prepared = phases.prepare(this)
-    figures, verdict = phases.gate(this, prepared) if prepared.model else (None, None)
+    figures, verdict = gate(this, prepared) if prepared.model else (None, None)
     if verdict is not None and not verdict.passed and not force:
-        raise phases.GateRefused(phases.refusal(verdict))
-    trained = train_policy(this, prepared, phases.label(this, prepared))
+        raise GateRefused(refusal(verdict))
+    trained = train_policy(this, prepared, label(this, prepared))
     success = phases.evaluate(this, phases.policies(this, prepared))
     videos: list[str] = this.console.attempt("videos", lambda: films.make_films(this, prepared), [])
     claims = phases.claims_of(this, prepared, success) if this.config.success == "progress" else None

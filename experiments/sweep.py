@@ -48,7 +48,7 @@ from experiments.sweeps.space import Point, flags, rungs, sample
 from experiments.sweeps.trial import Shared, train_point, trial_name
 
 if TYPE_CHECKING:
-    from experiments.job.phases import Prepared
+    from experiments.job.prepared import Prepared
     from experiments.job.run import Run
 
 INTERRUPTED = "Interrupted. The reward model is saved; run the same command again to restart the search."
@@ -135,11 +135,12 @@ def prepare_and_search(this: Run, arguments: SearchArguments, concurrent: int) -
     """Make and check the reward model, then search; the entries of sweep.json that come from them. Raises
     GateRefused."""
     from experiments.job import phases
+    from experiments.job.gate import GateRefused, gate, refusal
 
     prepared = phases.prepare(this)
-    _, verdict = phases.gate(this, prepared)
+    _, verdict = gate(this, prepared)
     if not verdict.passed and not arguments.force:
-        raise phases.GateRefused(phases.refusal(verdict))
+        raise GateRefused(refusal(verdict))
     outcome = search(this, prepared, arguments, concurrent)
     return {
         **outcome,

@@ -17,7 +17,7 @@ from experiments.runtime.storage import RunFolder
 from experiments.settings import ExperimentConfig
 
 if TYPE_CHECKING:
-    from experiments.job.phases import Prepared
+    from experiments.job.prepared import Prepared
     from experiments.job.run import Run
 
 
@@ -67,7 +67,7 @@ class SharedInputs:
 
 def shared_config(config: ExperimentConfig, stride: int) -> ExperimentConfig:
     """The settings that shared inputs are prepared with: those of a unit, but at the study's stride."""
-    from experiments.job.phases import asks_model
+    from experiments.job.prepared import asks_model
 
     reward: RewardMode = "grm" if asks_model(config) else "sparse"
     return replace(config, reward=reward, env=replace(config.env, stride=stride))
@@ -75,7 +75,7 @@ def shared_config(config: ExperimentConfig, stride: int) -> ExperimentConfig:
 
 def shared_key(config: ExperimentConfig) -> str:
     """Identifies what can be shared: equal for units whose shared inputs are the same. Their gates may differ."""
-    from experiments.job.phases import asks_model
+    from experiments.job.prepared import asks_model
 
     model = (config.grm, config.sft) if asks_model(config) else None
     key = (asks_model(config), config.env, config.demonstrations, config.cloning, config.seed, model)
@@ -110,17 +110,19 @@ def prepare_shared(run: Run, curve: CurveConfig, configs: Sequence[ExperimentCon
 
 def _judge(run: Run, prepared: Prepared, config: ExperimentConfig, folder: Path) -> dict[str, Any]:
     """The gate of a run's reward model with an arm's fusion and bounds, in a folder of its own."""
-    from experiments.job import phases
+    from experiments.job.gate import gate
 
     assert prepared.model is not None
     folder.mkdir(parents=True, exist_ok=True)
-    figures, verdict = phases.gate(run.sibling(config, RunFolder(folder), run.pool), prepared)
+    figures, verdict = gate(run.sibling(config, RunFolder(folder), run.pool), prepared)
     return {**asdict(figures), "passed": verdict.passed, "model_version": prepared.model.version}
 
 
 def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, curve: CurveConfig) -> UnitInputs:
     """Label the policy's demonstrations as this unit labels its episodes."""
     from experiments.job import phases
+    from experiments.job.labels import label
+    from experiments.job.prepared import asks_model
 
     folder.mkdir(parents=True, exist_ok=True)
     training = replace(unit.config.training, snapshot_steps=curve.every)
@@ -131,9 +133,9 @@ def prepare_unit(unit: Unit, shared: SharedInputs, folder: Path, preset: str, cu
         prepared = replace(prepared, policy_episodes=phases.policy_demonstrations(run, shared.run.path))
     prepared = replace(prepared, target=phases.oracle_target(config, prepared.policy_episodes))
     run.close_pool()  # its memory and CPUs are for the service and the trainings
-    transitions = phases.label(run, prepared)
+    transitions = label(run, prepared)
     run.close_pool()
-    model = prepared.model if phases.asks_model(config) else None
+    model = prepared.model if asks_model(config) else None
     application = run.service(model.path)[0] if model else ""
     return UnitInputs(replace(unit, config=config), prepared, application, transitions, folder, preset, curve)
 
@@ -167,6 +169,7 @@ def _evaluate(run: Run, this: UnitInputs, last: int) -> tuple[dict[int, list[boo
     """Outcomes of every snapshot on the curve's episodes, and of the trained policy on the final ones."""
     from actors.workers import PolicySpec, WorkerPool
     from experiments.job import phases
+    from experiments.job.prepared import file_version
     from learner.training import snapshots
 
     config, policy = run.config, this.folder / "policy.safetensors"
@@ -183,7 +186,7 @@ def _evaluate(run: Run, this: UnitInputs, last: int) -> tuple[dict[int, list[boo
             curve[steps] = run.phase(
                 f"curve_{steps}",
                 f"Evaluation after {steps} environment steps",
-                (phases.file_version(path), config.env, this.curve),
+                (file_version(path), config.env, this.curve),
                 partial(_outcomes, quiet, PolicySpec("network", path), this.curve),
             )
         return curve, phases.evaluate(quiet, {"policy": PolicySpec("network", policy)})["policy"]

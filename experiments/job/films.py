@@ -11,7 +11,9 @@ from actors.labeller import Labeller
 from actors.workers import Film, Job, PolicySpec
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.types import TaskReference
-from experiments.job.phases import Prepared, RewardModel, dense_gamma, file_version, labeller_config, policies
+from experiments.job.labels import labeller_config
+from experiments.job.phases import policies
+from experiments.job.prepared import Prepared, RewardModel, dense_gamma, file_version
 from experiments.job.run import Run
 from experiments.reports.video import Curves, write_film
 from experiments.settings import ExperimentConfig

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actors.envs import has_place, instructions_of, scripts_of
-from actors.label_record_writer import LabelRecordWriter
-from actors.labeller import Labeller, LabellerConfig
+from actors.envs import scripts_of
 from actors.tasks import TASKS
 from actors.workers import Job, PolicySpec
 from dopamine_rl.encoders.eyes import Eyes, Sight
@@ -22,110 +18,31 @@ from dopamine_rl.encoders.loading import encoder_source, load_encoder
 from dopamine_rl.encoders.recorded import encoded, shifted
 from dopamine_rl.episodes.raw import read_demonstration, read_outcome, read_raw_episode
 from dopamine_rl.episodes.stored import failed_end, list_stored
-from dopamine_rl.episodes.stride import at_stride
-from dopamine_rl.errors import BadInput, DopamineError, ScoringError
-from dopamine_rl.evaluation.behaviours import wrong_instructions
+from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.gate import (
-    GateReport,
     Source,
-    Verdict,
-    behaviours,
-    decide,
-    judge,
-    judge_misled,
-    report,
-    with_probe,
 )
-from dopamine_rl.evaluation.probe import ProbeFigures, ask, probe_figures
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.fit import TrainingJob, claim
 from dopamine_rl.grm.hub import model_folder
 from dopamine_rl.grm.labels import keyframe_map
 from dopamine_rl.grm.version import folder_version
-from dopamine_rl.interfaces import RewardClient
-from dopamine_rl.policy import load_eyes, save_policy
+from dopamine_rl.policy import save_policy
 from dopamine_rl.provenance import provenance
 from dopamine_rl.targets import ProgressMap
-from dopamine_rl.types import UNSHAPED, Demonstration, EpisodeInfo, LabelColumns, TaskReference
+from dopamine_rl.types import Demonstration, EpisodeInfo, TaskReference
 from experiments.job import plans as episodes
-from experiments.job.claims import ClaimFit, claiming_by, evaluate_claims, fitted, summary
-from experiments.job.report import plot_gate
+from experiments.job.claims import claiming_by, evaluate_claims, summary
+from experiments.job.gate import claim_fit
+from experiments.job.labels import labeller_config
+from experiments.job.prepared import Cloned, Prepared, RewardModel, asks_model, claimed, file_version
 from experiments.job.run import Run
 from experiments.settings import ExperimentConfig
 from learner.algorithms.bc import train_bc
-from learner.demonstrations import replay_episode, save_demonstrations
 from learner.grm_sft import train_grm
 
 Recordable = episodes.EpisodePlan | episodes.RecordedPlan
 """Episodes to record, or recorded ones."""
-
-
-class GateRefused(DopamineError):
-    """The reward model failed its gate; the message is the verdict's table."""
-
-
-def refusal(verdict: Verdict) -> str:
-    """The message for a reward model that failed its gate."""
-    names = ", ".join(check.name for check in verdict.failed)
-    return (
-        f"the reward model failed its gate ({names}; see the table above and gate.png). Follow the advice there, "
-        "or use --force to train with it anyway; the result records this."
-    )
-
-
-@dataclass(frozen=True)
-class Cloned:
-    """The cloned policy, the starting point of reinforcement learning.
-
-    Args:
-        path: its file.
-        version: identifies its content.
-        trials: success rate of every network size, on seeds used for nothing else; with success from progress the
-            validation loss of every size.
-    """
-
-    path: Path
-    version: str
-    trials: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RewardModel:
-    """A trained reward model.
-
-    Args:
-        path: its checkpoint folder.
-        version: identifies its content.
-        reference: the demonstration that its reference and goal images are taken from.
-    """
-
-    path: Path
-    version: str
-    reference: TaskReference
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """The inputs of policy training.
-
-    Args:
-        policy_episodes: folders of the policy's demonstrations.
-        gate_episodes: folders of the unseen episodes, and what acted in them.
-        behaviours: folders of episodes that the gate reports, and that its verdict does not depend on.
-        model: the reward model; None if the reward does not use one.
-        target: map from geometric progress to the oracle's target; None where the oracle reports it as it is.
-        practice: folders of the episodes of practice.
-        tries: folders of unseen ones, which success must not be claimed of.
-    """
-
-    policy_episodes: list[Path]
-    gate_episodes: list[tuple[Path, Source]]
-    behaviours: list[Path]
-    cloned: Cloned
-    model: RewardModel | None
-    target: ProgressMap | None = None
-    practice: tuple[Path, ...] = ()
-    tries: tuple[Path, ...] = ()
 
 
 def prepare(run: Run) -> Prepared:
@@ -253,7 +170,7 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
     if config.env.sees_pictures:
         kind, source = encoder_source(config.encoder, own)
         depends_on += (kind, folder_version(model_folder(source)) if kind == "grm" else source)
-    depends_on += _claimed(config)
+    depends_on += claimed(config)
     value = run.phase("clone", "Behaviour cloning from demonstrations", depends_on, work)
     return Cloned(path, value["version"], value["trials"])
 
@@ -272,16 +189,6 @@ def _try_clones(run: Run, candidates: Mapping[str, Path]) -> dict[str, float]:
     seeds = episodes.trial_seeds(run.config)
     wins = outcomes_of(run, [PolicySpec("network", file) for file in candidates.values()], seeds)
     return {name: sum(won) / len(seeds) for name, won in zip(candidates, wins, strict=True)}
-
-
-def _claimed(config: ExperimentConfig) -> tuple[object, ...]:
-    """What a phase depends on besides, where success is claimed from progress."""
-    return ("claims",) if config.success == "progress" else ()
-
-
-def file_version(path: Path) -> str:
-    """The first 12 hexadecimal digits of the SHA-256 of a file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _practise(run: Run, demonstrations: Sequence[Path]) -> list[Path]:
@@ -333,7 +240,7 @@ def _train_reward_model(
         return {"version": folder_version(path)}
 
     depends_on: tuple[object, ...] = (config.env, config.demonstrations, config.grm, config.sft)
-    depends_on += (cloned.version if cloned and tries else None, *_claimed(config))
+    depends_on += (cloned.version if cloned and tries else None, *claimed(config))
     value = run.phase("reward_model", "Reward model: Ray Train job", depends_on, work)
     reference = task_reference(episodes.first_success(demonstrations))
     return RewardModel(path, value["version"], reference)
@@ -343,220 +250,6 @@ def task_reference(episode: Path) -> TaskReference:
     """The references that a recorded episode gives, with or without actions."""
     raw = read_raw_episode(episode)
     return TaskReference(raw.instructions[0], raw.frames[0, 0], raw.frames[-1, 0], raw.frames[-1])
-
-
-def gate(run: Run, prepared: Prepared) -> tuple[GateReport, Verdict]:
-    """Evaluate the reward model on unseen episodes, through the service that will label the training.
-
-    With success from progress the verdict is about the user's own episodes, and the simulator's figures stand beside.
-    """
-    config, model = run.config, prepared.model
-    assert model is not None
-
-    threshold = config.gate.success_threshold
-
-    def work() -> dict[str, Any]:
-        _, client = run.service(model.path)
-        folders = [path for path, _ in prepared.gate_episodes] + prepared.behaviours
-        all_judged = judge(
-            client,
-            episodes.read_all(folders),
-            model.reference,
-            config.fusion,
-            sources=[source for _, source in prepared.gate_episodes] + ["failure"] * len(prepared.behaviours),
-            on_progress=run.console.progress,
-        )
-        judged = all_judged[: len(prepared.gate_episodes)]
-        run.console.attempt("gate.png", lambda: plot_gate(run.path / "gate.png", judged, threshold), None)
-        wrong = wrong_instructions(instructions_of(config.env), [task.instructions for task in TASKS.values()])
-        figures = replace(
-            report(judged, threshold, config.env.stride),
-            behaviours=behaviours(all_judged, threshold),
-            instruction=judge_misled(client, judged, model.reference, wrong, config.fusion, threshold),
-        )
-        if config.gate.probe == "required":
-            figures = with_probe(figures, _probe(run, client, model.reference))
-        elif config.gate.probe == "shown" and has_place(config.env):
-            found = run.console.attempt("precision probe", lambda: _probe(run, client, model.reference), None)
-            figures = figures if found is None else with_probe(figures, found)
-        return asdict(figures)
-
-    unseen: list[tuple[str, ...]] = [(path.name, source) for path, source in prepared.gate_episodes]
-    unseen += [(path.name,) for path in prepared.behaviours]
-    depends_on: tuple[object, ...] = (model.version, config.env, config.fusion, threshold, unseen)
-    if config.gate.probe == "required":  # else a stored report without it is as good
-        depends_on += ("probe",)
-
-    def judged_in_simulation() -> dict[str, Any]:
-        value: dict[str, Any] = run.phase("gate", "Gate: the reward model on unseen episodes", depends_on, work)
-        return value
-
-    if config.success == "progress":  # What the simulator says of its episodes must not even end the run.
-        beside = run.console.attempt("figures in simulation", judged_in_simulation, None)
-        figures = replace(claim_fit(run, prepared).figures, simulator=beside)
-    else:
-        figures = GateReport(**judged_in_simulation())
-    verdict = decide(figures, config.gate)
-    run.console.say(*verdict.table().splitlines())
-    return figures, verdict
-
-
-def claim_fit(run: Run, prepared: Prepared) -> ClaimFit:
-    """When success is claimed, and what the user's own episodes say of the reward model."""
-    model = prepared.model
-    assert model is not None
-    return fitted(run, model.path, model.version, prepared.policy_episodes, prepared.tries, model.reference)
-
-
-def _probe(run: Run, client: RewardClient, reference: TaskReference) -> ProbeFigures:
-    """The precision probe of the reward model."""
-    [pictures] = run.pool.map([Job("probe", (episodes.probe_seed(run.config),))], run.console.progress, "probes")
-    return probe_figures(pictures.gaps_m, pictures.offsets_m, ask(client, reference, pictures))
-
-
-def labeller_config(
-    config: ExperimentConfig, records_dir: Path | None = None, target: ProgressMap | None = None
-) -> LabellerConfig:
-    """The labeller's config, with the learner's γ.
-
-    Args:
-        records_dir: folder of the label records; None writes none.
-        target: see `Prepared`.
-    """
-    return LabellerConfig(
-        mode=config.reward,
-        gamma=config.gamma,
-        stride=config.env.stride,
-        fusion=config.fusion,
-        deadline_s=config.labels.deadline_s,
-        records_dir=records_dir,
-        records_mb=config.labels.records_mb,
-        shaping=config.shaping,
-        target=target,
-    )
-
-
-def label(run: Run, prepared: Prepared) -> Path:
-    """Label the policy's demonstrations as online data is labelled; returns the file of transitions."""
-    config, path = run.config, run.path / "policy_demonstrations.npz"
-    model = prepared.model if asks_model(config) else None
-
-    def work() -> int:
-        demonstrations = _paid(run, prepared.policy_episodes)
-        count = len(demonstrations)
-        if config.learner.practice:
-            demonstrations += episodes.read_all(prepared.practice)
-        if config.env.sees_pictures and (eyes := load_eyes(prepared.cloned.path)) is not None:
-            demonstrations = [encoded(d, eyes, config.env.views) for d in demonstrations]
-        if config.reward not in UNSHAPED:
-            demonstrations = [at_stride(d, config.env.stride) for d in demonstrations]
-        records = run.path / "records" if config.labels.keep_frames else None
-        patient = replace(labeller_config(config, records, prepared.target), deadline_s=120.0)
-        client = run.service(model.path)[1] if model else None
-        writer = LabelRecordWriter(records, config.labels.records_mb) if records else None
-        room = config.service.max_queued_requests
-        labeller, task = Labeller(patient, client), model.reference if model else None
-        columns = label_demonstrations(demonstrations, labeller, task, room, writer)
-        if writer and (removed := writer.take_counts()["removed"]):
-            run.console.say(f"  removed the {removed} oldest records to stay within labels.records_mb")
-        labelled = enumerate(zip(demonstrations, columns, strict=True))
-        save_demonstrations(path, [replay_episode(d, c, practice=i >= count) for i, (d, c) in labelled])
-        return len(demonstrations)
-
-    labels_from = (model.version, config.fusion) if model else prepared.target
-    depends_on: tuple[object, ...] = (
-        config.env,
-        config.demonstrations,
-        config.reward,
-        config.gamma,
-        config.labels,
-        labels_from,
-        config.learner.practice,
-        prepared.cloned.version if config.env.sees_pictures else None,
-        *_claimed(config),
-    )
-    run.phase("label", "Labels of the policy's demonstrations", depends_on, work)
-    return path
-
-
-def _paid(run: Run, folders: Sequence[Path]) -> list[Demonstration]:
-    """The successes among recorded episodes, with the task rewards that the run's environment pays."""
-    successes = {folder: d for folder, d in zip(folders, episodes.read_all(folders), strict=True) if d.success}
-    gamma = dense_gamma(run.config)
-    if gamma is None:
-        return list(successes.values())
-    jobs = [Job("dense_rewards", (folder, gamma)) for folder in successes]
-    rewards = run.pool.map(jobs, run.console.progress, "demonstrations replayed")
-    return [replace(d, task_rewards=paid) for d, paid in zip(successes.values(), rewards, strict=True)]
-
-
-def asks_model(config: ExperimentConfig) -> bool:
-    """True if the reward is computed by the reward model."""
-    return config.reward in ("grm", "naive")
-
-
-def dense_gamma(config: ExperimentConfig) -> float | None:
-    """The discount of the dense reward (actors.dense_reward); None where the task pays success alone."""
-    return config.gamma if config.reward == "dense" else None
-
-
-def label_demonstrations(
-    demonstrations: Sequence[Demonstration],
-    labeller: Labeller,
-    reference: TaskReference | None,
-    frames_together: int,
-    writer: LabelRecordWriter | None = None,
-) -> list[LabelColumns]:
-    """Label recorded episodes with the labeller of online data, at its stride.
-
-    Args:
-        reference: the task reference; None if the labeller uses no reward model.
-        frames_together: frames that may be requested at once; the service's queue is bounded.
-        writer: writes the episodes' records; None writes none.
-    Raises:
-        ScoringError: a frame could not be scored.
-    """
-    columns = []
-    for group in _groups(demonstrations, frames_together):
-        for demonstration in group:
-            _request_labels(demonstration, labeller, reference)
-        for demonstration in group:
-            name = demonstration.episode_id
-            columns.append(labeller.collect(name, 0, demonstration.task_rewards, demonstration.terminated)[1])
-            record = labeller.finish(name)
-            if record is not None and writer is not None:
-                writer.write(record)
-    counts = labeller.take_counts()
-    if counts.answered != counts.asked:
-        raise ScoringError(f"some of the policy's demonstrations could not be labelled: {counts}")
-    return columns
-
-
-def _groups(demonstrations: Sequence[Demonstration], frames: int) -> Iterator[list[Demonstration]]:
-    """Consecutive episodes with at most `frames` frames in all; a longer episode forms a group of its own."""
-    group: list[Demonstration] = []
-    for demonstration in demonstrations:
-        if group and sum(len(d.frames) for d in group) + len(demonstration.frames) > frames:
-            yield group
-            group = []
-        group.append(demonstration)
-    if group:
-        yield group
-
-
-def _request_labels(demonstration: Demonstration, labeller: Labeller, reference: TaskReference | None) -> None:
-    name, times = demonstration.episode_id, demonstration.frame_steps[1:]
-    labeller.begin(
-        name, reference.context(name, demonstration.frames[0]) if reference and labeller.asks_model else None
-    )
-    if labeller.asks_model:
-        for time, views in zip(times, demonstration.frames[1:], strict=True):
-            labeller.observe(name, int(time), views)
-    elif labeller.config.mode == "oracle":
-        if demonstration.true_progress is None:
-            raise BadInput("reward", "oracle", f"use another reward: the true progress of {name} was not recorded")
-        for time, progress in zip(times, demonstration.true_progress[1:], strict=True):
-            labeller.observe_truth(name, int(time), float(progress))
 
 
 def policies(run: Run, prepared: Prepared) -> dict[str, PolicySpec]:

@@ -20,7 +20,9 @@ from dopamine_rl.provenance import provenance
 from dopamine_rl.success import SuccessRule
 from dopamine_rl.targets import ProgressMap
 from dopamine_rl.types import EpisodeContext, TaskReference, Views
-from experiments.job.phases import Prepared, asks_model, claim_fit, dense_gamma, labeller_config
+from experiments.job.gate import claim_fit
+from experiments.job.labels import labeller_config
+from experiments.job.prepared import Prepared, asks_model, dense_gamma
 from experiments.job.run import Run
 from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig

@@ -15,7 +15,7 @@ from experiments.sweeps.space import at_point
 
 if TYPE_CHECKING:
     from dopamine_rl.types import TaskReference
-    from experiments.job.phases import Prepared
+    from experiments.job.prepared import Prepared
 
 
 @dataclass(frozen=True)
@@ -89,17 +89,17 @@ def label(config: ExperimentConfig, shared: Shared, out: Path) -> int:
     """Label the policy's demonstrations as this trial labels its rollouts; returns the number of scored frames."""
     from actors.labeller import Labeller
     from dopamine_rl.episodes.stride import at_stride
-    from experiments.job import phases
     from experiments.job import plans as episodes
+    from experiments.job.labels import label_demonstrations, labeller_config
     from learner.demonstrations import replay_episode, save_demonstrations
     from reward_service.client import ServeRewardClient
 
     recorded = episodes.read_all(shared.prepared.policy_episodes)
     demonstrations = [at_stride(d, config.env.stride) for d in recorded if d.success]
-    patient = replace(phases.labeller_config(config), deadline_s=120.0)
+    patient = replace(labeller_config(config), deadline_s=120.0)
     labeller = Labeller(patient, ServeRewardClient(shared.application))
     room = config.service.max_queued_requests
-    columns = phases.label_demonstrations(demonstrations, labeller, shared.reference, room)
+    columns = label_demonstrations(demonstrations, labeller, shared.reference, room)
     save_demonstrations(out, [replay_episode(d, c) for d, c in zip(demonstrations, columns, strict=True)])
     return sum(len(d.frames) - 1 for d in demonstrations)
 

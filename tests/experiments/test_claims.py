@@ -14,6 +14,8 @@ from dopamine_rl.evaluation.gate import decide
 from dopamine_rl.success import ClaimOutcome, SuccessConfig
 from experiments.job import claims, phases, report
 from experiments.job import plans as episodes
+from experiments.job.gate import gate
+from experiments.job.prepared import RewardModel
 from experiments.reports.claims import claims_section
 from experiments.runtime.arguments import PRESETS
 from experiments.runtime.console import Console
@@ -77,7 +79,7 @@ def judged(tmp_path, lie, config=None):
     shown = written(tmp_path / "shown", success(), success(14))
     tries = written(tmp_path / "tries", failure(0.5), failure(0.3))
     run = a_run(tmp_path, config or laptop(gate=replace(ExperimentConfig().gate, probe="off")))
-    model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
+    model = RewardModel(tmp_path / "grm", "v1", REFERENCE)
     sources = ("expert", "expert", "failure", "failure")
     prepared = SimpleNamespace(
         gate_episodes=list(zip(exam, sources, strict=True)),
@@ -86,7 +88,7 @@ def judged(tmp_path, lie, config=None):
         policy_episodes=shown,
         tries=tries,
     )
-    figures, verdict = phases.gate(run, prepared)
+    figures, verdict = gate(run, prepared)
     return figures, verdict, run
 
 

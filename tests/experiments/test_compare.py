@@ -110,7 +110,7 @@ def test_arms_that_fuse_otherwise_share_the_model_and_have_gates_of_their_own(st
 
     prepared = SimpleNamespace(model=SimpleNamespace(version="v1"), cloned=SimpleNamespace(version="c"))
     monkeypatch.setattr(phases, "prepare", lambda run: prepared)
-    monkeypatch.setattr(phases, "gate", gate)
+    monkeypatch.setattr("experiments.job.gate.gate", gate)
     monkeypatch.setattr(phases, "policies", lambda run, prepared: {"bc": None})
     monkeypatch.setattr(phases, "outcomes_of", lambda run, specs, seeds: [[True] * len(seeds)])
     run = Run(configs[0], RunFolder(tmp_path), Console(), pool=SimpleNamespace())

@@ -23,6 +23,8 @@ from experiments.commands import env_check
 from experiments.commands import evaluate as evaluation
 from experiments.job import phases, report
 from experiments.job import plans as episodes
+from experiments.job.gate import gate
+from experiments.job.prepared import Cloned, RewardModel
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, check_run
@@ -67,7 +69,7 @@ def _run(config: ExperimentConfig, path: Path) -> Any:
 
 
 def _prepared() -> Any:
-    return type("P", (), {"cloned": phases.Cloned(Path("bc"), "v", {})})()
+    return type("P", (), {"cloned": Cloned(Path("bc"), "v", {})})()
 
 
 @pytest.mark.parametrize(
@@ -160,9 +162,9 @@ def test_the_gate_judges_unseen_experts_and_the_clones_failures_and_asks_no_simu
         phase=lambda name, title, depends_on, work: work(),
         service=lambda path: ("", client),
     )
-    model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
+    model = RewardModel(tmp_path / "grm", "v1", REFERENCE)
     prepared: Any = SimpleNamespace(gate_episodes=unseen, behaviours=[], model=model)
-    figures, verdict = phases.gate(run, prepared)
+    figures, verdict = gate(run, prepared)
     assert (figures.successes, figures.failures, figures.near_misses, figures.cut_off) == (1, 1, 0, 0)
     assert figures.near_miss_false_success is figures.probe_rank is figures.simulator_mae is None
     assert "no failure was a near miss: whether jams are told apart is not known" in verdict.notes

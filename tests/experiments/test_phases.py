@@ -13,8 +13,10 @@ from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
 from dopamine_rl.paths import PathConfig
-from experiments.job import phases
 from experiments.job import plans as episodes
+from experiments.job.gate import gate
+from experiments.job.labels import label
+from experiments.job.prepared import Prepared, RewardModel
 from experiments.job.run import Run
 from experiments.job.training import make_task
 from experiments.runtime.arguments import PRESETS
@@ -136,7 +138,7 @@ class OneProbe:
         return [ProbePictures(frame(0.0), np.stack([frame(value) for value in progress]), gaps, offsets, progress)]
 
 
-def gate(tmp_path, probe, reachable=True):
+def gated(tmp_path, probe, reachable=True):
     """The gate's phase with real scoring of pictures that show their progress; also the jobs and what it depends on."""
     config = ExperimentConfig()
     config = replace(config, gate=replace(config.gate, probe=probe))
@@ -155,10 +157,10 @@ def gate(tmp_path, probe, reachable=True):
     run = SimpleNamespace(
         config=config, path=tmp_path, console=Console(), pool=pool, phase=phase, service=lambda path: ("", client)
     )
-    model = phases.RewardModel(tmp_path / "grm", "v1", REFERENCE)
+    model = RewardModel(tmp_path / "grm", "v1", REFERENCE)
     write_demonstration(tmp_path, replace(failure(0.9), episode_id="beside_008003"))
     prepared = SimpleNamespace(gate_episodes=unseen, behaviours=[tmp_path / "beside_008003"], model=model)
-    figures, verdict = phases.gate(run, prepared)
+    figures, verdict = gate(run, prepared)
     assert figures.failures == 1  # what is reported alone does not count for the verdict
     assert (figures.false_success, figures.behaviours["beside"]["false_success"]) == (0.0, 1.0)
     assert figures.instruction["episodes"] == 1
@@ -166,26 +168,26 @@ def gate(tmp_path, probe, reachable=True):
 
 
 def test_the_gate_shows_the_probe_and_a_stored_report_without_it_stays_good(tmp_path):
-    figures, verdict, [job], shown = gate(tmp_path / "shown", "shown")
+    figures, verdict, [job], shown = gated(tmp_path / "shown", "shown")
     assert (job.method, job.args) == ("probe", (7000,))
     assert figures.probe_rank == pytest.approx(1.0)
     assert figures.probe_trade == pytest.approx(0.2, abs=0.01)
     assert [check.passed for check in verdict.advisory] == [True, False]
     assert "probe_trade" not in [check.name for check in verdict.checks]
-    figures, verdict, jobs, off = gate(tmp_path / "off", "off")
+    figures, verdict, jobs, off = gated(tmp_path / "off", "off")
     assert (figures.probe_rank, figures.probe_trade, jobs, verdict.advisory) == (None, None, [], ())
-    *_, required = gate(tmp_path / "required", "required")
+    *_, required = gated(tmp_path / "required", "required")
     assert shown == off != required
 
 
 def test_a_required_probe_refuses_and_one_that_cannot_be_taken_stops_the_run(tmp_path, capsys):
-    _, verdict, *_ = gate(tmp_path / "refused", "required")
+    _, verdict, *_ = gated(tmp_path / "refused", "required")
     assert "probe_trade" in [check.name for check in verdict.failed]
-    figures, *_ = gate(tmp_path / "shown", "shown", reachable=False)
+    figures, *_ = gated(tmp_path / "shown", "shown", reachable=False)
     assert figures.probe_rank is None
     assert "warning: no precision probe: the arm cannot reach" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match="cannot reach"):
-        gate(tmp_path / "required", "required", reachable=False)
+        gated(tmp_path / "required", "required", reachable=False)
 
 
 @pytest.mark.parametrize("reward", ["sparse", "dense"])
@@ -203,7 +205,7 @@ def test_demonstrations_are_paid_what_the_training_pays(tmp_path, reward):
 
     config = replace(ExperimentConfig(), reward=reward, learner=LearnerConfig(practice=False))
     run = Run(config, RunFolder(tmp_path / "run"), Console(), pool=SimpleNamespace(map=replayed))
-    stored = phases.label(run, phases.Prepared(folders, [], [], None, None))
+    stored = label(run, Prepared(folders, [], [], None, None))
     [buffer, _] = load_demonstrations(stored, config.gamma, reward)
     paid = buffer.rewards(buffer.columns())
     if reward == "sparse":

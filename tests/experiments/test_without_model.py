@@ -11,6 +11,7 @@ from actors.workers import Film
 from dopamine_rl.evaluation.gate import Verdict
 from experiments import peg_insert
 from experiments.job import films, phases, report
+from experiments.job.prepared import Cloned, RewardModel
 from experiments.job.run import Run
 from experiments.reports.video import write_film
 from experiments.runtime.console import Console
@@ -23,8 +24,8 @@ def calls(monkeypatch):
     """What of the costly parts is done; none of it really."""
     calls = []
     monkeypatch.setattr(phases, "_record", lambda run, name, title, plans: calls.append((name, set(plans))))
-    monkeypatch.setattr(phases, "_clone", lambda run, shown, own: phases.Cloned(Path("bc"), "v", {"32x32": 0.5}))
-    reward_model = phases.RewardModel(Path("grm"), "v", None)
+    monkeypatch.setattr(phases, "_clone", lambda run, shown, own: Cloned(Path("bc"), "v", {"32x32": 0.5}))
+    reward_model = RewardModel(Path("grm"), "v", None)
 
     def train(*_):
         calls.append("reward model")
@@ -74,10 +75,10 @@ def test_the_whole_job_obeys_no_gate_and_its_result_invents_no_figures(calls, tm
     from experiments.job import training
 
     monkeypatch.setattr(training, "train_policy", lambda run, prepared, transitions: TRAINED)
-    monkeypatch.setattr(phases, "label", lambda run, prepared: None)
+    monkeypatch.setattr("experiments.job.labels.label", lambda run, prepared: None)
     monkeypatch.setattr(phases, "evaluate", lambda run, compared: SUCCESS)
     monkeypatch.setattr(films, "make_films", lambda run, prepared: ["policy.mp4"])
-    monkeypatch.setattr(phases, "gate", lambda *_: pytest.fail("a gate was asked"))
+    monkeypatch.setattr("experiments.job.gate.gate", lambda *_: pytest.fail("a gate was asked"))
     peg_insert.complete(run_of(reward, tmp_path), force=False)
     result = json.loads((tmp_path / "result.json").read_text())
     for name in ("model_version", "gate", "gate_passed", "labels", "shadow", "records", "reward_model_demonstrations"):
