@@ -103,6 +103,7 @@ class SimulationWorker:
         self._config, self._scripts = config, scripts_of(config, expert)
         self._env: gymnasium.Env[Any, Any] | None = None
         self._clients: dict[str, RewardClient] = {}
+        self._network: tuple[object, Callable[[Any], NDArray[np.float32]]] | None = None
 
     def sizes(self) -> tuple[int, int]:
         """Lengths D of an observation, without its pictures, and A of an action."""
@@ -243,7 +244,10 @@ class SimulationWorker:
         """A function of the observation; called once an episode, before its reset."""
         if spec.kind == "network":
             assert spec.path is not None
-            return load_acting(spec.path, self._get(), self._config)
+            file = (spec.path, spec.path.stat().st_mtime_ns)
+            if self._network is None or self._network[0] != file:  # an encoder is too large to be read every episode
+                self._network = (file, load_acting(spec.path, self._get(), self._config))
+            return self._network[1]
         env, expert = self._get(), self._scripts[spec.kind]()
         fresh = [True]
 
