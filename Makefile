@@ -57,7 +57,8 @@ lerobot-env: setup  ## build .venv-lerobot, in which LeRobot reads and writes da
 	bash scripts/lerobot_env.sh $(BIN)/python
 
 metaworld-env: setup  ## build .venv-metaworld, in which Meta-World's peg insertion is learned
-	bash scripts/metaworld_env.sh $(BIN)/python
+	bash scripts/ensure_osmesa.sh
+	bash scripts/beside_env.sh $(BIN)/python .venv-metaworld metaworld==3.1.1 mujoco==3.3.0 etils==1.15.0 glfw==2.11.0 pyopengl==3.1.10 zipp==4.1.2
 
 sb3-env: setup  ## build .venv-sb3, in which Stable-Baselines3 learns from our reward
-	bash scripts/sb3_env.sh $(BIN)/python
+	bash scripts/beside_env.sh $(BIN)/python .venv-sb3 stable-baselines3==2.9.2

@@ -1,6 +1,6 @@
 """Stable-Baselines3's SAC on a small Dict environment, paid by the shipped model: python sb3_program.py STEPS OUT
 
-It runs in an environment of its own (scripts/sb3_env.sh); what it saw is kept as JSON in the file OUT.
+It runs in an environment of its own (`make sb3-env`); what it saw is kept as JSON in the file OUT.
 """
 
 from __future__ import annotations
