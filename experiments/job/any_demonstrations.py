@@ -11,11 +11,18 @@ from typing import Any
 from actors.demonstrations import SPARE_SEEDS, episode_folder
 from actors.maniskill import EnvConfig
 from actors.playback import PLAYBACK
-from dopamine_rl.episodes.maniskill import ManiSkillTrajectory, list_trajectories, read_trajectories
+from dopamine_rl.episodes.maniskill import ManiSkillTrajectory, list_trajectories
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_text
 from dopamine_rl.policy import load_policy, policy_provenance
-from experiments.job.demonstrations import KNOWN, DemosArguments, identity, played_back, record_episodes
+from experiments.job.demonstrations import (
+    KNOWN,
+    DemosArguments,
+    first_trajectory,
+    identity,
+    played_back,
+    record_episodes,
+)
 from experiments.runtime.storage import lasting_path
 
 MAKE = "actors.any_maniskill:make"
@@ -130,14 +137,9 @@ def in_words(task: str) -> str:
 
 def _first(arguments: DemosArguments, task: str) -> ManiSkillTrajectory | None:
     """The first trajectory of the file. Raises BadInput if there is none of the task."""
-    path = arguments.trajectories
-    if path is None:
+    if arguments.trajectories is None:
         return None
-    if not path.is_file():
-        raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
-    first = next(read_trajectories(path), None)
-    if first is None:
-        raise BadInput("--trajectories", str(path), "give a file with at least one trajectory")
+    first = first_trajectory(arguments.trajectories)
     if first.task != task:
         raise BadInput("trajectory.task", first.task, f"give a trajectory of {task}, or name its own task")
     return first

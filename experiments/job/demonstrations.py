@@ -20,7 +20,7 @@ from actors.playback import PLAYBACK, check_trajectory
 from actors.tasks import TASKS
 from actors.tasks.task import EXPERT, SUCCEEDING, Task, check_script, usable_scripts
 from dopamine_rl.config import load_preset
-from dopamine_rl.episodes.maniskill import list_trajectories, read_trajectories
+from dopamine_rl.episodes.maniskill import ManiSkillTrajectory, list_trajectories, read_trajectories
 from dopamine_rl.episodes.raw import list_episodes, read_outcome
 from dopamine_rl.errors import BadInput, require
 from dopamine_rl.files import remove_leftovers, write_text
@@ -296,8 +296,8 @@ def _kinds(task: Task, arguments: DemosArguments, start: str) -> tuple[list[str]
 def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[list[tuple[str, int]], dict[str, str]]:
     """Name and number of every trajectory to replay, and the file's identity. Raises BadInput."""
     path = arguments.trajectories
-    if path is None or not path.is_file():
-        raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
+    assert path is not None
+    first = first_trajectory(path)
     for name, given in (("--failures", arguments.failures), ("--kind", arguments.kind), ("--seed", arguments.seed)):
         if given:
             raise BadInput(name, given, "leave it out: --trajectories replays the file as it is")
@@ -305,12 +305,19 @@ def plan_replay(task: Task, env: EnvConfig, arguments: DemosArguments) -> tuple[
         raise BadInput("--env", arguments.env, "leave it out: ManiSkill's trajectories use the standard start")
     if arguments.n is not None and arguments.n < 1:
         raise BadInput("-n", arguments.n, "give at least 1, or leave it out for all trajectories")
+    check_trajectory(task, first)
     numbers = list_trajectories(path)[: arguments.n]
+    return [(PLAYBACK, number) for number in numbers], identity(path, first.control_mode)
+
+
+def first_trajectory(path: Path) -> ManiSkillTrajectory:
+    """The first trajectory of a file. Raises BadInput if there is no such file, or none in it."""
+    if not path.is_file():
+        raise BadInput("--trajectories", str(path), "name the .h5 file that ManiSkill's RecordEpisode wrote")
     first = next(read_trajectories(path), None)
     if first is None:
         raise BadInput("--trajectories", str(path), "give a file with at least one trajectory")
-    check_trajectory(task, first)
-    return [(PLAYBACK, number) for number in numbers], identity(path, first.control_mode)
+    return first
 
 
 def identity(path: Path, control_mode: str) -> dict[str, str]:
