@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.any_config import ManiSkillConfig, read_config
+from actors.maniskill import Observation
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Views
 
 if TYPE_CHECKING:
     from actors.any_scene import AnyScene
-
-Observation = NDArray[np.float32] | dict[str, NDArray[Any]]
 
 
 def make(task: str, **settings: Any) -> AnyManiSkill:
