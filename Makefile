@@ -2,9 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# What needs neither Ray nor pictures runs in two processes, of one thread each; the rest needs both cores for itself.
-QUICK := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not ray and not render and not slow and not long and not extern"
-REST := $(BIN)/python -m pytest -m "(ray or render or slow) and not long and not extern"
+# Ray's tests need both cores for themselves; the others run in two processes, of one thread each.
+PAIR := OMP_NUM_THREADS=1 LP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+ONE := $(BIN)/python -m pytest
 # Where ARGS selects some, there may be none among them.
 NONE := $(if $(ARGS),|| [ $$? = 5 ])
 
@@ -17,8 +17,8 @@ run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> le
 	$(BIN)/python -m experiments.peg_insert $(ARGS)
 
 test: setup vulkan  ## the tests, in about a quarter of an hour
-	$(QUICK) $(ARGS) $(NONE)
-	$(REST) $(ARGS) $(NONE)
+	$(PAIR) -m "not ray and not long and not extern" $(ARGS) $(NONE)
+	$(ONE) -m "ray and not long and not extern" $(ARGS) $(NONE)
 
 test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour
 	$(BIN)/python -m pytest -m "not extern" $(ARGS)
@@ -27,7 +27,7 @@ test-extern: setup vulkan lerobot-env sb3-env metaworld-env  ## the tests with o
 	$(BIN)/python -m pytest -m extern $(ARGS)
 
 check: lint  ## lint, types and the tests that need neither Ray nor pictures, in under four minutes
-	$(QUICK) $(ARGS)
+	$(PAIR) -m "not ray and not render and not slow and not long and not extern" $(ARGS)
 
 lint: setup  ## style, types, and whether scripts/constraints.txt is what is installed
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
-"""A run that is interrupted or killed leaves nothing running, and the same command goes on to a valid result."""
+"""A run that is interrupted or killed leaves nothing running, and the same command goes on to a valid result, also when
+its reward replica is lost."""
 
 import random
 import re
@@ -11,7 +12,15 @@ import time
 import psutil
 import pytest
 
-from tests.experiments.test_peg_insert import ROOT, TINY, assert_audit_agrees, check_result, environment
+from tests.experiments.test_peg_insert import (
+    ROOT,
+    TINY,
+    assert_audit_agrees,
+    assert_search_works,
+    check_result,
+    environment,
+    kill_replica,
+)
 from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
@@ -37,39 +46,43 @@ def processes_of(home):
     return found
 
 
-def run_until(command, home, blow, line):
-    """Start the command, strike it after a line of its output, and return its exit status and output."""
+def run_until(command, home, line, blow):
+    """Start the command, call `blow` with its process after a line of its output; its exit status and output."""
     output = []
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=home, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         for text in process.stdout:
             output.append(text)
             if blow is not None and re.search(line, text):
                 time.sleep(random.Random(line).uniform(0.0, 2.0))
-                process.send_signal(blow)
+                blow(process)
                 blow = None
         status = process.wait(timeout=120)
+    assert blow is None, "".join(output[-60:])
     return status, "".join(output)
 
 
-def test_five_blows_and_then_a_result(tmp_path):
+def test_five_blows_and_a_lost_replica_and_then_a_result(tmp_path):
     folder = tmp_path / "run"
     command = [
-        *(sys.executable, "-m", "experiments.peg_insert", "--out", str(folder), *TINY),
+        *(sys.executable, str(ROOT / "experiments" / "peg_insert.py"), "--out", str(folder), *TINY),
         *shlex.split("--training.environment-steps 400 --learner.steps-per-iteration 40 --training.checkpoint-s 1"),
     ]
-    for blow, line in MOMENTS:
-        status, output = run_until(command, tmp_path, blow, line)
-        assert status in ({130} if blow is signal.SIGINT else {-9}), output[-4000:]
+    for sign, line in MOMENTS:
+        status, output = run_until(command, tmp_path, line, lambda process, sign=sign: process.send_signal(sign))
+        assert status in ({130} if sign is signal.SIGINT else {-9}), output[-4000:]
         wait_until(lambda: not processes_of(tmp_path), 60.0, "the end of its processes")
         assert not processes_of(tmp_path), [process.cmdline()[:3] for process in processes_of(tmp_path)]
         assert not (folder / "result.json").exists()
-    status, output = run_until(command, tmp_path, None, "")
+    killed, (_, training) = [], MOMENTS[-1]
+    status, output = run_until(command, tmp_path, training, lambda process: killed.extend(kill_replica(process.pid)))
     assert status == 0, output[-4000:]
+    assert killed
     assert ": reused" in output
     assert "resuming at" in output
     result = check_result(folder)
     assert result["training_sittings"] >= 3
     assert_audit_agrees(folder, result)
+    assert_search_works(folder)
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"], "something half-written was left"
