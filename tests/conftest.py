@@ -11,9 +11,7 @@ os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
 def pytest_addoption(parser):
-    parser.addoption(
-        "--until", type=float, help="Unix time after which no further test is begun; each is skipped by name"
-    )
+    parser.addoption("--until", type=float, help="Unix time after which tests are skipped by name")
 
 
 def pytest_runtest_setup(item):
