@@ -10,11 +10,11 @@ import pytest
 os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
 
 
-def pytest_addoption(parser):
+def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--until", type=float, help="Unix time after which tests are skipped by name")
 
 
-def pytest_runtest_setup(item):
+def pytest_runtest_setup(item: pytest.Item) -> None:
     until = item.config.getoption("--until")
     if until is not None and time.time() > until:
         pytest.skip("out of time: not begun")
