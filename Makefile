@@ -16,11 +16,11 @@ help:  ## list the targets
 run: setup vulkan  ## train the main job: pictures -> GRM -> shaped reward -> learner -> report and video in runs/
 	$(BIN)/python -m experiments.peg_insert $(ARGS)
 
-test: setup vulkan  ## the tests, in about a quarter of an hour
+test: setup vulkan  ## every test but the long ones: 15 to 25 minutes on two cores
 	$(PAIR) -m "not ray and not long and not extern" $(ARGS) $(NONE)
 	$(ONE) -m "ray and not long and not extern" $(ARGS) $(NONE)
 
-test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; about an hour
+test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; one to two hours
 	$(BIN)/python -m pytest -m "not extern" $(ARGS)
 
 test-extern: setup vulkan lerobot-env sb3-env metaworld-env  ## the tests with other projects' packages (LeRobot, Stable-Baselines3, Meta-World) in environments of their own

@@ -222,6 +222,7 @@ def unfinished(algorithm: Any) -> set[str]:
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("build", ["rlpd"], indirect=True)
 def test_a_restarted_env_runner_begins_with_other_seeds(build: Any, tmp_path: Path) -> None:
     algorithm = build("dies at step", num_envs_per_env_runner=2)
 
@@ -238,6 +239,7 @@ def test_a_restarted_env_runner_begins_with_other_seeds(build: Any, tmp_path: Pa
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("build", ["rlpd"], indirect=True)
 def test_an_env_runner_that_was_restarted_while_idle_does_not_act_with_initial_weights(build: Any) -> None:
     algorithm = build("none")
     algorithm.train()
