@@ -21,7 +21,6 @@ from tests.experiments.test_peg_insert import (
     environment,
     kill_replica,
 )
-from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.render, pytest.mark.slow, pytest.mark.long]
 
@@ -44,6 +43,14 @@ def processes_of(home):
         except psutil.Error:
             continue
     return found
+
+
+def wait_for_the_end(home, timeout_s=60.0):
+    """Until no process of the account lives; those that go on living are named."""
+    deadline = time.monotonic() + timeout_s
+    while left := processes_of(home):
+        assert time.monotonic() < deadline, [process.as_dict(["pid", "status", "cmdline"]) for process in left]
+        time.sleep(0.2)
 
 
 def run_until(command, home, line, blow):
@@ -72,8 +79,7 @@ def test_five_blows_and_a_lost_replica_and_then_a_result(tmp_path):
     for sign, line in MOMENTS:
         status, output = run_until(command, tmp_path, line, lambda process, sign=sign: process.send_signal(sign))
         assert status in ({130} if sign is signal.SIGINT else {-9}), output[-4000:]
-        wait_until(lambda: not processes_of(tmp_path), 60.0, "the end of its processes")
-        assert not processes_of(tmp_path), [process.cmdline()[:3] for process in processes_of(tmp_path)]
+        wait_for_the_end(tmp_path)
         assert not (folder / "result.json").exists()
     killed, (_, training) = [], MOMENTS[-1]
     status, output = run_until(command, tmp_path, training, lambda process: killed.extend(kill_replica(process.pid)))
