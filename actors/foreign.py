@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from actors.maniskill import EnvConfig
 from dopamine_rl.callables import load_callable, read_keywords
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
+from dopamine_rl.episodes.lerobot_transitions import EnvironmentSpaces
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import Expert
 from dopamine_rl.spelling import one_of
@@ -159,6 +160,15 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         share = (np.asarray(action, np.float32) - self._low) / (self._high - self._low)
         return np.clip(2.0 * share - 1.0, -1.0, 1.0).astype(np.float32)
 
+    @property
+    def spaces(self) -> EnvironmentSpaces:
+        """What it observes and takes, in the user's units. Pictures in infos are looked at, so it begins an episode."""
+        picture = None
+        if self.config.views:
+            _, info = self.reset(seed=0)
+            picture = info[SCORED_VIEWS].shape[1:3]
+        return EnvironmentSpaces(self._layout.size, tuple(self._low.tolist()), tuple(self._high.tolist()), picture)
+
     def close(self) -> None:
         """Close the user's environment."""
         self.env.close()
@@ -215,11 +225,11 @@ class ForeignExpert:
 
     def reset(self, env: gymnasium.Env[Any, Any], rng: np.random.Generator) -> None:
         """Begin an episode."""
-        self._expert.reset(_foreign(env).env, rng)
+        self._expert.reset(foreign_of(env).env, rng)
 
     def act(self, env: gymnasium.Env[Any, Any]) -> NDArray[np.float32]:
         """The next action, float32 [A] in [−1, 1]."""
-        foreign = _foreign(env)
+        foreign = foreign_of(env)
         return foreign.from_units(self._expert.act(foreign.env))
 
 
@@ -232,7 +242,8 @@ def make_expert(name: str) -> ForeignExpert:
     return ForeignExpert(expert)
 
 
-def _foreign(env: gymnasium.Env[Any, Any]) -> ForeignEnv:
+def foreign_of(env: gymnasium.Env[Any, Any]) -> ForeignEnv:
+    """The user's environment under its wrappers."""
     return cast(ForeignEnv, env.unwrapped)
 
 

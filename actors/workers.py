@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import gymnasium
 import numpy as np
 import ray
-from gymnasium.spaces import Dict
 from numpy.typing import NDArray
 
 from actors.claims import Claiming, EndsOnClaim, run_until_claim
 from actors.envs import scripts_of
 from actors.experts.disturbed import simulated
 from actors.eyes import check_sight, sight_in
+from actors.foreign import foreign_of
 from actors.maniskill import EnvConfig
-from dopamine_rl.encoders.eyes import PROPRIOCEPTION
+from dopamine_rl.episodes.lerobot_transitions import EnvironmentSpaces
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.probe import ProbePictures
@@ -55,7 +55,7 @@ class Job:
     """One call of a SimulationWorker's method."""
 
     method: Literal[
-        "sizes",
+        "spaces",
         "record",
         "record_as_meant",
         "practise",
@@ -105,13 +105,9 @@ class SimulationWorker:
         self._clients: dict[str, RewardClient] = {}
         self._network: tuple[object, Callable[[Any], NDArray[np.float32]]] | None = None
 
-    def sizes(self) -> tuple[int, int]:
-        """Lengths D of an observation, without its pictures, and A of an action."""
-        spaces = self._get().observation_space, self._get().action_space
-        vector, actions = (space[PROPRIOCEPTION] if isinstance(space, Dict) else space for space in spaces)
-        assert vector.shape
-        assert actions.shape
-        return vector.shape[0], actions.shape[0]
+    def spaces(self) -> EnvironmentSpaces:
+        """What a user's own environment observes and takes."""
+        return foreign_of(self._get()).spaces
 
     def record(
         self,

@@ -62,8 +62,8 @@ class DemonstrationConfig:
     expert: str = ""
     """MODULE:CALLABLE that makes the expert (dopamine_rl.interfaces.Expert) of an environment of your own, env.make."""
     folder: str = ""
-    """Folder of raw episodes recorded in env.make, instead of an expert. Successes are taken in order: for the policy,
-    which needs transitions.npz, then for the gate, then for the reward model."""
+    """Episodes recorded in env.make, instead of an expert: a folder of raw episodes, or a LeRobotDataset v3. Successes
+    are taken in order: for the policy, which needs actions, then for the gate, then for the reward model."""
 
     def __post_init__(self) -> None:
         sets = (

@@ -142,6 +142,11 @@ class LeRobotSource:
         """Number of episodes, including those in `left_out`."""
         return len(self._rows) + len(self.left_out)
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """Names of the dataset's features."""
+        return frozenset(self._info["features"])
+
     def episodes(self) -> list[EpisodeInfo]:
         """See EpisodeSource. Episodes in `left_out` (names with lengths) are not included.
 

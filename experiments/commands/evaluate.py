@@ -114,8 +114,9 @@ def _check_sizes(pool: WorkerPool, policy: str, path: Path, console: Console) ->
     """Raise BadInput if a policy is for another environment than the user's own one."""
     from actors.workers import Job
 
-    [sizes] = pool.map([Job("sizes", ())], console.progress, "environments made")
-    if (read := policy_sizes(load_policy(path))) != tuple(sizes):
+    [spaces] = pool.map([Job("spaces", ())], console.progress, "environments made")
+    sizes = spaces.sizes
+    if (read := policy_sizes(load_policy(path))) != sizes:
         fix = f"it reads {read[0]} numbers and acts with {read[1]}, but env.make gives {sizes[0]} and takes {sizes[1]}"
         raise BadInput("POLICY", policy, fix)
 

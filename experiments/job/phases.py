@@ -16,7 +16,7 @@ from actors.workers import Job, PolicySpec
 from dopamine_rl.encoders.eyes import Eyes, Sight
 from dopamine_rl.encoders.loading import encoder_source, load_encoder
 from dopamine_rl.encoders.recorded import encoded, shifted
-from dopamine_rl.episodes.raw import read_demonstration, read_outcome, read_raw_episode
+from dopamine_rl.episodes.raw import read_outcome, read_raw_episode
 from dopamine_rl.episodes.stored import failed_end, list_stored
 from dopamine_rl.errors import BadInput
 from dopamine_rl.evaluation.gate import (
@@ -36,12 +36,13 @@ from experiments.job.claims import claiming_by, evaluate_claims, summary
 from experiments.job.gate import claim_fit
 from experiments.job.labels import labeller_config
 from experiments.job.prepared import Cloned, Prepared, RewardModel, asks_model, claimed, file_version
+from experiments.job.recorded import RecordedPlan, recorded_plans
 from experiments.job.run import Run
 from experiments.settings import ExperimentConfig
 from learner.algorithms.bc import train_bc
 from learner.grm_sft import train_grm
 
-Recordable = episodes.EpisodePlan | episodes.RecordedPlan
+Recordable = episodes.EpisodePlan | RecordedPlan
 """Episodes to record, or recorded ones."""
 
 
@@ -51,13 +52,12 @@ def prepare(run: Run) -> Prepared:
     uses_model = asks_model(config)
     if uses_model and config.sft.start_from:
         load_grm(config.sft.start_from)  # An unusable model must be reported before the demonstrations are recorded.
-    scripted = episodes.scripted_plans(config, root)
+    recorded = bool(config.demonstrations.folder)
+    scripted: Mapping[str, Recordable] = recorded_plans(run) if recorded else episodes.scripted_plans(config, root)
     if not uses_model:
         scripted = {"policy": scripted["policy"]}
     policy_episodes, teachers = scripted["policy"].paths, scripted["reward_model"].paths if uses_model else []
-    if config.demonstrations.folder:
-        _check_sizes(run, policy_episodes[0])
-    else:
+    if not recorded:
         _record(run, "demonstrations", "Demonstrations of the scripted expert", scripted)
     if not uses_model:
         cloned = _clone(run, policy_episodes, config.sft.start_from)
@@ -81,16 +81,6 @@ def prepare(run: Run) -> Prepared:
     behaviours = scripted["gate_behaviours"].paths
     tries = tuple(unclaimed)
     return Prepared(policy_episodes, unseen, behaviours, cloned, model, practice=tuple(practice), tries=tries)
-
-
-def _check_sizes(run: Run, episode: Path) -> None:
-    """Raise BadInput if an episode was recorded in another environment, by the lengths of observations and actions."""
-    demonstration = read_demonstration(episode)
-    recorded = (demonstration.observations.shape[1], demonstration.actions.shape[1])
-    [sizes] = run.pool.map([Job("sizes", ())], run.console.progress, "environments made")
-    if recorded != tuple(sizes):
-        fix = f"record in this environment: its observations and actions have {sizes} numbers, those there {recorded}"
-        raise BadInput("demonstrations.folder", str(episode), fix)
 
 
 def oracle_target(config: ExperimentConfig, demonstrations: Sequence[Path]) -> ProgressMap | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actors.demonstrations import episode_folder
-from dopamine_rl.episodes.raw import has_transitions, list_episodes, read_demonstration, read_outcome
+from dopamine_rl.episodes.raw import read_demonstration, read_outcome
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import Demonstration
 from experiments.job.demonstrations import environment_folder
@@ -84,51 +84,9 @@ class EpisodePlan:
         return [Job("record", (actor, seed, self.folder, *how)) for actor, seed in acted]
 
 
-@dataclass(frozen=True)
-class RecordedPlan:
-    """Episodes that a user recorded: there is nothing to do.
-
-    Args:
-        paths: the episodes' folders.
-    """
-
-    paths: list[Path]
-
-    @property
-    def jobs(self) -> list[Job]:
-        """None."""
-        return []
-
-
-def recorded_plans(config: ExperimentConfig) -> dict[str, RecordedPlan]:
-    """Successes of `demonstrations.folder`: for the policy, unseen ones for the gate, and for the reward model, which
-    also takes those without actions.
-
-    Raises:
-        BadInput: there are too few.
-    """
-    counts, folder = config.demonstrations, Path(config.demonstrations.folder).resolve()
-    successes = [path for path in list_episodes(folder) if read_outcome(path).success is not False]
-    acted = [path for path in successes if has_transitions(path)]
-    wanted = counts.policy + (0 if config.reward == "sparse" else counts.gate_successes)
-    if len(acted) < wanted:
-        fix = f"record {wanted} successes with transitions.npz, or lower demonstrations.policy and gate_successes"
-        raise BadInput("demonstrations.folder", f"{folder}: {len(acted)} with actions", fix)
-    policy, gate = acted[: counts.policy], acted[counts.policy : wanted]
-    left = [path for path in successes if path not in {*policy, *gate}]
-    if config.reward != "sparse" and len(left) < counts.reward_model:
-        fix = f"record {counts.reward_model - len(left)} more, or lower demonstrations.reward_model"
-        raise BadInput("demonstrations.folder", f"{folder}: {len(successes)} successes", fix)
-    sets = {"policy": policy, "gate": gate, "reward_model": left[: counts.reward_model], "gate_behaviours": []}
-    return {name: RecordedPlan(paths) for name, paths in sets.items()}
-
-
-def scripted_plans(config: ExperimentConfig, root: Path) -> Mapping[str, EpisodePlan | RecordedPlan]:
-    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate and its report; or those
-    that a user recorded."""
+def scripted_plans(config: ExperimentConfig, root: Path) -> dict[str, EpisodePlan]:
+    """Scripted episodes: for the reward model, for the policy, and unseen ones for the gate and its report."""
     counts = config.demonstrations
-    if counts.folder:
-        return recorded_plans(config)
     actors = {
         "reward_model": ("expert",) * counts.reward_model + _failures(counts.reward_model_failures),
         "policy": ("expert",) * counts.policy,
@@ -209,14 +167,18 @@ def first_success(folders: Sequence[Path]) -> Path:
 
 
 def _plan(config: ExperimentConfig, root: Path, name: str, actors: tuple[str | PolicySpec, ...]) -> EpisodePlan:
-    first = _first_seed(config, name)
-    stride = config.demonstrations.reward_model_stride if name in ("reward_model", "practice") else 0
-    if name == "policy" and config.env.sees_pictures:
-        stride = 1  # the policy sees every step
+    first, stride = _first_seed(config, name), frame_stride(config, name)
     claims = config.success == "progress" and name in CLAIMED
     label = name + (f"_stride_{stride}" if stride else "") + ("_claimed" if claims else "")
     folder = root / environment_folder(config.env) / label
     return EpisodePlan(folder, actors, range(first, first + len(actors)), stride or None, claims=claims)
+
+
+def frame_stride(config: ExperimentConfig, name: str) -> int:
+    """Environment steps between the frames of a set's episodes; 0 is the environment's."""
+    if name == "policy" and config.env.sees_pictures:
+        return 1  # the policy sees every step
+    return config.demonstrations.reward_model_stride if name in ("reward_model", "practice") else 0
 
 
 def _first_seed(config: ExperimentConfig, name: str) -> int:

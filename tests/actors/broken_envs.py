@@ -26,6 +26,17 @@ class Good(Reaching):
         return observation, reward, terminated, truncated, info | {"success": terminated}
 
 
+class Wide(Good):
+    """Keeps every rule; its actions are in units of its own."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.action_space = Box(-3.0, 5.0, (1,), np.float32)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        return super().step((action - 1.0) / 4.0)
+
+
 class Wrong(Good):
     """Keeps every rule but those that `how` changes about what step returns."""
 

@@ -25,6 +25,7 @@ from experiments.job import phases, report
 from experiments.job import plans as episodes
 from experiments.job.gate import gate
 from experiments.job.prepared import Cloned, RewardModel
+from experiments.job.recorded import raw_plans
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig, check_run
@@ -124,19 +125,19 @@ def test_recorded_successes_are_shared_out_and_those_without_actions_serve_the_r
     config = ExperimentConfig(env=EnvConfig(make=MAKE, views=NAMES))
     counts = replace(config.demonstrations, folder=str(recorded), policy=3, gate_successes=2, reward_model=1)
     config = replace(config, demonstrations=counts)
-    plans = episodes.recorded_plans(config)
+    plans = raw_plans(config, recorded)
     names = {name: [path.name[-1] for path in plan.paths] for name, plan in plans.items()}
     assert names == {"policy": list("012"), "gate": list("34"), "reward_model": ["5"], "gate_behaviours": []}
     assert not any(plan.jobs for plan in plans.values())
     reference = phases.task_reference(plans["reward_model"].paths[0])
     assert isinstance(reference, TaskReference)
     assert (reference.instruction, reference.goal.shape) == ("reach", (2, 8, 8, 3))
-    with pytest.raises(BadInput, match=r"5 with actions': record 6 successes with transitions.npz"):
-        episodes.recorded_plans(replace(config, demonstrations=replace(counts, policy=4)))
+    with pytest.raises(BadInput, match=r"5 with actions': record 6 successes with actions"):
+        raw_plans(replace(config, demonstrations=replace(counts, policy=4)), recorded)
     with pytest.raises(BadInput, match=r"6 successes': record 1 more, or lower demonstrations.reward_model"):
-        episodes.recorded_plans(replace(config, demonstrations=replace(counts, reward_model=2)))
+        raw_plans(replace(config, demonstrations=replace(counts, reward_model=2)), recorded)
     sparse = replace(config, reward="sparse", demonstrations=replace(counts, policy=5))
-    assert len(episodes.recorded_plans(sparse)["policy"].paths) == 5
+    assert len(raw_plans(sparse, recorded)["policy"].paths) == 5
 
 
 def test_the_report_says_what_was_not_measured() -> None:
