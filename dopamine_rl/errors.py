@@ -124,6 +124,10 @@ class WireError(DopamineError, ValueError):
     """Bytes that are not a request or a reply of this protocol version."""
 
 
+class ClusterUnavailable(DopamineError):
+    """Ray did not start on this machine."""
+
+
 class RenderingUnavailable(DopamineError):
     """No usable Vulkan driver; the message says what to install."""
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable, require
+from dopamine_rl.errors import BadInput, ClusterUnavailable, ServiceUnavailable, require
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder."""
@@ -67,6 +67,7 @@ def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
         announce: say on standard error that Ray starts, which takes seconds.
     Raises:
         BadInput: nothing listens at RAY_ADDRESS, or the cluster has fewer than 2 CPUs.
+        ClusterUnavailable: Ray did not start on this machine.
     """
     joined = in_job() or bool(os.environ.get("RAY_ADDRESS"))
     if not joined:
@@ -98,20 +99,30 @@ def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
 
 
 def _start(config: ClusterConfig, variables: dict[str, str]) -> None:
-    """Start a cluster on this machine, whose workers get these environment variables and find our packages."""
+    """Start a cluster on this machine, whose workers get these environment variables and find our packages.
+
+    Raises:
+        ClusterUnavailable: Ray gave up waiting for its own processes.
+    """
     import ray
 
     choose_temporary_folder()
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    ray.init(
-        address="local",
-        num_cpus=config.num_cpus,
-        include_dashboard=False,
-        object_store_memory=config.object_store_mb * 1024**2,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        runtime_env={"env_vars": variables | {"PYTHONPATH": path}},
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            include_dashboard=False,
+            object_store_memory=config.object_store_mb * 1024**2,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            runtime_env={"env_vars": variables | {"PYTHONPATH": path}},
+        )
+    except Exception as error:
+        if isinstance(error, ValueError | TypeError):
+            raise
+        fix = "if other programs keep it busy, run the same command again when they are done"
+        raise ClusterUnavailable(f"Ray did not start on this machine: {fix} ({error})") from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dopamine_rl.errors import BadInput, ServiceUnavailable
+from dopamine_rl.errors import BadInput, ClusterUnavailable, ServiceUnavailable
 from experiments.runtime import cluster
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +29,8 @@ def closed_port() -> Iterator[int]:
 def test_a_long_temporary_folder_is_exchanged_and_one_for_ray_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", "")  # so that what is set below is taken away again
+    monkeypatch.delenv("RAY_TMPDIR")
     monkeypatch.setenv("TMPDIR", "/tmp")
     cluster.choose_temporary_folder()
     assert "RAY_TMPDIR" not in os.environ
@@ -81,3 +82,16 @@ def test_the_address_of_a_cluster_that_is_gone_is_said_at_once(
         monkeypatch.setenv("RAY_ADDRESS", address)
         with pytest.raises(BadInput, match="RAY_ADDRESS"), cluster.running_cluster():
             pass
+
+
+def test_a_cluster_that_does_not_start_ends_with_one_line_that_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    def never(**_: object) -> None:
+        raise Exception("The current node timed out during startup.")  # as Ray's own code has it
+
+    monkeypatch.setattr(ray, "init", never)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    refused = pytest.raises(ClusterUnavailable, match=r"Ray did not start .* run the same command again .*timed out")
+    with refused, cluster.ray_cluster(cluster.ClusterConfig()):
+        pass
