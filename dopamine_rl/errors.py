@@ -8,6 +8,8 @@ DopamineError
 ├── CheckpointError          a model folder is missing, incomplete or of the wrong kind
 ├── WireError                bytes that are not a request or a reply of this protocol version
 ├── RenderingUnavailable     no usable Vulkan driver
+├── RobotError               a robot or its server does not do what it was asked
+│   └── RobotLost            the connection to the robot broke, or it does not answer
 └── ScoringError             the reward service could not answer
     ├── ScoringTimeout       the deadline passed (counted as late)
     ├── Overloaded           the service's bounded queue is full (counted as rejected)
@@ -130,6 +132,14 @@ class ClusterUnavailable(DopamineError):
 
 class RenderingUnavailable(DopamineError):
     """No usable Vulkan driver; the message says what to install."""
+
+
+class RobotError(DopamineError):
+    """A robot or its server does not do what it was asked; the message says why."""
+
+
+class RobotLost(RobotError, ConnectionError):
+    """The connection to the robot broke, or it does not answer."""
 
 
 class ScoringError(DopamineError):

@@ -170,6 +170,81 @@ class MakeEnvironment(Protocol):
         """Make the environment."""
 
 
+class Robot(Protocol):
+    """A robot's driver, with LeRobot's methods, so that its robots can be driven as they are.
+
+    Values have names. A number is a float in the unit that the limits file gives it (actors.robots.limits), a picture
+    uint8 [H, W, 3] RGB, or the bytes of a JPEG. All methods but two are called from one thread. `hold` and `stop` are
+    called from others, also while a call of another method blocks. A driver without them can be served: then it is
+    asked to stay at its measured pose, after the call that blocks has returned.
+    """
+
+    @property
+    def observation_features(self) -> Mapping[str, type | tuple[int, ...]]:
+        """What an observation holds: float for a number, (H, W, 3) for a camera's picture."""
+
+    @property
+    def action_features(self) -> Mapping[str, type]:
+        """What an action holds: float for each entry."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the robot answers."""
+
+    def connect(self) -> None:
+        """Open the connection. The robot must not move."""
+
+    def get_observation(self) -> Mapping[str, Any]:
+        """Measure joints and take pictures, now."""
+
+    def send_action(self, action: Mapping[str, float]) -> Mapping[str, float]:
+        """Begin to move, without waiting for the end of the motion. Returns the action that is really executed."""
+
+    def hold(self) -> None:
+        """Stay where the robot is, with its motors on."""
+
+    def stop(self) -> None:
+        """Bring the robot into its safest state: brakes on, or motors off where it cannot fall."""
+
+    def disconnect(self) -> None:
+        """Close the connection."""
+
+
+@runtime_checkable
+class KinematicRobot(Protocol):
+    """A Robot that knows where its tool is. Only with such a driver is the workspace box checked."""
+
+    def tool_after(self, observation: Mapping[str, Any], action: Mapping[str, float] | None) -> Sequence[float]:
+        """The tool's position [x, y, z] in metres after an action from an observation; None: where it is."""
+
+
+@runtime_checkable
+class ResettableRobot(Protocol):
+    """A Robot that brings itself and its scene to a start. The safety limits do not check these motions."""
+
+    def reset(self, seed: int) -> None:
+        """Begin an episode; returns when the robot is at rest."""
+
+
+class Teleoperator(Protocol):
+    """A person's hand on a robot, with LeRobot's methods: a keyboard, a gamepad, a leader arm."""
+
+    def connect(self) -> None:
+        """Open the device."""
+
+    def get_action(self) -> Mapping[str, float]:
+        """The action that the person wants now."""
+
+    def get_teleop_events(self) -> Mapping[str, bool]:
+        """What the person says since the last call. LeRobot's `is_intervention` (hands on), `success`,
+        `terminate_episode` (failure), `rerecord_episode` (discard); also `ready` (the scene is reset), `stop` and
+        `rearm`. A missing one is False; without the method, hands are always on.
+        """
+
+    def disconnect(self) -> None:
+        """Close the device."""
+
+
 class EpisodeSource(Protocol):
     """Recorded episodes of one format. Listing them decodes no video, so there may be any number of them."""
 
