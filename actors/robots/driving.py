@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,10 @@ logger = logging.getLogger(__name__)
 CHECKS_PER_PERIOD = 8
 FINEST_S = 0.002
 CONNECT_S = 120.0
+RECENT = 64
+"""Periods that are remembered, for clients that are told late."""
+BLIND_PERIODS = 10
+"""Control periods in a row whose observation may fail."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Period:
         observed_s: when the observation was complete; acted_s: when the action had been sent, 0.0 if none was.
         executed: the action that was really executed; one that does not move, where none was.
         by: who asked for it, "brake", or "nobody".
-        reason: why the robot does not move.
+        reason: why the robot does not move; "" where it moves.
     """
 
     number: int
@@ -46,7 +51,6 @@ class Period:
     executed: Mapping[str, float]
     by: str
     reason: str
-    observation: Mapping[str, Any] = field(repr=False)
 
 
 class Driving:
@@ -63,15 +67,18 @@ class Driving:
     def __init__(self, robot: Robot, limits: Limits, dry_run: bool = False) -> None:
         numbers = [name for name, kind in robot.observation_features.items() if not isinstance(kind, tuple)]
         limits.check_robot(robot.action_features, numbers)
+        if dry_run:  # a robot that is not told to move does not follow
+            limits = replace(limits, axes={name: replace(axis, error=0.0) for name, axis in limits.axes.items()})
         self.robot, self.limits, self.dry_run = robot, limits, dry_run
         self.kinematic = isinstance(robot, KinematicRobot)
         tool_after = robot.tool_after if isinstance(robot, KinematicRobot) else None
         self.supervisor = Supervisor(limits, MotionFilter(limits, tool_after))
         self.changed = threading.Condition()
         """Guards the supervisor and everything below; notified after every period."""
-        self.latest: Period | None = None
-        self.overruns = 0
-        self.calling, self._called_s = "", 0.0
+        self.observation: Mapping[str, Any] = {}
+        self._recent: deque[Period] = deque(maxlen=RECENT)
+        self.ticked, self.overruns, self._blind = 0, 0, 0
+        self.calling, self._called_s, self._last_call = "", 0.0, ""
         self._reset_seed: int | None = None
         self._ended, self._failure = threading.Event(), ""
         self._protectors = {HOLD: _Caller(HOLD, self._hold), STOP: _Caller(STOP, self._stop)}
@@ -81,10 +88,10 @@ class Driving:
         for thread in self._threads:
             thread.start()
         with self.changed:
-            begun = self.changed.wait_for(lambda: self.latest is not None or self._failure, CONNECT_S)
+            begun = self.changed.wait_for(lambda: self._recent or self._failure, CONNECT_S)
         if not begun or self._failure:
             self._ended.set()
-            raise RobotError(self._failure or f"the driver's {self.calling or 'connect'} has not returned in {CONNECT_S:g} s")
+            raise RobotError(self._failure or f"the driver's {self.calling or 'connect'} takes more than {CONNECT_S:g} s")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,6 +101,8 @@ class Driving:
         self._ended.set()
         for thread in self._threads:
             thread.join(1.0)
+        for protector in self._protectors.values():
+            protector.end()
 
     @property
     def hung(self) -> str:
@@ -103,12 +112,18 @@ class Driving:
         return f"{call} blocks for {blocked_s:.1f} s" if 1e3 * blocked_s > self.limits.hold_after_ms else ""
 
     def after(self, number: int, timeout_s: float) -> Period:
-        """The latest period, if later than that number; waits for it. Raises RobotError if the robot is too slow."""
+        """The first recent period later than that number; waits for it. Raises RobotError if it does not come."""
         with self.changed:
-            if not self.changed.wait_for(lambda: self.latest is not None and self.latest.number > number, timeout_s):
-                raise RobotError(self.hung or "the robot is slow: no observation in time")
-            assert self.latest is not None
-            return self.latest
+            self.changed.wait_for(lambda: self._failure or (self._recent and self._recent[-1].number > number), timeout_s)
+            if not self._recent or self._recent[-1].number <= number:
+                raise RobotError(self._failure or self.hung or self.supervisor.reason or "no observation in time")
+            return next(period for period in self._recent if period.number > number)
+
+    def observed(self, number: int, timeout_s: float) -> tuple[Period, Mapping[str, Any]]:
+        """The latest period and its observation, if later than that number; waits for it. Raises RobotError."""
+        with self.changed:
+            self.after(number, timeout_s)
+            return self._recent[-1], self.observation
 
     def request_reset(self, seed: int) -> None:
         """Have the driver reset the robot, between two periods."""
@@ -137,7 +152,7 @@ class Driving:
         except Exception as error:  # whatever the driver does
             logger.exception("The driver failed.")
             with self.changed:
-                self._failure = f"the driver's {self.calling or 'code'} failed: {type(error).__name__}: {error}"
+                self._failure = f"the driver's {self._last_call} failed: {type(error).__name__}: {error}"
                 self.supervisor.emergency_stop(self._failure)
                 self.changed.notify_all()
 
@@ -151,21 +166,31 @@ class Driving:
                 self._reset_seed = None
                 self.supervisor.reset(False, time.monotonic())
         with self.changed:
+            self.ticked = number
             motion = self.supervisor.tick(time.monotonic(), observation)
-        executed = still(self.limits, observation)
+        executed: Mapping[str, float] = still(self.limits, observation)
         acted_s, by, refusal = 0.0, "nobody", ""
         if motion is not None:
             by = motion.by
             try:
                 executed, acted_s = self._act(motion), time.monotonic()
             except Exception as error:  # a driver may refuse a command
-                refusal = f"the driver refused: {type(error).__name__}: {error}"
-        observation = self._observe()
+                by, refusal = "nobody", f"the driver refused: {type(error).__name__}: {error}"
+        try:
+            observation, self._blind = self._observe(), 0
+        except Exception as error:  # a camera may miss a picture
+            self._blind += 1
+            if self._blind > BLIND_PERIODS:
+                raise
+            with self.changed:
+                self.supervisor.protect(HOLD, f"no observation: {type(error).__name__}: {error}")
+            return observation
         with self.changed:
             if refusal:
                 self.supervisor.protect(HOLD, refusal)
             reason = self.supervisor.reason
-            self.latest = Period(number, time.monotonic(), acted_s, executed, by, reason, observation)
+            self.observation = observation
+            self._recent.append(Period(number, time.monotonic(), acted_s, executed, by, reason))
             self.changed.notify_all()
         return observation
 
@@ -182,10 +207,11 @@ class Driving:
         return check_observation(self.robot, self._call("get_observation", self.robot.get_observation))
 
     def _call(self, name: str, call: Callable[[], Any]) -> Any:
-        self._called_s, self.calling = time.monotonic(), name
-        answer = call()
-        self.calling = ""
-        return answer
+        self._called_s, self.calling, self._last_call = time.monotonic(), name, name
+        try:
+            return call()
+        finally:
+            self.calling = ""
 
     @property
     def _check_s(self) -> float:
@@ -195,7 +221,7 @@ class Driving:
         reported = False
         while not self._ended.wait(self._check_s):
             with self.changed:
-                if self.hung and not reported and not self.supervisor.resetting and self.latest is not None:
+                if self.hung and not reported and not self.supervisor.resetting and self._recent:
                     logger.warning("The driver's %s; the robot holds.", self.hung)
                     self.supervisor.protect(HOLD, f"the driver's {self.hung}")
                 reported = bool(self.hung)
@@ -214,15 +240,18 @@ class _Caller:
     """Calls one function in a thread of its own whenever it is asked to; being asked twice meanwhile counts once."""
 
     def __init__(self, name: str, call: Callable[[], None]) -> None:
-        self._name, self._call, self._asked = name, call, threading.Event()
+        self._name, self._call, self._asked, self._ended = name, call, threading.Event(), False
         threading.Thread(target=self._run, daemon=True).start()
 
     def ask(self) -> None:
         self._asked.set()
 
+    def end(self) -> None:
+        self._ended = True
+        self._asked.set()
+
     def _run(self) -> None:
-        while True:
-            self._asked.wait()
+        while self._asked.wait() and not self._ended:
             self._asked.clear()
             try:
                 self._call()
