@@ -62,6 +62,17 @@ ENV = Group(
     {"check": Command("play it and say what a training cannot use", "experiments.commands.env_check")},
 )
 
+ROBOT = Group(
+    "a real robot, or its simulated twin",
+    {
+        "serve": Command("serve a robot to other computers, within its limits", "experiments.commands.robot_serve"),
+        "check": Command("check a robot's driver", "experiments.commands.robot_check"),
+        "limits": Command("check a limits file and show it", "experiments.commands.robot_limits"),
+        "drive": Command("drive a robot by keyboard, or take over from a policy", "experiments.commands.robot_drive"),
+        "twin": Command("serve a simulated robot, with faults", "experiments.commands.robot_twin"),
+    },
+)
+
 BENCH = Group(
     "benchmarks of speed and quality",
     {
@@ -89,6 +100,7 @@ DOPAMINE = Group(
         "demos": Command("record simulated demonstrations and failures", "experiments.commands.demos"),
         "convert": Command("convert recorded episodes to a LeRobotDataset v3", "experiments.commands.convert"),
         "env": ENV,
+        "robot": ROBOT,
         "grm": GRM,
         "bench": BENCH,
         "chaos": Command("inject faults into a reward service, count lost labels", "experiments.chaos.__main__"),

@@ -18,7 +18,8 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from actors.contract.findings import ContractFinding, Findings, OnActivity, Stopped
+from actors.contract.finding import ContractFinding
+from actors.contract.findings import Findings, OnActivity, Stopped
 from actors.contract.single import check_single
 from actors.contract.vector import check_vector
 from dopamine_rl.callables import load_callable, read_keywords

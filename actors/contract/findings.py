@@ -1,4 +1,4 @@
-"""What is found out about an environment, one finding for each rule of its contract."""
+"""Collects what is found out about an environment, one finding for each rule of its contract."""
 
 from __future__ import annotations
 
@@ -6,35 +6,18 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from actors.contract.finding import ContractFinding, State
 from actors.foreign import ObservationLayout, action_bounds
 from dopamine_rl.errors import BadInput
 
-State = Literal["ok", "broken", "note"]
 OnActivity = Callable[[str], None]
 """Told what is called next, so that a crash has a place."""
 SEED = 7
 """Of the first episode that is compared with another."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContractFinding:
-    """How an environment keeps to one rule.
-
-    Args:
-        rule: its name.
-        state: ok; broken; note, if the rule is kept but something is worth knowing.
-        seen: what was seen, and where.
-        fix: how to mend it, as an imperative; "" if nothing needs it.
-    """
-
-    rule: str
-    state: State
-    seen: str
-    fix: str = ""
 
 
 class Stopped(Exception):

@@ -26,7 +26,7 @@ from dopamine_rl.interfaces import KinematicRobot, ResettableRobot, Robot
 logger = logging.getLogger(__name__)
 CHECKS_PER_PERIOD = 8
 FINEST_S = 0.002
-CONNECT_S = 120.0
+CONNECT_S = 300.0
 RECENT = 64
 """Periods that are remembered, for clients that are told late."""
 BLIND_PERIODS = 10

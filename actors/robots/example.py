@@ -1,6 +1,6 @@
 """A driver to begin from: an imaginary arm that moves along x and y, and a camera that looks down on it.
 
-Replace the bodies by calls of your robot's own library. limits.toml beside this file are its limits.
+Replace the bodies by calls of your robot's own library. example.toml beside this file holds its limits.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def test_a_server_and_a_client_run_in_a_bare_environment(tmp_path: Path, python:
     packages = ["numpy", "msgpack", *(["tomli"] if python == "python3.10" else [])]
     for words in (packages, ["--no-deps", "--ignore-requires-python", str(ROOT)]):
         subprocess.run([bare, "-m", "pip", "install", "-q", *words], check=True, cwd=tmp_path)
-    (tmp_path / "limits.toml").write_text((ROOT / "actors" / "robots" / "limits.toml").read_text())
+    (tmp_path / "limits.toml").write_text((ROOT / "actors" / "robots" / "example.toml").read_text())
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     words = ["-m", "actors.robots", "serve", "actors.robots.example:make", "--limits", "limits.toml", "--port", "0"]
     process = subprocess.Popen([bare, *words], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)

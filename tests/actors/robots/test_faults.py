@@ -1,0 +1,86 @@
+"""Faults happen as they are asked for, and what protects the robot sees them."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from actors.robots.client import RemoteRobot
+from actors.robots.faults import FaultyLink, FaultyRobot, Faults
+from actors.robots.limits import AxisLimits, Limits
+from dopamine_rl.errors import BadInput, RobotError, RobotLost
+from tests.actors.robots.arms import LIMITS, TestArm, served
+
+WATCHED = Limits(50.0, 400.0, 900.0, {"x": AxisLimits("position", 5.0, 500.0, -1.0, 1.0, error=0.05)})
+
+
+def test_a_stuck_joint_is_seen_and_held() -> None:
+    with served(FaultyRobot(TestArm(), Faults(stuck="x")), limits=WATCHED) as server:
+        with RemoteRobot(server.address, "") as robot:
+            robot.take()
+            reasons = []
+            for _ in range(4):
+                robot.send_action({"x": 0.9})
+                reasons.append(robot.executed.reason)
+        assert any("x does not follow" in reason for reason in reasons)
+
+
+def test_a_frozen_camera_shows_its_first_picture() -> None:
+    robot = FaultyRobot(TestArm(), Faults(frozen="top"))
+    first = robot.get_observation()["top"]
+    robot._robot.get_observation = lambda: {"x": 0.0, "top": np.zeros((4, 4, 3), np.uint8)}
+    np.testing.assert_array_equal(robot.get_observation()["top"], first)
+
+
+def test_a_share_of_the_commands_is_refused_and_the_others_are_executed() -> None:
+    robot, refused = FaultyRobot(TestArm(), Faults(refuse=0.3)), 0
+    for _ in range(100):
+        try:
+            robot.send_action({"x": 0.0})
+        except RobotError:
+            refused += 1
+    assert 15 < refused < 45
+
+
+@pytest.mark.parametrize("faults", [Faults(latency_ms=30.0), Faults(jitter_ms=60.0), Faults(loss=0.3)])
+def test_a_slow_way_is_slow_and_carries_everything(faults: Faults) -> None:
+    with served(TestArm()) as server, FaultyLink(server.address, faults) as link:
+        with RemoteRobot(link.address, "") as robot:
+            spent = []
+            for _ in range(12):
+                began = time.monotonic()
+                robot.status()
+                spent.append(time.monotonic() - began)
+            assert 0.05 < max(spent) < 3.0
+            assert abs(robot._offset_s) < 0.15  # one computer, one clock
+
+
+def test_an_action_that_was_late_on_the_way_does_not_move_the_robot() -> None:
+    strict = replace(LIMITS, hold_after_ms=100.0)
+    with served(TestArm(), limits=strict) as server, FaultyLink(server.address, Faults(latency_ms=150.0)) as link:
+        with RemoteRobot(link.address, "") as robot:
+            robot.take()
+            with pytest.raises(RobotError, match="ms old|stopped"):
+                robot.send_action({"x": 0.1})
+
+
+def test_a_connection_breaks_when_it_should_and_can_be_made_again() -> None:
+    with served(TestArm()) as server, FaultyLink(server.address, Faults(disconnect_every_s=0.5)) as link:
+        robot = RemoteRobot(link.address, "")
+        for _ in range(2):
+            robot.connect()
+            with pytest.raises(RobotLost):
+                while True:
+                    robot.get_observation()
+
+
+def test_what_the_robot_does_not_have_cannot_be_broken() -> None:
+    for faults, field in [(Faults(stuck="y"), "faults.stuck"), (Faults(frozen="side"), "faults.frozen")]:
+        with pytest.raises(BadInput) as error:
+            FaultyRobot(TestArm(), faults)
+        assert error.value.field == field
+    with pytest.raises(BadInput):
+        Faults(loss=1.5)
