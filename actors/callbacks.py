@@ -23,6 +23,7 @@ import numpy as np
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from actors.claims import TRUE_SUCCESS, ClaimWatch
+from actors.foreign import EXECUTED
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
@@ -75,7 +76,10 @@ class LabellingCallback(RLlibCallback):
             self._guard(self._start, episode, env_runner, env_index)
 
     def on_episode_step(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
-        """Request a scored frame's labels; its pictures are removed from the episode and never reach the learner."""
+        """Request a scored frame's labels; its pictures are removed from the episode and never reach the learner.
+
+        Where the environment says what was really executed, that is the action that the learner is given.
+        """
         if env_runner.config.in_evaluation:
             return
         self._guard(self._step, episode, env_runner, env_index)
@@ -138,6 +142,8 @@ class LabellingCallback(RLlibCallback):
     def _step(self, episode: Any, env_runner: Any, env_index: int) -> None:
         infos = episode.get_infos(-1)
         views = self._views(episode, env_runner, env_index)
+        if (executed := infos.pop(EXECUTED, None)) is not None:
+            episode.set_actions(new_data=executed[None], at_indices=[-1])
         self._note_success(episode.id_, infos)
         labeller = self._get()
         if not labeller.knows(episode.id_):

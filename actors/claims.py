@@ -22,7 +22,7 @@ from dopamine_rl.types import TaskReference
 
 TRUE_SUCCESS = "true_success"
 """Key of the simulator's verdict in the infos. The labelling callback removes it before a learner sees it."""
-SHOWN = ("scored_views",)
+SHOWN = ("scored_views", "executed")
 """What else of the infos a claiming environment passes on."""
 
 

@@ -23,6 +23,9 @@ from dopamine_rl.types import Views, check_views
 
 SCORED_VIEWS = "scored_views"
 """Entry of infos that holds the pictures to be scored."""
+EXECUTED = "executed"
+"""Entry of infos that holds the action that was really executed, where the environment says so: a robot's limits, or a
+person who took over, change what was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,8 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
     def _infos(self, observation: Any, info: Mapping[str, Any], success: bool, scored: bool) -> dict[str, Any]:
         infos: dict[str, Any] = {"success": success}
+        if EXECUTED in info:
+            infos[EXECUTED] = self.from_units(info[EXECUTED])
         if scored and self._pictures:
             views = self._layout.pictures_of(observation, info, self.config.views)
             if views is None:

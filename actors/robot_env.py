@@ -2,9 +2,9 @@
 
     --env.kwargs '{"address": "192.168.0.7:5601", "success": "key", "reset": "person"}'
 
-It keeps to dopamine_rl.interfaces.MakeEnvironment, on a robot behind a server (actors.robots.server), at its control rate.
-An action in the space's bounds is a displacement per control period: of the last commanded position where the robot takes
-positions. A robot that is lost truncates the episode; the next reset waits until it is back.
+It keeps to dopamine_rl.interfaces.MakeEnvironment, on a robot behind a server (actors.robots.server), at its control
+rate. An action in the space's bounds is a displacement per control period: of the last commanded position where the
+robot takes positions. A robot that is lost truncates the episode; the next reset waits until it is back.
 """
 
 from __future__ import annotations
@@ -233,9 +233,7 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     def _succeeded(self) -> bool:
         return bool(self._sensed) or (self._by_key and self._label == "success")
 
-    def _infos(
-        self, success: bool, executed: NDArray[np.float32] | None = None, lost: bool = False
-    ) -> dict[str, Any]:
+    def _infos(self, success: bool, executed: NDArray[np.float32] | None = None, lost: bool = False) -> dict[str, Any]:
         return {
             "success": success,
             "executed": np.zeros(len(self._names), np.float32) if executed is None else executed,

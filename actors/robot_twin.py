@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.robots.driving import Driving
-from actors.robots.faults import FaultyLink, FaultyRobot, Faults
+from actors.robots.faults import Faults, FaultyLink, FaultyRobot
 from actors.robots.limits import Limits, load_limits
 from actors.robots.server import Listening, RobotServer
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
@@ -54,7 +54,7 @@ class TwinConfig:
 class TwinArm:
     """The driver of the simulated robot: an arm that holds a peg before a hole. See dopamine_rl.interfaces.Robot."""
 
-    def __init__(self, config: TwinConfig = TwinConfig()) -> None:  # noqa: B008 (frozen)
+    def __init__(self, config: TwinConfig = TwinConfig()) -> None:
         from actors.maniskill import EnvConfig
 
         self._config = EnvConfig(
@@ -68,7 +68,10 @@ class TwinArm:
             standoff_m=config.standoff_m,
         )
         numbers = dict.fromkeys((*FEELS, *TOOL, SUCCESS), float)
-        self.observation_features = {**numbers, **dict.fromkeys(config.views, (config.image_size, config.image_size, 3))}
+        self.observation_features = {
+            **numbers,
+            **dict.fromkeys(config.views, (config.image_size, config.image_size, 3)),
+        }
         self.action_features = dict.fromkeys(ACTIONS, float)
         self._scale = np.repeat([self._config.translation_m, self._config.rotation_rad], 3)
         self._env: Any = None
@@ -131,13 +134,26 @@ class TwinArm:
         self._fresh, self._success = True, bool(infos["success"])
 
 
+def limits_at(rate_hz: float) -> Limits:
+    """The twin's limits at a control rate: the steps of a period are those of twin.toml."""
+    limits = load_limits(LIMITS)
+    faster = rate_hz / limits.rate_hz
+    axes = {
+        name: replace(axis, velocity=axis.velocity * faster, acceleration=axis.acceleration * faster**2)
+        for name, axis in limits.axes.items()
+    }
+    hold_after_ms = max(limits.hold_after_ms, 2e3 / rate_hz)
+    stop_after_ms = max(limits.stop_after_ms, hold_after_ms)
+    return replace(limits, rate_hz=rate_hz, axes=axes, hold_after_ms=hold_after_ms, stop_after_ms=stop_after_ms)
+
+
 def _pictures(observation: Mapping[str, Any]) -> dict[str, Any]:
     return {name: picture for name, picture in observation.items() if name != PROPRIOCEPTION}
 
 
 @contextmanager
 def twin(
-    config: TwinConfig = TwinConfig(),  # noqa: B008 (frozen)
+    config: TwinConfig = TwinConfig(),
     faults: Faults = Faults(),  # noqa: B008
     listening: Listening = Listening(),  # noqa: B008
     limits: Limits | None = None,

@@ -162,6 +162,8 @@ class MakeEnvironment(Protocol):
     - `reset` takes a seed, and the same seed gives the same start. Its `options` are hints about the episode: nobody
       looks at its pictures where "pictures" is False; "stride" is the K above; after "horizon" steps it is cut off.
     - `info["success"]` (bool) says whether the task is done. Where it is missing, `terminated` means success.
+    - `info["executed"]` (float [A], in the action's units) may say what was really executed, by a robot with limits or
+      a person who took over; the learner is given that action instead of the one that was asked for.
     - `terminated` means that the task ended, `truncated` that time ran out. Nothing resets by itself.
     - `step` neither raises nor hangs. A reward of 1 at success and 0 elsewhere suits the learner's default settings.
     """
@@ -237,8 +239,8 @@ class Teleoperator(Protocol):
 
     def get_teleop_events(self) -> Mapping[str, bool]:
         """What the person says since the last call. LeRobot's `is_intervention` (hands on), `success`,
-        `terminate_episode` (failure), `rerecord_episode` (discard); also `ready` (the scene is reset), `stop` and
-        `rearm`. A missing one is False; without the method, hands are always on.
+        `terminate_episode` (failure), `rerecord_episode` (discard); also `stage` (the next one begins), `ready` (the
+        scene is reset), `stop` and `rearm`. A missing one is False; without the method, hands are always on.
         """
 
     def disconnect(self) -> None:

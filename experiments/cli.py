@@ -69,6 +69,7 @@ ROBOT = Group(
         "check": Command("check a robot's driver", "experiments.commands.robot_check"),
         "limits": Command("check a limits file and show it", "experiments.commands.robot_limits"),
         "drive": Command("drive a robot by keyboard, or take over from a policy", "experiments.commands.robot_drive"),
+        "record": Command("record demonstrations that a person gives", "experiments.commands.robot_record"),
         "twin": Command("serve a simulated robot, with faults", "experiments.commands.robot_twin"),
     },
 )

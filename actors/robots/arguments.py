@@ -9,6 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,8 +23,8 @@ def parse(cls: type[Settings], argv: Sequence[str], prog: str, about: str | None
     """Parse a command line. A field without a default is a positional word; a bool is a switch.
 
     Args:
-        cls: a frozen dataclass of str, int, float, Path (each may be None) and bool. The string literal below a field is
-            its help.
+        cls: a frozen dataclass of str, int, float, Path (each may be None) and bool. The string literal below a field
+            is its help.
     """
     parser = argparse.ArgumentParser(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     helps = _literals(cls)
@@ -36,7 +37,9 @@ def parse(cls: type[Settings], argv: Sequence[str], prog: str, about: str | None
             parser.add_argument(option, action="store_true", help=text)
         else:
             shown = "" if entry.default in (None, "") else f" (default: {entry.default})"
-            parser.add_argument(option, type=READERS[kind], default=entry.default, help=(text + shown).replace("%", "%%"))
+            parser.add_argument(
+                option, type=READERS[kind], default=entry.default, help=(text + shown).replace("%", "%%")
+            )
     try:
         return cls(**vars(parser.parse_args(list(argv))))
     except DopamineError as error:
@@ -58,7 +61,7 @@ def _literals(cls: type) -> dict[str, str]:
     """The string literals below the fields of a class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0].body  # type: ignore[attr-defined]
     found = {}
-    for entry, below in zip(body, body[1:]):  # noqa: B905 (pairs)
+    for entry, below in pairwise(body):
         if isinstance(entry, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
             found[ast.unparse(entry.target)] = " ".join(str(below.value.value).split())
     return found

@@ -1,9 +1,9 @@
 """A robot on another computer, as a Robot: what a server of actors.robots.server drives.
 
-    with RemoteRobot("192.168.0.7:5601", token="…") as robot:
-        robot.take()
-        robot.send_action({"shoulder.pos": 12.0})     # returns what was really executed, after the control period
-        robot.get_observation()                       # the first one after that action
+with RemoteRobot("192.168.0.7:5601", token="…") as robot:
+    robot.take()
+    robot.send_action({"shoulder.pos": 12.0})     # returns what was really executed, after the control period
+    robot.get_observation()                       # the first one after that action
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class RemoteRobot:
         """The limits that the server keeps."""
         given = self._about["limits"]
         box = None if given["box"] is None else (tuple(given["box"][0]), tuple(given["box"][1]))
-        return Limits(**{**given, "axes": {name: AxisLimits(**axis) for name, axis in given["axes"].items()}, "box": box})
+        return Limits(
+            **{**given, "axes": {name: AxisLimits(**axis) for name, axis in given["axes"].items()}, "box": box}
+        )
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -197,7 +199,7 @@ class RemoteRobot:
         self._ask("reset", seed=seed)
 
     def label(self, word: str) -> None:
-        """Say as a person of an episode: success, failure, discard; ready: the scene is reset."""
+        """Say as a person of an episode: one of actors.robots.server.LABELS."""
         self._ask("label", label=word)
 
     def ask(self, text: str) -> None:

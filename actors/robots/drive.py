@@ -3,8 +3,8 @@
     python -m actors.robots drive 192.168.0.7:5601
     python -m actors.robots drive 192.168.0.7:5601 --teleoperator my_arm:Leader
 
-While a key that moves is held, the person has control; when it is let go, the policy gets it back. The policy is told what
-was executed meanwhile. Keys also say how an episode ended, and that the scene is reset.
+While a key that moves is held, the person has control; when it is let go, the policy gets it back. The policy is told
+what was executed meanwhile. Keys also say how an episode ended, and that the scene is reset.
 """
 
 from __future__ import annotations
@@ -22,7 +22,13 @@ from dopamine_rl.callables import load_callable, read_keywords
 from dopamine_rl.errors import BadInput, RobotError, RobotLost
 from dopamine_rl.interfaces import Teleoperator
 
-LABEL_OF = {"success": "success", "terminate_episode": "failure", "rerecord_episode": "discard", "ready": "ready"}
+LABEL_OF = {
+    "success": "success",
+    "terminate_episode": "failure",
+    "rerecord_episode": "discard",
+    "ready": "ready",
+    "stage": "stage",
+}
 HANDS_OFF_S = 0.5
 """Control is given back so long after the hands left."""
 STATUS_S = 0.5

@@ -1,4 +1,4 @@
-"""Makes the driver that a user names, and completes one that has no `hold` and `stop`, as LeRobot's robots have none."""
+"""Makes the driver that a user names, and completes one without `hold` and `stop`, as LeRobot's robots are."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def make_robot(name: str, keywords: str, limits: Limits) -> Robot:
 class Completed:
     """A driver without `hold` and `stop`, as a Robot.
 
-    To hold, it is told to stay at its measured pose, as soon as the call that blocks has returned. To stop, it holds and,
-    where the driver has such a method, switches the motors off (`disable_torque` of the robot or its `bus`).
+    To hold, it is told to stay at its measured pose, as soon as the call that blocks has returned. To stop, its motors
+    are switched off (`disable_torque` of the robot or its `bus`); it holds where there is no such method.
 
     Args:
         robot: the driver; its methods are called one at a time.

@@ -1,7 +1,7 @@
 """Drives one robot: a thread that acts and observes in every control period, and one that protects it.
 
-The first makes all calls of the driver but `hold` and `stop`. The second, the guard, asks the Supervisor several times a
-period whether the robot must hold or stop, and has each of the two done in a thread of its own. So a call that blocks
+The first makes all calls of the driver but `hold` and `stop`. The second, the guard, asks the Supervisor several times
+a period whether the robot must hold or stop, and has each of the two done in a thread of its own. So a call that blocks
 delays neither, and a `hold` that blocks does not delay a `stop`. A driver that blocks is reported, and held.
 """
 
@@ -91,7 +91,9 @@ class Driving:
             begun = self.changed.wait_for(lambda: self._recent or self._failure, CONNECT_S)
         if not begun or self._failure:
             self._ended.set()
-            raise RobotError(self._failure or f"the driver's {self.calling or 'connect'} takes more than {CONNECT_S:g} s")
+            raise RobotError(
+                self._failure or f"the driver's {self.calling or 'connect'} takes more than {CONNECT_S:g} s"
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +116,9 @@ class Driving:
     def after(self, number: int, timeout_s: float) -> Period:
         """The first recent period later than that number; waits for it. Raises RobotError if it does not come."""
         with self.changed:
-            self.changed.wait_for(lambda: self._failure or (self._recent and self._recent[-1].number > number), timeout_s)
+            self.changed.wait_for(
+                lambda: self._failure or (self._recent and self._recent[-1].number > number), timeout_s
+            )
             if not self._recent or self._recent[-1].number <= number:
                 raise RobotError(self._failure or self.hung or self.supervisor.reason or "no observation in time")
             return next(period for period in self._recent if period.number > number)

@@ -52,7 +52,10 @@ class Faults:
             "faults",
             self,
             *((name, 0.0 <= getattr(self, name) < 1e6, "give a time of at least 0") for name in times),
-            *((name, 0.0 <= getattr(self, name) < 1.0, "give a share from 0 to below 1") for name in ("loss", "refuse")),
+            *(
+                (name, 0.0 <= getattr(self, name) < 1.0, "give a share from 0 to below 1")
+                for name in ("loss", "refuse")
+            ),
         )
 
     @property
@@ -176,9 +179,7 @@ class FaultyLink:
             late_s += RESENT_S * (self._rng.uniform() < self._faults.loss)
             waiting.put((time.monotonic() + late_s, data))
 
-    def _write(
-        self, source: socket.socket, sink: socket.socket, waiting: queue.Queue[tuple[float, bytes]]
-    ) -> None:
+    def _write(self, source: socket.socket, sink: socket.socket, waiting: queue.Queue[tuple[float, bytes]]) -> None:
         while True:
             due_s, data = waiting.get()
             time.sleep(max(0.0, due_s - time.monotonic()))

@@ -20,11 +20,12 @@ EVENTS = {
     "x": "rerecord_episode",
     "\r": "ready",
     "\n": "ready",
+    ".": "stage",
     " ": "stop",
     "!": "rearm",
 }
 HELD_S = 0.6
-"""A key counts as held for so long after the terminal last repeated it: terminals wait half a second before they begin."""
+"""A key counts as held for so long after the terminal repeated it; terminals begin to do so after half a second."""
 TAP_S = 0.15
 SPEED = 0.5
 """Share of the highest step."""
@@ -43,7 +44,9 @@ class Keyboard:
         self, limits: Limits, position: Callable[[], Mapping[str, float]], read: Callable[[], str] | None = None
     ) -> None:
         if len(limits.axes) > len(PAIRS):
-            raise BadInput("axes", len(limits.axes), f"a keyboard drives at most {len(PAIRS)}: use another teleoperator")
+            raise BadInput(
+                "axes", len(limits.axes), f"a keyboard drives at most {len(PAIRS)}: use another teleoperator"
+            )
         self._limits, self._position, self._read = limits, position, read or self._typed
         self._keys = {
             key: (name, sign)
@@ -58,7 +61,10 @@ class Keyboard:
     def help(self) -> str:
         """Which key does what."""
         moves = "  ".join(f"{pair[0]}/{pair[1]} {name}" for name, pair in zip(self._limits.axes, PAIRS, strict=False))
-        return f"{moves}\n1 success   0 failure   x discard   Enter ready   SPACE EMERGENCY STOP   ! re-arm   q quit"
+        return (
+            f"{moves}\n1 success  0 failure  x discard  . next stage  Enter ready\n"
+            "SPACE EMERGENCY STOP  ! re-arm  q quit"
+        )
 
     def connect(self) -> None:
         """Read single keys. Raises BadInput where standard input is no terminal."""

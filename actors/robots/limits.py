@@ -191,10 +191,17 @@ def _check_axis(field: str, axis: AxisLimits) -> None:
         axis,
         ("kind", axis.kind in KINDS, one_of(axis.kind, KINDS)),
         *((name, 0.0 < getattr(axis, name) < math.inf, "give a finite number above 0") for name in positive),
-        *((name, 0.0 <= getattr(axis, name) < math.inf, "give a number, or leave it out") for name in ("step", "error")),
+        *(
+            (name, 0.0 <= getattr(axis, name) < math.inf, "give a number, or leave it out")
+            for name in ("step", "error")
+        ),
         ("low", axis.low < axis.high, "give a number below high"),
         ("low", axis.kind == "delta" or all(ends), "give low and high: a position has limits"),
-        ("measured", axis.kind == "position" or not any(ends) or bool(axis.measured), "name the observation of low, high"),
+        (
+            "measured",
+            axis.kind == "position" or not any(ends) or bool(axis.measured),
+            "name the observation of low, high",
+        ),
     )
 
 

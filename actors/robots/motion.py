@@ -5,8 +5,8 @@ Every control period moves each axis by v, and v is chosen as near to what the a
     |v| ≤ step,    |v − v before| ≤ acceleration · period²,    and the axis can brake in time before `low` and `high`
 
 An axis that keeps its acceleration limit cannot stop at once, so the last one looks ahead: braking by A per period, v
-takes the distance v + (v − A) + (v − 2A) + … The largest v that fits is `braking_speed`. As each step leaves the next one
-room to brake, all limits hold together, for any actions.
+takes the distance v + (v − A) + (v − 2A) + … The largest v that fits is `braking_speed`. As each step leaves the next
+one room to brake, all limits hold together, for any actions.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ class MotionFilter:
         self._position = measured
 
     def _move(self, speed: NDArray[np.float64], observation: Mapping[str, Any]) -> dict[str, float]:
-        room = [np.where(np.isnan(gap), np.inf, gap) for gap in (self._position - self._low, self._high - self._position)]
+        room = [
+            np.where(np.isnan(gap), np.inf, gap) for gap in (self._position - self._low, self._high - self._position)
+        ]
         back, ahead = (np.minimum(self._step, braking_speed(gap, self._braking)) for gap in room)
         speed = np.clip(speed, self._speed - self._braking, self._speed + self._braking)
         speed = np.clip(speed, -back, ahead)  # the last word: a measured position may lie beyond what was foreseen
@@ -135,7 +137,9 @@ class MotionFilter:
         wrong = (speed < least - slack) | (speed > most + slack)
         if wrong.any():
             name = self._names[int(np.argmax(wrong))]
-            raise MotionRefused(f"the driver says that it executed {name} = {executed[name]:g}, which was not asked for")
+            raise MotionRefused(
+                f"the driver says that it executed {name} = {executed[name]:g}, which was not asked for"
+            )
         self._position, self._speed = before + speed, speed
 
     def _executed(self, speed: NDArray[np.float64]) -> list[float]:
@@ -159,7 +163,8 @@ class MotionFilter:
         if off.any():
             index = int(np.argmax(off))
             raise MotionRefused(
-                f"{self._names[index]} does not follow: commanded {self._position[index]:g}, measured {measured[index]:g}"
+                f"{self._names[index]} does not follow: commanded {self._position[index]:g}, "
+                f"measured {measured[index]:g}"
             )
 
     def _check_tool(self, observation: Mapping[str, Any], values: Mapping[str, float]) -> None:
@@ -178,9 +183,11 @@ class MotionFilter:
 
 
 def check_action(names: Sequence[str], action: Mapping[str, Any]) -> NDArray[np.float64]:
-    """The entries of an action in the order of names. Raises MotionRefused unless they are these, and finite numbers."""
+    """The entries of an action in the order of names. Raises MotionRefused for others, or what is not finite."""
     if set(action) != set(names):
-        raise MotionRefused(f"an action has the entries {', '.join(names)}, not {', '.join(map(str, action)) or 'none'}")
+        raise MotionRefused(
+            f"an action has the entries {', '.join(names)}, not {', '.join(map(str, action)) or 'none'}"
+        )
     for name, value in action.items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
             raise MotionRefused(f"{name} = {value} is not a finite number")

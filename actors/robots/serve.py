@@ -3,8 +3,8 @@
     python -m actors.robots serve my_robot:Arm --limits arm.toml
     python -m actors.robots serve my_robot:Arm --limits arm.toml --host 0.0.0.0 --tls-cert cert.pem --token-file token
 
-It runs on the computer that the robot is attached to, in the environment of its driver, and needs numpy and msgpack alone.
-Without a limits file no robot starts. Ctrl-C stops the robot and ends. This is no substitute for an emergency stop in
+It runs on the computer that the robot is attached to, in the environment of its driver, and needs numpy and msgpack
+alone. Without a limits file no robot starts. Ctrl-C stops the robot and ends. This is no substitute for an emergency stop in
 hardware.
 """
 
@@ -95,7 +95,9 @@ def listening_of(arguments: ServeArguments) -> Listening:
         try:
             token = arguments.token_file.read_text(encoding="utf-8").strip()
         except OSError as error:
-            raise BadInput("token_file", str(arguments.token_file), f"give a readable file ({error.strerror})") from None
+            raise BadInput(
+                "token_file", str(arguments.token_file), f"give a readable file ({error.strerror})"
+            ) from None
     tls = None
     if arguments.tls_cert is not None:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -25,8 +25,8 @@ from dopamine_rl.errors import BadInput, RobotError, RobotLost, WireError
 from dopamine_rl.interfaces import ResettableRobot
 
 logger = logging.getLogger(__name__)
-LABELS = ("success", "failure", "discard", "ready")
-"""What a person says of an episode; ready: the scene is reset."""
+LABELS = ("success", "failure", "discard", "stage", "ready")
+"""What a person says of an episode: how it ended; stage: its next one begins; ready: the scene is reset."""
 SHORTEST_TOKEN = 16
 MOST_TEXT = 200
 

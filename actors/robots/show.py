@@ -27,6 +27,9 @@ def show_limits(arguments: LimitsArguments) -> None:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(f"\n{limits.rate_hz:g} control periods per second.")
-    print(f"Without a command the robot holds after {limits.hold_after_ms:g} ms and stops after {limits.stop_after_ms:g} ms.")
+    print(
+        f"Without a command the robot holds after {limits.hold_after_ms:g} ms, "
+        f"and stops after {limits.stop_after_ms:g} ms."
+    )
     if limits.box is not None:
         print(f"Workspace, metres: {list(limits.box[0])} to {list(limits.box[1])}; needs a driver with tool_after.")

@@ -75,7 +75,13 @@ class Supervisor:
         self._pending: Mapping[str, float] | None = None
         self._commanded_s = 0.0
         self._owed: str | None = None
-        self.state, self.reason, self.latched, self.epoch, self.resetting = HOLDING, "nobody has control", False, 0, False
+        self.state, self.reason, self.latched, self.epoch, self.resetting = (
+            HOLDING,
+            "nobody has control",
+            False,
+            0,
+            False,
+        )
         self.counts: Counter[str] = Counter()
 
     def take(self, session: Session, now: float) -> None:
@@ -100,7 +106,9 @@ class Supervisor:
         if self.holder is None or self.holder.number != session.number:
             return
         self.holder, self._displaced, self._commanded_s = self._displaced, None, now
-        self._protect(HOLD, STOPPED if self.state == STOPPED else HOLDING, f"{session.name or session.rank} gave control")
+        self._protect(
+            HOLD, STOPPED if self.state == STOPPED else HOLDING, f"{session.name or session.rank} gave control"
+        )
 
     def is_displaced(self, session: Session) -> bool:
         """Whether a session lost control to a person who has it still."""

@@ -1,4 +1,4 @@
-"""Messages between a robot's server and its clients: msgpack maps over TCP, each after its length (4 bytes, big-endian).
+"""Messages between a robot's server and its clients: msgpack maps over TCP, each after its length (4 bytes).
 
     server → client   {"protocol": 1, "nonce": bytes}
     client → server   {"kind": "hello", "n": 1, "proof": HMAC-SHA256(token, nonce), "rank", "name"}
@@ -93,7 +93,8 @@ def proof(token: str, nonce: bytes) -> bytes:
 
 def pack_observation(observation: Mapping[str, Any]) -> dict[str, Any]:
     """An observation as a part of a message: numbers, and pictures raw or as the JPEG that the driver gave."""
-    numbers, pictures = {}, {}
+    numbers: dict[str, float] = {}
+    pictures: dict[str, dict[str, Any]] = {}
     for name, value in observation.items():
         if isinstance(value, (bytes, bytearray)):
             pictures[name] = {"jpeg": bytes(value)}

@@ -3,9 +3,9 @@
     dopamine robot check my_robot:Arm --limits arm.toml
     dopamine robot check my_robot:Arm --limits arm.toml --move
 
-The contract is dopamine_rl.interfaces.Robot (docs/robots.md). Without --move the robot is told nothing but to stay where it
-is; with it each axis makes one step within its limits, and one back. Keep a hand at its emergency stop. The last line is
-JSON: ok, broken (rules), findings. Exit status 1: a rule is broken.
+The contract is dopamine_rl.interfaces.Robot (docs/robots.md). Without --move the robot is told nothing but to stay
+where it is; with it each axis makes one step within its limits, and one back. Keep a hand at its emergency stop. The
+last line is JSON: ok, broken (rules), findings. Exit status 1: a rule is broken.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     dopamine robot serve my_robot:Arm --limits arm.toml --host 0.0.0.0 --tls-cert cert.pem --token-file token
 
 Without a limits file no robot starts. Ctrl-C stops the robot and ends. This is no substitute for an emergency stop in
-hardware. On a computer that has only the robot's driver, numpy and msgpack: python -m actors.robots serve (docs/robots.md).
+hardware. On a computer with nothing but the driver, numpy and msgpack: python -m actors.robots serve (docs/robots.md).
 """
 
 from __future__ import annotations

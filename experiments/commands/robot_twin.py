@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from actors.robots.faults import Faults
@@ -47,20 +47,16 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until interrupted; Ctrl-C exits with status 0."""
     arguments = parse(Arguments, argv, "dopamine robot twin", __doc__)
-    from actors.robot_twin import LIMITS, TwinConfig, twin
-    from actors.robots.limits import load_limits
+    from actors.robot_twin import TwinConfig, limits_at, twin
     from actors.robots.server import Listening
 
-    limits = load_limits(LIMITS)
-    periods = arguments.rate_hz / limits.rate_hz
-    axes = {
-        name: replace(axis, velocity=axis.velocity * periods, acceleration=axis.acceleration * periods**2)
-        for name, axis in limits.axes.items()
-    }  # the same step per period at any rate
-    limits = replace(limits, rate_hz=arguments.rate_hz, axes=axes, hold_after_ms=limits.hold_after_ms / min(periods, 1.0))
+    limits = limits_at(arguments.rate_hz)
     config = TwinConfig(image_size=arguments.image_size)
     print("Building the scene …", flush=True)
-    with interruptible("Stopped.", status=0), twin(config, arguments.faults, Listening(port=arguments.port), limits) as made:
+    with (
+        interruptible("Stopped.", status=0),
+        twin(config, arguments.faults, Listening(port=arguments.port), limits) as made,
+    ):
         address, _ = made
         print(f"serving {address}", flush=True)
         keywords = f'{{"address": "{address}", "success": "sensor:success"}}'

@@ -128,6 +128,22 @@ def test_every_chunk_carries_its_labels_and_no_pictures(num_envs):
         assert label.model_version == "fake-1"
 
 
+class Limited(Walk):
+    """A robot that executes something else, and says so."""
+
+    def step(self, action):
+        *rest, info = super().step(action)
+        return *rest, {**info, "executed": np.array([self.t / 100], np.float32)}
+
+
+def test_the_learner_is_given_what_was_really_executed():
+    chunks = sample(make_runner(healthy, env=Limited), 4, 4)
+    for chunk in chunks:
+        steps = np.arange(chunk.t_started + 1, chunk.t_started + len(chunk) + 1)
+        np.testing.assert_allclose(np.ravel(chunk.get_actions()), steps / 100)
+        assert all("executed" not in info for info in chunk.get_infos()[1:])
+
+
 def test_poisoned_truth_leaves_the_labels_bit_equal():
     """No ground truth in the shaping path: success, state and reward may say anything."""
     clean, poisoned = (sample(make_runner(healthy, poison=poison), 4, 9) for poison in (False, True))

@@ -63,6 +63,20 @@ def test_the_horizon_cuts_off_and_success_is_what_terminates_where_nobody_says_i
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
 
 
+class Limited(Reaching):
+    """Executes half of what it is asked for, and says so."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        *rest, info = super().step(action / 2)
+        return (*rest, {**info, "executed": action / 2})  # type: ignore[return-value]
+
+
+def test_what_was_executed_is_passed_on_in_units_of_the_policy() -> None:
+    env = make_env(replace(OWN, make="tests.actors.test_foreign:Limited"))
+    env.reset(seed=0)
+    assert act(env, 0.4, 1)[0]["executed"] == pytest.approx([0.2])
+
+
 class Telling(Reaching):
     """Says itself whether it succeeded, with bounds of its own and one array for all observations."""
 

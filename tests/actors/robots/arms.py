@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,13 @@ from actors.robots.limits import AxisLimits, Limits
 from actors.robots.server import Listening, RobotServer
 
 RATE_HZ = 50.0
-LIMITS = Limits(RATE_HZ, 400.0, 900.0, {"x": AxisLimits("position", 5.0, 500.0, -1.0, 1.0)})
+LIMITS = Limits(RATE_HZ, 3000.0, 6000.0, {"x": AxisLimits("position", 5.0, 500.0, -1.0, 1.0)})
+"""Of a patient robot, for busy computers."""
+STRICT = replace(LIMITS, hold_after_ms=300.0, stop_after_ms=900.0)
+"""Of one that holds soon."""
+
+
+PLAIN = Listening()
 
 
 class TestArm:
@@ -74,7 +81,10 @@ class TestArm:
 
 @contextmanager
 def served(
-    robot: Any, listening: Listening = Listening(), limits: Limits = LIMITS, **rest: Any  # noqa: B008 (frozen)
+    robot: Any,
+    listening: Listening = PLAIN,
+    limits: Limits = LIMITS,
+    **rest: Any,
 ) -> Iterator[RobotServer]:
     with Driving(robot, limits, **rest) as driving, RobotServer(driving, listening) as server:
         yield server

@@ -35,7 +35,10 @@ def test_every_module_imports_with_numpy_and_msgpack_alone() -> None:
 
 
 def test_the_sources_are_python_3_10() -> None:
-    for name in [f"actors/robots/{name}.py" for name in MODULES] + ["dopamine_rl/interfaces.py", "dopamine_rl/errors.py"]:
+    for name in [f"actors/robots/{name}.py" for name in MODULES] + [
+        "dopamine_rl/interfaces.py",
+        "dopamine_rl/errors.py",
+    ]:
         ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 10))
 
 

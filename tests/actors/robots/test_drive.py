@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -66,7 +67,7 @@ def test_a_person_takes_over_while_a_key_is_held_and_the_policy_goes_on(server: 
         acting.join()
     driven = [value for by, value in seen if by == "person"]
     assert max(driven) > 0.3  # six half steps of 0.05 beyond 0.1, or nearly
-    jumps = [abs(after - before) for (_, before), (_, after) in zip(seen, seen[1:])]
+    jumps = [abs(after - before) for (_, before), (_, after) in itertools.pairwise(seen)]
     assert max(jumps) <= 0.1 + 1e-9 + 0.05
     assert seen[-1] == ("policy", pytest.approx(0.1))
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from actors.robots.client import RemoteRobot
-from actors.robots.faults import FaultyLink, FaultyRobot, Faults
+from actors.robots.faults import Faults, FaultyLink, FaultyRobot
 from actors.robots.limits import AxisLimits, Limits
 from dopamine_rl.errors import BadInput, RobotError, RobotLost
 from tests.actors.robots.arms import LIMITS, TestArm, served
 
-WATCHED = Limits(50.0, 400.0, 900.0, {"x": AxisLimits("position", 5.0, 500.0, -1.0, 1.0, error=0.05)})
+WATCHED = Limits(50.0, 3000.0, 6000.0, {"x": AxisLimits("position", 5.0, 500.0, -1.0, 1.0, error=0.05)})
 
 
 def test_a_stuck_joint_is_seen_and_held() -> None:
@@ -45,26 +47,40 @@ def test_a_share_of_the_commands_is_refused_and_the_others_are_executed() -> Non
     assert 15 < refused < 45
 
 
+@contextmanager
+def through(arm: TestArm, faults: Faults, limits: Limits = LIMITS) -> Iterator[RemoteRobot]:
+    """A robot behind a way with faults."""
+    with (
+        served(arm, limits=limits) as server,
+        FaultyLink(server.address, faults) as link,
+        RemoteRobot(link.address, "") as robot,
+    ):
+        yield robot
+
+
 @pytest.mark.parametrize("faults", [Faults(latency_ms=30.0), Faults(jitter_ms=60.0), Faults(loss=0.3)])
 def test_a_slow_way_is_slow_and_carries_everything(faults: Faults) -> None:
-    with served(TestArm()) as server, FaultyLink(server.address, faults) as link:
-        with RemoteRobot(link.address, "") as robot:
-            spent = []
-            for _ in range(12):
-                began = time.monotonic()
-                robot.status()
-                spent.append(time.monotonic() - began)
-            assert 0.05 < max(spent) < 3.0
-            assert abs(robot._offset_s) < 0.15  # one computer, one clock
+    with through(TestArm(), faults) as robot:
+        spent = []
+        for _ in range(12):
+            began = time.monotonic()
+            robot.status()
+            spent.append(time.monotonic() - began)
+        assert 0.05 < max(spent) < 3.0
+        assert abs(robot._offset_s) < 0.15  # one computer, one clock
 
 
 def test_an_action_that_was_late_on_the_way_does_not_move_the_robot() -> None:
     strict = replace(LIMITS, hold_after_ms=100.0)
-    with served(TestArm(), limits=strict) as server, FaultyLink(server.address, Faults(latency_ms=150.0)) as link:
-        with RemoteRobot(link.address, "") as robot:
-            robot.take()
-            with pytest.raises(RobotError, match="ms old|stopped"):
-                robot.send_action({"x": 0.1})
+    with through(TestArm(), Faults(latency_ms=150.0), strict) as robot:
+        robot.take()
+        with pytest.raises(RobotError, match=r"ms old|stopped"):
+            robot.send_action({"x": 0.1})
+
+
+def observe_for_ever(robot: RemoteRobot) -> None:
+    while True:
+        robot.get_observation()
 
 
 def test_a_connection_breaks_when_it_should_and_can_be_made_again() -> None:
@@ -73,8 +89,7 @@ def test_a_connection_breaks_when_it_should_and_can_be_made_again() -> None:
         for _ in range(2):
             robot.connect()
             with pytest.raises(RobotLost):
-                while True:
-                    robot.get_observation()
+                observe_for_ever(robot)
 
 
 def test_what_the_robot_does_not_have_cannot_be_broken() -> None:

@@ -57,7 +57,7 @@ def limits_of(text: str, tmp_path: Path) -> Limits:
 def test_no_sequence_of_actions_leaves_the_limits(
     runs: list[tuple[tuple[float, float] | None, int]], rests: set[int], start: float, shape: tuple[float, float, float]
 ) -> None:
-    """Both kinds of axes, on a robot that does what it is told, with rests (holds) and late actions (None) in between."""
+    """Both kinds of axes, on a robot that does what it is told, with holds and late actions (None) in between."""
     velocity, acceleration, step = shape
     axis = AxisLimits("position", velocity, acceleration, -1.0, 1.0, step)
     delta = AxisLimits("delta", velocity, acceleration, -1.0, 1.0, step, measured="tool")
@@ -137,7 +137,7 @@ def test_a_robot_that_does_not_follow_is_held(tmp_path: Path) -> None:
     stuck = {"elbow": 0.0, "tool.x": 0.1}
     motion.admit({"elbow": 1.0, "x": 0.0}, stuck)
     motion.admit({"elbow": 1.0, "x": 0.0}, stuck)
-    with pytest.raises(MotionRefused, match="elbow does not follow: commanded 0.15, measured 0"):
+    with pytest.raises(MotionRefused, match=r"elbow does not follow: commanded 0\.15, measured 0"):
         motion.admit({"elbow": 1.0, "x": 0.0}, stuck)
 
 

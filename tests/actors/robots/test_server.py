@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from actors.robots.client import RemoteRobot
+from actors.robots.limits import Limits
 from actors.robots.server import Listening, RobotServer
 from actors.robots.wire import LENGTH, pack, receive
 from dopamine_rl.errors import BadInput, RobotError, RobotLost
-from tests.actors.robots.arms import LIMITS, RATE_HZ, TestArm, served
+from tests.actors.robots.arms import LIMITS, RATE_HZ, STRICT, TestArm, served
 from tests.reward_service.certificates import write_certificate
 
 TOKEN = "a token of some length"
@@ -30,8 +31,13 @@ def arm() -> TestArm:
 
 
 @pytest.fixture
-def server(arm: TestArm) -> Iterator[RobotServer]:
-    with served(arm, Listening(token=TOKEN)) as made:
+def limits() -> Limits:
+    return LIMITS
+
+
+@pytest.fixture
+def server(arm: TestArm, limits: Limits) -> Iterator[RobotServer]:
+    with served(arm, Listening(token=TOKEN), limits) as made:
         yield made
 
 
@@ -46,9 +52,9 @@ def person_at(server: RobotServer) -> RemoteRobot:
     return RemoteRobot(server.address, TOKEN, rank="person", name="Kim", timeout_s=3.0)
 
 
-def suppressed(call: Callable[..., Any], *args: Any) -> None:
+def suppressed(call: Callable[..., Any], *args: Any, **fields: Any) -> None:
     with contextlib.suppress(RobotError):
-        call(*args)
+        call(*args, **fields)
 
 
 def until(condition: Callable[[], Any], timeout_s: float = 5.0) -> None:
@@ -73,29 +79,33 @@ def test_a_remote_robot_executes_and_observes_as_the_driver_does(robot: RemoteRo
         robot.send_action({"x": np.nan})
 
 
-def test_actions_pace_the_client_at_the_control_rate(robot: RemoteRobot) -> None:
+def test_a_client_is_never_faster_than_the_control_rate(robot: RemoteRobot) -> None:
     robot.send_action({"x": 0.0})
     first, began = robot.executed.period, time.monotonic()
     for _ in range(10):
         robot.send_action({"x": 0.0})
         robot.get_observation()
-    assert (time.monotonic() - began) * RATE_HZ == pytest.approx(robot.executed.period - first, abs=2.0)
+    periods = robot.executed.period - first
+    assert periods >= 10
+    assert (time.monotonic() - began) * RATE_HZ >= periods - 2.0
 
 
+@pytest.mark.parametrize("limits", [STRICT])
 def test_without_commands_the_robot_holds_in_time_and_then_stops(robot: RemoteRobot, arm: TestArm) -> None:
     robot.send_action({"x": 0.1})
     last_s = time.monotonic()
     begun = len(arm.calls("hold"))
     until(lambda: arm.calls("stop"))
     (held_s, _), (stopped_s, _) = arm.calls("hold")[begun], arm.calls("stop")[0]
-    assert held_s - last_s < (LIMITS.hold_after_ms / 1e3) + 2 * LIMITS.period_s + 0.05
-    assert stopped_s - last_s > LIMITS.stop_after_ms / 1e3 - 0.05
+    assert held_s - last_s < (STRICT.hold_after_ms / 1e3) + 2 * STRICT.period_s + 0.05
+    assert stopped_s - last_s > STRICT.stop_after_ms / 1e3 - 0.05
     with pytest.raises(RobotError, match="stopped"):
         robot.send_action({"x": 0.2})
     robot.take()
     assert robot.send_action({"x": 0.9})["x"] == pytest.approx(0.2)  # from the pose where it stands
 
 
+@pytest.mark.parametrize("limits", [STRICT])
 def test_hold_and_stop_run_while_the_driver_blocks(robot: RemoteRobot, arm: TestArm, server: RobotServer) -> None:
     robot.send_action({"x": 0.1})
     begun = len(arm.calls("hold"))
@@ -239,13 +249,28 @@ def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, ar
     rng, host, port = np.random.default_rng(0), *server.address.split(":")
     threads = threading.active_count()
     kinds = ["act", "take", "hold", "observe", "ping", "hello", "reset", "label", "give", "rearm", "status", "ask"]
-    values: list[Any] = [None, -1, 2**63, 0.5, float("nan"), "x", b"\x00", [], {}, {"x": float("nan")}, {"x": [1]}, {"y": 1}]
+    values: list[Any] = [
+        None,
+        -1,
+        2**63,
+        0.5,
+        float("nan"),
+        "x",
+        b"\x00",
+        [],
+        {},
+        {"x": float("nan")},
+        {"x": [1]},
+        {"y": 1},
+    ]
 
     def garbage() -> bytes:
         kind = rng.integers(4)
         if kind == 0:
             return rng.bytes(int(rng.integers(1, 60)))
-        fields = {key: values[rng.integers(len(values))] for key in ("action", "sent_s", "after", "seed", "label", "text")}
+        fields = {
+            key: values[rng.integers(len(values))] for key in ("action", "sent_s", "after", "seed", "label", "text")
+        }
         whole = {"kind": kinds[rng.integers(len(kinds))], "n": int(rng.integers(0, 4)), **fields}
         data = bytearray(pack(whole))
         if kind == 1:
@@ -262,17 +287,19 @@ def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, ar
     with RemoteRobot(server.address, TOKEN) as robot:  # valid numbers, wild contents, without control
         for _ in range(100):
             fields = {key: values[rng.integers(len(values))] for key in ("action", "sent_s", "after", "seed", "label")}
-            try:
-                robot._ask(kinds[rng.integers(len(kinds))].replace("take", "act").replace("hello", "ping"), **fields)
-            except RobotError as error:
-                assert not isinstance(error, RobotLost), error
+            kind = kinds[rng.integers(len(kinds))].replace("take", "act").replace("hello", "ping")
+            suppressed(robot._ask, kind, **fields)
+            assert robot.is_connected
     assert arm.calls("send_action") == []
     until(lambda: server.connections == 0, 8.0)
     until(lambda: threading.active_count() <= threads + 1, 8.0)
 
 
 def test_off_loopback_a_server_asks_for_tls_and_a_token() -> None:
-    for listening, field in [({"host": "0.0.0.0", "token": TOKEN}, "host"), ({"host": "0.0.0.0", "insecure": True}, "token")]:
+    for listening, field in [
+        ({"host": "0.0.0.0", "token": TOKEN}, "host"),
+        ({"host": "0.0.0.0", "insecure": True}, "token"),
+    ]:
         with pytest.raises(BadInput) as error:
             Listening(**listening)  # type: ignore[arg-type]
         assert error.value.field == field
