@@ -4,8 +4,8 @@
     python -m actors.robots serve my_robot:Arm --limits arm.toml --host 0.0.0.0 --tls-cert cert.pem --token-file token
 
 It runs on the computer that the robot is attached to, in the environment of its driver, and needs numpy and msgpack
-alone. Without a limits file no robot starts. Ctrl-C stops the robot and ends. This is no substitute for an emergency stop in
-hardware.
+alone. Without a limits file no robot starts. Ctrl-C stops the robot and ends. This is no substitute for an emergency
+stop in hardware.
 """
 
 from __future__ import annotations

@@ -85,16 +85,21 @@ class Supervisor:
         self.counts: Counter[str] = Counter()
 
     def take(self, session: Session, now: float) -> None:
-        """Give control to a session. Raises Refused if it has no right to it, or one of no lower rank has it."""
+        """Give control to a session; also that of an equal who has sent nothing until the watchdog stopped the robot.
+
+        Raises:
+            Refused: it has no right to control, or one of no lower rank has it.
+        """
         holder = self.holder
         if session.rank not in RANKS[1:]:
             raise Refused("who watches has no control")
         if self.latched:
             raise Refused(f"emergency stop ({self.reason}): a person must re-arm first")
         if holder is not None and holder.number != session.number:
-            if RANKS.index(session.rank) <= RANKS.index(holder.rank):
+            higher = RANKS.index(session.rank) - RANKS.index(holder.rank)
+            if higher < 0 or (higher == 0 and self.state != STOPPED):
                 raise Refused(f"{holder.name or holder.rank} has control")
-            self._displaced = holder
+            self._displaced = holder if higher else None
         if holder is None or holder.number != session.number or self.state == STOPPED:
             self._protect(HOLD, HOLDING, f"{session.name or session.rank} takes control")
             self.holder, self._commanded_s = session, now

@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from actors.robot_env import make
+from actors.robot_env import RobotEnv
 from actors.robot_twin import TOOL, TwinConfig, limits_at, twin
+from actors.robots.client import RemoteRobot
 
 pytestmark = pytest.mark.render
 
@@ -21,7 +22,7 @@ def test_the_peg_is_inserted_over_the_network_within_the_limits() -> None:
     limits = replace(limits_at(10.0), hold_after_ms=60e3, stop_after_ms=90e3)
     config = TwinConfig(views=("wrist",), image_size=32, lateral_m=0.004, angle_rad=0.02)
     with twin(config, limits=limits) as (address, driving):
-        env = make(address, success="sensor:success", image_size=32)
+        env = RobotEnv(RemoteRobot(address, "", timeout_s=120.0), success="sensor:success", image_size=32)
         observation, _ = env.reset(seed=4)
         simulation = driving.robot._robot._env  # type: ignore[attr-defined]
         expert, high = PegInsertionExpert(), env.action_space.high  # type: ignore[attr-defined]

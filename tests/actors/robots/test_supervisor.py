@@ -78,6 +78,21 @@ def test_without_commands_the_robot_brakes_then_holds_then_stops(supervisor: Sup
     assert (supervisor.counts["watchdog_holds"], supervisor.counts["watchdog_stops"]) == (2, 1)
 
 
+def test_who_was_silent_until_the_robot_stopped_loses_control_to_an_equal(supervisor: Supervisor) -> None:
+    moved(supervisor, POLICY, 0.1, 0.0)
+    assert supervisor.due(1.1) == STOP
+    supervisor.take(OTHER, 1.2)
+    moved(supervisor, OTHER, 0.1, 1.3)
+    with pytest.raises(Refused, match="b has control"):
+        supervisor.command(POLICY, HERE, 1.35)
+    supervisor.give(OTHER, 1.4)
+    assert supervisor.holder is None
+    supervisor.take(PERSON, 1.5)
+    assert supervisor.due(3.0) == STOP
+    with pytest.raises(Refused, match="Kim has control"):
+        supervisor.take(POLICY, 3.1)
+
+
 def test_an_emergency_stop_lasts_until_a_person_rearms(supervisor: Supervisor) -> None:
     supervisor.command(POLICY, HERE, 0.0)
     supervisor.emergency_stop("test")
