@@ -22,7 +22,7 @@ from dopamine_rl.errors import BadInput
 from tests.actors.robots.arms import served
 
 LIMITS = Limits(
-    100.0, 400.0, 2000.0, {name: AxisLimits("position", 1.5, 300.0, 0.0, 0.9) for name in ("x.pos", "y.pos")}
+    50.0, 3000.0, 6000.0, {name: AxisLimits("position", 1.5, 300.0, 0.0, 0.9) for name in ("x.pos", "y.pos")}
 )
 
 
