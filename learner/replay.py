@@ -73,6 +73,11 @@ class ColumnarReplay:
         return self.size
 
     @property
+    def nbytes(self) -> int:
+        """Bytes of its tables when they are full."""
+        return self._rows.nbytes + (self._observations.nbytes if self._observations is not None else 0)
+
+    @property
     def episodes(self) -> dict[str, str]:
         """Maps episode ids to the model version of their labels, for all episodes with stored transitions."""
         return {name: episode.version for name, episode in self._episodes.items()}

@@ -72,7 +72,7 @@ def test_any_backbone_of_transformers_can_see(backbone: Path) -> None:
 def test_the_runs_own_model_is_named_by_grm_alone() -> None:
     assert encoder_source("grm", "folder") == ("grm", "folder")
     assert encoder_source("grm:other", "folder") == ("grm", "other")
-    for name in ("cnn", "hf", "hf:", "grm:", "", "resnet:folder"):
+    for name in ("hf", "hf:", "grm:", "", "resnet:folder"):
         with pytest.raises(BadInput, match=r"encoder = .*write grm, grm:FOLDER"):
             encoder_source(name, "folder")
     with pytest.raises(BadInput, match="no reward model of its own"):
@@ -139,6 +139,6 @@ def test_a_damaged_encoder_is_refused(tmp_path: Path) -> None:
         eyes_of(metadata, broken.arrays())
     with pytest.raises(CheckpointError, match="cannot be read"):
         eyes_of({"eyes": "{}"}, {})
-    with pytest.raises(CheckpointError, match="of kind cnn"):
-        restore(SavedEncoder("cnn", {}, {}))
+    with pytest.raises(CheckpointError, match="of kind resnet"):
+        restore(SavedEncoder("resnet", {}, {}))
     assert not path.exists()
