@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -96,7 +97,7 @@ class ObservationTable:
         places[spare] = len(order) + np.arange(len(spare))
         return {"observations": self._table[np.concatenate((order, spare))], "next": places[following]}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: Mapping[str, Any]) -> None:
         """Restore a state from `get_state`: its rows become the first ones."""
         observations, following = np.asarray(state["observations"]), np.asarray(state["next"])
         size = len(following)

@@ -106,7 +106,7 @@ class ColumnarReplay:
         self._rows[slots] = rows
         self._serial[slots] = episode.serial
         self._time[slots] = t_started + np.arange(len(rows))
-        if self._observations is not None:
+        if self._observations is not None and observations is not None:
             self._observations.store(slots, *observations, episode.last if t_started == episode.steps else -1)
         self._chain(episode, slots, t_started)
         episode.steps, episode.stored = t_started + len(rows), episode.stored + len(rows)

@@ -79,20 +79,20 @@ class RowLayout:
             rows[:, span] = values.reshape(count, -1)
         return rows
 
-    def packed(self, columns: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], ...]:
-        """Packed observations before and after T transitions, uint8 [T, N] each; none without a packing.
+    def packed(self, columns: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+        """Packed observations before and after T transitions, uint8 [T, N] each; None without a packing.
 
         Raises:
             BadInput: as `pack`.
         """
         if self.packing is None:
-            return ()
+            return None
         count, observations = len(columns["actions"]), []
         for name in OBSERVATIONS:
             if name not in columns or len(columns[name]) != count:
                 raise BadInput(name, None if name not in columns else len(columns[name]), f"give {count} rows")
             observations.append(self.packing.packed(columns[name], name))
-        return tuple(observations)
+        return observations[0], observations[1]
 
     def unpack(self, rows: NDArray[np.float32]) -> ReplayColumns:
         """Columns as views of the rows: [..., D] and [..., A], scalars [...]."""

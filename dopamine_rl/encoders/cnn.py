@@ -54,9 +54,8 @@ class Cnn(nn.Module):
     @torch.no_grad()
     def start_from(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         """Start every tower from that of a cloned policy."""
+        weights = {name.removeprefix("towers.0."): value for name, value in as_tensors(arrays).items()}
         for tower in self.towers:
-            prefix = "towers.0."
-            weights = {name.removeprefix(prefix): value for name, value in as_tensors(arrays).items()}
             tower.load_state_dict(weights)
 
 
@@ -66,7 +65,7 @@ def _tower(side: int) -> nn.Sequential:
         layers += [nn.Conv2d(width, wider, 3, stride=2, padding=1), nn.ReLU()]
         side = (side + 1) // 2
     ends = [nn.Flatten(), nn.Linear(CHANNELS[-1] * side * side, FEATURES), nn.LayerNorm(FEATURES), nn.Tanh()]
-    return nn.Sequential(*layers, *ends).to(memory_format=torch.channels_last)
+    return nn.Sequential(*layers, *ends).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class CnnEncoder:

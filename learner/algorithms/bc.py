@@ -109,8 +109,8 @@ def train_bc(
         size = observations.shape[1] if vision is None else vision.shape.size
         actor = GaussianActor(size, actions.shape[1], hidden, initial_std=1.0).to(device)
     clone = _Clone(actor, vision)
-    if vision is not None and eyes is not None and vision.cnn is not None:
-        vision.cnn.start_from(eyes.saved.arrays)
+    if vision is not None and eyes is not None:
+        vision.start_from(eyes)
     _set_normalisation(clone, fit[0])
     kept_update = _descend(clone, fit, validation, config, generator)
     state = {name: value.cpu().numpy() for name, value in clone.state_dict().items()}

@@ -20,7 +20,6 @@ from dopamine_rl.policy import load_eyes, load_policy
 from learner.algorithms.finite import FIX, FiniteWeights
 from learner.algorithms.networks import better_action
 from learner.algorithms.updater import ACTOR_LOSSES, LOSSES, Agent, Updater, build_agent
-from learner.algorithms.vision import widened
 from learner.feed import batch_columns
 
 
@@ -52,10 +51,9 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
     def start_from(self, path: Path) -> None:
         """Start from a cloned policy's file, and from the encoder in it if that is learned."""
         clone, eyes = load_policy(path), load_eyes(path)
-        if eyes is not None and eyes.learned:
-            self.vision.cnn.start_from(eyes.saved.arrays)
-            if self.vision.shape.towers > 1:
-                clone = widened(clone, self.vision.shape)
+        if self.vision is not None and eyes is not None:
+            self.vision.start_from(eyes)
+            clone = self.vision.widened(clone)
         self.policy.start_from(clone)
 
     def get_non_inference_attributes(self) -> list[str]:

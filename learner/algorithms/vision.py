@@ -83,6 +83,30 @@ class Vision(nn.Module):
         bytes_ = observations[:, : self.shape.packing.split].clone(memory_format=torch.contiguous_format)
         return bytes_.view(torch.float32)
 
+    def start_from(self, eyes: Eyes) -> None:
+        """Start a learned encoder from that of a cloned policy."""
+        if self.cnn is not None:
+            self.cnn.start_from(eyes.saved.arrays)
+
+    def widened(self, clone: PolicyState) -> PolicyState:
+        """A clone's arrays for these vectors: a residual policy's have learned features after the clone's in each view.
+
+        Args:
+            clone: arrays of `save_policy`.
+        """
+        shape = self.shape
+        if shape.towers == 1 or not shape.side:
+            return clone
+        views = np.arange(shape.pictures)[:, None] * shape.towers * FEATURES + np.arange(FEATURES)
+        proprioception = shape.packing.proprioception
+        places = np.append(np.arange(proprioception), proprioception + views.ravel())
+        wide = {}
+        for name, fill in {"layers.0.weight": 0.0, "observation_mean": 0.0, "observation_std": 1.0}.items():
+            values = clone[f"actor.{name}"]
+            wide[f"actor.{name}"] = np.full((*values.shape[:-1], shape.size), fill, np.float32)
+            wide[f"actor.{name}"][..., places] = values
+        return {**clone, **wide}
+
 
 def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
     """Shift each picture by whole pixels at random; what comes in repeats the edge. Args: pictures: uint8 [M, S, S, 3].
@@ -94,25 +118,6 @@ def shifted(pictures: Tensor, generator: torch.Generator) -> Tensor:
     offsets = torch.randint(-reach, reach + 1, (2, count, 1), generator=generator, device=device)
     rows, columns = (torch.arange(side, device=device) + offsets).clamp_(0, side - 1)
     return pictures[torch.arange(count, device=device)[:, None, None], rows[:, :, None], columns[:, None, :]]
-
-
-def widened(clone: PolicyState, shape: VisionShape) -> PolicyState:
-    """A clone's arrays for the vectors of a residual policy, in which each view has learned features after the clone's.
-
-    Args:
-        clone: arrays of `save_policy`, for one tower.
-        shape: of the residual policy, with two.
-    """
-    views = np.arange(shape.pictures)[:, None] * shape.towers * FEATURES + np.arange(FEATURES)
-    proprioception = shape.packing.proprioception
-    places = np.append(np.arange(proprioception), proprioception + views.ravel())
-    filled = {"layers.0.weight": 0.0, "observation_mean": 0.0, "observation_std": 1.0}
-    wide = {}
-    for name, fill in filled.items():
-        values = clone[f"actor.{name}"]
-        wide[f"actor.{name}"] = np.full((*values.shape[:-1], shape.size), fill, np.float32)
-        wide[f"actor.{name}"][..., places] = values
-    return {**clone, **wide}
 
 
 def cnn_weights(state: Mapping[str, NDArray[np.float32]], prefix: str) -> dict[str, NDArray[np.float32]]:

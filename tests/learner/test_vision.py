@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from dopamine_rl.encoders.encoder import SavedEncoder
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
 from dopamine_rl.encoders.loading import load_encoder
+from dopamine_rl.encoders.packing import Packing
 from dopamine_rl.policy import DeterministicPolicy, load_eyes, load_policy, save_policy
 from learner.algorithms.bc import BCResult, train_bc
 from learner.algorithms.common import TrainingSetup
 from learner.algorithms.rlpd import make_rlpd_config
 from learner.algorithms.updater import Updater, build_agent
-from learner.algorithms.vision import Vision, VisionShape, shifted, widened
+from learner.algorithms.vision import Vision, VisionShape, shifted
 from learner.config import CloningConfig, LearnerConfig
 from learner.demonstrations import ReplayEpisode, save_demonstrations, transition_columns
 
@@ -90,8 +91,7 @@ def test_cloning_trains_the_encoder_and_its_file_acts(
 
 def test_the_learner_sees_what_an_evaluation_sees(eyes: Eyes, points: NDArray[np.float32]) -> None:
     vision, joints = Vision(VisionShape.of(eyes)), np.arange(12, dtype=np.float32).reshape(4, 3)
-    assert vision.cnn is not None
-    vision.cnn.start_from(eyes.saved.arrays)
+    vision.start_from(eyes)
     pictures = seen(points[:4])
     vectors = vision(torch.from_numpy(eyes.given(joints, pictures)))
     assert vectors.shape == (4, eyes.size) == (4, 3 + 2 * 50)
@@ -100,12 +100,12 @@ def test_the_learner_sees_what_an_evaluation_sees(eyes: Eyes, points: NDArray[np
 
 
 def test_frozen_features_reach_the_learner_as_they_were() -> None:
-    frozen = Eyes(Sight(3, VIEWS, 112, 112), load_encoder("grm:grm-mini").saved())
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 2, 112, 112, 3), np.uint8)
-    vectors = frozen.vectors(np.ones((2, 3), np.float32), pictures)
-    packed = torch.from_numpy(frozen.packing.packed(vectors))
-    assert packed.shape == (2, 3 * 4 + 2 * (frozen.size - 3))
-    vision = Vision(VisionShape.of(frozen))
+    packing, rng = Packing(3, 40, "float16"), np.random.default_rng(0)
+    vectors = rng.normal(size=(5, 43)).astype(np.float32)
+    vectors[:, 3:] = vectors[:, 3:].astype(np.float16)  # as `Eyes.vectors` rounds them; joints stay float32
+    packed = torch.from_numpy(packing.packed(vectors))
+    assert packed.shape == (5, 3 * 4 + 40 * 2)
+    vision = Vision(VisionShape(packing))
     assert torch.equal(vision(packed), torch.from_numpy(vectors))
     assert torch.equal(vision(torch.from_numpy(vectors)), torch.from_numpy(vectors))
 
@@ -140,9 +140,9 @@ def test_the_critics_loss_alone_trains_the_encoder(
     assert agent.vision is not None
     cnn = agent.vision.cnn
     assert cnn is not None
-    cnn.start_from(eyes.saved.arrays)
+    agent.vision.start_from(eyes)
     clone = load_policy(file)
-    agent.policy.start_from(widened(clone, agent.vision.shape) if residual else clone)
+    agent.policy.start_from(agent.vision.widened(clone))
     updater = Updater(agent, config, 0.97, 0)
     before = [weight.clone() for weight in cnn.towers[-1].parameters()]
     kept = [weight.clone() for weight in cnn.towers[0].parameters()]
