@@ -27,7 +27,7 @@ from learner.demonstrations import ReplayEpisode, save_demonstrations, transitio
 
 SIDE, VIEWS = 32, ("front", "wrist")
 SIGHT = Sight(3, VIEWS, 40, 40)
-CLONING = CloningConfig(updates=60, batch_size=32, check_every=20, learning_rate=3e-3)
+CLONING = CloningConfig(updates=40, batch_size=16, check_every=20, learning_rate=4e-3)
 
 
 def seen(points: NDArray[np.float32]) -> NDArray[np.uint8]:
