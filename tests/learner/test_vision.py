@@ -132,9 +132,11 @@ def batch(packed: NDArray[np.uint8], count: int = 16) -> dict[str, torch.Tensor]
 
 
 @pytest.mark.parametrize("residual", [0.0, 0.3])
-def test_the_critics_loss_alone_trains_the_encoder(
-    residual: float, file: Path, eyes: Eyes, packed: NDArray[np.uint8]
+def test_it_starts_as_the_clone_and_the_critics_loss_alone_trains_the_encoder(
+    residual: float, file: Path, packed: NDArray[np.uint8], points: NDArray[np.float32]
 ) -> None:
+    eyes = load_eyes(file)
+    assert eyes is not None
     config = LearnerConfig(hidden=(16,), residual_scale=residual, actor_every=2, batch_size=16)
     agent = build_agent(packed.shape[1], 2, config, (32,), VisionShape.of(eyes, bool(residual)))
     assert agent.vision is not None
@@ -144,6 +146,12 @@ def test_the_critics_loss_alone_trains_the_encoder(
     clone = load_policy(file)
     agent.policy.start_from(agent.vision.widened(clone))
     updater = Updater(agent, config, 0.97, 0)
+    pictures = torch.from_numpy(packed[:8])
+    expected = DeterministicPolicy(clone)(eyes.vectors(np.zeros((8, 3), np.float32), seen(points[:8])))
+    with torch.no_grad():
+        acted = agent.policy.act(agent.policy.actor.normalise(agent.vision(pictures)))
+    np.testing.assert_allclose(acted, expected, atol=5e-3)
+    assert not torch.equal(updater._see(pictures), agent.vision(pictures))  # it shifts them
     before = [weight.clone() for weight in cnn.towers[-1].parameters()]
     kept = [weight.clone() for weight in cnn.towers[0].parameters()]
     updater.update(batch(packed))
