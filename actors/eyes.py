@@ -1,4 +1,4 @@
-"""Environments whose pictures are encoded, so that a learner sees vectors alone."""
+"""Environments whose pictures are encoded, or packed for an encoder that is learned: a learner sees vectors alone."""
 
 from __future__ import annotations
 
@@ -68,8 +68,10 @@ def _said(sight: Sight | None) -> str:
     return f"{' and '.join(sight.views)}, {sight.height} × {sight.width} pixels"
 
 
-class EncodedObservation(gymnasium.ObservationWrapper[NDArray[np.float32], Any, Any]):
+class EncodedObservation(gymnasium.ObservationWrapper[NDArray[Any], Any, Any]):
     """Turns an environment's pictures into features, once a step. Observation: float32 [D] (`Eyes.vector`).
+
+    With an encoder that is learned the observation is the pictures, packed: uint8 [N].
 
     Args:
         env: observes proprioception and pictures by name.
@@ -79,8 +81,11 @@ class EncodedObservation(gymnasium.ObservationWrapper[NDArray[np.float32], Any, 
     def __init__(self, env: gymnasium.Env[Any, Any], eyes: Eyes) -> None:
         super().__init__(env)
         self._eyes = eyes
-        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (eyes.size,), np.float32)
+        if eyes.learned:
+            self.observation_space = gymnasium.spaces.Box(0, 255, (eyes.packing.width,), np.uint8)
+        else:
+            self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (eyes.size,), np.float32)
 
-    def observation(self, observation: Any) -> NDArray[np.float32]:
-        """The vector that the policy reads."""
-        return self._eyes.vector(observation)
+    def observation(self, observation: Any) -> NDArray[Any]:
+        """What the learner is given."""
+        return self._eyes.given_now(observation)

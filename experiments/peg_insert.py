@@ -125,7 +125,7 @@ def summary(
         "success": config.success,
         "claims": claims,
         "observation": config.env.observation,
-        **_eyes(config, prepared),
+        **_eyes(config, this.path / "policy.safetensors"),
         "reward": config.reward,
         "environment": config.env.make or config.env.task,
         "own_environment": bool(config.env.make),
@@ -154,11 +154,11 @@ def summary(
     }
 
 
-def _eyes(config: ExperimentConfig, prepared: Prepared) -> dict[str, Any]:
-    """What the policy's pictures are, and the version of their encoder; None without pictures."""
+def _eyes(config: ExperimentConfig, policy: Path) -> dict[str, Any]:
+    """What the trained policy's pictures are, and the version of their encoder; None without pictures."""
     from dopamine_rl.policy import load_eyes
 
-    eyes = load_eyes(prepared.cloned.path) if config.env.sees_pictures else None
+    eyes = load_eyes(policy) if config.env.sees_pictures else None
     return {
         "policy_views": eyes.sight.views if eyes else None,
         "encoder": config.encoder if eyes else None,

@@ -14,7 +14,9 @@ from typing import get_args
 from actors.envs import check_task
 from actors.maniskill import PEG_INSERTION, EnvConfig
 from dopamine_rl.callables import load_callable
+from dopamine_rl.encoders.encoder import LEARNED
 from dopamine_rl.encoders.loading import OWN, encoder_source
+from dopamine_rl.encoders.packing import Packing
 from dopamine_rl.errors import BadInput, require, seed_check
 from dopamine_rl.evaluation.gate_config import GateConfig
 from dopamine_rl.grm.config import GRMConfig, SFTConfig
@@ -25,6 +27,7 @@ from dopamine_rl.targets import Target
 from dopamine_rl.types import FusionConfig, RewardMode
 from experiments.runtime.cluster import ClusterConfig
 from learner.config import CloningConfig, LearnerConfig, TrainingConfig
+from learner.observations import check_room
 from reward_service.service import ServiceConfig, check_engine
 
 
@@ -196,9 +199,10 @@ class ExperimentConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     """The simulated task."""
     encoder: str = "grm"
-    """What turns pictures into numbers where the policy sees pictures (env.observation); it stays frozen. grm: the
-    vision tower of the run's first reward model, without one that of sft.start_from. grm:FOLDER: of another reward
-    model. hf:FOLDER: a vision backbone of transformers. Its weights travel in the policy's file."""
+    """What turns pictures into numbers where the policy sees pictures (env.observation). grm: the vision tower of the
+    run's first reward model, without one that of sft.start_from. grm:FOLDER: of another reward model. hf:FOLDER: a
+    vision backbone of transformers. These stay frozen. cnn: a small network that is learned with the policy, from
+    pictures of 64² pixels; cnn:84: of 84². Its weights travel in the policy's file."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     """Recorded demonstrations and failures."""
     grm: GRMConfig = field(default_factory=GRMConfig)
@@ -271,13 +275,23 @@ class ExperimentConfig:
         if unseen:
             raise BadInput("env.policy_views", self.env.policy_views, f"add {unseen[0]} to env.views, or leave it out")
         learned = self.reward in ("grm", "naive")
-        encoder_source(self.encoder, "its own" if learned or self.sft.start_from else None)
+        kind, source = encoder_source(self.encoder, "its own" if learned or self.sft.start_from else None)
+        if kind == LEARNED:
+            self._check_pictures(int(source))
         if self.clones_last and self.demonstrations.reward_model_rollouts:
             fix = "give 0, or another encoder: with grm the policy is cloned after the reward model is trained"
             raise BadInput("demonstrations.reward_model_rollouts", self.demonstrations.reward_model_rollouts, fix)
         if self.learner.practice and self.demonstrations.practice and self.demonstrations.reward_model_stride != 1:
             fix = "give 1: the policy sees every step of the practice in its replay"
             raise BadInput("demonstrations.reward_model_stride", self.demonstrations.reward_model_stride, fix)
+
+    def _check_pictures(self, side: int) -> None:
+        """Raise BadInput if the learner cannot learn from pictures of that side, or has no room for them."""
+        if self.learner.algorithm not in ("rlpd", "sac"):
+            fix = f"write grm or hf:FOLDER, or learner.algorithm = rlpd: {self.learner.algorithm} learns from features"
+            raise BadInput("encoder", self.encoder, fix)
+        pictures = Packing(0, len(self.env.policy_views) * side * side * 3, "uint8")
+        check_room(self.learner.replay_capacity, pictures.width, self.learner.replay_gb)
 
     @property
     def clones_last(self) -> bool:

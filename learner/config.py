@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dopamine_rl.errors import BadInput, require
@@ -180,6 +180,8 @@ class LearnerConfig:
         learning_starts: transitions collected with the initial policy before the first update.
         critic_warmup_updates: critic-only updates before the actor is trained.
         replay_capacity: capacity of the online replay buffer, transitions.
+        replay_gb: most memory of the observations in it where the policy sees pictures, GB (10⁹ bytes). Memory is taken
+            as the buffer fills.
         updates_per_call: updates per learner call; bounds the memory of sampled batches.
         num_env_runners: env runner processes; 0 samples in the driver.
         actor_resource: custom Ray resource of which every env runner takes one, such as "sim": places them on the
@@ -238,6 +240,7 @@ class LearnerConfig:
     learning_starts: int = 500
     critic_warmup_updates: int = 0
     replay_capacity: int = 200_000
+    replay_gb: float = field(default=8.0, repr=False)  # A bound changes no result, so runs are not known by it.
     updates_per_call: int = 64
     num_env_runners: int = 1
     actor_resource: str = ""
@@ -277,7 +280,7 @@ class LearnerConfig:
             raise BadInput("learner.residual_scale", self.residual_scale, "give a scale in [0, 2]")
         if not 0.0 <= self.imitation < math.inf:
             raise BadInput("learner.imitation", self.imitation, "give a weight, 0 or more")
-        for name in ("initial_std", "initial_alpha", "tau", "updates_per_step", "imitation_temperature"):
+        for name in ("replay_gb", "initial_std", "initial_alpha", "tau", "updates_per_step", "imitation_temperature"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise BadInput(f"learner.{name}", getattr(self, name), "give a positive number")
         for name in ("sample_timeout_s", "patience_s"):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.encoders.packing import Packing
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import read_npz, write_atomically, write_npz
 from dopamine_rl.types import Demonstration, LabelColumns, RewardMode
@@ -45,7 +46,7 @@ def transition_columns(
     """Replay columns of T consecutive transitions.
 
     Args:
-        observations: float [T+1, D]; actions: float [T, A]; rewards: float [T].
+        observations: float [T+1, D], or packed uint8 [T+1, N]; actions: float [T, A]; rewards: float [T].
         terminated: whether the last transition ended the task (truncation does not).
         labels: label columns; if None, `rewards` is the task reward and the potential is 0.
     Raises:
@@ -80,7 +81,7 @@ def replay_episode(demonstration: Demonstration, labels: LabelColumns | None, pr
 
 
 def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
-    """Write episodes as one .npz, atomically.
+    """Write episodes as one .npz, atomically. Each observation is written once: those after a step follow from them.
 
     Raises:
         BadInput: there are no episodes.
@@ -88,8 +89,11 @@ def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
     if not episodes:
         raise BadInput("episodes", episodes, "give at least one demonstration")
     joined: dict[str, NDArray[Any]] = {
-        name: np.concatenate([episode.columns[name] for episode in episodes]) for name in episodes[0].columns
+        name: np.concatenate([episode.columns[name] for episode in episodes])
+        for name in episodes[0].columns
+        if name != "next_obs"
     }
+    joined["last_obs"] = np.stack([episode.columns["next_obs"][-1] for episode in episodes])
     joined["episode_ids"] = np.array([episode.episode_id for episode in episodes], np.str_)
     joined["episode_versions"] = np.array([episode.version for episode in episodes], np.str_)
     if any(episode.practice for episode in episodes):
@@ -98,9 +102,13 @@ def save_demonstrations(path: Path, episodes: Sequence[ReplayEpisode]) -> None:
     write_atomically(path, lambda temporary: write_npz(temporary, joined))
 
 
-def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> tuple[ColumnarReplay, ColumnarReplay | None]:
+def load_demonstrations(
+    path: Path, gamma: float, mode: RewardMode, packing: Packing | None = None
+) -> tuple[ColumnarReplay, ColumnarReplay | None]:
     """Load the episodes of a `save_demonstrations` file into replay buffers of exactly their size.
 
+    Args:
+        packing: how the buffers store observations; None as float32.
     Returns:
         The demonstrations; and the practice, None where there is none.
     Raises:
@@ -123,9 +131,12 @@ def load_demonstrations(path: Path, gamma: float, mode: RewardMode) -> tuple[Col
     if practice.all():
         raise BadInput("demonstrations", str(path), "write it with at least one demonstration")
     sizes = joined["obs"].shape[1], joined["actions"].shape[1]
-    kinds = [ColumnarReplay(int(lengths[kind].sum()), *sizes, gamma, mode) for kind in (~practice, practice)]
-    ends = np.cumsum(lengths)
-    for name, version, start, end, kind in zip(ids, versions, ends - lengths, ends, practice, strict=True):
+    counts = [int(lengths[kind].sum()) for kind in (~practice, practice)]
+    kinds = [ColumnarReplay(count, *sizes, gamma, mode, packing=packing) for count in counts]
+    last, ends = joined.pop("last_obs", None), np.cumsum(lengths)
+    for index, (start, end) in enumerate(zip(ends - lengths, ends, strict=True)):
         columns = {key: values[start:end] for key, values in joined.items()}
-        kinds[int(kind)].add(columns, str(name), version=str(version))
+        if last is not None:  # files of older versions hold next_obs
+            columns["next_obs"] = np.concatenate((columns["obs"][1:], last[index : index + 1]))
+        kinds[int(practice[index])].add(columns, str(ids[index]), version=str(versions[index]))
     return kinds[0], kinds[1] if practice.any() else None

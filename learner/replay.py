@@ -1,6 +1,7 @@
 """The replay buffer: transitions in preallocated columns. Rewards are computed at sampling time from the stored labels.
 
-All columns lie side by side in one float32 table, so sampling a batch is a single gather of rows.
+All columns lie side by side in one float32 table, so sampling a batch is a single gather of rows; packed observations
+lie in a second table, each once.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.encoders.packing import Packing
 from dopamine_rl.errors import BadInput
 from dopamine_rl.shaping import FULL, Shaping, shaped_reward
 from dopamine_rl.types import LabelColumns, RewardMode
-from learner.rows import AFTER, LABELS, ReplayColumns, RowLayout
+from learner.observations import ObservationTable
+from learner.rows import AFTER, LABELS, OBSERVATIONS, ReplayColumns, RowLayout
 from learner.windows import UNIFORM, Sampling, best_of, follow, level_after, link, n_step_returns
 
 
@@ -33,13 +36,14 @@ class ColumnarReplay:
 
     Columns: obs, next_obs float32 [D]; actions float32 [A] in [−1, 1]; task_reward, potential, next_potential, phase,
     next_phase (types.LabelColumns), valid and terminated (1 or 0). Truncation is not stored; truncated transitions
-    bootstrap.
+    bootstrap. With a packing, obs and next_obs are packed, uint8 [N]; `add` packs vectors.
 
     Args:
         capacity: number of transitions; the oldest are overwritten.
         observation_size, action_size: D and A.
         gamma: discount of learner and shaping.
         mode, shaping: reward of sampled batches (`dopamine_rl.shaping.shaped_reward`).
+        packing: how observations are stored; None as float32.
     """
 
     def __init__(
@@ -50,11 +54,13 @@ class ColumnarReplay:
         gamma: float,
         mode: RewardMode,
         shaping: Shaping = FULL,
+        packing: Packing | None = None,
     ) -> None:
-        self.layout = RowLayout(observation_size, action_size)
+        self.layout = RowLayout(observation_size, action_size, packing)
         self.capacity, self.gamma, self.mode, self.shaping = capacity, gamma, mode, shaping
         self.size = 0
         self._rows = np.zeros((capacity, self.layout.width), np.float32)
+        self._observations = ObservationTable(capacity, packing.width) if packing else None
         self._serial = np.full(capacity, -1, np.int64)
         self._time = np.zeros(capacity, np.int64)
         self._successors = np.full(capacity, -1, np.int64)
@@ -65,6 +71,11 @@ class ColumnarReplay:
 
     def __len__(self) -> int:
         return self.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tables when they are full."""
+        return self._rows.nbytes + (self._observations.nbytes if self._observations is not None else 0)
 
     @property
     def episodes(self) -> dict[str, str]:
@@ -81,7 +92,7 @@ class ColumnarReplay:
         Raises:
             BadInput: wrong columns, steps that are already stored, a second version, or more rows than the capacity.
         """
-        rows = self.layout.pack(columns)
+        rows, observations = self.layout.pack(columns), self.layout.packed(columns)
         if len(rows) > self.capacity:
             raise BadInput("columns", len(rows), f"give at most {self.capacity} transitions at once")
         earlier = self._episodes.get(episode_id)
@@ -95,6 +106,8 @@ class ColumnarReplay:
         self._rows[slots] = rows
         self._serial[slots] = episode.serial
         self._time[slots] = t_started + np.arange(len(rows))
+        if self._observations is not None and observations is not None:
+            self._observations.store(slots, *observations, episode.last if t_started == episode.steps else -1)
         self._chain(episode, slots, t_started)
         episode.steps, episode.stored = t_started + len(rows), episode.stored + len(rows)
         self._cursor = (self._cursor + len(rows)) % self.capacity
@@ -148,7 +161,8 @@ class ColumnarReplay:
 
     def columns(self, rows: NDArray[np.int64] | slice = slice(None)) -> ReplayColumns:
         """Copies of the columns of some rows, without rewards."""
-        return self.layout.unpack(self._rows[: self.size][rows].copy())
+        chosen = np.arange(self.size)[rows]
+        return self.layout.unpack(self.transitions(chosen)) | self.observations(chosen)
 
     def relabel(self, episode_id: str, labels: LabelColumns) -> None:
         """Replace the labels of a whole episode, from its first environment step on.
@@ -194,6 +208,16 @@ class ColumnarReplay:
         """Copies of whole rows, float32 [..., width]."""
         return self._rows.take(rows, axis=0)
 
+    def observations(self, rows: NDArray[np.int64], n: int = 1) -> ReplayColumns:
+        """Packed observations before some rows' steps and after their windows of up to n, copies uint8 [..., N].
+
+        Empty without a packing: `transitions` and `windows` hold them.
+        """
+        if self._observations is None:
+            return {}
+        last = rows if n == 1 else follow(self._successors, rows, n)[0][-1]
+        return dict(zip(OBSERVATIONS, self._observations.take(rows, last), strict=True))
+
     def rewards(self, columns: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
         """Shaped reward of each step, float32 [...], from its label columns."""
         task, before, after = (columns[name] for name in ("task_reward", "potential", "next_potential"))
@@ -215,6 +239,8 @@ class ColumnarReplay:
         returns, discounts = n_step_returns(rewards, inside, rewards_by.gamma)
         first, last = self.transitions(rows), self.transitions(spanned[-1])
         for name in AFTER:
+            if name not in self.layout.slices:
+                continue
             span = self.layout.slices[name]
             first[..., span] = last[..., span]
         return first, returns, discounts
@@ -222,7 +248,7 @@ class ColumnarReplay:
     def empty(self, capacity: int) -> ColumnarReplay:
         """An empty buffer for the same transitions and rewards."""
         sizes = capacity, self.layout.observation_size, self.layout.action_size
-        return ColumnarReplay(*sizes, self.gamma, self.mode, self.shaping)
+        return ColumnarReplay(*sizes, self.gamma, self.mode, self.shaping, self.layout.packing)
 
     def sample(self, n: int, rng: np.random.Generator) -> ReplayColumns:
         """Sample n transitions uniformly: all columns, and the shaped `rewards` float32 [n].
@@ -236,7 +262,9 @@ class ColumnarReplay:
         """The whole buffer, oldest transition first, as arrays that need no pickle."""
         order = (self._cursor - self.size + np.arange(self.size)) % self.capacity
         names, episodes = list(self._episodes), list(self._episodes.values())
+        seen = {} if self._observations is None else self._observations.get_state(order)
         return {
+            **seen,
             "rows": self._rows[order],
             "serial": self._serial[order],
             "time": self._time[order],
@@ -253,7 +281,13 @@ class ColumnarReplay:
         """
         size, width = state["rows"].shape
         if width != self.layout.width or size > self.capacity:
-            raise BadInput("rows", (size, width), f"give at most {self.capacity} rows of {self.layout.width} floats")
+            fix = (
+                f"give at most {self.capacity} rows of {self.layout.width} floats; where other code wrote this "
+                "checkpoint, resume with that code, or give --fresh to start over"
+            )
+            raise BadInput("rows", (size, width), fix)
+        if self._observations is not None:
+            self._observations.set_state(state)
         self._rows[:size], self._time[:size] = state["rows"], state["time"]
         self._serial[:] = -1
         self._serial[:size] = state["serial"]
@@ -318,7 +352,7 @@ _Chosen = Sequence[tuple[ColumnarReplay, NDArray[np.int64]]]
 def _transitions(online: ColumnarReplay, chosen: _Chosen) -> ReplayColumns:
     """Columns of single transitions, with `rewards`."""
     parts = [buffer.transitions(rows) for buffer, rows in chosen]
-    columns = online.layout.unpack(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2))
+    columns = online.layout.unpack(_joined(parts)) | _observed(chosen)
     return {**columns, "rewards": online.rewards(columns)}
 
 
@@ -326,5 +360,16 @@ def _windows(online: ColumnarReplay, chosen: _Chosen, n_step: int) -> ReplayColu
     """Columns of windows of up to n_step environment steps, with `rewards` and `discounts`."""
     parts = [buffer.windows(rows, n_step, online) for buffer, rows in chosen]
     transitions, returns, discounts = zip(*parts, strict=True)
-    columns = online.layout.unpack(np.concatenate(transitions, axis=-2))
+    columns = online.layout.unpack(_joined(transitions)) | _observed(chosen, n_step)
     return {**columns, "rewards": np.concatenate(returns, axis=-1), "discounts": np.concatenate(discounts, axis=-1)}
+
+
+def _observed(chosen: _Chosen, n_step: int = 1) -> ReplayColumns:
+    """The packed observations of `chosen`; none without a packing."""
+    parts = [buffer.observations(rows, n_step) for buffer, rows in chosen]
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Rows [..., n, width] of several buffers behind one another."""
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)

@@ -207,7 +207,7 @@ def train(
         checkpoint: folder of the checkpoint; None writes none.
         key: identifies the training; checkpoints of other trainings are not resumed.
         about: provenance saved with each checkpoint and the policy: code, packages, seed (JSON values).
-        eyes: what the policy sees pictures with; saved with it.
+        eyes: what the cloned policy sees pictures with; saved with the policy, as it was learned if it is.
         monitor: monitors the reward model, if the reward comes from one.
         on_point: called with every point of the learning curve.
         finish_records: called at the end: makes the actors write their remaining label records and returns the counts.
@@ -245,7 +245,7 @@ def train(
             progress.add_records(counts)
             _report_lost_records(counts, progress.records, on_progress)
         points = curve.read()
-    save_policy(out, algorithm.policy_state(), about, eyes)
+    save_policy(out, algorithm.policy_state(), about, algorithm.sees_with(eyes))
     return {**_summary(progress, monitor), "curve": points}
 
 
@@ -285,7 +285,9 @@ def crossed(environment_steps: int, before: int, every: int) -> bool:
 def _save_snapshot(policy: Path, algorithm: Any, environment_steps: int, eyes: Eyes | None) -> None:
     folder = policy.with_name(SNAPSHOTS)
     folder.mkdir(exist_ok=True)
-    save_policy(folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state(), eyes=eyes)
+    save_policy(
+        folder / f"{environment_steps:09d}.safetensors", algorithm.policy_state(), eyes=algorithm.sees_with(eyes)
+    )
 
 
 def _remove_snapshots(policy: Path, after: int) -> None:

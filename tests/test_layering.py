@@ -35,7 +35,7 @@ RAY_FILES = (
 )
 """The thin files that put objects into processes."""
 
-ENCODERS = tuple(f"dopamine_rl/encoders/{name}.py" for name in ("tower", "backbone", "pooling"))
+ENCODERS = tuple(f"dopamine_rl/encoders/{name}.py" for name in ("tower", "backbone", "cnn", "pooling"))
 """Files of the core beside grm/ that may import torch; they are imported when an encoder is made."""
 
 CORE_AT_IMPORT = {"numpy", "scipy", "msgpack", "av", "safetensors"}

@@ -1,4 +1,4 @@
-"""What a policy sees with: a frozen encoder turns images into numbers.
+"""What a policy sees with: an encoder turns images into numbers. It is frozen, or learned with the policy.
 
 It travels in the policy's file as a `SavedEncoder`, so that a policy acts with the very encoder it was trained with,
 wherever the weights came from.
@@ -19,8 +19,12 @@ GRID = 2
 """An image's tokens are averaged to a grid of this many rows and columns; features keep the place of things."""
 
 
+LEARNED = "cnn"
+"""Kind of the encoder that is learned with the policy."""
+
+
 class Encoder(Protocol):
-    """A frozen network that turns images into features."""
+    """A network that turns images into features."""
 
     size: int
     """Features F of an image."""
@@ -37,7 +41,7 @@ class SavedEncoder:
     """An encoder as JSON values and arrays.
 
     Args:
-        kind: "grm" or "hf".
+        kind: "grm", "hf" or "cnn".
         settings: its shape and how it scales pixels.
         arrays: its weights by name.
     """

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.encoders.encoder import Encoder, SavedEncoder
+from dopamine_rl.encoders.encoder import LEARNED, Encoder, SavedEncoder
 from dopamine_rl.encoders.loading import restore
+from dopamine_rl.encoders.packing import Packing
+from dopamine_rl.episodes.scale import squares
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.types import Demonstration
 
@@ -50,7 +52,7 @@ class Sight:
 
 @dataclass(frozen=True, eq=False)
 class Eyes:
-    """A frozen encoder and what it looks at.
+    """An encoder and what it looks at.
 
     Args:
         sight: what the policy sees.
@@ -70,6 +72,30 @@ class Eyes:
         """Length D of the vector."""
         return self.sight.proprioception + len(self.sight.views) * self.encoder.size
 
+    @property
+    def learned(self) -> bool:
+        """Whether the encoder is learned with the policy: then its learner is given pictures."""
+        return self.saved.kind == LEARNED
+
+    @property
+    def packing(self) -> Packing:
+        """How a replay buffer keeps what the policy sees."""
+        sight = self.sight
+        if not self.learned:
+            return Packing(sight.proprioception, len(sight.views) * self.encoder.size, "float16")
+        side = self.saved.settings["side"]
+        return Packing(sight.proprioception, len(sight.views) * side * side * 3, "uint8")
+
+    def given(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[Any]:
+        """What a learner is given of T instants: `vectors`, or with a learned encoder pictures, packed uint8 [T, N].
+
+        Args and Raises: as `vectors`.
+        """
+        if not self.learned:
+            return self.vectors(proprioception, pictures)
+        images = squares(self._images(proprioception, pictures), self.saved.settings["side"])
+        return self.packing.pack(proprioception, images.reshape(len(proprioception), -1))
+
     def vector(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
         """What the policy reads, float32 [D]: proprioception, then the features of each view.
 
@@ -78,11 +104,19 @@ class Eyes:
         Raises:
             BadInput: a view is missing, or something has another shape.
         """
+        return self.vectors(*self._instant(observation))[0]
+
+    def given_now(self, observation: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """`given` of one observation; arguments as of `vector`."""
+        return self.given(*self._instant(observation))[0]
+
+    def _instant(self, observation: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Proprioception [1, P] and pictures [1, V, H, W, 3] of an observation. Raises BadInput as `vector`."""
         missing = [name for name in (PROPRIOCEPTION, *self.sight.views) if name not in observation]
         if missing:
             raise BadInput("observation", sorted(observation), f"give {missing[0]} too: the policy was trained with it")
         pictures = [np.asarray(observation[name]) for name in self.sight.views]
-        return self.vectors(observation[PROPRIOCEPTION][None], np.stack(pictures)[None])[0]
+        return observation[PROPRIOCEPTION][None], np.stack(pictures)[None]
 
     def vectors(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`vector` of T instants, float32 [T, D].
@@ -93,17 +127,21 @@ class Eyes:
         Raises:
             BadInput: something has another shape.
         """
+        images = self._images(proprioception, pictures)
+        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        # Half precision, so that storing features as float16 loses nothing.
+        features = np.concatenate(parts).astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
+        return np.concatenate((np.asarray(proprioception, np.float32), features), axis=1)
+
+    def _images(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The pictures of all instants and views, uint8 [M, H, W, 3]. Raises BadInput as `vectors`."""
         sight = self.sight
         shape = (len(proprioception), len(sight.views), sight.height, sight.width, 3)
         if pictures.shape != shape or pictures.dtype != np.uint8:
             raise BadInput("pictures", (pictures.shape, str(pictures.dtype)), f"give uint8 {list(shape)}")
         if proprioception.shape[1:] != (sight.proprioception,):
             raise BadInput(PROPRIOCEPTION, proprioception.shape, f"give {sight.proprioception} numbers an instant")
-        images = pictures.reshape(-1, *shape[2:])
-        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        # Half precision, so that storing features as float16 loses nothing.
-        features = np.concatenate(parts).astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
-        return np.concatenate((np.asarray(proprioception, np.float32), features), axis=1)
+        return pictures.reshape(-1, *shape[2:])
 
     def metadata(self) -> dict[str, str]:
         """The text that a policy's file holds beside `arrays`."""
@@ -113,7 +151,8 @@ class Eyes:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The encoder's weights, by their names in a policy's file."""
-        return {ARRAYS + name: values for name, values in self.saved.arrays.items()}
+        # safetensors writes memory as it lies, so that channels last would come back in another order.
+        return {ARRAYS + name: np.ascontiguousarray(values) for name, values in self.saved.arrays.items()}
 
 
 def eyes_of(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Eyes | None:

@@ -18,7 +18,7 @@ pixels by up to 4)."""
 
 
 def encoded(demonstration: Demonstration, eyes: Eyes, views: Sequence[str]) -> Demonstration:
-    """An episode whose observations are those of a policy with eyes.
+    """An episode whose observations are what a learner is given of a policy with eyes.
 
     Args:
         demonstration: with a frame at every environment step, and proprioception as observations, float32 [T+1, P].
@@ -27,8 +27,8 @@ def encoded(demonstration: Demonstration, eyes: Eyes, views: Sequence[str]) -> D
     Raises:
         BadInput: a view or the frame of a step was not recorded.
     """
-    vectors = eyes.vectors(demonstration.observations, seen_pictures(demonstration, eyes, views))
-    return replace(demonstration, observations=vectors)
+    seen = eyes.given(demonstration.observations, seen_pictures(demonstration, eyes, views))
+    return replace(demonstration, observations=seen)
 
 
 def shifted(demonstration: Demonstration, eyes: Eyes, views: Sequence[str], seed: int) -> Demonstration:
@@ -49,10 +49,15 @@ def seen_pictures(demonstration: Demonstration, eyes: Eyes, views: Sequence[str]
     return demonstration.frames[:, [views.index(view) for view in eyes.sight.views]]
 
 
+def shift_reach(height: int, width: int) -> int:
+    """The largest shift of a picture in each direction, pixels."""
+    return max(1, round(SHIFT_SHARE * min(height, width)))
+
+
 def shift(pictures: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """Shift each picture by whole pixels; what comes in repeats the edge. Args: pictures: uint8 [..., H, W, 3]."""
     height, width = pictures.shape[-3:-1]
-    reach = max(1, round(SHIFT_SHARE * min(height, width)))
+    reach = shift_reach(height, width)
     flat = pictures.reshape(-1, height, width, 3)
     padded = np.pad(flat, ((0, 0), (reach, reach), (reach, reach), (0, 0)), mode="edge")
     offsets = rng.integers(0, 2 * reach + 1, (len(flat), 2))

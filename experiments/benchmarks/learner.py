@@ -1,12 +1,16 @@
 """Updates/s of the policy learner, compared with stock RLlib SAC and with a minimal loop.
 
     dopamine bench learner
+    dopamine bench learner --sees pictures
 
 All have an actor and two critics with the same layers, the same batch size and one thread, and sample from the same
 transitions; `rllib_default` is SAC with the critics that RLlib builds by default for these widths. Timed is a training
 iteration without acting: sample, transfer, update, report, send the weights to the env runner (the minimal loop only
 samples and updates). Time is CPU time of the main thread, which does all the work, so other load on the machine does
 not count. The arms take turns; ratios are medians over the rounds. The last line is JSON.
+
+With --sees, updates/s, bytes per transition and peak memory of the learner alone, with a full replay buffer of frozen
+features (2 x 512 numbers) or of pictures (2 x 64 x 64 pixels, encoder cnn).
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -44,12 +48,20 @@ class Arguments:
     """Turns per arm."""
     updates: Annotated[int, option("N")] = 40
     """Updates per turn, a multiple of 8; stock RLlib does a fifth."""
+    sees: Literal["state", "features", "pictures"] = "state"
+    """What the policy sees."""
+    transitions: Annotated[int, option("N")] = 100_000
+    """Transitions in the replay buffer, with --sees."""
+    batch_size: Annotated[int, option("N")] = BATCH_SIZE
+    """Transitions of an update, with --sees."""
 
     def __post_init__(self) -> None:
         require(
             "",
             self,
             ("rounds", self.rounds >= 1, "give at least 1"),
+            ("transitions", self.transitions >= 1, "give at least 1"),
+            ("batch_size", self.batch_size >= 1, "give at least 1"),
             ("updates", self.updates >= 8 and self.updates % 8 == 0, "give a multiple of 8"),
         )
 
@@ -58,6 +70,11 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the arms in turn and print the results."""
     arguments = parse(Arguments, argv, "dopamine bench learner", __doc__)
+    if arguments.sees != "state":
+        from experiments.benchmarks.seeing import measure
+
+        print(json.dumps(measure(arguments.sees, arguments.transitions, arguments.updates, arguments.batch_size)))
+        return
     arms = make_arms(make_columns())
     for run in arms.values():
         run(UPDATES_PER_CALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
         eyes = None
         if config.env.sees_pictures:
             sight = Sight.of(successes[0], config.env.policy_views)
-            eyes = Eyes(sight, load_encoder(config.encoder, own).saved())
+            eyes = Eyes(sight, load_encoder(config.encoder, own, seed=config.seed).saved())
         copies = [_copies(run, demonstration, eyes) for demonstration in successes]
         data = (
             np.concatenate([d.observations[:-1] for episode in copies for d in episode]),
@@ -139,9 +140,12 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
         for hidden in config.cloning.sizes:
             name = "x".join(map(str, hidden))
             candidates[name] = run.path / f"bc_{name}.safetensors"
-            result = train_bc(*data, hidden, config.cloning, config.seed)
+            result = train_bc(*data, hidden, config.cloning, config.seed, eyes=eyes)
             losses[name] = result.validation_loss
-            save_policy(candidates[name], result.state, provenance(preset=run.preset, seed=config.seed), eyes)
+            sees = eyes
+            if eyes is not None and result.encoder is not None:
+                sees = replace(eyes, saved=replace(eyes.saved, arrays=result.encoder))
+            save_policy(candidates[name], result.state, provenance(preset=run.preset, seed=config.seed), sees)
             run.console.progress(f"cloned with hidden layers {name}")
         if config.success == "progress":  # Only the simulator could say how often a clone succeeds.
             trials, best = losses, min(losses, key=lambda name: losses[name])
@@ -166,9 +170,11 @@ def _clone(run: Run, demonstrations: Sequence[Path], own: str | Path | None) -> 
 
 
 def _copies(run: Run, demonstration: Demonstration, eyes: Eyes | None) -> list[Demonstration]:
-    """A demonstration as the policy would have seen it; with pictures, also with shifted ones."""
+    """A demonstration as the policy would have seen it; with a frozen encoder, also with shifted pictures."""
     if eyes is None:
         return [demonstration]
+    if eyes.learned:  # its pictures are shifted anew in every batch
+        return [encoded(demonstration, eyes, run.config.env.views)]
     views, count = run.config.env.views, run.config.cloning.shifted
     seeds = [run.config.seed * 1000 + number for number in range(count)]
     return [encoded(demonstration, eyes, views), *(shifted(demonstration, eyes, views, seed) for seed in seeds)]

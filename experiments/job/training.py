@@ -203,6 +203,8 @@ def _train(
         against_truth,
         rule,
     )
+    if memory := algorithm.memory():
+        run.console.say(f"  {memory}")
     tracker = Tracker(run.folder, config)
 
     def log(point: dict[str, Any]) -> None:

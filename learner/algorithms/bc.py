@@ -9,18 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from dopamine_rl.encoders.eyes import Eyes
 from dopamine_rl.errors import BadInput, Diverged
 from dopamine_rl.policy import PolicyState
 from learner.algorithms.losses import cloning_loss
 from learner.algorithms.networks import GaussianActor
+from learner.algorithms.vision import Vision, VisionShape, cnn_weights
 from learner.config import CloningConfig
 
 LEAST_STD = 0.05
 """Lower bound of the normalising standard deviation: inputs that hardly vary in demonstrations must not blow up."""
 BLOCK = 3
 """Consecutive transitions of a block that is held out of a single demonstration."""
+CHUNK = 256
+"""Observations that a loss without gradients is computed of at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,12 +37,37 @@ class BCResult:
         validation_loss: the same on held-out episodes; on held-out blocks if there is only one episode, where it is
             too optimistic to compare with others: it only says when to stop.
         kept_update: the update with the lowest validation loss, whose weights are returned.
+        encoder: weights of the learned encoder by name; None without one.
     """
 
     state: PolicyState
     training_loss: float
     validation_loss: float
     kept_update: int
+    encoder: dict[str, NDArray[np.float32]] | None = None
+
+
+class _Clone(nn.Module):
+    """The actor, and with an encoder that is learned, that.
+
+    Args:
+        actor: reads vectors.
+        vision: of packed observations; None reads vectors alone.
+    """
+
+    def __init__(self, actor: GaussianActor, vision: Vision | None) -> None:
+        super().__init__()
+        self.actor, self.vision = actor, vision
+
+    def inputs(self, observations: Tensor, shifts: torch.Generator | None = None) -> Tensor:
+        """Normalised vectors [B, D] of observations; of pictures, with `shifts` at random."""
+        seen = observations if self.vision is None else self.vision(observations, shifts)
+        return self.actor.normalise(seen)
+
+    def learned(self) -> list[nn.Parameter]:
+        """What cloning trains: all but the standard deviation."""
+        encoder = self.vision.parameters() if self.vision is not None else ()
+        return [*self.actor.layers.parameters(), *self.actor.mean.parameters(), *encoder]
 
 
 def train_bc(
@@ -49,18 +78,20 @@ def train_bc(
     config: CloningConfig,
     seed: int,
     device: str = "cpu",
+    eyes: Eyes | None = None,
 ) -> BCResult:
-    """Fit the squashed mean to demonstrated actions by least squares.
+    """Fit the squashed mean to demonstrated actions by least squares, and with it an encoder that is learned.
 
     Whole episodes are held out for validation: neighbouring transitions are too similar for an unbiased estimate. Of a
     single episode, blocks of consecutive transitions are held out.
 
     Args:
-        observations: float32 [N, D]; actions: float32 [N, A] in [−1, 1].
+        observations: float32 [N, D], or packed pictures uint8 [N, M]; actions: float32 [N, A] in [−1, 1].
         episode_lengths: int [M], lengths of the M ≥ 1 episodes; they sum to N.
         hidden: hidden-layer widths.
         config: training settings; its widths are not used here.
         seed: of the split, the initial weights and the batches.
+        eyes: with the encoder to start from, if the observations are pictures; they are shifted at random in training.
     Raises:
         BadInput: the lengths do not sum to N, there is no episode, or a single one of less than 3 transitions, or
             a value is not finite.
@@ -69,16 +100,34 @@ def train_bc(
     _check(observations, actions, episode_lengths)
     generator = torch.Generator().manual_seed(seed)
     held_out = _validation_rows(episode_lengths, config.validation_share, generator)
-    data = [torch.as_tensor(a, dtype=torch.float32, device=device) for a in (observations, actions)]
+    vision = Vision(VisionShape.of(eyes)).to(device) if eyes is not None and eyes.learned else None
+    kinds = (torch.uint8 if vision is not None else torch.float32, torch.float32)
+    data = [torch.as_tensor(a, dtype=t, device=device) for a, t in zip((observations, actions), kinds, strict=True)]
     fit, validation = ([part[mask.to(device)] for part in data] for mask in (~held_out, held_out))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        actor = GaussianActor(observations.shape[1], actions.shape[1], hidden, initial_std=1.0).to(device)
-    actor.observation_mean.copy_(fit[0].mean(0))
-    actor.observation_std.copy_(fit[0].std(0).clamp_min(LEAST_STD))
-    kept_update = _descend(actor, fit, validation, config, generator)
-    state = {f"actor.{name}": value.cpu().numpy() for name, value in actor.state_dict().items()}
-    return BCResult(state, _loss(actor, fit), _loss(actor, validation), kept_update)
+        size = observations.shape[1] if vision is None else vision.shape.size
+        actor = GaussianActor(size, actions.shape[1], hidden, initial_std=1.0).to(device)
+    clone = _Clone(actor, vision)
+    if vision is not None and eyes is not None:
+        vision.start_from(eyes)
+    _set_normalisation(clone, fit[0])
+    kept_update = _descend(clone, fit, validation, config, generator)
+    state = {name: value.cpu().numpy() for name, value in clone.state_dict().items()}
+    encoder = cnn_weights(state, "vision") if vision is not None else None
+    policy = {name: value for name, value in state.items() if name.startswith("actor.")}
+    return BCResult(policy, _loss(clone, fit), _loss(clone, validation), kept_update, encoder)
+
+
+@torch.no_grad()
+def _set_normalisation(clone: _Clone, observations: Tensor) -> None:
+    """Normalise what the demonstrations show. Learned features lie in (−1, 1) and move: they stay as they are."""
+    actor = clone.actor
+    if clone.vision is not None:
+        observations = clone.vision.proprioception(observations)
+    count = observations.shape[1]
+    actor.observation_mean[:count] = observations.mean(0)
+    actor.observation_std[:count] = observations.std(0).clamp_min(LEAST_STD)
 
 
 def _check(observations: NDArray[np.float32], actions: NDArray[np.float32], lengths: NDArray[np.int64]) -> None:
@@ -112,38 +161,37 @@ def _validation_blocks(count: int, share: float, generator: torch.Generator) -> 
 
 
 def _descend(
-    actor: GaussianActor, fit: list[Tensor], validation: list[Tensor], config: CloningConfig, generator: torch.Generator
+    clone: _Clone, fit: list[Tensor], validation: list[Tensor], config: CloningConfig, generator: torch.Generator
 ) -> int:
-    """Train the actor in place and load its best weights; returns their update."""
-    parameters = [*actor.layers.parameters(), *actor.mean.parameters()]
-    optimizer = torch.optim.AdamW(parameters, config.learning_rate, weight_decay=config.weight_decay, fused=True)
+    """Train the clone in place and load its best weights; returns their update."""
+    optimizer = torch.optim.AdamW(clone.learned(), config.learning_rate, weight_decay=config.weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.updates)
-    best_loss, best_state, best_update = float("inf"), actor.state_dict(), 0
+    best_loss, best_state, best_update = float("inf"), clone.state_dict(), 0
     losses: list[Tensor] = []  # since the last validation
     for update in range(1, config.updates + 1):
         rows = torch.randint(len(fit[0]), (config.batch_size,), generator=generator).to(fit[0].device)
-        loss = cloning_loss(*_prediction(actor, fit[0][rows], fit[1][rows], config, generator))
+        loss = cloning_loss(*_prediction(clone, fit[0][rows], fit[1][rows], config, generator))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
         losses.append(loss.detach())
         if update % config.check_every == 0 or update == config.updates:
-            validation_loss = _loss(actor, validation)
+            validation_loss = _loss(clone, validation)
             _require_finite(torch.stack(losses).tolist(), validation_loss, update)
             losses.clear()
             if validation_loss < best_loss:
                 best_loss, best_update = validation_loss, update
-                best_state = {name: value.clone() for name, value in actor.state_dict().items()}
-    actor.load_state_dict(best_state)
+                best_state = {name: value.clone() for name, value in clone.state_dict().items()}
+    clone.load_state_dict(best_state)
     return best_update
 
 
 def _prediction(
-    actor: GaussianActor, observations: Tensor, actions: Tensor, config: CloningConfig, generator: torch.Generator
+    clone: _Clone, observations: Tensor, actions: Tensor, config: CloningConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The actor's and the wanted actions for a batch, [B, A] each, with noise and still samples (CloningConfig)."""
-    inputs = actor.normalise(observations)
+    """The clone's and the wanted actions for a batch, [B, A] each, with noise and still samples (CloningConfig)."""
+    inputs = clone.inputs(observations, generator)
     if config.observation_noise or config.still_share:
         deviations = torch.full((len(inputs), 1), config.observation_noise)
         still = round(config.still_share * len(inputs))
@@ -154,7 +202,7 @@ def _prediction(
         inputs = inputs + noise.to(inputs.device)
         actions = actions.clone()
         actions[:still] = 0.0
-    return actor(inputs)[0], actions
+    return clone.actor(inputs)[0], actions
 
 
 def _require_finite(losses: list[float], validation_loss: float, update: int) -> None:
@@ -168,5 +216,8 @@ def _require_finite(losses: list[float], validation_loss: float, update: int) ->
 
 
 @torch.no_grad()
-def _loss(actor: GaussianActor, data: list[Tensor]) -> float:
-    return float(cloning_loss(actor(actor.normalise(data[0]))[0], data[1]))
+def _loss(clone: _Clone, data: list[Tensor]) -> float:
+    if clone.vision is None:
+        return float(cloning_loss(clone.actor(clone.inputs(data[0]))[0], data[1]))
+    means = torch.cat([clone.actor(clone.inputs(chunk))[0] for chunk in data[0].split(CHUNK)])
+    return float(cloning_loss(means, data[1]))

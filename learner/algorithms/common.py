@@ -11,6 +11,7 @@ import gymnasium
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from ray.tune.registry import register_env
 
+from dopamine_rl.encoders.eyes import Eyes
 from learner.algorithms.acting import Acting
 from learner.algorithms.env_runner import ActingEnvRunner
 from learner.config import LearnerConfig
@@ -73,6 +74,18 @@ class ActingAlgorithm:
         """Restore a checkpoint; samples in flight are discarded."""
         super().restore_from_path(path, *args, **kwargs)  # type: ignore[misc]
         self.acting.forget()
+
+    def memory(self) -> str:
+        """What the transitions in memory take, in words; "" where few are kept."""
+        return ""
+
+    def sees_with(self, eyes: Eyes | None) -> Eyes | None:
+        """What the policy sees with by now.
+
+        Args:
+            eyes: what the cloned policy saw with; None without pictures.
+        """
+        return eyes
 
     def step(self) -> dict[str, Any]:
         """Run one iteration and return its report."""

@@ -8,6 +8,7 @@ can be warmed up before the actor is trained, and the policy can be a bounded re
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,25 @@ from ray.rllib.env.single_agent_episode import SingleAgentEpisode
 from ray.rllib.policy.sample_batch import MultiAgentBatch, SampleBatch
 from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS, LEARNER_RESULTS
 
+from dopamine_rl.encoders.cnn import saved_cnn
+from dopamine_rl.encoders.eyes import Eyes
 from dopamine_rl.errors import BadInput
-from dopamine_rl.policy import PolicyState, hidden_widths, load_policy
+from dopamine_rl.policy import PolicyState, hidden_widths, load_eyes, load_policy
 from dopamine_rl.shaping import FULL, Shaping
 from dopamine_rl.types import RewardMode
 from learner.algorithms.acting import RunnerSample
 from learner.algorithms.common import ActingAlgorithm, TrainingSetup, configure
 from learner.algorithms.rlpd_learner import RLPDLearner, RLPDModule
+from learner.algorithms.vision import VisionShape, cnn_weights
 from learner.config import LearnerConfig
 from learner.demonstrations import load_demonstrations, transition_columns
 from learner.feed import ReplayFeed
+from learner.observations import check_room
 from learner.replay import ColumnarReplay
 
 REPLAY = "replay"
+CALL_BYTES = 2**28
+"""Observations that a learner call holds at most, so that batches of pictures do not fill the memory."""
 
 
 class RLPDConfig(SACConfig):
@@ -80,8 +87,13 @@ class RLPDConfig(SACConfig):
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         """The RLModule with policy and critics."""
         base = hidden_widths(load_policy(Path(self.initial_policy))) if self.initial_policy else None
-        model_config = {"learner": self.learner, "base_hidden": base}
+        model_config = {"learner": self.learner, "base_hidden": base, "sees": self.sees()}
         return RLModuleSpec(module_class=RLPDModule, model_config=model_config)
+
+    def sees(self) -> VisionShape | None:
+        """How packed observations become vectors: as the initial policy's file says; None for vectors alone."""
+        eyes = load_eyes(Path(self.initial_policy)) if self.initial_policy else None
+        return VisionShape.of(eyes, bool(self.learner.residual_scale)) if eyes else None
 
     def get_default_learner_class(self) -> type[TorchLearner]:
         """The learner that applies `Updater`."""
@@ -107,6 +119,10 @@ class RLPD(ActingAlgorithm, SAC):
         super().setup(config)
         settings: RLPDConfig = self.config
         observations, actions = self.spaces[INPUT_ENV_SINGLE_SPACES]
+        sees = settings.sees()
+        packing = sees.packing if sees else None
+        if packing is not None:
+            check_room(settings.learner.replay_capacity, packing.width, settings.learner.replay_gb)
         online = ColumnarReplay(
             settings.learner.replay_capacity,
             observations.shape[0],
@@ -114,10 +130,12 @@ class RLPD(ActingAlgorithm, SAC):
             settings.gamma,
             settings.reward_mode,
             settings.shaping,
+            packing,
         )
         demo = None
         if settings.demonstrations:
-            demo, practice = load_demonstrations(Path(settings.demonstrations), settings.gamma, settings.reward_mode)
+            path = Path(settings.demonstrations)
+            demo, practice = load_demonstrations(path, settings.gamma, settings.reward_mode, packing)
             if demo.layout != online.layout:
                 raise BadInput("demonstrations", demo.layout, f"record them with the environment's {online.layout}")
             if practice is not None:
@@ -136,7 +154,10 @@ class RLPD(ActingAlgorithm, SAC):
             self._improve(due)
 
     def _improve(self, updates: int) -> None:
-        per_call = self.config.learner.updates_per_call
+        settings, packing = self.config.learner, self.feed.online.layout.packing
+        per_call = settings.updates_per_call
+        if packing is not None:
+            per_call = max(1, min(per_call, CALL_BYTES // (2 * settings.batch_size * packing.width)))
         for done in range(0, updates, per_call):
             self._learn(min(per_call, updates - done))
         self.acting.publish()
@@ -172,6 +193,18 @@ class RLPD(ActingAlgorithm, SAC):
             state["residual_scale"] = np.array(self.config.learner.residual_scale, np.float32)
         return state
 
+    def memory(self) -> str:
+        """What the replay buffer takes when it is full."""
+        online = self.feed.online
+        return f"replay: {online.layout.bytes} bytes a transition, {online.nbytes / 1e9:.2f} GB when it is full"
+
+    def sees_with(self, eyes: Eyes | None) -> Eyes | None:
+        """The eyes with the encoder as it was learned."""
+        if eyes is None or not eyes.learned:
+            return eyes
+        weights = cnn_weights(self.learner_group.get_weights()[DEFAULT_MODULE_ID], "vision")
+        return replace(eyes, saved=saved_cnn(eyes.saved.settings["side"], weights))
+
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict[str, Any]:
         """RLlib's state, plus the replay buffers and their random generator."""
         state = super().get_state(components, not_components=not_components, **kwargs)
@@ -192,7 +225,7 @@ def store_fragment(replay: ColumnarReplay, episode: SingleAgentEpisode) -> None:
         return
     labels = episode.custom_data.get(f"labels/{episode.t_started}")
     columns = transition_columns(
-        np.asarray(episode.get_observations(), np.float32),
+        np.asarray(episode.get_observations()),
         np.asarray(episode.get_actions(), np.float32),
         np.asarray(episode.get_rewards(), np.float32),
         episode.is_terminated,

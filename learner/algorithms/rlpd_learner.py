@@ -16,7 +16,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
 from dopamine_rl.errors import Diverged
-from dopamine_rl.policy import load_policy
+from dopamine_rl.policy import load_eyes, load_policy
 from learner.algorithms.finite import FIX, FiniteWeights
 from learner.algorithms.networks import better_action
 from learner.algorithms.updater import ACTOR_LOSSES, LOSSES, Agent, Updater, build_agent
@@ -24,7 +24,10 @@ from learner.feed import batch_columns
 
 
 class RLPDModule(TorchRLModule, InferenceOnlyAPI):
-    """Policy, critics and temperature; env runners have the policy, and with `choose` the target critics."""
+    """Policy, critics and temperature; env runners have the policy, and with `choose` the target critics.
+
+    A learned encoder is part of it, so its weights travel with those of the policy.
+    """
 
     observation_space: Any
     action_space: Any
@@ -33,8 +36,9 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
     def setup(self) -> None:
         """Build the networks."""
         sizes = self.observation_space.shape[0], self.action_space.shape[0]
-        agent = build_agent(*sizes, self.model_config["learner"], self.model_config["base_hidden"])
-        self.policy = agent.policy
+        config = self.model_config
+        agent = build_agent(*sizes, config["learner"], config["base_hidden"], config["sees"])
+        self.policy, self.vision = agent.policy, agent.vision
         if self.model_config["learner"].choose or not self.inference_only:
             self.target = agent.target
         if not self.inference_only:
@@ -42,7 +46,15 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
 
     def agent(self) -> Agent:
         """The networks, for the updater."""
-        return Agent(self.policy, self.critic, self.target, self.log_alpha)
+        return Agent(self.policy, self.critic, self.target, self.log_alpha, self.vision)
+
+    def start_from(self, path: Path) -> None:
+        """Start from a cloned policy's file, and from the encoder in it if that is learned."""
+        clone, eyes = load_policy(path), load_eyes(path)
+        if self.vision is not None and eyes is not None:
+            self.vision.start_from(eyes)
+            clone = self.vision.widened(clone)
+        self.policy.start_from(clone)
 
     def get_non_inference_attributes(self) -> list[str]:
         """Attributes that env runners do not need."""
@@ -51,14 +63,21 @@ class RLPDModule(TorchRLModule, InferenceOnlyAPI):
 
     @torch.no_grad()
     def _forward_inference(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        observations = self.policy.actor.normalise(batch[Columns.OBS])
+        observations = self._see(batch[Columns.OBS])
         return {Columns.ACTIONS: self._choose(observations, self.policy.act(observations))}
 
     @torch.no_grad()
     def _forward_exploration(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        observations = self.policy.actor.normalise(batch[Columns.OBS])
+        observations = self._see(batch[Columns.OBS])
         noise = torch.randn(len(observations), self.action_space.shape[0], device=observations.device)
         return {Columns.ACTIONS: self._choose(observations, self.policy.sample(observations, noise)[0])}
+
+    def _see(self, observations: Tensor) -> Tensor:
+        """Normalised vectors of what an environment shows."""
+        normalised: Tensor = self.policy.actor.normalise(
+            observations if self.vision is None else self.vision(observations)
+        )
+        return normalised
 
     def _choose(self, observations: Tensor, actions: Tensor) -> Tensor:
         """With `choose`, the better of these actions and the cloned policy's."""
@@ -96,7 +115,7 @@ class RLPDLearner(FiniteWeights, TorchLearner):
         torch.set_num_threads(self.config.learner.threads)
         super().build()
         if self.config.initial_policy:
-            self.module[DEFAULT_MODULE_ID].policy.start_from(load_policy(Path(self.config.initial_policy)))
+            self.module[DEFAULT_MODULE_ID].start_from(Path(self.config.initial_policy))
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         """Create the updater and register its optimizers, so that RLlib checkpoints them."""

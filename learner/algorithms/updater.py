@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from learner.algorithms.losses import actor_loss, alpha_loss, critic_loss, critic_target, imitation_loss
 from learner.algorithms.networks import CriticEnsemble, Policy, critic_values
+from learner.algorithms.vision import Vision, VisionShape
 from learner.config import LearnerConfig
 
 LOSSES = ("critic_loss", "q_mean", "actor_loss", "entropy", "alpha")
@@ -31,34 +32,47 @@ class Agent:
         policy: the policy.
         critic, target: the critic ensemble and its target networks.
         log_alpha: log of the temperature, a scalar parameter.
+        vision: of packed observations; None reads vectors alone.
     """
 
     policy: Policy
     critic: CriticEnsemble
     target: CriticEnsemble
     log_alpha: nn.Parameter
+    vision: Vision | None = None
 
 
 def build_agent(
-    observation_size: int, action_size: int, config: LearnerConfig, base_hidden: Sequence[int] | None = None
+    observation_size: int,
+    action_size: int,
+    config: LearnerConfig,
+    base_hidden: Sequence[int] | None = None,
+    sees: VisionShape | None = None,
 ) -> Agent:
     """Initialise the networks; the targets start as copies of the critics.
 
     Args:
         base_hidden: hidden-layer widths of the cloned policy: the residual's base, or without a residual the policy
             itself; `config.hidden` if None.
+        sees: how packed observations become vectors, whose size then counts; None for vectors alone.
     """
+    vision = Vision(sees) if sees else None
+    observation_size = sees.size if sees else observation_size
     hidden = config.hidden if config.residual_scale else base_hidden or config.hidden
     critic_input_size = observation_size + 2 * config.critic_sees_potential
     critic, target = (CriticEnsemble(critic_input_size, action_size, config.hidden, config.critics) for _ in range(2))
     target.load_state_dict(critic.state_dict())
     target.requires_grad_(False)
     policy = Policy(observation_size, action_size, hidden, config.initial_std, config.residual_scale, base_hidden)
-    return Agent(policy, critic, target, nn.Parameter(torch.tensor(math.log(config.initial_alpha))))
+    return Agent(policy, critic, target, nn.Parameter(torch.tensor(math.log(config.initial_alpha))), vision)
 
 
 class Updater:
     """Updates networks in place.
+
+    A learned encoder follows the critics' loss alone, on pictures that are shifted at random. There is no target
+    encoder: the targets are of the next pictures as it sees them now, which costs no second network and no lag.
+    Source: arXiv:2107.09645 (DrQ-v2), section 3.1.
 
     Args:
         networks: the networks to update.
@@ -71,7 +85,9 @@ class Updater:
         self.networks, self.settings, self.gamma, self.updates = networks, settings, gamma, 0
         self._target_entropy = settings.entropy_per_dimension * networks.policy.actor.mean.out_features
         self.actor_parameters: list[Tensor] = list(networks.policy.actor.parameters())
-        self.critic_parameters: list[Tensor] = list(networks.critic.parameters())
+        self._ensemble: list[Tensor] = list(networks.critic.parameters())
+        encoder = networks.vision.parameters() if networks.vision is not None else ()
+        self.critic_parameters = [*self._ensemble, *(weight for weight in encoder if weight.requires_grad)]
         self._target_parameters: list[Tensor] = list(networks.target.parameters())
         self.optimizers = {
             "critic": torch.optim.Adam(self.critic_parameters, settings.critic_lr, fused=True),
@@ -90,20 +106,22 @@ class Updater:
         """Update the critics and their targets; every `actor_every` updates also the actor and α.
 
         Args:
-            batch: obs, next_obs float [B, D]; actions [B, A]; rewards, terminated [B]; with `critic_sees_potential`
-                also potential, next_potential, phase, next_phase [B]; with `n_step` > 1 also discounts [B];
-                with `imitation` also gains [B].
+            batch: obs, next_obs float [B, D], or packed uint8 [B, N]; actions [B, A]; rewards, terminated [B]; with
+                `critic_sees_potential` also potential, next_potential, phase, next_phase [B]; with `n_step` > 1 also
+                discounts [B]; with `imitation` also gains [B].
         Returns:
             float [5] in the order of LOSSES; ACTOR_LOSSES are NaN if the actor is not trained.
         """
         normalise = self.networks.policy.actor.normalise
-        observations, next_observations = normalise(batch["obs"]), normalise(batch["next_obs"])
+        observations = normalise(self._see(batch["obs"]))
+        with torch.no_grad():
+            next_observations = normalise(self._see(batch["next_obs"]))
         alpha = self.networks.log_alpha.detach().exp()
         inputs = self._critic_input(observations, batch, "potential", "phase")
         critic_metrics = self._update_critic(inputs, next_observations, batch, alpha)
         self.updates += 1
         if self.trains_actor(self.updates):
-            actor_metrics = self._update_actor(observations, inputs, batch, alpha)
+            actor_metrics = self._update_actor(observations.detach(), inputs.detach(), batch, alpha)
         else:
             actor_metrics = torch.full((2,), math.nan, device=self._device)
         return torch.cat((critic_metrics, actor_metrics, alpha[None]))
@@ -111,6 +129,11 @@ class Updater:
     def trains_actor(self, update: int) -> bool:
         """True if the update with this number (from 1) also trains the actor and α."""
         return update > self.settings.critic_warmup_updates and update % self.settings.actor_every == 0
+
+    def _see(self, observations: Tensor) -> Tensor:
+        """Vectors [B, D]; of pictures, as they look after a random shift."""
+        vision = self.networks.vision
+        return observations if vision is None else vision(observations, self.generator)
 
     def _critic_input(self, observations: Tensor, batch: dict[str, Tensor], *held_columns: str) -> Tensor:
         """The critics' input, [B, D] or [B, D + 2]."""
@@ -140,7 +163,7 @@ class Updater:
         loss = critic_loss(q, target)
         self._descend("critic", self.critic_parameters, loss)
         with torch.no_grad():
-            torch._foreach_lerp_(self._target_parameters, self.critic_parameters, settings.tau)
+            torch._foreach_lerp_(self._target_parameters, self._ensemble, settings.tau)
         return torch.stack((loss.detach(), q.detach().mean()))
 
     def _members(self) -> Tensor | None:

@@ -51,6 +51,9 @@ def test_one_demonstration_of_the_policy_is_accepted():
     assert config.demonstrations.policy == 1
 
 
+LEARNED = ["--env.observation", "pictures", "--encoder"]
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
@@ -75,6 +78,10 @@ def test_one_demonstration_of_the_policy_is_accepted():
         (["--name", "../x"], "name"),
         (["--env.views"], "env.views"),
         (["--env.task", "Nope-v1"], r"env\.task = 'Nope-v1': give one of PickCube-v1"),
+        (["--learner.replay-gb", "0"], r"learner\.replay_gb = 0"),
+        ([*LEARNED, "cnn:16"], r"encoder = 'cnn:16'.*cnn:PIXELS"),
+        ([*LEARNED, "cnn", "--learner.algorithm", "ppo"], r"encoder = 'cnn'.*rlpd"),
+        ([*LEARNED, "cnn:128"], r"learner\.replay_capacity = 200000.*replay_gb"),
         *(
             ([f"--{name}", seed], f"{name.replace('-', '_')} = {seed}: give 0 to 2147483647")
             for name in SEEDS

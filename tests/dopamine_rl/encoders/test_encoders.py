@@ -1,4 +1,4 @@
-"""Frozen encoders: features of an image, weights that travel, and names that are refused."""
+"""Encoders: features of an image, weights that travel, and names that are refused."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def test_the_tower_of_a_reward_model_gives_its_tokens() -> None:
     same_after_travelling(encoder)
 
 
+def test_a_learned_encoder_travels_with_the_size_of_its_pictures() -> None:
+    encoder = load_encoder("cnn:40", seed=1)
+    same_after_travelling(encoder)
+    assert encoder.saved().settings == {"side": 40, "towers": 1}
+    assert encoder.saved().version == load_encoder("cnn:40", seed=1).saved().version
+    assert encoder.saved().version != load_encoder("cnn:40", seed=2).saved().version
+    assert np.abs(encoder.encode(pictures(3))).max() < 1.0
+
+
 def test_any_backbone_of_transformers_can_see(backbone: Path) -> None:
     encoder = load_encoder(f"hf:{backbone}")
     same_after_travelling(encoder)
@@ -72,7 +81,12 @@ def test_any_backbone_of_transformers_can_see(backbone: Path) -> None:
 def test_the_runs_own_model_is_named_by_grm_alone() -> None:
     assert encoder_source("grm", "folder") == ("grm", "folder")
     assert encoder_source("grm:other", "folder") == ("grm", "other")
-    for name in ("cnn", "hf", "hf:", "grm:", "", "resnet:folder"):
+    assert encoder_source("cnn", None) == ("cnn", "64")
+    assert encoder_source("cnn:84", "folder") == ("cnn", "84")
+    for name in ("cnn:", "cnn:8", "cnn:big", "cnn:1024"):
+        with pytest.raises(BadInput, match=r"encoder = .*write cnn or cnn:PIXELS"):
+            encoder_source(name, "folder")
+    for name in ("hf", "hf:", "grm:", "", "resnet:folder"):
         with pytest.raises(BadInput, match=r"encoder = .*write grm, grm:FOLDER"):
             encoder_source(name, "folder")
     with pytest.raises(BadInput, match="no reward model of its own"):
@@ -98,6 +112,10 @@ def test_a_vector_is_proprioception_and_the_features_of_each_view() -> None:
     features = seeing.encoder.encode(images)
     assert np.allclose(vector[3:].reshape(2, -1), features, atol=1e-2)
     assert np.array_equal(vector[3:], vector[3:].astype(np.float16).astype(np.float32))
+    packed = seeing.packing.packed(vector[None])
+    assert packed.shape == (1, seeing.packing.width) == (1, 4 * 3 + 2 * (seeing.size - 3))
+    assert np.array_equal(np.append(seeing.packing.proprioception_of(packed), seeing.packing.seen_of(packed)), vector)
+    assert np.array_equal(seeing.given(joints[None], images[None])[0], vector)
     many = seeing.vectors(np.stack([joints] * 40), np.stack([images] * 40))
     assert np.allclose(many[-1], vector, atol=1e-2)
 
@@ -127,6 +145,19 @@ def test_the_encoder_travels_in_the_policys_file(tmp_path: Path) -> None:
     assert load_eyes(path) is None
 
 
+def test_a_learned_encoder_comes_back_from_a_file_as_it_was(tmp_path: Path) -> None:
+    """Its weights lie in memory with the channels last, of which safetensors knows nothing."""
+    seeing, path = Eyes(Sight(3, ("front",), 112, 112), load_encoder("cnn").saved()), tmp_path / "policy.safetensors"
+    state = {f"actor.{name}": np.ones(2, np.float32) for name in ("mean.weight", "mean.bias")}
+    state |= {f"actor.observation_{name}": np.ones(2, np.float32) for name in ("mean", "std")}
+    save_policy(path, state, eyes=seeing)
+    found = load_eyes(path)
+    assert found is not None
+    assert found.learned
+    images = pictures(2)[None].swapaxes(0, 1)
+    assert np.array_equal(found.vectors(np.zeros((2, 3)), images), seeing.vectors(np.zeros((2, 3)), images))
+
+
 def test_a_damaged_encoder_is_refused(tmp_path: Path) -> None:
     seeing, path = eyes(), tmp_path / "policy.safetensors"
     arrays = {name: np.array(values) for name, values in seeing.saved.arrays.items()}
@@ -139,6 +170,6 @@ def test_a_damaged_encoder_is_refused(tmp_path: Path) -> None:
         eyes_of(metadata, broken.arrays())
     with pytest.raises(CheckpointError, match="cannot be read"):
         eyes_of({"eyes": "{}"}, {})
-    with pytest.raises(CheckpointError, match="of kind cnn"):
-        restore(SavedEncoder("cnn", {}, {}))
+    with pytest.raises(CheckpointError, match="of kind resnet"):
+        restore(SavedEncoder("resnet", {}, {}))
     assert not path.exists()
