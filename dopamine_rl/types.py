@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.tokens import ViewTokens
 
 Perspective = Literal["incremental", "forward", "backward"]
 PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
@@ -150,6 +151,8 @@ class ScoreRequest:
         start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the
             `folded.perspectives` before. May be omitted at the start of an episode, and where the incremental chain
             builds on the fused progress.
+        previous_tokens, frame_tokens: the views of `previous` [S, N, D] and `frames` [T, S, N, D] that are given as
+            tokens; the pictures there are then those of the other views, V − S, also none.
     Raises:
         BadInput: wrong shapes, dtypes or order, or a start value that folding needs is missing.
     """
@@ -162,14 +165,14 @@ class ScoreRequest:
     start_progress: float | None = None
     fusion: FusionConfig = FusionConfig()
     start_perspectives: tuple[float, float, float] | None = None
+    previous_tokens: ViewTokens | None = None
+    frame_tokens: ViewTokens | None = None
 
     def __post_init__(self) -> None:
-        check_views("previous", self.previous)
-        check_views("frames", self.frames, 5)
-        if self.previous.shape != self.context.init.shape:
-            raise BadInput("previous", self.previous.shape, f"give the same views as init, {self.context.init.shape}")
-        if self.frames.shape[1:] != self.previous.shape:
-            raise BadInput("frames", self.frames.shape, f"give [T, *{self.previous.shape}], the views of `previous`")
+        _check_given("previous", self.previous, self.previous_tokens, self.context.init.shape)
+        _check_given("frames", self.frames, self.frame_tokens, self.context.init.shape)
+        if len(self.towers) > 1:
+            raise BadInput("tokens.tower", sorted(self.towers), "give the tokens of one tower")
         if len(self.times) != len(self.frames):
             raise BadInput("times", len(self.times), f"give one time for each of the {len(self.frames)} frames")
         if any(b <= a for a, b in zip(self.times, self.times[1:], strict=False)):
@@ -179,6 +182,11 @@ class ScoreRequest:
         if self.start_progress is not None and not 0.0 <= self.start_progress <= 1.0:
             raise BadInput("start_progress", self.start_progress, "give a progress in [0, 1], or None")
         self._check_start()
+
+    @property
+    def towers(self) -> frozenset[str]:
+        """The version of the tower that made the tokens; empty if all views are given as pictures."""
+        return frozenset(tokens.tower for tokens in (self.previous_tokens, self.frame_tokens) if tokens is not None)
 
     def _check_start(self) -> None:
         """Raise BadInput if folding would have to guess the progress of a perspective."""
@@ -199,6 +207,23 @@ class ScoreRequest:
         """True if every perspective is at 0: their mean is, or the episode begins."""
         begins = self.fusion.kind == "mean" or np.array_equal(self.previous, self.context.init)
         return self.start_progress == 0.0 and begins
+
+
+def _check_given(name: str, pictures: NDArray[np.uint8], tokens: ViewTokens | None, shape: tuple[int, ...]) -> None:
+    """Raise BadInput unless pictures and tokens together are views of this shape, of one instant or of T."""
+    axes = 5 if name == "frames" else 4
+    if tokens is None:
+        check_views(name, pictures, axes)
+        if pictures.shape[-4:] != shape:
+            raise BadInput(name, pictures.shape, f"give the same views as init, {shape}")
+        return
+    others = (shape[0] - len(tokens.views), *shape[1:])
+    if pictures.dtype != np.uint8 or pictures.ndim != axes or pictures.shape[-4:] != others:
+        raise BadInput(name, pictures.shape, f"give uint8 pictures of the views without tokens, {others}")
+    if tokens.views[-1] >= shape[0]:
+        raise BadInput("tokens.views", tokens.views, f"give indices below {shape[0]}, the number of views")
+    if tokens.values.shape[:-3] != pictures.shape[:-4]:
+        raise BadInput("tokens.values", tokens.values.shape, f"give tokens of the same frames as in {name}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.encoders.encoder import Encoder, SavedEncoder
+from dopamine_rl.encoders.encoder import Encoder, SavedEncoder, TokenEncoder
 from dopamine_rl.encoders.loading import restore
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.types import Demonstration
@@ -78,11 +78,16 @@ class Eyes:
         Raises:
             BadInput: a view is missing, or something has another shape.
         """
-        missing = [name for name in (PROPRIOCEPTION, *self.sight.views) if name not in observation]
-        if missing:
-            raise BadInput("observation", sorted(observation), f"give {missing[0]} too: the policy was trained with it")
-        pictures = [np.asarray(observation[name]) for name in self.sight.views]
-        return self.vectors(observation[PROPRIOCEPTION][None], np.stack(pictures)[None])[0]
+        return self.vectors(*self._instant(observation))[0]
+
+    def look(self, observation: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """`vector`, and the tokens of its views, float32 [V, N, D]; None if the encoder is no reward model's tower."""
+        proprioception, pictures = self._instant(observation)
+        if not isinstance(self.encoder, TokenEncoder):
+            return self.vectors(proprioception, pictures)[0], None
+        self._check(proprioception, pictures)
+        features, tokens = self.encoder.look(pictures[0])
+        return _joined(proprioception, features)[0], tokens
 
     def vectors(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`vector` of T instants, float32 [T, D].
@@ -93,17 +98,27 @@ class Eyes:
         Raises:
             BadInput: something has another shape.
         """
+        self._check(proprioception, pictures)
+        images = pictures.reshape(-1, *pictures.shape[2:])
+        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+        return _joined(proprioception, np.concatenate(parts))
+
+    def _instant(self, observation: Mapping[str, NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+        """Proprioception and pictures of one instant, as for `vectors`. Raises BadInput if a view is missing."""
+        missing = [name for name in (PROPRIOCEPTION, *self.sight.views) if name not in observation]
+        if missing:
+            raise BadInput("observation", sorted(observation), f"give {missing[0]} too: the policy was trained with it")
+        pictures = [np.asarray(observation[name]) for name in self.sight.views]
+        return observation[PROPRIOCEPTION][None], np.stack(pictures)[None]
+
+    def _check(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> None:
+        """Raise BadInput unless the arguments of `vectors` have the shapes of the sight."""
         sight = self.sight
         shape = (len(proprioception), len(sight.views), sight.height, sight.width, 3)
         if pictures.shape != shape or pictures.dtype != np.uint8:
             raise BadInput("pictures", (pictures.shape, str(pictures.dtype)), f"give uint8 {list(shape)}")
         if proprioception.shape[1:] != (sight.proprioception,):
             raise BadInput(PROPRIOCEPTION, proprioception.shape, f"give {sight.proprioception} numbers an instant")
-        images = pictures.reshape(-1, *shape[2:])
-        parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        # Half precision, so that storing features as float16 loses nothing.
-        features = np.concatenate(parts).astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
-        return np.concatenate((np.asarray(proprioception, np.float32), features), axis=1)
 
     def metadata(self) -> dict[str, str]:
         """The text that a policy's file holds beside `arrays`."""
@@ -114,6 +129,13 @@ class Eyes:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The encoder's weights, by their names in a policy's file."""
         return {ARRAYS + name: values for name, values in self.saved.arrays.items()}
+
+
+def _joined(proprioception: NDArray[Any], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors float32 [T, D] of proprioception [T, P] and the features [T · V, F] of the views."""
+    # Half precision, so that storing features as float16 loses nothing.
+    rounded = features.astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
+    return np.concatenate((np.asarray(proprioception, np.float32), rounded), axis=1)
 
 
 def eyes_of(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Eyes | None:
