@@ -27,7 +27,7 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.success import ClaimOutcome, SuccessRule
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ class LabellingCallback(RLlibCallback):
     def _step(self, episode: Any, env_runner: Any, env_index: int) -> None:
         infos = episode.get_infos(-1)
         views = self._views(episode, env_runner, env_index)
-        tokens: ViewTokens | None = infos.pop("scored_tokens", None)
+        tokens: FrameTokens | None = infos.pop("scored_tokens", None)
         self._note_success(episode.id_, infos)
         labeller = self._get()
         if not labeller.knows(episode.id_):

@@ -14,7 +14,7 @@ from actors.maniskill import PROPRIOCEPTION_SIZE, EnvConfig
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
 from dopamine_rl.errors import BadInput
 from dopamine_rl.spelling import one_of
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import Views
 
 SCORED_VIEWS, SCORED_TOKENS = "scored_views", "scored_tokens"
@@ -77,8 +77,9 @@ def _said(sight: Sight | None) -> str:
 class EncodedObservation(gymnasium.Wrapper[NDArray[np.float32], Any, Any, Any]):
     """Turns an environment's pictures into features, once a step. Observation: float32 [D] (`Eyes.vector`).
 
-    Where a step's frame is scored and the encoder is a reward model's vision tower, the infos hold `scored_tokens`: the
-    tokens of the scored views that the policy sees (ViewTokens), so that the reward model need not encode them again.
+    Where a step's frame is scored and the encoder is a reward model's vision tower, the infos hold `scored_tokens`, the
+    frame's tokens (FrameTokens): the reward model need not encode it again. Views that the policy does not see are
+    encoded for this, together with those that it sees.
 
     Args:
         env: observes proprioception and pictures by name.
@@ -88,9 +89,7 @@ class EncodedObservation(gymnasium.Wrapper[NDArray[np.float32], Any, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any], eyes: Eyes, scored: Sequence[str] = ()) -> None:
         super().__init__(env)
-        self._eyes, self._tower = eyes, eyes.saved.version
-        views = eyes.sight.views
-        self._places = {index: views.index(view) for index, view in enumerate(scored) if view in views}
+        self._eyes, self._tower, self._scored = eyes, eyes.saved.version, tuple(scored)
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (eyes.size,), np.float32)
 
     @property
@@ -101,27 +100,36 @@ class EncodedObservation(gymnasium.Wrapper[NDArray[np.float32], Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """Begin an episode. Its first frame is given as pictures alone: services keep it."""
+        """Begin an episode. Its first frame is given as pictures alone, which the service keeps."""
         observation, infos = self.env.reset(seed=seed, options=options)
         return self._eyes.vector(observation), infos
 
     def step(self, action: Any) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         """Act, and encode each picture once."""
         observation, reward, terminated, truncated, infos = self.env.step(action)
-        vector, tokens = self._eyes.look(observation)
-        if tokens is not None and SCORED_VIEWS in infos:
-            scored = self._tokens(observation, infos[SCORED_VIEWS], tokens)
-            infos = infos | ({} if scored is None else {SCORED_TOKENS: scored})
+        rows, others = self._layout(observation, infos.get(SCORED_VIEWS))
+        vector, tokens = self._eyes.look(observation, others)
+        if tokens is not None and rows:
+            infos = infos | {SCORED_TOKENS: FrameTokens(self._tower, tokens[rows])}
         return vector, reward, terminated, truncated, infos
 
-    def _tokens(
-        self, observation: Mapping[str, Any], pictures: Views, tokens: NDArray[np.float32]
-    ) -> ViewTokens | None:
-        """The tokens of those scored views whose pictures the policy has seen; None if there are none."""
-        seen = self._eyes.sight.views
-        same = {
-            index: place
-            for index, place in self._places.items()
-            if index < len(pictures) and np.array_equal(pictures[index], observation[seen[place]])
-        }
-        return ViewTokens(self._tower, tuple(same), tokens[list(same.values())]) if same else None
+    def _layout(self, observation: Mapping[str, Any], scored: Views | None) -> tuple[list[int], NDArray[np.uint8]]:
+        """Where the scored views are among the pictures to be encoded: those that the policy sees, then others.
+
+        Returns:
+            The place of each scored view, and the others, uint8 [M, H, W, 3]. There are none without a scored frame,
+            or if its pictures have another size than those that the policy sees.
+        """
+        sight = self._eyes.sight
+        size = (sight.height, sight.width, 3)
+        if scored is None or scored.shape[1:] != size:
+            return [], np.zeros((0, *size), np.uint8)
+        rows, others = [], []
+        for index, picture in enumerate(scored):
+            name = self._scored[index] if index < len(self._scored) else ""
+            if name in sight.views and np.array_equal(picture, observation[name]):
+                rows.append(sight.views.index(name))
+            else:
+                rows.append(len(sight.views) + len(others))
+                others.append(picture)
+        return rows, np.array(others, np.uint8).reshape(-1, *size)

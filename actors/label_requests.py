@@ -1,6 +1,6 @@
 """Sends the frames of episodes to a reward service: one request per episode, all at once where the client can.
 
-Views that the actor has encoded are sent as tokens. Where the service cannot use them, because its model has another
+Frames that the actor has encoded are sent as tokens. Where the service cannot use them, because its model has another
 vision tower, the same request is sent with pictures, and so are later ones for that model.
 """
 
@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, ServiceUnavailable, TowerUnavailable, WireError
 from dopamine_rl.interfaces import BundlingRewardClient, PendingScore, RewardClient
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import EpisodeContext, ScoreReply, ScoreRequest, Views
 
 REFUSALS = (TowerUnavailable, BadInput, WireError)
@@ -28,12 +29,12 @@ class Frame:
     Args:
         time: environment step.
         views: its pictures; None where there is no reward model.
-        tokens: of the views that the actor has encoded.
+        tokens: of its views, if the actor has encoded them.
     """
 
     time: int
     views: Views | None
-    tokens: ViewTokens | None = None
+    tokens: FrameTokens | None = None
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -206,37 +207,34 @@ def make_request(question: Question, remaining_ms: float, tower: str = "") -> Sc
     """The request of a question.
 
     Args:
-        tower: whose tokens are given in place of pictures; "" gives pictures alone.
+        tower: whose tokens are given in place of pictures, for all frames; "" gives pictures alone.
     """
     assert question.context is not None
-    previous, frames = _given(question.previous, tower), [_given(frame, tower) for frame in question.frames]
-    tokens = frames[0][1]
+    (before, before_tokens), frames = _given(question.previous, tower), [_given(f, tower) for f in question.frames]
+    tokens = [values for _, values in frames if values is not None]
     return ScoreRequest(
         question.context,
-        previous[0],
+        before,
         np.stack([pictures for pictures, _ in frames]),
         tuple(frame.time for frame in question.frames),
         remaining_ms,
-        previous_tokens=previous[1],
-        frame_tokens=None
-        if tokens is None
-        else ViewTokens(tower, tokens.views, np.stack([own.values for _, own in frames if own is not None])),
+        previous_tokens=None if before_tokens is None else FrameTokens(tower, before_tokens),
+        frame_tokens=FrameTokens(tower, np.stack(tokens)) if tokens else None,
     )
 
 
-def _given(frame: Frame, tower: str) -> tuple[Views, ViewTokens | None]:
-    """A frame as pictures and tokens; without tokens of that tower as pictures alone."""
+def _given(frame: Frame, tower: str) -> tuple[Views, NDArray[np.floating] | None]:
+    """A frame's pictures; or no pictures and its tokens, if they are that tower's."""
     assert frame.views is not None
-    tokens = frame.tokens
-    if tokens is None or tokens.tower != tower:
+    if frame.tokens is None or frame.tokens.tower != tower:
         return frame.views, None
-    return frame.views[[view for view in range(len(frame.views)) if view not in tokens.views]], tokens
+    return frame.views[:0], frame.tokens.values
 
 
 def _common_tower(frames: Sequence[Frame]) -> str:
-    """The tower that has encoded the same views of all frames; "" if there is none."""
-    encoded = {(frame.tokens.tower, frame.tokens.views) if frame.tokens else ("", ()) for frame in frames}
-    return encoded.pop()[0] if len(encoded) == 1 else ""
+    """The tower that has encoded all frames; "" if there is none."""
+    towers = {frame.tokens.tower if frame.tokens is not None else "" for frame in frames}
+    return towers.pop() if len(towers) == 1 else ""
 
 
 def _pending(question: Question, score: PendingScore | Exception) -> list[PendingFrame]:

@@ -24,7 +24,7 @@ from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.progress import FoldState, fold, fold_frames
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import (
     UNSHAPED,
     EpisodeContext,
@@ -169,14 +169,14 @@ class Labeller:
         return episode.version if episode else ""
 
     def observe(
-        self, episode_id: str, time: int, views: Views, at_once: bool = True, tokens: ViewTokens | None = None
+        self, episode_id: str, time: int, views: Views, at_once: bool = True, tokens: FrameTokens | None = None
     ) -> None:
         """Request the progress at environment step `time`, without waiting for the answer.
 
         Args:
             at_once: send the request now; else `send` does, together with the episode's other frames.
-            tokens: of the views that the actor has encoded, to be sent in place of their pictures where the service can
-                use them.
+            tokens: of the views, if the actor has encoded them, to be sent in place of the pictures where the service
+                can use them.
         """
         self.counts.asked += 1
         self._episodes[episode_id].unsent.append(Frame(time, views, tokens))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, require
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 
 Perspective = Literal["incremental", "forward", "backward"]
 PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
@@ -151,8 +151,8 @@ class ScoreRequest:
         start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the
             `folded.perspectives` before. May be omitted at the start of an episode, and where the incremental chain
             builds on the fused progress.
-        previous_tokens, frame_tokens: the views of `previous` [S, N, D] and `frames` [T, S, N, D] that are given as
-            tokens; the pictures there are then those of the other views, V − S, also none.
+        previous_tokens, frame_tokens: tokens [V, N, D] and [T, V, N, D] in place of the pictures of `previous` and
+            `frames`, which then have no views: [0, H, W, 3] and [T, 0, H, W, 3].
     Raises:
         BadInput: wrong shapes, dtypes or order, or a start value that folding needs is missing.
     """
@@ -165,8 +165,8 @@ class ScoreRequest:
     start_progress: float | None = None
     fusion: FusionConfig = FusionConfig()
     start_perspectives: tuple[float, float, float] | None = None
-    previous_tokens: ViewTokens | None = None
-    frame_tokens: ViewTokens | None = None
+    previous_tokens: FrameTokens | None = None
+    frame_tokens: FrameTokens | None = None
 
     def __post_init__(self) -> None:
         _check_given("previous", self.previous, self.previous_tokens, self.context.init.shape)
@@ -209,21 +209,18 @@ class ScoreRequest:
         return self.start_progress == 0.0 and begins
 
 
-def _check_given(name: str, pictures: NDArray[np.uint8], tokens: ViewTokens | None, shape: tuple[int, ...]) -> None:
-    """Raise BadInput unless pictures and tokens together are views of this shape, of one instant or of T."""
+def _check_given(name: str, pictures: NDArray[np.uint8], tokens: FrameTokens | None, shape: tuple[int, ...]) -> None:
+    """Raise BadInput unless pictures, or tokens, are views of this shape (V, H, W, 3), of one instant or of T."""
     axes = 5 if name == "frames" else 4
     if tokens is None:
         check_views(name, pictures, axes)
         if pictures.shape[-4:] != shape:
             raise BadInput(name, pictures.shape, f"give the same views as init, {shape}")
         return
-    others = (shape[0] - len(tokens.views), *shape[1:])
-    if pictures.dtype != np.uint8 or pictures.ndim != axes or pictures.shape[-4:] != others:
-        raise BadInput(name, pictures.shape, f"give uint8 pictures of the views without tokens, {others}")
-    if tokens.views[-1] >= shape[0]:
-        raise BadInput("tokens.views", tokens.views, f"give indices below {shape[0]}, the number of views")
-    if tokens.values.shape[:-3] != pictures.shape[:-4]:
-        raise BadInput("tokens.values", tokens.values.shape, f"give tokens of the same frames as in {name}")
+    if pictures.dtype != np.uint8 or pictures.ndim != axes or pictures.shape[-4:] != (0, *shape[1:]):
+        raise BadInput(name, pictures.shape, f"leave out the pictures where tokens are given: {(0, *shape[1:])}")
+    if tokens.values.shape[:-2] != (*pictures.shape[:-4], shape[0]):
+        raise BadInput("tokens.values", tokens.values.shape, f"give tokens of the {shape[0]} views of {name}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, WireError
 from dopamine_rl.progress import check_interval
-from dopamine_rl.tokens import ViewTokens
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import (
     FUSIONS,
     PERSPECTIVES,
@@ -83,8 +83,8 @@ def encode_request(request: ScoreRequest) -> bytes:
     if request.start_perspectives is not None:  # Omitted if unused, as older services expect.
         body["start_perspectives"] = [float(value) for value in request.start_perspectives]
     for name, tokens in (("previous_tokens", request.previous_tokens), ("frame_tokens", request.frame_tokens)):
-        if tokens is not None:  # An older service refuses `previous` or `frames`, which then lack views.
-            body[name] = {"tower": tokens.tower, "views": list(tokens.views), "values": _pack(tokens.values)}
+        if tokens is not None:  # An older service refuses `previous` or `frames`, which then have no views.
+            body[name] = {"tower": tokens.tower, "values": _pack(tokens.values)}
     return _encode("request", body)
 
 
@@ -346,20 +346,17 @@ class _Fields:
         first, second, third = (numbers.number(f"{name}[{index}]") for index in range(len(values)))
         return first, second, third
 
-    def tokens(self, name: str) -> ViewTokens | None:
-        """Read the tokens of some views, within the limits; None if the field is omitted."""
+    def tokens(self, name: str) -> FrameTokens | None:
+        """Read the tokens of frames, within the limits; None if the field is omitted."""
         if self._values.get(name) is None:
             return None
         limits, fields = self._limits, _Fields(self.take(name, dict), self._limits)
-        views, shape = fields.take("views", list), fields.shape("values")
-        if len(views) > limits.max_views or not all(
-            type(view) is int and 0 <= view < limits.max_views for view in views
-        ):
-            raise BadInput(f"{name}.views", brief(views), f"give indices of at most {limits.max_views} views")
-        if len(shape) == 4 and shape[0] > limits.max_frames:
-            raise BadInput(f"{name}.values", shape, f"give at most {limits.max_frames} frames")
+        shape = fields.shape("values")
+        if (len(shape) == 4 and shape[0] > limits.max_frames) or (len(shape) > 2 and shape[-3] > limits.max_views):
+            fix = f"give at most {limits.max_frames} frames of {limits.max_views} views"
+            raise BadInput(f"{name}.values", shape, fix)
         dtype = _Fields(fields.take("values", dict), limits).choice("dtype", ("<f4", "<f2"))
-        return ViewTokens(fields.text("tower"), tuple(views), fields.array("values", np.dtype(dtype), shape))
+        return FrameTokens(fields.text("tower"), fields.array("values", np.dtype(dtype), shape))
 
     def times(self, name: str, low: int) -> tuple[int, ...]:
         values = self.take(name, list)

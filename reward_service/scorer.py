@@ -156,10 +156,11 @@ class _Fragment:
         self._references = (table.picture(context.reference_start), table.picture(context.reference_end))
         tokens = request.frame_tokens
         self._views = {
-            index: table.views(images_of(frame, tokens.at(index) if tokens is not None else None))
+            index: table.views(images_of(frame, tokens.values[index] if tokens is not None else None))
             for index, frame in enumerate(request.frames)
         }
-        self._views[PREVIOUS] = table.views(images_of(request.previous, request.previous_tokens))
+        before = request.previous_tokens
+        self._views[PREVIOUS] = table.views(images_of(request.previous, before.values if before is not None else None))
         init, goal = table.views(context.init), table.views(context.goal)
         frames = range(len(request.frames))
         self._anchors = [PREVIOUS] * len(frames)

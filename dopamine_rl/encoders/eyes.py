@@ -80,14 +80,22 @@ class Eyes:
         """
         return self.vectors(*self._instant(observation))[0]
 
-    def look(self, observation: Mapping[str, NDArray[Any]]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-        """`vector`, and the tokens of its views, float32 [V, N, D]; None if the encoder is no reward model's tower."""
+    def look(
+        self, observation: Mapping[str, NDArray[Any]], others: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """`vector`, and the tokens behind it; all pictures are encoded together.
+
+        Args:
+            others: uint8 [M, H, W, 3], pictures that the policy does not see but whose tokens are wanted.
+        Returns:
+            The vector, and tokens float32 [V + M, N, D]; None if the encoder is no reward model's tower.
+        """
         proprioception, pictures = self._instant(observation)
         if not isinstance(self.encoder, TokenEncoder):
             return self.vectors(proprioception, pictures)[0], None
         self._check(proprioception, pictures)
-        features, tokens = self.encoder.look(pictures[0])
-        return _joined(proprioception, features)[0], tokens
+        features, tokens = self.encoder.look(np.concatenate((pictures[0], others)))
+        return _joined(proprioception, features[: len(self.sight.views)])[0], tokens
 
     def vectors(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`vector` of T instants, float32 [T, D].
