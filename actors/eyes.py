@@ -124,7 +124,8 @@ class EncodedObservation(gymnasium.Wrapper[NDArray[np.float32], Any, Any, Any]):
         size = (sight.height, sight.width, 3)
         if scored is None or scored.shape[1:] != size:
             return [], np.zeros((0, *size), np.uint8)
-        rows, others = [], []
+        rows: list[int] = []
+        others: list[Views] = []
         for index, picture in enumerate(scored):
             name = self._scored[index] if index < len(self._scored) else ""
             if name in sight.views and np.array_equal(picture, observation[name]):

@@ -332,7 +332,7 @@ class LabelCounts:
 
     Args:
         asked, answered, invalid, late, rejected: frames.
-        retried: requests sent again (dead replica, invalid anchor); their frames are not counted twice.
+        retried: requests sent again (dead replica, invalid anchor, refused tokens); their frames are not counted twice.
         errors: exceptions inside the labelling callback, each logged.
         latencies_ms: one per reply, from arrival at the service to answer.
     """
