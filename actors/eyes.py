@@ -17,9 +17,6 @@ from dopamine_rl.spelling import one_of
 from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import Views
 
-SCORED_VIEWS, SCORED_TOKENS = "scored_views", "scored_tokens"
-"""Keys of a scored frame in the infos."""
-
 
 def sight_of(config: EnvConfig) -> Sight | None:
     """What a policy sees in the pictures of a simulated task; None where there are none."""
@@ -107,10 +104,10 @@ class EncodedObservation(gymnasium.Wrapper[NDArray[np.float32], Any, Any, Any]):
     def step(self, action: Any) -> tuple[NDArray[np.float32], Any, bool, bool, dict[str, Any]]:
         """Act, and encode each picture once."""
         observation, reward, terminated, truncated, infos = self.env.step(action)
-        rows, others = self._layout(observation, infos.get(SCORED_VIEWS))
+        rows, others = self._layout(observation, infos.get("scored_views"))
         vector, tokens = self._eyes.look(observation, others)
         if tokens is not None and rows:
-            infos = infos | {SCORED_TOKENS: FrameTokens(self._tower, tokens[rows])}
+            infos = infos | {"scored_tokens": FrameTokens(self._tower, tokens[rows])}
         return vector, reward, terminated, truncated, infos
 
     def _layout(self, observation: Mapping[str, Any], scored: Views | None) -> tuple[list[int], NDArray[np.uint8]]:
