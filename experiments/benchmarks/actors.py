@@ -174,10 +174,12 @@ def make_eyes(config: ExperimentConfig, scratch: Path) -> Eyes | None:
     if sight is None:
         return None
     eyes = Eyes(sight, load_encoder(f"grm:{MODEL}").saved())
-    numbers = np.zeros(eyes.size, np.float32)
-    state = {"actor.mean.weight": np.zeros((config.env.action_size, eyes.size), np.float32)}
-    state |= {"actor.mean.bias": np.zeros(config.env.action_size, np.float32)}
-    state |= {"actor.observation_mean": numbers, "actor.observation_std": numbers + 1.0}
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean.weight": (config.env.action_size, eyes.size),
+        "mean.bias": (config.env.action_size,),
+    }
+    shapes |= {"observation_mean": (eyes.size,), "observation_std": (eyes.size,)}
+    state = {f"actor.{name}": np.ones(shape, np.float32) for name, shape in shapes.items()}
     save_policy(scratch / POLICY_FILE, state, eyes=eyes)
     return eyes
 
