@@ -28,6 +28,7 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.success import ClaimOutcome, SuccessRule
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
 logger = logging.getLogger(__name__)
@@ -142,6 +143,7 @@ class LabellingCallback(RLlibCallback):
     def _step(self, episode: Any, env_runner: Any, env_index: int) -> None:
         infos = episode.get_infos(-1)
         views = self._views(episode, env_runner, env_index)
+        tokens: FrameTokens | None = infos.pop("scored_tokens", None)
         if (executed := infos.pop(EXECUTED, None)) is not None:
             episode.set_actions(new_data=executed[None], at_indices=[-1])
         self._note_success(episode.id_, infos)
@@ -149,7 +151,8 @@ class LabellingCallback(RLlibCallback):
         if not labeller.knows(episode.id_):
             return
         if labeller.asks_model and views is not None:
-            labeller.observe(episode.id_, episode.t, views, at_once=self._rule is not None or not self._hold_back)
+            at_once = self._rule is not None or not self._hold_back
+            labeller.observe(episode.id_, episode.t, views, at_once, tokens)
         elif labeller.config.mode == "oracle" and (episode.is_done or episode.t % self._config.stride == 0):
             labeller.observe_truth(episode.id_, episode.t, infos["oracle_progress"])
 

@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from actors.label_records import LabelRecord, ScoredFrame
-from actors.label_requests import PendingFrame, Question, send
+from actors.label_requests import Frame, PendingFrame, Question, RequestSender
 from dopamine_rl.errors import BadInput, ScoringError, ScoringTimeout
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.progress import FoldState, fold, fold_frames
 from dopamine_rl.shaping import FULL, Shaping, held_potential, next_potentials, phase, shaped_reward
 from dopamine_rl.targets import ProgressMap
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import (
     UNSHAPED,
     EpisodeContext,
@@ -77,9 +78,9 @@ class EpisodeLabels:
     context: EpisodeContext | None
     version: str = ""
     state: FoldState = field(default_factory=lambda: FoldState(0.0, 0.0))
-    last_sent: tuple[int, Views | None] = (0, None)
-    last_valid: tuple[int, Views | None] = (0, None)
-    unsent: list[tuple[int, Views]] = field(default_factory=list)
+    last_sent: Frame = field(default_factory=lambda: Frame(0, None))
+    last_valid: Frame = field(default_factory=lambda: Frame(0, None))
+    unsent: list[Frame] = field(default_factory=list)
     pending: list[PendingFrame] = field(default_factory=list)
     scored: list[ScoredFrame] = field(default_factory=list)
     taken: int = 0
@@ -116,6 +117,7 @@ class Labeller:
     ) -> None:
         self.config, self.client, self.counts = config, client, LabelCounts()
         self._clock = clock
+        self._sender = RequestSender(client, clock) if client is not None else None
         self._version: str | None = None
         self._episodes: dict[str, EpisodeLabels] = {}
 
@@ -152,7 +154,7 @@ class Labeller:
         except ScoringError as error:
             logger.warning("The reward service did not name its model version: %s", error)
         for context in contexts:
-            start = (0, context.init)
+            start = Frame(0, context.init)
             self._episodes[context.episode_id] = EpisodeLabels(
                 replace(context, model_version=self._version), self._version or "", last_sent=start, last_valid=start
             )
@@ -166,14 +168,18 @@ class Labeller:
         episode = self._episodes.get(episode_id)
         return episode.version if episode else ""
 
-    def observe(self, episode_id: str, time: int, views: Views, at_once: bool = True) -> None:
+    def observe(
+        self, episode_id: str, time: int, views: Views, at_once: bool = True, tokens: FrameTokens | None = None
+    ) -> None:
         """Request the progress at environment step `time`, without waiting for the answer.
 
         Args:
             at_once: send the request now; else `send` does, together with the episode's other frames.
+            tokens: of the views, if the actor has encoded them, to be sent in place of the pictures where the service
+                can use them.
         """
         self.counts.asked += 1
-        self._episodes[episode_id].unsent.append((time, views))
+        self._episodes[episode_id].unsent.append(Frame(time, views, tokens))
         if at_once:
             self._ask(self._episodes[episode_id])
 
@@ -336,7 +342,7 @@ class Labeller:
         if episode is None or self.config.mode in UNSHAPED:
             return np.zeros(steps + 1, np.float32)
         sent = [frame.time for frame in episode.scored] + [frame.time for frame in episode.pending]
-        frame_times = np.array(sorted({0, *sent, *(time for time, _ in episode.unsent)}))
+        frame_times = np.array(sorted({0, *sent, *(frame.time for frame in episode.unsent)}))
         times = np.arange(episode.end, episode.end + steps + 1)
         age = times - frame_times[np.searchsorted(frame_times, times, side="right") - 1]
         return (np.minimum(age, self.config.stride - 1) / self.config.stride).astype(np.float32)
@@ -357,8 +363,8 @@ class Labeller:
             episode.last_sent, episode.unsent = episode.unsent[-1], []
 
     def _send(self, questions: Sequence[Question], remaining_s: float) -> list[list[PendingFrame]]:
-        assert self.client is not None
-        return send(self.client, questions, remaining_s)
+        assert self._sender is not None
+        return self._sender.send(questions, remaining_s)
 
     def _resolve(self, episode: EpisodeLabels, end: int, deadline: float) -> None:
         """Await the outcome of every frame up to environment step `end`."""
@@ -402,9 +408,9 @@ class Labeller:
     def _keep(self, episode: EpisodeLabels, pending: PendingFrame, frame: ScoredFrame) -> None:
         """Count and remember a frame's outcome."""
         if frame.outcome == "answered":
-            episode.last_valid = (frame.time, pending.views)
+            episode.last_valid = pending.frame
         setattr(self.counts, frame.outcome, getattr(self.counts, frame.outcome) + 1)
-        episode.scored.append(replace(frame, views=pending.views if self.config.records_dir else None))
+        episode.scored.append(replace(frame, views=pending.frame.views if self.config.records_dir else None))
 
     def _answer(self, episode: EpisodeLabels, pending: PendingFrame, deadline: float) -> ScoredFrame:
         """Await the answer about a frame, compared with the last valid one."""
@@ -418,10 +424,10 @@ class Labeller:
         """A second request about a frame that was compared with an invalid one: that hop does not fit the held
         progress. None where the answer stands.
         """
-        mismatched = frame.anchor_time != episode.last_valid[0] and frame.outcome in ("answered", "invalid")
+        mismatched = frame.anchor_time != episode.last_valid.time and frame.outcome in ("answered", "invalid")
         if pending.again or not mismatched:
             return None
-        question = Question(episode.context, episode.version, ((frame.time, pending.views),), episode.last_valid)
+        question = Question(episode.context, episode.version, (pending.frame,), episode.last_valid)
         [[again]] = self._send([question], deadline - self._clock())
         self.counts.retried += 1
         return replace(again, again=True)
@@ -472,7 +478,7 @@ class Labeller:
         )
 
     def _abandon(self, episode: EpisodeLabels) -> None:
-        times = [pending.time for pending in episode.pending] + [time for time, _ in episode.unsent]
+        times = [pending.time for pending in episode.pending] + [frame.time for frame in episode.unsent]
         self.counts.late += len(times)
         episode.scored += [ScoredFrame(time, "late", reason="abandoned") for time in times]
         episode.pending, episode.unsent = [], []

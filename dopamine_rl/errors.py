@@ -14,6 +14,7 @@ DopamineError
     ├── ScoringTimeout       the deadline passed (counted as late)
     ├── Overloaded           the service's bounded queue is full (counted as rejected)
     ├── VersionUnavailable   the required model version is not being served (counted as rejected)
+    ├── TowerUnavailable     the model cannot use a request's tokens; it answers the same one with pictures
     └── ServiceUnavailable   no replica answered within the caller's budget (counted as rejected)
 """
 
@@ -156,6 +157,10 @@ class Overloaded(ScoringError):
 
 class VersionUnavailable(ScoringError):
     """The required model version is not being served; counted as rejected."""
+
+
+class TowerUnavailable(ScoringError):
+    """A request's tokens are not those of the model's vision tower, or the model takes pictures alone."""
 
 
 class ServiceUnavailable(ScoringError):

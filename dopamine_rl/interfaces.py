@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from dopamine_rl.tokens import Image
 from dopamine_rl.types import EpisodeInfo, HopEstimates, ScoreReply, ScoreRequest
 
 if TYPE_CHECKING:
@@ -74,6 +75,28 @@ class Engine(Protocol):
         """
 
 
+@runtime_checkable
+class TokenEngine(Protocol):
+    """An Engine that also takes images as tokens, made elsewhere by the same vision tower."""
+
+    @property
+    def model_version(self) -> str:
+        """See Engine."""
+
+    @property
+    def tower_version(self) -> str:
+        """Version of the vision tower (`TowerEncoder`); "" if this model takes pixels alone."""
+
+    def estimate(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> HopEstimates:
+        """See Engine. A prompt about tokens of a shape that the tower does not give is invalid."""
+
+
+def tower_version(model: object) -> str:
+    """The version of the tower whose tokens an engine or a scorer takes; "" if it takes pixels alone."""
+    version: str = getattr(model, "tower_version", "")
+    return version
+
+
 class ProgressScorer(Protocol):
     """Answers requests: three perspectives per frame, one reply per request, in the same order."""
 
@@ -82,7 +105,12 @@ class ProgressScorer(Protocol):
         """The version behind every reply."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreReply]:
-        """Score a batch. Raises VersionUnavailable if a request requires another version than the engine's."""
+        """Score a batch.
+
+        Raises:
+            VersionUnavailable: a request requires another version than the engine's.
+            TowerUnavailable: a request has tokens that are not those of the engine's tower.
+        """
 
 
 class PendingScore(Protocol):
@@ -91,7 +119,7 @@ class PendingScore(Protocol):
     def result(self, timeout_s: float) -> ScoreReply:
         """Wait for the reply; retry within the timeout if a replica is lost.
 
-        Raises: ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
+        Raises: ScoringTimeout, Overloaded, VersionUnavailable, TowerUnavailable, ServiceUnavailable.
         """
 
     def ready(self) -> bool:
@@ -119,6 +147,14 @@ class BundlingRewardClient(RewardClient, Protocol):
 
     def submit_all(self, requests: Sequence[ScoreRequest]) -> Sequence[PendingScore]:
         """Send requests without waiting for the replies; one PendingScore each, in their order."""
+
+
+@runtime_checkable
+class TokenRewardClient(RewardClient, Protocol):
+    """A RewardClient that knows which tokens the service takes."""
+
+    def tower_version(self, timeout_s: float) -> str:
+        """The vision tower of the version being served; "" if it takes pictures alone. Raises as `model_version`."""
 
 
 class Expert(Protocol):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, require
+from dopamine_rl.tokens import FrameTokens
 
 Perspective = Literal["incremental", "forward", "backward"]
 PERSPECTIVES: tuple[Perspective, ...] = ("incremental", "forward", "backward")
@@ -150,6 +151,8 @@ class ScoreRequest:
         start_perspectives: progress of each perspective at `previous`, in [0, 1]: the last row of the
             `folded.perspectives` before. May be omitted at the start of an episode, and where the incremental chain
             builds on the fused progress.
+        previous_tokens, frame_tokens: tokens [V, N, D] and [T, V, N, D] in place of the pictures of `previous` and
+            `frames`, which then have no views: [0, H, W, 3] and [T, 0, H, W, 3].
     Raises:
         BadInput: wrong shapes, dtypes or order, or a start value that folding needs is missing.
     """
@@ -162,14 +165,14 @@ class ScoreRequest:
     start_progress: float | None = None
     fusion: FusionConfig = FusionConfig()
     start_perspectives: tuple[float, float, float] | None = None
+    previous_tokens: FrameTokens | None = None
+    frame_tokens: FrameTokens | None = None
 
     def __post_init__(self) -> None:
-        check_views("previous", self.previous)
-        check_views("frames", self.frames, 5)
-        if self.previous.shape != self.context.init.shape:
-            raise BadInput("previous", self.previous.shape, f"give the same views as init, {self.context.init.shape}")
-        if self.frames.shape[1:] != self.previous.shape:
-            raise BadInput("frames", self.frames.shape, f"give [T, *{self.previous.shape}], the views of `previous`")
+        _check_given("previous", self.previous, self.previous_tokens, self.context.init.shape)
+        _check_given("frames", self.frames, self.frame_tokens, self.context.init.shape)
+        if len(self.towers) > 1:
+            raise BadInput("tokens.tower", sorted(self.towers), "give the tokens of one tower")
         if len(self.times) != len(self.frames):
             raise BadInput("times", len(self.times), f"give one time for each of the {len(self.frames)} frames")
         if any(b <= a for a, b in zip(self.times, self.times[1:], strict=False)):
@@ -179,6 +182,11 @@ class ScoreRequest:
         if self.start_progress is not None and not 0.0 <= self.start_progress <= 1.0:
             raise BadInput("start_progress", self.start_progress, "give a progress in [0, 1], or None")
         self._check_start()
+
+    @property
+    def towers(self) -> frozenset[str]:
+        """The version of the tower that made the tokens; empty if all views are given as pictures."""
+        return frozenset(tokens.tower for tokens in (self.previous_tokens, self.frame_tokens) if tokens is not None)
 
     def _check_start(self) -> None:
         """Raise BadInput if folding would have to guess the progress of a perspective."""
@@ -199,6 +207,20 @@ class ScoreRequest:
         """True if every perspective is at 0: their mean is, or the episode begins."""
         begins = self.fusion.kind == "mean" or np.array_equal(self.previous, self.context.init)
         return self.start_progress == 0.0 and begins
+
+
+def _check_given(name: str, pictures: NDArray[np.uint8], tokens: FrameTokens | None, shape: tuple[int, ...]) -> None:
+    """Raise BadInput unless pictures, or tokens, are views of this shape (V, H, W, 3), of one instant or of T."""
+    axes = 5 if name == "frames" else 4
+    if tokens is None:
+        check_views(name, pictures, axes)
+        if pictures.shape[-4:] != shape:
+            raise BadInput(name, pictures.shape, f"give the same views as init, {shape}")
+        return
+    if pictures.dtype != np.uint8 or pictures.ndim != axes or pictures.shape[-4:] != (0, *shape[1:]):
+        raise BadInput(name, pictures.shape, f"leave out the pictures where tokens are given: {(0, *shape[1:])}")
+    if tokens.values.shape[:-2] != (*pictures.shape[:-4], shape[0]):
+        raise BadInput("tokens.values", tokens.values.shape, f"give tokens of the {shape[0]} views of {name}")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -310,7 +332,7 @@ class LabelCounts:
 
     Args:
         asked, answered, invalid, late, rejected: frames.
-        retried: requests sent again (dead replica, invalid anchor); their frames are not counted twice.
+        retried: requests sent again (dead replica, invalid anchor, refused tokens); their frames are not counted twice.
         errors: exceptions inside the labelling callback, each logged.
         latencies_ms: one per reply, from arrival at the service to answer.
     """

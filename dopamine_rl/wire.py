@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import BadInput, WireError
 from dopamine_rl.progress import check_interval
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import (
     FUSIONS,
     PERSPECTIVES,
@@ -81,6 +82,9 @@ def encode_request(request: ScoreRequest) -> bytes:
     }
     if request.start_perspectives is not None:  # Omitted if unused, as older services expect.
         body["start_perspectives"] = [float(value) for value in request.start_perspectives]
+    for name, tokens in (("previous_tokens", request.previous_tokens), ("frame_tokens", request.frame_tokens)):
+        if tokens is not None:  # An older service refuses `previous` or `frames`, which then have no views.
+            body[name] = {"tower": tokens.tower, "values": _pack(tokens.values)}
     return _encode("request", body)
 
 
@@ -130,6 +134,8 @@ def read_request(values: Mapping[str, Any], limits: WireLimits = DEFAULT_LIMITS)
             chain=fusion.choice("chain", ("fused", "own")),
         ),
         start_perspectives=body.perspectives("start_perspectives"),
+        previous_tokens=body.tokens("previous_tokens"),
+        frame_tokens=body.tokens("frame_tokens"),
     )
 
 
@@ -340,6 +346,18 @@ class _Fields:
         first, second, third = (numbers.number(f"{name}[{index}]") for index in range(len(values)))
         return first, second, third
 
+    def tokens(self, name: str) -> FrameTokens | None:
+        """Read the tokens of frames, within the limits; None if the field is omitted."""
+        if self._values.get(name) is None:
+            return None
+        limits, fields = self._limits, _Fields(self.take(name, dict), self._limits)
+        shape = fields.shape("values")
+        if (len(shape) == 4 and shape[0] > limits.max_frames) or (len(shape) > 2 and shape[-3] > limits.max_views):
+            fix = f"give at most {limits.max_frames} frames of {limits.max_views} views"
+            raise BadInput(f"{name}.values", shape, fix)
+        dtype = _Fields(fields.take("values", dict), limits).choice("dtype", ("<f4", "<f2"))
+        return FrameTokens(fields.text("tower"), fields.array("values", np.dtype(dtype), shape))
+
     def times(self, name: str, low: int) -> tuple[int, ...]:
         values = self.take(name, list)
         if len(values) > self._limits.max_frames:
@@ -351,7 +369,7 @@ class _Fields:
     def pictures(self, name: str, ndim: int) -> NDArray[np.uint8]:
         """Read uint8 [..., H, W, 3] with `ndim` axes, within the limits."""
         limits = self._limits
-        shape = self._shape(name)
+        shape = self.shape(name)
         if len(shape) != ndim:
             raise BadInput(name, shape, f"give an array of {ndim} axes")
         if shape[-3] * shape[-2] > limits.max_pixels:
@@ -368,8 +386,8 @@ class _Fields:
     def array(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> NDArray[Any]:
         """Read an array of exactly this dtype and shape."""
         fields = _Fields(self.take(name, dict), self._limits)
-        if self._shape(name) != shape:
-            raise BadInput(name, self._shape(name), f"give shape {shape}")
+        if self.shape(name) != shape:
+            raise BadInput(name, self.shape(name), f"give shape {shape}")
         if fields.take("dtype", str) != dtype.str:
             raise BadInput(name, brief(fields.take("dtype", str)), f"give dtype {dtype.str}")
         data = fields.take("data", bytes)
@@ -377,7 +395,8 @@ class _Fields:
             raise WireError(f"field {name!r}: {len(data)} bytes do not fill shape {shape} of {dtype.str}")
         return np.frombuffer(data, dtype).reshape(shape)
 
-    def _shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an array."""
         values = _Fields(self.take(name, dict), self._limits).take("shape", list)
         if len(values) > 5 or not all(type(value) is int and 0 <= value < 2**31 for value in values):
             raise WireError(f"field {name!r}: {[brief(value) for value in values[:5]]!r:.200} is no shape")

@@ -47,6 +47,10 @@ class ServeRewardClient:
         """The model version currently served. Raises ScoringTimeout or ServiceUnavailable."""
         return self.describe(timeout_s).versions[0]
 
+    def tower_version(self, timeout_s: float) -> str:
+        """The vision tower of the model version currently served. Raises ScoringTimeout or ServiceUnavailable."""
+        return self.describe(timeout_s).towers[0]
+
     def describe(self, timeout_s: float) -> ServiceDescription:
         """The description of one replica. Raises ScoringTimeout, Overloaded or ServiceUnavailable."""
         return _Call(lambda: self._handle().describe.remote()).result(timeout_s)
@@ -96,7 +100,7 @@ class ServePendingScore:
         """Wait for the reply. A late request is cancelled and stays late.
 
         Raises:
-            ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
+            ScoringTimeout, Overloaded, VersionUnavailable, TowerUnavailable, ServiceUnavailable.
         """
         answer = self._call.result(timeout_s)
         if isinstance(answer, ScoringError):

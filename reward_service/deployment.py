@@ -71,6 +71,7 @@ class GRMDeployment:
         now, service = time.monotonic(), self._service
         return ServiceDescription(
             versions=service.versions,
+            towers=service.towers,
             counts=service.counts,
             process_id=os.getpid(),
             releases={number: scorer.model_version for number, scorer in self._scorers.items()},

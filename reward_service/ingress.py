@@ -7,7 +7,7 @@ and can be tested without a cluster.
     POST /v1/score     one frame or a whole fragment, msgpack or JSON (see `bodies`), also compressed by gzip or
     deflate;
                        answers in the same media type, never compressed
-    GET  /v1/version   {"model_version"} currently served
+    GET  /v1/version   {"model_version", "tower_version"} currently served
     GET  /healthz      200 if a replica answers, else 503; needs no token
     GET  /metrics      Prometheus text
     GET  /openapi.json, /docs
@@ -32,7 +32,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from dopamine_rl.errors import DopamineError, ScoringTimeout
-from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.interfaces import RewardClient, TokenRewardClient
 from reward_service.bodies import decompress, read_body, write_reply
 from reward_service.guards import (
     Capacity,
@@ -110,7 +110,7 @@ class Ingress:
         self._in_all = TokenBucket(config.total_rate_hz, config.total_burst)
         self._workers = ThreadPoolExecutor(config.max_requests, "ingress")
         self._asker = ThreadPoolExecutor(1, "version")
-        self._known_version: tuple[float, str | DopamineError] | None = None
+        self._known_version: tuple[float, tuple[str, str] | DopamineError] | None = None
         self._asking = asyncio.Lock()
         self._meters = Meters(self._capacity)
 
@@ -148,12 +148,13 @@ class Ingress:
         return Response(reply, media_type=MEDIA_TYPES[media])
 
     async def version(self, request: Request) -> Response:
-        """The model version currently served."""
-        return JSONResponse({"model_version": await self._model_version()})
+        """The model version currently served, and the vision tower whose tokens it takes ("" if pictures alone)."""
+        model, tower = await self._versions()
+        return JSONResponse({"model_version": model, "tower_version": tower})
 
     async def health(self, request: Request) -> Response:
         """Whether a replica answers."""
-        await self._model_version()
+        await self._versions()
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
@@ -174,8 +175,8 @@ class Ingress:
         reply = self._client.submit(replace(request, remaining_ms=left_s * 1e3)).result(left_s)
         return write_reply(reply, media)
 
-    async def _model_version(self) -> str:
-        """The version currently served, cached for a second; one query at a time."""
+    async def _versions(self) -> tuple[str, str]:
+        """The versions of model and tower currently served, cached for a second; one query at a time."""
         async with self._asking:
             if self._known_version is None or time.monotonic() - self._known_version[0] > 1.0:
                 loop = asyncio.get_running_loop()
@@ -186,9 +187,11 @@ class Ingress:
             raise version
         return version
 
-    def _ask_version(self) -> str | DopamineError:
+    def _ask_version(self) -> tuple[str, str] | DopamineError:
         try:
-            return self._client.model_version(VERSION_S)
+            client = self._client
+            tower = client.tower_version(VERSION_S) if isinstance(client, TokenRewardClient) else ""
+            return client.model_version(VERSION_S), tower
         except DopamineError as error:
             return error.with_traceback(None)
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, Overloaded, ScoringError, ScoringTimeout
-from dopamine_rl.interfaces import ProgressScorer
+from dopamine_rl.interfaces import ProgressScorer, tower_version
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from reward_service.scorer import Scorer
 from reward_service.service import Answer, ScoringService
@@ -31,6 +31,10 @@ class LocalRewardClient:
     def model_version(self, timeout_s: float) -> str:
         """The scorer's version."""
         return self._scorer.model_version
+
+    def tower_version(self, timeout_s: float) -> str:
+        """The scorer's vision tower."""
+        return tower_version(self._scorer)
 
     def submit(self, request: ScoreRequest) -> LocalPendingScore:
         """Store the request until its result is collected."""
@@ -52,7 +56,7 @@ class LocalPendingScore:
         return True
 
     def result(self, timeout_s: float) -> ScoreReply:
-        """Score now. Raises ScoringTimeout if no time is left, VersionUnavailable if the version differs."""
+        """Score now. Raises ScoringTimeout if no time is left, VersionUnavailable or TowerUnavailable as `score`."""
         if self._reply is None:
             if timeout_s <= 0 or time.monotonic() >= self._expires_at:
                 raise ScoringTimeout("no time was left to score the request")
@@ -90,6 +94,10 @@ class BackgroundRewardClient:
     def model_version(self, timeout_s: float) -> str:
         """The scorer's version."""
         return self._scorer.model_version
+
+    def tower_version(self, timeout_s: float) -> str:
+        """The scorer's vision tower."""
+        return tower_version(self._scorer)
 
     def submit(self, request: ScoreRequest) -> BackgroundPendingScore:
         """Start scoring a request."""
@@ -176,7 +184,7 @@ class BackgroundPendingScore:
         """Wait for the reply; a late request is given up and stays late.
 
         Raises:
-            ScoringTimeout, Overloaded, VersionUnavailable, ServiceUnavailable.
+            ScoringTimeout, Overloaded, VersionUnavailable, TowerUnavailable, ServiceUnavailable.
         """
         try:
             if self._late or timeout_s < 0:

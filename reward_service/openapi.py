@@ -19,11 +19,12 @@ frame and each of three perspectives (incremental, forward, backward), the reply
 goal the frame is than its anchor frame. With start_progress it also gives the progress in [0, 1] after each frame. An
 answer that could not be read is null, with a reason; never a number. The same fields can be sent as msgpack
 (application/msgpack) in the envelope {"protocol": "dopamine-reward", "version": 1, "kind": "request", "body": {…}};
-then images are bytes instead of base64, and no field is optional. Bodies may be compressed (Content-Encoding: gzip or
+then images are bytes instead of base64, no field is optional, and views may be sent as tokens of the model's vision
+tower (previous_tokens, frame_tokens; docs/serving.md). Bodies may be compressed (Content-Encoding: gzip or
 deflate); size limits apply after decompression."""
 
 _SUMMARIES = {
-    "/v1/version": "The current model version.",
+    "/v1/version": "The current model version, and the vision tower whose tokens it takes.",
     "/healthz": "Health check: whether the model answers. Needs no token.",
     "/metrics": "Metrics in Prometheus' text format.",
 }

@@ -6,16 +6,18 @@ Plain Python: the same object runs inside a Serve replica, in an offline audit a
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.errors import VersionUnavailable
-from dopamine_rl.interfaces import Engine, Prompt
+from dopamine_rl.errors import TowerUnavailable, VersionUnavailable
+from dopamine_rl.interfaces import Engine, Prompt, TokenEngine, tower_version
 from dopamine_rl.progress import ROUNDING, fold_reply
-from dopamine_rl.types import PERSPECTIVES, ScoreReply, ScoreRequest, Views
+from dopamine_rl.tokens import EncodedImage, Image, images_of
+from dopamine_rl.types import PERSPECTIVES, ScoreReply, ScoreRequest
 
 PREVIOUS = -1
 """Stands for the request's `previous` frame in place of the index or time of a scored frame."""
@@ -40,6 +42,11 @@ class Scorer:
         """The engine's model version."""
         return self._engine.model_version
 
+    @property
+    def tower_version(self) -> str:
+        """The version of the engine's vision tower; "" if it takes pixels alone."""
+        return tower_version(self._engine)
+
     def check_health(self) -> None:
         """Raise RuntimeError if the engine cannot recover. Most engines have no health check."""
         check = getattr(self._engine, "check_health", None)
@@ -51,11 +58,13 @@ class Scorer:
 
         Raises:
             VersionUnavailable: a request needs another model version than the engine's; nothing was scored.
+            TowerUnavailable: a request has tokens of another tower than the engine's; nothing was scored.
         """
         for request in requests:
             version = request.context.model_version
             if version not in (None, self.model_version):
                 raise VersionUnavailable(f"version {version} is requested, {self.model_version} is served")
+            check_tower(request, self.tower_version)
         started = time.perf_counter()
         table = _PromptTable(self._engine)
         fragments = [_Fragment(table, request) for request in requests]
@@ -68,27 +77,37 @@ class Scorer:
         return [fragment.reply(self.model_version, model_ms) for fragment in fragments]
 
 
+def check_tower(request: ScoreRequest, served: str) -> None:
+    """Raise TowerUnavailable if a request has tokens, and not those of the tower that is served ("": none is)."""
+    for tower in request.towers - {served}:
+        taken = f"those of {served} are taken" if served else "this model takes pictures alone"
+        raise TowerUnavailable(f"the tokens are those of vision tower {tower}, {taken}: send pictures")
+
+
 class _PromptTable:
     """The unique pictures and prompts of a batch, each identified by a number, and the answers so far."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._pictures: list[NDArray[np.uint8]] = []
-        self._picture_ids: dict[tuple[tuple[int, ...], bytes], int] = {}
+        self._engine = cast(TokenEngine, engine)  # one that names no tower is given no tokens (check_tower)
+        self._pictures: list[Image] = []
+        self._picture_ids: dict[tuple[object, ...], int] = {}
         self._prompts: list[Prompt] = []
         self._prompt_ids: dict[Prompt, int] = {}
         self.values = np.zeros((0, 3), np.float32)
         self.reasons: list[str] = []
 
-    def picture(self, picture: NDArray[np.uint8]) -> int:
-        """The number of a picture; pictures with equal pixels share one."""
-        key = (picture.shape, picture.tobytes())  # Four times as fast as a cryptographic hash.
+    def picture(self, picture: Image) -> int:
+        """The number of a picture; pictures with equal pixels, or equal tokens, share one."""
+        if isinstance(picture, EncodedImage):
+            key: tuple[object, ...] = ("tokens", picture.shape, picture.tokens.dtype.str, picture.tokens.tobytes())
+        else:
+            key = (picture.shape, picture.tobytes())  # Four times as fast as a cryptographic hash.
         if key not in self._picture_ids:
             self._picture_ids[key] = len(self._pictures)
             self._pictures.append(picture)
         return self._picture_ids[key]
 
-    def views(self, views: Views) -> tuple[int, ...]:
+    def views(self, views: Iterable[Image]) -> tuple[int, ...]:
         """The numbers of a frame's V pictures."""
         return tuple(self.picture(view) for view in views)
 
@@ -135,8 +154,13 @@ class _Fragment:
         self._table, self._request = table, request
         context = request.context
         self._references = (table.picture(context.reference_start), table.picture(context.reference_end))
-        self._views = {index: table.views(frame) for index, frame in enumerate(request.frames)}
-        self._views[PREVIOUS] = table.views(request.previous)
+        tokens = request.frame_tokens
+        self._views = {
+            index: table.views(images_of(frame, tokens.values[index] if tokens is not None else None))
+            for index, frame in enumerate(request.frames)
+        }
+        before = request.previous_tokens
+        self._views[PREVIOUS] = table.views(images_of(request.previous, before.values if before is not None else None))
         init, goal = table.views(context.init), table.views(context.goal)
         frames = range(len(request.frames))
         self._anchors = [PREVIOUS] * len(frames)

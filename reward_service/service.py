@@ -29,12 +29,14 @@ from dopamine_rl.errors import (
     ScoringError,
     ScoringTimeout,
     ServiceUnavailable,
+    TowerUnavailable,
     VersionUnavailable,
     require,
 )
-from dopamine_rl.interfaces import ProgressScorer
+from dopamine_rl.interfaces import ProgressScorer, tower_version
 from dopamine_rl.spelling import nearest
 from dopamine_rl.types import EpisodeContext, ScoreReply, ScoreRequest
+from reward_service.scorer import check_tower
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +157,10 @@ class ServiceCounts:
 
     Args:
         requests, frames, batches: answered by the model.
+        encoded: of the frames, those with tokens in place of pictures.
         expired, cancelled: requests dropped before they reached the model.
         wrong_version: requests for a model version that this replica does not serve.
+        wrong_tower: requests with tokens that the model cannot use.
         failed: requests that failed in the engine.
         largest_batch: in frames.
         longest_line: most requests queued at once.
@@ -166,9 +170,11 @@ class ServiceCounts:
     requests: int = 0
     frames: int = 0
     batches: int = 0
+    encoded: int = 0
     expired: int = 0
     cancelled: int = 0
     wrong_version: int = 0
+    wrong_tower: int = 0
     failed: int = 0
     largest_batch: int = 0
     longest_line: int = 0
@@ -181,6 +187,7 @@ class ServiceDescription:
 
     Args:
         versions: the model versions served, the current one first.
+        towers: the version of each one's vision tower, whose tokens it takes; "" where it takes pictures alone.
         counts: counters since its start.
         process_id: of the replica.
         releases: versions of the loaded releases (staged ones included), by release number.
@@ -189,6 +196,7 @@ class ServiceDescription:
     """
 
     versions: tuple[str, ...]
+    towers: tuple[str, ...]
     counts: ServiceCounts
     process_id: int
     releases: dict[int, str]
@@ -232,6 +240,11 @@ class ScoringService:
         """The model versions served, the current one first."""
         return tuple(scorer.model_version for scorer in self.scorers)
 
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The vision tower of each version; "" where it takes pictures alone."""
+        return tuple(tower_version(scorer) for scorer in self.scorers)
+
     async def score(self, request: ScoreRequest) -> Answer:
         """Queue a request; returns its reply, or its error as a value."""
         scorer = self._scorer(request.context.model_version)
@@ -239,6 +252,11 @@ class ScoringService:
             self.counts.wrong_version += 1
             version, served = request.context.model_version, ", ".join(self.versions)
             return VersionUnavailable(f"version {version} is requested, {served} served")
+        try:
+            check_tower(request, tower_version(scorer))
+        except TowerUnavailable as error:
+            self.counts.wrong_tower += 1
+            return error.with_traceback(None)
         self.last_requests[scorer.model_version] = self.clock()
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -310,6 +328,7 @@ class ScoringService:
             if isinstance(answer, ScoreReply):
                 self.counts.requests += 1
                 self.counts.frames += len(answer.reasons)
+                self.counts.encoded += len(answer.reasons) if waiting.request.frame_tokens is not None else 0
                 answer = replace(answer, queue_ms=(started - waiting.arrived) * 1e3)
             else:
                 self.counts.failed += 1

@@ -8,7 +8,7 @@ status  type                                       when
 401     Unauthorized                               no token, or another one
 404/405 NotFound, MethodNotAllowed                 no such address
 408     SlowBody                                   the body did not arrive in time
-409     VersionUnavailable                         the wanted model version is not served
+409     VersionUnavailable, TowerUnavailable       the wanted model version is not served; send pictures, not tokens
 413     BodyTooLarge                               more bytes than are taken
 415     UnsupportedMedia, UnsupportedEncoding      neither msgpack nor JSON; compressed in a way that is not taken
 422     BadInput                                   a field holds a value that cannot be used
@@ -34,6 +34,7 @@ from dopamine_rl.errors import (
     Overloaded,
     ScoringTimeout,
     ServiceUnavailable,
+    TowerUnavailable,
     VersionUnavailable,
     WireError,
 )
@@ -103,6 +104,7 @@ STATUSES: tuple[tuple[type[DopamineError], int], ...] = (
     (MethodNotAllowed, 405),
     (SlowBody, 408),
     (VersionUnavailable, 409),
+    (TowerUnavailable, 409),
     (BodyTooLarge, 413),
     (UnsupportedMedia, 415),
     (UnsupportedEncoding, 415),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopamine_rl.interfaces import Prompt
+from dopamine_rl.tokens import EncodedImage, FrameTokens, Image
 from dopamine_rl.types import EpisodeContext, HopEstimates, ScoreRequest
 
 VIEWS, SIDE = 2, 8
@@ -33,8 +34,15 @@ def frame(progress: float) -> NDArray[np.uint8]:
     return np.stack([picture(progress, view) for view in range(VIEWS)])
 
 
-def seen(pixels: NDArray[np.uint8]) -> float:
+def tokens(progress: float, tower: str) -> FrameTokens:
+    """What the vision tower of a FakeEngine makes of `frame`."""
+    return FrameTokens(tower, np.full((VIEWS, 1, 1), seen(picture(progress)), np.float32))
+
+
+def seen(pixels: Image) -> float:
     """The progress that a picture shows."""
+    if isinstance(pixels, EncodedImage):
+        return float(pixels.tokens[0, 0])
     return float(pixels[..., 0].mean()) / 250
 
 
@@ -52,6 +60,7 @@ class FakeEngine:
         version: its model version.
         unreadable: which answers cannot be read; none by default.
         base_s, picture_s: how long a call takes, and each picture in it.
+        tower: whose tokens it takes; "" takes pictures alone.
     """
 
     def __init__(
@@ -60,12 +69,13 @@ class FakeEngine:
         unreadable: Unreadable = lambda before, after: False,
         base_s: float = 0.0,
         picture_s: float = 0.0,
+        tower: str = "",
     ) -> None:
-        self.model_version = version
+        self.model_version, self.tower_version = version, tower
         self.calls: list[tuple[int, int]] = []
         self._unreadable, self._base_s, self._picture_s = unreadable, base_s, picture_s
 
-    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+    def estimate(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> HopEstimates:
         self.calls.append((len(images), len(prompts)))
         time.sleep(self._base_s + self._picture_s * len(images))
         pairs = [(seen(images[p.before[0]]), seen(images[p.after[0]])) for p in prompts]
@@ -91,11 +101,17 @@ def sometimes(rate: float) -> Unreadable:
 
 
 def write_checkpoint(
-    folder: Path, version: str, unreadable_rate: float = 0.0, base_s: float = 0.0, picture_s: float = 0.0
+    folder: Path,
+    version: str,
+    unreadable_rate: float = 0.0,
+    base_s: float = 0.0,
+    picture_s: float = 0.0,
+    tower: str = "",
 ) -> Path:
     """A folder that `engine_from_folder` loads, also in another process."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"version": version, "unreadable_rate": unreadable_rate, "base_s": base_s, "picture_s": picture_s}
+    settings |= {"tower": tower}
     (folder / "fake.json").write_text(json.dumps(settings))
     return folder
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,14 @@ class Encoder(Protocol):
 
     def saved(self) -> SavedEncoder:
         """What `restore` makes the same encoder of."""
+
+
+@runtime_checkable
+class TokenEncoder(Encoder, Protocol):
+    """An Encoder that is a reward model's vision tower; the model can use its tokens in place of the images."""
+
+    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """`encode`, and the tokens float32 [M, N, D] behind these features, unrounded."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.encoders.encoder import LEARNED, Encoder, SavedEncoder
+from dopamine_rl.encoders.encoder import LEARNED, Encoder, SavedEncoder, TokenEncoder
 from dopamine_rl.encoders.loading import restore
 from dopamine_rl.encoders.packing import Packing
 from dopamine_rl.episodes.scale import squares
@@ -118,6 +118,23 @@ class Eyes:
         pictures = [np.asarray(observation[name]) for name in self.sight.views]
         return observation[PROPRIOCEPTION][None], np.stack(pictures)[None]
 
+    def look(
+        self, observation: Mapping[str, NDArray[Any]], others: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+        """`vector`, and the tokens behind it; all pictures are encoded together.
+
+        Args:
+            others: uint8 [M, H, W, 3], pictures that the policy does not see but whose tokens are wanted.
+        Returns:
+            The vector, and tokens float32 [V + M, N, D]; None if the encoder is no reward model's tower.
+        """
+        proprioception, pictures = self._instant(observation)
+        if not isinstance(self.encoder, TokenEncoder):
+            return self.vectors(proprioception, pictures)[0], None
+        images = self._images(proprioception, pictures)
+        features, tokens = self.encoder.look(np.concatenate((images, others)))
+        return _joined(proprioception, features[: len(self.sight.views)])[0], tokens
+
     def vectors(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.float32]:
         """`vector` of T instants, float32 [T, D].
 
@@ -129,9 +146,7 @@ class Eyes:
         """
         images = self._images(proprioception, pictures)
         parts = [self.encoder.encode(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        # Half precision, so that storing features as float16 loses nothing.
-        features = np.concatenate(parts).astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
-        return np.concatenate((np.asarray(proprioception, np.float32), features), axis=1)
+        return _joined(proprioception, np.concatenate(parts))
 
     def _images(self, proprioception: NDArray[Any], pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The pictures of all instants and views, uint8 [M, H, W, 3]. Raises BadInput as `vectors`."""
@@ -153,6 +168,13 @@ class Eyes:
         """The encoder's weights, by their names in a policy's file."""
         # safetensors writes memory as it lies, so that channels last would come back in another order.
         return {ARRAYS + name: np.ascontiguousarray(values) for name, values in self.saved.arrays.items()}
+
+
+def _joined(proprioception: NDArray[Any], features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors float32 [T, D] of proprioception [T, P] and the features [T · V, F] of the views."""
+    # Half precision, so that storing features as float16 loses nothing.
+    rounded = features.astype(np.float16).astype(np.float32).reshape(len(proprioception), -1)
+    return np.concatenate((np.asarray(proprioception, np.float32), rounded), axis=1)
 
 
 def eyes_of(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Eyes | None:

@@ -19,8 +19,9 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
 from dopamine_rl.encoders.encoder import GRID, SavedEncoder
 from dopamine_rl.encoders.pooling import as_arrays, as_tensors, pooled
 from dopamine_rl.grm.checkpoint import load_grm
+from dopamine_rl.grm.lora import merged_weights
 from dopamine_rl.grm.model import VisionModel
-from dopamine_rl.grm.vision import cut_patches, encode_patches, make_tower, picture_grid
+from dopamine_rl.grm.vision import cut_patches, encode_patches, make_tower, picture_grid, picture_size
 
 TOWERS: dict[str, tuple[Any, Any]] = {
     "qwen2_5_vl_vision": (Qwen2_5_VLVisionConfig, Qwen2_5_VisionTransformerPretrainedModel),
@@ -54,6 +55,9 @@ class TowerEncoder:
         vision: the tower; its weights are not changed any more.
     """
 
+    encoded = 0
+    """Images that were encoded so far."""
+
     def __init__(self, vision: VisionModel) -> None:
         self._vision = vision
         self._tower = make_tower(vision)
@@ -66,13 +70,25 @@ class TowerEncoder:
         """That of a reward model's folder. Raises CheckpointError as `load_grm`."""
         return cls(load_grm(checkpoint).vision)
 
-    @torch.inference_mode()
     def encode(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See Encoder."""
+        return self.look(images)[0]
+
+    @torch.inference_mode()
+    def look(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """See TokenEncoder."""
         patches, rows, columns = cut_patches(self._vision, images)
-        tokens = encode_patches(self._tower, patches, self._grid(rows, columns))[..., : self._width]
+        tokens = encode_patches(self._tower, patches, self._grid(rows, columns)).float()
+        self.encoded += len(images)
         merge = self._vision.image_processor.merge_size
-        return pooled(tokens.unflatten(1, (rows // merge, columns // merge)).movedim(-1, 1))
+        maps = tokens[..., : self._width].unflatten(1, (rows // merge, columns // merge)).movedim(-1, 1)
+        return pooled(maps), tokens.cpu().numpy()
+
+    def token_shape(self, height: int, width: int) -> tuple[int, int]:
+        """N and D of the tokens of an image of that size. Raises BadInput if it is too narrow."""
+        side = self._vision.image_processor.patch_size * self._vision.image_processor.merge_size
+        rows, columns = (length // side for length in picture_size(self._vision.image_processor, height, width))
+        return rows * columns, (1 + len(self._tower.taps)) * self._width
 
     def saved(self) -> SavedEncoder:
         """See Encoder."""
@@ -80,7 +96,7 @@ class TowerEncoder:
         images = ImageSettings.of(self._vision.image_processor)
         settings = {"tower": json.loads(visual.config.to_json_string(use_diff=False)), "images": asdict(images)}
         settings["tower"].pop("transformers_version", None)
-        return SavedEncoder("grm", json.loads(json.dumps(settings)), as_arrays(visual.state_dict()))
+        return SavedEncoder("grm", json.loads(json.dumps(settings)), as_arrays(merged_weights(visual)))
 
     @classmethod
     def restore(cls, saved: SavedEncoder) -> TowerEncoder:

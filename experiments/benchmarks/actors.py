@@ -3,6 +3,7 @@
     dopamine bench actors
     dopamine bench actors --fragment 16 32 64 --latency-ms 20 50 100 200
     dopamine bench actors --algorithm ppo
+    dopamine bench actors --observation pictures
 
 Two actor processes (RLlib's env runner with the main job's environment, callback and labeller) play the same episodes
 with the same untrained policy. One has every scored frame labelled by the reward service and stores the labels and
@@ -13,15 +14,23 @@ Service and client are real; only the forward pass is simulated, by an engine th
 makes up the hops, because a GPU would leave the CPU cores to the actor. With `--algorithm ppo` the labeller waits for
 a fragment's last label before it returns the fragment; with the others it returns every fragment one fragment later.
 
-The last line is JSON: ratio (lowest of the rows), rows (for each latency and fragment length: ratio, its 95 %
-interval, environment steps/s of both arms, p50_ms and p99_ms of the labels from their arrival at the service), labels
-(asked, answered, invalid, late, rejected, closed), queue (bound and longest queue in the replica), render_ms (one
-scored frame, all views, in both arms), same_episodes (both arms had the same observations).
+With `--observation pictures` the policy sees pictures, through the vision tower of grm-mini, and both actors encode the
+same ones. Scored frames are sent as the tower's tokens, and then, in rows of their own, as pictures to a service that
+takes no tokens.
+
+The last line is JSON: ratio (lowest of the rows; with pictures, of those that send tokens), rows (for each latency and
+fragment length: ratio, its 95 % interval, environment steps/s of both arms, p50_ms and p99_ms of the labels from their
+arrival at the service; frames that the service scored, and those that came as tokens), labels (asked, answered,
+invalid, late, rejected, closed), queue (bound and longest queue in the replica), render_ms (one scored frame, all
+views, in both arms), same_episodes (both arms had the same observations). With pictures also encoding: of one episode,
+different pictures that the policy saw or that were scored, how many were encoded, and frame_bytes, the size of a scored
+frame as pictures and as tokens.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import sys
 import tempfile
@@ -29,7 +38,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 if not __package__:  # started by its path: sys.path begins with this folder instead of the project's
     sys.path[0] = str(Path(__file__).resolve().parents[2])
@@ -39,6 +48,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.errors import require
 from dopamine_rl.interfaces import Prompt
+from dopamine_rl.tokens import Image
 from dopamine_rl.types import HopEstimates, TaskReference
 from experiments.runtime.arguments import DEFAULT_PRESET, option, parse, read_preset
 from experiments.runtime.ending import command
@@ -46,18 +56,23 @@ from experiments.settings import ExperimentConfig
 from learner.config import Algorithm
 
 if TYPE_CHECKING:
+    from dopamine_rl.encoders.eyes import Eyes
     from learner.training import LabelLedger
     from reward_service.client import ServeRewardClient
 
 APP = "benchmark-actors"
-LATENCY_FILE = "latency_ms"
+LATENCY_FILE, TOWER_FILE = "latency_ms", "tower"
+POLICY_FILE = "policy.safetensors"
+MODEL = "grm-mini"
+"""Reward model whose tower a policy with pictures looks through."""
+Sent = Literal["tokens", "pictures"]
 
 
 class SimulatedEngine:
     """Simulates a GPU: every batch takes the same time and no CPU time.
 
     Args:
-        folder: contains the file LATENCY_FILE with the latency in ms.
+        folder: contains LATENCY_FILE with the latency in ms, and TOWER_FILE with the tower whose tokens are taken.
         threads: not used.
     """
 
@@ -65,8 +80,9 @@ class SimulatedEngine:
 
     def __init__(self, folder: Path, threads: int) -> None:
         self._latency_s = float((folder / LATENCY_FILE).read_text(encoding="utf-8")) / 1e3
+        self.tower_version = (folder / TOWER_FILE).read_text(encoding="utf-8")
 
-    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+    def estimate(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> HopEstimates:
         """The same small made-up hop for every prompt."""
         time.sleep(self._latency_s)
         gain, nothing = np.full(len(prompts), 0.05, np.float32), np.zeros(len(prompts), np.float32)
@@ -81,6 +97,8 @@ class Arguments:
     """Preset of the main job, for environment, stride and fragment length."""
     algorithm: Algorithm = "rlpd"
     """Algorithm whose actors are measured."""
+    observation: Literal["state", "pictures"] = "state"
+    """What the policy sees."""
     latency_ms: Annotated[tuple[float, ...], option("MS …")] = (50.0,)
     """Simulated model latency per batch."""
     fragment: Annotated[tuple[int, ...], option("N …", "the preset's")] = ()
@@ -107,43 +125,75 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse(Arguments, argv, "dopamine bench actors", __doc__)
     from experiments.runtime.cluster import ray_cluster
 
-    config = main_job(arguments.preset, arguments.algorithm)
+    config = main_job(arguments.preset, arguments.algorithm, arguments.observation)
     fragments = arguments.fragment or [config.learner.rollout_fragment_length]
     with tempfile.TemporaryDirectory() as scratch, ray_cluster(replace(config.cluster, num_cpus=4)):
+        eyes = make_eyes(config, Path(scratch))
         arms = make_arms(config, Path(scratch))
         print("rendering …", flush=True)
         render_ms = round(float(np.mean([arm.render_ms() for arm in arms.values()])), 2)
+        encoding = {} if eyes is None else {"encoding": arms["on"].encoding()}
         rows, longest = [], 0
-        for latency_ms in arguments.latency_ms:
-            with simulated_service(config, Path(scratch), latency_ms) as client:
+        sent: tuple[Sent, ...] = ("pictures",) if eyes is None else ("tokens", "pictures")  # refusals are remembered
+        for form, latency_ms in itertools.product(sent, arguments.latency_ms):
+            tower = eyes.saved.version if eyes is not None and form == "tokens" else ""
+            with simulated_service(config, Path(scratch), latency_ms, tower) as client:
                 for fragment in fragments:
-                    rows.append(measure(arms, fragment, latency_ms, arguments))
+                    rows.append({"sent": form, **measure(arms, fragment, latency_ms, arguments)})
                     print(rows[-1], flush=True)
-                longest = max(longest, client.describe(10.0).counts.longest_line)
+                counts = client.describe(10.0).counts
+                longest = max(longest, counts.longest_line)
+                rows[-1] |= {"frames": counts.frames, "encoded_frames": counts.encoded}
         figures = {
-            "ratio": min(row["ratio"] for row in rows),
+            "ratio": min(row["ratio"] for row in rows if row["sent"] == sent[0]),
             "rows": rows,
             "labels": arms["on"].labels.summary(),
             "queue": {"bound": config.service.max_ongoing_requests, "longest": longest},
             "render_ms": render_ms,
             "same_episodes": same_start(arms),
+            **encoding,
         }
     print(json.dumps(figures))
 
 
-def main_job(preset: str, algorithm: Algorithm) -> ExperimentConfig:
+def main_job(preset: str, algorithm: Algorithm, observation: Literal["state", "pictures"]) -> ExperimentConfig:
     """The main job's config, with a policy that needs no cloned policy."""
     config = read_preset(ExperimentConfig, preset, "--preset")
-    return replace(config, learner=replace(config.learner, algorithm=algorithm, residual_scale=0.0))
+    learner = replace(config.learner, algorithm=algorithm, residual_scale=0.0)
+    return replace(config, learner=learner, env=replace(config.env, observation=observation))
+
+
+def make_eyes(config: ExperimentConfig, scratch: Path) -> Eyes | None:
+    """What a policy with pictures sees with, saved as POLICY_FILE for the actors; None for another one."""
+    from actors.eyes import sight_of
+    from dopamine_rl.encoders.eyes import Eyes
+    from dopamine_rl.encoders.loading import load_encoder
+    from dopamine_rl.policy import save_policy
+
+    sight = sight_of(config.env)
+    if sight is None:
+        return None
+    eyes = Eyes(sight, load_encoder(f"grm:{MODEL}").saved())
+    shapes: dict[str, tuple[int, ...]] = {
+        "mean.weight": (config.env.action_size, eyes.size),
+        "mean.bias": (config.env.action_size,),
+    }
+    shapes |= {"observation_mean": (eyes.size,), "observation_std": (eyes.size,)}
+    state = {f"actor.{name}": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    save_policy(scratch / POLICY_FILE, state, eyes=eyes)
+    return eyes
 
 
 @contextlib.contextmanager
-def simulated_service(config: ExperimentConfig, scratch: Path, latency_ms: float) -> Iterator[ServeRewardClient]:
+def simulated_service(
+    config: ExperimentConfig, scratch: Path, latency_ms: float, tower: str
+) -> Iterator[ServeRewardClient]:
     """Run the main job's reward service with the simulated engine; yields a client."""
     from reward_service.client import ServeRewardClient
     from reward_service.deployment import deploy, shutdown
 
     (scratch / LATENCY_FILE).write_text(str(latency_ms), encoding="utf-8")
+    (scratch / TOWER_FILE).write_text(tower, encoding="utf-8")
     engine = f"experiments.benchmarks.actors:{SimulatedEngine.__name__}"
     deploy(scratch, APP, replace(config.service, engine=engine))
     try:
@@ -184,6 +234,13 @@ class Arm:
 
         return float(ray.get(self.runner.apply.remote(time_rendering)))
 
+    def encoding(self) -> dict[str, Any]:
+        """How often pictures are encoded, and the size of a scored frame."""
+        import ray
+
+        figures: dict[str, Any] = ray.get(self.runner.apply.remote(count_encodings))
+        return figures
+
 
 def act(runner: Any, fragment: int) -> tuple[list[Any], dict[str, Any]]:
     """Runs in the actor: one fragment and its metrics, as the learner requests them."""
@@ -200,6 +257,24 @@ def time_rendering(runner: Any, frames: int = 20) -> float:
         env.render_views()
         times.append(time.perf_counter() - began)
     return float(np.median(times[1:]) * 1e3)
+
+
+def count_encodings(runner: Any) -> dict[str, Any]:
+    """Runs in the actor: plays an episode without moving, and counts the pictures in it and those that were encoded."""
+    env = runner.env.unwrapped.envs[0]
+    config = env.unwrapped.config
+    others = len(set(config.views) - set(config.policy_views))
+    before, pictures, frame_bytes, ended = env.get_wrapper_attr("encoded_pictures"), 0, {}, False
+    env.reset(seed=0)
+    while not ended:
+        _, _, terminated, truncated, infos = env.step(np.zeros(env.action_space.shape, np.float32))
+        ended = terminated or truncated
+        pictures += len(config.policy_views)
+        if "scored_views" in infos:
+            pictures += others
+            frame_bytes = {"pictures": infos["scored_views"].nbytes, "tokens": infos["scored_tokens"].values.nbytes}
+    encoded = env.get_wrapper_attr("encoded_pictures") - before
+    return {"pictures": pictures + len(config.policy_views), "encoded": encoded, "frame_bytes": frame_bytes}
 
 
 def make_arms(config: ExperimentConfig, scratch: Path) -> dict[str, Arm]:
@@ -225,7 +300,7 @@ def actor_config(config: ExperimentConfig, reference: TaskReference, records: Pa
     from experiments.job.training import make_task
     from learner.algorithms.table import Data, make_config
 
-    task = make_task(config, APP, reference, Path(), records)
+    task = make_task(config, APP, reference, records.parent / POLICY_FILE, records)
     task = replace(task, env_config={**task.env_config, "env": config.env})
     return make_config(task, config.learner, Data(config.reward))
 

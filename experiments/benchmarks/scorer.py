@@ -8,6 +8,9 @@ The arms have the same weights, batch and threads and answer the same requests, 
 - naive: 3 prompts × (2 + 2V) images per frame without sharing, all prompts of the batch in one stock forward pass that
   computes only the last token's logits. The main ratios exclude the time of the stock image processor and tokenizer,
   although ours includes this work; `ratio_with_processing` includes it.
+- encoded: ours on the same requests with each frame as tokens of the vision tower in place of pictures, as actors send
+  them whose policy looks through that tower; `tower_share` is the share of ours that this saves, and
+  `encoded_difference` how far its answers are from ours (models in half precision take no tokens);
 - floor: only the unavoidable computation, by our own functions: the V new views of each frame through the vision
   tower, and the part of the frame's three prompts that earlier ones do not share (AFTER three times, BEFORE of the
   incremental).
@@ -36,7 +39,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -137,13 +140,14 @@ class Arms:
     """
 
     def __init__(self, grm: GRM, engine: TransformersEngine, episodes: int, length: int, views: int, seed: int) -> None:
+        from dopamine_rl.encoders.tower import TowerEncoder
         from dopamine_rl.types import EpisodeContext
         from reward_service.scorer import Scorer
 
         self._grm, self._length, self._views = grm, length, views
         self._rng = np.random.default_rng(seed)
         self._size = picture_size(grm)
-        self._scorer = Scorer(engine)
+        self._scorer, self._encoder = Scorer(engine), TowerEncoder(grm.vision)
         self._contexts = [
             EpisodeContext(
                 f"e{number}",
@@ -171,6 +175,30 @@ class Arms:
             batch.append(ScoreRequest(context, self._last[number], frames, tuple(range(1, self._length + 1)), 1e4))
             self._last[number] = frames[-1]
         return batch
+
+    @property
+    def takes_tokens(self) -> bool:
+        """Whether the model can be asked about tokens."""
+        return bool(self._scorer.tower_version)
+
+    def encoded(self, requests: list[ScoreRequest]) -> list[ScoreRequest]:
+        """The same requests with tokens in place of pictures."""
+        from dopamine_rl.tokens import FrameTokens
+
+        def tokens(pictures: np.ndarray) -> FrameTokens:
+            values = self._encoder.look(pictures.reshape(-1, *pictures.shape[-3:]))[1]
+            return FrameTokens(self._scorer.tower_version, values.reshape(*pictures.shape[:-3], *values.shape[1:]))
+
+        return [
+            replace(
+                request,
+                previous=request.previous[:0],
+                frames=request.frames[:, :0],
+                previous_tokens=tokens(request.previous),
+                frame_tokens=tokens(request.frames),
+            )
+            for request in requests
+        ]
 
     def ours(self, requests: list[ScoreRequest]) -> list[ScoreReply]:
         """Score a batch."""
@@ -274,8 +302,9 @@ def make_floor(grm: GRM, frames: int, views: int, pictures: Callable[[int], np.n
 def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Times and ratios of one case: medians over the rounds, with the arms in turn."""
     times: dict[str, list[float]] = {name: [] for name in ("ours", "naive", "processing", "floor")}
+    times |= {"encoded": []} if arms.takes_tokens else {}
     peaks: dict[str, float] = {}
-    differences, gains = [], []
+    differences, encoded_differences, gains = [], [], []
     for number in range(-1, rounds):  # one round to warm up
         requests = arms.requests()
         results: dict[str, Any] = {}
@@ -286,10 +315,12 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
             if number >= 0:
                 times[name].append(clock() - begin)
             peaks |= memory.peak(name)
-        ours = np.concatenate([np.stack((reply.gain, reply.loss), axis=-1) for reply in results["ours"]])
+        ours = _answers(results["ours"])
         gains.append(ours[..., 0])
         if results["naive"] is not None:
             differences.append(float(np.abs(ours - results["naive"]).max()))
+        if "encoded" in results:
+            encoded_differences.append(float(np.abs(ours - _answers(results["encoded"])).max()))
     seconds = {name: np.array(values) for name, values in times.items()}
     frames = len(ours)
     return {
@@ -297,11 +328,25 @@ def measure(arms: Arms, rounds: int, clock: Callable[[], float]) -> dict[str, fl
         "ratio_with_processing": _median((seconds["naive"] + seconds["processing"]) / seconds["ours"]),
         "share_of_floor": _median(seconds["floor"] / seconds["ours"]),
         **({"max_abs_difference": float(f"{max(differences):.2g}")} if differences else {}),
+        **_encoded_figures(seconds, encoded_differences),
         "answer_spread": float(f"{np.concatenate(gains).std():.2g}"),
         "frames_per_s": _median(frames / seconds["ours"]),
         **{f"{name}_ms": _median(values * 1e3) for name, values in seconds.items()},
         **peaks,
     }
+
+
+def _answers(replies: Sequence[ScoreReply]) -> np.ndarray:
+    """Gain and loss, float32 [frames, 3, 2]."""
+    return np.concatenate([np.stack((reply.gain, reply.loss), axis=-1) for reply in replies])
+
+
+def _encoded_figures(seconds: dict[str, np.ndarray], differences: list[float]) -> dict[str, float]:
+    """What tokens in place of pictures save and change; empty where the model takes none."""
+    if not differences:
+        return {}
+    share = _median(1.0 - seconds["encoded"] / seconds["ours"])
+    return {"tower_share": share, "encoded_difference": float(f"{max(differences):.2g}")}
 
 
 class PeakMemory:
@@ -324,6 +369,9 @@ def _turns(
     arms: Arms, requests: list[ScoreRequest], results: dict[str, Any]
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
     yield "ours", lambda: arms.ours(requests)
+    if arms.takes_tokens:
+        encoded = arms.encoded(requests)
+        yield "encoded", lambda: arms.ours(encoded)
     yield "floor", arms.floor
     yield "processing", lambda: arms.process(requests)
     yield "naive", lambda: arms.naive(results["processing"])

@@ -58,7 +58,7 @@ def make_training_env(env_config: Mapping[str, Any]) -> Any:
     if env_config.get("claims"):
         env = EndsOnClaim(env)
     if (eyes := load_eyes(env_config["cloned"]) if env_config["env"].sees_pictures else None) is not None:
-        env = EncodedObservation(env, eyes)
+        env = EncodedObservation(env, eyes, env_config["env"].views)
     return AgainstTruth(env) if env_config["against_truth"] else env
 
 

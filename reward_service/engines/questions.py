@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dopamine_rl.grm.template import PromptTemplate
 from dopamine_rl.interfaces import Prompt
+from dopamine_rl.tokens import EncodedImage, Image
 
 
 def prepare_prompts(
-    template: PromptTemplate, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]
+    template: PromptTemplate, images: Sequence[Image], prompts: Sequence[Prompt]
 ) -> tuple[list[Prompt], list[str]]:
     """Complete the prompts to the model's number of views, and check them: for each "" or why it is invalid.
 
@@ -23,7 +23,7 @@ def prepare_prompts(
     return [template.fill(prompt) for prompt in prompts], [_fault(images, prompt) for prompt in prompts]
 
 
-def _fault(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
+def _fault(images: Sequence[Image], prompt: Prompt) -> str:
     """Why a prompt's pictures are invalid, or ""."""
     if not all(0 <= index < len(images) for index in prompt.images):
         return f"a picture index is outside 0 … {len(images) - 1}"
@@ -34,8 +34,13 @@ def _fault(images: Sequence[NDArray[np.uint8]], prompt: Prompt) -> str:
     return ""
 
 
-def content_name(image: NDArray[np.uint8]) -> bytes:
-    """A hash of a picture's shape and pixels."""
+def content_name(image: Image) -> bytes:
+    """A hash of an image's shape and pixels, or of its tokens: never the same for both, whatever a client sends."""
+    if isinstance(image, EncodedImage):
+        tokens = image.tokens
+        name = hashlib.sha256(f"tokens {image.shape} {tokens.dtype.str} {tokens.shape}".encode())
+        name.update(np.ascontiguousarray(tokens).data)
+        return name.digest()
     name = hashlib.sha256(repr(image.shape).encode())
     name.update(np.ascontiguousarray(image).data)
     return name.digest()

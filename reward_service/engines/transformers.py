@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dopamine_rl.encoders.tower import TowerEncoder
 from dopamine_rl.errors import BadInput
 from dopamine_rl.grm.checkpoint import load_grm
 from dopamine_rl.grm.layout import Pictures, PromptLayout, missing_prefixes
 from dopamine_rl.grm.model import GRM
 from dopamine_rl.grm.readout import Reader, binned_hops
 from dopamine_rl.interfaces import Prompt
+from dopamine_rl.tokens import EncodedImage, Image
 from dopamine_rl.types import HopEstimates, check_views
 from reward_service.engines.cache import TensorCache
 from reward_service.engines.questions import content_name, prepare_prompts
@@ -41,9 +43,9 @@ some 60 MB with a released model of 3 billion parameters; with less, every frame
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Table:
-    """The pictures of one call: pixels, content hashes, and for each the first index with equal content."""
+    """The images of one call: pixels or tokens, content hashes, and for each the first index with equal content."""
 
-    images: Sequence[NDArray[np.uint8]]
+    images: Sequence[Image]
     content: list[bytes]
     first: list[int]
 
@@ -68,7 +70,7 @@ class _Group:
 
 
 class TransformersEngine:
-    """Implements `interfaces.Engine` with a transformers model, whose weights must not change any more.
+    """Implements `interfaces.TokenEngine` with a transformers model, whose weights must not change any more.
 
     Args:
         grm: a model, or the folder of one.
@@ -95,6 +97,10 @@ class TransformersEngine:
         usable = usable_device(device)
         self._grm = grm if isinstance(grm, GRM) else load_grm(grm)
         self._version = self._grm.model_version
+        encoder = TowerEncoder(self._grm.vision)
+        # An actor's tower computes in single precision; one that rounds more gives other tokens.
+        self._tower_version = encoder.saved().version if self._grm.model.dtype == torch.float32 else ""
+        self._token_shape = encoder.token_shape
         self._grm.model.to(usable).eval()
         self._cache = TensorCache(default_cache_bytes(usable) if cache_bytes is None else cache_bytes)
         self._reader = Reader(self._grm)
@@ -106,21 +112,31 @@ class TransformersEngine:
         return self._version
 
     @property
+    def tower_version(self) -> str:
+        """Content hash of the vision tower; "" for a model in half precision, which takes pixels alone."""
+        return self._tower_version
+
+    @property
     def cached_bytes(self) -> int:
         """Current size of the cache."""
         return self._cache.bytes
 
-    def estimate(self, images: Sequence[NDArray[np.uint8]], prompts: Sequence[Prompt]) -> HopEstimates:
+    def estimate(self, images: Sequence[Image], prompts: Sequence[Prompt]) -> HopEstimates:
         """Answer N prompts about M pictures. Implements `Engine.estimate`; concurrent calls run one at a time.
 
-        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, its
-        instruction does not fit the template, or the model's answer is not finite; intermediate results used only by
-        such answers are not cached.
+        A prompt is invalid, with a reason, if its pictures differ in size or cannot be cut into patches, tokens have
+        another shape than the tower's, its instruction does not fit the template, or the model's answer is not finite;
+        intermediate results used only by such answers are not cached.
         """
         for index, image in enumerate(images):
-            check_views(f"images[{index}]", image, 3)
+            if not isinstance(image, EncodedImage):
+                check_views(f"images[{index}]", image, 3)
         values = np.full((3, len(prompts)), np.nan, np.float32)
         prompts, reasons = prepare_prompts(self._grm.template, images, prompts)
+        misfits = self._misfits(images)
+        for index, prompt in enumerate(prompts):
+            if not reasons[index] and not misfits.keys().isdisjoint(prompt.images):
+                reasons[index] = next(misfits[image] for image in prompt.images if image in misfits)
         by_size: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for index, prompt in enumerate(prompts):
             if not reasons[index]:
@@ -134,6 +150,20 @@ class TransformersEngine:
                     for index, reason in zip(chunk, why, strict=True):
                         reasons[index] = reason
         return HopEstimates(values[0], values[1], values[2], tuple(reasons))
+
+    def _misfits(self, images: Sequence[Image]) -> dict[int, str]:
+        """What is wrong with images whose tokens have another shape than the tower gives them, by index."""
+        misfits = {}
+        for index, image in enumerate(images):
+            if isinstance(image, EncodedImage):
+                try:
+                    expected = self._token_shape(*image.shape[:2])
+                except BadInput as error:
+                    misfits[index] = str(error)
+                else:
+                    if image.tokens.shape != expected:
+                        misfits[index] = f"its tokens have shape {image.tokens.shape}, not {expected}"
+        return misfits
 
     def _answer(self, table: _Table, prompts: Sequence[Prompt]) -> tuple[NDArray[np.float32], list[str]]:
         """Gain, loss and entropy, float32 [3, N], of prompts with pictures of one size; and reasons of invalid ones."""
@@ -186,16 +216,21 @@ class TransformersEngine:
         return prefixes
 
     def _features(self, table: _Table, names: Sequence[int]) -> tuple[torch.Tensor, dict[int, int]]:
-        """Features [R, tokens, D] of pictures, from the cache or encoded, and each picture's row."""
-        cached = {name: self._cache.get(table.content[name]) for name in names}
-        new = [name for name in names if cached[name] is None]
+        """Features [R, tokens, D] of images: given as tokens, from the cache or encoded; and each image's row."""
+        old, pixels = {}, {}
+        for name in names:
+            image = table.images[name]
+            if isinstance(image, EncodedImage):
+                old[name] = torch.tensor(image.tokens, dtype=torch.float32, device=self._grm.model.device)
+            elif (features := self._cache.get(table.content[name])) is not None:
+                old[name] = features
+            else:
+                pixels[name] = image
+        new = list(pixels)
         parts = [
-            self._reader.encode(
-                np.stack([table.images[name] for name in new[start : start + PICTURES_PER_PASS]])
-            ).tokens
+            self._reader.encode(np.stack([pixels[name] for name in new[start : start + PICTURES_PER_PASS]])).tokens
             for start in range(0, len(new), PICTURES_PER_PASS)
         ]
-        old = {name: features for name, features in cached.items() if features is not None}
         if old:
             parts.append(torch.stack(list(old.values())))
         return torch.cat(parts) if parts else torch.empty(0), {name: row for row, name in enumerate([*new, *old])}
@@ -211,7 +246,7 @@ class TransformersEngine:
     ) -> None:
         """Cache the features and prefixes of questions with valid answers."""
         for name in dict.fromkeys(itertools.chain(*questions)):
-            if name in rows:
+            if name in rows and not isinstance(table.images[name], EncodedImage):  # tokens come with every request
                 self._cache.put(table.content[name], features[rows[name]])
         for prefix in itertools.chain(*missing_prefixes(group.layout, questions, {})):
             if prefix in group.prefixes and prefix not in cached:
@@ -235,7 +270,7 @@ def default_cache_bytes(device: torch.device) -> int:
     return max(CACHE_BYTES, int(free * GPU_SHARE))
 
 
-def _tabulate(images: Sequence[NDArray[np.uint8]]) -> _Table:
+def _tabulate(images: Sequence[Image]) -> _Table:
     """Hash the pictures and find the first of each content."""
     content = [content_name(image) for image in images]
     first: dict[bytes, int] = {}

@@ -18,7 +18,7 @@ from learner.algorithms.common import TrainingSetup, configure
 from learner.config import LearnerConfig
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
-from tests.fakes import FakeEngine, frame
+from tests.fakes import FakeEngine, frame, tokens
 
 GAMMA, STRIDE, HORIZON = 0.9, 3, 10
 
@@ -48,6 +48,14 @@ class Walk(gymnasium.Env):
         if self.t % STRIDE == 0 or self.t == HORIZON:
             info["scored_views"] = frame(self.x)
         return np.array([self.x], np.float32), info
+
+
+class Encoding(Walk):
+    """Also encodes its scored frames."""
+
+    def _see(self):
+        observation, info = super()._see()
+        return observation, info | ({"scored_tokens": tokens(self.x, "a")} if "scored_views" in info and self.t else {})
 
 
 class Broken(LocalRewardClient):
@@ -257,3 +265,20 @@ def test_a_crashed_environment_loses_its_open_fragment_and_nothing_else(hold_bac
     counts = MetricsLogger.peek_results(runner.get_metrics()["labels"])
     assert counts["asked"] == counts["answered"] + counts["late"]
     assert (counts["late"], counts["errors"]) == (1, 0)
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_tokens_go_to_the_service_and_never_to_the_learner(num_envs):
+    counts = {"encoded": 0, "pictures": 0}
+
+    class Service(LocalRewardClient):
+        def submit(self, request):
+            counts["pictures" if request.frame_tokens is None else "encoded"] += len(request.frames)
+            return super().submit(request)
+
+    runner = make_runner(lambda: Service(Scorer(FakeEngine(tower="a"))), num_envs=num_envs, env=Encoding)
+    chunks = sample(runner, 2 * HORIZON * num_envs, 1)
+    assert counts["encoded"] >= 6 * num_envs
+    assert counts["pictures"] == 0
+    assert all(labels.valid.all() for labels in labels_of(chunks))
+    assert not any("scored_tokens" in infos or "scored_views" in infos for c in chunks for infos in c.get_infos())

@@ -13,6 +13,7 @@ from actors.demonstrations import record
 from actors.envs import make_env
 from actors.experts.peg import PegInsertionExpert
 from actors.eyes import EncodedObservation, check_sight, sight_of
+from actors.label_requests import Frame, Question, make_request
 from actors.maniskill import PROPRIOCEPTION_SIZE, EnvConfig, PegInsertionEnv
 from actors.workers import LatestObservation, PolicyExpert, load_acting
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION, Eyes, Sight
@@ -20,6 +21,9 @@ from dopamine_rl.encoders.loading import load_encoder
 from dopamine_rl.encoders.recorded import encoded, shift, shifted
 from dopamine_rl.errors import BadInput
 from dopamine_rl.policy import save_policy
+from dopamine_rl.types import EpisodeContext
+from reward_service.engines.transformers import TransformersEngine
+from reward_service.scorer import Scorer
 
 CONFIG = EnvConfig(views=("front", "wrist"), observation="pictures", policy_views=("wrist",), horizon=9, stride=4)
 STILL = np.zeros(6, np.float32)
@@ -79,6 +83,31 @@ def test_who_does_not_look_costs_no_picture(env: PegInsertionEnv, count_pictures
     demonstration = record(env, PegInsertionExpert(), 1, np.random.default_rng(0))
     assert len(count_pictures) == len(demonstration.frames) < len(demonstration.observations)
     assert demonstration.observations.shape[1] == PROPRIOCEPTION_SIZE
+
+
+@pytest.mark.render
+def test_each_view_is_encoded_once_and_scored_as_its_picture(env: PegInsertionEnv) -> None:
+    sight, tower = sight_of(CONFIG), load_encoder("grm:grm-mini").saved()
+    assert sight is not None
+    seeing = EncodedObservation(env, Eyes(sight, tower), CONFIG.views)
+    first = seeing.reset(seed=3)[1]["scored_views"]
+    scored = []
+    for step in range(1, CONFIG.horizon + 1):
+        vector, _, _, _, infos = seeing.step(np.full(6, 0.3, np.float32))
+        assert ("scored_tokens" in infos) == ("scored_views" in infos)
+        if "scored_views" in infos:
+            scored.append(Frame(step, infos["scored_views"], infos["scored_tokens"]))
+            assert np.allclose(vector[PROPRIOCEPTION_SIZE:], infos["scored_tokens"].values[1].ravel(), atol=1e-2)
+    assert [one.time for one in scored] == [4, 8, 9]
+    assert seeing.encoded_pictures == 1 + CONFIG.horizon + 3  # wrist once a step, front where it is scored
+    context = EpisodeContext("e", "insert the peg into the hole", first[0], first[0], first, scored[-1].views)
+    scorer = Scorer(TransformersEngine("grm-mini"))
+    question = Question(context, "", tuple(scored), Frame(0, first))
+    requests = [make_request(question, 1e4), make_request(question, 1e4, tower.version)]
+    pictures, tokens = scorer.score(requests)
+    assert pictures.valid.all()
+    assert np.ptp(pictures.hops) > 0.01
+    assert np.allclose(pictures.hops, tokens.hops, atol=1e-3)
 
 
 @pytest.mark.render

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import math
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 
 import msgpack
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dopamine_rl.errors import BadInput, WireError
 from dopamine_rl.progress import FoldState, fold
+from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import EpisodeContext, FusionConfig, ScoreReply, ScoreRequest
 from dopamine_rl.wire import WireLimits, decode_reply, decode_request, encode_reply, encode_request
 
@@ -27,6 +28,18 @@ def make_request(start: float | None = 0.25, version: str | None = "v1") -> Scor
 
     context = EpisodeContext("ep 1", "insert the peg – ✓", pixels(), pixels(), pixels(2), pixels(2), version)
     return ScoreRequest(context, pixels(2), pixels(3, 2), (5, 10, 16), 250.0, start, FusionConfig("consistency", 7.0))
+
+
+def make_encoded_request(dtype: type = np.float32) -> ScoreRequest:
+    values = np.random.default_rng(1).normal(0, 1, (4, 2, 5, 3)).astype(dtype)
+    request = make_request()
+    return replace(
+        request,
+        previous=request.previous[:0],
+        frames=request.frames[:, :0],
+        previous_tokens=FrameTokens("tower", values[0]),
+        frame_tokens=FrameTokens("tower", values[1:]),
+    )
 
 
 def make_reply(with_fold: bool = True) -> ScoreReply:
@@ -44,7 +57,7 @@ def assert_same(a: object, b: object) -> None:
         if isinstance(x, np.ndarray):
             assert x.dtype == y.dtype
             np.testing.assert_array_equal(x, y)
-        elif field.name in ("context", "folded") and x is not None:
+        elif is_dataclass(x):
             assert_same(x, y)
         else:
             assert x == y
@@ -54,6 +67,52 @@ def assert_same(a: object, b: object) -> None:
 def test_a_request_comes_back_as_it_went(start: float | None, version: str | None) -> None:
     request = make_request(start, version)
     assert_same(request, decode_request(encode_request(request)))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_frames_travel_as_tokens(dtype: type) -> None:
+    request = make_encoded_request(dtype)
+    message = encode_request(request)
+    assert_same(request, decode_request(message))
+    assert b"tokens" not in encode_request(make_request())  # as services without tokens know it
+    older = msgpack.unpackb(message)
+    for name in ("previous_tokens", "frame_tokens"):
+        del older["body"][name]  # what a service does that knows no such field
+    with pytest.raises(BadInput, match="previous = "):
+        decode_request(msgpack.packb(older))
+
+
+def test_tokens_that_cannot_be_used_are_refused() -> None:
+    request, values = make_encoded_request(), np.zeros((3, 2, 5, 3), np.float32)
+    for damage, match in ((np.nan, "finite"), (np.inf, "finite"), (1e6, "at most 65504")):
+        with pytest.raises(BadInput, match=match):
+            FrameTokens("tower", values + np.float32(damage))
+    for wrong, match in (
+        (values.astype(np.float64), "float32 or float16"),
+        (values[0, 0], "empty axis"),
+        (values[:0], "empty"),
+    ):
+        with pytest.raises(BadInput, match=match):
+            FrameTokens("tower", wrong)
+    for changes, match in (
+        ({"frame_tokens": FrameTokens("tower", values[:2])}, "tokens of the 2 views of frames"),
+        ({"frame_tokens": FrameTokens("tower", values[:, :1])}, "tokens of the 2 views of frames"),
+        ({"frame_tokens": FrameTokens("other", values)}, "one tower"),
+        ({"frames": make_request().frames}, "leave out the pictures"),
+        ({"previous_tokens": None}, "no empty axis"),
+    ):
+        with pytest.raises(BadInput, match=match):
+            replace(request, **changes)
+    message = msgpack.unpackb(encode_request(request))
+    for name, value, match in (
+        ("dtype", "<f8", "one of <f4"),
+        ("shape", [3, 2, 5], "do not fill"),
+        ("shape", [3, 90, 5, 3], "16 views"),
+    ):
+        damaged = copy.deepcopy(message)
+        damaged["body"]["frame_tokens"]["values"][name] = value
+        with pytest.raises((BadInput, WireError), match=match):
+            decode_request(msgpack.packb(damaged))
 
 
 def test_a_request_that_continues_an_episode_comes_back_as_it_went() -> None:

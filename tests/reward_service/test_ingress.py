@@ -131,7 +131,10 @@ def test_refusals(url: str, data: bytes, headers: dict[str, str], status: int, k
 
 def test_other_addresses(url: str) -> None:
     assert requests.get(url + "/healthz", timeout=5).json() == {"status": "ok"}
-    assert requests.get(url + "/v1/version", timeout=5).json() == {"model_version": "fake-1"}
+    assert requests.get(url + "/v1/version", timeout=5).json() == {
+        "model_version": "fake-1",
+        "tower_version": "",
+    }
     assert requests.get(url + "/openapi.json", timeout=5).json() == document()
     assert "<code>POST /v1/score</code>" in requests.get(url + "/docs", timeout=5).text
     assert _error(requests.get(url + "/nothing", timeout=5))["type"] == "NotFound"

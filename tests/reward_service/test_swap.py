@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -16,6 +17,7 @@ os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 import ray
 from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
+from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.errors import CheckpointError, ScoringError, ServiceUnavailable, VersionUnavailable
 from dopamine_rl.types import ScoreReply
 from reward_service import ledger_store
@@ -25,7 +27,7 @@ from reward_service.scorer import Scorer
 from reward_service.service import ServiceConfig
 from reward_service.swap import SwapConfig, swap
 from tests.contracts import assert_same_answer
-from tests.fakes import FakeEngine, make_request, write_checkpoint
+from tests.fakes import FakeEngine, frame, make_request, tokens, write_checkpoint
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.ray
@@ -104,6 +106,27 @@ def test_under_load_no_request_fails_and_running_episodes_keep_their_version(che
         _check(client, (None, "v1"), ("v3", "v3"))
         with pytest.raises(VersionUnavailable):
             client.submit(make_request(model_version="v2")).result(10.0)
+
+
+def test_a_model_with_another_tower_loses_no_label_of_an_actor_that_encodes(tmp_path: Path) -> None:
+    first, second = (write_checkpoint(tmp_path / tower, f"with {tower}", tower=tower) for tower in ("a", "b"))
+    context = make_request().context
+    with _service("towers", first, replicas=1) as client:
+        assert client.tower_version(10.0) == "a"
+        labeller = Labeller(LabellerConfig("grm", 0.9, 1, deadline_s=30.0), client)
+        for episode in range(3):
+            labeller.begin(f"{episode}", context)
+            for time in range(1, 7):
+                labeller.observe(f"{episode}", time, frame(time / 10), True, tokens(time / 10, "a"))
+                if (episode, time) == (0, 3):
+                    swap("towers", second, FORCED)
+            assert labeller.collect(f"{episode}", 0, np.zeros(6, np.float32), True)[1].valid.all()
+            assert labeller.version(f"{episode}") == ("with b" if episode else "with a")
+        assert (labeller.counts.asked, labeller.counts.answered) == (18, 18)
+        counts = client.describe(10.0).counts
+        assert (counts.encoded, counts.frames) == (6, 18)
+        assert 1 <= counts.wrong_tower == labeller.counts.retried <= 6
+        assert client.describe(10.0).towers == ("b", "a")
 
 
 def test_a_swap_survives_lost_replicas_and_a_lost_controller(checkpoints: dict[str, Path]) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from dopamine_rl.encoders.tower import TowerEncoder
 from dopamine_rl.errors import BadInput, CheckpointError
 from dopamine_rl.grm.checkpoint import save_grm
-from dopamine_rl.grm.config import GRMConfig
+from dopamine_rl.grm.config import GRMConfig, LoRAConfig
+from dopamine_rl.grm.lora import adapters, add_low_rank
 from dopamine_rl.grm.model import GRM, build_grm
 from dopamine_rl.interfaces import Prompt
+from dopamine_rl.tokens import EncodedImage
 from reward_service.engines import transformers as engines
 from reward_service.engines.transformers import CACHE_BYTES, TransformersEngine, default_cache_bytes
 
@@ -106,3 +110,51 @@ def test_a_gpu_has_room_for_the_prompts_of_large_models(monkeypatch: pytest.Monk
     assert default_cache_bytes(torch.device("cpu")) == CACHE_BYTES
     free = 2**20
     assert default_cache_bytes(torch.device("cuda")) == CACHE_BYTES
+
+
+def encoded(grm: GRM, images: list[np.ndarray]) -> list[EncodedImage]:
+    tokens = TowerEncoder(grm.vision).look(np.stack(images))[1]
+    return [EncodedImage(own, image.shape) for own, image in zip(tokens, images, strict=True)]
+
+
+def test_tokens_are_answered_as_their_pictures(grm: GRM) -> None:
+    engine, images = TransformersEngine(grm, threads=1), pictures(6)
+    prompts = [prompt(0, 1, 2, 3, 4, 5), prompt(0, 1, 4, 5, 2, 3)]
+    expected = engine.estimate(images, prompts)
+    for number in (4, 2, 0):  # AFTER alone, BEFORE too, everything
+        answer = engine.estimate([*images[:number], *encoded(grm, images[number:])], prompts)
+        np.testing.assert_allclose(answer.gain - answer.loss, expected.hop, atol=1e-5)
+    assert answer.valid.all()
+
+
+def test_false_tokens_spoil_no_answer_about_pictures(grm: GRM) -> None:
+    engine, images, asked = TransformersEngine(grm, threads=1), pictures(6), [prompt(0, 1, 2, 3, 4, 5)]
+    expected = TransformersEngine(grm).estimate(images, asked)
+    false = [replace(view, tokens=np.full_like(view.tokens, 6e4)) for view in encoded(grm, images)]
+    engine.estimate([*images[:2], *false[2:]], asked)
+    cached = engine.cached_bytes
+    engine.estimate(false, asked)
+    np.testing.assert_array_equal(engine.estimate(images, asked).hop, expected.hop)
+    assert cached > 0
+    short = [replace(view, tokens=view.tokens[:-1]) for view in false]
+    answer = engine.estimate(
+        [*images[:4], *short[4:], *images[4:]], [prompt(0, 1, 2, 3, 4, 5), prompt(0, 1, 2, 3, 6, 7)]
+    )
+    assert answer.reasons[0] == "its tokens have shape (3, 32), not (4, 32)"
+    np.testing.assert_allclose(answer.hop[1], expected.hop[0], atol=1e-5)
+
+
+def test_the_tower_has_a_version_of_its_own(grm: GRM) -> None:
+    version = TransformersEngine(grm).tower_version
+    assert version == TowerEncoder(grm.vision).saved().version
+    for targets, same in ((LoRAConfig(2), True), (LoRAConfig(2, vision_targets=("qkv",)), False)):
+        adapted = build_grm(TINY)
+        add_low_rank(adapted.model, targets)
+        for _, adapter in adapters(adapted.model):
+            torch.nn.init.ones_(adapter.up)
+        engine = TransformersEngine(adapted)
+        assert engine.model_version != TransformersEngine(grm).model_version
+        assert (engine.tower_version == version) == same
+        assert TowerEncoder.restore(TowerEncoder(adapted.vision).saved()).saved().version == engine.tower_version
+    grm.model.to(torch.bfloat16)
+    assert TransformersEngine(grm).tower_version == ""
