@@ -44,7 +44,8 @@ def every_set(config, tmp_path):
 def test_no_seed_serves_two_purposes_in_any_preset(tmp_path):
     for name in preset_names(PRESETS):
         config = load_preset(ExperimentConfig, PRESETS / f"{name}.toml")
-        config = replace(config, demonstrations=replace(config.demonstrations, gate_behaviours=3))
+        if config.success == "env":
+            config = replace(config, demonstrations=replace(config.demonstrations, gate_behaviours=3))
         if config.env.start == "insertion":
             config = practising(config, 5)
         unseen = range(config.evaluation.first_seed, config.evaluation.first_seed + config.evaluation.episodes)
