@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dopamine_rl.addresses import is_loopback
 from dopamine_rl.errors import BadInput, Overloaded, require
 from dopamine_rl.wire import DEFAULT_LIMITS, WireLimits
 from reward_service.statuses import RateLimited, Unauthorized
@@ -83,16 +84,6 @@ class IngressConfig:
             *((name, getattr(self, name) >= 1, "give at least 1") for name in counts),
             *((name, 0.0 < getattr(self, name) < 1e9, "give a finite number above 0") for name in rates + times),
         )
-
-
-def is_loopback(host: str) -> bool:
-    """True if only this machine can connect to the host. Host names other than localhost count as public."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def client_name(address: str) -> str:

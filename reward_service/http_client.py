@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 
 import requests
 
+from dopamine_rl.addresses import is_loopback
 from dopamine_rl.errors import BadInput, DopamineError, Overloaded, ScoringTimeout, ServiceUnavailable, WireError
 from dopamine_rl.types import ScoreReply, ScoreRequest
 from dopamine_rl.wire import DEFAULT_LIMITS, decode_reply, encode_request
-from reward_service.guards import is_loopback
 from reward_service.statuses import MEDIA_TYPES, error_from
 
 T = TypeVar("T")

@@ -13,9 +13,10 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from dopamine_rl.addresses import is_loopback
 from dopamine_rl.errors import BadInput
 from dopamine_rl.interfaces import RewardClient
-from reward_service.guards import IngressConfig, client_name, is_loopback, load_tls
+from reward_service.guards import IngressConfig, client_name, load_tls
 from reward_service.ingress import HEAD_BYTES, make_app
 
 CLOSE_S = 2.0

@@ -20,7 +20,8 @@ from typing import Any
 
 from actors.robots.driving import Driving, Period
 from actors.robots.supervisor import HOLD, RANKS, Refused, Session
-from actors.robots.wire import PROTOCOL, REQUEST_BYTES, is_loopback, pack, pack_observation, proof, receive
+from actors.robots.wire import PROTOCOL, REQUEST_BYTES, pack, pack_observation, proof, receive
+from dopamine_rl.addresses import is_loopback
 from dopamine_rl.errors import BadInput, RobotError, RobotLost, WireError
 from dopamine_rl.interfaces import ResettableRobot
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import socket
 import struct
 from collections.abc import Mapping
@@ -129,16 +128,6 @@ def _decoded(jpeg: bytes) -> Any:
     except ImportError:
         raise BadInput("pictures", "JPEG", "pip install pillow on the client's side") from None
     return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can connect to a host."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def split_address(field: str, address: str) -> tuple[str, int]:
