@@ -165,11 +165,16 @@ class ForeignEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
     @property
     def spaces(self) -> EnvironmentSpaces:
-        """What it observes and takes, in the user's units. Pictures in infos are looked at, so it begins an episode."""
-        picture = None
-        if self.config.views:
-            _, info = self.reset(seed=0)
-            picture = info[SCORED_VIEWS].shape[1:3]
+        """What it observes and takes, in the user's units.
+
+        Nothing moves for it, unless the pictures are in infos: then an episode is begun, to look at them.
+        """
+        shape: tuple[int, ...] = ()
+        if self.config.views and self._layout.pictures is not None:
+            shape = self._layout.pictures[self.config.views[0]]
+        elif self.config.views:
+            shape = self.reset(seed=0)[1][SCORED_VIEWS].shape[1:]
+        picture = (shape[0], shape[1]) if shape else None
         return EnvironmentSpaces(self._layout.size, tuple(self._low.tolist()), tuple(self._high.tolist()), picture)
 
     def close(self) -> None:

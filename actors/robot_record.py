@@ -14,6 +14,7 @@ from actors.robot_env import RobotEnv
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
+from dopamine_rl.files import write_text
 from dopamine_rl.spelling import one_of
 from dopamine_rl.types import Demonstration
 
@@ -115,7 +116,7 @@ def record_episode(
     if episode is None or infos["label"] == "discard":
         return "discarded"
     folder = write_demonstration(out, episode)
-    (folder / PERIODS).write_text(periods.about(), encoding="utf-8")
+    write_text(folder / PERIODS, periods.about())
     return "success" if episode.success else "failure"
 
 

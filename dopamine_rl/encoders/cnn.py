@@ -1,7 +1,6 @@
 """A small convolutional network as a policy's encoder: the one that is learned with the policy.
 
-It is sized for CPUs: each layer halves the picture, so that an update on 256 pictures of 64² pixels takes a quarter of
-a second on one core.
+It is sized for CPUs: each of its four layers halves the picture.
 
 Source: arXiv:2107.09645 (DrQ-v2): convolutions, then a linear layer, layer normalisation and tanh. Differs: four
 layers of stride 2 with 16 to 32 channels instead of one and three without, and every view is encoded by itself.

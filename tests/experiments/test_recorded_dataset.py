@@ -141,3 +141,9 @@ def test_what_cannot_be_learned_from_is_named(dataset: Path, tmp_path: Path) -> 
     (dataset / "meta/info.json").write_text(json.dumps(info))
     with pytest.raises(EpisodeError, match=r"give a dataset with observation\.state, a row per frame"):
         recorded_plans(_run(dataset, tmp_path / "columns"))
+
+
+def test_to_know_the_spaces_of_a_robot_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign = foreign_of(make_env(ENV))
+    monkeypatch.setattr(foreign.env, "reset", None)
+    assert foreign.spaces.picture == foreign.env.observation_space[NAMES[0]].shape[:2]
