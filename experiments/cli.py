@@ -89,6 +89,14 @@ BENCH = Group(
     },
 )
 
+CHAOS = Group(
+    "faults on purpose, and what they cost",
+    {
+        "reward-service": Command("break a service, and count lost labels", "experiments.chaos.reward_service"),
+        "robot": Command("break a simulated robot, and see it hold", "experiments.chaos.robot"),
+    },
+)
+
 DOPAMINE = Group(
     "progress rewards from a vision-language model for robot learning",
     {
@@ -104,7 +112,7 @@ DOPAMINE = Group(
         "robot": ROBOT,
         "grm": GRM,
         "bench": BENCH,
-        "chaos": Command("inject faults into a reward service, count lost labels", "experiments.chaos.__main__"),
+        "chaos": CHAOS,
         "doctor": Command("check this machine and say how to fix what is missing", "experiments.commands.doctor"),
         "completion": Command("print a completion script for bash or zsh", "experiments.commands.completion"),
     },

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from actors.robots.cameras import FrozenCameras
 from actors.robots.limits import Limits
 from actors.robots.motion import MotionFilter, still
 from actors.robots.supervisor import HOLD, STOP, Motion, Supervisor
@@ -73,6 +74,8 @@ class Driving:
         self.kinematic = isinstance(robot, KinematicRobot)
         tool_after = robot.tool_after if isinstance(robot, KinematicRobot) else None
         self.supervisor = Supervisor(limits, MotionFilter(limits, tool_after))
+        unchecked = dry_run or not limits.frozen_after_ms
+        self._cameras = FrozenCameras(0 if unchecked else max(2.0, limits.frozen_after_ms / 1e3 * limits.rate_hz))
         self.changed = threading.Condition()
         """Guards the supervisor and everything below; notified after every period."""
         self.observation: Mapping[str, Any] = {}
@@ -189,9 +192,12 @@ class Driving:
             with self.changed:
                 self.supervisor.protect(HOLD, f"no observation: {type(error).__name__}: {error}")
             return observation
+        moved = motion is not None and not refusal and self.supervisor.moves
+        frozen = self._cameras.frozen(observation, moved)
         with self.changed:
             if refusal:
                 self.supervisor.protect(HOLD, refusal)
+            self.supervisor.see(frozen)
             reason = self.supervisor.reason
             self.observation = observation
             self._recent.append(Period(number, time.monotonic(), acted_s, executed, by, reason))

@@ -65,7 +65,7 @@ class Faults:
 
 
 class FaultyRobot:
-    """A resettable driver with faults.
+    """A resettable driver with faults, which `faults` may change at any time.
 
     Args:
         robot: the driver. faults: of it.
@@ -74,7 +74,7 @@ class FaultyRobot:
     """
 
     def __init__(self, robot: Any, faults: Faults) -> None:
-        self._robot, self._faults, self._rng = robot, faults, np.random.default_rng(faults.seed)
+        self._robot, self.faults, self._rng = robot, faults, np.random.default_rng(faults.seed)
         self._frozen: Any = None
         self._commands = 0
         for field, name, known in (
@@ -90,19 +90,22 @@ class FaultyRobot:
     def get_observation(self) -> Mapping[str, Any]:
         """With a frozen picture."""
         observation = dict(self._robot.get_observation())
-        if self._faults.frozen:
-            self._frozen = observation[self._faults.frozen] if self._frozen is None else self._frozen
-            observation[self._faults.frozen] = self._frozen
+        frozen = self.faults.frozen
+        self._frozen = np.copy(observation[frozen]) if frozen and self._frozen is None else self._frozen
+        if frozen:
+            observation[frozen] = self._frozen
+        else:
+            self._frozen = None
         return observation
 
     def send_action(self, action: Mapping[str, float]) -> Mapping[str, float]:
         """Refused, blocked, or with an entry that does not move."""
         self._commands += 1
-        if self._rng.uniform() < self._faults.refuse:
+        if self._rng.uniform() < self.faults.refuse:
             raise RobotError("refused on purpose")
-        if self._faults.hang_s and self._commands % 100 == 0:
-            time.sleep(self._faults.hang_s)
-        stuck = self._faults.stuck
+        if self.faults.hang_s and self._commands % 100 == 0:
+            time.sleep(self.faults.hang_s)
+        stuck = self.faults.stuck
         told = {**action, stuck: self._robot.get_observation().get(stuck, 0.0)} if stuck else dict(action)
         executed: Mapping[str, float] = self._robot.send_action(told)
         return {**executed, stuck: action[stuck]} if stuck else executed
@@ -122,7 +125,7 @@ class FaultyRobot:
 
     def reset(self, seed: int) -> None:
         """By a person who takes their time."""
-        time.sleep(self._faults.slow_person_s)
+        time.sleep(self.faults.slow_person_s)
         self._robot.reset(seed)
 
 
@@ -131,12 +134,13 @@ class FaultyLink:
 
     Args:
         address: HOST:PORT of the server.
-        faults: of the way.
+        faults: of the way; `self.faults` may be changed at any time.
         port: to listen on, on this machine; 0 takes a free one.
     """
 
     def __init__(self, address: str, faults: Faults, port: int = 0) -> None:
-        self._to, self._faults, self._port = split_address("address", address), faults, port
+        self._to, self.faults, self._port = split_address("address", address), faults, port
+        self._silent_until_s = 0.0
         self._rng, self._open = np.random.default_rng(faults.seed), set[socket.socket]()
 
     def __enter__(self) -> FaultyLink:
@@ -148,6 +152,15 @@ class FaultyLink:
     def __exit__(self, *_: object) -> None:
         for connection in [self._socket, *self._open]:
             _close(connection)
+
+    def cut(self) -> None:
+        """Break all connections."""
+        for connection in list(self._open):
+            _close(connection)
+
+    def silence(self, for_s: float) -> None:
+        """Carry nothing for so long, without breaking a connection."""
+        self._silent_until_s = time.monotonic() + for_s
 
     def _accept(self) -> None:
         while True:
@@ -163,8 +176,8 @@ class FaultyLink:
                 waiting: queue.Queue[tuple[float, bytes]] = queue.Queue(1000)
                 threading.Thread(target=self._read, args=(one, waiting), daemon=True).start()
                 threading.Thread(target=self._write, args=(one, other, waiting), daemon=True).start()
-            if self._faults.disconnect_every_s:
-                timer = threading.Timer(self._faults.disconnect_every_s, lambda ends=(near, far): [*map(_close, ends)])
+            if self.faults.disconnect_every_s:
+                timer = threading.Timer(self.faults.disconnect_every_s, lambda ends=(near, far): [*map(_close, ends)])
                 timer.daemon = True
                 timer.start()
 
@@ -175,14 +188,15 @@ class FaultyLink:
                 data = source.recv(CHUNK)
             except OSError:
                 data = b""
-            late_s = (self._faults.latency_ms + self._rng.uniform(0.0, self._faults.jitter_ms)) / 1e3
-            late_s += RESENT_S * (self._rng.uniform() < self._faults.loss)
+            late_s = (self.faults.latency_ms + self._rng.uniform(0.0, self.faults.jitter_ms)) / 1e3
+            late_s += RESENT_S * (self._rng.uniform() < self.faults.loss)
             waiting.put((time.monotonic() + late_s, data))
 
     def _write(self, source: socket.socket, sink: socket.socket, waiting: queue.Queue[tuple[float, bytes]]) -> None:
         while True:
             due_s, data = waiting.get()
-            time.sleep(max(0.0, due_s - time.monotonic()))
+            while (wait_s := max(due_s, self._silent_until_s) - time.monotonic()) > 0.0:
+                time.sleep(wait_s)
             try:
                 if not data:
                     raise OSError

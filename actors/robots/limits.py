@@ -3,6 +3,7 @@
     rate_hz = 10.0            # control periods per second
     hold_after_ms = 300.0     # no command for so long: the robot holds
     stop_after_ms = 3000.0    # and then it stops
+    frozen_after_ms = 2000.0  # of motion in which a picture stays the same: it holds; 0: never. May be left out
 
     [axes."shoulder.pos"]     # one table for each entry of an action
     kind = "position"         # the action is a target; "delta": it is a displacement per control period
@@ -74,6 +75,7 @@ class Limits:
         hold_after_ms, stop_after_ms: time without a command after which the robot holds, and stops.
         axes: of every entry of an action, by its name.
         box: lowest and highest [x, y, z] of the tool, metres; None: not checked.
+        frozen_after_ms: time of motion in which a picture may stay the same; 0: not checked.
     """
 
     rate_hz: float
@@ -81,6 +83,7 @@ class Limits:
     stop_after_ms: float
     axes: Mapping[str, AxisLimits]
     box: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    frozen_after_ms: float = 2000.0
 
     def __post_init__(self) -> None:
         period_ms = 1e3 / self.rate_hz if self.rate_hz > 0 else math.inf
@@ -90,6 +93,11 @@ class Limits:
             ("rate_hz", 0.0 < self.rate_hz <= MOST_HZ, f"give control periods per second, at most {MOST_HZ:g}"),
             ("hold_after_ms", period_ms <= self.hold_after_ms < math.inf, f"give at least a period, {period_ms:g}"),
             ("stop_after_ms", self.hold_after_ms <= self.stop_after_ms < math.inf, "give at least hold_after_ms"),
+            (
+                "frozen_after_ms",
+                0.0 <= self.frozen_after_ms < math.inf,
+                "give a time, or 0 to leave pictures unchecked",
+            ),
             ("axes", bool(self.axes), 'give a table [axes."NAME"] for every entry of an action'),
         )
         for name, axis in self.axes.items():
@@ -138,7 +146,8 @@ def load_limits(path: Path) -> Limits:
     except ValueError as error:
         raise BadInput("limits", str(path), f"mend the TOML: {error}") from None
     values = {key: value for key, value in content.items() if key not in ("axes", "workspace")}
-    _check_keys("", values, ("rate_hz", "hold_after_ms", "stop_after_ms"))
+    needed = ("rate_hz", "hold_after_ms", "stop_after_ms")
+    _check_keys("", {name: value for name, value in values.items() if name != "frozen_after_ms"}, needed)
     axes = {name: _axis(f'axes."{name}"', table) for name, table in _table("axes", content.get("axes", {})).items()}
     box = None
     if "workspace" in content:

@@ -26,6 +26,10 @@ ROUNDING = 1e-6
 """Share of a step by which a driver may report more than it was asked for."""
 
 
+SMALL = 0.1
+"""Share of a step that may go unseen in a picture."""
+
+
 class MotionRefused(RobotError):
     """An action that must not be executed, nor anything like it; the robot holds."""
 
@@ -74,6 +78,11 @@ class MotionFilter:
     def end(self) -> None:
         """The motion is over; the next action begins at the measured pose again."""
         self.moving = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the last action moved an axis by more than a small share of its step."""
+        return self.moving and bool((np.abs(self._speed) > SMALL * self._step).any())
 
     def admit(self, action: Mapping[str, float], observation: Mapping[str, Any]) -> dict[str, float]:
         """The action to execute now: the given one, limited.

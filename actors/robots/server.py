@@ -67,6 +67,24 @@ class Listening:
                 raise BadInput("token", "", "give one: other machines can reach this robot")
 
 
+class Complaints:
+    """Logs at most one line in so many seconds, with the number of those left out, so that no stranger fills a disk."""
+
+    def __init__(self, every_s: float = 1.0) -> None:
+        self._every_s, self._last_s, self._left_out, self._lock = every_s, -every_s, 0, threading.Lock()
+
+    def add(self, line: str) -> None:
+        """Log a line, or count it."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._last_s < self._every_s:
+                self._left_out += 1
+                return
+            more = f" ({self._left_out} more before)" if self._left_out else ""
+            self._last_s, self._left_out = now, 0
+        logger.warning("%s%s", line, more)
+
+
 class RobotServer:
     """Serves a robot. Use as a context.
 
@@ -81,6 +99,7 @@ class RobotServer:
         self._connections: set[socket.socket] = set()
         self._sessions = 0
         self._label, self._asked = (0, ""), ""
+        self._complaints = Complaints()
         self._answers: dict[str, Callable[[Session, Mapping[str, Any]], Mapping[str, Any]]] = {
             name.removeprefix("_on_"): getattr(self, name) for name in dir(self) if name.startswith("_on_")
         }
@@ -137,7 +156,7 @@ class RobotServer:
             connection.settimeout(self._listening.idle_s)
             self._converse(connection, session)
         except (WireError, Refused) as error:
-            logger.warning("%s: connection closed: %s", host, error)
+            self._complaints.add(f"{host}: connection closed: {error}")
             with contextlib.suppress(OSError):
                 connection.sendall(pack({"n": 0, "ok": False, "reason": str(error)[:MOST_TEXT]}))
         except (OSError, RobotLost):

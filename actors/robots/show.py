@@ -31,5 +31,7 @@ def show_limits(arguments: LimitsArguments) -> None:
         f"Without a command the robot holds after {limits.hold_after_ms:g} ms, "
         f"and stops after {limits.stop_after_ms:g} ms."
     )
+    if limits.frozen_after_ms:
+        print(f"It holds, too, where a picture stays the same during {limits.frozen_after_ms:g} ms of motion.")
     if limits.box is not None:
         print(f"Workspace, metres: {list(limits.box[0])} to {list(limits.box[1])}; needs a driver with tool_after.")

@@ -83,6 +83,7 @@ class Supervisor:
             False,
         )
         self.counts: Counter[str] = Counter()
+        self._unseen = ""
 
     def take(self, session: Session, now: float) -> None:
         """Give control to a session; also that of an equal who has sent nothing until the watchdog stopped the robot.
@@ -134,6 +135,8 @@ class Supervisor:
                 raise Refused("the robot is being reset")
             if self.holder is None or self.holder.number != session.number:
                 raise Refused(f"{self.holder.name or self.holder.rank if self.holder else 'nobody'} has control")
+            if self._unseen and session.rank == "policy":
+                raise Refused(self._unseen)
             if sent_s is not None and now - sent_s > self.limits.hold_after_ms / 1e3:
                 raise Refused(f"the action is {1e3 * (now - sent_s):.0f} ms old")
             try:
@@ -183,6 +186,22 @@ class Supervisor:
         """Hold or stop the robot, because of a fault."""
         self.counts["faults"] += 1
         self._protect(how, STOPPED if how == STOP else HOLDING, reason)
+
+    @property
+    def moves(self) -> bool:
+        """Whether the last action moved the robot so far that pictures show it."""
+        return self._motion.moves
+
+    def see(self, frozen: str) -> None:
+        """Hold the robot where a camera shows nothing new; until it does, no policy drives.
+
+        Args:
+            frozen: what is wrong; "" if nothing is.
+        """
+        if frozen and not self._unseen:
+            self.counts["frozen"] += 1
+            self.protect(HOLD, frozen)
+        self._unseen = frozen
 
     def emergency_stop(self, reason: str) -> None:
         """Stop the robot until a person re-arms it."""

@@ -11,7 +11,7 @@ import pytest
 
 from actors.labeller import Labeller, LabellerConfig
 from experiments.chaos.clients import judge
-from experiments.chaos.faults import FAULTS, schedule
+from experiments.chaos.service_faults import FAULTS, schedule
 from reward_service.local import LocalRewardClient
 from reward_service.scorer import Scorer
 from tests.experiments.test_peg_insert import ROOT, environment
@@ -88,7 +88,7 @@ def test_every_kind_of_fault_comes_as_often_as_any_other(seed: int) -> None:
 @pytest.mark.ray
 @pytest.mark.long
 def test_a_service_that_is_broken_in_nine_ways_loses_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "experiments.chaos", "reward-service", "--faults", "9"]
+    command = [sys.executable, "-m", "experiments.cli", "chaos", "reward-service", "--faults", "9"]
     done = subprocess.run(command, cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])

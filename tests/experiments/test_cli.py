@@ -109,10 +109,10 @@ def test_a_value_of_another_type_is_named_with_status_2(name: str, capsys: pytes
         option for option, kind in options_of(COMMANDS[name]).items() if kind in (int, float) and len(option) > 2
     ]
     for option in numbers[:2]:
-        places = ["a", "b"] if name in ("convert", "grm import-template") else ["reward-service"]
+        places = ["a", "b"] if name in ("convert", "grm import-template") else ["raw"]
         required = {"grm score": ["--url", "u"], "grm train": ["--out", "o"], "grm adapt": ["--out", "o"]}.get(name, [])
         required = required or (["--model", "m", "--held-in", "h", "--demo", "d"] if name == "bench fusion" else [])
-        places = [] if name.split()[0] in ("train", "sweep", "compare", "bench") and name != "bench fusion" else places
+        places = [] if name.split()[0] in ("train", "sweep", "compare", "bench", "chaos") and name != "bench fusion" else places
         places = [] if name == "robot twin" else places
         required = ["--out", "o", "--instruction", "t", "--views", "front"] if name == "robot record" else required
         status, out, err = told([*name.split(), *places, *required, option, "many"], capsys)
@@ -179,7 +179,7 @@ def test_what_moved_is_a_command_now_and_its_module_is_gone() -> None:
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [("experiments.benchmarks.scorer", []), ("experiments.peg_insert", []), ("experiments.chaos", [])],
+    [("experiments.benchmarks.scorer", []), ("experiments.peg_insert", []), ("experiments.chaos.robot", [])],
 )
 def test_modules_that_are_entry_points_can_still_be_started(module: str, words: list[str]) -> None:
     command = [sys.executable, "-m", module, *words, "--help"]

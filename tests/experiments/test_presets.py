@@ -10,7 +10,7 @@ from dopamine_rl.errors import BadInput
 from experiments import peg_insert as train
 from experiments import sweep
 from experiments.benchmarks import service
-from experiments.chaos import __main__ as chaos
+from experiments.chaos import reward_service as chaos
 from experiments.commands import audit, compare, evaluate, grm_eval, grm_exploit, grm_pairs, grm_score, serve
 from experiments.runtime.arguments import PRESETS, RunArguments, parse_settings
 from experiments.settings import ExperimentConfig
@@ -164,7 +164,7 @@ def test_help_needs_neither_ray_nor_torch(how, tmp_path):
         (grm_score.main, ["raw", "--url", "http://me:secret@a:1"], "--url = 'http://…@a': leave out user and"),
         (grm_score.main, ["raw", "--url", "https://a:1", "--ca-file", "nowhere"], "--ca-file = 'nowhere': give a PEM"),
         (grm_pairs.main, ["raw", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
-        (chaos.main, ["reward-service", "--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
+        (chaos.main, ["--seed", "2147483648"], "--seed = 2147483648: give 0 to 2147483647"),
     ],
 )
 def test_every_command_refuses_at_once(main, words, named, capsys):

@@ -29,12 +29,17 @@ class Typing:
 
 
 @pytest.fixture
-def server() -> Iterator[RobotServer]:
-    with served(TestArm()) as made:
+def arm() -> TestArm:
+    return TestArm()
+
+
+@pytest.fixture
+def server(arm: TestArm) -> Iterator[RobotServer]:
+    with served(arm) as made:
         yield made
 
 
-def test_a_person_takes_over_while_a_key_is_held_and_the_policy_goes_on(server: RobotServer) -> None:
+def test_a_person_takes_over_while_a_key_is_held_and_the_policy_goes_on(server: RobotServer, arm: TestArm) -> None:
     typing = Typing()
     with RemoteRobot(server.address, "") as policy, RemoteRobot(server.address, "", "person", "Kim") as hand:
         policy.take()
@@ -67,8 +72,8 @@ def test_a_person_takes_over_while_a_key_is_held_and_the_policy_goes_on(server: 
         acting.join()
     driven = [value for by, value in seen if by == "person"]
     assert max(driven) > 0.3  # six half steps of 0.05 beyond 0.1, or nearly
-    jumps = [abs(after - before) for (_, before), (_, after) in itertools.pairwise(seen)]
-    assert max(jumps) <= 0.1 + 1e-9 + 0.05
+    jumps = [abs(after - before) for (_, before), (_, after) in itertools.pairwise(arm.calls("send_action"))]
+    assert max(jumps) <= 0.1 + 1e-9  # 5 per s at 50 Hz
     assert seen[-1] == ("policy", pytest.approx(0.1))
 
 

@@ -99,3 +99,50 @@ def test_what_the_robot_does_not_have_cannot_be_broken() -> None:
         assert error.value.field == field
     with pytest.raises(BadInput):
         Faults(loss=1.5)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_frozen_camera_holds_the_robot_until_it_shows_something_new(again: bool) -> None:
+    """`again`: the driver fills the same array for every picture, which must not look frozen."""
+    arm, picture = TestArm(), np.zeros((4, 4, 3), np.uint8)
+    limits = replace(LIMITS, frozen_after_ms=200.0)
+
+    def observe() -> dict[str, object]:
+        picture[0, 0] = len(arm.told) % 200
+        return {"x": arm.x, "top": picture if again else picture.copy()}
+
+    arm.get_observation = observe  # type: ignore[method-assign]
+    robot = FaultyRobot(arm, Faults())
+    with served(robot, limits=limits) as server, RemoteRobot(server.address, "") as policy:
+        policy.take()
+
+        def swing(count: int) -> None:
+            for step in range(count):
+                policy.send_action({"x": 0.05 * (step % 4 - 2)})
+
+        swing(30)
+        robot.faults = Faults(frozen="top")
+        with pytest.raises(RobotError, match="camera top shows the same picture while the robot moves"):
+            swing(60)
+        told = len(arm.calls("send_action"))
+        assert arm.calls("hold")
+        with RemoteRobot(server.address, "", "person") as person:
+            person.take()
+            person.send_action({"x": 0.0})  # a person sees for themselves
+            assert len(arm.calls("send_action")) > told
+            assert person.status()["counts"]["frozen"] == 1
+            robot.faults = Faults()
+            person.send_action({"x": 0.05})
+        policy.get_observation()
+        policy.send_action({"x": 0.0})
+
+
+def test_pictures_that_stay_the_same_while_nothing_moves_are_no_fault() -> None:
+    with (
+        served(TestArm(), limits=replace(LIMITS, frozen_after_ms=40.0)) as server,
+        RemoteRobot(server.address, "") as robot,
+    ):
+        robot.take()
+        for _ in range(20):
+            robot.send_action({"x": 0.0})
+        assert robot.executed.by == "policy"

@@ -26,10 +26,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from tyro.conf import Positional
 
 from dopamine_rl.errors import DopamineError, ScoringError, require, seed_check
 from dopamine_rl.grm.folder import usable_model
@@ -38,7 +37,7 @@ from experiments.runtime.ending import command, interruptible
 from experiments.runtime.storage import check_new_folder
 
 if TYPE_CHECKING:
-    from experiments.chaos.faults import SystemUnderTest
+    from experiments.chaos.service_faults import SystemUnderTest
 
 APP = "chaos"
 PERIOD_S = 0.1
@@ -52,8 +51,6 @@ Recovery = dict[str, list[dict[str, float]]]
 class Arguments:
     """Options of the fault injection."""
 
-    system: Annotated[Positional[Literal["reward-service"]], option("SYSTEM")]
-    """System under test: reward-service."""
     faults: Annotated[int, option("N")] = 27
     """Number of faults; the default has three of each kind."""
     actors: Annotated[int, option("N")] = 4
@@ -81,7 +78,7 @@ class Arguments:
 @command
 def main(argv: Sequence[str] | None = None) -> None:
     """Inject the faults, check every label, print the results."""
-    arguments = parse(Arguments, argv, "dopamine chaos", __doc__)
+    arguments = parse(Arguments, argv, "dopamine chaos reward-service", __doc__)
     if arguments.out is not None:
         check_new_folder(arguments.out)
     for checkpoint in arguments.checkpoint:
@@ -105,7 +102,7 @@ def run(arguments: Arguments, scratch: Path) -> dict[str, Any]:
     """Deploy, inject faults, check; returns the results."""
     from experiments.benchmarks.service import untrained
     from experiments.chaos.clients import SIDE, judge
-    from experiments.chaos.faults import SystemUnderTest, break_models
+    from experiments.chaos.service_faults import SystemUnderTest, break_models
     from reward_service.engines.transformers import TransformersEngine
     from reward_service.scorer import Scorer
 
@@ -146,7 +143,7 @@ def put_under_load(system: SystemUnderTest, actors: int, faults: int) -> tuple[R
     """
     import ray
 
-    from experiments.chaos.faults import schedule
+    from experiments.chaos.service_faults import schedule
     from reward_service.deployment import deploy, shutdown
     from reward_service.service import ServiceConfig
 
