@@ -112,7 +112,11 @@ def test_a_value_of_another_type_is_named_with_status_2(name: str, capsys: pytes
         places = ["a", "b"] if name in ("convert", "grm import-template") else ["raw"]
         required = {"grm score": ["--url", "u"], "grm train": ["--out", "o"], "grm adapt": ["--out", "o"]}.get(name, [])
         required = required or (["--model", "m", "--held-in", "h", "--demo", "d"] if name == "bench fusion" else [])
-        places = [] if name.split()[0] in ("train", "sweep", "compare", "bench", "chaos") and name != "bench fusion" else places
+        places = (
+            []
+            if name.split()[0] in ("train", "sweep", "compare", "bench", "chaos") and name != "bench fusion"
+            else places
+        )
         places = [] if name == "robot twin" else places
         required = ["--out", "o", "--instruction", "t", "--views", "front"] if name == "robot record" else required
         status, out, err = told([*name.split(), *places, *required, option, "many"], capsys)

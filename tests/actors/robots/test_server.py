@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import resource
 import socket
 import ssl
 import threading
@@ -245,7 +246,9 @@ def test_a_recorded_hello_opens_no_second_connection(server: RobotServer, monkey
         assert "token" in receive(connection, 1 << 16)["reason"]
 
 
-def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, arm: TestArm) -> None:
+@pytest.mark.parametrize("connections", [60, pytest.param(4000, marks=pytest.mark.long)])
+def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, arm: TestArm, connections: int) -> None:
+    """Up to 20 000 messages that are malformed, out of order, or without the token."""
     rng, host, port = np.random.default_rng(0), *server.address.split(":")
     threads = threading.active_count()
     kinds = ["act", "take", "hold", "observe", "ping", "hello", "reset", "label", "give", "rearm", "status", "ask"]
@@ -277,7 +280,8 @@ def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, ar
             data[rng.integers(4, len(data))] ^= 1 << int(rng.integers(8))
         return bytes(data)
 
-    for _ in range(60):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for _ in range(connections):
         with socket.create_connection((host, int(port)), 2.0) as connection:
             try:
                 for _ in range(5):
@@ -291,6 +295,7 @@ def test_any_bytes_move_nothing_and_leave_nothing_behind(server: RobotServer, ar
             suppressed(robot._ask, kind, **fields)
             assert robot.is_connected
     assert arm.calls("send_action") == []
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 30_000  # kB
     until(lambda: server.connections == 0, 8.0)
     until(lambda: threading.active_count() <= threads + 1, 8.0)
 
