@@ -69,7 +69,8 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
 
     Observation: a Dict of proprioception (float32 [D], every number that the robot measures, in the order of
     `proprioception`, but that of a success sensor) and its pictures (uint8 [S, S, 3]). Action: float32 [A] within plus
-    and minus the step of each axis (Limits.step_of). Reward: 1 at success, which terminates, else 0.
+    and minus the step of each axis (Limits.step_of), in the order of `actions`. Reward: 1 at success, which terminates,
+    else 0.
 
     infos hold `success` (bool), `executed` (float32 [A], in the action's units), `by` (who moved: "policy", "person",
     "brake", "nobody"), `observed_s` (time.monotonic() of the observation), `label` (what a person said in this episode,
@@ -98,8 +99,8 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
             raise BadInput("reset", reset, f"{one_of(reset, RESETS)}, or MODULE:CALLABLE")
         if reset == "driver" and not robot.about["resettable"]:
             raise BadInput("reset", reset, "write person or MODULE:CALLABLE: this robot's driver has no `reset`")
-        self._names = tuple(robot.action_features)
-        step = np.array([self.limits.step_of(name) for name in self._names], np.float32)
+        self.actions = tuple(robot.action_features)
+        step = np.array([self.limits.step_of(name) for name in self.actions], np.float32)
         self.action_space = Box(-step, step, dtype=np.float32)
         vector = Box(-np.inf, np.inf, (len(self.proprioception),), np.float32)
         picture = Box(0, 255, (image_size, image_size, 3), np.uint8)
@@ -193,7 +194,7 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         axes = self.limits.axes
         return {
             name: float(value) + (self._commanded[name] if axes[name].kind == "position" else 0.0)
-            for name, value in zip(self._names, wanted, strict=True)
+            for name, value in zip(self.actions, wanted, strict=True)
         }
 
     def _displacement(self, before: Mapping[str, float]) -> NDArray[np.float32]:
@@ -201,7 +202,7 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         executed, axes = self.robot.executed.values, self.limits.axes
         moved = [
             self._commanded[name] - before[name] if axes[name].kind == "position" else executed[name]
-            for name in self._names
+            for name in self.actions
         ]
         return np.array(moved, np.float32)
 
@@ -236,7 +237,7 @@ class RobotEnv(gymnasium.Env[Any, NDArray[np.float32]]):
     def _infos(self, success: bool, executed: NDArray[np.float32] | None = None, lost: bool = False) -> dict[str, Any]:
         return {
             "success": success,
-            "executed": np.zeros(len(self._names), np.float32) if executed is None else executed,
+            "executed": np.zeros(len(self.actions), np.float32) if executed is None else executed,
             "by": self.robot.executed.by,
             "observed_s": self.robot.observed.observed_s,
             "label": self._label,

@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 
 from actors.robot_env import RobotEnv
 from dopamine_rl.encoders.eyes import PROPRIOCEPTION
+from dopamine_rl.episodes.motion import PERIODS
 from dopamine_rl.episodes.raw import write_demonstration
 from dopamine_rl.errors import BadInput
 from dopamine_rl.files import write_text
 from dopamine_rl.spelling import one_of
 from dopamine_rl.types import Demonstration
 
-PERIODS = "periods.json"
-"""File beside a recording: who moved the robot in each control period, and when it was observed, seconds."""
 STILL = 1e-6
 """Share of a step below which the robot did not move."""
 MOST_VIEWS = 3
@@ -83,7 +82,8 @@ class Periods:
 
     def about(self) -> str:
         """The content of PERIODS."""
-        return json.dumps({"by": self._by, "observed_s": self._observed_s})
+        names = {"state": list(self._env.proprioception), "action": list(self._env.actions)}
+        return json.dumps({"by": self._by, "observed_s": self._observed_s, **names, "step": self._high.tolist()})
 
     def _shown(self, observation: dict[str, Any]) -> NDArray[np.uint8]:
         return np.stack([observation[name] for name in self._views])

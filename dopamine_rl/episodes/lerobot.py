@@ -44,6 +44,8 @@ from dopamine_rl.texts import missing_key
 from dopamine_rl.types import EpisodeInfo
 
 VERSION, TASKS, SUBTASKS = "v3.0", "meta/tasks.parquet", "meta/subtasks.parquet"
+STATE, ACTION = "observation.state", "action"
+"""Columns of what the robot measured at a frame, and of what it was told there."""
 SUBTASK = "subtask_index"
 """Optional column with the sub-task of every frame."""
 SUCCESS = "next.success"

@@ -26,17 +26,18 @@ def sampled_frames(count: int) -> NDArray[np.int64]:
 
 
 def column_statistics(values: NDArray[Any]) -> dict[str, Any] | None:
-    """LeRobot's statistics of a column with one number per frame; None if no frame has a value.
+    """LeRobot's statistics of a column; None if no frame has a value.
 
     Args:
-        values: [F], numbers or bools; NaN means no value.
+        values: [F] or [F, N], numbers or bools; NaN means no value.
     """
     numbers = np.asarray(values, np.float64)
-    numbers = numbers[~np.isnan(numbers)]
+    numbers = numbers[:, None] if numbers.ndim == 1 else numbers
+    numbers = numbers[~np.isnan(numbers).any(1)]
     if not len(numbers):
         return None
-    figures = {name: [float(getattr(numbers, name)())] for name in ("min", "max", "mean", "std")}
-    quantiles = {name: [float(np.quantile(numbers, share))] for name, share in QUANTILES.items()}
+    figures = {name: getattr(numbers, name)(0).tolist() for name in ("min", "max", "mean", "std")}
+    quantiles = {name: np.quantile(numbers, share, axis=0).tolist() for name, share in QUANTILES.items()}
     return {**figures, "count": [len(numbers)], **quantiles}
 
 

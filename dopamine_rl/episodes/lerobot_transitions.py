@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot import LeRobotSource
+from dopamine_rl.episodes.lerobot import ACTION, STATE, LeRobotSource
 from dopamine_rl.episodes.stride import at_stride
 from dopamine_rl.errors import EpisodeError
 from dopamine_rl.types import Demonstration
 
-STATE, ACTION = "observation.state", "action"
-"""LeRobot's columns of what the robot measured and of what it was told, a row per frame."""
 OUTSIDE = 0.01
 """How far recorded actions may lie outside the bounds, as a share of their range."""
 

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopamine_rl.episodes.lerobot import INFO, SUBTASK, SUBTASKS, SUCCESS, TASKS, VERSION
+from dopamine_rl.episodes.lerobot import ACTION, INFO, STATE, SUBTASK, SUBTASKS, SUCCESS, TASKS, VERSION
 from dopamine_rl.episodes.lerobot_columns import SCALAR
 from dopamine_rl.episodes.lerobot_stats import STATS, column_statistics
 from dopamine_rl.episodes.lerobot_videos import VIDEO_PATH, DatasetVideos
 from dopamine_rl.episodes.listing import check_instructions
+from dopamine_rl.episodes.motion import Motion
 from dopamine_rl.episodes.parquet import write_columns
 from dopamine_rl.errors import BadInput, EpisodeError
 from dopamine_rl.files import write_folder_atomically, write_json
@@ -45,7 +46,8 @@ def write_dataset(
     """Write the episodes of any source as a dataset, atomically and with few frames in memory.
 
     It contains videos, tasks (the first instruction of an episode), sub-tasks if every episode is annotated,
-    `next.success` if any outcome is known, and LeRobot's statistics; no actions, states or true progress.
+    `next.success` if any outcome is known, `observation.state` and `action` if the source knows them at every frame of
+    every episode, and LeRobot's statistics; no true progress.
 
     Args:
         root: the dataset's folder; must not exist.
@@ -71,10 +73,11 @@ def write_dataset(
     check_instructions(episodes, "give it with --instruction")
     cameras = feature_names(episodes[0].cameras)
     rate = Fraction(episodes[0].frames_per_second).limit_denominator(1001)
+    motions = _motions(source, episodes)
 
     def fill(folder: Path) -> None:
         videos = DatasetVideos(folder, source, episodes, cameras, rate, episodes_per_file, lossless, copy)
-        _Writer(folder, episodes, rate, videos, episodes_per_file, on_progress).write()
+        _Writer(folder, episodes, rate, videos, episodes_per_file, on_progress, motions).write()
 
     try:
         write_folder_atomically(root, fill, replace=False)
@@ -101,6 +104,14 @@ def _check_alike(episodes: Sequence[EpisodeInfo]) -> None:
             raise EpisodeError(f"{info.episode_id}: frames per second", info.frames_per_second, fix)
 
 
+def _motions(source: EpisodeSource, episodes: Sequence[EpisodeInfo]) -> list[Motion]:
+    """What the robot measured and did in each episode; none where that is not known of all, or differs in kind."""
+    read = getattr(source, "motion", None)
+    motions = [read(info.episode_id) if read else None for info in episodes]
+    known = [motion for motion in motions if motion is not None]
+    return known if len(known) == len(episodes) and len({motion.kind for motion in known}) == 1 else []
+
+
 def feature_names(cameras: Sequence[str]) -> dict[str, str]:
     """The feature name of each camera: the name in its original dataset, else observation.images.CAMERA.
 
@@ -125,9 +136,10 @@ class _Writer:
         videos: DatasetVideos,
         per_file: int,
         on_progress: OnProgress,
+        motions: Sequence[Motion],
     ) -> None:
         self._root, self._episodes, self._rate, self._videos, self._per_file = root, episodes, rate, videos, per_file
-        self._on_progress = on_progress
+        self._on_progress, self._motions = on_progress, motions
         self._starts = np.cumsum([0, *(info.frame_count for info in episodes)]).tolist()
         self._tasks = {task: i for i, task in enumerate(dict.fromkeys(info.instructions[0] for info in episodes))}
         annotated = all(info.annotation for info in episodes)
@@ -180,6 +192,8 @@ class _Writer:
             "index": frames + self._starts[number],
             "task_index": np.full(len(frames), self._tasks[info.instructions[0]]),
         }
+        if self._motions:
+            table[STATE], table[ACTION] = self._motions[number].states, self._motions[number].actions
         if self._subtasks:
             table[SUBTASK] = self._labels(info)
         if self._has_outcome:
@@ -201,6 +215,8 @@ class _Writer:
         joined: dict[str, Any] = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
         if self._has_outcome:
             joined[SUCCESS] = pa.array(joined[SUCCESS].tolist(), pa.bool_())
+        for name in (STATE, ACTION) if self._motions else ():
+            joined[name] = pa.array(list(joined[name]), pa.list_(pa.float32()))
         path.parent.mkdir(parents=True, exist_ok=True)
         write_columns(path, joined)
 
@@ -214,6 +230,11 @@ class _Writer:
     def _info(self) -> dict[str, Any]:
         rate, count = float(self._rate), len(self._episodes)
         features = dict(self._videos.features)
+        if self._motions:
+            first = self._motions[0]
+            columns = ((STATE, first.states, first.state_names), (ACTION, first.actions, first.action_names))
+            for name, values, names in columns:
+                features[name] = {"dtype": "float32", "shape": [values.shape[1]], "names": list(names) or None}
         if self._subtasks:
             features[SUBTASK] = DEFAULTS["task_index"]
         if self._has_outcome:

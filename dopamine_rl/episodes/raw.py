@@ -228,7 +228,7 @@ def read_demonstration(folder: Path) -> Demonstration:
         EpisodeError: naming episode, file and field.
     """
     folder = Path(folder)
-    arrays = _read_transitions(folder)
+    arrays = read_transitions(folder)
     if "actions" not in arrays:
         fix = f"it has only the outcome: give {', '.join(ARRAYS)}"
         raise malformed(folder, TRANSITIONS, "arrays", list(arrays), fix)
@@ -301,7 +301,7 @@ def read_outcome(folder: Path) -> Outcome:
     """The recorded outcome of an episode. Raises EpisodeError."""
     if not (Path(folder) / TRANSITIONS).exists():
         return Outcome()
-    arrays = _read_transitions(folder)
+    arrays = read_transitions(folder)
     truth, near_miss, steps = (arrays.get(name) for name in ("true_progress", "near_miss", "frame_steps"))
     return Outcome(
         bool(arrays["success"]),
@@ -322,7 +322,7 @@ def check_frame_steps(folder: Path, steps: NDArray[Any], frame_count: int, last:
 
 def has_transitions(folder: Path) -> bool:
     """Whether an episode has transitions, as `read_demonstration` needs them. Raises EpisodeError."""
-    return (Path(folder) / TRANSITIONS).exists() and "actions" in _read_transitions(folder)
+    return (Path(folder) / TRANSITIONS).exists() and "actions" in read_transitions(folder)
 
 
 def malformed(folder: Path, file: str, field: str, value: object, fix: str) -> EpisodeError:
@@ -468,7 +468,7 @@ def _read_video(
     return count, np.stack(pictures)
 
 
-def _read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
+def read_transitions(folder: Path) -> dict[str, NDArray[Any]]:
     """All of `ARRAYS`, or of these only `success`, and the existing ones of `OPTIONAL_ARRAYS`."""
     try:
         found = read_npz(folder / TRANSITIONS)

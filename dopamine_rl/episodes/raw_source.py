@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dopamine_rl.episodes import raw
 from dopamine_rl.episodes.cameras import describe_cameras, describe_left_out
+from dopamine_rl.episodes.motion import Motion, read_motion
 from dopamine_rl.episodes.remux import Clip
 from dopamine_rl.episodes.seek import count_frames
 from dopamine_rl.episodes.video import unreadable, video_format
@@ -119,6 +120,10 @@ class RawSource:
     ) -> NDArray[np.uint8]:
         """See EpisodeSource."""
         return raw.read_frames(self.folder(episode_id), frame_ids, size, self._cameras)[1]
+
+    def motion(self, episode_id: str) -> Motion | None:
+        """What the robot measured and did at each frame; None where that is not known. Raises EpisodeError."""
+        return read_motion(self.folder(episode_id))
 
     def videos(self, episode_id: str) -> tuple[Path, ...]:
         """The video files of an episode, one per camera."""

@@ -19,7 +19,7 @@ from actors.robots.wire import pack, receive, split_address
 from dopamine_rl.errors import RobotError
 
 if TYPE_CHECKING:
-    from experiments.chaos.robot_drill import Drill
+    from experiments.chaos.robot_system import Drill
 
 PIECES = 100
 """Messages of strangers."""

@@ -7,7 +7,8 @@ DATA is a folder of raw episodes, one raw episode, or another LeRobotDataset v3.
 cameras, image sizes and frame rate. --instruction gives the task of episodes that name none.
 
 The dataset contains the videos, the task, success labels where known, subtasks if every episode is annotated,
-and LeRobot's statistics. It contains no actions, states or ground-truth progress.
+and LeRobot's statistics; states and actions too where DATA is raw and every frame has them, as in recordings of
+a robot (an action is what was done after its frame; the last is 0). It contains no ground-truth progress.
 
 Video streams are copied without re-encoding where possible; --encode re-encodes them all. OUT is written
 completely or not at all, and an existing folder is never changed. The last line is JSON: out, episodes, frames,

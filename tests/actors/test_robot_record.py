@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from actors.robot_env import make
-from actors.robot_record import PERIODS, check_recording, record_episode
+from actors.robot_record import check_recording, record_episode
 from actors.robots.client import RemoteRobot
 from actors.robots.example import TARGET_M, ExampleArm
+from dopamine_rl.episodes.motion import PERIODS
 from dopamine_rl.episodes.raw import read_demonstration
 from dopamine_rl.errors import BadInput
 from tests.actors.robots.arms import served

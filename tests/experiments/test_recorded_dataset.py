@@ -18,7 +18,7 @@ from actors.demonstrations import record_missing
 from actors.envs import make_env, scripts_of
 from actors.foreign import foreign_of
 from actors.maniskill import EnvConfig
-from dopamine_rl.episodes.lerobot_transitions import ACTION, STATE
+from dopamine_rl.episodes.lerobot import ACTION, STATE
 from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.raw import list_episodes, read_demonstration, write_demonstration
 from dopamine_rl.episodes.raw_source import RawSource
@@ -72,6 +72,9 @@ class Named(RawSource):
 
     def frames(self, *args: Any) -> NDArray[np.uint8]:
         return self._source.frames(*args)
+
+    def motion(self, episode_id: str) -> None:
+        """None: they are written in the environment's units, below."""
 
 
 def _set_columns(root: Path, columns: dict[str, list[list[float]]]) -> None:
