@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +53,7 @@ def read_motion(folder: Path) -> Motion | None:
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     if (folder / PERIODS).exists():
-        about: object = None
+        about: Any = None
         try:
             about = read_json(folder / PERIODS)
             state_names, action_names = tuple(map(str, about["state"])), tuple(map(str, about["action"]))
