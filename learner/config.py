@@ -129,6 +129,43 @@ REFUSED: Mapping[Algorithm, tuple[str, Mapping[str, Any]]] = {
 """What algorithms lack, and the settings that need it, with the only value of each that they accept."""
 
 
+REPLAY = (
+    "batch_size",
+    "demo_share",
+    "updates_per_step",
+    "actor_every",
+    "critics",
+    "target_critics",
+    "prefer_candidates",
+    "progress_window",
+    "practice",
+    "imitation_temperature",
+    "tau",
+    "actor_lr",
+    "critic_lr",
+    "alpha_lr",
+    "initial_alpha",
+    "entropy_per_dimension",
+    "entropy_backup",
+    "learning_starts",
+    "critic_warmup_updates",
+    "replay_capacity",
+    "replay_gb",
+    "updates_per_call",
+)
+"""Settings of a replay buffer and the critics that learn from it: RLPD's and SAC's alone."""
+GRADIENT = ("ppo_epochs", "ppo_minibatch_size", "ppo_lr", "ppo_clip", "ppo_entropy", "gae_lambda")
+"""Settings of PPO, APPO and IMPALA; with these, of the first alone or of the others."""
+UNUSED: Mapping[Algorithm, tuple[str, ...]] = {
+    "rlpd": (*GRADIENT, "ppo_batch_size", "vtrace_batch_size"),
+    "sac": (*GRADIENT, "ppo_batch_size", "vtrace_batch_size"),
+    "ppo": (*REPLAY, "vtrace_batch_size"),
+    "appo": (*REPLAY, "ppo_batch_size"),
+    "impala": (*REPLAY, "ppo_batch_size"),
+}
+"""Settings that an algorithm does not use. A preset may have set them for another one, so they are no error."""
+
+
 @dataclass(frozen=True)
 class LearnerConfig:
     """The policy learner: the `learner` section of a preset. γ and the reward mode are shared with the labeller.
@@ -312,6 +349,16 @@ class LearnerConfig:
             raise BadInput("learner.choose", True, fix)
         if self.choose and self.entropy_backup:
             raise BadInput("learner.choose", True, "set learner.entropy_backup = false: the clone has no entropy")
+
+
+def unused(config: LearnerConfig) -> dict[str, Any]:
+    """The settings that differ from their defaults though the algorithm does not use them, by name."""
+    plain = LearnerConfig()
+    return {
+        name: getattr(config, name)
+        for name in UNUSED[config.algorithm]
+        if getattr(config, name) != getattr(plain, name)
+    }
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from experiments.runtime.tracking import Tracker
 from experiments.settings import ExperimentConfig
 from learner.algorithms.common import TrainingSetup
 from learner.algorithms.table import ALGORITHMS, Data, make_config
+from learner.config import unused
 from learner.training import CHECKPOINT, Progress, train
 from reward_service.client import ServeRewardClient
 
@@ -205,6 +206,9 @@ def _train(
     )
     if memory := algorithm.memory():
         run.console.say(f"  {memory}")
+    if idle := unused(config.learner):
+        shown = ", ".join(f"learner.{name} = {value}" for name, value in idle.items())
+        run.console.say(f"  set, but not used by {config.learner.algorithm}: {shown}")
     tracker = Tracker(run.folder, config)
 
     def log(point: dict[str, Any]) -> None:

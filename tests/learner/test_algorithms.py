@@ -18,7 +18,7 @@ from dopamine_rl.policy import DeterministicPolicy, save_policy
 from learner.algorithms.bc import train_bc
 from learner.algorithms.common import TrainingSetup
 from learner.algorithms.table import ALGORITHMS, Data, make_config
-from learner.config import SAC, Algorithm, CloningConfig, LearnerConfig
+from learner.config import SAC, Algorithm, CloningConfig, LearnerConfig, unused
 from tests.learner import toy
 from tests.learner.labeller import GAMMA, Labeller
 
@@ -56,6 +56,16 @@ def test_the_table_has_every_algorithm_and_only_ppo_waits_for_labels() -> None:
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_every_algorithm_accepts_the_defaults(name: Algorithm, cloned: str) -> None:
     make_config(TASK, LearnerConfig(name, num_env_runners=2), Data("grm", initial_policy=cloned)).validate()
+
+
+def test_settings_of_other_algorithms_are_named() -> None:
+    """Those that a preset set for RLPD, say, are no error where another algorithm is chosen."""
+    preset = {"critics": 6, "updates_per_step": 3.0, "practice": True, "ppo_lr": 1e-3, "hidden": (64,)}
+    assert set(unused(LearnerConfig(**preset))) == {"ppo_lr"}
+    for name in ("ppo", "appo", "impala"):
+        assert set(unused(LearnerConfig(algorithm=name, **preset))) == {"critics", "updates_per_step", "practice"}
+    assert unused(LearnerConfig(algorithm="ppo", vtrace_batch_size=64)) == {"vtrace_batch_size": 64}
+    assert unused(LearnerConfig(algorithm="appo", vtrace_batch_size=64)) == {}
 
 
 def test_sac_is_rlpd_with_the_settings_of_sac() -> None:
