@@ -26,15 +26,22 @@ def code(root: Path = ROOT) -> dict[str, Any]:
     """The version of the code.
 
     Returns:
-        commit: of the checkout; "unknown" without one, as in a submitted job. dirty: whether our files differ from it;
-            None
-        if unknown. sources: 16 hexadecimal digits that identify the content of our files, with or without git.
-            packages:
-        versions, including Python's; None for a package that is not installed.
+        commit: of the checkout; "unknown" without one, as in a submitted job.
+        dirty: whether our files differ from it; None if unknown.
+        sources: 16 hexadecimal digits that identify the content of our files, with or without git.
+        packages: versions, including Python's; None for a package that is not installed.
     """
     commit, dirty = _commit(root)
     versions = {name: _version(name) for name in DISTRIBUTIONS} | {"python": platform.python_version()}
     return {"commit": commit, "dirty": dirty, "sources": sources_digest(root), "packages": versions}
+
+
+def describe() -> str:
+    """The version for people: 0.1.0 (commit 6b2b785, changed), or (files 0123456789abcdef) without a checkout."""
+    about = code()
+    commit = f"commit {about['commit'][:7]}{', changed' if about['dirty'] else ''}"
+    which = f"files {about['sources']}" if about["commit"] == UNKNOWN else commit
+    return f"dopamine-rl {about['packages']['dopamine-rl'] or UNKNOWN} ({which})"
 
 
 @cache

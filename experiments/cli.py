@@ -1,6 +1,7 @@
 """The `dopamine` command: imports the command that the first words name and passes it the rest.
 
 dopamine [GROUP] COMMAND …        or        python -m experiments.cli [GROUP] COMMAND …
+dopamine --version
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from dopamine_rl.provenance import describe
 from dopamine_rl.spelling import one_of
 from experiments.runtime.ending import UsageError, command
 
@@ -128,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     while True:
         if not words or words[0] in ("-h", "--help"):
             print(listing(name, entry))
+            raise SystemExit(0)
+        if words[0] == "--version" and entry is DOPAMINE:
+            print(describe())
             raise SystemExit(0)
         member = entry.commands.get(words[0])
         if member is None:

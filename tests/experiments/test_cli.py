@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -122,6 +123,12 @@ def test_a_value_of_another_type_is_named_with_status_2(name: str, capsys: pytes
         status, out, err = told([*name.split(), *places, *required, option, "many"], capsys)
         assert (status, out, len(err.splitlines())) == (USAGE, "", 1)
         assert err.startswith(f"error: {option} = 'many': give a")
+
+
+def test_the_version_names_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = told(["--version"], capsys)
+    assert status == 0
+    assert re.fullmatch(r"dopamine-rl \S+ \((commit [0-9a-f]{7}(, changed)?|files [0-9a-f]{16})\)\n", out)
 
 
 @pytest.mark.parametrize(
