@@ -17,14 +17,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ray.rllib.callbacks.callbacks import RLlibCallback
 
 from actors.claims import TRUE_SUCCESS, ClaimWatch
 from actors.foreign import EXECUTED
 from actors.label_record_writer import LabelRecordWriter
+from actors.label_records import EpisodeEnding
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
 from dopamine_rl.success import ClaimOutcome, SuccessRule
@@ -68,7 +71,7 @@ class LabellingCallback(RLlibCallback):
         self._abandoned: list[str] = []
         self._success: dict[str, bool] = {}
         self._reached: set[str] = set()
-        self._returns: dict[str, tuple[float, float]] = {}
+        self._paid: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
         self._running: dict[int, str] = {}
 
     def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
@@ -178,15 +181,14 @@ class LabellingCallback(RLlibCallback):
         rewards, columns = labels[0] if labels else self._get().hold(chunk.id_, task_rewards, chunk.is_terminated)
         chunk.set_rewards(new_data=rewards)
         self._attach(chunk, columns)
-        task, shaped = self._returns.get(chunk.id_, (0.0, 0.0))
-        self._returns[chunk.id_] = (task + float(task_rewards.sum()), shaped + float(rewards.sum()))
+        self._paid.setdefault(chunk.id_, []).append((task_rewards, rewards))
         if chunk.is_done:
             self._end(chunk, metrics_logger)
 
     def _drop(self, episode_id: str) -> None:
         self._get().drop(episode_id)
         self._success.pop(episode_id, None)
-        self._returns.pop(episode_id, None)
+        self._paid.pop(episode_id, None)
         self._forget(episode_id)
 
     def _forget(self, episode_id: str) -> None:
@@ -205,10 +207,10 @@ class LabellingCallback(RLlibCallback):
         outcome = ClaimOutcome(bool(chunk.is_terminated), success, chunk.id_ in self._reached)
         self._forget(chunk.id_)
         metrics_logger.log_value("task_success_rate", float(success), reduce="mean", window=100)
-        task, shaped = self._returns.pop(chunk.id_)
-        metrics_logger.log_value("task_return_mean", task, reduce="mean", window=100)
+        task_rewards, rewards = map(np.concatenate, zip(*self._paid.pop(chunk.id_), strict=True))
+        metrics_logger.log_value("task_return_mean", float(task_rewards.sum()), reduce="mean", window=100)
         # RLlib's own episode_return_mean is taken before the fragments that are held have their labels.
-        metrics_logger.log_value("shaped_return_mean", shaped, reduce="mean", window=100)
+        metrics_logger.log_value("shaped_return_mean", float(rewards.sum()), reduce="mean", window=100)
         labeller = self._get()
         # Two series in step: what the model makes of each finished episode, and what the simulator says.
         metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)
@@ -226,7 +228,9 @@ class LabellingCallback(RLlibCallback):
         if record is not None and self._config.records_dir is not None:
             if self._writer is None:
                 self._writer = LabelRecordWriter(self._config.records_dir, self._config.records_mb)
-            self._writer.put(record)
+            claimed = None if self._rule is None else outcome.claimed
+            ending = EpisodeEnding(success, outcome.reached, claimed, task_rewards, rewards)
+            self._writer.put(replace(record, ending=ending))
 
     def _log_counts(self, metrics_logger: Any) -> None:
         counts = self._get().take_counts()

@@ -13,7 +13,8 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,94 @@ class ScoredFrame:
     views: Views | None = None
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class EpisodeEnding:
+    """What an episode of the training paid and how it ended. People look at it; nothing learns from it.
+
+    Args:
+        success: the environment's verdict on the last step.
+        reached: its verdict on any step.
+        claimed: the episode ended by a claim of success; None where nobody claims.
+        task_rewards, rewards: float32 [T], the task's reward and the learner's at each environment step.
+    """
+
+    success: bool
+    reached: bool
+    claimed: bool | None
+    task_rewards: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+
+    def header(self) -> dict[str, Any]:
+        """Everything but the arrays, and their sums; ready for JSON."""
+        returns = {"task_return": float(self.task_rewards.sum()), "learner_return": float(self.rewards.sum())}
+        return {**{name: getattr(self, name) for name in _ENDED}, **returns}
+
+    @classmethod
+    def of(cls, header: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> EpisodeEnding | None:
+        """The ending in a record's header and arrays; None where it has none."""
+        if "ending" not in header:
+            return None
+        return cls(*(header["ending"][name] for name in _ENDED), *(arrays[name] for name in _PAID))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSummary:
+    """What a list of episodes shows of a record; read without its pictures.
+
+    Args:
+        episode_id, instruction, model_version: of the episode.
+        frames, unanswered: requested frames, and how many of them have no value.
+        environment_steps: of the last requested frame.
+        final_progress: Φ* after it; None if there is none.
+        success, reached, claimed, task_return, learner_return: of the ending; None where it is not recorded.
+    """
+
+    episode_id: str
+    instruction: str
+    model_version: str
+    frames: int
+    unanswered: int
+    environment_steps: int
+    final_progress: float | None
+    success: bool | None = None
+    reached: bool | None = None
+    claimed: bool | None = None
+    task_return: float | None = None
+    learner_return: float | None = None
+
+    @classmethod
+    def read(cls, path: Path) -> RecordSummary:
+        """Read a record's summary. Raises BadInput if the file is not a valid one."""
+        with _reading(path), np.load(path, allow_pickle=False) as data:
+            header = json.loads(str(data["header"]))
+            last = header.get("last") or _last(data["times"], data["progress"])
+            named = {name: header[name] for name in ("episode_id", "instruction", "model_version")}
+            outcomes = header["outcomes"]
+            unanswered = sum(outcome != "answered" for outcome in outcomes)
+            return cls(**named, frames=len(outcomes), unanswered=unanswered, **last, **header.get("ending", {}))
+
+
+def _last(times: Sequence[int] | NDArray[np.int64], progress: Sequence[float] | NDArray[np.float32]) -> dict[str, Any]:
+    """Time and progress of the last frame, ready for JSON."""
+    final = float(progress[-1]) if len(progress) else math.nan
+    return {
+        "environment_steps": int(times[-1]) if len(times) else 0,
+        "final_progress": final if math.isfinite(final) else None,
+    }
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Errors of reading a file in the block become BadInput."""
+    try:
+        yield
+    except (OSError, KeyError, IndexError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise BadInput(str(path), type(error).__name__, f"give an episode record ({error})") from error
+
+
 _ARRAYS = ("gain", "loss", "entropy", "perspectives")
+_PAID = ("task_rewards", "rewards")
+_ENDED = ("success", "reached", "claimed")
 _SHARED = ("reference_start", "reference_end", "goal")
 REFERENCES, FORMAT = "references", 2
 """The folder, among the records, of what episodes share; and the format of a record. Records without one hold all their
@@ -75,11 +163,13 @@ class LabelRecord:
         context: instruction, references, anchors and the model version.
         frames: the requested frames, ordered by time; the episode's first frame is `context.init`.
         fusion: how their hops were fused.
+        ending: how the episode ended; None for recorded demonstrations, and in records of older versions.
     """
 
     context: EpisodeContext
     frames: tuple[ScoredFrame, ...]
     fusion: FusionConfig
+    ending: EpisodeEnding | None = None
 
     def save(self, folder: Path) -> Path:
         """Write `folder/<episode id>.npz` atomically. Raises ValueError if the pictures were not recorded."""
@@ -97,6 +187,7 @@ class LabelRecord:
             "reasons": [frame.reason for frame in self.frames],
             "references": _save_shared(folder, context),
             "shape": pictures.shape,
+            "last": _last([frame.time for frame in self.frames], [frame.progress for frame in self.frames]),
         }
         arrays: dict[str, NDArray[Any]] = {
             name: np.array([getattr(f, name) for f in self.frames], np.float32).reshape(-1, 3) for name in _ARRAYS
@@ -106,8 +197,11 @@ class LabelRecord:
             "anchor_times": np.array([frame.anchor_time for frame in self.frames], np.int64),
             "progress": np.array([frame.progress for frame in self.frames], np.float32),
             "pictures": pack(pictures),
-            "header": np.array(json.dumps(header)),
         }
+        if self.ending is not None:
+            header["ending"] = self.ending.header()
+            arrays |= {name: np.asarray(getattr(self.ending, name), np.float32) for name in _PAID}
+        arrays["header"] = np.array(json.dumps(header))
         path = folder / f"{context.episode_id}.npz"
         write_atomically(path, lambda temporary: write_npz(temporary, arrays))
         _save_shared(folder, context)  # again: they must not be older than the record
@@ -116,7 +210,7 @@ class LabelRecord:
     @classmethod
     def load(cls, path: Path) -> LabelRecord:
         """Read a record. Raises BadInput if the file is not a valid one."""
-        try:
+        with _reading(path):
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: data[name] for name in data.files}
             header = json.loads(str(arrays["header"]))
@@ -143,9 +237,7 @@ class LabelRecord:
                 )
                 for i in range(len(arrays["times"]))
             )
-            return cls(context, frames, FusionConfig(**header["fusion"]))
-        except (OSError, KeyError, IndexError, TypeError, ValueError, EOFError, BadZipFile, zlib.error) as error:
-            raise BadInput(str(path), type(error).__name__, f"give an episode record ({error})") from error
+            return cls(context, frames, FusionConfig(**header["fusion"]), EpisodeEnding.of(header, arrays))
 
 
 def pack(pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -106,6 +106,7 @@ DOPAMINE = Group(
         "sweep": Command("search for settings: many trials, one reward model", "experiments.sweep"),
         "compare": Command("compare settings: the same training, arms and seeds", "experiments.commands.compare"),
         "evaluate": Command("measure the success rate of a policy", "experiments.commands.evaluate"),
+        "show": Command("show runs and their episodes in a browser", "experiments.commands.show"),
         "audit": Command("rescore a run's episodes and compare", "experiments.commands.audit"),
         "serve": Command("serve a reward model over HTTP", "experiments.commands.serve"),
         "demos": Command("record simulated demonstrations and failures", "experiments.commands.demos"),

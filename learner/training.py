@@ -341,6 +341,7 @@ def aggregate(
         **{name: progress.ledger.counts[name] for name in ("asked", "answered", "invalid", "late", "rejected")},
         "late_env_runners_s": result["acting"]["late_s"],
         "replaced_env_runners": result["acting"]["replaced"],
+        "env_runner_steps": result["acting"]["steps"],
     }
     progress.last = point
     return point

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import h11
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dopamine_rl.addresses import is_loopback
@@ -188,15 +189,29 @@ class _Protocol(H11Protocol):
 def make_server(
     client: RewardClient, config: IngressConfig, token: str | None, bound: socket.socket | None = None
 ) -> tuple[uvicorn.Server, list[socket.socket]]:
-    """Make a server and its listening sockets; `server.run(sockets)` serves until interrupted.
+    """Make a server of the ingress and its listening sockets; `server.run(sockets)` serves until interrupted.
 
     Args:
         client, config, token: as for `make_app`.
         bound: from `bind`; None binds now.
     Raises:
+        BadInput: as `serve_app`.
+    """
+    return serve_app(make_app(client, config, token), config, token is not None, bound)
+
+
+def serve_app(
+    app: ASGIApp, config: IngressConfig, has_token: bool, bound: socket.socket | None = None
+) -> tuple[uvicorn.Server, list[socket.socket]]:
+    """Make a server of any web application, with the connections and TLS of a configuration; and its sockets.
+
+    Args:
+        has_token: the application asks for a token.
+        bound: from `bind`; None binds now.
+    Raises:
         BadInput: the host is public without a token or TLS, the certificate is invalid, or the address is in use.
     """
-    if token is None and not is_loopback(config.host):
+    if not has_token and not is_loopback(config.host):
         raise BadInput("--host", config.host, "give a token, or listen on 127.0.0.1 only")
     tls, connections = load_tls(config), _Connections(config)
 
@@ -207,7 +222,7 @@ def make_server(
             super().__init__(config, tls, connections, **arguments)
 
     settings = uvicorn.Config(
-        make_app(client, config, token),
+        app,
         http=Protocol,
         loop="asyncio",
         ws="none",

@@ -73,6 +73,8 @@ class Acting:
         self._begun: set[int] = set()
         self._reported: set[int] = set()
         self._heard_at = time.monotonic()
+        self.steps: Counter[int] = Counter()
+        """Environment steps by env runner since the last report: its number, from 1; 0 is this process."""
         self.replaced = 0
         """Number of env runners killed because they hung."""
         self.on_event: Callable[[str], None] = logger.warning
@@ -113,7 +115,7 @@ class Acting:
             ActingTimeout: no env runner answered for `patience_s`.
         """
         if not self._group.num_remote_workers():
-            return [_sample(self._group.local_env_runner)]
+            return [self._counted(0, _sample(self._group.local_env_runner))]
         samples: list[RunnerSample] = []
         wait_s = 0.0
         while True:
@@ -183,10 +185,14 @@ class Acting:
             self._reported.discard(call.runner)
             self._durations.append(now - call.since)
             self._heard_at = now
-            return [sample]
+            return [self._counted(call.runner, sample)]
         self.on_event(f"env runner {call.runner} is back after {now - self._lost.pop(call.runner).since:.0f} s")
         self._group._worker_manager.set_actor_state(call.runner, healthy=True)
         return []
+
+    def _counted(self, runner: int, sample: RunnerSample) -> RunnerSample:
+        self.steps[runner] += sum(map(len, sample[0]))
+        return sample
 
     def _lose(self, runner: int, reason: str) -> None:
         now = time.monotonic()

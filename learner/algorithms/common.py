@@ -94,7 +94,8 @@ class ActingAlgorithm:
         for key in REPORTED:
             sampling.setdefault(key, math.nan)
         late = {str(runner): round(seconds, 1) for runner, seconds in self.acting.late().items()}
-        results["acting"] = {"late_s": late, "replaced": self.acting.replaced}
+        steps = {str(runner): self.acting.steps.pop(runner) for runner in sorted(self.acting.steps)}
+        results["acting"] = {"late_s": late, "replaced": self.acting.replaced, "steps": steps}
         return results
 
 

@@ -74,6 +74,7 @@ IN_JOB: dict[str, list[str] | None] = {
     "robot_serve": None,
     "robot_twin": None,
     "serve": None,
+    "show": ["run", "--write", "report.html"],
     "sweep": ["--storage", "runs"],
     "reward_service": ["--out", "journals"],
     "robot": None,
