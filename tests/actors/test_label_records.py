@@ -1,5 +1,6 @@
 """Records are exact, small, and kept within a budget, beside the actor and not in its way."""
 
+import json
 import os
 import threading
 from dataclasses import replace
@@ -9,7 +10,7 @@ import pytest
 
 from actors import label_record_writer
 from actors.label_record_writer import LabelRecordWriter, trim
-from actors.label_records import LabelRecord, ScoredFrame, pack, unpack
+from actors.label_records import EpisodeEnding, LabelRecord, RecordSummary, ScoredFrame, pack, unpack
 from dopamine_rl.errors import BadInput
 from dopamine_rl.types import EpisodeContext, FusionConfig
 
@@ -55,6 +56,31 @@ def test_a_record_comes_back_exactly_and_its_references_lie_once(tmp_path):
 def test_an_episode_without_frames_is_kept(tmp_path):
     again = LabelRecord.load(record("short", frames=0).save(tmp_path))
     assert again.frames == ()
+
+
+def test_how_an_episode_ended_comes_back_and_its_summary_needs_no_picture(tmp_path, monkeypatch):
+    paid = np.linspace(-1, 1, 13).astype(np.float32)
+    ended = replace(record("a"), ending=EpisodeEnding(False, True, None, paid > 0.9, paid))
+    for saved in (ended, record("b"), record("c", frames=0)):
+        path = saved.save(tmp_path)
+        again = LabelRecord.load(path).ending
+        assert (again is None) == (saved.ending is None)
+    again = LabelRecord.load(tmp_path / "a.npz").ending
+    assert (again.success, again.reached, again.claimed) == (False, True, None)
+    np.testing.assert_array_equal(again.rewards, paid)
+    np.testing.assert_array_equal(again.task_rewards, paid > 0.9)
+    monkeypatch.setattr("actors.label_records.unpack", lambda *_: pytest.fail("a picture was decoded"))
+    a, b, c = (RecordSummary.read(tmp_path / f"{name}.npz") for name in "abc")
+    assert (a.frames, a.environment_steps, a.reached, a.task_return) == (6, 12, True, 1.0)
+    assert a.final_progress == pytest.approx(0.6)
+    assert a.learner_return == pytest.approx(0.0, abs=1e-5)
+    assert (b.success, b.learner_return, c.final_progress, c.frames) == (None, None, None, 0)
+    with np.load(tmp_path / "b.npz") as data:  # as older versions wrote it
+        arrays = {name: data[name] for name in data.files}
+    header = json.loads(str(arrays["header"]))
+    del header["last"]
+    np.savez(tmp_path / "b.npz", **(arrays | {"header": np.array(json.dumps(header))}))
+    assert RecordSummary.read(tmp_path / "b.npz") == replace(b, final_progress=pytest.approx(0.6))
 
 
 def test_pictures_that_change_little_take_a_fraction_of_their_room(tmp_path):

@@ -11,6 +11,7 @@ from actors.callbacks import finish_records
 from actors.label_records import LabelRecord
 from actors.rescoring import audit
 from dopamine_rl.policy import DeterministicPolicy, save_policy
+from dopamine_rl.shaping import held_potential
 from dopamine_rl.types import TaskReference
 from experiments.job import training
 from experiments.runtime.console import Console
@@ -106,3 +107,12 @@ def test_algorithms_train_through_the_same_callback(tmp_path, monkeypatch, algor
     found = audit(records, Scorer(FakeEngine()), "fake-1")
     assert found["episodes"] == report["records"]["written"] >= 14
     assert found["max_abs_difference"] == found["doubled"] == found["wrong_version"] == 0
+    endings = [record.ending for record in records]
+    assert sum(ending.success for ending in endings) <= report["curve"][-1]["successes"]
+    for ending, record in zip(endings, records, strict=True):
+        assert len(ending.rewards) == len(ending.task_rewards) == record.frames[-1].time
+        held = [0.0, *held_potential([f.time for f in record.frames], [f.progress for f in record.frames], 10, 0.0)[1:]]
+        paid = config.gamma * np.array(held[1:]) - held[:-1]
+        np.testing.assert_allclose(ending.rewards[:-1], paid[:-1], atol=1e-5)
+    acted = sum(sum(point["env_runner_steps"].values()) for point in report["curve"])
+    assert acted == report["environment_steps"]
