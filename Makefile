@@ -8,7 +8,7 @@ ONE := $(BIN)/python -m pytest
 # Where ARGS selects some, there may be none among them.
 NONE := $(if $(ARGS),|| [ $$? = 5 ])
 
-.PHONY: help run test test-full test-extern check lint setup constraints vulkan vllm-env lerobot-env sb3-env metaworld-env
+.PHONY: help run test test-full test-extern check lint setup constraints vulkan vllm-env lerobot-env sb3-env metaworld-env browser-env
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/'
@@ -23,7 +23,7 @@ test: setup vulkan  ## every test but the long ones: 15 to 25 minutes on two cor
 test-full: setup vulkan  ## every test, also those that take minutes: interruptions, lost nodes, sweeps, fuzzing, vLLM; one to two hours
 	$(BIN)/python -m pytest -m "not extern" $(ARGS)
 
-test-extern: setup vulkan lerobot-env sb3-env metaworld-env  ## the tests with other projects' packages (LeRobot, Stable-Baselines3, Meta-World) in environments of their own
+test-extern: setup vulkan lerobot-env sb3-env metaworld-env browser-env  ## the tests with other projects' packages (LeRobot, Stable-Baselines3, Meta-World, Chromium) in environments of their own
 	$(BIN)/python -m pytest -m extern $(ARGS)
 
 check: lint  ## lint, types and the tests that need neither Ray nor pictures, in under four minutes
@@ -59,6 +59,10 @@ lerobot-env: setup  ## build .venv-lerobot, in which LeRobot reads and writes da
 metaworld-env: setup  ## build .venv-metaworld, in which Meta-World's peg insertion is learned
 	bash scripts/ensure_osmesa.sh
 	bash scripts/beside_env.sh $(BIN)/python .venv-metaworld metaworld==3.1.1 mujoco==3.3.0 etils==1.15.0 glfw==2.11.0 pyopengl==3.1.10 zipp==4.1.2
+
+browser-env: setup  ## build .venv-browser, in which Chromium looks at the pages of `dopamine show`
+	bash scripts/ensure_chromium.sh
+	bash scripts/beside_env.sh $(BIN)/python .venv-browser selenium==4.51.0 trio==0.35.0 trio-websocket==0.12.2 outcome==1.3.0.post0 wsproto==1.3.2 websocket-client==1.9.2 pysocks==1.7.1
 
 sb3-env: setup  ## build .venv-sb3, in which Stable-Baselines3 learns from our reward
 	bash scripts/beside_env.sh $(BIN)/python .venv-sb3 stable-baselines3==2.9.2

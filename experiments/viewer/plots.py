@@ -178,7 +178,7 @@ def labels_plot(run: RunState) -> Plot | None:
         latency, lost = panels.axes
         latency.plot(steps, run.column("label_p50_ms"), color=FUSED)
         latency.set_title("median latency of labels, ms", loc="left")
-        latency.set_ylim(bottom=0)
+        latency.set_ylim(0, 1.1 * latency.get_ylim()[1])
         latency.tick_params(labelbottom=False)
         for name, color in (("invalid", PERSPECTIVES["forward"]), ("late", FAILURE), ("rejected", GREY)):
             share = np.diff(run.column(name), prepend=0.0) / np.maximum(asked, 1.0)
@@ -205,7 +205,7 @@ def actors_plot(run: RunState) -> Plot | None:
         learning.plot(steps, run.column("updates_per_s"), color=FUSED)
         learning.set_title("updates/s", loc="left")
         for axes in panels.axes:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         return panels.plot("Environment steps and updates a second")
 
 
@@ -284,7 +284,7 @@ def _reward_panel(axes: Any, rewards: NDArray[np.float32], task_rewards: NDArray
     axes.axhline(0.0, color=GREY, lw=0.8)
     axes.vlines(steps, 0.0, rewards, color=FUSED, lw=1.6)
     paid = task_rewards != 0.0
-    axes.plot(steps[paid], rewards[paid], "D", color=SUCCESS, ms=5)
+    axes.plot(steps[paid], rewards[paid], "D", color=SUCCESS, ms=5, clip_on=False)
     axes.set_title("reward of the learner (◆ with the task's)", loc="left")
 
 

@@ -115,8 +115,8 @@ def actor_rows(run: RunState) -> list[Row]:
         rate = rates.get(name, np.full(1, np.nan))
         known = rate[np.isfinite(rate)]
         mean = number(float(known.mean()), 1) if len(known) else "–"
-        state = "acting" if run.status == "running" else "ended"
-        state = f"late by {number(late[name], 0)} s" if name in late else state
+        acting = f"late by {number(late[name], 0)} s" if name in late else "acting"
+        state = acting if run.status == "running" else "ended"
         rows.append((name, number(float(rate[-1]), 1), mean, state))
     return rows
 

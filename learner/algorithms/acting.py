@@ -74,7 +74,7 @@ class Acting:
         self._reported: set[int] = set()
         self._heard_at = time.monotonic()
         self.steps: Counter[int] = Counter()
-        """Environment steps by env runner since the last report: its number, from 1; 0 is this process."""
+        """Environment steps of arrived fragments since the last report, by env runner: from 1; 0 is this process."""
         self.replaced = 0
         """Number of env runners killed because they hung."""
         self.on_event: Callable[[str], None] = logger.warning
