@@ -133,6 +133,6 @@ def episodes() -> list[LabelRecord]:
         record(1),
         record(2, final=0.9, ending=(False, False, True)),
         record(3, final=0.4, ending=(False, True, False)),
-        record(4, final=0.3, ending=(False, False, False)),
+        record(4, final=0.7, ending=(False, False, False)),
         named,
     ]
