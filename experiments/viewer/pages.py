@@ -160,7 +160,7 @@ class Pages:
         captions = (state.config.get("env") or {}).get("views") or []
         count = len(episode.record.context.init)
         frames = [self._source(run, episode, index) for index in range(len(episode.times))]
-        data = {"frames": frames, "times": episode.times.tolist(), "rows": _values(episode)}
+        data = {"frames": frames, "times": episode.times.tolist(), "rows": tables.frame_rows(episode)}
         return {
             "run": run,
             "row": episode.row,
@@ -285,25 +285,3 @@ def _span(episode: Episode) -> float:
 def _aspect(episode: Episode) -> str:
     count, height, width, _ = episode.record.context.init.shape
     return f"{count * width} / {height}"
-
-
-def _values(episode: Episode) -> list[dict[str, str]]:
-    """What stands beside each picture, as text."""
-    rows, end = [], len(episode.times) - 1
-    paid = episode.rewards
-    for index, at in enumerate(episode.times):
-        frame = episode.record.frames[index - 1] if index else None
-        row = {"progress": tables.number(float(episode.progress[index])), "step": str(at)}
-        for column, name in enumerate(PERSPECTIVES):
-            row[name] = tables.number(float(episode.perspectives[index, column]))
-            row[f"hop {name}"] = tables.number(100 * float(episode.hops[index, column]), 0, "+")
-        row["answer"] = "first picture" if frame is None else " – ".join(filter(None, (frame.outcome, frame.reason)))
-        until = len(paid[0]) if paid and index == end else int(at)
-        row["reward"], row["return"] = "–", "–"
-        if paid is not None:
-            since = int(episode.times[index - 1]) if index else 0
-            row["reward"] = tables.number(float(paid[0][since:until].sum()), 3, "+") if index else "–"
-            row["return"] = tables.number(float(paid[0][:until].sum()), 3, "+")
-        row["ending"] = (episode.row.verdict or "not recorded") if index == end else "under way"
-        rows.append(row)
-    return rows

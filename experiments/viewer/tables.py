@@ -15,7 +15,8 @@ from dopamine_rl.texts import counted
 from experiments.job.report import POLICIES, REWARDS, TASK_REWARD, sight_words
 from experiments.reports.claims import RATES
 from experiments.reports.words import CLAIMS, GATE, LABELS, SHADOW, phase_words
-from experiments.viewer.plots import actor_rates
+from experiments.viewer.episodes import Episode
+from experiments.viewer.plots import PERSPECTIVES, actor_rates
 from experiments.viewer.runs import RunState
 from learner.training import RECENT
 
@@ -192,6 +193,28 @@ def differences(runs: Mapping[str, RunState]) -> list[Row]:
     names = list(dict.fromkeys(name for settings in flat for name in settings))
     rows = [(name, *(_setting(settings.get(name)) for settings in flat)) for name in names]
     return [("setting", *runs), *(row for row in rows if len(set(row[1:])) > 1)]
+
+
+def frame_rows(episode: Episode) -> list[dict[str, str]]:
+    """What stands beside each picture of an episode, by the fields of the player."""
+    rows, end = [], len(episode.times) - 1
+    paid = episode.rewards
+    for index, at in enumerate(episode.times):
+        frame = episode.record.frames[index - 1] if index else None
+        row = {"progress": number(float(episode.progress[index])), "step": str(at)}
+        for column, name in enumerate(PERSPECTIVES):
+            row[name] = number(float(episode.perspectives[index, column]))
+            row[f"hop {name}"] = number(100 * float(episode.hops[index, column]), 0, "+")
+        row["answer"] = "first picture" if frame is None else " – ".join(filter(None, (frame.outcome, frame.reason)))
+        until = len(paid[0]) if paid and index == end else int(at)
+        row["reward"], row["return"] = "–", "–"
+        if paid is not None:
+            since = int(episode.times[index - 1]) if index else 0
+            row["reward"] = number(float(paid[0][since:until].sum()), 3, "+") if index else "–"
+            row["return"] = number(float(paid[0][:until].sum()), 3, "+")
+        row["ending"] = (episode.row.verdict or "not recorded") if index == end else "under way"
+        rows.append(row)
+    return rows
 
 
 def clock(seconds: float) -> str:

@@ -79,8 +79,8 @@ class Visit:
 
     def inspect(self) -> None:
         """The list, an episode from it, and its player: slider, plot, play, keys."""
-        self.open("/runs/0/episodes")
         began = time.monotonic()
+        self.open("/runs/0/episodes")
         self.wait(lambda: self.find("tbody img")[0].get_property("naturalWidth"))
         self.seen["first_picture_s"] = time.monotonic() - began
         self.seen["order"] = self.texts("tbody .badge")
