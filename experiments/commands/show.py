@@ -39,7 +39,7 @@ MOST_RUNS = 6
 class Arguments:
     """The runs, and how they are shown."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], option("RUN")]
+    runs: Annotated[Positional[tuple[Path, ...]], option("RUN", "")]
     """Folders of runs, as printed at the end of training; they may still be going on."""
     host: Annotated[str, option("ADDRESS")] = "127.0.0.1"
     """Address to listen on. Any address but loopback needs a token and TLS."""
