@@ -140,7 +140,7 @@ class Guard:
         rest = [(name, value) for name, value in parse_qsl(request.url.query) if name != "token"]
         answer = RedirectResponse(f"{request.url.path}{'?' if rest else ''}{urlencode(rest)}", 303)
         secure = request.url.scheme == "https"
-        answer.set_cookie(COOKIE, self._session, httponly=True, samesite="strict", secure=secure)
+        answer.set_cookie(COOKIE, self._session, httponly=True, samesite="lax", secure=secure)
         return answer
 
     @staticmethod
