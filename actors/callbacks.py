@@ -27,7 +27,9 @@ from actors.foreign import EXECUTED
 from actors.label_record_writer import LabelRecordWriter
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.process_log import identify
 from dopamine_rl.success import ClaimOutcome, SuccessRule
+from dopamine_rl.telemetry import record
 from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
@@ -47,6 +49,7 @@ class LabellingCallback(RLlibCallback):
         hold_back: with a reward model, every `sample()` returns the fragments of the previous call; the first returns
             none. Fragments held when the actor ends are lost, like unfinished ones.
         rule: claims success from progress; None leaves success to the environment.
+        run: name of the training, for metrics and logs.
     """
 
     def __init__(
@@ -56,8 +59,10 @@ class LabellingCallback(RLlibCallback):
         context_of: ContextOf,
         hold_back: bool = False,
         rule: SuccessRule | None = None,
+        run: str = "",
     ) -> None:
         super().__init__()
+        self._run, self._runner = run, "0"
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
         self._rule = rule
@@ -70,6 +75,12 @@ class LabellingCallback(RLlibCallback):
         self._reached: set[str] = set()
         self._returns: dict[str, tuple[float, float]] = {}
         self._running: dict[int, str] = {}
+
+    def on_environment_created(self, *, env_runner: Any, **_: Any) -> None:
+        """Note the actor's number, for metrics and logs."""
+        self._runner = str(env_runner.worker_index or 0)
+        if env_runner.worker_index:  # 0 acts in the driver's process
+            identify(run=self._run, role="env_runner", index=env_runner.worker_index)
 
     def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
         """Begin an episode with the pictures of its first frame."""
@@ -95,6 +106,7 @@ class LabellingCallback(RLlibCallback):
         """Collect the labels of the returned fragments and write them back; `samples` is changed in place."""
         if env_runner.config.in_evaluation:
             return
+        self._guard(self._record, "dopamine_environment_steps_total", sum(map(len, samples)))
         if self._hold_back:
             self._guard(self._send)
             samples[:], self._held = self._held, samples[:]
@@ -214,6 +226,9 @@ class LabellingCallback(RLlibCallback):
         metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)
         potential = labeller.level(chunk.id_) if labeller.knows(chunk.id_) else float("nan")
         metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
+        self._record("dopamine_episodes_total", 1, outcome="success" if success else "failure")
+        self._record("dopamine_final_potential", potential)
+        logger.info("An episode ended.", extra={"episode": chunk.id_, "success": success, "potential": potential})
         if self._rule is not None:
             for name in ("claimed", "reached"):
                 value = float(getattr(outcome, name))
@@ -222,11 +237,11 @@ class LabellingCallback(RLlibCallback):
             return
         if labeller.config.mode not in UNSHAPED:
             metrics_logger.log_value("final_potential_mean", labeller.level(chunk.id_), reduce="mean", window=100)
-        record = labeller.finish(chunk.id_)
-        if record is not None and self._config.records_dir is not None:
+        finished = labeller.finish(chunk.id_)
+        if finished is not None and self._config.records_dir is not None:
             if self._writer is None:
                 self._writer = LabelRecordWriter(self._config.records_dir, self._config.records_mb)
-            self._writer.put(record)
+            self._writer.put(finished)
 
     def _log_counts(self, metrics_logger: Any) -> None:
         counts = self._get().take_counts()
@@ -234,9 +249,15 @@ class LabellingCallback(RLlibCallback):
             metrics_logger.log_value(("labels", name), getattr(counts, name), reduce="sum")
         for latency in counts.latencies_ms:
             metrics_logger.log_value(("labels", "latencies_ms"), latency, reduce="item_series", window=10_000)
+            self._record("dopamine_label_latency_seconds", latency / 1e3)
+        for outcome in ("answered", "invalid", "late", "rejected"):
+            self._record("dopamine_labels_total", getattr(counts, outcome), outcome=outcome)
         if self._writer is not None:
             for name, count in self._writer.take_counts().items():
                 metrics_logger.log_value(("records", name), count, reduce="sum")
+
+    def _record(self, name: str, value: float, **tags: str) -> None:
+        record(name, value, run=self._run, runner=self._runner, **tags)
 
     def finish_records(self, timeout_s: float) -> dict[str, int]:
         """Wait until the label records of finished episodes are written; returns the outcomes not yet reported.

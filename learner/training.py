@@ -341,6 +341,7 @@ def aggregate(
         **{name: progress.ledger.counts[name] for name in ("asked", "answered", "invalid", "late", "rejected")},
         "late_env_runners_s": result["acting"]["late_s"],
         "replaced_env_runners": result["acting"]["replaced"],
+        "staleness_updates": result["acting"]["staleness_updates"],
     }
     progress.last = point
     return point

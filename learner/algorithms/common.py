@@ -94,7 +94,8 @@ class ActingAlgorithm:
         for key in REPORTED:
             sampling.setdefault(key, math.nan)
         late = {str(runner): round(seconds, 1) for runner, seconds in self.acting.late().items()}
-        results["acting"] = {"late_s": late, "replaced": self.acting.replaced}
+        staleness = {str(runner): updates for runner, updates in self.acting.staleness.items()}
+        results["acting"] = {"late_s": late, "replaced": self.acting.replaced, "staleness_updates": staleness}
         return results
 
 
