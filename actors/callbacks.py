@@ -227,8 +227,9 @@ class LabellingCallback(RLlibCallback):
         potential = labeller.level(chunk.id_) if labeller.knows(chunk.id_) else float("nan")
         metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
         self._record("dopamine_episodes_total", 1, outcome="success" if success else "failure")
-        self._record("dopamine_final_potential", potential)
-        logger.info("An episode ended.", extra={"episode": chunk.id_, "success": success, "potential": potential})
+        shaped = potential if labeller.config.mode not in UNSHAPED else float("nan")
+        self._record("dopamine_final_potential", shaped)
+        logger.info("An episode ended.", extra={"episode": chunk.id_, "success": success, "potential": shaped})
         if self._rule is not None:
             for name in ("claimed", "reached"):
                 value = float(getattr(outcome, name))

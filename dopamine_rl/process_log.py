@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -40,11 +41,16 @@ class JsonFormatter(logging.Formatter):
             **_identity,
             "host": socket.gethostname(),
             "process_id": record.process,
-            **{name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"},
+            **{name: _plain(value) for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"},
         }
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return json.dumps(event, default=str, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    """The value; None for NaN and infinite numbers, which JSON does not have."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def identify(**fields: str | int) -> None:

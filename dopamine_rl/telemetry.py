@@ -52,7 +52,9 @@ METRICS: Mapping[str, Metric] = {
     "dopamine_final_potential": Metric("gauge", _ACTOR, "Potential at the end of the last finished episode, 0 to 1."),
     # of the learner
     "dopamine_environment_steps_per_second": Metric("gauge", _LEARNER, "Environment steps per second, all actors."),
-    "dopamine_updates_per_second": Metric("gauge", _LEARNER, "Gradient updates per second; 0 with PPO, APPO and IMPALA."),
+    "dopamine_updates_per_second": Metric(
+        "gauge", _LEARNER, "Gradient updates per second; 0 with PPO, APPO and IMPALA."
+    ),
     "dopamine_staleness_updates": Metric(
         "gauge", _ACTOR, "Updates between the weights that sampled an actor's last fragment and its arrival."
     ),

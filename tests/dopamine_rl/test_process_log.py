@@ -76,5 +76,6 @@ def test_the_hook_that_workers_are_told_to_run_exists():
 def test_a_field_of_the_process_does_not_hide_one_of_the_event(tmp_path):
     with driver_log(tmp_path / "log.jsonl", "peg"):
         identify(index=1)
-        logging.getLogger("learner").info("x", extra={"index": 7})
-    assert json.loads((tmp_path / "log.jsonl").read_text())["index"] == 7
+        logging.getLogger("learner").info("x", extra={"index": 7, "potential": float("nan")})
+    event = json.loads((tmp_path / "log.jsonl").read_text())
+    assert (event["index"], event["potential"]) == (7, None)
