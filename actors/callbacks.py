@@ -30,7 +30,9 @@ from actors.label_record_writer import LabelRecordWriter
 from actors.label_records import EpisodeEnding
 from actors.labeller import Labeller, LabellerConfig
 from dopamine_rl.interfaces import RewardClient
+from dopamine_rl.process_log import identify
 from dopamine_rl.success import ClaimOutcome, SuccessRule
+from dopamine_rl.telemetry import record
 from dopamine_rl.tokens import FrameTokens
 from dopamine_rl.types import UNSHAPED, EpisodeContext, LabelColumns, Views
 
@@ -50,6 +52,7 @@ class LabellingCallback(RLlibCallback):
         hold_back: with a reward model, every `sample()` returns the fragments of the previous call; the first returns
             none. Fragments held when the actor ends are lost, like unfinished ones.
         rule: claims success from progress; None leaves success to the environment.
+        run: name of the training, for metrics and logs.
     """
 
     def __init__(
@@ -59,8 +62,10 @@ class LabellingCallback(RLlibCallback):
         context_of: ContextOf,
         hold_back: bool = False,
         rule: SuccessRule | None = None,
+        run: str = "",
     ) -> None:
         super().__init__()
+        self._run, self._runner = run, "0"
         self._config, self._make_client, self._context_of = config, make_client, context_of
         self._hold_back = hold_back and config.asks_model
         self._rule = rule
@@ -73,6 +78,12 @@ class LabellingCallback(RLlibCallback):
         self._reached: set[str] = set()
         self._paid: dict[str, list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = {}
         self._running: dict[int, str] = {}
+
+    def on_environment_created(self, *, env_runner: Any, **_: Any) -> None:
+        """Note the actor's number, for metrics and logs."""
+        self._runner = str(env_runner.worker_index or 0)
+        if env_runner.worker_index:  # 0 acts in the driver's process
+            identify(run=self._run, role="env_runner", index=env_runner.worker_index)
 
     def on_episode_start(self, *, episode: Any, env_runner: Any, env_index: int, **_: Any) -> None:  # type: ignore[override]
         """Begin an episode with the pictures of its first frame."""
@@ -98,6 +109,7 @@ class LabellingCallback(RLlibCallback):
         """Collect the labels of the returned fragments and write them back; `samples` is changed in place."""
         if env_runner.config.in_evaluation:
             return
+        self._guard(self._record, "dopamine_environment_steps_total", sum(map(len, samples)))
         if self._hold_back:
             self._guard(self._send)
             samples[:], self._held = self._held, samples[:]
@@ -216,6 +228,10 @@ class LabellingCallback(RLlibCallback):
         metrics_logger.log_value(("finished", "success"), float(success), reduce="item_series", window=10_000)
         potential = labeller.level(chunk.id_) if labeller.knows(chunk.id_) else float("nan")
         metrics_logger.log_value(("finished", "potential"), potential, reduce="item_series", window=10_000)
+        self._record("dopamine_episodes_total", 1, outcome="success" if success else "failure")
+        shaped = potential if labeller.config.mode not in UNSHAPED else float("nan")
+        self._record("dopamine_final_potential", shaped)
+        logger.info("An episode ended.", extra={"episode": chunk.id_, "success": success, "potential": shaped})
         if self._rule is not None:
             for name in ("claimed", "reached"):
                 value = float(getattr(outcome, name))
@@ -224,13 +240,13 @@ class LabellingCallback(RLlibCallback):
             return
         if labeller.config.mode not in UNSHAPED:
             metrics_logger.log_value("final_potential_mean", labeller.level(chunk.id_), reduce="mean", window=100)
-        record = labeller.finish(chunk.id_)
-        if record is not None and self._config.records_dir is not None:
+        finished = labeller.finish(chunk.id_)
+        if finished is not None and self._config.records_dir is not None:
             if self._writer is None:
                 self._writer = LabelRecordWriter(self._config.records_dir, self._config.records_mb)
             claimed = None if self._rule is None else outcome.claimed
             ending = EpisodeEnding(success, outcome.reached, claimed, task_rewards, rewards)
-            self._writer.put(replace(record, ending=ending))
+            self._writer.put(replace(finished, ending=ending))
 
     def _log_counts(self, metrics_logger: Any) -> None:
         counts = self._get().take_counts()
@@ -238,9 +254,15 @@ class LabellingCallback(RLlibCallback):
             metrics_logger.log_value(("labels", name), getattr(counts, name), reduce="sum")
         for latency in counts.latencies_ms:
             metrics_logger.log_value(("labels", "latencies_ms"), latency, reduce="item_series", window=10_000)
+            self._record("dopamine_label_latency_seconds", latency / 1e3)
+        for outcome in ("answered", "invalid", "late", "rejected"):
+            self._record("dopamine_labels_total", getattr(counts, outcome), outcome=outcome)
         if self._writer is not None:
             for name, count in self._writer.take_counts().items():
                 metrics_logger.log_value(("records", name), count, reduce="sum")
+
+    def _record(self, name: str, value: float, **tags: str) -> None:
+        record(name, value, run=self._run, runner=self._runner, **tags)
 
     def finish_records(self, timeout_s: float) -> dict[str, int]:
         """Wait until the label records of finished episodes are written; returns the outcomes not yet reported.

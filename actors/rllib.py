@@ -115,6 +115,7 @@ class ProgressRewardCallback(LabellingCallback):
 
     def on_environment_created(self, *, env_runner: Any, **_: Any) -> None:
         """Take the discount from the configuration that is run."""
+        super().on_environment_created(env_runner=env_runner)
         self._config = replace(self._config, gamma=env_runner.config.gamma)
 
     def on_sample_end(self, *, env_runner: Any, metrics_logger: Any, samples: list[Any], **_: Any) -> None:  # type: ignore[override]

@@ -25,6 +25,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from dopamine_rl.config import dump_toml
+from dopamine_rl.process_log import DRIVER_LOG, driver_log
 from experiments.runtime.arguments import RunArguments, parse_settings
 from experiments.runtime.console import Console
 from experiments.runtime.ending import STOPPED, command, interruptible
@@ -62,10 +63,11 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: RunArguments) ->
 
     console = Console()
     with only_run(folder, arguments.fresh, console.progress), ExitStack() as stack:
+        stack.enter_context(driver_log(folder.path / DRIVER_LOG, config.name))
         console.say(f"Run {config.name}: reward {config.reward}, results in {folder.place}")
         (folder.path / "result.json").unlink(missing_ok=True)
         with console.phase("cluster", "Ray"):
-            stack.enter_context(ray_cluster(config.cluster, announce=False))
+            stack.enter_context(ray_cluster(config.cluster, announce=False, run=config.name))
         stack.enter_context(interruptible(STOPPED))
         stack.callback(folder.publish)
         this = stack.enter_context(Run(config, folder, console, arguments.preset))

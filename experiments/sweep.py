@@ -35,6 +35,7 @@ if not __package__:  # started by its path: sys.path starts with this folder, no
 
 from dopamine_rl.config import dump_toml
 from dopamine_rl.errors import DopamineError, require, seed_check
+from dopamine_rl.process_log import DRIVER_LOG, driver_log
 from dopamine_rl.texts import counted
 from experiments.job.capacity import bundles, concurrency
 from experiments.reports.tables import aligned
@@ -109,7 +110,13 @@ def run(folder: RunFolder, config: ExperimentConfig, arguments: SearchArguments)
     from experiments.runtime.resume import only_run
 
     console = Console()
-    with only_run(folder, arguments.fresh, console.progress), ray_cluster(config.cluster), interruptible(INTERRUPTED):
+    name = folder.path.name
+    with (
+        only_run(folder, arguments.fresh, console.progress),
+        driver_log(folder.path / DRIVER_LOG, name),
+        ray_cluster(config.cluster, run=name),
+        interruptible(INTERRUPTED),
+    ):
         import ray
 
         concurrent = concurrency(config, ray.cluster_resources(), arguments.concurrent)

@@ -342,6 +342,7 @@ def aggregate(
         "late_env_runners_s": result["acting"]["late_s"],
         "replaced_env_runners": result["acting"]["replaced"],
         "env_runner_steps": result["acting"]["steps"],
+        "staleness_updates": result["acting"]["staleness_updates"],
     }
     progress.last = point
     return point

@@ -16,19 +16,32 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.serve import Application
 from ray.serve.api import RunTarget
 from ray.serve.config import AutoscalingConfig, RequestRouterConfig
 from ray.serve.schema import ApplicationStatus
 
 from dopamine_rl.errors import BadInput, CheckpointError, ServiceUnavailable
 from dopamine_rl.interfaces import Engine, ProgressScorer
+from dopamine_rl.process_log import RUN_VARIABLE, identify
 from dopamine_rl.types import ScoreRequest
 from reward_service import lease, ledger_store
 from reward_service.releases import Ledger, LoadedModels, Release
+from reward_service.replica_metrics import record_counts
 from reward_service.scorer import Scorer
-from reward_service.service import Answer, ScoringService, ServiceConfig, ServiceDescription, warm_up
+from reward_service.service import (
+    Answer,
+    ScoringService,
+    ServiceConfig,
+    ServiceCounts,
+    ServiceDescription,
+    warm_up,
+)
 
 logger = logging.getLogger(__name__)
+
+RECORD_S = 1.0
+"""Interval at which a replica records its metrics."""
 
 FOLLOW_S = 0.25
 """Interval at which a replica reads the ledger."""
@@ -40,11 +53,15 @@ ROUTER: Any = "ray.serve.experimental.consistent_hash_router.ConsistentHashRoute
 class GRMDeployment:
     """A replica. It serves the models listed in the application's ledger, and follows changes of the ledger."""
 
-    def __init__(self, app_name: str, config: ServiceConfig) -> None:
+    def __init__(self, app_name: str, config: ServiceConfig, checkpoint: str | None = None) -> None:
+        """Serve the ledger's models; where nobody has written a ledger, that of `checkpoint`."""
+        identify(role="replica", application=app_name)
         if config.lease_s > 0:
             lease.watch(app_name, config.lease_s)
         self._app_name = app_name
         self._models = LoadedModels(lambda folder: _load(folder, config))
+        if checkpoint is not None:
+            ledger_store.restore(app_name, _first(checkpoint))
         ledger = ledger_store.read(app_name)
         self._latest = _LedgerRead(time.monotonic(), ledger)
         self._read_now = threading.Event()
@@ -57,6 +74,7 @@ class GRMDeployment:
             _serving(ledger, self._scorers), config.max_batch_frames, config.batch_wait_ms / 1e3, config.stuck_s
         )
         threading.Thread(target=self._watch_ledger, name="ledger", daemon=True).start()
+        threading.Thread(target=self._record, name="metrics", daemon=True).start()
         threading.Thread(target=self._update_models, args=(ledger,), name="models", daemon=True).start()
 
     async def score(self, request: ScoreRequest) -> Answer:
@@ -113,6 +131,13 @@ class GRMDeployment:
                     followed = ledger
                 except Exception:  # The loaded models stay.
                     logger.exception("The models of %s could not be updated", self._app_name)
+
+    def _record(self) -> None:
+        """Thread: record metrics, so that no request pays for them."""
+        recorded = ServiceCounts()
+        while True:
+            time.sleep(RECORD_S)
+            recorded = record_counts(self._app_name, self._service, recorded)
 
     async def _until_loaded(self, version: str, timeout_s: float) -> None:
         """Wait for a version that this replica is still loading, as after a start, while others already serve it.
@@ -189,18 +214,33 @@ def deploy(checkpoint: Path, name: str, config: ServiceConfig) -> None:
             raise BadInput("name", name, "choose another name: an application with this one is running on the cluster")
         if config.lease_s > 0:
             lease.hold(name)
-        ledger_store.write(name, Ledger((Release(1, str(Path(checkpoint).absolute())),)), claim)
+        ledger_store.write(name, _first(checkpoint.absolute()), claim)
         _start(name, config)
+
+
+def _first(checkpoint: Path | str) -> Ledger:
+    return Ledger((Release(1, str(checkpoint)),))
 
 
 def _start(name: str, config: ServiceConfig) -> None:
     """Start the application and wait until it answers; delete it if it does not."""
+    target = RunTarget(application(name, config), name=name, route_prefix=None)
+    try:
+        serve.run_many([target], wait_for_applications_running=False)
+        _wait_until_running(name, config.ready_s)
+    except BaseException:
+        shutdown(name)
+        raise
+
+
+def application(name: str, config: ServiceConfig, checkpoint: str | None = None) -> Application:
+    """The Serve application; as for GRMDeployment."""
     deployment = serve.deployment(
         **_scale(config),
         ray_actor_options={
             "num_cpus": config.num_cpus,
             "num_gpus": config.num_gpus,
-            "runtime_env": {"py_executable": str(Path(config.python).absolute())} if config.python else {},
+            "runtime_env": _environment(config),
         },
         max_ongoing_requests=config.max_ongoing_requests,
         max_queued_requests=config.max_queued_requests,
@@ -210,13 +250,14 @@ def _start(name: str, config: ServiceConfig) -> None:
         request_router_config=RequestRouterConfig(request_router_class=ROUTER),
         logging_config={"enable_access_log": False},
     )(GRMDeployment)
-    target = RunTarget(deployment.bind(name, config), name=name, route_prefix=None)
-    try:
-        serve.run_many([target], wait_for_applications_running=False)
-        _wait_until_running(name, config.ready_s)
-    except BaseException:
-        shutdown(name)
-        raise
+    bound: Application = deployment.bind(name, config, checkpoint)
+    return bound
+
+
+def _environment(config: ServiceConfig) -> dict[str, Any]:
+    """The replicas' runtime_env. Serve's own processes, which start them, may belong to another run."""
+    named = {"env_vars": {RUN_VARIABLE: os.environ[RUN_VARIABLE]}} if RUN_VARIABLE in os.environ else {}
+    return named | ({"py_executable": str(Path(config.python).absolute())} if config.python else {})
 
 
 def _scale(config: ServiceConfig) -> dict[str, Any]:

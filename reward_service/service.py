@@ -245,6 +245,11 @@ class ScoringService:
         """The vision tower of each version; "" where it takes pictures alone."""
         return tuple(tower_version(scorer) for scorer in self.scorers)
 
+    @property
+    def waiting(self) -> int:
+        """Requests queued for the model."""
+        return len(self._waiting)
+
     async def score(self, request: ScoreRequest) -> Answer:
         """Queue a request; returns its reply, or its error as a value."""
         scorer = self._scorer(request.context.model_version)

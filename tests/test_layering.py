@@ -21,9 +21,11 @@ LAYERS = {
 """What each package may import of ours."""
 
 RAY_FILES = (
+    "dopamine_rl/telemetry.py",
     "actors/callbacks.py",
     "actors/rllib.py",
     "actors/workers.py",
+    "reward_service/application.py",
     "reward_service/deployment.py",
     "reward_service/client.py",
     "reward_service/lease.py",
@@ -285,8 +287,10 @@ LIGHT = [
     "dopamine_rl.errors",
     "dopamine_rl.interfaces",
     "dopamine_rl.metrics",
+    "dopamine_rl.process_log",
     "dopamine_rl.progress",
     "dopamine_rl.shaping",
+    "dopamine_rl.telemetry",
     "dopamine_rl.types",
     "dopamine_rl.wire",
 ]

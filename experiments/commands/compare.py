@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import Positional
 
 from dopamine_rl.errors import DopamineError, require
+from dopamine_rl.process_log import DRIVER_LOG, driver_log
 from dopamine_rl.texts import counted
 from experiments.comparison.page import markdown, plot, rows
 from experiments.comparison.results import UnitResult, read_result, summarise, write_result
@@ -115,7 +116,8 @@ def run(study: Study, missing: Sequence[Unit], folder: RunFolder, home: Path, ar
     failed: list[str] = []
     with (
         only_run(folder, arguments.fresh, console.progress),
-        ray_cluster(missing[0].config.cluster),
+        driver_log(folder.path / DRIVER_LOG, study.name),
+        ray_cluster(missing[0].config.cluster, run=study.name),
         interruptible(INTERRUPTED),
     ):
         import ray

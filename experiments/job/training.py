@@ -96,7 +96,9 @@ def make_task(
             "dense_gamma": dense_gamma(config),
             "claims": rule is not None,
         },
-        callbacks=functools.partial(LabellingCallback, labelling, make_client, context_of, hold_back, rule),
+        callbacks=functools.partial(
+            LabellingCallback, labelling, make_client, context_of, hold_back, rule, config.name
+        ),
         gamma=config.gamma,
         seed=config.seed + 1_000_000 * (sitting - 1),
     )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dopamine_rl.errors import BadInput, ClusterUnavailable, ServiceUnavailable, require
+from dopamine_rl.process_log import RUN_VARIABLE, WORKER_HOOK
 
 ROOT = Path(__file__).resolve().parents[2]
 """The project's folder."""
@@ -57,7 +58,7 @@ def in_job() -> bool:
 
 
 @contextmanager
-def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
+def ray_cluster(config: ClusterConfig, announce: bool = True, run: str = "") -> Iterator[None]:
     """Connect to Ray for the length of the block.
 
     If RAY_ADDRESS is set (job submission sets it), that cluster is joined and left running. Otherwise a cluster is
@@ -65,6 +66,7 @@ def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
 
     Args:
         announce: say on standard error that Ray starts, which takes seconds.
+        run: name of the run, for the logs of all its processes.
     Raises:
         BadInput: nothing listens at RAY_ADDRESS, or the cluster has fewer than 2 CPUs.
         ClusterUnavailable: Ray did not start on this machine.
@@ -83,10 +85,12 @@ def ray_cluster(config: ClusterConfig, announce: bool = True) -> Iterator[None]:
     from ray import rllib  # noqa: F401  (sets its own log level when imported)
 
     logging.getLogger("ray.rllib").setLevel(logging.ERROR)
-    variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE
+    os.environ[RUN_VARIABLE] = run
+    variables = {name: str(config.worker_threads) for name in THREAD_VARIABLES} | PASSIVE | {RUN_VARIABLE: run}
     if joined:
         _check_address(os.environ.get("RAY_ADDRESS", ""))
-        ray.init(runtime_env={"env_vars": variables}, log_to_driver=False, logging_level=logging.ERROR)
+        environment = {"env_vars": variables, "worker_process_setup_hook": WORKER_HOOK}
+        ray.init(runtime_env=environment, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start(config, variables)
     try:
@@ -116,7 +120,10 @@ def _start(config: ClusterConfig, variables: dict[str, str]) -> None:
             object_store_memory=config.object_store_mb * 1024**2,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": variables | {"PYTHONPATH": path}},
+            runtime_env={
+                "env_vars": variables | {"PYTHONPATH": path},
+                "worker_process_setup_hook": WORKER_HOOK,
+            },
         )
     except Exception as error:
         if isinstance(error, ValueError | TypeError):

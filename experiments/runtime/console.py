@@ -6,6 +6,7 @@ On a terminal, progress is one live line at the bottom; in a pipe, a plain line 
 from __future__ import annotations
 
 import atexit
+import logging
 import re
 import sys
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import rich.progress
 
 Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
+
 COUNT = re.compile(r"\b(\d+) of (\d+)\b")
 """The count that the live line shows as a bar."""
 
@@ -45,6 +48,7 @@ class Console:
 
     def say(self, *lines: str) -> None:
         """Print a line, or several under one time. Control characters, as in names of files, are shown escaped."""
+        logger.info("%s", " ".join(line.strip() for line in lines))
         line = f"[{self.elapsed_s:6.1f} s] " + "\n".join(map(one_line, lines))
         if self._live is not None:
             self._live.print(line)

@@ -54,7 +54,7 @@ _TRAINING = FolderContents(
 RUN_FOLDER = FolderContents(
     {
         **_TRAINING,
-        r"run\.json|config\.toml|result\.json|report\.md|gate\.png|learning_curve\.png": None,
+        r"run\.json|config\.toml|log\.jsonl|result\.json|report\.md|gate\.png|learning_curve\.png": None,
         r"(bc|policy|expert)\.mp4": None,
         r"bc(_\d+(x\d+)*)?\.safetensors": None,
         "demonstrations": FolderContents({r"[0-9a-f]{8}": None}),

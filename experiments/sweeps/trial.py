@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dopamine_rl.process_log import identify
 from experiments.job.capacity import simulators
 from experiments.runtime.console import Console
 from experiments.settings import ExperimentConfig
@@ -53,10 +54,13 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
     from actors.callbacks import finish_records
     from dopamine_rl.provenance import provenance
     from experiments.job.training import build_algorithm, make_monitor
+    from experiments.runtime.tracking import record_point
     from learner.training import train
 
     trial, prepared = trial_config["trial"], shared.prepared
     config, folder = at_point(shared.config, trial["point"]), shared.folder / trial_name(trial["number"])
+    config = replace(config, name=f"{config.name}-{folder.name}")
+    identify(run=config.name, role="trial")
     folder.mkdir(parents=True, exist_ok=True)
     transitions, policy = folder / "policy_demonstrations.npz", folder / "policy.safetensors"
     labelled = label(config, shared, transitions)
@@ -64,6 +68,7 @@ def train_point(trial_config: dict[str, Any], shared: Shared) -> None:
 
     def on_point(latest: dict[str, Any]) -> None:
         curve.append(latest)
+        record_point(config.name, latest)
         tune.report(figures(curve, labelled))
 
     algorithm = build_algorithm(

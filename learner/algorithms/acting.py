@@ -11,7 +11,7 @@ import contextlib
 import logging
 import statistics
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,8 @@ LATE_S, LATE_TIMES, FIRST_LATE_S = 5.0, 4.0, 30.0
 """A fragment is late after max(LATE_S, LATE_TIMES · median duration), or after FIRST_LATE_S without earlier ones."""
 TICK_S, PING_EVERY_S, STOP_S = 0.5, 1.0, 5.0
 """Polling interval, interval between pings of a lost env runner, and time limit for stopping."""
+PUBLISHED = 256
+"""Number of published weights whose age is remembered."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class Acting:
         self._heard_at = time.monotonic()
         self.steps: Counter[int] = Counter()
         """Environment steps of arrived fragments since the last report, by env runner: from 1; 0 is this process."""
+        self._published: OrderedDict[int, int] = OrderedDict()
+        self.updates = 0
+        """Updates of the learner since this was made; whoever updates adds to it."""
+        self.staleness: dict[int, int] = {}
+        """By env runner (0 is the driver's): updates between the weights of its last fragment and its arrival."""
         self.replaced = 0
         """Number of env runners killed because they hung."""
         self.on_event: Callable[[str], None] = logger.warning
@@ -86,6 +93,9 @@ class Acting:
             components=[f"{COMPONENT_LEARNER}/{COMPONENT_RL_MODULE}"], inference_only=True
         )[COMPONENT_LEARNER]
         state = {name: state[name] for name in (COMPONENT_RL_MODULE, WEIGHTS_SEQ_NO)}
+        self._published[int(state[WEIGHTS_SEQ_NO])] = self.updates
+        if len(self._published) > PUBLISHED:
+            self._published.popitem(last=False)
         if self._group.local_env_runner is not None:
             self._group.local_env_runner.set_state(state)
         if self._group.num_remote_workers():
@@ -115,7 +125,7 @@ class Acting:
             ActingTimeout: no env runner answered for `patience_s`.
         """
         if not self._group.num_remote_workers():
-            return [self._counted(0, _sample(self._group.local_env_runner))]
+            return [self._arrived(0, _sample(self._group.local_env_runner))]
         samples: list[RunnerSample] = []
         wait_s = 0.0
         while True:
@@ -185,13 +195,19 @@ class Acting:
             self._reported.discard(call.runner)
             self._durations.append(now - call.since)
             self._heard_at = now
-            return [self._counted(call.runner, sample)]
+            return [self._arrived(call.runner, sample)]
         self.on_event(f"env runner {call.runner} is back after {now - self._lost.pop(call.runner).since:.0f} s")
         self._group._worker_manager.set_actor_state(call.runner, healthy=True)
         return []
 
-    def _counted(self, runner: int, sample: RunnerSample) -> RunnerSample:
+    def _arrived(self, runner: int, sample: RunnerSample) -> RunnerSample:
+        """The sample, after counting its steps and noting how old its weights are."""
         self.steps[runner] += sum(map(len, sample[0]))
+        for fragment in sample[0][-1:]:  # which may be of an earlier call
+            if len(fragment) and WEIGHTS_SEQ_NO in fragment.extra_model_outputs:
+                since = self._published.get(int(fragment.get_extra_model_outputs(WEIGHTS_SEQ_NO, -1)))
+                if since is not None:
+                    self.staleness[runner] = self.updates - since
         return sample
 
     def _lose(self, runner: int, reason: str) -> None:

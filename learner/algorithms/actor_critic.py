@@ -137,6 +137,7 @@ class ActorCriticAlgorithm(ActingAlgorithm):
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: steps}
         results = self.learner_group.update(episodes=fragments, timesteps=timesteps, **options)
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
+        self.acting.updates += 1
 
     def policy_state(self) -> PolicyState:
         """The policy's weights, for `save_policy` and DeterministicPolicy."""

@@ -95,7 +95,13 @@ class ActingAlgorithm:
             sampling.setdefault(key, math.nan)
         late = {str(runner): round(seconds, 1) for runner, seconds in self.acting.late().items()}
         steps = {str(runner): self.acting.steps.pop(runner) for runner in sorted(self.acting.steps)}
-        results["acting"] = {"late_s": late, "replaced": self.acting.replaced, "steps": steps}
+        staleness = {str(runner): updates for runner, updates in self.acting.staleness.items()}
+        results["acting"] = {
+            "late_s": late,
+            "replaced": self.acting.replaced,
+            "steps": steps,
+            "staleness_updates": staleness,
+        }
         return results
 
 

@@ -178,6 +178,7 @@ class RLPD(ActingAlgorithm, SAC):
         columns = self.feed.draw(updates)
         batch = MultiAgentBatch({DEFAULT_MODULE_ID: SampleBatch(columns)}, env_steps=columns["rewards"].size)
         self.metrics.aggregate(self.learner_group.update(batch=batch), key=LEARNER_RESULTS)
+        self.acting.updates += updates
 
     def policy_state(self) -> PolicyState:
         """The policy's weights, for `save_policy` and DeterministicPolicy."""

@@ -1,6 +1,7 @@
 """The callback in RLlib's own env runner, in this process: what the learner would receive."""
 
 import functools
+from collections import Counter
 
 import gymnasium
 import numpy as np
@@ -13,6 +14,7 @@ from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 from actors.callbacks import LabellingCallback
 from actors.labeller import LabellerConfig
 from dopamine_rl.errors import ServiceUnavailable
+from dopamine_rl.telemetry import METRICS
 from dopamine_rl.types import TaskReference
 from learner.algorithms.common import TrainingSetup, configure
 from learner.config import LearnerConfig
@@ -282,3 +284,25 @@ def test_tokens_go_to_the_service_and_never_to_the_learner(num_envs):
     assert counts["pictures"] == 0
     assert all(labels.valid.all() for labels in labels_of(chunks))
     assert not any("scored_tokens" in infos or "scored_views" in infos for c in chunks for infos in c.get_infos())
+
+
+def test_an_actor_records_what_it_did(monkeypatch):
+    values = Counter()
+
+    def note(name, value, **tags):
+        assert tags.keys() == set(METRICS[name].tags)
+        assert tags["runner"] == "0"
+        if METRICS[name].kind == "counter":
+            values[name, tags.get("outcome")] += value
+
+    monkeypatch.setattr("actors.callbacks.record", note)
+    runner = make_runner(healthy)
+    chunks = sample(runner, HORIZON // 2, 4)
+    frames = sum(bool(chunk.is_done) for chunk in chunks) * 4  # at steps 3, 6, 9 and 10
+    expected = {
+        ("dopamine_environment_steps_total", None): 2 * HORIZON,
+        ("dopamine_episodes_total", "failure"): 2,
+        ("dopamine_labels_total", "answered"): frames,
+    }
+    assert {key: value for key, value in values.items() if value} == expected
+    assert frames == 8

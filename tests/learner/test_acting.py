@@ -14,6 +14,10 @@ import gymnasium
 import numpy as np
 import pytest
 import ray
+from ray.rllib.core import COMPONENT_LEARNER, COMPONENT_RL_MODULE
+from ray.rllib.env.single_agent_episode import SingleAgentEpisode
+from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
+from ray.rllib.utils.metrics import WEIGHTS_SEQ_NO
 from ray.rllib.utils.metrics.metrics_logger import MetricsLogger
 
 from actors.callbacks import LabellingCallback
@@ -334,3 +338,43 @@ def test_an_environment_that_always_fails_is_given_up() -> None:
     with pytest.raises(RuntimeError, match="failed 10 times in a row"):
         runner._try_env_reset(seed=0)
     assert runner.made == 9
+
+
+def test_staleness_is_that_of_the_weights_which_sampled_a_fragment() -> None:
+    """A fragment that was held back is older than its call."""
+
+    class Learners:
+        number = 0
+
+        def get_state(self, **_: Any) -> Any:
+            return {COMPONENT_LEARNER: {COMPONENT_RL_MODULE: {}, WEIGHTS_SEQ_NO: self.number}}
+
+    class Runner:
+        weights = 0
+
+        def set_state(self, state: Any) -> None:
+            """The fragments say which weights they are of."""
+
+        def sample(self) -> list[Any]:
+            episode = SingleAgentEpisode(observations=[0, 1], actions=[0], rewards=[0.0], len_lookback_buffer=0)
+            episode.extra_model_outputs[WEIGHTS_SEQ_NO] = InfiniteLookbackBuffer([self.weights])
+            return [episode]
+
+        def get_metrics(self) -> dict[str, Any]:
+            return {}
+
+    class Group:
+        local_env_runner = Runner()
+
+        def num_remote_workers(self) -> int:
+            return 0
+
+    learners = Learners()
+    waiting = acting.Acting(Group(), learners, 10.0, 10.0)
+    measured = []
+    for learners.number, Group.local_env_runner.weights in ((0, 0), (1, 0), (2, 1), (3, 99), (4, 4)):
+        waiting.publish()
+        waiting.take()
+        measured.append(waiting.staleness[0])
+        waiting.updates += 32
+    assert measured == [0, 32, 32, 32, 0]

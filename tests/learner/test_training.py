@@ -121,7 +121,7 @@ class Steps:
             "num_env_steps_sampled_lifetime": self.steps,
             "env_runners": {"labels": labels, "finished": finished, "records": {"written": 1}},
             "learners": {"default_policy": {"updates": self.steps}},
-            "acting": {"late_s": {}, "replaced": 0, "steps": {"1": 10}},
+            "acting": {"late_s": {}, "replaced": 0, "steps": {"1": 10}, "staleness_updates": {"1": 3}},
         }
 
     def save_to_path(self, path):
