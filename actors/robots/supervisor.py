@@ -112,9 +112,7 @@ class Supervisor:
         if self.holder is None or self.holder.number != session.number:
             return
         self.holder, self._displaced, self._commanded_s = self._displaced, None, now
-        self._protect(
-            HOLD, STOPPED if self.state == STOPPED else HOLDING, f"{session.name or session.rank} gave control"
-        )
+        self._stay(f"{session.name or session.rank} gave control")
 
     def is_displaced(self, session: Session) -> bool:
         """Whether a session lost control to a person who has it still."""
@@ -183,9 +181,12 @@ class Supervisor:
             self.protect(HOLD, str(error))
 
     def protect(self, how: str, reason: str) -> None:
-        """Hold or stop the robot, because of a fault."""
+        """Hold or stop the robot, because of a fault. A robot that is stopped stays so, and is told so again."""
         self.counts["faults"] += 1
-        self._protect(how, STOPPED if how == STOP else HOLDING, reason)
+        if how == STOP:
+            self._protect(STOP, STOPPED, self.reason if self.latched else reason)
+        else:
+            self._stay(reason)
 
     @property
     def moves(self) -> bool:
@@ -234,6 +235,12 @@ class Supervisor:
                 self._protect(HOLD, HOLDING, f"no command for {silent_ms:.0f} ms")
         owed, self._owed = self._owed, None
         return owed
+
+    def _stay(self, reason: str) -> None:
+        """Hold; a robot that is stopped stays so, and after an emergency stop its reason stays, too."""
+        stopped = self.state == STOPPED
+        how, state = (STOP, STOPPED) if stopped else (HOLD, HOLDING)
+        self._protect(how, state, self.reason if self.latched else reason)
 
     def _protect(self, how: str, state: str, reason: str) -> None:
         self._pending, self.state, self.reason = None, state, reason

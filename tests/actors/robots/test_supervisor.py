@@ -135,6 +135,23 @@ def test_a_robot_protected_while_it_was_told_to_move_is_protected_again(supervis
     assert supervisor.due(0.26) == HOLD
 
 
+@pytest.mark.parametrize("latched", [True, False])
+def test_a_later_fault_does_not_soften_a_stop(supervisor: Supervisor, latched: bool) -> None:
+    """As where a blocked call is reported, or a client asks for a hold, after the emergency stop or the watchdog's."""
+    moved(supervisor, POLICY, 0.2, 0.0)
+    if latched:
+        supervisor.emergency_stop("test")
+    assert supervisor.due(1.2) == STOP
+    supervisor.protect(HOLD, "the driver blocks")
+    assert (supervisor.state, supervisor.due(1.3)) == ("stopped", STOP)
+    assert supervisor.reason == ("test" if latched else "the driver blocks")
+    with pytest.raises(Refused, match="stopped"):
+        supervisor.command(POLICY, HERE, 1.4)
+    if not latched:
+        supervisor.take(POLICY, 1.5)
+        assert supervisor.due(1.5) == HOLD
+
+
 def test_the_watchdog_waits_for_a_reset_and_no_command_counts_meanwhile(supervisor: Supervisor) -> None:
     supervisor.reset(True, 0.1)
     with pytest.raises(Refused, match="being reset"):
@@ -173,6 +190,10 @@ class AnyOrder(RuleBasedStateMachine):
     def emergency_stop(self) -> None:
         self.supervisor.emergency_stop("test")
 
+    @rule(how=st.sampled_from([HOLD, STOP]))
+    def fault(self, how: str) -> None:
+        self.supervisor.protect(how, "test")
+
     @precondition(lambda self: self.supervisor.holder is None)
     @rule()
     def begin(self) -> None:
@@ -196,6 +217,11 @@ class AnyOrder(RuleBasedStateMachine):
         assert abs(moved) <= 0.2 + 1e-9
         assert abs(moved - self.speed) <= 0.2 + 1e-9
         self.x, self.speed = self.x + moved, moved
+
+    @invariant()
+    def stays_stopped(self) -> None:
+        if self.supervisor.latched:
+            assert (self.supervisor.state, self.supervisor._owed) in (("stopped", STOP), ("stopped", None))
 
     @invariant()
     def stays_inside(self) -> None:
