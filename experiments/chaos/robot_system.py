@@ -58,7 +58,7 @@ class Actor:
 
     def _act(self) -> None:
         while not self._ended.is_set():
-            self.place, ended = 0, False
+            self.place = 0
             self.env.reset()
             self.unended += 1
             for _ in range(EPISODE):
@@ -67,14 +67,13 @@ class Actor:
                 time.sleep(self.pause_s)
                 action = self.rng.uniform(-1.0, 1.0, self.env.action_space.shape or ()) * self.env.action_space.high  # type: ignore[attr-defined]
                 _, _, terminated, truncated, infos = self.env.step(action * np.nan if self.nonsense else action)
-                ended = terminated or truncated
                 self.cut_off += bool(infos["lost"])
                 if infos["lost"]:
                     break
                 self.steps, self.place = self.steps + 1, self.place + 1
                 if infos["by"] == "policy":
                     self.reported.append(infos["executed"])
-                if ended:
+                if terminated or truncated:
                     break
             self.unended -= 1
             self.episodes += 1
