@@ -20,6 +20,7 @@ from dopamine_rl.episodes.lerobot_write import write_dataset
 from dopamine_rl.episodes.listing import open_source
 from dopamine_rl.errors import EpisodeError
 from tests.dopamine_rl.test_lerobot_copy import KEYS, moving, recorded
+from tests.dopamine_rl.test_motion import STEP, record, recording
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = ROOT / ".venv-lerobot"
@@ -110,6 +111,17 @@ def test_lerobot_reads_pictures_with_odd_sides(tmp_path: Path) -> None:
     for view, key in enumerate(KEYS):
         assert content[key].shape == (9, 3, 97, 129)
         assert np.abs(content[key].transpose(0, 2, 3, 1) * 255.0 - moving(9, view, 97, 129)).mean() < 6.0
+
+
+def test_lerobot_reads_what_a_robot_measured_and_did(tmp_path: Path) -> None:
+    episodes = [recording("a"), recording("b", 9)]
+    write_dataset(tmp_path / "set", open_source(record(tmp_path / "raw", *episodes)))
+    content = read(tmp_path, tmp_path / "set")
+    still = np.zeros((1, 2), np.float32)
+    done = [np.concatenate((episode.actions * np.float32(STEP), still)) for episode in episodes]
+    np.testing.assert_allclose(content["action"], np.concatenate(done), rtol=1e-6)
+    np.testing.assert_array_equal(content["observation.state"], np.concatenate([e.observations for e in episodes]))
+    np.testing.assert_allclose(content["stats/action/max"], np.concatenate(done).max(0), rtol=1e-6)
 
 
 def test_lerobot_trains_on_what_we_write_with_our_statistics(tmp_path: Path) -> None:
